@@ -1,0 +1,196 @@
+//! The part of the pool behind its one lock: who is in which slot, the index by peer, limits and bans.
+//! Taken only when a connection comes, goes or is named; never by `peer_seen`, a scan or the statistics.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::link::Link;
+use super::{Direction, PoolLimits};
+use crate::clock::Coarse;
+use crate::peer::{NetGroup, PeerId, from_v6_bytes, to_v6_bytes};
+
+/// No slot: the end of the free list.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Peers in one shard of the index. Small shards keep the table's load near its best at any pool size, where one
+/// table of a power of two would waste half of itself just above each power, and they re-hash in microseconds.
+const SHARD_FILL: u32 = 400;
+/// Buckets hold 448 of 512 before they grow: 2.4 standard deviations above a mean of 400. The few shards that pass
+/// it double by themselves.
+const SHARD_ROOM: usize = 448;
+
+/// How many bans are kept. The soonest to expire makes room.
+const MAX_BANS: usize = 4096;
+/// How many protections are kept.
+pub(super) const MAX_PROTECTED: usize = 1024;
+
+pub(super) struct Members {
+    pub(super) free: u32,
+    pub(super) next_conn: u32,
+    pub(super) inbound: u32,
+    pub(super) outbound: u32,
+    pub(super) handshaking: u32,
+    ids: Vec<PeerId>,
+    ips: Vec<[u8; 16]>,
+    ports: Vec<u16>,
+    links: Vec<Option<Arc<dyn Link>>>,
+    groups: HashMap<NetGroup, u32>,
+    bans: HashMap<PeerId, Coarse>,
+    pub(super) protected: HashMap<u32, Coarse>,
+    shards: Vec<HashTable<u32>>,
+    hash: RandomState,
+}
+
+impl Members {
+    pub(super) fn new(capacity: u32) -> Self {
+        let room = capacity as usize;
+        let shards = capacity.div_ceil(SHARD_FILL).max(1);
+        let fill = if shards == 1 { room } else { SHARD_ROOM };
+        Self {
+            free: NONE,
+            next_conn: 1,
+            inbound: 0,
+            outbound: 0,
+            handshaking: 0,
+            ids: Vec::with_capacity(room),
+            ips: Vec::with_capacity(room),
+            ports: Vec::with_capacity(room),
+            links: Vec::with_capacity(room),
+            groups: HashMap::new(),
+            bans: HashMap::new(),
+            protected: HashMap::new(),
+            shards: (0..shards).map(|_| HashTable::with_capacity(fill)).collect(),
+            hash: RandomState::new(),
+        }
+    }
+
+    /// Slots ever used: those above have no cold columns yet.
+    pub(super) fn used(&self) -> u32 {
+        self.ids.len() as u32
+    }
+
+    /// Which limit a newcomer would break, in words for the peer and the journal.
+    pub(super) fn over_limit(
+        &self,
+        limits: &PoolLimits,
+        direction: Direction,
+        group: NetGroup,
+    ) -> Option<String> {
+        let (count, limit, name) = match direction {
+            Direction::Inbound => (self.inbound, limits.inbound, "inbound"),
+            Direction::Outbound => (self.outbound, limits.outbound, "outbound"),
+        };
+        if count >= limit {
+            return Some(format!("{name} connections are at their limit of {limit}"));
+        }
+        if direction == Direction::Inbound && self.handshaking >= limits.handshakes {
+            return Some(format!("handshakes in flight are at their limit of {}", limits.handshakes));
+        }
+        let in_group = self.groups.get(&group).copied().unwrap_or(0);
+        (in_group >= limits.per_group).then(|| {
+            format!("connections to network group {} are at their limit of {}", group.0, limits.per_group)
+        })
+    }
+
+    /// Counts a newcomer and gives its slot cold columns. `slot` is free or the next virgin one.
+    pub(super) fn occupy(&mut self, slot: u32, direction: Direction, address: SocketAddr) {
+        match direction {
+            Direction::Inbound => self.inbound += 1,
+            Direction::Outbound => self.outbound += 1,
+        }
+        self.handshaking += 1;
+        *self.groups.entry(NetGroup::of(address.ip())).or_insert(0) += 1;
+        let at = slot as usize;
+        if at == self.ids.len() {
+            self.ids.push(PeerId::from_bytes([0; 32]));
+            self.ips.push([0; 16]);
+            self.ports.push(0);
+            self.links.push(None);
+        }
+        self.ips[at] = to_v6_bytes(address.ip());
+        self.ports[at] = address.port();
+    }
+
+    /// Undoes `occupy`'s counting.
+    pub(super) fn vacate(&mut self, slot: u32, direction: Direction) {
+        let group = NetGroup::of(self.address(slot).ip());
+        match direction {
+            Direction::Inbound => self.inbound -= 1,
+            Direction::Outbound => self.outbound -= 1,
+        }
+        if let Some(count) = self.groups.get_mut(&group) {
+            *count -= 1;
+            if *count == 0 {
+                self.groups.remove(&group);
+            }
+        }
+        self.links[slot as usize] = None;
+        self.protected.remove(&slot);
+    }
+
+    fn place(&self, id: &PeerId) -> (usize, u64) {
+        let hash = self.hash.hash_one(id);
+        // The table uses the low and the top seven bits; the shard is chosen by others.
+        (((hash >> 16) as u32 as u64 * self.shards.len() as u64 >> 32) as usize, hash)
+    }
+
+    pub(super) fn find(&self, id: &PeerId) -> Option<u32> {
+        let (shard, hash) = self.place(id);
+        self.shards[shard].find(hash, |&slot| self.ids[slot as usize] == *id).copied()
+    }
+
+    pub(super) fn enter(&mut self, slot: u32, id: PeerId, link: Arc<dyn Link>) {
+        self.ids[slot as usize] = id;
+        self.links[slot as usize] = Some(link);
+        let (shard, hash) = self.place(&id);
+        let (ids, hasher) = (&self.ids, &self.hash);
+        self.shards[shard].insert_unique(hash, slot, |&other| hasher.hash_one(ids[other as usize]));
+    }
+
+    /// Takes the slot's peer out of the index.
+    pub(super) fn leave(&mut self, slot: u32) {
+        let (shard, hash) = self.place(&self.ids[slot as usize]);
+        if let Ok(entry) = self.shards[shard].find_entry(hash, |&other| other == slot) {
+            entry.remove();
+        }
+    }
+
+    pub(super) fn id(&self, slot: u32) -> PeerId {
+        self.ids[slot as usize]
+    }
+
+    pub(super) fn address(&self, slot: u32) -> SocketAddr {
+        SocketAddr::new(from_v6_bytes(self.ips[slot as usize]), self.ports[slot as usize])
+    }
+
+    pub(super) fn group(&self, slot: u32) -> NetGroup {
+        NetGroup::of(from_v6_bytes(self.ips[slot as usize]))
+    }
+
+    pub(super) fn link(&self, slot: u32) -> Option<&Arc<dyn Link>> {
+        self.links[slot as usize].as_ref()
+    }
+
+    pub(super) fn ban(&mut self, id: PeerId, until: Coarse, now: Coarse) {
+        self.bans.retain(|_, until| *until > now);
+        if self.bans.len() >= MAX_BANS
+            && let Some(soonest) = self.bans.iter().min_by_key(|(_, until)| until.0).map(|(id, _)| *id)
+        {
+            self.bans.remove(&soonest);
+        }
+        self.bans.insert(id, until);
+    }
+
+    /// When the peer's ban ends, if it is banned now. Expires by itself: no phase has to run for it.
+    pub(super) fn banned_until(&self, id: &PeerId, now: Coarse) -> Option<Coarse> {
+        self.bans.get(id).copied().filter(|until| *until > now)
+    }
+
+    pub(super) fn bans(&self, now: Coarse) -> usize {
+        self.bans.values().filter(|until| **until > now).count()
+    }
+}

@@ -1,0 +1,167 @@
+//! One slot's state, generation and small facts in a single atomic word. Knows no time, no peer and no lock.
+//!
+//! `host/loom` includes this file by path and checks every interleaving of its operations.
+
+use super::sync::{AtomicU64, Ordering};
+
+/// Where a slot is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum State {
+    Vacant = 0,
+    /// Taken, counted by the limits, not yet seen by phases.
+    Handshaking = 1,
+    Live = 2,
+    /// Out of the index and out of every count; its owner has yet to let go.
+    Closing = 3,
+}
+
+const STATE: u64 = 0b111;
+const INBOUND: u64 = 1 << 3;
+const PROTECTED: u64 = 1 << 4;
+const HEALTH_AT: u32 = 8;
+const PINGS_AT: u32 = 16;
+const CONN_AT: u32 = 32;
+
+/// A snapshot of a slot: state, direction, protection, health, unanswered pings, and the connection's number,
+/// which doubles as the slot's generation because it is never used twice. In a vacant slot the number is the
+/// next free slot instead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Word(u64);
+
+impl Word {
+    pub fn vacant(next_free: u32) -> Self {
+        Self(u64::from(next_free) << CONN_AT)
+    }
+
+    pub fn handshaking(conn: u32, inbound: bool, health: u8) -> Self {
+        let direction = if inbound { INBOUND } else { 0 };
+        Self(
+            u64::from(conn) << CONN_AT
+                | u64::from(health) << HEALTH_AT
+                | direction
+                | State::Handshaking as u64,
+        )
+    }
+
+    pub fn state(self) -> State {
+        match self.0 & STATE {
+            1 => State::Handshaking,
+            2 => State::Live,
+            3 => State::Closing,
+            _ => State::Vacant,
+        }
+    }
+
+    pub fn is_live(self) -> bool {
+        self.0 & STATE == State::Live as u64
+    }
+
+    pub fn conn(self) -> u32 {
+        (self.0 >> CONN_AT) as u32
+    }
+
+    pub fn inbound(self) -> bool {
+        self.0 & INBOUND != 0
+    }
+
+    pub fn protected(self) -> bool {
+        self.0 & PROTECTED != 0
+    }
+
+    /// 0 to 100.
+    pub fn health(self) -> u8 {
+        (self.0 >> HEALTH_AT) as u8
+    }
+
+    pub fn pings_lost(self) -> u8 {
+        (self.0 >> PINGS_AT) as u8
+    }
+
+    fn with_state(self, state: State) -> Self {
+        Self(self.0 & !STATE | state as u64)
+    }
+
+    fn with_byte(self, at: u32, value: u8) -> Self {
+        Self(self.0 & !(0xff << at) | u64::from(value) << at)
+    }
+}
+
+impl std::fmt::Debug for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Word")
+            .field("state", &self.state())
+            .field("conn", &self.conn())
+            .field("health", &self.health())
+            .field("pings_lost", &self.pings_lost())
+            .finish()
+    }
+}
+
+/// The atomic word of one slot.
+pub struct Tag(AtomicU64);
+
+impl Tag {
+    pub fn new(word: Word) -> Self {
+        Self(AtomicU64::new(word.0))
+    }
+
+    pub fn load(&self) -> Word {
+        // Acquire: whoever sees `Live` also sees the columns written before `go_live`.
+        Word(self.0.load(Ordering::Acquire))
+    }
+
+    /// For the one who holds the slot's only right to change state: a new tenant, or the freeing owner.
+    pub fn set(&self, word: Word) {
+        self.0.store(word.0, Ordering::Release);
+    }
+
+    /// Handshaking to live, by the owner. False if the slot is not `conn`'s any more.
+    pub fn go_live(&self, conn: u32) -> bool {
+        self.change(|word| {
+            (word.conn() == conn && word.state() == State::Handshaking).then(|| word.with_state(State::Live))
+        })
+        .is_some()
+    }
+
+    /// Live to closing. Exactly one of all that try for the same `conn` gets the word as it was.
+    pub fn close(&self, conn: u32) -> Option<Word> {
+        self.change(|word| (word.conn() == conn && word.is_live()).then(|| word.with_state(State::Closing)))
+    }
+
+    /// Moves health by `by` within 0 to 100, only while `conn` is live. Returns health before and after.
+    pub fn adjust_health(&self, conn: u32, by: i32) -> Option<(u8, u8)> {
+        let moved = |word: Word| i32::from(word.health()).saturating_add(by).clamp(0, 100) as u8;
+        self.change(|word| {
+            (word.conn() == conn && word.is_live()).then(|| word.with_byte(HEALTH_AT, moved(word)))
+        })
+        .map(|before| (before.health(), moved(before)))
+    }
+
+    pub fn set_pings_lost(&self, conn: u32, lost: u8) {
+        self.change(|word| {
+            (word.conn() == conn && word.is_live() && word.pings_lost() != lost)
+                .then(|| word.with_byte(PINGS_AT, lost))
+        });
+    }
+
+    pub fn set_protected(&self, conn: u32, protected: bool) -> bool {
+        self.change(|word| {
+            let bits = if protected { word.0 | PROTECTED } else { word.0 & !PROTECTED };
+            (word.conn() == conn && word.is_live()).then_some(Word(bits))
+        })
+        .is_some()
+    }
+
+    /// Compare-and-swap until `next` declines or the swap holds; the word before the swap.
+    fn change(&self, next: impl Fn(Word) -> Option<Word>) -> Option<Word> {
+        let mut seen = self.0.load(Ordering::Acquire);
+        loop {
+            let wanted = next(Word(seen))?;
+            match self.0.compare_exchange_weak(seen, wanted.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(before) => return Some(Word(before)),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}

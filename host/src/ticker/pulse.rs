@@ -1,0 +1,71 @@
+//! Where the ticker is, for whoever asks. Written by the ticker alone, read without a lock.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// The ticker's last beat and its interval.
+#[derive(Default, Debug)]
+pub struct Pulse {
+    tick: AtomicU32,
+    interval_ms: AtomicU64,
+    finished: AtomicU64,
+    finished_at_ms: AtomicU64,
+    skipped: AtomicU64,
+    late: AtomicU64,
+    urgent: AtomicU64,
+}
+
+impl Pulse {
+    /// Number of the last tick begun. Starts at 0 before the first.
+    pub fn tick(&self) -> u32 {
+        self.tick.load(Relaxed)
+    }
+
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms.load(Relaxed))
+    }
+
+    /// Ticks that ended since the host started.
+    pub fn finished(&self) -> u64 {
+        self.finished.load(Relaxed)
+    }
+
+    /// Monotonic time (as [`crate::clock::Clock::mono`]) when the last tick ended, none before the first.
+    pub fn finished_at(&self) -> Option<Duration> {
+        (self.finished() > 0).then(|| Duration::from_millis(self.finished_at_ms.load(Relaxed)))
+    }
+
+    /// Grid points without a tick.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.load(Relaxed)
+    }
+
+    /// Ticks that came after skipped grid points or a suspend.
+    pub fn late(&self) -> u64 {
+        self.late.load(Relaxed)
+    }
+
+    /// Urgent beats between ticks.
+    pub fn urgent(&self) -> u64 {
+        self.urgent.load(Relaxed)
+    }
+
+    pub(crate) fn set_interval(&self, interval: Duration) {
+        self.interval_ms.store(interval.as_millis() as u64, Relaxed);
+    }
+
+    pub(crate) fn begin_tick(&self, tick: u32, skipped: u32, late: bool) {
+        self.tick.store(tick, Relaxed);
+        self.skipped.fetch_add(skipped.into(), Relaxed);
+        self.late.fetch_add(late.into(), Relaxed);
+    }
+
+    pub(crate) fn end_tick(&self, now: Duration) {
+        self.finished_at_ms.store(now.as_millis() as u64, Relaxed);
+        self.finished.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_urgent(&self) {
+        self.urgent.fetch_add(1, Relaxed);
+    }
+}
