@@ -3,8 +3,10 @@
 pub mod book;
 pub mod clock;
 pub mod cycle;
+pub mod engine;
 pub mod flow;
 pub mod journal;
 pub mod peer;
 pub mod pool;
+pub mod registry;
 pub mod ticker;

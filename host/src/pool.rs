@@ -31,7 +31,7 @@ mod tests;
 
 pub use link::{Goodbye, Link, Traffic};
 use members::{MAX_PROTECTED, Members, NONE};
-pub use rows::Rows;
+pub use rows::{Naming, Rows};
 pub use slot::{Admission, Slot};
 pub use stats::PoolStats;
 use tag::Tag;
