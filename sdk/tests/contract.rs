@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use groundskeeper_sdk::column::{address, peer};
-use groundskeeper_sdk::contract::{INTERFACES, KINDS, PACKAGE, Role, WIT};
+use groundskeeper_sdk::contract::{self, INTERFACES, KINDS, PACKAGE, Role, WIT};
 use groundskeeper_sdk::host::Ask;
 use wit_parser::{Function, Interface, Resolve, Type, TypeDefKind};
 
@@ -209,5 +209,28 @@ fn what_needs_no_grant_is_said_in_the_text() {
         let entry = INTERFACES.iter().find(|it| it.name == name).expect("in the table");
         let exempt = docs.contains("Needs no grant") || entry.role == Role::Export;
         assert_eq!(entry.needs_grant, !exempt, "{name}");
+    }
+}
+
+#[test]
+fn limits_agree_with_the_text() {
+    let text = WIT.split_whitespace().filter(|word| *word != "///").collect::<Vec<_>>().join(" ");
+    for limit in [
+        format!("(at most {})", contract::TESTS),
+        format!("`limit` (1 to {})", contract::ROWS),
+        format!("At most {} values", contract::ROWS),
+        format!("At most {} rows; an empty list", contract::ROWS),
+        format!("A plan holds at most {}.", contract::ASKS_PER_PLAN),
+        format!("A reason is 1 to {} bytes", contract::REASON_BYTES),
+        format!("A name is 1 to {} of a-z 0-9 _", contract::METRIC_NAME_BYTES),
+        format!("at most {} names", contract::METRICS),
+        format!("At most {} rows.", contract::NAMES),
+        format!(
+            "saturate at {}, because {}",
+            groundskeeper_sdk::column::MOST,
+            groundskeeper_sdk::column::UNKNOWN
+        ),
+    ] {
+        assert!(text.contains(&limit), "the WIT says nowhere: {limit}");
     }
 }
