@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use groundskeeper_sdk::contract::ASKS_PER_PLAN;
 use groundskeeper_sdk::prelude::*;
+use groundskeeper_sdk::rng::Rng;
 
 use crate::settings::within;
 
