@@ -6,6 +6,7 @@ pub mod cycle;
 pub mod engine;
 pub mod flow;
 pub mod journal;
+pub mod node;
 pub mod peer;
 pub mod pool;
 pub mod registry;
