@@ -1,1 +1,17 @@
+//! The four built-in phases. Pure: they read a view and ask in a plan; they open, close, wait for and store nothing.
+//!
+//! Each is a struct of its settings. When it runs is not decided here: cadence lives in the host.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod broadcast_cleanup;
+mod exchange_cleanup;
+mod reaper;
+mod reconnect;
+mod settings;
+
+pub use broadcast_cleanup::BroadcastCleanup;
+pub use exchange_cleanup::ExchangeCleanup;
+pub use reaper::Reaper;
+pub use reconnect::Reconnect;

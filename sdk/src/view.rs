@@ -39,6 +39,11 @@ impl View {
         Select::new(self)
     }
 
+    /// Every row of a table, in order: `view.rows::<Peer>()` goes beside [`column`](View::column).
+    pub fn rows<T: Row>(&self) -> impl Iterator<Item = T> + use<T> {
+        (0..self.host.rows(T::TABLE)).map(T::at)
+    }
+
     /// The connections as a whole.
     pub fn totals(&self) -> Totals {
         self.host.totals()
