@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use groundskeeper_sdk::contract::ASKS_PER_PLAN;
 use groundskeeper_sdk::prelude::*;
+use groundskeeper_sdk::rng::Rng;
 
 use crate::settings::within;
 
@@ -62,7 +63,8 @@ impl Phase for Reconnect {
     fn run(&self, now: &Tick, view: &View, plan: &mut Plan) -> Result {
         let totals = view.totals();
         let target = self.target.min(totals.most);
-        let wanted = target.saturating_sub(totals.connected.saturating_add(totals.dialing)).min(self.max_dials);
+        let wanted =
+            target.saturating_sub(totals.connected.saturating_add(totals.dialing)).min(self.max_dials);
         if wanted == 0 {
             return Ok(());
         }
@@ -77,8 +79,12 @@ impl Phase for Reconnect {
 /// Draws up to `wanted` addresses without putting any back, in rounds of one per network group.
 fn draw(rng: &mut Rng, view: &View, wanted: usize) -> Vec<Address> {
     let (groups, inbound) = (view.column(peer::GROUP), view.column(peer::INBOUND));
-    let dialled: BTreeSet<u32> =
-        groups.iter().zip(inbound.iter()).filter(|(_, inbound)| **inbound == 0).map(|(group, _)| *group).collect();
+    let dialled: BTreeSet<u32> = groups
+        .iter()
+        .zip(inbound.iter())
+        .filter(|(_, inbound)| **inbound == 0)
+        .map(|(group, _)| *group)
+        .collect();
     let (mut round, mut later): (Vec<Candidate>, Vec<Candidate>) =
         candidates(view).into_iter().partition(|candidate| !dialled.contains(&candidate.group));
 

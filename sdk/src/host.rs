@@ -1,7 +1,7 @@
 //! What a host provides and gets back; phase authors never need this. Owns the seam, holds no policy.
 //!
 //! A host implements [`Frozen`] over its columns, wraps it in a [`View`], calls
-//! [`AnyPhase::run`](crate::phase::AnyPhase::run) inside [`guard`], and takes the [`Parts`] out of the [`Plan`]. For
+//! [`AnyPhase::run`] inside [`guard`], and takes the [`Parts`] out of the [`Plan`]. For
 //! a guest it answers each imported call by the function that natively serves the same call: [`crate::query`] for
 //! reads, [`Plan::push`] and its neighbours for asks. So rules and results are the same whatever a phase is made of.
 

@@ -39,13 +39,15 @@
 //! assert_eq!(w.run(&phase).unwrap(), "disconnect 2: slow\ndisconnect 0: slow\n");
 //! ```
 //!
-//! * [`phase`]: the trait, the tick, failures.
-//! * [`view`], [`select`], [`column`]: reading.
-//! * [`plan`]: asking.
-//! * [`span`], [`decay`](mod@decay), [`rng`]: time, forgetting and chance, in integers, alike on every machine.
-//! * [`memory`]: what outlives a run.
-//! * [`testing`]: a world by hand, for tests without a host.
-//! * [`contract`], [`query`], [`host`]: the contract as data, and what a host does with it.
+//! | module | what for |
+//! |---|---|
+//! | [`phase`] | the trait, the tick, failures |
+//! | [`view`], [`select`], [`mod@column`] | reading |
+//! | [`plan`] | asking |
+//! | [`span`], [`mod@decay`], [`rng`] | time, forgetting and chance in integers, alike on every machine |
+//! | [`memory`] | what outlives a run |
+//! | [`testing`] | a world by hand, for tests without a host |
+//! | [`contract`], [`query`], [`host`] | the contract as data, and what a host does with it |
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

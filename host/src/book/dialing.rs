@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Book;
 use crate::clock::unix_seconds;
-use crate::journal::{Asker, Draft, Outcome, What};
+use crate::journal::{Asker, Draft, Input, Outcome, What};
 use crate::peer::PeerId;
 
 /// Opens connections. The host's `net` is one; an application may bring its own.
@@ -96,6 +96,7 @@ impl Book {
         probe: bool,
         by: Asker,
         reason: impl Into<String>,
+        inputs: Vec<Input>,
     ) -> Option<(DialOrder, Dialing)> {
         let mut known = self.known.lock();
         let one = known.get_mut(&address).filter(|one| !one.dialing)?;
@@ -103,7 +104,7 @@ impl Book {
         let order = DialOrder { address, expect: one.bootstrap.flatten(), probe };
         drop(known);
         let ticket = Dialing { book: Arc::clone(self), by, reason: reason.into(), order, ended: false };
-        ticket.record(None, Outcome::Started);
+        ticket.record(None, Outcome::Started, inputs);
         Some((order, ticket))
     }
 
@@ -124,7 +125,7 @@ impl Dialing {
             one.entry.heard = unix;
             one.entry.reached = Some(unix);
         }
-        self.record(Some(peer), Outcome::Applied);
+        self.record(Some(peer), Outcome::Applied, Vec::new());
         self.book.tenure(self.order.address)
     }
 
@@ -161,15 +162,16 @@ impl Dialing {
             }
         }
         drop(known);
-        self.record(peer, Outcome::Failed(failure.to_string()));
+        self.record(peer, Outcome::Failed(failure.to_string()), Vec::new());
     }
 
-    fn record(&self, peer: Option<PeerId>, outcome: Outcome) {
+    fn record(&self, peer: Option<PeerId>, outcome: Outcome, inputs: Vec<Input>) {
         let what = if self.order.probe { What::Probe } else { What::Dial };
         self.book.journal.record(Draft {
             peer: peer.or(self.order.expect),
             address: Some(self.order.address),
             outcome,
+            inputs,
             ..Draft::new(self.by.clone(), what, self.reason.clone())
         });
     }
