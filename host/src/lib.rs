@@ -2,6 +2,7 @@
 
 pub mod book;
 pub mod clock;
+pub mod config;
 pub mod cycle;
 pub mod engine;
 pub mod flow;
