@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use groundskeeper::book::{Book, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
 use groundskeeper::clock::{Clock, TokioClock};
+use groundskeeper::config::{Config, Schedule};
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::engine::Fence;
 use groundskeeper::flow::Broadcasts;
@@ -15,9 +16,8 @@ use groundskeeper::journal::{Journal, JournalLimits};
 use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, Slot};
-use groundskeeper::registry::{Cadence, LastRuns, PhaseSpec, Schedule, Step};
+use groundskeeper::registry::{LastRuns, PhaseSpec};
 use groundskeeper::ticker::TickerHandle;
-use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::host::{AnyPhase, View};
 use groundskeeper_sdk::phase::{Result as PhaseResult, Tick};
 use groundskeeper_sdk::plan::Plan;
@@ -161,20 +161,9 @@ where
     spec(name, Schedule::every(every), Arc::new(Closure(run)))
 }
 
-/// The four built-ins with the seeds' numbers.
+/// The four built-ins as the config has them by default: the seeds' numbers.
 pub fn builtins() -> Vec<PhaseSpec> {
-    let step = |below_connections, every_n_ticks| Step { below_connections, every_n_ticks };
-    let adaptive = Schedule {
-        cadence: Cadence::Adaptive { steps: vec![step(5, 1), step(8, 2)], otherwise: 4 },
-        wake_on_isolated: true,
-        ..Schedule::every(1)
-    };
-    vec![
-        spec("reaper", Schedule::every(1), Arc::new(Reaper::default())),
-        spec("reconnect", adaptive, Arc::new(Reconnect::default())),
-        spec("broadcast-cleanup", Schedule::every(2), Arc::new(BroadcastCleanup::default())),
-        spec("exchange-cleanup", Schedule::every(120), Arc::new(ExchangeCleanup::default())),
-    ]
+    groundskeeper::node::builtins(&Config::default().phases)
 }
 
 /// What outlives a restart of the fake node.
