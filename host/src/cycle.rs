@@ -29,8 +29,10 @@ use apply::{Apply, Pings};
 pub use frame::{Frame, Thresholds};
 pub use view::{Overlay, PhaseView};
 
-/// The longest that all phases of one beat may take together, whatever the interval.
+/// A native phase that has not come back by then is stuck, or by a third of the interval if that is less ...
 const BEAT_BUDGET: Duration = Duration::from_secs(2);
+/// ... but not sooner than this: short intervals are for tests and demonstrations, on machines that may be busy.
+const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 
 /// While nobody is connected, and after a suspend, no address waits longer than this.
 const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(3);
@@ -147,8 +149,7 @@ impl Cycle {
         self.interval * longest
     }
 
-    /// Runs one beat to its end. Takes as long as its phases do, at most 2 s or a third of the interval beyond which
-    /// the rest waits for the next tick.
+    /// Runs one beat to its end. Takes as long as its phases do; one that does not come back costs its limit once.
     pub fn beat(&mut self, beat: Beat) -> BeatReport {
         let begun = Instant::now();
         self.world.journal.begin_beat(beat.tick, beat.urgent);
@@ -162,8 +163,7 @@ impl Cycle {
         let resumed_at = self.resumed_at.unwrap_or_default();
         let frame = Frame::take(pool, book, broadcasts, *thresholds, now, resumed_at);
         let connected_before = frame.rows().len() as u32;
-        let budget = BEAT_BUDGET.min(self.interval / 3);
-        let mut run = BeatRun { beat, late, begun, budget, frame, overlay: Arc::default(), urgent_dials: 0 };
+        let mut run = BeatRun { beat, late, frame, overlay: Arc::default(), urgent_dials: 0 };
         let mut report = BeatReport {
             tick: beat.tick,
             urgent: beat.urgent,
@@ -264,8 +264,7 @@ impl Cycle {
             view: Arc::clone(&view) as Arc<dyn Frozen>,
         };
         phase.missed += u64::from(missed);
-        let limit = run.budget.saturating_sub(run.begun.elapsed()).max(self.interval / 30);
-        let ran = self.fence.run(job, limit);
+        let ran = self.fence.run(job, (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET));
         if beat.urgent == 0 {
             phase.timing.ran(tick, None);
             phase.last_run_unix = Some(unix);
@@ -351,8 +350,6 @@ impl Cycle {
 struct BeatRun {
     beat: Beat,
     late: bool,
-    begun: Instant,
-    budget: Duration,
     frame: Arc<Frame>,
     overlay: Arc<Overlay>,
     urgent_dials: u32,
