@@ -26,7 +26,7 @@ fn never() -> Result<Vec<u8>, String> {
 fn entries() -> Vec<Entry> {
     let entry = |n: u8| Entry {
         address: format!("[2001:db8::{n}]:7420").parse().unwrap(),
-        peer: (n % 2 == 0).then(|| PeerId::from_bytes([n; 32])),
+        peer: n.is_multiple_of(2).then(|| PeerId::from_bytes([n; 32])),
         heard: 1_700_000_000,
         reached: Some(1_700_000_001),
         failures: n.into(),
