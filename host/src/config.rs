@@ -156,6 +156,13 @@ pub struct Schedule {
     pub after: Vec<String>,
 }
 
+impl Schedule {
+    /// Every `n` ticks (at least 1) and nothing else.
+    pub fn every(n: u32) -> Self {
+        Self { cadence: Cadence::Every(n.max(1)), offset: 0, wake_on: Vec::new(), after: Vec::new() }
+    }
+}
+
 /// How many ticks lie between two runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cadence {
@@ -175,6 +182,11 @@ impl Cadence {
                 .find(|step| step.below_connections.is_none_or(|below| connections < below))
                 .map_or(1, |step| step.every_n_ticks),
         }
+    }
+
+    /// The longest wait between two runs.
+    pub fn longest(&self) -> u32 {
+        self.all().into_iter().max().unwrap_or(1)
     }
 
     fn all(&self) -> Vec<u32> {

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::book::{Book, Dial};
 use crate::clock::{Clock, Coarse, unix_seconds};
+use crate::config::WakeOn;
 use crate::engine::{Ended, Fence, Job};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
@@ -226,9 +227,9 @@ impl Cycle {
         let tick = beat.tick;
         let connected = run.connected();
         let phase = &mut self.registry.phases[at];
-        let every = phase.schedule.cadence.every(connected);
+        let every = phase.schedule.cadence.every_n_ticks(connected);
         let due = if beat.urgent > 0 {
-            phase.schedule.wake_on_isolated && connected == 0
+            phase.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0
         } else {
             phase.timing.is_due(tick, every)
         };

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use groundskeeper_sdk::host::{AnyPhase, Saved};
 
+use crate::config::Schedule;
 use crate::engine::Breaker;
 use crate::journal::Asker;
 
 mod due;
 mod status;
 
-pub use due::{Cadence, Schedule, Step, Timing};
+pub use due::Timing;
 pub use status::{PhaseBoard, PhaseState, PhaseStatus};
 
 /// The most that a phase may keep from run to run.
@@ -82,7 +83,7 @@ impl Registered {
 
     /// What `phases` shows, with `connected` peers there.
     pub fn status(&self, connected: u32) -> PhaseStatus {
-        let every = self.schedule.cadence.every(connected);
+        let every = self.schedule.cadence.every_n_ticks(connected);
         let state = if self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire)) {
             PhaseState::Stuck
         } else if self.breaker.is_open() {

@@ -1,67 +1,6 @@
 //! When a phase is due. Pure: ticks in, yes or no out.
 
-use serde::{Deserialize, Serialize};
-
-/// One step of an adaptive cadence: below so many connections, this often.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Step {
-    pub below_connections: u32,
-    pub every_n_ticks: u32,
-}
-
-/// How often a phase runs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Cadence {
-    Every(u32),
-    /// The first step that the number of connections is below counts; else `otherwise`.
-    Adaptive {
-        steps: Vec<Step>,
-        otherwise: u32,
-    },
-}
-
-impl Cadence {
-    /// Ticks between runs while `connected` peers are there. At least 1.
-    pub fn every(&self, connected: u32) -> u32 {
-        let every = match self {
-            Cadence::Every(n) => *n,
-            Cadence::Adaptive { steps, otherwise } => steps
-                .iter()
-                .find(|step| connected < step.below_connections)
-                .map_or(*otherwise, |step| step.every_n_ticks),
-        };
-        every.max(1)
-    }
-
-    /// The longest wait between two runs.
-    pub fn longest(&self) -> u32 {
-        match self {
-            Cadence::Every(n) => *n,
-            Cadence::Adaptive { steps, otherwise } => {
-                steps.iter().map(|step| step.every_n_ticks).chain([*otherwise]).max().unwrap_or(1)
-            }
-        }
-        .max(1)
-    }
-}
-
-/// What a manifest says about when a phase runs.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Schedule {
-    pub cadence: Cadence,
-    /// Ticks by which the first run ever is put off, on top of the node's own spread.
-    pub offset: u32,
-    /// Runs also at urgent beats while no connection is live.
-    pub wake_on_isolated: bool,
-    /// Names of phases that run before it in the same tick.
-    pub after: Vec<String>,
-}
-
-impl Schedule {
-    pub fn every(n: u32) -> Self {
-        Self { cadence: Cadence::Every(n), offset: 0, wake_on_isolated: false, after: Vec::new() }
-    }
-}
+use crate::config::Schedule;
 
 /// When a phase last ran, in ticks of this process: negative before it started, so that a node that restarts each
 /// 50 minutes still does its hourly work.
@@ -113,17 +52,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn adaptive() -> Cadence {
-        let step = |below_connections, every_n_ticks| Step { below_connections, every_n_ticks };
-        Cadence::Adaptive { steps: vec![step(5, 1), step(8, 2)], otherwise: 4 }
-    }
+    use crate::config::Config;
 
     #[test]
     fn adaptive_cadence_follows_the_number_of_connections() {
+        let adaptive = Config::default().phases.reconnect.schedule.cadence;
         let table = [(0, 1), (4, 1), (5, 2), (7, 2), (8, 4), (100, 4)];
         for (connected, every) in table {
-            assert_eq!(adaptive().every(connected), every, "at {connected} connections");
+            assert_eq!(adaptive.every_n_ticks(connected), every, "at {connected} connections");
         }
     }
 

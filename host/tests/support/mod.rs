@@ -6,22 +6,23 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use groundskeeper::book::{Book, BookLimits, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
+use groundskeeper::book::{Book, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
 use groundskeeper::clock::{Clock, TokioClock};
-use groundskeeper::cycle::{BeatReport, Cycle, Thresholds, World};
+use groundskeeper::config::{Config, Schedule};
+use groundskeeper::cycle::BeatReport;
 use groundskeeper::engine::Fence;
-use groundskeeper::flow::{BroadcastLimits, Broadcasts};
+use groundskeeper::flow::Broadcasts;
 use groundskeeper::journal::{Journal, JournalLimits};
+use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
 use groundskeeper::peer::PeerId;
-use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, PoolLimits, Slot};
-use groundskeeper::registry::{Cadence, LastRuns, PhaseSpec, Registry, Schedule, Step};
-use groundskeeper::ticker::{Ticker, TickerHandle};
-use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
+use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, Slot};
+use groundskeeper::registry::{LastRuns, PhaseSpec};
+use groundskeeper::ticker::TickerHandle;
 use groundskeeper_sdk::host::{AnyPhase, View};
 use groundskeeper_sdk::phase::{Result as PhaseResult, Tick};
 use groundskeeper_sdk::plan::Plan;
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
 pub const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -160,20 +161,9 @@ where
     spec(name, Schedule::every(every), Arc::new(Closure(run)))
 }
 
-/// The four built-ins with the seeds' numbers.
+/// The four built-ins as the config has them by default: the seeds' numbers.
 pub fn builtins() -> Vec<PhaseSpec> {
-    let step = |below_connections, every_n_ticks| Step { below_connections, every_n_ticks };
-    let adaptive = Schedule {
-        cadence: Cadence::Adaptive { steps: vec![step(5, 1), step(8, 2)], otherwise: 4 },
-        wake_on_isolated: true,
-        ..Schedule::every(1)
-    };
-    vec![
-        spec("reaper", Schedule::every(1), Arc::new(Reaper::default())),
-        spec("reconnect", adaptive, Arc::new(Reconnect::default())),
-        spec("broadcast-cleanup", Schedule::every(2), Arc::new(BroadcastCleanup::default())),
-        spec("exchange-cleanup", Schedule::every(120), Arc::new(ExchangeCleanup::default())),
-    ]
+    groundskeeper::node::builtins(&Config::default().phases)
 }
 
 /// What outlives a restart of the fake node.
@@ -192,8 +182,7 @@ pub struct Rig {
     pub network: Arc<FakeNetwork>,
     pub handle: TickerHandle,
     reports: broadcast::Receiver<Arc<BeatReport>>,
-    stop: Option<oneshot::Sender<()>>,
-    running: tokio::task::JoinHandle<Option<Cycle>>,
+    running: Maintenance,
 }
 
 impl Rig {
@@ -210,43 +199,31 @@ impl Rig {
         kept: &Kept,
         fence: Fence,
     ) -> Self {
-        let clock_dyn: Arc<dyn Clock> = Arc::clone(&clock) as _;
-        let journal =
-            Journal::new(Arc::clone(&clock_dyn), JournalLimits { notable: 65_536, chatter: 65_536 }, None);
-        let pool = Pool::new(
-            PeerId::from_bytes([0; 32]),
-            PoolLimits::only_capacity(64),
-            Arc::clone(&clock_dyn),
-            Arc::clone(&journal),
-        );
-        let book = Book::new(BookLimits::default(), Arc::clone(&clock_dyn), Arc::clone(&journal));
-        let broadcasts = Arc::new(Broadcasts::new(BroadcastLimits::default()));
+        let limits = TableLimits {
+            journal: JournalLimits { notable: 65_536, chatter: 65_536 },
+            ..TableLimits::for_connections(64)
+        };
+        let tables = Tables::new(PeerId::from_bytes([0; 32]), limits, Arc::clone(&clock) as _, None);
         let network = Arc::new(FakeNetwork {
             clock: Arc::clone(&clock),
-            pool: Arc::clone(&pool),
+            pool: Arc::clone(&tables.pool),
             reachable: true.into(),
             dials: Mutex::default(),
             peers: Mutex::default(),
         });
-        let world = World {
-            pool: Arc::clone(&pool),
-            book: Arc::clone(&book),
-            broadcasts: Arc::clone(&broadcasts),
-            journal: Arc::clone(&journal),
-            clock: clock_dyn,
+        let options = Options {
+            interval,
             dialer: Some(Arc::clone(&network) as _),
-            thresholds: Thresholds { healthy_above: 30, least: 5, most: 64 },
-            stale_after: Duration::from_secs(90),
+            fence,
+            last_runs: kept.last_runs.clone(),
+            secret: 42,
+            ..Options::default()
         };
-        let unix = clock.unix().as_secs() as u32;
-        let spread = |name: &str| name.len() as u64 * 7;
-        let registry = Registry::new(phases, spread, &kept.last_runs, unix, interval).expect("good phases");
-        let cycle = Cycle::new(world, registry, fence, interval, 42);
-        let (ticker, handle) = Ticker::new(cycle, interval, 42, None);
+        let running = Maintenance::start(&tables, phases, options).expect("good phases");
+        let handle = running.handle().clone();
         let reports = handle.reports();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(ticker.run(async move { _ = stopped.await }));
-        Self { clock, pool, book, broadcasts, journal, network, handle, reports, stop: Some(stop), running }
+        let Tables { pool, book, broadcasts, journal, .. } = tables;
+        Self { clock, pool, book, broadcasts, journal, network, handle, reports, running }
     }
 
     /// Waits for the next beat, urgent or not.
@@ -283,9 +260,8 @@ impl Rig {
     }
 
     /// Stops the ticker and gives what a restart would find.
-    pub async fn stop(mut self) -> Kept {
-        _ = self.stop.take().expect("stopped once").send(());
-        let cycle = self.running.await.expect("the ticker task").expect("the cycle comes back");
+    pub async fn stop(self) -> Kept {
+        let cycle = self.running.stop().await.expect("the cycle comes back");
         Kept { last_runs: cycle.last_runs(self.handle.pulse().tick()) }
     }
 }
