@@ -4,6 +4,7 @@ pub mod book;
 pub mod clock;
 pub mod config;
 pub mod cycle;
+pub mod data;
 pub mod engine;
 pub mod flow;
 pub mod journal;
