@@ -61,6 +61,8 @@ pub struct Beat {
     pub skipped: u32,
     /// How long the machine slept since the last beat.
     pub slept: Duration,
+    /// How long after its grid point the tick begins.
+    pub lateness: Duration,
 }
 
 /// How one phase fared in a beat.
@@ -80,6 +82,8 @@ pub struct BeatReport {
     pub urgent: u32,
     pub late: bool,
     pub skipped: u32,
+    /// How long after its grid point the tick began; zero for urgent beats.
+    pub lateness: Duration,
     /// Live connections when the beat began, and when it ended.
     pub connected_before: u32,
     pub connected: u32,
@@ -169,6 +173,7 @@ impl Cycle {
             urgent: beat.urgent,
             late,
             skipped: beat.skipped,
+            lateness: beat.lateness,
             connected_before,
             connected: 0,
             took: Duration::ZERO,

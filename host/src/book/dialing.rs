@@ -125,6 +125,7 @@ impl Dialing {
             one.entry.heard = unix;
             one.entry.reached = Some(unix);
         }
+        self.book.changed();
         self.record(Some(peer), Outcome::Applied, Vec::new());
         self.book.tenure(self.order.address)
     }
@@ -187,6 +188,7 @@ impl Drop for Dialing {
 
 impl Drop for Tenure {
     fn drop(&mut self) {
+        self.book.changed();
         let (now, unix) = (self.book.clock.mono(), unix_seconds(&*self.book.clock));
         if let Some(one) = self.book.known.lock().get_mut(&self.address) {
             one.entry.heard = unix;
