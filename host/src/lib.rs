@@ -5,6 +5,7 @@ pub mod clock;
 pub mod cycle;
 pub mod flow;
 pub mod journal;
+pub mod net;
 pub mod peer;
 pub mod pool;
 pub mod ticker;
