@@ -9,6 +9,7 @@ pub mod engine;
 pub mod flow;
 pub mod journal;
 pub mod node;
+pub mod net;
 pub mod peer;
 pub mod pool;
 pub mod registry;
