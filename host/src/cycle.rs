@@ -146,11 +146,14 @@ impl Cycle {
         self.registry.last_runs(tick, unix_seconds(&*self.world.clock), self.interval)
     }
 
-    /// Whether a phase waits so long between runs that a restart must not make it wait anew.
-    pub fn longest_period(&self) -> Duration {
-        let longest =
-            self.registry.phases.iter().map(|phase| phase.schedule.cadence.longest()).max().unwrap_or(1);
-        self.interval * longest
+    /// Whether a phase that may wait `period` or longer between runs ran in the beat of `report`.
+    pub fn ran_rare(&self, report: &BeatReport, period: Duration) -> bool {
+        let rare = self
+            .registry
+            .phases
+            .iter()
+            .filter(|phase| self.interval * phase.schedule.cadence.longest() >= period);
+        rare.into_iter().any(|phase| report.runs.iter().any(|run| run.name == phase.name))
     }
 
     /// Runs one beat to its end. Takes as long as its phases do; one that does not come back costs its limit once.

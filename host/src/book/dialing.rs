@@ -143,7 +143,7 @@ impl Dialing {
             one.entry.failures = 0;
             one.wait_until = now + self.book.limits.min_life;
         }
-        self.record(Some(peer), Outcome::Applied);
+        self.record(Some(peer), Outcome::Applied, Vec::new());
     }
 
     /// The attempt failed.

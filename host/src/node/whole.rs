@@ -16,9 +16,9 @@ use crate::config::Config;
 use crate::cycle::{BeatReport, Cycle, Thresholds};
 use crate::data::{DataError, DataFolder};
 use crate::engine::{Fence, PhaseThread};
-use crate::flow::BroadcastLimits;
+use crate::flow::{BroadcastLimits, OutboxLimits};
 use crate::journal::{JournalFile, JournalLimits};
-use crate::net::{Handlers, Identity, Net, NetConfig, Rooms};
+use crate::net::{Bootstrap, FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
 use crate::registry::{BadPhases, PhaseSpec};
@@ -87,8 +87,10 @@ impl Node {
     ) -> Result<Self, StartError> {
         let folder = Arc::new(folder);
         let key = folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?;
-        let identity = Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
-        let tables = Tables::new(identity.peer_id(), table_limits(config), clock, journal_file(config, &folder)?);
+        let identity =
+            Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
+        let tables =
+            Tables::new(identity.peer_id(), table_limits(config), clock, journal_file(config, &folder)?);
         let book = folder.load_book()?;
         let schedule = folder.load_schedule()?;
         for warning in [&book.warning, &schedule.warning].into_iter().flatten() {
@@ -126,7 +128,8 @@ impl Node {
         let started = tables.clock.mono();
         let maintenance = Maintenance::start(&tables, phases, options)?;
         let stop = CancellationToken::new();
-        let bootstrap = tokio::spawn(keep_resolving(Arc::clone(&net), maintenance.handle().clone(), stop.clone()));
+        let bootstrap =
+            tokio::spawn(keep_resolving(Arc::clone(&net), maintenance.handle().clone(), stop.clone()));
         Ok(Self { tables, net, maintenance, folder, bootstrap, stop, started, is_new: key.is_new })
     }
 
@@ -180,7 +183,8 @@ impl Node {
         steps.done("finish the beat and stop the ticker", trouble);
 
         let stopped = net.shutdown(left().mul_f64(0.8)).await;
-        let trouble = (stopped.aborted > 0).then(|| format!("{} connections had to be aborted", stopped.aborted));
+        let trouble =
+            (stopped.aborted > 0).then(|| format!("{} connections had to be aborted", stopped.aborted));
         steps.done("say goodbye and close connections", trouble);
 
         let last_runs = cycle.map(|cycle| cycle.last_runs(tick));
@@ -299,4 +303,24 @@ fn table_limits(config: &Config) -> TableLimits {
         },
         journal: JournalLimits { notable: journal.notable, chatter: journal.chatter },
     }
+}
+
+fn net_config(config: &Config) -> NetConfig {
+    let defaults = NetConfig::default();
+    NetConfig {
+        network: config.node.network.clone(),
+        listen: config.net.listen.clone(),
+        advertise: config.net.advertise.clone(),
+        bootstrap: config.net.bootstrap.iter().map(bootstrap_entry).collect(),
+        handshake_timeout: config.net.handshake_timeout,
+        answer_timeout: config.net.request_timeout,
+        frame_caps: FrameCaps::up_to(config.net.max_frame as usize),
+        outbox: OutboxLimits { data_bytes: config.net.queue_bytes as usize, ..defaults.outbox },
+        bytes_per_second_per_peer: config.net.bytes_per_second_per_peer,
+        ..defaults
+    }
+}
+
+fn bootstrap_entry(entry: &crate::config::Bootstrap) -> Bootstrap {
+    Bootstrap { id: entry.id, host: entry.host.clone(), port: entry.port }
 }
