@@ -241,12 +241,20 @@ impl Book {
         self.known.lock().values_mut().for_each(|one| one.wait_until = one.wait_until.min(latest));
     }
 
-    /// Up to `limit` random addresses worth telling a peer: reached at some time, and public unless private ones
-    /// are allowed.
+    /// Whether phases find fewer than `enough` addresses that may be dialled. O(n log c).
+    pub fn is_short_of_addresses(&self, pool: &Pool, enough: usize) -> bool {
+        self.freeze(pool).wait_s.iter().filter(|wait| **wait == 0).count() < enough
+    }
+
+    /// Up to `limit` random addresses worth telling a peer: reached at some time, or named by a peer that came to us
+    /// and not found dead since, and public unless private ones are allowed.
     pub fn sample(&self, limit: usize) -> Vec<(SocketAddr, Option<PeerId>)> {
         let known = self.known.lock();
         let told = known.values().filter(|one| {
-            one.entry.reached.is_some() && (self.limits.allow_private || is_public(one.entry.address.ip()))
+            let came_to_us =
+                one.entry.told_by.is_none() && one.bootstrap.is_none() && one.entry.failures == 0;
+            (one.entry.reached.is_some() || came_to_us)
+                && (self.limits.allow_private || is_public(one.entry.address.ip()))
         });
         let mut chosen: Vec<_> = told.map(|one| (one.entry.address, one.entry.peer)).collect();
         drop(known);

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +23,13 @@ use crate::net::{Bootstrap, FrameCaps, Handlers, Identity, Net, NetConfig, Rooms
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
 use crate::registry::{BadPhases, PhaseSpec};
-use crate::ticker::{AfterTick, TickerHandle};
+use crate::ticker::AfterTick;
 
 /// A phase with a longer period is written down as soon as it ran: losing its last run to a crash would cost that much.
 const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
+
+/// With fewer addresses to dial than the reconnect phase may dial at once, a peer is asked for more.
+const ENOUGH_TO_DIAL: usize = 8;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +62,7 @@ pub struct Node {
     net: Arc<Net>,
     maintenance: Maintenance,
     folder: Arc<DataFolder>,
-    bootstrap: JoinHandle<()>,
+    supply: JoinHandle<()>,
     stop: CancellationToken,
     started: Duration,
     is_new: bool,
@@ -128,9 +132,9 @@ impl Node {
         let started = tables.clock.mono();
         let maintenance = Maintenance::start(&tables, phases, options)?;
         let stop = CancellationToken::new();
-        let bootstrap =
-            tokio::spawn(keep_resolving(Arc::clone(&net), maintenance.handle().clone(), stop.clone()));
-        Ok(Self { tables, net, maintenance, folder, bootstrap, stop, started, is_new: key.is_new })
+        let reports = maintenance.handle().reports();
+        let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
+        Ok(Self { tables, net, maintenance, folder, supply, stop, started, is_new: key.is_new })
     }
 
     pub fn id(&self) -> PeerId {
@@ -165,16 +169,16 @@ impl Node {
 
     /// Stops in numbered steps, all within about `deadline`: a step that runs out of time is left behind and told.
     pub async fn shutdown(self, deadline: Duration) -> Vec<ShutdownStep> {
-        let Self { tables, net, maintenance, folder, bootstrap, stop, .. } = self;
+        let Self { tables, net, maintenance, folder, supply, stop, .. } = self;
         let begun = Instant::now();
         let left = || deadline.saturating_sub(begun.elapsed());
         let mut steps = Steps { steps: Vec::new(), since: Instant::now() };
 
         tables.pool.refuse_newcomers();
         stop.cancel();
-        bootstrap.abort();
+        supply.abort();
         // Aborted or ended, either is what we want.
-        _ = bootstrap.await;
+        _ = supply.await;
         steps.done("refuse newcomers", None);
 
         let tick = maintenance.handle().pulse().tick();
@@ -222,9 +226,14 @@ impl Steps {
     }
 }
 
-/// Resolves the bootstrap nodes at the start, and again at urgent beats: names may point elsewhere by then.
-async fn keep_resolving(net: Arc<Net>, ticker: TickerHandle, stop: CancellationToken) {
-    let mut reports = ticker.reports();
+/// Keeps the address book supplied: resolves the bootstrap nodes at the start and at urgent beats, since names may
+/// point elsewhere by then, and asks a peer for addresses at ticks that find few to dial. Follows the ticker.
+async fn supply(
+    net: Arc<Net>,
+    tables: Tables,
+    mut reports: Receiver<Arc<BeatReport>>,
+    stop: CancellationToken,
+) {
     // Without an address nobody can be dialled, so the first round does not wait for a beat.
     let mut urgent = 1;
     loop {
@@ -241,7 +250,13 @@ async fn keep_resolving(net: Arc<Net>, ticker: TickerHandle, stop: CancellationT
         tokio::select! {
             () = stop.cancelled() => return,
             report = reports.recv() => match report {
-                Ok(report) => urgent = if report.urgent > 0 { urgent + 1 } else { 0 },
+                Ok(report) if report.urgent > 0 => urgent += 1,
+                Ok(_) => {
+                    urgent = 0;
+                    if tables.book.is_short_of_addresses(&tables.pool, ENOUGH_TO_DIAL) {
+                        net.ask_for_addresses();
+                    }
+                }
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
