@@ -8,6 +8,7 @@ pub mod data;
 pub mod engine;
 pub mod flow;
 pub mod journal;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod pool;
