@@ -9,6 +9,7 @@ pub mod engine;
 pub mod flow;
 pub mod journal;
 pub mod net;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod pool;
