@@ -37,6 +37,7 @@ fn report(result: &'static str) -> BeatReport {
         urgent: 0,
         late: false,
         skipped: 0,
+        lateness: took,
         connected_before: 0,
         connected: 0,
         took,
