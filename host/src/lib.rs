@@ -1,5 +1,6 @@
 //! Groundskeeper: one heartbeat for everything a peer-to-peer node does again and again.
 
+pub mod admin;
 pub mod book;
 pub mod clock;
 pub mod config;
