@@ -213,6 +213,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long a peer may be silent before it counts as stale: the reaper's limit, used for statistics too.
+    pub fn stale_after(&self) -> Duration {
+        Duration::from_millis(self.phases.reaper.settings.stale_after.as_millis())
+    }
+
     /// Reads a config file.
     ///
     /// # Errors

@@ -29,8 +29,10 @@ use apply::{Apply, Pings};
 pub use frame::{Frame, Thresholds};
 pub use view::{Overlay, PhaseView};
 
-/// The longest that all phases of one beat may take together, whatever the interval.
+/// A native phase that has not come back by then is stuck, or by a third of the interval if that is less ...
 const BEAT_BUDGET: Duration = Duration::from_secs(2);
+/// ... but not sooner than this: short intervals are for tests and demonstrations, on machines that may be busy.
+const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 
 /// While nobody is connected, and after a suspend, no address waits longer than this.
 const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(3);
@@ -59,6 +61,8 @@ pub struct Beat {
     pub skipped: u32,
     /// How long the machine slept since the last beat.
     pub slept: Duration,
+    /// How long after its grid point the tick begins.
+    pub lateness: Duration,
 }
 
 /// How one phase fared in a beat.
@@ -78,6 +82,8 @@ pub struct BeatReport {
     pub urgent: u32,
     pub late: bool,
     pub skipped: u32,
+    /// How long after its grid point the tick began; zero for urgent beats.
+    pub lateness: Duration,
     /// Live connections when the beat began, and when it ended.
     pub connected_before: u32,
     pub connected: u32,
@@ -140,15 +146,17 @@ impl Cycle {
         self.registry.last_runs(tick, unix_seconds(&*self.world.clock), self.interval)
     }
 
-    /// Whether a phase waits so long between runs that a restart must not make it wait anew.
-    pub fn longest_period(&self) -> Duration {
-        let longest =
-            self.registry.phases.iter().map(|phase| phase.schedule.cadence.longest()).max().unwrap_or(1);
-        self.interval * longest
+    /// Whether a phase that may wait `period` or longer between runs ran in the beat of `report`.
+    pub fn ran_rare(&self, report: &BeatReport, period: Duration) -> bool {
+        let rare = self
+            .registry
+            .phases
+            .iter()
+            .filter(|phase| self.interval * phase.schedule.cadence.longest() >= period);
+        rare.into_iter().any(|phase| report.runs.iter().any(|run| run.name == phase.name))
     }
 
-    /// Runs one beat to its end. Takes as long as its phases do, at most 2 s or a third of the interval beyond which
-    /// the rest waits for the next tick.
+    /// Runs one beat to its end. Takes as long as its phases do; one that does not come back costs its limit once.
     pub fn beat(&mut self, beat: Beat) -> BeatReport {
         let begun = Instant::now();
         self.world.journal.begin_beat(beat.tick, beat.urgent);
@@ -162,13 +170,13 @@ impl Cycle {
         let resumed_at = self.resumed_at.unwrap_or_default();
         let frame = Frame::take(pool, book, broadcasts, *thresholds, now, resumed_at);
         let connected_before = frame.rows().len() as u32;
-        let budget = BEAT_BUDGET.min(self.interval / 3);
-        let mut run = BeatRun { beat, late, begun, budget, frame, overlay: Arc::default(), urgent_dials: 0 };
+        let mut run = BeatRun { beat, late, frame, overlay: Arc::default(), urgent_dials: 0 };
         let mut report = BeatReport {
             tick: beat.tick,
             urgent: beat.urgent,
             late,
             skipped: beat.skipped,
+            lateness: beat.lateness,
             connected_before,
             connected: 0,
             took: Duration::ZERO,
@@ -264,8 +272,7 @@ impl Cycle {
             view: Arc::clone(&view) as Arc<dyn Frozen>,
         };
         phase.missed += u64::from(missed);
-        let limit = run.budget.saturating_sub(run.begun.elapsed()).max(self.interval / 30);
-        let ran = self.fence.run(job, limit);
+        let ran = self.fence.run(job, (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET));
         if beat.urgent == 0 {
             phase.timing.ran(tick, None);
             phase.last_run_unix = Some(unix);
@@ -351,8 +358,6 @@ impl Cycle {
 struct BeatRun {
     beat: Beat,
     late: bool,
-    begun: Instant,
-    budget: Duration,
     frame: Arc<Frame>,
     overlay: Arc<Overlay>,
     urgent_dials: u32,

@@ -1,5 +1,8 @@
 //! Groundskeeper: one heartbeat for everything a peer-to-peer node does again and again.
 
+// Tests and tools may; the library may not: it reports by value, by journal and by tracing.
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 pub mod book;
 pub mod clock;
@@ -10,6 +13,7 @@ pub mod engine;
 pub mod flow;
 pub mod journal;
 pub mod metrics;
+pub mod net;
 pub mod node;
 pub mod peer;
 pub mod pool;

@@ -2,6 +2,8 @@
 
 mod builtins;
 mod maintenance;
+mod whole;
 
 pub use builtins::{BUILTINS, builtins};
 pub use maintenance::{Maintenance, Options, TableLimits, Tables};
+pub use whole::{Additions, Node, ShutdownStep, StartError};

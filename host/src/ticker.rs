@@ -212,6 +212,7 @@ impl Ticker {
                     urgent: self.last_urgent,
                     skipped: 0,
                     slept: Duration::ZERO,
+                    lateness: Duration::ZERO,
                 })
                 .await;
                 self.arm_urgent(next_wait);
@@ -232,7 +233,8 @@ impl Ticker {
         self.last_tick = tick;
         self.last_urgent = 0;
         self.pulse.begin_tick(tick, skipped, skipped > 0 || !slept.is_zero());
-        self.beat(Beat { tick, urgent: 0, skipped, slept }).await;
+        let lateness = self.clock.mono().saturating_sub(self.grid.time_of(tick));
+        self.beat(Beat { tick, urgent: 0, skipped, slept, lateness }).await;
         self.pulse.end_tick(self.clock.mono());
         if self.pool.live() > 0 {
             self.urgent = None;

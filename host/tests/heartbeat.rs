@@ -248,9 +248,9 @@ async fn a_peer_that_speaks_between_view_and_apply_stays_only_if_silence_was_the
             }
             for peer in silent {
                 if if_silent {
-                    plan.disconnect_if_silent(peer, "silent")
+                    plan.disconnect_if_silent(peer, "silent");
                 } else {
-                    plan.disconnect(peer, "slow")
+                    plan.disconnect(peer, "slow");
                 }
             }
             Ok(())
@@ -304,7 +304,8 @@ async fn a_phase_that_panics_fails_or_breaks_a_rule_applies_nothing_and_stops_no
 
 #[tokio::test(start_paused = true)]
 async fn later_phases_see_what_earlier_plans_changed() {
-    let seen: Arc<parking_lot::Mutex<Vec<(u32, u32, Vec<u32>)>>> = Arc::default();
+    type Seen = Arc<parking_lot::Mutex<Vec<(u32, u32, Vec<u32>)>>>;
+    let seen = Seen::default();
     let record = Arc::clone(&seen);
     let mut rig = Rig::start(vec![
         closure("first", 1, |_, view, plan| {

@@ -4,6 +4,9 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+// Integers only: floating point differs between native code and wasm in its last bits.
+#![warn(clippy::float_arithmetic)]
 
 mod broadcast_cleanup;
 mod exchange_cleanup;

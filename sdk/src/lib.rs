@@ -49,8 +49,9 @@
 //! | [`testing`] | a world by hand, for tests without a host |
 //! | [`contract`], [`query`], [`host`] | the contract as data, and what a host does with it |
 
-#![deny(unsafe_code)]
 #![warn(missing_docs)]
+// A panic in a guest is a trap; what a phase has to say goes through its plan.
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod ask;
 pub mod column;

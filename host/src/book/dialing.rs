@@ -125,8 +125,25 @@ impl Dialing {
             one.entry.heard = unix;
             one.entry.reached = Some(unix);
         }
+        self.book.changed();
         self.record(Some(peer), Outcome::Applied, Vec::new());
         self.book.tenure(self.order.address)
+    }
+
+    /// The attempt found `peer` alive and was not meant to end in a connection. The address rests for as long as a
+    /// connection has to live, so that one probe is not followed by the next at once.
+    pub fn alive(mut self, peer: PeerId) {
+        self.ended = true;
+        let (now, unix) = (self.book.clock.mono(), unix_seconds(&*self.book.clock));
+        if let Some(one) = self.book.known.lock().get_mut(&self.order.address) {
+            one.dialing = false;
+            one.entry.peer = Some(peer);
+            one.entry.heard = unix;
+            one.entry.reached = Some(unix);
+            one.entry.failures = 0;
+            one.wait_until = now + self.book.limits.min_life;
+        }
+        self.record(Some(peer), Outcome::Applied, Vec::new());
     }
 
     /// The attempt failed.
@@ -187,6 +204,7 @@ impl Drop for Dialing {
 
 impl Drop for Tenure {
     fn drop(&mut self) {
+        self.book.changed();
         let (now, unix) = (self.book.clock.mono(), unix_seconds(&*self.book.clock));
         if let Some(one) = self.book.known.lock().get_mut(&self.address) {
             one.entry.heard = unix;

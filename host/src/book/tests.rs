@@ -125,5 +125,5 @@ async fn forgetting_and_restoring_keep_what_matters() {
     let second = desk(BookLimits::default());
     second.book.restore(first.book.entries());
     assert_eq!((second.book.len(), second.book.by_source()), (1, HashMap::from([(7, 1)])));
-    assert!(second.book.sample(10).is_empty(), "never reached: not worth telling");
+    assert!(second.book.sample(10).is_empty(), "told by others and never reached: not worth telling");
 }

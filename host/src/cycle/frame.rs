@@ -168,26 +168,22 @@ impl Frame {
         self.pool.name(self.rows.key(row))
     }
 
-    /// One row's columns for the journal: what the phases of this beat could have rested on without a copy being made.
+    /// One row's columns for the journal: those that were frozen as they were, and the usual ones in any case.
     pub(super) fn inputs(&self, row: usize) -> Vec<Input> {
         let word = self.rows.words()[row];
-        let frozen = |name: &str| {
-            let column = self.peers[place(peer::COLUMNS, name)?].get()?;
-            Some(column[row])
+        let now = self.pool.age_and_rtt(self.rows.key(row));
+        let value = |at: usize| match (self.peers[at].get(), peer::COLUMNS[at]) {
+            (_, "conn") => None,
+            (Some(column), _) => Some(column[row]),
+            (None, "idle-s") => Some(self.idle(self.taken_at(row))),
+            (None, "age-s") => now.map(|(since, _)| self.now.seconds_since(since)),
+            (None, "rtt-us") => now.map(|(_, rtt)| rtt),
+            (None, "health") => Some(word.health().into()),
+            (None, "pings-lost") => Some(word.pings_lost().into()),
+            (None, "inbound") => Some(word.inbound().into()),
+            (None, _) => None,
         };
-        let mut inputs: Vec<Input> = Vec::with_capacity(8);
-        inputs.push(("idle-s".into(), frozen("idle-s").unwrap_or_else(|| self.idle(self.taken_at(row)))));
-        for &name in peer::COLUMNS {
-            if !["conn", "idle-s", "health", "pings-lost", "inbound"].contains(&name)
-                && let Some(value) = frozen(name)
-            {
-                inputs.push((name.into(), value));
-            }
-        }
-        inputs.push(("health".into(), word.health().into()));
-        inputs.push(("pings-lost".into(), word.pings_lost().into()));
-        inputs.push(("inbound".into(), word.inbound().into()));
-        inputs
+        (0..peer::COLUMNS.len()).filter_map(|at| Some((peer::COLUMNS[at].into(), value(at)?))).collect()
     }
 
     /// One address' columns for the journal.

@@ -154,7 +154,7 @@ async fn a_peer_that_came_back_replaces_its_ghost_and_crossed_dials_agree() {
         assert_eq!(same_boot.is_ok(), new_wins, "{peer} {direction:?}");
         assert_eq!(link.closed.lock().len(), usize::from(new_wins));
         drop(old);
-        let (_ghost, ghost) = join(&pool, peer, direction, 8).map_or_else(|_| same_boot.unwrap(), |it| it);
+        let (_ghost, ghost) = join(&pool, peer, direction, 8).unwrap_or_else(|_| same_boot.unwrap());
         let (_back, _) = join(&pool, peer, old_direction, 9).unwrap();
         assert_eq!(ghost.closed.lock()[0].cause, Cause::Replaced);
         assert_eq!(pool.live(), 1);

@@ -1,0 +1,146 @@
+//! What the rest of the node holds of a connection: its queue, its counters and what is asked of it. The connection
+//! itself belongs to its session's task.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+use super::requests::Pending;
+use super::settings::NetConfig;
+use super::wire::{Hello, MAX_WORDS, clipped};
+use crate::clock::Clock;
+use crate::flow::{Lane, NotQueued, Outbox};
+use crate::peer::PeerId;
+use crate::pool::{ConnKey, Goodbye, Link, Traffic};
+
+const PING: u8 = 1;
+const CLOSE: u8 = 2;
+
+/// One live connection, as everybody but its owner sees it.
+pub(crate) struct Conn {
+    pub(crate) peer: PeerId,
+    pub(crate) key: ConnKey,
+    /// When it was made, in monotonic time.
+    pub(crate) since: Duration,
+    pub(crate) outbox: Outbox,
+    pub(crate) pending: Pending,
+    asks: AtomicU8,
+    goodbye: Mutex<Option<Goodbye>>,
+    task: OnceLock<AbortHandle>,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    agent: Box<str>,
+    boot_nonce: u64,
+}
+
+/// What has been asked of a session since it last looked.
+pub(crate) struct Asks {
+    pub(crate) ping: bool,
+    pub(crate) close: Option<Goodbye>,
+}
+
+impl Conn {
+    pub(crate) fn new(
+        peer: PeerId,
+        key: ConnKey,
+        hello: &Hello,
+        config: &NetConfig,
+        clock: &dyn Clock,
+    ) -> Self {
+        Self {
+            peer,
+            key,
+            since: clock.mono(),
+            outbox: Outbox::new(config.outbox),
+            pending: Pending::default(),
+            asks: AtomicU8::new(0),
+            goodbye: Mutex::default(),
+            task: OnceLock::new(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            agent: hello.agent.as_str().into(),
+            boot_nonce: hello.boot_nonce,
+        }
+    }
+
+    /// The task to abort if it does not let go by itself. Once.
+    pub(crate) fn owned_by(&self, task: AbortHandle) {
+        let first = self.task.set(task).is_ok();
+        debug_assert!(first, "a connection has one session");
+    }
+
+    /// Takes what was asked. Look after having registered with the outbox: asking nudges it.
+    pub(crate) fn take_asks(&self) -> Asks {
+        if self.asks.load(Ordering::Relaxed) == 0 {
+            return Asks { ping: false, close: None };
+        }
+        let asks = self.asks.swap(0, Ordering::AcqRel);
+        let close = if asks & CLOSE != 0 { self.goodbye.lock().take() } else { None };
+        Asks { ping: asks & PING != 0, close }
+    }
+
+    fn ask(&self, what: u8) {
+        if self.asks.fetch_or(what, Ordering::AcqRel) & what == 0 {
+            self.outbox.nudge();
+        }
+    }
+
+    pub(crate) fn control(&self, frame: Bytes) -> Result<(), NotQueued> {
+        self.outbox.push(Lane::Control, frame)
+    }
+
+    pub(crate) fn data(&self, frame: Bytes) -> Result<(), NotQueued> {
+        self.outbox.push(Lane::Data, frame)
+    }
+
+    pub(crate) fn count_in(&self, bytes: usize) {
+        // One writer: the session. A read-modify-write would cost more and tell nothing else.
+        self.bytes_in.store(self.bytes_in.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_out(&self, bytes: usize) {
+        self.bytes_out.store(self.bytes_out.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
+}
+
+fn kib(bytes: &AtomicU64) -> u32 {
+    u32::try_from(bytes.load(Ordering::Relaxed) / 1024).unwrap_or(u32::MAX)
+}
+
+impl Link for Conn {
+    fn ping(&self) {
+        self.ask(PING);
+    }
+
+    fn close(&self, why: &Goodbye) {
+        let text = clipped(&why.text, MAX_WORDS).to_owned();
+        self.goodbye.lock().get_or_insert(Goodbye { cause: why.cause, text });
+        self.ask(CLOSE);
+    }
+
+    fn abort(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            kib_in: kib(&self.bytes_in),
+            kib_out: kib(&self.bytes_out),
+            kib_queued: self.outbox.kib_queued(),
+        }
+    }
+
+    fn agent(&self) -> &str {
+        &self.agent
+    }
+
+    fn boot_nonce(&self) -> u64 {
+        self.boot_nonce
+    }
+}

@@ -1,0 +1,124 @@
+//! Accepts connections. Asks the pool before it spends anything, gives each handshake a deadline, and backs off when the
+//! system has no descriptors. Keeps no connection itself.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::handshake::HandshakeError;
+use super::node::Node;
+use super::refusals::Refusal;
+use crate::peer::canonical;
+use crate::pool::{Admission, Direction};
+
+/// Connections that the kernel holds for us while we are busy.
+const BACKLOG: u32 = 1024;
+
+/// First and longest wait when the system cannot give us a descriptor; doubled in between.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Binds all of `addresses`, or none.
+///
+/// `[::]` takes IPv4 too, unless the list has an IPv4 address with the same port.
+pub(crate) fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    addresses
+        .iter()
+        .map(|&address| {
+            bind_one(address, addresses)
+                .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+        })
+        .collect()
+}
+
+fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => {
+            let socket = TcpSocket::new_v6()?;
+            let has_v4 = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+            let dual = address.ip() == Ipv6Addr::UNSPECIFIED && !has_v4;
+            rustix::net::sockopt::set_ipv6_v6only(&socket, !dual)?;
+            socket
+        }
+    };
+    // A restarted node must not wait for the last one's connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until the node stops.
+pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
+    let mut wait = BACKOFF.0;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = node.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                wait = BACKOFF.0;
+                node.admit(stream, canonical(address));
+            }
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(_) => {
+                tokio::select! {
+                    biased;
+                    () = node.stop.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+                wait = (wait * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// Whether the next accept may well succeed. Otherwise it is descriptors or memory that are missing.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+impl Node {
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        match self.rooms.pool.admit(Direction::Inbound, address) {
+            Ok(admission) => {
+                let node = Arc::clone(self);
+                self.tracker
+                    .spawn_on(async move { node.welcome(stream, address, admission).await }, &self.runtime);
+            }
+            Err(denied) => {
+                drop(stream);
+                self.refuse(Refusal::Limit, address, || denied.to_string());
+            }
+        }
+    }
+
+    async fn welcome(self: Arc<Self>, stream: TcpStream, address: SocketAddr, admission: Admission) {
+        // Only delays small frames, if it fails.
+        _ = stream.set_nodelay(true);
+        let limit = self.config.handshake_timeout;
+        let handshake = tokio::time::timeout(limit, async {
+            let (stream, peer) = self.tls.accept(stream).await?;
+            self.greet_inbound(stream, peer, address, admission).await
+        });
+        let ended = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(HandshakeError::Stopped),
+            ended = handshake => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
+        };
+        if let Err(error) = ended {
+            self.refuse(error.kind(), address, || error.to_string());
+        }
+    }
+
+    fn refuse(&self, kind: Refusal, address: SocketAddr, why: impl FnOnce() -> String) {
+        self.refusals.note(kind, address, why, self.rooms.clock.coarse(), &self.rooms.journal);
+    }
+}
