@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -97,6 +98,8 @@ pub struct Book {
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
     known: Mutex<BTreeMap<SocketAddr, Known>>,
+    /// Counts what would be worth writing to disk.
+    changes: AtomicU64,
 }
 
 /// The dialable part of the book at one moment: neither connected nor being dialled, by ascending address.
@@ -116,7 +119,16 @@ pub struct BookRows {
 
 impl Book {
     pub fn new(limits: BookLimits, clock: Arc<dyn Clock>, journal: Arc<Journal>) -> Arc<Self> {
-        Arc::new(Self { limits, clock, journal, known: Mutex::default() })
+        Arc::new(Self { limits, clock, journal, known: Mutex::default(), changes: AtomicU64::new(0) })
+    }
+
+    /// Changes whenever an address came, went, was reached or was lost: what is on disk is old then.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn limits(&self) -> &BookLimits {
@@ -166,6 +178,7 @@ impl Book {
         let entry = Entry { address, peer, heard, reached: None, failures: 0, told_by };
         let bootstrap = (source == Source::Bootstrap).then_some(peer);
         known.insert(address, Known { entry, wait_until: Duration::ZERO, dialing: false, bootstrap });
+        self.changed();
         Learned::New
     }
 
@@ -215,7 +228,11 @@ impl Book {
         let mut known = self.known.lock();
         let before = known.len();
         known.retain(|_, one| one.bootstrap.is_some() || one.dialing || one.entry.heard >= oldest);
-        before - known.len()
+        let forgotten = before - known.len();
+        if forgotten > 0 {
+            self.changed();
+        }
+        forgotten
     }
 
     /// No back-off lasts longer than `most` from now on: while nobody is connected, and after a suspend.
@@ -224,12 +241,20 @@ impl Book {
         self.known.lock().values_mut().for_each(|one| one.wait_until = one.wait_until.min(latest));
     }
 
-    /// Up to `limit` random addresses worth telling a peer: reached at some time, and public unless private ones
-    /// are allowed.
+    /// Whether phases find fewer than `enough` addresses that may be dialled. O(n log c).
+    pub fn is_short_of_addresses(&self, pool: &Pool, enough: usize) -> bool {
+        self.freeze(pool).wait_s.iter().filter(|wait| **wait == 0).count() < enough
+    }
+
+    /// Up to `limit` random addresses worth telling a peer: reached at some time, or named by a peer that came to us
+    /// and not found dead since, and public unless private ones are allowed.
     pub fn sample(&self, limit: usize) -> Vec<(SocketAddr, Option<PeerId>)> {
         let known = self.known.lock();
         let told = known.values().filter(|one| {
-            one.entry.reached.is_some() && (self.limits.allow_private || is_public(one.entry.address.ip()))
+            let came_to_us =
+                one.entry.told_by.is_none() && one.bootstrap.is_none() && one.entry.failures == 0;
+            (one.entry.reached.is_some() || came_to_us)
+                && (self.limits.allow_private || is_public(one.entry.address.ip()))
         });
         let mut chosen: Vec<_> = told.map(|one| (one.entry.address, one.entry.peer)).collect();
         drop(known);

@@ -1,11 +1,20 @@
 //! Groundskeeper: one heartbeat for everything a peer-to-peer node does again and again.
 
+// Tests and tools may; the library may not: it reports by value, by journal and by tracing.
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 pub mod book;
 pub mod clock;
+pub mod config;
 pub mod cycle;
+pub mod data;
+pub mod engine;
 pub mod flow;
 pub mod journal;
 pub mod net;
+pub mod metrics;
+pub mod node;
 pub mod peer;
 pub mod pool;
+pub mod registry;
 pub mod ticker;

@@ -156,7 +156,7 @@ impl Net {
 
     /// Stops in order: no newcomers, goodbye to everybody, wait for their tasks, abort what is left at `deadline`.
     /// Takes at most a second more than `deadline`.
-    pub async fn shutdown(self, deadline: Duration) -> Stopped {
+    pub async fn shutdown(&self, deadline: Duration) -> Stopped {
         let node = &self.node;
         node.rooms.pool.refuse_newcomers();
         node.stop.cancel();

@@ -31,7 +31,7 @@ mod tests;
 
 pub use link::{Goodbye, Link, Traffic};
 use members::{MAX_PROTECTED, Members, NONE};
-pub use rows::Rows;
+pub use rows::{Naming, Rows};
 pub use slot::{Admission, Slot};
 pub use stats::PoolStats;
 use tag::Tag;
@@ -309,7 +309,7 @@ impl Pool {
         self.connected_at[at].store(now.0, Relaxed);
         self.rtt_us[at].store(RTT_NOT_KNOWN, Relaxed);
         members.enter(key.slot, id, link);
-        members.handshaking -= 1;
+        members.handshake_over(direction);
         let address = members.address(key.slot);
         let was_handshaking = self.tags[at].go_live(key.conn);
         debug_assert!(was_handshaking, "only the owner of an admission changes its slot");
@@ -431,7 +431,7 @@ impl Pool {
                 self.closing.fetch_sub(1, Relaxed);
             }
             State::Closing => _ = self.closing.fetch_sub(1, Relaxed),
-            State::Handshaking => members.handshaking -= 1,
+            State::Handshaking => members.handshake_over(direction),
             State::Vacant => unreachable!("a slot has one owner, who frees it once"),
         }
         members.vacate(key.slot, direction);

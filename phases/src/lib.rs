@@ -1,1 +1,20 @@
+//! The four built-in phases. Pure: they read a view and ask in a plan; they open, close, wait for and store nothing.
+//!
+//! Each is a struct of its settings. When it runs is not decided here: cadence lives in the host.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+// Integers only: floating point differs between native code and wasm in its last bits.
+#![warn(clippy::float_arithmetic)]
+
+mod broadcast_cleanup;
+mod exchange_cleanup;
+mod reaper;
+mod reconnect;
+mod settings;
+
+pub use broadcast_cleanup::BroadcastCleanup;
+pub use exchange_cleanup::ExchangeCleanup;
+pub use reaper::Reaper;
+pub use reconnect::Reconnect;

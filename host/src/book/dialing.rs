@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Book;
 use crate::clock::unix_seconds;
-use crate::journal::{Asker, Draft, Outcome, What};
+use crate::journal::{Asker, Draft, Input, Outcome, What};
 use crate::peer::PeerId;
 
 /// Opens connections. The host's `net` is one; an application may bring its own.
@@ -96,6 +96,7 @@ impl Book {
         probe: bool,
         by: Asker,
         reason: impl Into<String>,
+        inputs: Vec<Input>,
     ) -> Option<(DialOrder, Dialing)> {
         let mut known = self.known.lock();
         let one = known.get_mut(&address).filter(|one| !one.dialing)?;
@@ -103,7 +104,7 @@ impl Book {
         let order = DialOrder { address, expect: one.bootstrap.flatten(), probe };
         drop(known);
         let ticket = Dialing { book: Arc::clone(self), by, reason: reason.into(), order, ended: false };
-        ticket.record(None, Outcome::Started);
+        ticket.record(None, Outcome::Started, inputs);
         Some((order, ticket))
     }
 
@@ -124,7 +125,8 @@ impl Dialing {
             one.entry.heard = unix;
             one.entry.reached = Some(unix);
         }
-        self.record(Some(peer), Outcome::Applied);
+        self.book.changed();
+        self.record(Some(peer), Outcome::Applied, Vec::new());
         self.book.tenure(self.order.address)
     }
 
@@ -141,7 +143,7 @@ impl Dialing {
             one.entry.failures = 0;
             one.wait_until = now + self.book.limits.min_life;
         }
-        self.record(Some(peer), Outcome::Applied);
+        self.record(Some(peer), Outcome::Applied, Vec::new());
     }
 
     /// The attempt failed.
@@ -177,15 +179,16 @@ impl Dialing {
             }
         }
         drop(known);
-        self.record(peer, Outcome::Failed(failure.to_string()));
+        self.record(peer, Outcome::Failed(failure.to_string()), Vec::new());
     }
 
-    fn record(&self, peer: Option<PeerId>, outcome: Outcome) {
+    fn record(&self, peer: Option<PeerId>, outcome: Outcome, inputs: Vec<Input>) {
         let what = if self.order.probe { What::Probe } else { What::Dial };
         self.book.journal.record(Draft {
             peer: peer.or(self.order.expect),
             address: Some(self.order.address),
             outcome,
+            inputs,
             ..Draft::new(self.by.clone(), what, self.reason.clone())
         });
     }
@@ -201,6 +204,7 @@ impl Drop for Dialing {
 
 impl Drop for Tenure {
     fn drop(&mut self) {
+        self.book.changed();
         let (now, unix) = (self.book.clock.mono(), unix_seconds(&*self.book.clock));
         if let Some(one) = self.book.known.lock().get_mut(&self.address) {
             one.entry.heard = unix;

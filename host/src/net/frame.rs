@@ -63,6 +63,11 @@ impl Default for FrameCaps {
 }
 
 impl FrameCaps {
+    /// The same cap for all of an application's frames.
+    pub fn up_to(bytes: usize) -> Self {
+        Self { broadcast: bytes, request: bytes, response: bytes }
+    }
+
     pub fn of(&self, kind: Kind) -> usize {
         match kind {
             Kind::Hello => 512,

@@ -31,9 +31,10 @@ pub(super) const MAX_PROTECTED: usize = 1024;
 pub(super) struct Members {
     pub(super) free: u32,
     pub(super) next_conn: u32,
-    pub(super) inbound: u32,
-    pub(super) outbound: u32,
-    pub(super) handshaking: u32,
+    inbound: u32,
+    outbound: u32,
+    /// Handshakes that others began: ours are limited by the dialer.
+    incoming: u32,
     ids: Vec<PeerId>,
     ips: Vec<[u8; 16]>,
     ports: Vec<u16>,
@@ -55,7 +56,7 @@ impl Members {
             next_conn: 1,
             inbound: 0,
             outbound: 0,
-            handshaking: 0,
+            incoming: 0,
             ids: Vec::with_capacity(room),
             ips: Vec::with_capacity(room),
             ports: Vec::with_capacity(room),
@@ -87,7 +88,7 @@ impl Members {
         if count >= limit {
             return Some(format!("{name} connections are at their limit of {limit}"));
         }
-        if direction == Direction::Inbound && self.handshaking >= limits.handshakes {
+        if direction == Direction::Inbound && self.incoming >= limits.handshakes {
             return Some(format!("handshakes in flight are at their limit of {}", limits.handshakes));
         }
         let in_group = self.groups.get(&group).copied().unwrap_or(0);
@@ -102,7 +103,7 @@ impl Members {
             Direction::Inbound => self.inbound += 1,
             Direction::Outbound => self.outbound += 1,
         }
-        self.handshaking += 1;
+        self.incoming += u32::from(direction == Direction::Inbound);
         *self.groups.entry(NetGroup::of(address.ip())).or_insert(0) += 1;
         let at = slot as usize;
         if at == self.ids.len() {
@@ -113,6 +114,16 @@ impl Members {
         }
         self.ips[at] = to_v6_bytes(address.ip());
         self.ports[at] = address.port();
+    }
+
+    /// A handshake that `occupy` began is over, either way.
+    pub(super) fn handshake_over(&mut self, direction: Direction) {
+        self.incoming -= u32::from(direction == Direction::Inbound);
+    }
+
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (u32, u32, u32) {
+        (self.inbound, self.outbound, self.incoming)
     }
 
     /// Undoes `occupy`'s counting.
@@ -135,7 +146,8 @@ impl Members {
     fn place(&self, id: &PeerId) -> (usize, u64) {
         let hash = self.hash.hash_one(id);
         // The table uses the low and the top seven bits; the shard is chosen by others.
-        (((hash >> 16) as u32 as u64 * self.shards.len() as u64 >> 32) as usize, hash)
+        let part = u64::from((hash >> 16) as u32);
+        (((part * self.shards.len() as u64) >> 32) as usize, hash)
     }
 
     pub(super) fn find(&self, id: &PeerId) -> Option<u32> {

@@ -146,6 +146,13 @@ impl Pool {
         self.is_live(key).then(|| members.group(key.slot))
     }
 
+    /// When a live connection's handshake ended, and its smoothed round-trip time in microseconds.
+    pub fn age_and_rtt(&self, key: ConnKey) -> Option<(Coarse, u32)> {
+        let at = key.slot as usize;
+        let read = (Coarse(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));
+        self.is_live(key).then_some(read)
+    }
+
     /// When the peer of a live connection was last seen.
     pub fn seen(&self, key: ConnKey) -> Option<Coarse> {
         self.is_live(key).then(|| Coarse(self.last_seen[key.slot as usize].load(Relaxed)))

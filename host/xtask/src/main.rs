@@ -1,1 +1,66 @@
-fn main() {}
+//! The verbs of this repository. Reads the command line and picks one; cargo and its tools do the work.
+
+mod advisories;
+mod bench;
+mod check;
+mod guests;
+mod sim;
+mod steps;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use steps::Steps;
+
+const HELP: &str = "\
+cargo xtask VERB
+
+  check [PART..]                    everything but the tests; parts: fmt clippy doc deny guests
+  test                              every test of the workspace, doc tests and loom models included
+  bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
+  guests                            builds what runs as WebAssembly, with the toolchain that this machine has
+  sim                               the scenarios on a paused clock
+  advisories                        known vulnerabilities in dependencies; needs the network
+
+Each verb prints the commands it runs.
+";
+
+/// What `sysexits.h` calls EX_USAGE.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut steps = Steps::new();
+    let ended = match words.split_first() {
+        None | Some((&("help" | "--help" | "-h"), _)) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some((&"check", parts)) => check::run(&mut steps, parts),
+        Some((&"test", [])) => test::run(&mut steps),
+        Some((&"bench", [group, flags @ ..])) => bench::run(&mut steps, group, flags),
+        Some((&"guests", [])) => guests::run(&mut steps),
+        Some((&"sim", flags)) => sim::run(&mut steps, flags),
+        Some((&"advisories", [])) => advisories::run(&mut steps),
+        Some(_) => {
+            eprint!("xtask: there is no such verb, or not with these words: {}\n\n{HELP}", words.join(" "));
+            return ExitCode::from(USAGE);
+        }
+    };
+    steps.summary();
+    finish(ended)
+}
+
+fn finish(ended: Result<()>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -132,7 +132,7 @@ impl TestNode {
 
     pub(super) fn order(&self, address: SocketAddr, expect: Option<PeerId>, probe: bool) {
         self.book.learn(address, expect, Source::Bootstrap);
-        let (order, ticket) = self.book.begin(address, probe, Asker::Host, "a test").unwrap();
+        let (order, ticket) = self.book.begin(address, probe, Asker::Host, "a test", Vec::new()).unwrap();
         self.net.dialer().dial(order, ticket);
     }
 

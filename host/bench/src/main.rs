@@ -1,0 +1,79 @@
+//! `bench <group> [--quick] [--json]`: our pool, tick and timer beside the designs they replace, in the same run.
+//!
+//! Figures, never tests: nothing fails because a machine is slow.
+
+#![deny(unsafe_code)]
+
+use std::process::ExitCode;
+
+#[expect(unsafe_code, reason = "a global allocator cannot be written without it")]
+mod alloc;
+mod idle;
+mod ours;
+mod pool;
+mod report;
+mod rounds;
+mod seeds;
+mod tick;
+
+use report::Report;
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
+
+/// One set of measures: its name, how it is measured, and the measuring.
+struct Group {
+    name: &'static str,
+    how: &'static str,
+    run: fn(&Effort, &mut Report),
+}
+
+const GROUPS: &[Group] = &[
+    Group { name: "pool", how: pool::HOW, run: pool::run },
+    Group { name: "tick", how: tick::HOW, run: tick::run },
+    Group { name: "idle", how: idle::HOW, run: idle::run },
+];
+
+/// How much time a run may take.
+pub struct Effort {
+    quick: bool,
+}
+
+impl Effort {
+    /// `full`, or `quick` where a first look is enough.
+    pub fn choose<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+fn usage(problem: &str) -> ExitCode {
+    let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
+    eprintln!("{problem}\nusage: bench {} [--quick] [--json]", names.join("|"));
+    ExitCode::from(2)
+}
+
+fn main() -> ExitCode {
+    let (mut name, mut json, mut quick) = (None, false, false);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, variant, seconds] = &arguments[..]
+        && word == idle::CHILD
+    {
+        return idle::child(variant, seconds);
+    }
+    for argument in &arguments {
+        match argument.as_str() {
+            "--json" => json = true,
+            "--quick" => quick = true,
+            group if !group.starts_with('-') && name.is_none() => name = Some(group),
+            other => return usage(&format!("unexpected {other:?}")),
+        }
+    }
+    let Some(name) = name else { return usage("which group?") };
+    let Some(group) = GROUPS.iter().find(|group| group.name == name) else {
+        return usage(&format!("no group {name:?}"));
+    };
+    let mut report = Report::new(json);
+    (group.run)(&Effort { quick }, &mut report);
+    report.finish(group.how);
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,23 @@
+//! The group `pool`: marking life, finding the stale, bytes, coming and going, growing.
+
+use crate::Effort;
+use crate::report::Report;
+
+mod churn;
+mod growth;
+mod memory;
+pub mod scan;
+mod seen;
+
+pub const HOW: &str = "pool: medians of interleaved rounds (31; 9 with --quick), the clock read outside of inner loops; \
+    two threads on a core each.";
+
+const GROUP: &str = "pool";
+
+pub fn run(effort: &Effort, report: &mut Report) {
+    seen::run(effort, report);
+    scan::run(effort, report);
+    memory::run(effort, report);
+    churn::run(effort, report);
+    growth::run(effort, report);
+}

@@ -1,0 +1,92 @@
+//! Bytes that a connection costs before it has sent or received one.
+
+use std::sync::Arc;
+
+use groundskeeper::journal::{Asker, Draft, What};
+use groundskeeper::pool::{Link, Slot};
+use groundskeeper_sdk::column::peer;
+use tokio::runtime::Builder;
+
+use super::GROUP;
+use super::scan::{Still, thousands, view};
+use crate::Effort;
+use crate::alloc::held_by;
+use crate::ours::{Filled, HourAhead, Quiet, Rings, attach, empty, journal};
+use crate::report::{Reach, Report, Row};
+use crate::rounds::used;
+use crate::seeds::{OneMap, SeedPool, ThreeMaps, dashmap};
+
+/// The column of handles by which the pool reaches a connection.
+const HANDLE: f64 = size_of::<Option<Arc<dyn Link>>>() as f64;
+
+pub fn run(effort: &Effort, report: &mut Report) {
+    for (peers, earlier_one, earlier_three, earlier_dash) in
+        [(1_000, 248.0, 301.0, 200.0), (100_000, 159.0, 193.0, 127.0), (1_000_000, 254.0, 308.0, 203.0)]
+    {
+        if peers == 1_000_000 && effort.choose(false, true) {
+            continue;
+        }
+        let each = |bytes: usize| bytes as f64 / peers as f64;
+        let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
+        let ours = each(pool(peers));
+        let (one, map) = held_by(|| runtime.block_on(OneMap::filled(peers)));
+        drop(map);
+        let (three, maps) = held_by(|| runtime.block_on(ThreeMaps::filled(peers)));
+        drop(maps);
+        let (dash, map) = held_by(|| dashmap(peers));
+        drop(map);
+        let measure = "bytes per connection";
+        let subject = format!("{} peers, pool made for as many", thousands(peers));
+        let row = |subject: &str, value| Row::cost(GROUP, measure, subject, value, "B");
+        report.push(
+            row(&subject, ours)
+                .against(OneMap::NAME, each(one))
+                .earlier(earlier_one..=earlier_one)
+                .reach(Reach::AtMost(80.0))
+                .note(format!("{HANDLE} B of it the handle to the connection; without the journal's rings")),
+        );
+        report.push(row(&format!("{subject}, without the handles"), ours - HANDLE));
+        report.push(
+            row(&subject, ours).against(ThreeMaps::NAME, each(three)).earlier(earlier_three..=earlier_three),
+        );
+        report.push(row(&subject, ours).against("dashmap", each(dash)).earlier(earlier_dash..=earlier_dash));
+        let filled = Filled::new(peers);
+        let still = Still::new(&filled);
+        let (bytes, frame) = held_by(|| {
+            let frame = still.frame(&filled);
+            let view = view(&frame);
+            // What the built-ins touch while there are connections enough.
+            used(view.column(peer::IDLE));
+            (frame, view)
+        });
+        drop(frame);
+        let subject = format!("{} peers", thousands(peers));
+        report.push(
+            Row::cost(GROUP, "the view's transient bytes per connection", subject, each(bytes), "B")
+                .note("rows and idle times; given back at the end of the beat"),
+        );
+    }
+    report.push(
+        Row::cost(GROUP, "bytes of the owner's end", "a slot", size_of::<Slot>() as f64, "B")
+            .note("in the owner's own state, not in the pool"),
+    );
+}
+
+/// What a pool of `peers` holds when all of them are connected. The owners' ends lie outside.
+fn pool(peers: usize) -> usize {
+    let clock = HourAhead::new();
+    let journal = journal(clock.clone(), Rings::Tiny);
+    let link: Arc<dyn Link> = Arc::new(Quiet);
+    let mut slots = Vec::with_capacity(peers);
+    // The journal's rings take their least room now, outside of what is counted.
+    for what in [What::Connect, What::Ban] {
+        journal.record(Draft::new(Asker::Host, what, "accepted"));
+    }
+    let (bytes, pool) = held_by(|| {
+        let pool = empty(peers, clock, Arc::clone(&journal));
+        slots.extend((0..peers).map(|peer| attach(&pool, peer, &link)));
+        pool
+    });
+    drop((slots, pool));
+    bytes
+}

@@ -1,0 +1,108 @@
+//! How samples are taken: interleaved rounds, medians, threads on cores of their own. Knows nothing of what is measured.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// One of the things that are measured in turn: takes one sample.
+pub type Sample<'a> = Box<dyn FnMut() -> f64 + 'a>;
+
+/// Takes `rounds` samples of each, in turn, and gives the median of each. The first round is not counted.
+///
+/// In turn, so that a disturbance or a slower clock of the machine falls on all of them alike.
+pub fn medians<const N: usize>(rounds: usize, mut samples: [Sample<'_>; N]) -> [f64; N] {
+    let mut taken: [Vec<f64>; N] = std::array::from_fn(|_| Vec::with_capacity(rounds));
+    for round in 0..=rounds {
+        for at in 0..N {
+            // Another one first in each round: what follows a large one meets cold caches.
+            let at = (at + round) % N;
+            let value = samples[at]();
+            if round > 0 {
+                taken[at].push(value);
+            }
+        }
+    }
+    taken.map(median)
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Nanoseconds per operation of `ops` operations done by `work`.
+pub fn per_op(ops: usize, work: impl FnOnce()) -> f64 {
+    let begun = Instant::now();
+    work();
+    nanos(begun.elapsed()) / ops as f64
+}
+
+pub fn nanos(time: Duration) -> f64 {
+    time.as_nanos() as f64
+}
+
+/// Whether the calling thread stays on core `core` from now on.
+pub fn pin(core: usize) -> bool {
+    let mut set = CpuSet::new();
+    set.set(core).is_ok() && sched_setaffinity(Pid::from_raw(0), &set).is_ok()
+}
+
+/// Gives each thread of a runtime a core of its own: for `on_thread_start`.
+pub fn pin_in_turn(cores: usize) -> impl Fn() + Send + Sync + 'static {
+    let next = AtomicUsize::new(0);
+    move || {
+        pin(next.fetch_add(1, Ordering::Relaxed) % cores);
+    }
+}
+
+/// Whether two threads can be put on two cores, in words for a note if not.
+pub fn why_not_pinned() -> Option<&'static str> {
+    let both = std::thread::scope(|scope| {
+        [0, 1].map(|core| scope.spawn(move || pin(core))).map(|thread| thread.join().unwrap_or(false))
+    });
+    (both != [true, true]).then_some("threads not pinned: fewer than two cores for this process")
+}
+
+/// Has two threads, each on a core of its own, do `ops` operations each at the same time. Nanoseconds of wall time per
+/// operation of both together: two threads that do not disturb each other give half of what one does.
+pub fn two_threads(ops: usize, work: impl Fn(usize) + Sync) -> f64 {
+    let start = Barrier::new(2);
+    let spans = std::thread::scope(|scope| {
+        let threads = [0, 1].map(|core| {
+            let (start, work) = (&start, &work);
+            scope.spawn(move || {
+                pin(core);
+                start.wait();
+                let begun = Instant::now();
+                work(core);
+                (begun, Instant::now())
+            })
+        });
+        threads.map(|thread| thread.join().expect("nothing in a sample panics"))
+    });
+    let begun = spans[0].0.min(spans[1].0);
+    let ended = spans[0].1.max(spans[1].1);
+    nanos(ended - begun) / (2 * ops) as f64
+}
+
+/// `count` indices below `below`, in an order that no prefetcher guesses.
+pub fn scattered(count: usize, below: usize, seed: u64) -> Vec<u32> {
+    (0..count as u64).map(|at| (mix(at ^ seed << 32) % below as u64) as u32).collect()
+}
+
+/// Scrambles a number: splitmix64's last step.
+pub fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ value >> 31
+}
+
+/// Keeps the compiler from leaving out what nobody looks at.
+pub fn used<T>(value: T) {
+    black_box(value);
+}

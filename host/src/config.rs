@@ -1,0 +1,256 @@
+//! The operator's file: raw TOML in, checked and typed values out, every problem at once. Reads no environment.
+//!
+//! A key's default is written down in `raw`, its range in `bounds`, what contradicts what in `resolve`. Flags go over
+//! the file, the file over the defaults.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
+use groundskeeper_sdk::span::Span;
+
+mod bounds;
+mod bytes;
+mod document;
+mod problem;
+mod raw;
+mod resolve;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+pub use bytes::Bytes;
+pub use problem::Problem;
+pub use raw::{Bootstrap, Level, LogFormat, Step, WakeOn};
+pub use schema::schema;
+
+/// A whole, valid config.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    pub node: Node,
+    pub pool: Pool,
+    pub net: Net,
+    pub book: Book,
+    pub broadcasts: Broadcasts,
+    pub journal: Journal,
+    pub admin: Admin,
+    pub telemetry: Telemetry,
+    pub shutdown: Shutdown,
+    pub log: Log,
+    pub phases: Phases,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Node {
+    pub network: String,
+    pub interval: Duration,
+    /// None: the caller's default.
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pool {
+    pub max_connections: u32,
+    pub max_inbound: u32,
+    pub max_outbound: u32,
+    pub max_per_group: u32,
+    pub max_handshakes: u32,
+    /// What phases see as the floor for live connections.
+    pub least: u32,
+    /// What phases see as the ceiling.
+    pub most: u32,
+    /// 0 to 99.
+    pub healthy_above: u8,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Net {
+    pub listen: Vec<SocketAddr>,
+    pub advertise: Vec<SocketAddr>,
+    pub bootstrap: Vec<Bootstrap>,
+    pub allow_private: bool,
+    pub handshake_timeout: Duration,
+    pub ping_timeout: Duration,
+    pub write_timeout: Duration,
+    pub request_timeout: Duration,
+    pub bytes_per_second_per_peer: u64,
+    pub queue_bytes: u64,
+    pub max_frame: u64,
+    pub addresses_per_exchange: u32,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Book {
+    pub capacity: usize,
+    pub per_source_group: usize,
+    pub backoff_first: Duration,
+    pub backoff_most: Duration,
+    pub min_life: Duration,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Broadcasts {
+    pub held: usize,
+    pub per_window: u32,
+    pub window: Duration,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Journal {
+    pub notable: usize,
+    pub chatter: usize,
+    /// Relative to the data folder.
+    pub file: Option<PathBuf>,
+    pub file_max: u64,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Admin {
+    pub enabled: bool,
+    /// None: `admin.sock` in the data folder.
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Telemetry {
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Shutdown {
+    pub deadline: Duration,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Log {
+    pub level: Level,
+    pub format: LogFormat,
+}
+
+/// The four built-in phases in the order in which they run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Phases {
+    pub reaper: Phase<Reaper>,
+    pub reconnect: Phase<Reconnect>,
+    pub broadcast_cleanup: Phase<BroadcastCleanup>,
+    pub exchange_cleanup: Phase<ExchangeCleanup>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Phase<S> {
+    pub enabled: bool,
+    pub schedule: Schedule,
+    /// Checked.
+    pub settings: S,
+}
+
+/// When a phase is due.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Schedule {
+    pub cadence: Cadence,
+    /// Ticks; less than the shortest cadence.
+    pub offset: u32,
+    pub wake_on: Vec<WakeOn>,
+    /// Names of built-in phases that run before it; without circles.
+    pub after: Vec<String>,
+}
+
+impl Schedule {
+    /// Every `n` ticks (at least 1) and nothing else.
+    pub fn every(n: u32) -> Self {
+        Self { cadence: Cadence::Every(n.max(1)), offset: 0, wake_on: Vec::new(), after: Vec::new() }
+    }
+}
+
+/// How many ticks lie between two runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cadence {
+    /// At least 1.
+    Every(u32),
+    /// By rising `below_connections`; the last step names none.
+    Adaptive(Vec<Step>),
+}
+
+impl Cadence {
+    /// The number of ticks that holds while there are so many live connections. At least 1.
+    pub fn every_n_ticks(&self, connections: u32) -> u32 {
+        match self {
+            Cadence::Every(n) => *n,
+            Cadence::Adaptive(steps) => steps
+                .iter()
+                .find(|step| step.below_connections.is_none_or(|below| connections < below))
+                .map_or(1, |step| step.every_n_ticks),
+        }
+    }
+
+    /// The longest wait between two runs.
+    pub fn longest(&self) -> u32 {
+        self.all().into_iter().max().unwrap_or(1)
+    }
+
+    fn all(&self) -> Vec<u32> {
+        match self {
+            Cadence::Every(n) => vec![*n],
+            Cadence::Adaptive(steps) => steps.iter().map(|step| step.every_n_ticks).collect(),
+        }
+    }
+}
+
+/// What flags say; it goes over the file and is checked together with it.
+#[derive(Clone, Default, Debug)]
+pub struct Overrides {
+    pub interval: Option<Span>,
+    pub data_dir: Option<PathBuf>,
+    /// For nodes that live on one machine.
+    pub allow_private: Option<bool>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::parse("", "defaults").expect("a test checks that the defaults are valid")
+    }
+}
+
+impl Config {
+    /// How long a peer may be silent before it counts as stale: the reaper's limit, used for statistics too.
+    pub fn stale_after(&self) -> Duration {
+        Duration::from_millis(self.phases.reaper.settings.stale_after.as_millis())
+    }
+
+    /// Reads a config file.
+    ///
+    /// # Errors
+    /// Every problem there is, by line.
+    pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
+        Self::load_with(Some(path), &Overrides::default())
+    }
+
+    /// Reads a config file, or the defaults without one, and lays `overrides` over it.
+    ///
+    /// # Errors
+    /// Every problem there is, those of the file by line.
+    pub fn load_with(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let Some(path) = path else { return Self::parse_with("", "defaults", overrides) };
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            vec![
+                Problem::of(&name, format!("cannot be read: {error}"))
+                    .with_hint("name another file with --config"),
+            ]
+        })?;
+        Self::parse_with(&text, &name, overrides)
+    }
+
+    /// Reads the text of a config file; `name` is what problems call it.
+    ///
+    /// # Errors
+    /// Every problem there is, by line.
+    pub fn parse(text: &str, name: &str) -> Result<Self, Vec<Problem>> {
+        Self::parse_with(text, name, &Overrides::default())
+    }
+
+    fn parse_with(text: &str, name: &str, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        resolve::resolve(text, name, overrides)
+    }
+}

@@ -1,0 +1,216 @@
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::peer::PeerId;
+
+/// Names the folder that the child of `another_process_is_named` is to hold.
+const HOLD: &str = "GROUNDSKEEPER_TEST_HOLD";
+
+fn open() -> (TempDir, DataFolder) {
+    let root = tempfile::tempdir().unwrap();
+    let folder = DataFolder::open(root.path()).unwrap();
+    (root, folder)
+}
+
+fn key(folder: &DataFolder) -> Result<NodeKey, DataError> {
+    folder.key(|| Ok(b"a key".to_vec()))
+}
+
+fn never() -> Result<Vec<u8>, String> {
+    panic!("a key must not be made here")
+}
+
+fn entries() -> Vec<Entry> {
+    let entry = |n: u8| Entry {
+        address: format!("[2001:db8::{n}]:7420").parse().unwrap(),
+        peer: n.is_multiple_of(2).then(|| PeerId::from_bytes([n; 32])),
+        heard: 1_700_000_000,
+        reached: Some(1_700_000_001),
+        failures: n.into(),
+        told_by: None,
+    };
+    (0..5).map(entry).collect()
+}
+
+#[test]
+fn the_key_is_made_once_and_is_its_owners_alone() {
+    let (root, folder) = open();
+    assert!(key(&folder).unwrap().is_new);
+    let path = root.path().join("node.key");
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    drop(folder);
+    let folder = DataFolder::open(root.path()).unwrap();
+    let again = folder.key(never).unwrap();
+    assert_eq!((again.bytes.as_slice(), again.is_new), (b"a key".as_slice(), false));
+    assert!(!format!("{again:?}").contains("97"), "the key's bytes are nobody's business");
+}
+
+#[test]
+fn a_folder_that_lost_its_key_is_not_given_a_new_one() {
+    for state in ["book.gk", "schedule.gk", "book.gk.bad"] {
+        let (root, folder) = open();
+        fs::write(root.path().join(state), "anything").unwrap();
+        let error = folder.key(never).unwrap_err();
+        assert!(
+            matches!(error, DataError::KeyMissing { .. }) && error.to_string().contains("restore node.key")
+        );
+    }
+    let (root, folder) = open();
+    key(&folder).unwrap();
+    fs::remove_file(root.path().join("node.key")).unwrap();
+    assert!(matches!(folder.key(never), Err(DataError::KeyMissing { .. })));
+    assert!(!root.path().join("node.key").exists());
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused_with_the_way_out() {
+    for mode in [0o640, 0o604, 0o660] {
+        let (root, folder) = open();
+        key(&folder).unwrap();
+        let path = root.path().join("node.key");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = folder.key(never).unwrap_err().to_string();
+        assert!(error.contains(&format!("chmod 600 {}", path.display())), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_key_and_a_failed_generator_are_errors() {
+    let (root, folder) = open();
+    assert!(matches!(folder.key(|| Err("no randomness".into())), Err(DataError::NoKey(_))));
+    assert!(key(&folder).unwrap().is_new, "nothing was left behind");
+    write_whole(&root.path().join("node.key"), b"", 0o600).unwrap();
+    assert!(matches!(folder.key(never), Err(DataError::KeyEmpty { .. })));
+}
+
+#[test]
+fn state_comes_back_as_it_was_saved() {
+    let (_root, folder) = open();
+    assert_eq!(folder.load_book().unwrap(), Loaded::default());
+    folder.save_book(&entries()).unwrap();
+    let runs: LastRuns = [("reaper".to_owned(), 1), ("exchange-cleanup".to_owned(), u32::MAX)].into();
+    folder.save_schedule(&runs).unwrap();
+    assert_eq!(folder.load_book().unwrap(), Loaded { value: entries(), warning: None });
+    assert_eq!(folder.load_schedule().unwrap().value, runs);
+}
+
+/// The bytes that released versions wrote: every later one has to read them.
+#[test]
+fn files_of_version_1_are_read() {
+    let (root, folder) = open();
+    let schedule = b"GKsc\x01\x00\x99\x52\xc7\x5f\x01\x06reaper\x80\xe2\xcf\xaa\x06";
+    folder.save_schedule(&[("reaper".to_owned(), 1_700_000_000)].into()).unwrap();
+    assert_eq!(
+        fs::read(root.path().join("schedule.gk")).unwrap().escape_ascii().to_string(),
+        schedule.escape_ascii().to_string()
+    );
+    fs::write(root.path().join("schedule.gk"), schedule).unwrap();
+    assert_eq!(folder.load_schedule().unwrap().value["reaper"], 1_700_000_000);
+}
+
+#[test]
+fn whatever_is_damaged_is_moved_aside_and_told() {
+    let (root, folder) = open();
+    let path = root.path().join("book.gk");
+    folder.save_book(&entries()).unwrap();
+    let good = fs::read(&path).unwrap();
+    let flipped = (0..good.len()).map(|at| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x41;
+        bytes
+    });
+    let cut = (0..good.len()).map(|len| good[..len].to_vec());
+    let longer = [good.iter().copied().chain([0]).collect::<Vec<u8>>()];
+    for bytes in flipped.chain(cut).chain(longer) {
+        fs::write(&path, &bytes).unwrap();
+        let loaded = folder.load_book().unwrap();
+        assert!(loaded.value.is_empty() && loaded.warning.unwrap().contains("damaged"));
+        assert!(!path.exists());
+        assert_eq!(fs::read(root.path().join("book.gk.bad")).unwrap(), bytes);
+    }
+    folder.save_book(&entries()).unwrap();
+    assert_eq!(folder.load_book().unwrap().value, entries());
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_left_alone() {
+    let (root, folder) = open();
+    let path = root.path().join("book.gk");
+    let newer = state::StateFile::<LastRuns>::for_test("book.gk", *b"GKbk", 2);
+    newer.save(root.path(), &[("new things".to_owned(), 7)].into()).unwrap();
+    let before = fs::read(&path).unwrap();
+    let error = folder.load_book().unwrap_err();
+    assert!(matches!(error, DataError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert!(!root.path().join("book.gk.bad").exists());
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_file() {
+    let (root, folder) = open();
+    folder.save_book(&entries()).unwrap();
+    // A folder where the new file is to be put together makes every write fail, for root as well.
+    fs::create_dir(root.path().join("book.gk.tmp")).unwrap();
+    fs::write(root.path().join("book.gk.tmp/x"), "").unwrap();
+    assert!(matches!(folder.save_book(&Vec::new()), Err(DataError::Io { .. })));
+    assert_eq!(folder.load_book().unwrap().value, entries());
+}
+
+#[test]
+fn a_leftover_of_a_crash_is_in_nobodys_way() {
+    let (root, folder) = open();
+    let leftover = root.path().join("node.key.tmp");
+    fs::write(&leftover, "half a k").unwrap();
+    fs::set_permissions(&leftover, fs::Permissions::from_mode(0o666)).unwrap();
+    key(&folder).unwrap();
+    assert!(folder.key(never).is_ok() && !leftover.exists());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_to_is_an_error_that_names_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for path in [Path::new("/proc/self"), Path::new("/proc/none/x"), &file.path().join("x")] {
+        let error = DataFolder::open(path).unwrap_err();
+        assert!(
+            matches!(error, DataError::Io { .. }) && error.to_string().contains(&path.display().to_string())
+        );
+    }
+}
+
+#[test]
+fn a_folder_has_one_owner_at_a_time() {
+    let (root, folder) = open();
+    let pid = std::process::id().to_string();
+    assert!(matches!(DataFolder::open(root.path()), Err(DataError::Locked { pid: by, .. }) if by == pid));
+    drop(folder);
+    assert!(DataFolder::open(root.path()).is_ok());
+}
+
+#[test]
+fn another_process_is_named() {
+    if let Some(path) = std::env::var_os(HOLD) {
+        let _folder = DataFolder::open(Path::new(&path)).unwrap();
+        println!("\nheld");
+        // Until the parent kills us or lets go of the pipe.
+        _ = io::stdin().read_line(&mut String::new());
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "data::tests::another_process_is_named", "--nocapture"])
+        .env(HOLD, root.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "held"));
+    let error = DataFolder::open(root.path()).unwrap_err().to_string();
+    assert!(error.contains(&format!("(pid {})", child.id())), "{error}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(DataFolder::open(root.path()).is_ok(), "a killed owner leaves no lock");
+}

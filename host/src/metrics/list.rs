@@ -1,0 +1,81 @@
+//! Every metric there is, once: name, kind, unit, labels, meaning. Holds no values.
+
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+/// One metric, before the prefix `groundskeeper_` and the suffixes of unit and kind.
+pub(super) struct Metric {
+    pub name: &'static str,
+    pub kind: MetricType,
+    pub seconds: bool,
+    /// Label names. Their values come from closed sets: states, causes, results, and the names of configured phases.
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+impl Metric {
+    pub fn unit(&self) -> Option<&'static Unit> {
+        self.seconds.then_some(&Unit::Seconds)
+    }
+
+    /// The name that queries use.
+    #[cfg(test)]
+    pub fn full_name(&self) -> String {
+        let unit = if self.seconds { "_seconds" } else { "" };
+        let suffix = match self.kind {
+            MetricType::Counter => "_total",
+            MetricType::Info => "_info",
+            _ => "",
+        };
+        format!("groundskeeper_{}{unit}{suffix}", self.name)
+    }
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal $(in $seconds:ident)? by [$($label:literal),*]: $help:literal;)*) => {
+        $(pub(super) const $constant: Metric = Metric {
+            name: $name,
+            kind: MetricType::$kind,
+            seconds: false $(|| metrics!(@ $seconds))?,
+            labels: &[$($label),*],
+            help: $help,
+        };)*
+
+        #[cfg(test)]
+        pub(super) const ALL: &[Metric] = &[$($constant),*];
+    };
+    (@ seconds) => { true };
+}
+
+metrics! {
+    BUILD = Info "build" by ["version"]: "The version that runs";
+    UPTIME = Gauge "uptime" in seconds by []: "Time since the node started";
+    TICKS = Counter "ticks" by []: "Ticks that ended";
+    TICKS_SKIPPED = Counter "ticks_skipped" by []: "Grid points without a tick";
+    TICKS_LATE = Counter "ticks_late" by []: "Ticks after skipped grid points or a suspend";
+    URGENT_BEATS = Counter "urgent_beats" by []: "Beats between ticks, while nobody was connected";
+    TICK = Gauge "tick" by []: "Number of the last tick begun";
+    INTERVAL = Gauge "tick_interval" in seconds by []: "Time from one tick to the next";
+    TICK_LATENESS = Histogram "tick_lateness" in seconds by []: "How long after its grid point a tick began";
+    TICK_DURATION = Histogram "tick_duration" in seconds by []: "How long a beat took, all phases together";
+    PHASE_RUNS = Counter "phase_runs" by ["phase", "result"]: "Runs by how they ended: ok, failed, rule, panicked, overran";
+    PHASE_DURATION = Histogram "phase_duration" in seconds by ["phase"]: "How long one run took";
+    PHASE_MISSED = Counter "phase_missed" by ["phase"]: "Due runs that did not happen";
+    PHASE_FAILURES_IN_ROW = Gauge "phase_failures_in_row" by ["phase"]: "Failures since the last run that ended well";
+    PHASE_LAST_SUCCESS = Gauge "phase_last_success_timestamp" in seconds by ["phase"]: "When a run last ended well, in seconds since 1970; absent before the first";
+    POOL_CONNECTIONS = Gauge "pool_connections" by ["state"]: "Connections by state: live, handshaking, closing";
+    POOL_DIRECTION = Gauge "pool_live_connections" by ["direction"]: "Live connections by who opened them: inbound, outbound";
+    POOL_HEALTHY = Gauge "pool_healthy_connections" by []: "Live connections with health above the node's threshold";
+    POOL_STALE = Gauge "pool_stale_connections" by []: "Live connections that have been silent for too long";
+    POOL_CAPACITY = Gauge "pool_capacity" by []: "Connections that the pool has room for";
+    POOL_ABORTED = Counter "pool_aborted" by []: "Closing connections whose owner did not let go in time";
+    BANS = Gauge "bans" by []: "Bans in force";
+    DISCONNECTS = Counter "disconnects" by ["cause"]: "Live connections that ended, by cause";
+    DIALS = Counter "dials" by ["kind", "result"]: "Dials and probes that ended, by result: connected, failed, refused, void";
+    BOOK_ADDRESSES = Gauge "book_addresses" by []: "Addresses known";
+    BOOK_DIALING = Gauge "book_dialing" by []: "Dials under way";
+    BROADCASTS_HELD = Gauge "broadcasts_held" by []: "Broadcasts remembered";
+    JOURNAL_RECORDS = Gauge "journal_records" by ["ring"]: "Records in memory: notable, chatter";
+    JOURNAL_LINES_LOST = Counter "journal_lines_lost" by []: "Lines that could not be written to the journal's file";
+    CLOCK_JUMPS = Counter "clock_jumps" by ["kind"]: "Jumps of the clocks: suspend, wall-forward, wall-back";
+}

@@ -1,0 +1,126 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use prometheus_client::metrics::MetricType;
+
+use super::*;
+use crate::book::{BookLimits, Source};
+use crate::clock::TokioClock;
+use crate::cycle::{PhaseRun, Tally};
+use crate::flow::BroadcastLimits;
+use crate::journal::{Asker, Draft, JournalLimits};
+use crate::peer::PeerId;
+use crate::pool::PoolLimits;
+
+fn sources(clock: &Arc<TokioClock>) -> Sources {
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    let journal = Journal::new(Arc::clone(&clock), JournalLimits::default(), None);
+    let limits = PoolLimits::only_capacity(16);
+    Sources {
+        pool: Pool::new(PeerId::from_bytes([1; 32]), limits, Arc::clone(&clock), Arc::clone(&journal)),
+        book: Book::new(BookLimits::default(), Arc::clone(&clock), Arc::clone(&journal)),
+        broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
+        journal,
+        phases: Arc::default(),
+        pulse: Arc::default(),
+        healthy_above: 30,
+        stale_after: Duration::from_secs(90),
+        started: Duration::ZERO,
+        clock,
+    }
+}
+
+fn report(result: &'static str) -> BeatReport {
+    let took = Duration::from_millis(1);
+    BeatReport {
+        tick: 1,
+        urgent: 0,
+        late: false,
+        skipped: 0,
+        connected_before: 0,
+        connected: 0,
+        took,
+        runs: vec![PhaseRun { name: "reaper".into(), took, result, tally: Tally::default() }],
+        tally: Tally::default(),
+    }
+}
+
+/// The value of the line that begins with `start`.
+fn value(text: &str, start: &str) -> f64 {
+    let rest = text.lines().find_map(|line| line.strip_prefix(start)?.strip_prefix(' '));
+    rest.unwrap_or_else(|| panic!("no {start} in\n{text}")).parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_is_counted_once() {
+    let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+    let sources = sources(&clock);
+    let metrics = Arc::new(Metrics::default());
+    metrics.observe(&report("ok"), &sources);
+    metrics.observe(&report("ok"), &sources);
+    metrics.observe(&report("panicked"), &sources);
+    let address = "192.0.2.1:1".parse().unwrap();
+    sources.book.learn(address, None, Source::Bootstrap);
+    let (_, ticket) = sources.book.begin(address, false, Asker::Host, "test", Vec::new()).unwrap();
+    drop(ticket);
+    clock.step_wall(-60_000);
+    metrics.observe(&report("ok"), &sources);
+    sources.journal.record(Draft {
+        inputs: vec![("ticks-skipped".into(), 3), ("slept-s".into(), 90)],
+        ..Draft::new(Asker::Host, What::Late, "late")
+    });
+    let text = metrics.render(&sources);
+    assert_eq!(text, metrics.render(&sources), "reading changes nothing");
+    let at = |start| value(&text, start);
+    assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"ok\"}"), 3.0);
+    assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"panicked\"}"), 1.0);
+    assert_eq!(at("groundskeeper_phase_duration_seconds_count{phase=\"reaper\"}"), 4.0);
+    assert_eq!(at("groundskeeper_dials_total{kind=\"dial\",result=\"failed\"}"), 1.0);
+    assert_eq!(at("groundskeeper_clock_jumps_total{kind=\"wall-back\"}"), 1.0);
+    assert_eq!(at("groundskeeper_clock_jumps_total{kind=\"suspend\"}"), 1.0);
+    assert_eq!(at("groundskeeper_book_addresses"), 1.0);
+    assert_eq!(at("groundskeeper_disconnects_total{cause=\"remote-closed\"}"), 0.0);
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_metric_of_the_list_is_rendered_and_no_other() {
+    let sources = sources(&TokioClock::starting_at(Duration::ZERO));
+    let text = Arc::new(Metrics::default()).render(&sources);
+    let rendered: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let families: Vec<String> = list::ALL
+        .iter()
+        .map(|metric| metric.full_name().trim_end_matches("_total").trim_end_matches("_info").to_owned())
+        .collect();
+    assert_eq!(families.len(), rendered.len());
+    assert!(families.iter().all(|name| rendered.contains(name.as_str())), "{families:?}\n{rendered:?}");
+}
+
+#[test]
+fn the_page_of_metrics_is_the_list() {
+    let kind = |kind| match kind {
+        MetricType::Counter => "counter",
+        MetricType::Histogram => "histogram",
+        MetricType::Info => "info",
+        _ => "gauge",
+    };
+    let mut page = String::from(
+        "# Metrics\n\nServed at `/metrics` of the listener that `[telemetry] listen` switches on, as OpenMetrics text.\n\
+         Labels come from closed sets, so the number of series does not grow with the number of peers.\n\n\
+         | metric | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for metric in list::ALL {
+        let (name, kind, help) = (metric.full_name(), kind(metric.kind), metric.help);
+        page += &format!("| `{name}` | {kind} | {} | {help} |\n", metric.labels.join(", "));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let stored = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        stored == page,
+        "docs/metrics.md is old: run this test with UPDATE_GOLDEN=1 and look at the diff"
+    );
+}

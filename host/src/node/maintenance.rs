@@ -1,0 +1,154 @@
+//! Pool, address book, phases and ticker put together, for any kind of connection. Knows no transport.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::book::{Book, BookLimits, Dial};
+use crate::clock::{Clock, unix_seconds};
+use crate::cycle::{Cycle, Thresholds, World};
+use crate::engine::{Fence, PhaseThread};
+use crate::flow::{BroadcastLimits, Broadcasts};
+use crate::journal::{Journal, JournalFile, JournalLimits};
+use crate::peer::PeerId;
+use crate::pool::{Pool, PoolLimits};
+use crate::registry::{BadPhases, LastRuns, PhaseBoard, PhaseSpec, Registry};
+use crate::ticker::{AfterTick, Ticker, TickerHandle};
+
+/// How much the tables of one node may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct TableLimits {
+    pub pool: PoolLimits,
+    pub book: BookLimits,
+    pub broadcasts: BroadcastLimits,
+    pub journal: JournalLimits,
+}
+
+impl TableLimits {
+    /// Room for `connections`, everything else at its default.
+    pub fn for_connections(connections: u32) -> Self {
+        Self {
+            pool: PoolLimits::only_capacity(connections),
+            book: BookLimits::default(),
+            broadcasts: BroadcastLimits::default(),
+            journal: JournalLimits::default(),
+        }
+    }
+}
+
+/// What a node knows: its connections, the addresses it has heard of, the broadcasts it has seen, and its journal.
+#[derive(Clone)]
+pub struct Tables {
+    pub clock: Arc<dyn Clock>,
+    pub journal: Arc<Journal>,
+    pub pool: Arc<Pool>,
+    pub book: Arc<Book>,
+    pub broadcasts: Arc<Broadcasts>,
+}
+
+impl Tables {
+    /// Empty tables for the node `self_id`. With `file`, the journal is also written there.
+    pub fn new(
+        self_id: PeerId,
+        limits: TableLimits,
+        clock: Arc<dyn Clock>,
+        file: Option<JournalFile>,
+    ) -> Self {
+        let journal = Journal::new(Arc::clone(&clock), limits.journal, file);
+        Self {
+            pool: Pool::new(self_id, limits.pool, Arc::clone(&clock), Arc::clone(&journal)),
+            book: Book::new(limits.book, Arc::clone(&clock), Arc::clone(&journal)),
+            broadcasts: Arc::new(Broadcasts::new(limits.broadcasts)),
+            clock,
+            journal,
+        }
+    }
+}
+
+/// How maintenance is to run.
+pub struct Options {
+    /// Time between two ticks.
+    pub interval: Duration,
+    /// Opens connections when a phase asks for it; without one, dials are refused.
+    pub dialer: Option<Arc<dyn Dial>>,
+    pub thresholds: Thresholds,
+    /// How long a peer may be silent before it counts as stale.
+    pub stale_after: Duration,
+    /// Where phases run: on a thread of their own unless time is simulated.
+    pub fence: Fence,
+    /// When phases ran in an earlier process.
+    pub last_runs: LastRuns,
+    /// Any number that others cannot guess; equal numbers give phases equal random bits.
+    pub secret: u64,
+    /// Called after each tick, off the async threads.
+    pub after_tick: Option<AfterTick>,
+}
+
+impl Default for Options {
+    /// The seeds' numbers: a tick each 30 s, 5 to 1,024 connections, stale after 90 s.
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(30),
+            dialer: None,
+            thresholds: Thresholds { healthy_above: 30, least: 5, most: 1024 },
+            stale_after: Duration::from_secs(90),
+            fence: Fence::Thread(PhaseThread::new()),
+            last_runs: LastRuns::new(),
+            secret: rand::random(),
+            after_tick: None,
+        }
+    }
+}
+
+/// Running maintenance: one ticker task that runs the phases over the tables.
+pub struct Maintenance {
+    handle: TickerHandle,
+    board: Arc<PhaseBoard>,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<Option<Cycle>>,
+}
+
+impl Maintenance {
+    /// Starts the ticker on the current tokio runtime. The first tick is one interval from now; while no connection
+    /// is live, phases that wake on isolation run within half a second.
+    ///
+    /// # Errors
+    /// [`BadPhases`], and nothing was started.
+    pub fn start(tables: &Tables, phases: Vec<PhaseSpec>, options: Options) -> Result<Self, BadPhases> {
+        let Options { interval, dialer, thresholds, stale_after, fence, last_runs, secret, after_tick } =
+            options;
+        let spread = |name: &str| {
+            use std::hash::{DefaultHasher, Hash, Hasher};
+            let mut hasher = DefaultHasher::new();
+            (tables.pool.self_id().as_bytes(), name).hash(&mut hasher);
+            hasher.finish()
+        };
+        let registry = Registry::new(phases, spread, &last_runs, unix_seconds(&*tables.clock), interval)?;
+        let Tables { clock, journal, pool, book, broadcasts } = tables.clone();
+        let world = World { pool, book, broadcasts, journal, clock, dialer, thresholds, stale_after };
+        let cycle = Cycle::new(world, registry, fence, interval, secret);
+        let board = cycle.board();
+        let (ticker, handle) = Ticker::new(cycle, interval, secret, after_tick);
+        let (stop, stopped) = oneshot::channel::<()>();
+        // A dropped sender stops the ticker too: it does not outlive its owner.
+        let task = tokio::spawn(ticker.run(async move { _ = stopped.await }));
+        Ok(Self { handle, board, stop, task })
+    }
+
+    pub fn handle(&self) -> &TickerHandle {
+        &self.handle
+    }
+
+    /// How each phase fares.
+    pub fn board(&self) -> &Arc<PhaseBoard> {
+        &self.board
+    }
+
+    /// Ends the ticker after the beat it may be in, and gives the cycle back. None if the runtime is going down.
+    pub async fn stop(self) -> Option<Cycle> {
+        // Fails only if the task has ended already.
+        _ = self.stop.send(());
+        self.task.await.ok().flatten()
+    }
+}

@@ -1,0 +1,341 @@
+//! A whole node: data folder, tables, network, maintenance. Owns the order of starting and of stopping.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::builtins::builtins;
+use super::maintenance::{Maintenance, Options, TableLimits, Tables};
+use crate::book::BookLimits;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::cycle::{BeatReport, Cycle, Thresholds};
+use crate::data::{DataError, DataFolder};
+use crate::engine::{Fence, PhaseThread};
+use crate::flow::{BroadcastLimits, OutboxLimits};
+use crate::journal::{JournalFile, JournalLimits};
+use crate::net::{Bootstrap, FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
+use crate::peer::PeerId;
+use crate::pool::PoolLimits;
+use crate::registry::{BadPhases, PhaseSpec};
+use crate::ticker::AfterTick;
+
+/// A phase with a longer period is written down as soon as it ran: losing its last run to a crash would cost that much.
+const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
+
+/// With fewer addresses to dial than the reconnect phase may dial at once, a peer is asked for more.
+const ENOUGH_TO_DIAL: usize = 8;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("the key in the data folder is damaged: {0}; restore node.key from a copy")]
+    Key(String),
+    #[error("cannot open the journal's file {path}: {source}; choose another place with journal.file")]
+    Journal { path: String, source: io::Error },
+    #[error("cannot listen on {listen}: {source}; choose another address with net.listen")]
+    Listen { listen: String, source: io::Error },
+    #[error(transparent)]
+    Phases(#[from] BadPhases),
+}
+
+/// What an application adds to a node.
+#[derive(Default)]
+pub struct Additions {
+    /// Its requests and broadcasts.
+    pub handlers: Handlers,
+    /// Its own phases, run behind the built-ins.
+    pub phases: Vec<PhaseSpec>,
+}
+
+/// A running node.
+pub struct Node {
+    tables: Tables,
+    net: Arc<Net>,
+    maintenance: Maintenance,
+    folder: Arc<DataFolder>,
+    supply: JoinHandle<()>,
+    stop: CancellationToken,
+    started: Duration,
+    is_new: bool,
+}
+
+/// One step of a shutdown and what it took.
+#[derive(Clone, Debug)]
+pub struct ShutdownStep {
+    pub number: u8,
+    pub what: &'static str,
+    pub took: Duration,
+    /// What did not go as it should.
+    pub trouble: Option<String>,
+}
+
+impl Node {
+    /// Starts a node on the current tokio runtime, with the locked folder as its own.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then, and nothing in the folder has changed but for a key made for a new node.
+    pub async fn start(
+        config: &Config,
+        folder: DataFolder,
+        clock: Arc<dyn Clock>,
+        additions: Additions,
+    ) -> Result<Self, StartError> {
+        let folder = Arc::new(folder);
+        let key = folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?;
+        let identity =
+            Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
+        let tables =
+            Tables::new(identity.peer_id(), table_limits(config), clock, journal_file(config, &folder)?);
+        let book = folder.load_book()?;
+        let schedule = folder.load_schedule()?;
+        for warning in [&book.warning, &schedule.warning].into_iter().flatten() {
+            tracing::warn!("{warning}");
+        }
+        tables.book.restore(book.value);
+        let rooms = Rooms {
+            pool: Arc::clone(&tables.pool),
+            book: Arc::clone(&tables.book),
+            broadcasts: Arc::clone(&tables.broadcasts),
+            journal: Arc::clone(&tables.journal),
+            clock: Arc::clone(&tables.clock),
+        };
+        let net = Net::start(net_config(config), &identity, rooms, additions.handlers).map_err(|source| {
+            let listen: Vec<String> = config.net.listen.iter().map(ToString::to_string).collect();
+            StartError::Listen { listen: listen.join(", "), source }
+        })?;
+        let net = Arc::new(net);
+        let mut phases = builtins(&config.phases);
+        phases.extend(additions.phases);
+        let options = Options {
+            interval: config.node.interval,
+            dialer: Some(net.dialer()),
+            thresholds: Thresholds {
+                healthy_above: config.pool.healthy_above,
+                least: config.pool.least,
+                most: config.pool.most,
+            },
+            stale_after: config.stale_after(),
+            fence: Fence::Thread(PhaseThread::new()),
+            last_runs: schedule.value,
+            after_tick: Some(saver(Arc::clone(&folder))),
+            ..Options::default()
+        };
+        let started = tables.clock.mono();
+        let maintenance = Maintenance::start(&tables, phases, options)?;
+        let stop = CancellationToken::new();
+        let reports = maintenance.handle().reports();
+        let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
+        Ok(Self { tables, net, maintenance, folder, supply, stop, started, is_new: key.is_new })
+    }
+
+    pub fn id(&self) -> PeerId {
+        self.tables.pool.self_id()
+    }
+
+    /// Whether the folder was new, so that the node has a new key.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    pub fn net(&self) -> &Arc<Net> {
+        &self.net
+    }
+
+    pub fn maintenance(&self) -> &Maintenance {
+        &self.maintenance
+    }
+
+    pub fn folder(&self) -> &DataFolder {
+        &self.folder
+    }
+
+    /// Monotonic time of the start.
+    pub fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// Stops in numbered steps, all within about `deadline`: a step that runs out of time is left behind and told.
+    pub async fn shutdown(self, deadline: Duration) -> Vec<ShutdownStep> {
+        let Self { tables, net, maintenance, folder, supply, stop, .. } = self;
+        let begun = Instant::now();
+        let left = || deadline.saturating_sub(begun.elapsed());
+        let mut steps = Steps { steps: Vec::new(), since: Instant::now() };
+
+        tables.pool.refuse_newcomers();
+        stop.cancel();
+        supply.abort();
+        // Aborted or ended, either is what we want.
+        _ = supply.await;
+        steps.done("refuse newcomers", None);
+
+        let tick = maintenance.handle().pulse().tick();
+        let cycle = tokio::time::timeout(left(), maintenance.stop()).await.ok().flatten();
+        let trouble = cycle.is_none().then(|| "the beat did not end in time".to_owned());
+        steps.done("finish the beat and stop the ticker", trouble);
+
+        let stopped = net.shutdown(left().mul_f64(0.8)).await;
+        let trouble =
+            (stopped.aborted > 0).then(|| format!("{} connections had to be aborted", stopped.aborted));
+        steps.done("say goodbye and close connections", trouble);
+
+        let last_runs = cycle.map(|cycle| cycle.last_runs(tick));
+        let entries = tables.book.entries();
+        let saving = tokio::task::spawn_blocking(move || {
+            let book = folder.save_book(&entries);
+            let schedule = last_runs.map_or(Ok(()), |last_runs| folder.save_schedule(&last_runs));
+            book.and(schedule)
+        });
+        let trouble = match saving.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        steps.done("save address book and schedule", trouble);
+        steps.steps
+    }
+}
+
+struct Steps {
+    steps: Vec<ShutdownStep>,
+    since: Instant,
+}
+
+impl Steps {
+    fn done(&mut self, what: &'static str, trouble: Option<String>) {
+        let number = self.steps.len() as u8 + 1;
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        match &trouble {
+            None => tracing::info!(number, what, took_ms = took.as_millis() as u64, "shutdown step"),
+            Some(trouble) => tracing::warn!(number, what, trouble, "shutdown step"),
+        }
+        self.steps.push(ShutdownStep { number, what, took, trouble });
+    }
+}
+
+/// Keeps the address book supplied: resolves the bootstrap nodes at the start and at urgent beats, since names may
+/// point elsewhere by then, and asks a peer for addresses at ticks that find few to dial. Follows the ticker.
+async fn supply(
+    net: Arc<Net>,
+    tables: Tables,
+    mut reports: Receiver<Arc<BeatReport>>,
+    stop: CancellationToken,
+) {
+    // Without an address nobody can be dialled, so the first round does not wait for a beat.
+    let mut urgent = 1;
+    loop {
+        // At the 1st, 2nd, 4th, 8th ... urgent beat in a row: name servers are not to be hammered.
+        if u32::is_power_of_two(urgent) {
+            let resolved = tokio::select! {
+                () = stop.cancelled() => return,
+                resolved = net.resolve_bootstrap() => resolved,
+            };
+            for (entry, why) in resolved.failed {
+                tracing::warn!(%entry, why, "cannot resolve a bootstrap node");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            report = reports.recv() => match report {
+                Ok(report) if report.urgent > 0 => urgent += 1,
+                Ok(_) => {
+                    urgent = 0;
+                    if tables.book.is_short_of_addresses(&tables.pool, ENOUGH_TO_DIAL) {
+                        net.ask_for_addresses();
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+/// Writes what a crash must not lose, after ticks in which it changed.
+fn saver(folder: Arc<DataFolder>) -> AfterTick {
+    let mut saved_changes = 0;
+    let mut saved_once = false;
+    Box::new(move |cycle: &Cycle, report: &BeatReport| {
+        let book = &cycle.world().book;
+        let changes = book.changes();
+        if changes != saved_changes {
+            match folder.save_book(&book.entries()) {
+                Ok(()) => saved_changes = changes,
+                Err(error) => tracing::error!(%error, "cannot save the address book; it is kept in memory"),
+            }
+        }
+        if !saved_once || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {
+            match folder.save_schedule(&cycle.last_runs(report.tick)) {
+                Ok(()) => saved_once = true,
+                Err(error) => tracing::error!(%error, "cannot save when phases ran"),
+            }
+        }
+    })
+}
+
+fn journal_file(config: &Config, folder: &DataFolder) -> Result<Option<JournalFile>, StartError> {
+    let Some(path) = &config.journal.file else { return Ok(None) };
+    let path = folder.path().join(path);
+    let file = JournalFile::open(&path, config.journal.file_max);
+    file.map(Some).map_err(|source| StartError::Journal { path: path.display().to_string(), source })
+}
+
+fn table_limits(config: &Config) -> TableLimits {
+    let Config { pool, book, broadcasts, journal, net, .. } = config;
+    TableLimits {
+        pool: PoolLimits {
+            capacity: pool.max_connections,
+            inbound: pool.max_inbound,
+            outbound: pool.max_outbound,
+            per_group: pool.max_per_group,
+            handshakes: pool.max_handshakes,
+        },
+        book: BookLimits {
+            capacity: book.capacity,
+            per_source_group: book.per_source_group,
+            backoff_first: book.backoff_first,
+            backoff_most: book.backoff_most,
+            min_life: book.min_life,
+            allow_private: net.allow_private,
+        },
+        broadcasts: BroadcastLimits {
+            held: broadcasts.held,
+            per_window: broadcasts.per_window,
+            window: broadcasts.window,
+        },
+        journal: JournalLimits { notable: journal.notable, chatter: journal.chatter },
+    }
+}
+
+fn net_config(config: &Config) -> NetConfig {
+    let defaults = NetConfig::default();
+    NetConfig {
+        network: config.node.network.clone(),
+        listen: config.net.listen.clone(),
+        advertise: config.net.advertise.clone(),
+        bootstrap: config.net.bootstrap.iter().map(bootstrap_entry).collect(),
+        handshake_timeout: config.net.handshake_timeout,
+        answer_timeout: config.net.request_timeout,
+        frame_caps: FrameCaps::up_to(config.net.max_frame as usize),
+        outbox: OutboxLimits { data_bytes: config.net.queue_bytes as usize, ..defaults.outbox },
+        bytes_per_second_per_peer: config.net.bytes_per_second_per_peer,
+        ..defaults
+    }
+}
+
+fn bootstrap_entry(entry: &crate::config::Bootstrap) -> Bootstrap {
+    Bootstrap { id: entry.id, host: entry.host.clone(), port: entry.port }
+}

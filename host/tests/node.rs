@@ -1,0 +1,117 @@
+//! Whole nodes in one process, over real TLS on loopback: they find each other, are restarted, and stop in order.
+
+use std::path::Path;
+use std::time::Duration;
+
+use groundskeeper::clock::SystemClock;
+use groundskeeper::config::{Bootstrap, Config};
+use groundskeeper::data::DataFolder;
+use groundskeeper::journal::{Cause, What};
+use groundskeeper::node::{Additions, Node};
+use tokio::time::timeout;
+
+/// Long enough for a loaded machine; nothing is asserted about how long things took.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn config(bootstrap: &[&Node]) -> Config {
+    let mut config = Config::default();
+    config.node.interval = Duration::from_millis(500);
+    config.net.listen = vec!["127.0.0.1:0".parse().expect("a constant address")];
+    config.net.allow_private = true;
+    config.net.bootstrap = bootstrap
+        .iter()
+        .map(|node| {
+            let address = node.net().local_addrs()[0];
+            Bootstrap { id: Some(node.id()), host: address.ip().to_string(), port: address.port() }
+        })
+        .collect();
+    config
+}
+
+async fn start(config: &Config, folder: &Path) -> Node {
+    let folder = DataFolder::open(folder).expect("a folder of our own");
+    Node::start(config, folder, SystemClock::new(), Additions::default()).await.expect("a good config")
+}
+
+/// Waits, beat by beat, until `node` has `n` connections.
+async fn until_connected(node: &Node, n: u32) {
+    let mut reports = node.maintenance().handle().reports();
+    let wait = async {
+        while node.tables().pool.live() != n {
+            reports.recv().await.expect("the ticker runs");
+        }
+    };
+    let pool = &node.tables().pool;
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| {
+        let journal = node.tables().journal.select(40, |_| true);
+        let lines: Vec<_> = journal
+            .iter()
+            .map(|r| {
+                format!(
+                    "{}.{} {} {:?} {:?}: {} ({})",
+                    r.tick, r.beat, r.by, r.what, r.address, r.reason, r.outcome
+                )
+            })
+            .collect();
+        panic!("{} of {n} connections\n{}", pool.live(), lines.join("\n"))
+    });
+}
+
+async fn stop(node: Node) {
+    let tables = node.tables().clone();
+    let steps = node.shutdown(Duration::from_secs(10)).await;
+    assert!(steps.iter().all(|step| step.trouble.is_none()), "{steps:?}");
+    assert_eq!(steps.iter().map(|step| step.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(tables.pool.live(), 0);
+    assert_eq!(tables.pool.removals(), tables.journal.disconnects());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() {
+    let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().expect("a temporary folder")).collect();
+    let first = start(&config(&[]), folders[0].path()).await;
+    let mut others = Vec::new();
+    for folder in &folders[1..] {
+        others.push(start(&config(&[&first]), folder.path()).await);
+    }
+    // Each learns of the others from the first, by peer exchange.
+    until_connected(&first, 3).await;
+    for node in &others {
+        until_connected(node, 3).await;
+    }
+
+    // The last one restarts without a bootstrap list: its address book brings it back.
+    let (id, last) = (others[2].id(), others.pop().expect("three others"));
+    stop(last).await;
+    until_connected(&first, 2).await;
+    let goodbye = first.tables().journal.explain(&id);
+    let record = goodbye.iter().find(|record| record.what == What::Disconnect).expect("explained");
+    assert_eq!(record.cause, Some(Cause::RemoteGoodbye), "{record:?}");
+    let back = start(&config(&[]), folders[3].path()).await;
+    assert_eq!((back.id(), back.is_new()), (id, false));
+    until_connected(&back, 3).await;
+    until_connected(&first, 3).await;
+
+    stop(back).await;
+    for node in others {
+        stop(node).await;
+    }
+    stop(first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_started_twice_is_refused_by_the_lock_and_the_first_goes_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let node = start(&config(&[]), folder.path()).await;
+    let second = DataFolder::open(folder.path()).expect_err("locked");
+    assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
+    assert!(folder.path().join("node.key").exists());
+    stop(node).await;
+    let folder_without_key = tempfile::tempdir().expect("a temporary folder");
+    let other = start(&config(&[]), folder_without_key.path()).await;
+    stop(other).await;
+    std::fs::remove_file(folder_without_key.path().join("node.key")).expect("there was a key");
+    let reopened = DataFolder::open(folder_without_key.path()).expect("unlocked");
+    let error = Node::start(&config(&[]), reopened, SystemClock::new(), Additions::default()).await.err();
+    assert!(error.expect("no new identity").to_string().contains("node.key"));
+}

@@ -1,0 +1,273 @@
+//! A node without a network, on a clock that tests move: pool, book and built-ins, with peers that do as they are told.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use groundskeeper::book::{Book, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
+use groundskeeper::clock::{Clock, TokioClock};
+use groundskeeper::config::{Config, Schedule};
+use groundskeeper::cycle::BeatReport;
+use groundskeeper::engine::Fence;
+use groundskeeper::flow::Broadcasts;
+use groundskeeper::journal::{Journal, JournalLimits};
+use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
+use groundskeeper::peer::PeerId;
+use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, Slot};
+use groundskeeper::registry::{LastRuns, PhaseSpec};
+use groundskeeper::ticker::TickerHandle;
+use groundskeeper_sdk::host::{AnyPhase, View};
+use groundskeeper_sdk::phase::{Result as PhaseResult, Tick};
+use groundskeeper_sdk::plan::Plan;
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+pub const INTERVAL: Duration = Duration::from_secs(30);
+
+/// One peer of the fake network. Holds its slot while it lives.
+pub struct FakePeer {
+    pub n: u32,
+    clock: Arc<TokioClock>,
+    slot: Mutex<Option<(Slot, Option<Tenure>)>>,
+    /// Whether it answers pings.
+    pub answers: AtomicBool,
+    /// Whether it lets go of its slot when told to close.
+    pub obeys: AtomicBool,
+    pub pings: AtomicU32,
+    pub goodbye: Mutex<Option<Goodbye>>,
+}
+
+impl FakePeer {
+    /// A sign of life.
+    pub fn speak(&self) {
+        if let Some((slot, _)) = &*self.slot.lock() {
+            slot.peer_seen(self.clock.coarse());
+        }
+    }
+
+    pub fn leave(&self) {
+        drop(self.slot.lock().take());
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.goodbye.lock().is_some()
+    }
+}
+
+struct FakeLink(Weak<FakePeer>);
+
+impl Link for FakeLink {
+    fn ping(&self) {
+        if let Some(peer) = self.0.upgrade() {
+            peer.pings.fetch_add(1, Relaxed);
+            if peer.answers.load(Relaxed) {
+                peer.speak();
+            }
+        }
+    }
+
+    fn close(&self, why: &Goodbye) {
+        if let Some(peer) = self.0.upgrade() {
+            *peer.goodbye.lock() = Some(why.clone());
+            if peer.obeys.load(Relaxed) {
+                peer.leave();
+            }
+        }
+    }
+}
+
+pub fn id(n: u32) -> PeerId {
+    let mut bytes = [1; 32];
+    bytes[..4].copy_from_slice(&n.to_be_bytes());
+    PeerId::from_bytes(bytes)
+}
+
+pub fn address(n: u32) -> SocketAddr {
+    // A group of its own for each peer.
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0800_0000 + (n << 16))), 7420)
+}
+
+/// The fake network: who is reachable, and everybody who was ever connected.
+pub struct FakeNetwork {
+    clock: Arc<TokioClock>,
+    pool: Arc<Pool>,
+    /// Dials fail while this is false.
+    pub reachable: AtomicBool,
+    pub dials: Mutex<Vec<(Duration, SocketAddr)>>,
+    pub peers: Mutex<Vec<Arc<FakePeer>>>,
+}
+
+impl FakeNetwork {
+    pub fn join(&self, n: u32, direction: Direction, tenure: Option<Tenure>) -> Arc<FakePeer> {
+        let peer = Arc::new(FakePeer {
+            n,
+            clock: Arc::clone(&self.clock),
+            slot: Mutex::new(None),
+            answers: true.into(),
+            obeys: true.into(),
+            pings: 0.into(),
+            goodbye: Mutex::new(None),
+        });
+        let facts = PeerFacts { id: id(n), address: address(n), direction };
+        let link = Arc::new(FakeLink(Arc::downgrade(&peer)));
+        let slot = self.pool.attach(facts, link).expect("room for a fake peer");
+        *peer.slot.lock() = Some((slot, tenure));
+        self.peers.lock().push(Arc::clone(&peer));
+        peer
+    }
+}
+
+impl Dial for FakeNetwork {
+    fn dial(&self, order: DialOrder, ticket: Dialing) {
+        self.dials.lock().push((self.clock.mono(), order.address));
+        if self.reachable.load(Relaxed) {
+            let IpAddr::V4(ip) = order.address.ip() else { unreachable!("fake peers are IPv4") };
+            let n = (u32::from(ip) - 0x0800_0000) >> 16;
+            let tenure = ticket.connected(id(n));
+            self.join(n, Direction::Outbound, Some(tenure));
+        } else {
+            ticket.failed(&DialFailure::Refused);
+        }
+    }
+}
+
+/// A phase made of a closure.
+pub struct Closure<F>(pub F);
+
+impl<F: Fn(&Tick, &View, &mut Plan) -> PhaseResult + Send + Sync> AnyPhase for Closure<F> {
+    fn summary(&self) -> &'static str {
+        "a closure"
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn run(&self, now: &Tick, view: &View, plan: &mut Plan) -> PhaseResult {
+        (self.0)(now, view, plan)
+    }
+}
+
+pub fn spec(name: &str, schedule: Schedule, phase: Arc<dyn AnyPhase>) -> PhaseSpec {
+    PhaseSpec { name: name.to_owned(), kind: "built-in", version: "0.1.0".to_owned(), phase, schedule }
+}
+
+pub fn closure<F>(name: &str, every: u32, run: F) -> PhaseSpec
+where
+    F: Fn(&Tick, &View, &mut Plan) -> PhaseResult + Send + Sync + 'static,
+{
+    spec(name, Schedule::every(every), Arc::new(Closure(run)))
+}
+
+/// The four built-ins as the config has them by default: the seeds' numbers.
+pub fn builtins() -> Vec<PhaseSpec> {
+    groundskeeper::node::builtins(&Config::default().phases)
+}
+
+/// What outlives a restart of the fake node.
+#[derive(Default, Clone)]
+pub struct Kept {
+    pub last_runs: LastRuns,
+}
+
+/// A running fake node.
+pub struct Rig {
+    pub clock: Arc<TokioClock>,
+    pub pool: Arc<Pool>,
+    pub book: Arc<Book>,
+    pub broadcasts: Arc<Broadcasts>,
+    pub journal: Arc<Journal>,
+    pub network: Arc<FakeNetwork>,
+    pub handle: TickerHandle,
+    reports: broadcast::Receiver<Arc<BeatReport>>,
+    running: Maintenance,
+}
+
+impl Rig {
+    pub fn start(phases: Vec<PhaseSpec>) -> Self {
+        let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+        Self::resume(clock, phases, INTERVAL, &Kept::default(), Fence::Inline)
+    }
+
+    /// A process that starts on `clock` with what an earlier one kept.
+    pub fn resume(
+        clock: Arc<TokioClock>,
+        phases: Vec<PhaseSpec>,
+        interval: Duration,
+        kept: &Kept,
+        fence: Fence,
+    ) -> Self {
+        let limits = TableLimits {
+            journal: JournalLimits { notable: 65_536, chatter: 65_536 },
+            ..TableLimits::for_connections(64)
+        };
+        let tables = Tables::new(PeerId::from_bytes([0; 32]), limits, Arc::clone(&clock) as _, None);
+        let network = Arc::new(FakeNetwork {
+            clock: Arc::clone(&clock),
+            pool: Arc::clone(&tables.pool),
+            reachable: true.into(),
+            dials: Mutex::default(),
+            peers: Mutex::default(),
+        });
+        let options = Options {
+            interval,
+            dialer: Some(Arc::clone(&network) as _),
+            fence,
+            last_runs: kept.last_runs.clone(),
+            secret: 42,
+            ..Options::default()
+        };
+        let running = Maintenance::start(&tables, phases, options).expect("good phases");
+        let handle = running.handle().clone();
+        let reports = handle.reports();
+        let Tables { pool, book, broadcasts, journal, .. } = tables;
+        Self { clock, pool, book, broadcasts, journal, network, handle, reports, running }
+    }
+
+    /// Waits for the next beat, urgent or not.
+    pub async fn beat(&mut self) -> Arc<BeatReport> {
+        self.reports.recv().await.expect("the ticker is running and we keep up")
+    }
+
+    /// Waits for the next tick, passing over urgent beats.
+    pub async fn tick(&mut self) -> Arc<BeatReport> {
+        loop {
+            let report = self.beat().await;
+            if report.urgent == 0 {
+                return report;
+            }
+        }
+    }
+
+    /// Lets `n` ticks pass and gives their reports.
+    pub async fn ticks(&mut self, n: usize) -> Vec<Arc<BeatReport>> {
+        let mut reports = Vec::with_capacity(n);
+        for _ in 0..n {
+            reports.push(self.tick().await);
+        }
+        reports
+    }
+
+    pub fn peer(&self, n: u32) -> Arc<FakePeer> {
+        self.network.join(n, Direction::Inbound, None)
+    }
+
+    /// An address that the reconnect phase may dial.
+    pub fn know(&self, n: u32) {
+        self.book.learn(address(n), None, Source::Itself);
+    }
+
+    /// Stops the ticker and gives what a restart would find.
+    pub async fn stop(self) -> Kept {
+        let cycle = self.running.stop().await.expect("the cycle comes back");
+        Kept { last_runs: cycle.last_runs(self.handle.pulse().tick()) }
+    }
+}
+
+/// Which ticks `phase` ran in.
+pub fn ran_in(reports: &[Arc<BeatReport>], phase: &str) -> Vec<u32> {
+    let ran = |report: &&Arc<BeatReport>| report.runs.iter().any(|run| &*run.name == phase);
+    reports.iter().filter(ran).map(|report| report.tick).collect()
+}

@@ -1,0 +1,24 @@
+//! Starts the benchmarks in a release build. Measures nothing itself, and its own words never mix with theirs.
+
+use anyhow::{Result, bail};
+
+use crate::steps::{Steps, cargo};
+use crate::workspace::Workspace;
+
+const BENCH: &str = "groundskeeper-bench";
+
+/// Runs the benchmarks of `group`; `flags` are theirs. Results go to standard output, everything else to standard
+/// error, so that `--json` can be piped.
+///
+/// # Errors
+/// If there is no benchmark crate, or it fails: it names the groups it knows.
+pub fn run(steps: &mut Steps, group: &str, flags: &[&str]) -> Result<()> {
+    if let Some(flag) = flags.iter().find(|flag| !["--quick", "--json"].contains(flag)) {
+        bail!("bench does not know {flag:?}; it knows --quick and --json");
+    }
+    if !Workspace::read()?.has(BENCH) {
+        bail!("there is no package {BENCH} in this workspace yet, so there is nothing to measure");
+    }
+    let run = ["run", "--quiet", "--release", "--package", BENCH, "--", group];
+    steps.run("bench", cargo(&[&run[..], flags].concat()))
+}

@@ -1,0 +1,76 @@
+//! What cargo says about this workspace: its packages, their features, the rustc they need. Changes nothing.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::steps::{cargo, output};
+
+/// The folder that holds the workspace's `Cargo.toml`.
+pub fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The packages of this workspace.
+pub struct Workspace {
+    packages: Vec<Value>,
+}
+
+impl Workspace {
+    /// # Errors
+    /// If `cargo metadata` fails, which says why by itself.
+    pub fn read() -> Result<Self> {
+        let metadata = output(cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
+        let metadata = metadata.context("cargo metadata failed; run it by hand to see why")?;
+        let mut metadata: Value = serde_json::from_str(&metadata)?;
+        let packages = metadata["packages"].as_array_mut().context("cargo metadata lists no packages")?;
+        Ok(Self { packages: std::mem::take(packages) })
+    }
+
+    fn package(&self, name: &str) -> Option<&Value> {
+        self.packages.iter().find(|package| package["name"] == name)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.package(name).is_some()
+    }
+
+    /// The features of a package, `default` apart.
+    pub fn features(&self, name: &str) -> Vec<&str> {
+        let features = self.package(name).and_then(|package| package["features"].as_object());
+        let names = features.into_iter().flat_map(|features| features.keys().map(String::as_str));
+        names.filter(|name| *name != "default").collect()
+    }
+
+    /// The oldest rustc that builds a package: major and minor.
+    pub fn rust_version(&self, name: &str) -> Option<(u32, u32)> {
+        major_minor(self.package(name)?["rust_version"].as_str()?)
+    }
+}
+
+/// The first two numbers of a version.
+pub fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_workspace_is_read() {
+        let workspace = Workspace::read().unwrap();
+        assert!(workspace.has("groundskeeper") && !workspace.has("serde"));
+        assert!(workspace.rust_version("groundskeeper-sdk").unwrap() >= (1, 85));
+        assert!(!workspace.features("groundskeeper").contains(&"default"));
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_first_two_numbers() {
+        assert_eq!(major_minor("1.95.0"), Some((1, 95)));
+        assert_eq!(major_minor("1.95"), Some((1, 95)));
+        assert_eq!(major_minor("nightly"), None);
+    }
+}

@@ -1,0 +1,226 @@
+//! Owns the typed names of columns: which table, which unit. Knows no values and reads nothing.
+//!
+//! The unit sits in the type, so `over(peer::RTT, Span::millis(500))` compiles and `over(peer::RTT, 500)` does not.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use crate::host::Table;
+use crate::span::Span;
+
+/// What a column holds where the host does not know the value. It passes no test and sorts last.
+pub const UNKNOWN: u32 = u32::MAX;
+
+/// The largest value that is known; larger ones saturate here.
+pub const MOST: u32 = UNKNOWN - 1;
+
+mod sealed {
+    pub trait Index {
+        fn at(row: u32) -> Self;
+    }
+    pub trait Unit {}
+}
+pub(crate) use sealed::Index;
+
+/// A row of one table of one run's view. Two kinds exist: [`Peer`] and [`Address`].
+pub trait Row: sealed::Index + Copy + 'static {
+    /// The table it is a row of.
+    const TABLE: Table;
+    /// Its number, 0 up to rows - 1.
+    fn row(self) -> u32;
+}
+
+macro_rules! row {
+    ($(#[$doc:meta])* $name:ident, $table:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub struct $name(u32);
+
+        impl Index for $name {
+            fn at(row: u32) -> Self {
+                $name(row)
+            }
+        }
+
+        impl Row for $name {
+            const TABLE: Table = $table;
+            fn row(self) -> u32 {
+                self.0
+            }
+        }
+    };
+}
+
+row! {
+    /// A connected peer of this run's view. To know it again in a later run, keep its [`peer::CONN`] or its id.
+    Peer, Table::Peers
+}
+row! {
+    /// An address of the book that is neither connected nor being dialled.
+    Address, Table::Book
+}
+
+/// What the numbers of a column count. A closed set: [`Secs`], [`Micros`], [`Count`], [`Kib`], [`Flag`].
+pub trait Unit: sealed::Unit + 'static {}
+
+macro_rules! unit {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub enum $name {}
+        impl sealed::Unit for $name {}
+        impl Unit for $name {}
+    )*};
+}
+
+unit! {
+    /// Whole seconds, rounded down by the host. Compared with a [`Span`] or a [`Duration`].
+    Secs
+    /// Microseconds. Compared with a [`Span`] or a [`Duration`].
+    Micros
+    /// A plain number. Compared with a `u32`.
+    Count
+    /// Units of 1024 bytes. Compared with a `u32` of them.
+    Kib
+    /// 0 or 1. Compared with a `bool`.
+    Flag
+}
+
+/// An amount that a column of unit `U` can be compared with or, in tests, be filled with.
+pub trait Amount<U: Unit>: Copy {
+    /// The amount in whole units: rounded down, and rounded up.
+    fn whole(self) -> (u64, u64);
+}
+
+impl Amount<Secs> for Span {
+    fn whole(self) -> (u64, u64) {
+        (self.as_millis() / 1_000, self.as_millis().div_ceil(1_000))
+    }
+}
+
+impl Amount<Micros> for Span {
+    fn whole(self) -> (u64, u64) {
+        (self.as_micros(), self.as_micros())
+    }
+}
+
+impl Amount<Secs> for Duration {
+    fn whole(self) -> (u64, u64) {
+        (self.as_secs(), self.as_secs().saturating_add(u64::from(self.subsec_nanos() > 0)))
+    }
+}
+
+impl Amount<Micros> for Duration {
+    fn whole(self) -> (u64, u64) {
+        let clamp = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
+        (clamp(self.as_micros()), clamp(self.as_nanos().div_ceil(1_000)))
+    }
+}
+
+impl Amount<Count> for u32 {
+    fn whole(self) -> (u64, u64) {
+        (u64::from(self), u64::from(self))
+    }
+}
+
+impl Amount<Kib> for u32 {
+    fn whole(self) -> (u64, u64) {
+        (u64::from(self), u64::from(self))
+    }
+}
+
+impl Amount<Flag> for bool {
+    fn whole(self) -> (u64, u64) {
+        (u64::from(self), u64::from(self))
+    }
+}
+
+/// The name of a column of table `T` whose numbers count `U`.
+pub struct Column<T: Row, U: Unit> {
+    name: &'static str,
+    of: PhantomData<fn() -> (T, U)>,
+}
+
+impl<T: Row, U: Unit> Column<T, U> {
+    /// A column by name: for those that a newer host knows and this crate does not name yet. Reading one that the
+    /// host does not know ends the run.
+    pub const fn new(name: &'static str) -> Self {
+        Column { name, of: PhantomData }
+    }
+
+    /// The name as the contract writes it, such as `idle-s`.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+impl<T: Row, U: Unit> Clone for Column<T, U> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Row, U: Unit> Copy for Column<T, U> {}
+
+impl<T: Row, U: Unit> fmt::Debug for Column<T, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", T::TABLE.interface(), self.name)
+    }
+}
+
+macro_rules! columns {
+    ($row:ty: $($(#[$doc:meta])* $name:ident: $unit:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: Column<$row, $unit> = Column::new($text);)*
+        /// Every column named here, in the contract's order.
+        pub const COLUMNS: &[&str] = &[$($text),*];
+    };
+}
+
+/// Columns of the connected peers.
+pub mod peer {
+    use super::{Column, Count, Flag, Kib, Micros, Peer, Secs};
+    columns! { Peer:
+        /// Number of the connection since the host started, never used twice.
+        CONN: Count = "conn";
+        /// Since its last message, or since this node woke, whichever is later.
+        IDLE: Secs = "idle-s";
+        /// Since its handshake.
+        AGE: Secs = "age-s";
+        /// 0 to 100.
+        HEALTH: Count = "health";
+        /// Smoothed round trip.
+        RTT: Micros = "rtt-us";
+        /// Pings unanswered in a row.
+        PINGS_LOST: Count = "pings-lost";
+        /// Received on this connection.
+        KIB_IN: Kib = "kib-in";
+        /// Sent on this connection.
+        KIB_OUT: Kib = "kib-out";
+        /// Waiting to be sent.
+        KIB_QUEUED: Kib = "kib-queued";
+        /// A number per network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables.
+        GROUP: Count = "group";
+        /// The peer dialled us.
+        INBOUND: Flag = "inbound";
+        /// Some phase asked to keep it, and that has not run out.
+        PROTECTED: Flag = "protected";
+    }
+}
+
+/// Columns of the address book.
+pub mod address {
+    use super::{Address, Column, Count, Secs};
+    columns! { Address:
+        /// Since somebody named it.
+        HEARD: Secs = "heard-s";
+        /// Since we were last connected to it; not known = never.
+        REACHED: Secs = "reached-s";
+        /// Dials that failed in a row.
+        FAILURES: Count = "failures";
+        /// Until its back-off ends; 0 = may be dialled.
+        WAIT: Secs = "wait-s";
+        /// A number per network group, as in [`peer::GROUP`](super::peer::GROUP).
+        GROUP: Count = "group";
+    }
+}

@@ -1,0 +1,117 @@
+//! Owns the fluent way to write a query. Evaluates nothing itself: `query` does.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use crate::column::{Amount, Column, MOST, Row, UNKNOWN, Unit};
+use crate::host::{Order, Query, RuleBroken, Test};
+use crate::query;
+use crate::view::View;
+
+/// Rows of one table, narrowed step by step; ends in [`count`](Select::count) or [`take`](Select::take).
+///
+/// Values that are not known pass no comparison. Comparing is exact: a column of whole seconds is `over` 1.5 s from 2
+/// on, and `under` 1.5 s up to 1. At most 8 different columns may be compared.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is read before count or take"]
+pub struct Select<'v, T: Row> {
+    view: &'v View,
+    tests: Vec<Test>,
+    sort_by: Option<Order>,
+    of: PhantomData<fn() -> T>,
+}
+
+/// Both ends of a test, in a column's units; `None` where no value can pass.
+type Ends = Option<(u64, u64)>;
+
+impl<'v, T: Row> Select<'v, T> {
+    pub(crate) fn new(view: &'v View) -> Self {
+        Select { view, tests: Vec::new(), sort_by: None, of: PhantomData }
+    }
+
+    /// Keeps rows whose value is more than this.
+    pub fn over<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
+        self.test(column, amount.whole().0.checked_add(1).map(|least| (least, u64::MAX)))
+    }
+
+    /// Keeps rows whose value is less than this.
+    pub fn under<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
+        self.test(column, amount.whole().1.checked_sub(1).map(|most| (0, most)))
+    }
+
+    /// Keeps rows whose value is this or more.
+    pub fn at_least<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
+        self.test(column, Some((amount.whole().1, u64::MAX)))
+    }
+
+    /// Keeps rows whose value is this or less.
+    pub fn at_most<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
+        self.test(column, Some((0, amount.whole().0)))
+    }
+
+    /// Keeps rows whose value is exactly this.
+    pub fn is<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
+        let (down, up) = amount.whole();
+        self.test(column, Some((up, down)))
+    }
+
+    /// Keeps rows whose value is known.
+    pub fn known<U: Unit>(self, column: Column<T, U>) -> Self {
+        self.test(column, Some((0, u64::MAX)))
+    }
+
+    /// Largest value first, not known last, ties by row. The last order given counts.
+    pub fn most<U: Unit>(mut self, column: Column<T, U>) -> Self {
+        self.sort_by = Some(Order { column: Cow::Borrowed(column.name()), descending: true });
+        self
+    }
+
+    /// Smallest value first, not known last, ties by row. The last order given counts.
+    pub fn least<U: Unit>(mut self, column: Column<T, U>) -> Self {
+        self.sort_by = Some(Order { column: Cow::Borrowed(column.name()), descending: false });
+        self
+    }
+
+    /// How many rows pass. One pass over the compared columns.
+    pub fn count(&self) -> u32 {
+        query::count(self.view.host(), T::TABLE, &self.tests)
+    }
+
+    /// The first `limit` rows that pass, in order; none for 0. More than 16384 end the run.
+    pub fn take(self, limit: u32) -> Vec<T> {
+        if limit == 0 {
+            return Vec::new();
+        }
+        let query = Query { tests: self.tests, sort_by: self.sort_by, limit };
+        query::select(self.view.host(), T::TABLE, &query).into_iter().map(T::at).collect()
+    }
+
+    /// The tests alone, for an ask that takes a whole selection.
+    pub(crate) fn into_tests(self, call: &'static str) -> Result<Vec<Test>, RuleBroken> {
+        let host = self.view.host();
+        match self.tests.iter().find(|test| !host.columns(T::TABLE).contains(&&*test.column)) {
+            Some(test) => Err(query::column(call, host, T::TABLE, &test.column)
+                .err()
+                .unwrap_or(RuleBroken { call, rule: format!("no column {:?}", test.column) })),
+            None => Ok(self.tests),
+        }
+    }
+
+    /// Comparing one column twice narrows one test, so that it counts once.
+    fn test<U: Unit>(mut self, column: Column<T, U>, ends: Ends) -> Self {
+        let (at_least, at_most) = match ends {
+            Some((least, most)) if least <= most && least <= u64::from(MOST) => {
+                (least as u32, u32::try_from(most).unwrap_or(UNKNOWN))
+            }
+            _ => (1, 0),
+        };
+        match self.tests.iter_mut().find(|test| test.column == column.name()) {
+            Some(test) => {
+                test.at_least = test.at_least.max(at_least);
+                test.at_most = test.at_most.min(at_most);
+            }
+            None => self.tests.push(Test { column: Cow::Borrowed(column.name()), at_least, at_most }),
+        }
+        self
+    }
+}

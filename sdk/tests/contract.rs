@@ -1,0 +1,236 @@
+//! Compares the WIT text with the Rust surface. Owns the golden listing; judges no behaviour.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::contract::{self, INTERFACES, KINDS, PACKAGE, Role, WIT};
+use groundskeeper_sdk::host::Ask;
+use wit_parser::{Function, Interface, Resolve, Type, TypeDefKind};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wit/v0.1/golden.txt");
+
+fn resolve() -> Resolve {
+    let mut resolve = Resolve::default();
+    resolve.push_str("phase.wit", WIT).expect("the WIT parses");
+    resolve
+}
+
+fn interfaces(resolve: &Resolve) -> Vec<(&str, &Interface)> {
+    let (_, package) = resolve.packages.iter().next().expect("one package");
+    package.interfaces.iter().map(|(name, id)| (name.as_str(), &resolve.interfaces[*id])).collect()
+}
+
+/// A type as the WIT writes it; named types by their name.
+fn show(resolve: &Resolve, ty: &Type) -> String {
+    match ty {
+        Type::Id(id) => match &resolve.types[*id].name {
+            Some(name) => name.clone(),
+            None => shape(resolve, &resolve.types[*id].kind),
+        },
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+fn shape(resolve: &Resolve, kind: &TypeDefKind) -> String {
+    let show = |ty: &Type| show(resolve, ty);
+    let maybe = |ty: &Option<Type>| ty.as_ref().map_or("_".to_owned(), show);
+    match kind {
+        TypeDefKind::Record(record) => {
+            let fields: Vec<_> =
+                record.fields.iter().map(|f| format!("{}: {}", f.name, show(&f.ty))).collect();
+            format!("record {{ {} }}", fields.join(", "))
+        }
+        TypeDefKind::Variant(variant) => {
+            let cases: Vec<_> =
+                variant.cases.iter().map(|c| format!("{}({})", c.name, maybe(&c.ty))).collect();
+            format!("variant {{ {} }}", cases.join(", "))
+        }
+        TypeDefKind::Enum(cases) => {
+            let cases: Vec<_> = cases.cases.iter().map(|c| c.name.as_str()).collect();
+            format!("enum {{ {} }}", cases.join(", "))
+        }
+        TypeDefKind::Tuple(tuple) => {
+            format!("tuple<{}>", tuple.types.iter().map(show).collect::<Vec<_>>().join(", "))
+        }
+        TypeDefKind::Option(ty) => format!("option<{}>", show(ty)),
+        TypeDefKind::List(ty) => format!("list<{}>", show(ty)),
+        TypeDefKind::Result(result) => format!("result<{}, {}>", maybe(&result.ok), maybe(&result.err)),
+        TypeDefKind::Type(Type::Id(id)) => match resolve.types[*id].owner {
+            wit_parser::TypeOwner::Interface(owner) => {
+                format!("use {}", resolve.interfaces[owner].name.as_deref().unwrap_or("?"))
+            }
+            _ => show(&Type::Id(*id)),
+        },
+        TypeDefKind::Type(ty) => show(ty),
+        other => panic!("the contract uses no {}", other.as_str()),
+    }
+}
+
+fn signature(resolve: &Resolve, function: &Function) -> String {
+    let params: Vec<_> =
+        function.params.iter().map(|p| format!("{}: {}", p.name, show(resolve, &p.ty))).collect();
+    let result = function.result.as_ref().map_or(String::new(), |ty| format!(" -> {}", show(resolve, ty)));
+    format!("({}){result}", params.join(", "))
+}
+
+fn listing(resolve: &Resolve) -> String {
+    let mut text = format!("{PACKAGE}\n");
+    for (name, interface) in interfaces(resolve) {
+        writeln!(text, "\n{name}").expect("a String takes all");
+        for (type_name, id) in &interface.types {
+            writeln!(text, "  type {type_name} = {}", shape(resolve, &resolve.types[*id].kind))
+                .expect("as above");
+        }
+        for (function, it) in &interface.functions {
+            writeln!(text, "  {name}.{function}{}", signature(resolve, it)).expect("as above");
+        }
+    }
+    for (_, world) in &resolve.worlds {
+        writeln!(text, "\nworld {}", world.name).expect("as above");
+        for (word, items) in [("import", &world.imports), ("export", &world.exports)] {
+            for key in items.keys() {
+                writeln!(text, "  {word} {}", resolve.name_world_key(key)).expect("as above");
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn a_change_of_the_contract_shows_in_the_golden_listing() {
+    let now = listing(&resolve());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(GOLDEN, &now).expect("golden.txt is writable");
+    }
+    let golden = std::fs::read_to_string(GOLDEN).expect("golden.txt is checked in");
+    assert_eq!(now, golden, "the contract changed; if that is meant, run again with UPDATE_GOLDEN=1");
+}
+
+#[test]
+fn package_and_interfaces_agree_with_the_table() {
+    let resolve = resolve();
+    let (_, package) = resolve.packages.iter().next().expect("one package");
+    assert_eq!(package.name.to_string(), PACKAGE);
+    let wit: Vec<_> = interfaces(&resolve)
+        .into_iter()
+        .map(|(name, it)| (name, it.functions.keys().map(String::as_str).collect::<Vec<_>>()))
+        .collect();
+    let rust: Vec<_> = INTERFACES.iter().map(|it| (it.name, it.functions.to_vec())).collect();
+    assert_eq!(wit, rust);
+}
+
+#[test]
+fn the_world_imports_all_but_types_and_exports_the_lifecycle() {
+    let resolve = resolve();
+    let (_, world) = resolve.worlds.iter().next().expect("one world");
+    let short = |key: &wit_parser::WorldKey| {
+        let name = resolve.name_world_key(key);
+        name.split('/')
+            .nth(1)
+            .and_then(|rest| rest.split('@').next())
+            .expect("ns:pkg/name@version")
+            .to_owned()
+    };
+    let imports: BTreeSet<_> = world.imports.keys().map(short).collect();
+    let exports: BTreeSet<_> = world.exports.keys().map(short).collect();
+    let of = |export: bool| {
+        INTERFACES
+            .iter()
+            .filter(|it| (it.role == Role::Export) == export)
+            .map(|it| it.name.to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(imports, of(false));
+    assert_eq!(exports, of(true));
+}
+
+#[test]
+fn every_asking_function_is_one_kind_of_action() {
+    let calls: BTreeSet<_> = INTERFACES
+        .iter()
+        .filter(|it| it.role == Role::Ask)
+        .flat_map(|it| it.functions.iter().map(|function| format!("{}.{function}", it.name)))
+        .collect();
+    let kinds: BTreeSet<_> = KINDS.iter().map(|kind| kind.call.to_owned()).collect();
+    assert_eq!(calls, kinds);
+    assert_eq!(kinds.len(), KINDS.len(), "no call twice");
+    assert_eq!(
+        KINDS.iter().map(|kind| kind.name).collect::<BTreeSet<_>>().len(),
+        KINDS.len(),
+        "no name twice"
+    );
+    for kind in KINDS {
+        assert_eq!(kind.call.split('.').next(), Some(kind.interface));
+    }
+}
+
+#[test]
+fn an_ask_knows_its_own_kind() {
+    let reason = String::new;
+    let asks = [
+        (Ask::Disconnect { peer: 0, reason: reason() }, "disconnect"),
+        (Ask::DisconnectIfSilent { peer: 0, reason: reason() }, "disconnect-if-silent"),
+        (Ask::Health { peer: 0, by: 1, reason: reason() }, "health"),
+        (Ask::Ping { peers: vec![0] }, "ping"),
+        (Ask::PingMatching { tests: Vec::new() }, "ping-matching"),
+        (Ask::Dial { address: 0, reason: reason() }, "dial"),
+        (Ask::Probe { address: 0 }, "probe"),
+        (Ask::Protect { peer: 0, for_s: 1, reason: reason() }, "protect"),
+        (Ask::Ban { peer: 0, for_s: 1, reason: reason() }, "ban"),
+        (Ask::ForgetBroadcasts { older_than_s: 1 }, "forget-broadcasts"),
+        (Ask::ForgetAddresses { not_heard_for_s: 1 }, "forget-addresses"),
+        (Ask::AgainIn { ticks: 1 }, "again-in"),
+    ];
+    assert_eq!(asks.len(), KINDS.len());
+    for (number, (ask, kind)) in asks.iter().enumerate() {
+        assert_eq!((ask.number(), ask.kind()), (number, *kind));
+    }
+}
+
+#[test]
+fn column_names_agree_with_the_documentation_of_the_tables() {
+    let resolve = resolve();
+    for (table, columns) in [("peers", peer::COLUMNS), ("book", address::COLUMNS)] {
+        let (_, interface) =
+            interfaces(&resolve).into_iter().find(|(name, _)| *name == table).expect("the table is there");
+        let docs = interface.docs.contents.as_deref().expect("the table is documented");
+        let list = docs.split("Columns:").nth(1).expect("its columns are listed");
+        let names: BTreeSet<_> = list.split('`').skip(1).step_by(2).filter(|word| *word != "peers").collect();
+        assert_eq!(names, columns.iter().copied().collect::<BTreeSet<_>>(), "columns of {table}");
+    }
+}
+
+#[test]
+fn what_needs_no_grant_is_said_in_the_text() {
+    let resolve = resolve();
+    for (name, interface) in interfaces(&resolve) {
+        let docs = interface.docs.contents.as_deref().expect("every interface is documented");
+        let entry = INTERFACES.iter().find(|it| it.name == name).expect("in the table");
+        let exempt = docs.contains("Needs no grant") || entry.role == Role::Export;
+        assert_eq!(entry.needs_grant, !exempt, "{name}");
+    }
+}
+
+#[test]
+fn limits_agree_with_the_text() {
+    let text = WIT.split_whitespace().filter(|word| *word != "///").collect::<Vec<_>>().join(" ");
+    for limit in [
+        format!("(at most {})", contract::TESTS),
+        format!("`limit` (1 to {})", contract::ROWS),
+        format!("At most {} values", contract::ROWS),
+        format!("At most {} rows; an empty list", contract::ROWS),
+        format!("A plan holds at most {}.", contract::ASKS_PER_PLAN),
+        format!("A reason is 1 to {} bytes", contract::REASON_BYTES),
+        format!("A name is 1 to {} of a-z 0-9 _", contract::METRIC_NAME_BYTES),
+        format!("at most {} names", contract::METRICS),
+        format!("At most {} rows.", contract::NAMES),
+        format!(
+            "saturate at {}, because {}",
+            groundskeeper_sdk::column::MOST,
+            groundskeeper_sdk::column::UNKNOWN
+        ),
+    ] {
+        assert!(text.contains(&limit), "the WIT says nowhere: {limit}");
+    }
+}
