@@ -3,7 +3,9 @@
 // Tests and tools may; the library may not: it reports by value, by journal and by tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod admin;
 pub mod book;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod cycle;
@@ -18,3 +20,8 @@ pub mod peer;
 pub mod pool;
 pub mod registry;
 pub mod ticker;
+
+/// The code on the migration page is run with the other doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/migrating.md")]
+pub struct Migrating;

@@ -97,6 +97,9 @@ impl Metrics {
     /// Counts one beat, and what the journal says happened since the last one. O(records held).
     pub fn observe(&self, report: &BeatReport, sources: &Sources) {
         self.beats.observe(report.took.as_secs_f64());
+        if report.urgent == 0 {
+            self.lateness.observe(report.lateness.as_secs_f64());
+        }
         {
             let mut counts = self.counts.lock();
             for run in &report.runs {
@@ -107,11 +110,6 @@ impl Metrics {
         }
         self.read_journal(&sources.journal);
         self.compare_clocks(&*sources.clock);
-    }
-
-    /// How long after its grid point a tick began.
-    pub fn observe_lateness(&self, lateness: Duration) {
-        self.lateness.observe(lateness.as_secs_f64());
     }
 
     fn read_journal(&self, journal: &Journal) {

@@ -36,6 +36,7 @@ fn report(result: &'static str) -> BeatReport {
         tick: 1,
         urgent: 0,
         late: false,
+        lateness: Duration::from_millis(3),
         skipped: 0,
         connected_before: 0,
         connected: 0,
@@ -75,6 +76,7 @@ async fn what_happens_is_counted_once() {
     assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"ok\"}"), 3.0);
     assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"panicked\"}"), 1.0);
     assert_eq!(at("groundskeeper_phase_duration_seconds_count{phase=\"reaper\"}"), 4.0);
+    assert_eq!(at("groundskeeper_tick_lateness_seconds_count"), 4.0);
     assert_eq!(at("groundskeeper_dials_total{kind=\"dial\",result=\"failed\"}"), 1.0);
     assert_eq!(at("groundskeeper_clock_jumps_total{kind=\"wall-back\"}"), 1.0);
     assert_eq!(at("groundskeeper_clock_jumps_total{kind=\"suspend\"}"), 1.0);

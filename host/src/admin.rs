@@ -1,0 +1,90 @@
+//! What operators ask a running node: a local API on a unix socket, and a read-only telemetry listener. Changes nothing,
+//! and is not open to the world.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::metrics::{Metrics, Sources};
+
+pub mod answers;
+mod client;
+mod desk;
+mod explain;
+mod gate;
+mod routes;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientError, path_segment};
+pub use gate::Gate;
+pub use socket::{AdminSocket, SocketError};
+
+/// Everything the API reads.
+#[derive(Clone)]
+pub struct Desk {
+    pub sources: Sources,
+    pub metrics: Arc<Metrics>,
+    pub network: String,
+    /// Where the node listens, as bound.
+    pub local_addrs: Vec<SocketAddr>,
+}
+
+/// Answers on the admin socket until `shutdown` completes, then takes the socket away.
+pub async fn serve_admin(
+    socket: AdminSocket,
+    desk: Arc<Desk>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let router = telemetry_routes()
+        .route("/status", get(routes::status))
+        .route("/peers", get(routes::peers))
+        .route("/phases", get(routes::phases))
+        .route("/explain/{who}", get(routes::explain))
+        .route("/journal", get(routes::journal));
+    serve(Gate::new(socket), router, desk, shutdown).await;
+}
+
+/// Answers `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
+pub async fn serve_telemetry(
+    listener: TcpListener,
+    desk: Arc<Desk>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    serve(Gate::new(listener), telemetry_routes(), desk, shutdown).await;
+}
+
+fn telemetry_routes() -> Router<Arc<Desk>> {
+    Router::new()
+        .route("/metrics", get(routes::metrics))
+        .route("/healthz", get(routes::healthz))
+        .route("/readyz", get(routes::readyz))
+        .fallback(routes::nothing_here)
+}
+
+async fn serve<L>(
+    listener: L,
+    router: Router<Arc<Desk>>,
+    desk: Arc<Desk>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let router = router.with_state(desk).layer(axum::middleware::map_response(one_request_each));
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
+    // Accepting errors are retried inside; there is no other.
+    debug_assert!(served.is_ok());
+}
+
+/// A connection is for one request, so that its time can be limited without cutting a later one off.
+async fn one_request_each(mut response: axum::response::Response) -> axum::response::Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}

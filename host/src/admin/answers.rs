@@ -1,0 +1,130 @@
+//! What the API says, as types that the command line reads back. Append-only: a newer client talks to an older node.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Record;
+use crate::peer::PeerId;
+use crate::pool::Direction;
+use crate::registry::PhaseStatus;
+
+/// `GET /status`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's own id.
+    pub node: PeerId,
+    pub version: String,
+    pub network: String,
+    /// Number of the last tick begun, 0 before the first.
+    pub tick: u32,
+    pub interval_ms: u64,
+    pub uptime_s: u64,
+    pub listening: Vec<SocketAddr>,
+    pub pool: PoolStatus,
+    pub book: BookStatus,
+    pub journal: JournalStatus,
+    pub phases: Vec<PhaseStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Live connections.
+    pub total: u32,
+    pub healthy: u32,
+    pub stale: u32,
+    /// 0 to 100.
+    pub avg_health: u32,
+    pub oldest_s: u32,
+    pub inbound: u32,
+    pub outbound: u32,
+    pub handshaking: u32,
+    pub closing: u32,
+    pub capacity: u32,
+    pub bans: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BookStatus {
+    pub addresses: usize,
+    pub dialing: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Live connections that ended since the node started.
+    pub disconnects: u64,
+    /// Records in memory.
+    pub notable: usize,
+    pub chatter: usize,
+    pub lines_lost: u64,
+}
+
+/// `GET /peers?limit=`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peers {
+    /// Live connections, also those beyond the limit.
+    pub total: usize,
+    pub peers: Vec<Peer>,
+}
+
+/// One live connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    pub id: PeerId,
+    pub address: SocketAddr,
+    pub direction: Direction,
+    /// Number of the connection since the node started.
+    pub conn: u32,
+    pub health: u8,
+    pub idle_s: u32,
+    pub age_s: u32,
+    /// None before the first answered ping.
+    pub rtt_us: Option<u32>,
+    pub pings_lost: u8,
+    pub protected: bool,
+    pub kib_in: u32,
+    pub kib_out: u32,
+    pub kib_queued: u32,
+    /// What the peer says it runs. Untrusted.
+    pub agent: String,
+}
+
+/// `GET /phases`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Phases {
+    pub tick: u32,
+    pub phases: Vec<PhaseStatus>,
+}
+
+/// `GET /explain/{peer id, its beginning, ip:port or ip}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Whom the question turned out to be about; none if an address was asked for that no peer is known at.
+    pub peer: Option<PeerId>,
+    /// Its connection now.
+    pub connected: Option<Peer>,
+    /// Oldest first.
+    pub records: Vec<Record>,
+}
+
+/// `GET /journal?limit=`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The newest, oldest first.
+    pub records: Vec<Record>,
+}
+
+/// `GET /healthz`, `GET /readyz`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub ok: bool,
+    /// What is wrong; empty if nothing is.
+    pub why: Vec<String>,
+}
+
+/// Any answer that is not 200, except those of `/healthz` and `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub error: String,
+}

@@ -1,0 +1,117 @@
+//! The asking side of the admin socket. One question a connection.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::answers::Refusal;
+
+/// A node that has not answered by then does not answer: it works from memory alone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    #[error(
+        "no node answers on {}: {source}; start one with `groundskeeper run`, or name its --data-dir or --socket",
+        socket.display()
+    )]
+    NoNode { socket: PathBuf, source: io::Error },
+    #[error("not allowed to talk to {}; be the node's user, root, or in the socket's group", .0.display())]
+    NotAllowed(PathBuf),
+    /// The node understood, and has nothing to say.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the node on {} did not answer properly: {why}", socket.display())]
+    Broken { socket: PathBuf, why: String },
+}
+
+/// Asks one node.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Asks for `path` and reads a JSON answer, also that of a node that says it is not well (503).
+    ///
+    /// # Errors
+    /// [`ClientError`] tells a missing node from one that refuses.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let (status, body) = self.get_bytes(path).await?;
+        if status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE {
+            return serde_json::from_slice(&body).map_err(|error| self.broken(error));
+        }
+        match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => Err(ClientError::Refused(refusal.error)),
+            Err(_) => Err(self.broken(status)),
+        }
+    }
+
+    /// Asks for `path` and returns whatever comes back.
+    ///
+    /// # Errors
+    /// As [`Client::get`], except that every status is an answer.
+    pub async fn get_bytes(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
+            _ => ClientError::NoNode { socket: self.socket.clone(), source },
+        })?;
+        tokio::time::timeout(PATIENCE, self.exchange(stream, path))
+            .await
+            .map_err(|_| self.broken("it took too long"))?
+    }
+
+    async fn exchange(&self, stream: UnixStream, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(error))?;
+        let request = Request::get(path)
+            .header(hyper::header::HOST, "groundskeeper")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.broken(error))?;
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+        };
+        tokio::pin!(answer, connection);
+        // The connection does the work; it may end first, with the answer already there.
+        let answered = tokio::select! {
+            answered = &mut answer => answered,
+            ended = &mut connection => match ended {
+                Ok(()) => answer.await,
+                Err(error) => Err(error),
+            },
+        };
+        answered.map_err(|error| match error.is_incomplete_message() {
+            // Closed without a word: what the node does with those who may not talk to it.
+            true => ClientError::NotAllowed(self.socket.clone()),
+            false => self.broken(error),
+        })
+    }
+
+    fn broken(&self, why: impl ToString) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), why: why.to_string() }
+    }
+}
+
+/// Makes `text` fit between two slashes of a path (RFC 3986, section 2).
+pub fn path_segment(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    text.bytes()
+        .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}

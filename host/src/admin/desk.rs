@@ -1,0 +1,127 @@
+//! The answers themselves, from what the node knows right now.
+
+use super::Desk;
+use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Status};
+use crate::clock::Coarse;
+use crate::pool::{Direction, Rows};
+use crate::registry::PhaseState;
+
+/// A tick that did not end within so many intervals is a ticker that stands.
+const INTERVALS_ALIVE: u32 = 3;
+
+/// Failures in a row of a built-in phase after which the node is not ready.
+const FAILURES_TOLERATED: u32 = 3;
+
+impl Desk {
+    pub fn status(&self) -> Status {
+        let from = &self.sources;
+        let stats = from.pool.stats(from.healthy_above, from.stale_after);
+        let (notable, chatter) = from.journal.held();
+        Status {
+            node: from.pool.self_id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            network: self.network.clone(),
+            tick: from.pulse.tick(),
+            interval_ms: from.pulse.interval().as_millis() as u64,
+            uptime_s: from.clock.mono().saturating_sub(from.started).as_secs(),
+            listening: self.local_addrs.clone(),
+            pool: PoolStatus {
+                total: stats.total,
+                healthy: stats.healthy,
+                stale: stats.stale,
+                avg_health: stats.avg_health,
+                oldest_s: stats.oldest_s,
+                inbound: stats.inbound,
+                outbound: stats.outbound,
+                handshaking: stats.handshaking,
+                closing: stats.closing,
+                capacity: from.pool.capacity(),
+                bans: from.pool.bans(),
+            },
+            book: BookStatus { addresses: from.book.len(), dialing: from.book.dialing() },
+            journal: JournalStatus {
+                disconnects: from.journal.disconnects(),
+                notable,
+                chatter,
+                lines_lost: from.journal.lines_lost(),
+            },
+            phases: from.phases.read().to_vec(),
+        }
+    }
+
+    pub fn phases(&self) -> Phases {
+        Phases { tick: self.sources.pulse.tick(), phases: self.sources.phases.read().to_vec() }
+    }
+
+    /// The live connections, at most `limit` of them told one by one. O(slots ever used).
+    pub fn peers(&self, limit: usize) -> Peers {
+        let rows = self.sources.pool.freeze();
+        let peers = self.rows(&rows, 0..rows.len().min(limit));
+        Peers { total: rows.len(), peers }
+    }
+
+    pub(super) fn rows(&self, rows: &Rows, which: impl IntoIterator<Item = usize>) -> Vec<Peer> {
+        let pool = &self.sources.pool;
+        let now = self.sources.clock.coarse();
+        let (seen, since) = (pool.freeze_last_seen(rows), pool.freeze_connected_at(rows));
+        let (rtt, traffic) = (pool.freeze_rtt(rows), pool.freeze_traffic(rows));
+        let told = which.into_iter().filter_map(|row| {
+            let (key, word) = (rows.key(row), rows.words()[row]);
+            // One that ended meanwhile and whose slot has another tenant is left out.
+            let name = pool.name(key)?;
+            Some(Peer {
+                id: name.id,
+                address: name.address,
+                direction: if word.inbound() { Direction::Inbound } else { Direction::Outbound },
+                conn: key.conn,
+                health: word.health(),
+                idle_s: now.seconds_since(Coarse(seen[row])),
+                age_s: now.seconds_since(Coarse(since[row])),
+                rtt_us: Some(rtt[row]).filter(|rtt| *rtt != u32::MAX),
+                pings_lost: word.pings_lost(),
+                protected: word.protected(),
+                kib_in: traffic[row].kib_in,
+                kib_out: traffic[row].kib_out,
+                kib_queued: traffic[row].kib_queued,
+                agent: name.agent,
+            })
+        });
+        told.collect()
+    }
+
+    /// Whether the ticker advances: restarting the process would help if not.
+    pub fn alive(&self) -> Health {
+        let from = &self.sources;
+        let last = from.pulse.finished_at().unwrap_or(from.started);
+        let (ago, interval) = (from.clock.mono().saturating_sub(last), from.pulse.interval());
+        let mut why = Vec::new();
+        if ago > interval * INTERVALS_ALIVE {
+            why.push(format!(
+                "no tick has ended for {} s, with an interval of {} s",
+                ago.as_secs(),
+                interval.as_secs_f32()
+            ));
+        }
+        Health { ok: why.is_empty(), why }
+    }
+
+    /// Whether the node does its work.
+    pub fn ready(&self) -> Health {
+        let mut why = self.alive().why;
+        if self.sources.pulse.finished() == 0 {
+            why.push("the first tick has not ended".to_owned());
+        }
+        for phase in self.sources.phases.read().iter().filter(|phase| &*phase.kind == "built-in") {
+            if phase.state == PhaseState::Stuck {
+                why.push(format!("phase {} is stuck in a run that does not come back", phase.name));
+            } else if phase.failures_in_row >= FAILURES_TOLERATED {
+                let error = phase.last_error.as_deref().unwrap_or("see the journal");
+                why.push(format!(
+                    "phase {} failed {} times in a row: {error}",
+                    phase.name, phase.failures_in_row
+                ));
+            }
+        }
+        Health { ok: why.is_empty(), why }
+    }
+}

@@ -1,0 +1,80 @@
+//! From HTTP to the desk and back. Decides nothing but status codes.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use super::answers::{Health, Journal, Refusal};
+use super::explain::NoOne;
+use super::{Desk, answers};
+
+/// Peers and records in one answer unless the question names a number.
+const USUAL_LIMIT: usize = 1000;
+
+#[derive(Deserialize)]
+pub(super) struct Limit {
+    limit: Option<usize>,
+}
+
+impl Limit {
+    fn or_usual(&self) -> usize {
+        self.limit.unwrap_or(USUAL_LIMIT)
+    }
+}
+
+pub(super) async fn status(State(desk): State<Arc<Desk>>) -> Json<answers::Status> {
+    Json(desk.status())
+}
+
+pub(super) async fn peers(State(desk): State<Arc<Desk>>, Query(limit): Query<Limit>) -> Json<answers::Peers> {
+    Json(desk.peers(limit.or_usual()))
+}
+
+pub(super) async fn phases(State(desk): State<Arc<Desk>>) -> Json<answers::Phases> {
+    Json(desk.phases())
+}
+
+pub(super) async fn explain(State(desk): State<Arc<Desk>>, Path(who): Path<String>) -> Response {
+    match desk.explain(&who) {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(no_one) => {
+            let code = match no_one {
+                NoOne::NotAName(_) => StatusCode::BAD_REQUEST,
+                NoOne::Unknown(_) => StatusCode::NOT_FOUND,
+                NoOne::Several(..) => StatusCode::CONFLICT,
+            };
+            (code, Json(Refusal { error: no_one.to_string() })).into_response()
+        }
+    }
+}
+
+pub(super) async fn journal(State(desk): State<Arc<Desk>>, Query(limit): Query<Limit>) -> Json<Journal> {
+    Json(Journal { records: desk.sources.journal.select(limit.or_usual(), |_| true) })
+}
+
+pub(super) async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
+    let text = desk.metrics.render(&desk.sources);
+    ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
+}
+
+pub(super) async fn healthz(State(desk): State<Arc<Desk>>) -> Response {
+    health(desk.alive())
+}
+
+pub(super) async fn readyz(State(desk): State<Arc<Desk>>) -> Response {
+    health(desk.ready())
+}
+
+fn health(health: Health) -> Response {
+    let code = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(health)).into_response()
+}
+
+pub(super) async fn nothing_here() -> Response {
+    (StatusCode::NOT_FOUND, Json(Refusal { error: "there is nothing at this path".to_owned() }))
+        .into_response()
+}

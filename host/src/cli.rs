@@ -1,0 +1,221 @@
+//! Flags, exit codes and what the terminal shows. Holds no logic of the node.
+
+#![expect(
+    clippy::print_stderr,
+    reason = "what goes wrong is said on standard error, before and without any log"
+)]
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use groundskeeper_sdk::span::Span;
+
+use crate::config::{self, Config, Overrides, Problem};
+use crate::data::DataFolder;
+
+mod ask;
+mod check;
+mod local;
+pub mod notify;
+mod run;
+mod show;
+
+pub use run::Prepared;
+
+/// What the process ends with. Those above 63 are of sysexits.h.
+pub mod exit {
+    /// It was tried and it failed; also: not healthy, nobody to explain.
+    pub const FAILED: u8 = 1;
+    /// No node answers (EX_UNAVAILABLE).
+    pub const NO_NODE: u8 = 69;
+    /// The data folder cannot be used (EX_CANTCREAT).
+    pub const DATA: u8 = 73;
+    /// Not allowed to talk to the node (EX_NOPERM).
+    pub const NOT_ALLOWED: u8 = 77;
+    /// The config has problems (EX_CONFIG).
+    pub const CONFIG: u8 = 78;
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done; healthcheck: healthy
+   1  failed; healthcheck: not healthy, or no node
+   2  wrong usage
+  69  no node answers
+  73  the data folder cannot be used
+  77  not allowed to talk to the node
+  78  the config has problems";
+
+/// Keeps a peer-to-peer node's connections in order.
+#[derive(Parser, Debug)]
+#[command(name = "groundskeeper", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Run a node
+    Run(RunArgs),
+    /// Check a config and list every problem
+    Check(CheckArgs),
+    /// Show how a running node is
+    Status(NodeArgs),
+    /// List the connections of a running node
+    Peers(PeersArgs),
+    /// List the phases of a running node
+    Phases(NodeArgs),
+    /// Tell everything a running node still knows about a peer: why it was dialled, why it left
+    Explain(ExplainArgs),
+    /// Ask a running node whether it is alive: exit code 0 or 1, for containers
+    Healthcheck(HealthArgs),
+    /// Print the JSON schema of the config
+    #[command(hide = true)]
+    Schema,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The config file; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of the node's key, state and socket [default: $XDG_STATE_HOME/groundskeeper or ~/.local/state/groundskeeper]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Start so many further nodes in this process, each with its own key and port, to see a network at work
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
+    pub local_peers: u32,
+    /// Time from one tick to the next, like 10s; goes over the config
+    #[arg(long, value_name = "TIME")]
+    pub interval: Option<Span>,
+    /// Stop after so many ticks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ticks: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The config file; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The same as --config
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+}
+
+/// Which node is asked.
+#[derive(Args, Debug)]
+pub struct NodeArgs {
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The admin socket of the node
+    #[arg(long, value_name = "PATH", conflicts_with = "data_dir")]
+    pub socket: Option<PathBuf>,
+    /// The config that the node runs with, to find its data folder and socket
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "socket"])]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct PeersArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// List at most so many
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
+    pub peer: String,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct HealthArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Ask whether it is ready: the first tick is done and every built-in phase works
+    #[arg(long)]
+    pub ready: bool,
+}
+
+/// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
+pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
+    let json = cli.json;
+    let done = match cli.verb {
+        Verb::Run(args) => run::run(&args, json, start_logging),
+        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), json),
+        Verb::Status(node) => ask::status(&node, json),
+        Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
+        Verb::Phases(node) => ask::phases(&node, json),
+        Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
+        Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
+        Verb::Schema => print(&format!("{:#}\n", config::schema())),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("groundskeeper: {error:#}");
+        ExitCode::from(exit::FAILED)
+    })
+}
+
+/// Results go to standard output. A reader that has seen enough (`| head`) is not an error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Every problem of a config that was to be used, to standard error.
+fn refuse_config(problems: &[Problem]) -> ExitCode {
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    let count = problems.len();
+    eprintln!("groundskeeper: the config has {count} problem{}", if count == 1 { "" } else { "s" });
+    ExitCode::from(exit::CONFIG)
+}
+
+/// Where a node's data is, as flags, config and the user's environment say, in this order.
+fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &config.node.data_dir {
+        return Ok(path.clone());
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let state = state.ok_or_else(|| {
+        anyhow::anyhow!("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
+    })?;
+    Ok(state.join("groundskeeper"))
+}
+
+fn admin_socket(config: &Config) -> anyhow::Result<PathBuf> {
+    match &config.admin.socket {
+        Some(path) => Ok(path.clone()),
+        None => Ok(DataFolder::admin_socket(&data_dir(config)?)),
+    }
+}
+
+impl RunArgs {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            interval: self.interval,
+            data_dir: self.data_dir.clone(),
+            // Local peers live on addresses that no stranger is told.
+            allow_private: (self.local_peers > 0).then_some(true),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The verbs that ask a running node.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{NodeArgs, admin_socket, exit, print, print_json, refuse_config, show};
+use crate::admin::answers::{Explanation, Health, Peers, Phases, Status};
+use crate::admin::{Client, ClientError, path_segment};
+use crate::config::{Config, Overrides};
+
+pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
+    tell::<Status>(node, "/status", json, show::status)
+}
+
+pub(super) fn peers(node: &NodeArgs, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
+    tell::<Peers>(node, &format!("/peers?limit={limit}"), json, show::peers)
+}
+
+pub(super) fn phases(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
+    tell::<Phases>(node, "/phases", json, show::phases)
+}
+
+pub(super) fn explain(node: &NodeArgs, peer: &str, json: bool) -> anyhow::Result<ExitCode> {
+    tell::<Explanation>(node, &format!("/explain/{}", path_segment(peer)), json, show::explanation)
+}
+
+pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let client = match client(node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(code),
+    };
+    let health = match ask::<Health>(&client, if ready { "/readyz" } else { "/healthz" })? {
+        Ok(health) => health,
+        // Whatever the reason, a node that cannot be asked is not healthy, and containers know 0 and 1 only.
+        Err(error) => Health { ok: false, why: vec![error.to_string()] },
+    };
+    if json {
+        print_json(&health)?;
+    } else {
+        print(&show::health(&health))?;
+    }
+    Ok(if health.ok { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+fn tell<T: Serialize + DeserializeOwned>(
+    node: &NodeArgs,
+    path: &str,
+    json: bool,
+    show: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
+    let client = match client(node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(code),
+    };
+    match ask::<T>(&client, path)? {
+        Ok(answer) if json => print_json(&answer),
+        Ok(answer) => print(&show(&answer)),
+        Err(error) => {
+            eprintln!("groundskeeper: {error}");
+            Ok(ExitCode::from(match error {
+                ClientError::NoNode { .. } => exit::NO_NODE,
+                ClientError::NotAllowed(_) => exit::NOT_ALLOWED,
+                _ => exit::FAILED,
+            }))
+        }
+    }
+}
+
+fn ask<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Result<T, ClientError>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(client.get(path)))
+}
+
+/// Whom to ask; the exit code if the config that is to tell it has problems.
+fn client(node: &NodeArgs) -> anyhow::Result<Result<Client, ExitCode>> {
+    if let Some(socket) = &node.socket {
+        return Ok(Ok(Client::new(socket)));
+    }
+    let overrides = Overrides { data_dir: node.data_dir.clone(), ..Overrides::default() };
+    match Config::load_with(node.config.as_deref(), &overrides) {
+        Ok(config) => Ok(Ok(Client::new(&admin_socket(&config)?))),
+        Err(problems) => Ok(Err(refuse_config(&problems))),
+    }
+}

@@ -1,0 +1,276 @@
+//! Answers as text for a terminal. What peers say is shown with its control characters escaped.
+
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use groundskeeper_sdk::span::Span;
+
+use crate::admin::answers::{Explanation, Health, Peer, Peers, Phases, PoolStatus, Status};
+use crate::journal::{Outcome, Record};
+use crate::pool::Direction;
+use crate::registry::{PhaseState, PhaseStatus};
+
+pub(super) fn status(status: &Status) -> String {
+    let Status {
+        node,
+        version,
+        network,
+        tick,
+        interval_ms,
+        uptime_s,
+        listening,
+        pool,
+        book,
+        journal,
+        phases,
+    } = status;
+    let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
+    let PoolStatus { total, healthy, stale, avg_health, oldest_s, inbound, outbound, .. } = pool;
+    let facts = [
+        ("node", node.to_string()),
+        ("version", format!("{version}, network {network}, up {}", age(*uptime_s))),
+        ("listening", if listening.is_empty() { "nowhere".into() } else { listening.join(", ") }),
+        ("tick", format!("{tick}, one each {}", Span::millis(*interval_ms))),
+        (
+            "peers",
+            format!(
+                "{total} of at most {}: {inbound} in, {outbound} out; {healthy} healthy, {stale} stale, mean health \
+                 {avg_health}, oldest {}",
+                pool.capacity,
+                age((*oldest_s).into())
+            ),
+        ),
+        (
+            "under way",
+            format!("{} handshakes, {} dials, {} closing", pool.handshaking, book.dialing, pool.closing),
+        ),
+        ("book", format!("{} addresses, {} bans", book.addresses, pool.bans)),
+        ("ended", format!("{} connections since the start", journal.disconnects)),
+    ];
+    let facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]);
+    format!("{}\n{}", table(facts.into()), phase_table(phases))
+}
+
+pub(super) fn phases(phases: &Phases) -> String {
+    format!("tick {}\n{}", phases.tick, phase_table(&phases.phases))
+}
+
+fn phase_table(phases: &[PhaseStatus]) -> String {
+    let head = ["PHASE", "KIND", "STATE", "EVERY", "LAST", "NEXT", "RUNS", "FAILED", "MISSED", "TOOK"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for phase in phases {
+        let tick = |tick: Option<u32>| tick.map_or("-".to_owned(), |tick| tick.to_string());
+        let state = match phase.state {
+            PhaseState::Active => "active",
+            PhaseState::Tripped => "tripped",
+            PhaseState::Stuck => "stuck",
+            PhaseState::Off => "off",
+        };
+        rows.push(vec![
+            phase.name.to_string(),
+            phase.kind.to_string(),
+            state.to_owned(),
+            phase.every_n_ticks.to_string(),
+            tick(phase.last_run_tick),
+            tick(phase.next_due_tick),
+            phase.runs.to_string(),
+            phase.failures.to_string(),
+            phase.missed.to_string(),
+            micros(phase.last_duration_us),
+        ]);
+    }
+    let mut text = table(rows);
+    for phase in phases {
+        if let Some(error) = &phase.last_error {
+            text += &format!("{}: {}\n", phase.name, printable(error));
+        }
+    }
+    text
+}
+
+pub(super) fn peers(peers: &Peers) -> String {
+    let head = ["PEER", "ADDRESS", "WAY", "HEALTH", "IDLE", "AGE", "RTT", "IN", "OUT", "AGENT"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(peers.peers.iter().map(peer));
+    let mut text = if peers.peers.is_empty() { String::new() } else { table(rows) };
+    text += &match (peers.total, peers.peers.len()) {
+        (0, _) => "no peer is connected\n".to_owned(),
+        (total, shown) if shown < total => format!("{shown} of {total} peers; more with --limit\n"),
+        (1, _) => "1 peer\n".to_owned(),
+        (total, _) => format!("{total} peers\n"),
+    };
+    text
+}
+
+fn peer(peer: &Peer) -> Vec<String> {
+    let way = match peer.direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+    };
+    vec![
+        peer.id.short(),
+        peer.address.to_string(),
+        way.to_owned(),
+        peer.health.to_string(),
+        age(peer.idle_s.into()),
+        age(peer.age_s.into()),
+        peer.rtt_us.map_or("-".to_owned(), |rtt| micros(rtt.into())),
+        format!("{} KiB", peer.kib_in),
+        format!("{} KiB", peer.kib_out),
+        printable(&peer.agent),
+    ]
+}
+
+pub(super) fn explanation(explanation: &Explanation) -> String {
+    let Explanation { peer, connected, records } = explanation;
+    let mut text = String::new();
+    if let Some(peer) = peer {
+        writeln!(text, "peer {peer}").expect("a string takes any text");
+    }
+    text += &match connected {
+        Some(peer) => format!(
+            "connected at {} for {}, idle for {}, health {}\n",
+            peer.address,
+            age(peer.age_s.into()),
+            age(peer.idle_s.into()),
+            peer.health
+        ),
+        None => "not connected\n".to_owned(),
+    };
+    for one in records {
+        text += &record(one);
+    }
+    text
+}
+
+/// One line: when, at which tick, who, what, where, and why.
+fn record(record: &Record) -> String {
+    let when = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(record.unix_ms));
+    let beat =
+        if record.beat == 0 { record.tick.to_string() } else { format!("{}+{}", record.tick, record.beat) };
+    let what = serde_json::to_value(record.what).ok();
+    let what = what.as_ref().and_then(|what| what.as_str()).unwrap_or_default();
+    let mut line = format!("{when}  tick {beat}  {}  {what}", record.by);
+    if let Some(address) = record.address {
+        line += &format!(" {address}");
+    }
+    if let Some(cause) = record.cause {
+        line += &format!("  cause {}", cause.as_str());
+    }
+    if !record.reason.is_empty() {
+        line += &format!("  \"{}\"", printable(&record.reason));
+    }
+    let inputs: Vec<String> = record
+        .inputs
+        .iter()
+        .map(|(name, value)| if *value == u32::MAX { format!("{name}=?") } else { format!("{name}={value}") })
+        .collect();
+    if !inputs.is_empty() {
+        line += &format!("  ({})", inputs.join(", "));
+    }
+    if record.outcome != Outcome::Applied {
+        line += &format!("  {}", printable(&record.outcome.to_string()));
+    }
+    line + "\n"
+}
+
+pub(super) fn health(health: &Health) -> String {
+    if health.ok {
+        "ok\n".to_owned()
+    } else {
+        health.why.iter().map(|why| format!("{}\n", printable(why))).collect()
+    }
+}
+
+/// Columns as wide as their widest cell, two blanks apart.
+fn table(rows: Vec<Vec<String>>) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// In its two largest units: people compare ages, they do not add them.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+fn micros(us: u64) -> String {
+    if us < 1000 { format!("{us} us") } else { format!("{}.{} ms", us / 1000, us % 1000 / 100) }
+}
+
+/// Control characters, and those that turn the direction of writing, would let a peer rewrite the operator's screen.
+fn printable(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars()
+        .flat_map(|c| {
+            let escaped = c.is_control() || turns(c);
+            escaped.then(|| c.escape_default()).into_iter().flatten().chain((!escaped).then_some(c))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Asker, Cause, What};
+    use crate::peer::PeerId;
+
+    #[test]
+    fn a_record_is_one_line_with_everything_in_it() {
+        let by = Asker::Phase { name: "reaper".into(), version: "0.1.0".into() };
+        let mut one = Record {
+            seq: 1,
+            unix_ms: 1_700_000_000_123,
+            tick: 7,
+            beat: 0,
+            by,
+            what: What::Disconnect,
+            peer: Some(PeerId::from_bytes([1; 32])),
+            conn: Some(1),
+            address: Some("192.0.2.4:7420".parse().unwrap()),
+            cause: Some(Cause::Phase),
+            reason: "silent for 92 s\n\x1b[2J".into(),
+            inputs: vec![("idle-s".into(), 92), ("rtt-us".into(), u32::MAX)],
+            outcome: Outcome::Applied,
+            count: 1,
+        };
+        let shown = "2023-11-14T22:13:20.123Z  tick 7  reaper 0.1.0  disconnect 192.0.2.4:7420  cause phase  \
+                     \"silent for 92 s\\n\\u{1b}[2J\"  (idle-s=92, rtt-us=?)\n";
+        assert_eq!(record(&one), shown);
+        one.beat = 2;
+        one.outcome = Outcome::Failed("no\nanswer".into());
+        assert!(record(&one).contains("tick 7+2") && record(&one).ends_with("failed: no\\nanswer\n"));
+    }
+
+    #[test]
+    fn ages_and_durations_are_short() {
+        assert_eq!([5, 65, 3_700, 90_000].map(age), ["5s", "1m05s", "1h01m", "1d01h"]);
+        assert_eq!([7, 1_250, 65_000].map(micros), ["7 us", "1.2 ms", "65.0 ms"]);
+    }
+
+    #[test]
+    fn columns_line_up_and_lines_do_not_trail() {
+        let rows = vec![vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), String::new()]];
+        assert_eq!(table(rows), "a     b\nlong\n");
+    }
+
+    #[test]
+    fn a_peer_cannot_write_on_the_screen() {
+        assert_eq!(printable("ok \u{e9} \u{202e}x\r\x1b"), "ok \u{e9} \\u{202e}x\\r\\u{1b}");
+    }
+}

@@ -1,0 +1,247 @@
+//! The built binary: exit codes, what goes where, and a real admin socket behind it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper::admin::{AdminSocket, Desk, serve_admin};
+use groundskeeper::book::{Book, BookLimits};
+use groundskeeper::clock::{Clock, SystemClock};
+use groundskeeper::data::DataFolder;
+use groundskeeper::flow::{BroadcastLimits, Broadcasts};
+use groundskeeper::journal::{Asker, Cause, Journal, JournalLimits};
+use groundskeeper::metrics::Sources;
+use groundskeeper::peer::PeerId;
+use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, PoolLimits, Removal, Slot};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Runs the binary without any of the caller's environment, in `home`.
+fn groundskeeper(home: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_groundskeeper"));
+    command.args(args).env_clear().env("HOME", home).current_dir(home).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn config_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config")
+}
+
+#[test]
+fn check_accepts_the_shipped_file_and_the_defaults() {
+    let home = tempfile::tempdir().unwrap();
+    let shipped = config_folder().join("groundskeeper.toml");
+    let shipped = shipped.to_str().unwrap();
+    for args in [&["check"][..], &["check", shipped], &["check", "--config", shipped]] {
+        let output = groundskeeper(home.path(), args);
+        assert_eq!(code(&output), 0, "{}", err(&output));
+        assert!(out(&output).contains("no problems"));
+    }
+}
+
+#[test]
+fn check_lists_five_mistakes_by_line_and_exits_78() {
+    let home = tempfile::tempdir().unwrap();
+    let file = config_folder().join("invalid/five-mistakes.toml");
+    let file = file.to_str().unwrap();
+    let output = groundskeeper(home.path(), &["check", file]);
+    assert_eq!(code(&output), 78);
+    let text = out(&output);
+    assert_eq!(text.lines().filter(|line| line.starts_with(&format!("{file}:"))).count(), 6, "{text}");
+    assert!(text.contains("did you mean \"max_connections\"?") && text.ends_with("5 problems\n"));
+
+    let output = groundskeeper(home.path(), &["check", "--json", file]);
+    assert_eq!(code(&output), 78);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["ok"], false);
+    let problems = answer["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 5);
+    assert!(problems.iter().all(|problem| problem["line"].is_u64() && problem["message"].is_string()));
+}
+
+#[test]
+fn every_invalid_file_exits_78() {
+    let home = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(config_folder().join("invalid")).unwrap() {
+        let path = entry.unwrap().path();
+        let output = groundskeeper(home.path(), &["check", path.to_str().unwrap()]);
+        assert_eq!(code(&output), 78, "{}", path.display());
+    }
+    assert_eq!(code(&groundskeeper(home.path(), &["check", "none.toml"])), 78);
+}
+
+#[test]
+fn run_refuses_a_bad_config_and_a_bad_folder_with_their_own_codes() {
+    let home = tempfile::tempdir().unwrap();
+    let output = groundskeeper(home.path(), &["run", "--interval", "2h"]);
+    assert_eq!(code(&output), 78);
+    assert!(err(&output).contains("--interval: 2h is out of range: 100ms to 1h"), "{}", err(&output));
+    assert!(!home.path().join(".local").exists(), "nothing was made");
+
+    let data = home.path().join("data");
+    let held = DataFolder::open(&data).unwrap();
+    let output = groundskeeper(home.path(), &["run", "--data-dir", "data"]);
+    assert_eq!(code(&output), 73);
+    assert!(err(&output).contains(&format!("pid {}", std::process::id())), "{}", err(&output));
+    drop(held);
+}
+
+#[test]
+fn usage_errors_exit_2_and_help_tells_the_codes() {
+    let home = tempfile::tempdir().unwrap();
+    for args in [&["run", "--ticks", "0"][..], &["run", "--interval", "fast"], &["fly"], &[]] {
+        assert_eq!(code(&groundskeeper(home.path(), args)), 2, "{args:?}");
+    }
+    let help = out(&groundskeeper(home.path(), &["--help"]));
+    for word in
+        ["0", "1", "2", "69", "73", "77", "78", "run", "check", "status", "peers", "phases", "explain"]
+    {
+        assert!(help.contains(word), "{word}");
+    }
+    assert!(!help.contains("schema"));
+    let schema: serde_json::Value =
+        serde_json::from_slice(&groundskeeper(home.path(), &["schema"]).stdout).unwrap();
+    assert_eq!(schema["title"], "groundskeeper.toml");
+}
+
+#[test]
+fn without_a_node_the_socket_and_the_way_out_are_named() {
+    let home = tempfile::tempdir().unwrap();
+    let default = home.path().join(".local/state/groundskeeper/admin.sock");
+    for args in [&["status"][..], &["peers"], &["phases"], &["explain", "abcd"], &["status", "--json"]] {
+        let output = groundskeeper(home.path(), args);
+        assert_eq!(code(&output), 69, "{args:?}");
+        let text = err(&output);
+        assert!(text.contains(default.to_str().unwrap()) && text.contains("groundskeeper run"), "{text}");
+        assert!(output.stdout.is_empty());
+    }
+    let output = groundskeeper(home.path(), &["healthcheck"]);
+    assert_eq!(code(&output), 1);
+    assert!(out(&output).contains("no node answers"));
+    let output = groundskeeper(home.path(), &["status", "--data-dir", "elsewhere"]);
+    assert!(err(&output).contains("elsewhere/admin.sock"));
+}
+
+struct FakeLink;
+
+impl Link for FakeLink {
+    fn ping(&self) {}
+
+    fn close(&self, _: &Goodbye) {}
+
+    fn agent(&self) -> &'static str {
+        "fake/1\u{1b}[2J"
+    }
+}
+
+/// A node made by hand, served from this process: one peer is there, one has left.
+struct Node {
+    home: TempDir,
+    _slot: Slot,
+    _runtime: Runtime,
+}
+
+fn id(n: u8) -> PeerId {
+    PeerId::from_bytes([n; 32])
+}
+
+fn node() -> Node {
+    let home = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = SystemClock::new();
+    let journal = Journal::new(Arc::clone(&clock), JournalLimits::default(), None);
+    let limits = PoolLimits::only_capacity(8);
+    let pool = Pool::new(id(1), limits, Arc::clone(&clock), Arc::clone(&journal));
+    let attach = |n, address: &str| {
+        let facts =
+            PeerFacts { id: id(n), address: address.parse().unwrap(), direction: Direction::Outbound };
+        pool.attach(facts, Arc::new(FakeLink)).unwrap()
+    };
+    let slot = attach(2, "192.0.2.2:7420");
+    attach(3, "192.0.2.3:7420").retire(Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading"));
+    let desk = Desk {
+        sources: Sources {
+            book: Book::new(BookLimits::default(), Arc::clone(&clock), Arc::clone(&journal)),
+            broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
+            pool,
+            journal,
+            phases: Arc::default(),
+            pulse: Arc::default(),
+            healthy_above: 30,
+            stale_after: Duration::from_secs(90),
+            started: clock.mono(),
+            clock,
+        },
+        metrics: Arc::default(),
+        network: "test".into(),
+        local_addrs: Vec::new(),
+    };
+    let runtime = Runtime::new().unwrap();
+    let socket = {
+        let _inside = runtime.enter();
+        AdminSocket::bind(&home.path().join("admin.sock")).unwrap()
+    };
+    runtime.spawn(serve_admin(socket, Arc::new(desk), std::future::pending()));
+    Node { home, _slot: slot, _runtime: runtime }
+}
+
+#[test]
+fn a_running_node_is_shown_as_text_and_as_json() {
+    let node = node();
+    let ask = |args: &[&str]| {
+        let output = groundskeeper(node.home.path(), &[args, &["--data-dir", "."]].concat());
+        assert_eq!(code(&output), 0, "{args:?}: {}", err(&output));
+        out(&output)
+    };
+    let status = ask(&["status"]);
+    assert!(status.contains(&id(1).to_string()) && status.contains("1 of at most 8"), "{status}");
+    let json: serde_json::Value = serde_json::from_str(&ask(&["status", "--json"])).unwrap();
+    assert_eq!((&json["node"], &json["pool"]["total"]), (&id(1).to_string().into(), &1.into()));
+
+    let peers = ask(&["peers"]);
+    assert!(
+        peers.contains(&id(2).short()) && peers.contains("192.0.2.2:7420") && peers.ends_with("1 peer\n")
+    );
+    assert!(peers.contains("fake/1\\u{1b}[2J"), "what a peer says does not reach the terminal raw");
+    assert!(ask(&["phases"]).contains("PHASE"));
+
+    let explained = ask(&["explain", "192.0.2.3:7420"]);
+    assert!(explained.contains("not connected") && explained.contains("cause remote-goodbye"), "{explained}");
+    let explained = ask(&["explain", &id(3).to_string()[..8], "--json"]);
+    let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
+    assert_eq!(explained["records"][1]["reason"], "upgrading");
+}
+
+#[test]
+fn nobody_to_explain_exits_1() {
+    let node = node();
+    let output = groundskeeper(node.home.path(), &["explain", "192.0.2.77", "--socket", "admin.sock"]);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("nothing is known about"));
+}
+
+#[test]
+fn healthcheck_tells_alive_from_ready_and_finds_the_node_by_its_config() {
+    let node = node();
+    std::fs::write(node.home.path().join("node.toml"), "[node]\ndata_dir = \".\"\n").unwrap();
+    // The hand-made ticker has an interval of zero and never ticks: it is as dead as can be.
+    let output = groundskeeper(node.home.path(), &["healthcheck", "--config", "node.toml"]);
+    assert_eq!(code(&output), 1);
+    assert!(out(&output).contains("no tick has ended"), "{}", err(&output));
+    let output =
+        groundskeeper(node.home.path(), &["healthcheck", "--ready", "--json", "--config", "node.toml"]);
+    assert_eq!(code(&output), 1);
+    let health: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(health["why"].as_array().unwrap().iter().any(|why| why == "the first tick has not ended"));
+}
