@@ -20,3 +20,8 @@ pub mod peer;
 pub mod pool;
 pub mod registry;
 pub mod ticker;
+
+/// The code on the migration page is run with the other doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/migrating.md")]
+pub struct Migrating;

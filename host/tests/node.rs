@@ -28,9 +28,9 @@ fn config(bootstrap: &[&Node]) -> Config {
     config
 }
 
-async fn start(config: &Config, folder: &Path) -> Node {
+fn start(config: &Config, folder: &Path) -> Node {
     let folder = DataFolder::open(folder).expect("a folder of our own");
-    Node::start(config, folder, SystemClock::new(), Additions::default()).await.expect("a good config")
+    Node::start(config, folder, SystemClock::new(), Additions::default()).expect("a good config")
 }
 
 /// Waits, beat by beat, until `node` has `n` connections.
@@ -69,10 +69,10 @@ async fn stop(node: Node) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() {
     let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().expect("a temporary folder")).collect();
-    let first = start(&config(&[]), folders[0].path()).await;
+    let first = start(&config(&[]), folders[0].path());
     let mut others = Vec::new();
     for folder in &folders[1..] {
-        others.push(start(&config(&[&first]), folder.path()).await);
+        others.push(start(&config(&[&first]), folder.path()));
     }
     // Each learns of the others from the first, by peer exchange.
     until_connected(&first, 3).await;
@@ -87,7 +87,7 @@ async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() 
     let goodbye = first.tables().journal.explain(&id);
     let record = goodbye.iter().find(|record| record.what == What::Disconnect).expect("explained");
     assert_eq!(record.cause, Some(Cause::RemoteGoodbye), "{record:?}");
-    let back = start(&config(&[]), folders[3].path()).await;
+    let back = start(&config(&[]), folders[3].path());
     assert_eq!((back.id(), back.is_new()), (id, false));
     until_connected(&back, 3).await;
     until_connected(&first, 3).await;
@@ -102,16 +102,16 @@ async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_started_twice_is_refused_by_the_lock_and_the_first_goes_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let node = start(&config(&[]), folder.path()).await;
+    let node = start(&config(&[]), folder.path());
     let second = DataFolder::open(folder.path()).expect_err("locked");
     assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
     assert!(folder.path().join("node.key").exists());
     stop(node).await;
     let folder_without_key = tempfile::tempdir().expect("a temporary folder");
-    let other = start(&config(&[]), folder_without_key.path()).await;
+    let other = start(&config(&[]), folder_without_key.path());
     stop(other).await;
     std::fs::remove_file(folder_without_key.path().join("node.key")).expect("there was a key");
     let reopened = DataFolder::open(folder_without_key.path()).expect("unlocked");
-    let error = Node::start(&config(&[]), reopened, SystemClock::new(), Additions::default()).await.err();
+    let error = Node::start(&config(&[]), reopened, SystemClock::new(), Additions::default()).err();
     assert!(error.expect("no new identity").to_string().contains("node.key"));
 }

@@ -10,7 +10,7 @@ pub mod scan;
 mod seen;
 
 pub const HOW: &str = "pool: medians of interleaved rounds (31; 9 with --quick), the clock read outside of inner loops; \
-    two threads on a core each.";
+    a sample in which the system took the core away is taken again (8 tries); two threads on a core each.";
 
 const GROUP: &str = "pool";
 

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::book::{Book, BookLimits, Source};
 use groundskeeper::clock::Coarse;
+use groundskeeper::config::Config;
 use groundskeeper::cycle::{Beat, BeatReport, Cycle, Frame, Thresholds, World};
 use groundskeeper::engine::{Fence, PhaseThread};
 use groundskeeper::flow::{BroadcastLimits, Broadcasts};
-use groundskeeper::registry::{Cadence, LastRuns, PhaseSpec, Registry, Schedule, Step};
-use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
-use groundskeeper_sdk::phase::AnyPhase;
+use groundskeeper::node::builtins;
+use groundskeeper::registry::{LastRuns, Registry};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::RwLock;
 
@@ -38,25 +38,7 @@ const ALL_DUE: u32 = 120;
 
 /// The built-ins, with the cadence that a node gives them.
 pub fn built_ins() -> Registry {
-    let spec = |name: &str, phase: Arc<dyn AnyPhase>, schedule| PhaseSpec {
-        name: name.to_owned(),
-        kind: "built-in",
-        version: "0.1.0".to_owned(),
-        phase,
-        schedule,
-    };
-    let step = |below_connections, every_n_ticks| Step { below_connections, every_n_ticks };
-    let adaptive = Cadence::Adaptive { steps: vec![step(5, 1), step(8, 2)], otherwise: 4 };
-    let specs = vec![
-        spec("reaper", Arc::new(Reaper::default()), Schedule::every(1)),
-        spec(
-            "reconnect",
-            Arc::new(Reconnect::default()),
-            Schedule { cadence: adaptive, wake_on_isolated: true, ..Schedule::every(1) },
-        ),
-        spec("broadcast-cleanup", Arc::new(BroadcastCleanup::default()), Schedule::every(2)),
-        spec("exchange-cleanup", Arc::new(ExchangeCleanup::default()), Schedule::every(ALL_DUE)),
-    ];
+    let specs = builtins(&Config::default().phases);
     Registry::new(specs, |_| 0, &LastRuns::new(), 0, INTERVAL).expect("the built-ins' defaults are valid")
 }
 
@@ -147,7 +129,8 @@ impl Ours {
             timed(|| Frame::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default()));
         drop(frame);
         self.tick += ALL_DUE;
-        let beat = Beat { tick: self.tick, urgent: 0, skipped: 0, slept: Duration::ZERO };
+        let beat =
+            Beat { tick: self.tick, urgent: 0, skipped: 0, slept: Duration::ZERO, lateness: Duration::ZERO };
         let (beat, report) = timed(|| self.cycle.beat(beat));
         let (pings, ()) = timed(|| while self.cycle.send_pings(PINGS_AT_ONCE) {});
         if counts {

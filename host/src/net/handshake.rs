@@ -14,13 +14,13 @@ use super::refusals::Refusal;
 use super::session::Session;
 use super::tls::explain;
 use super::wire::{
-    BadMessage, FEATURE_ALONE, FEATURE_PROBE, GREATEST_VERSION, Hello, LEAST_VERSION, MAX_WORDS, Message,
-    cause_of, clipped, code_of, printable,
+    FEATURE_ALONE, FEATURE_PROBE, GREATEST_VERSION, Hello, LEAST_VERSION, MAX_WORDS, Message, cause_of,
+    clipped, code_of, printable,
 };
 use crate::book::{DialFailure, DialOrder, Dialing, Source, Tenure};
 use crate::journal::{Asker, Cause};
 use crate::peer::PeerId;
-use crate::pool::{Admission, Denied, Removal};
+use crate::pool::{Admission, Denied, Removal, Slot};
 
 /// For a goodbye to reach one whom we turn away.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -164,7 +164,7 @@ impl Node {
         }
         let conn = Arc::new(Conn::new(peer, admission.key(), &hello, &self.config, &*self.rooms.clock));
         conn.control(self.hello(0)).expect("an empty queue has room for a hello");
-        let slot = match admission.go_live(peer, conn.clone()) {
+        let slot = match self.enter(admission, &conn) {
             Ok(slot) => slot,
             Err(denied) => {
                 let error = HandshakeError::Denied { denied, peer };
@@ -210,7 +210,7 @@ impl Node {
             return Ok(Greeted::Alive(peer));
         }
         let conn = Arc::new(Conn::new(peer, admission.key(), &hello, &self.config, &*self.rooms.clock));
-        match admission.go_live(peer, conn.clone()) {
+        match self.enter(admission, &conn) {
             Ok(slot) => {
                 Session::start(self, stream, conn, slot, order.address, connected(peer));
                 Ok(Greeted::Live(peer))
@@ -221,6 +221,12 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// Asks the pool to take the connection. Whoever finds it live finds it in the roster too, so that goes first.
+    fn enter(&self, admission: Admission, conn: &Arc<Conn>) -> Result<Slot, Denied> {
+        self.roster.enter(Arc::clone(conn));
+        admission.go_live(conn.peer, conn.clone()).inspect_err(|_| self.roster.leave(conn.key))
     }
 
     async fn exchange_hellos<S>(
@@ -256,9 +262,6 @@ impl Node {
                 Err(HandshakeError::TurnedAway { cause: cause_of(code), text: printable(text) })
             }
             Ok(other) => Err(HandshakeError::BadHello(format!("a {}", other.kind()))),
-            Err(bad @ (BadMessage::Garbage(_) | BadMessage::Trailing { .. })) => {
-                Err(HandshakeError::BadHello(bad.to_string()))
-            }
             Err(bad) => Err(HandshakeError::BadHello(bad.to_string())),
         }
     }

@@ -172,7 +172,7 @@ impl Net {
     /// [`RequestError`]; the connection is not touched by any of them.
     pub async fn request(
         &self,
-        peer: &PeerId,
+        peer: PeerId,
         kind: &str,
         payload: &[u8],
         timeout: Duration,
@@ -180,7 +180,7 @@ impl Net {
         if kind.is_empty() || kind.len() > super::wire::MAX_NAME {
             return Err(RequestError::BadKind(kind.to_owned()));
         }
-        let conn = self.node.connection_to(peer).ok_or(RequestError::NotConnected(*peer))?;
+        let conn = self.node.connection_to(&peer).ok_or(RequestError::NotConnected(peer))?;
         let (caller, answer) = oneshot::channel();
         let id = conn.ask_peer(kind, payload, &self.node.config.frame_caps, Waiter::Caller(caller))?;
         let _question = Question { conn: &conn, id };

@@ -1,4 +1,4 @@
-//! The node's own live connections by slot number, for broadcasts and requests. Who is live is the pool's word, not its.
+//! The node's own connections by slot number, for broadcasts and requests. Who is live is the pool's word, not its.
 
 use std::sync::Arc;
 
@@ -10,9 +10,11 @@ use crate::pool::ConnKey;
 /// Slots behind one lock: a broadcast holds it for as many pushes, about ten microseconds.
 const BLOCK: u32 = 64;
 
+type Block = Mutex<Vec<Option<Arc<Conn>>>>;
+
 /// Connections by slot, in blocks that take no memory before they are used.
 pub(crate) struct Roster {
-    blocks: Box<[Mutex<Vec<Option<Arc<Conn>>>>]>,
+    blocks: Box<[Block]>,
 }
 
 impl Roster {
@@ -20,7 +22,7 @@ impl Roster {
         Self { blocks: (0..capacity.div_ceil(BLOCK)).map(|_| Mutex::default()).collect() }
     }
 
-    fn place(&self, slot: u32) -> (&Mutex<Vec<Option<Arc<Conn>>>>, usize) {
+    fn place(&self, slot: u32) -> (&Block, usize) {
         (&self.blocks[(slot / BLOCK) as usize], (slot % BLOCK) as usize)
     }
 

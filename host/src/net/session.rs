@@ -115,7 +115,6 @@ where
         address: SocketAddr,
         tenure: Option<Tenure>,
     ) {
-        node.roster.enter(Arc::clone(&conn));
         // Refused only if the connection is ending already.
         _ = conn.ask_peer("peers", &[], &node.config.frame_caps, Waiter::PeerList);
         let session = Self {
@@ -134,7 +133,7 @@ where
         let key = conn.key;
         conn.owned_by(node.tracker.spawn_on(session, &node.runtime).abort_handle());
         if node.stop.is_cancelled() {
-            // It entered the roster while the shutdown read it, so it may have been missed.
+            // It went live after the shutdown had looked who is.
             node.disconnect_for_shutdown(key);
         }
     }

@@ -1,4 +1,9 @@
 //! The network against itself and against strangers, over loopback TCP. Every wait is bounded; none is a sleep.
 
+mod duplicates;
+mod endings;
+mod exchange;
 mod harness;
+mod slow;
+mod strangers;
 mod talking;

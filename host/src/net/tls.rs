@@ -247,6 +247,21 @@ pub(crate) fn explain(error: &io::Error) -> HandshakeError {
     }
 }
 
+/// A client that shows no key, for tests.
+#[cfg(test)]
+pub(crate) fn without_key(network: &str) -> TlsConnector {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyRawKey { algorithms }))
+        .with_no_client_auth();
+    client.alpn_protocols = vec![format!("gk/{PROTOCOL_MAJOR}/{network}").into_bytes()];
+    TlsConnector::from(Arc::new(client))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

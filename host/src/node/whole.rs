@@ -83,7 +83,7 @@ impl Node {
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then, and nothing in the folder has changed but for a key made for a new node.
-    pub async fn start(
+    pub fn start(
         config: &Config,
         folder: DataFolder,
         clock: Arc<dyn Clock>,

@@ -25,12 +25,13 @@ struct Held {
     pool: Arc<Pool>,
     key: ConnKey,
     direction: Direction,
-    removal: Option<Removal>,
+    /// Boxed: every connection holds this end, only the last moment needs a reason.
+    removal: Option<Box<Removal>>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.pool.release(self.key, self.direction, self.removal.take());
+        self.pool.release(self.key, self.direction, self.removal.take().map(|removal| *removal));
     }
 }
 
@@ -105,6 +106,6 @@ impl Slot {
 
     /// The connection has ended for a reason that its owner knows. If the pool closed it first, that reason stands.
     pub fn retire(mut self, removal: Removal) {
-        self.held.removal = Some(removal);
+        self.held.removal = Some(Box::new(removal));
     }
 }

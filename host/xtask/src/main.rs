@@ -28,8 +28,8 @@ cargo xtask VERB
 Each verb prints the commands it runs.
 ";
 
-/// What `sysexits.h` calls EX_USAGE.
-const USAGE: u8 = 64;
+/// What the node itself ends with when it does not understand its flags.
+const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

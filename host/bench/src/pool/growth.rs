@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use groundskeeper::pool::Link;
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::UsageWho;
 
 use super::GROUP;
 use crate::Effort;
 use crate::ours::{HourAhead, Quiet, Rings, attach, empty, journal};
 use crate::report::{Reach, Report, Row};
-use crate::rounds::nanos;
+use crate::rounds::{nanos, preemptions};
 use crate::seeds::{Shared, Unified, ip};
 
 const PEERS: usize = 100_000;
@@ -33,7 +33,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
 
 /// The longest call of `insert` in microseconds, leaving out those in which the system gave the core to somebody else.
 fn longest(mut insert: impl FnMut(usize)) -> f64 {
-    let mut taken_away = preemptions();
+    let mut taken_away = preemptions(UsageWho::RUSAGE_THREAD);
     let mut longest = 0.0_f64;
     let mut last = Instant::now();
     for peer in 0..PEERS {
@@ -41,7 +41,7 @@ fn longest(mut insert: impl FnMut(usize)) -> f64 {
         let mut now = Instant::now();
         let took = nanos(now - last);
         if took > longest {
-            let taken_so_far = preemptions();
+            let taken_so_far = preemptions(UsageWho::RUSAGE_THREAD);
             if taken_so_far == taken_away {
                 longest = took;
             }
@@ -51,10 +51,6 @@ fn longest(mut insert: impl FnMut(usize)) -> f64 {
         last = now;
     }
     longest / 1000.0
-}
-
-fn preemptions() -> i64 {
-    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches())
 }
 
 fn ours() -> f64 {

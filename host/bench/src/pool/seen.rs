@@ -4,7 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use groundskeeper::clock::Coarse;
+use groundskeeper::clock::{Clock, Coarse};
+use groundskeeper::pool::Slot;
 use tokio::runtime::{Builder, Runtime};
 
 use super::GROUP;
@@ -15,57 +16,63 @@ use crate::rounds::{Sample, medians, per_op, pin_in_turn, scattered, two_threads
 use crate::seeds::{OneMap, SeedPool, ThreeMaps, dashmap, ip};
 
 const PEERS: usize = 10_000;
-/// Operations in one sample: about 5 ms of each.
-const OURS: usize = 2_000_000;
-const MAPS: usize = 50_000;
-const DASH: usize = 200_000;
+/// Operations in one sample: about 1 ms of each, short enough that most samples meet no disturbance.
+const OURS: usize = 300_000;
+const MAPS: usize = 10_000;
+const DASH: usize = 20_000;
 
-/// The order in which peers are heard: random, the same for all, a power of two long.
-fn order() -> [Vec<u32>; 2] {
-    [1, 2].map(|seed| scattered(1 << 16, PEERS, seed))
+/// The order in which peers are heard: random, and the same for all.
+type Order = [u32; 1 << 16];
+
+fn order(seed: u64) -> Box<Order> {
+    scattered(1 << 16, PEERS, seed).try_into().expect("as many as were asked for")
 }
 
-fn at(order: &[u32], step: usize) -> usize {
-    order[step & (order.len() - 1)] as usize
+fn at(order: &Order, step: usize) -> usize {
+    order[step % order.len()] as usize
 }
 
 pub fn run(effort: &Effort, report: &mut Report) {
     let rounds = effort.choose(31, 9);
-    let ours = Filled::new(PEERS);
-    let order = order();
-    let now = ours.clock.coarse();
-    one_thread(rounds, &ours, &order, now, report);
-    two(rounds, &ours, &order, now, report);
+    let mut filled = Filled::new(PEERS);
+    let slots: Vec<Slot> = filled.slots.drain(..).flatten().collect();
+    let ours = Ours { slots: &slots, clock: &*filled.clock };
+    let orders = [order(1), order(2)];
+    one_thread(rounds, ours, &orders[0], report);
+    two(rounds, ours, orders, report);
 }
 
-fn one_thread(rounds: usize, ours: &Filled, order: &[Vec<u32>; 2], now: Coarse, report: &mut Report) {
-    let order = &order[0];
+#[derive(Clone, Copy)]
+struct Ours<'a> {
+    slots: &'a [Slot],
+    clock: &'a dyn Clock,
+}
+
+fn one_thread(rounds: usize, ours: Ours<'_>, order: &Order, report: &mut Report) {
+    let Ours { slots, clock } = ours;
     let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
     let (one, three) =
         runtime.block_on(async { (OneMap::filled(PEERS).await, ThreeMaps::filled(PEERS).await) });
     let dash = dashmap(PEERS);
     let ips: Vec<_> = (0..PEERS).map(ip).collect();
     let then = Instant::now();
-    let mut eighth = now.0;
+    let mut eighth = clock.coarse().0;
     let mut next = || {
         eighth += 1;
         Coarse(eighth)
     };
-    let clock = &*ours.clock;
     let (one, three, runtime, ips, dash) = (&one, &three, &runtime, &ips, &dash);
     let samples: [Sample<'_>; 8] = [
         Box::new(|| {
             let now = next();
-            per_op(OURS, || (0..OURS).for_each(|step| ours.slot(at(order, step)).peer_seen(now)))
+            per_op(OURS, || (0..OURS).for_each(|step| slots[at(order, step)].peer_seen(now)))
         }),
         Box::new(|| {
-            per_op(OURS, || {
-                (0..OURS).for_each(|step| ours.slot(at(order, step)).peer_seen(Coarse(step as u32)))
-            })
+            per_op(OURS, || (0..OURS).for_each(|step| slots[at(order, step)].peer_seen(Coarse(step as u32))))
         }),
         Box::new(|| {
             per_op(OURS / 10, || {
-                (0..OURS / 10).for_each(|step| ours.slot(at(order, step)).peer_seen(clock.coarse()));
+                (0..OURS / 10).for_each(|step| slots[at(order, step)].peer_seen(clock.coarse()));
             })
         }),
         Box::new(move || seen_in(runtime, one, ips, order, Some(then))),
@@ -100,7 +107,7 @@ fn seen_in<P: SeedPool>(
     runtime: &Runtime,
     pool: &P,
     ips: &[std::net::IpAddr],
-    order: &[u32],
+    order: &Order,
     now: Option<Instant>,
 ) -> f64 {
     per_op(MAPS, || {
@@ -112,7 +119,8 @@ fn seen_in<P: SeedPool>(
     })
 }
 
-fn two(rounds: usize, ours: &Filled, order: &[Vec<u32>; 2], now: Coarse, report: &mut Report) {
+fn two(rounds: usize, ours: Ours<'_>, orders: [Box<Order>; 2], report: &mut Report) {
+    let Ours { slots, clock } = ours;
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .on_thread_start(pin_in_turn(2))
@@ -122,10 +130,9 @@ fn two(rounds: usize, ours: &Filled, order: &[Vec<u32>; 2], now: Coarse, report:
     let three = Arc::new(runtime.block_on(ThreeMaps::filled(PEERS)));
     let dash = dashmap(PEERS);
     let ips: Arc<Vec<_>> = Arc::new((0..PEERS).map(ip).collect());
-    let orders = Arc::new(order.clone());
+    let orders = Arc::new(orders);
     let then = Instant::now();
-    let mut eighth = now.0 + 1_000_000;
-    let clock = &*ours.clock;
+    let mut eighth = clock.coarse().0 + 1_000_000;
     let runtime = &runtime;
     let in_tasks = |pool: Arc<OneMap>| {
         let (ips, orders) = (Arc::clone(&ips), Arc::clone(&orders));
@@ -135,18 +142,18 @@ fn two(rounds: usize, ours: &Filled, order: &[Vec<u32>; 2], now: Coarse, report:
         let (ips, orders) = (Arc::clone(&ips), Arc::clone(&orders));
         move || two_tasks(runtime, &three, &ips, &orders, then)
     };
-    let (dash, ips) = (&dash, &ips);
+    let (dash, ips, orders) = (&dash, &ips, &orders);
     let samples: [Sample<'_>; 5] = [
         Box::new(|| {
             eighth += 1;
             let now = Coarse(eighth);
             two_threads(OURS, |thread| {
-                (0..OURS).for_each(|step| ours.slot(at(&order[thread], step)).peer_seen(now));
+                (0..OURS).for_each(|step| slots[at(&orders[thread], step)].peer_seen(now));
             })
         }),
         Box::new(|| {
             two_threads(OURS / 10, |thread| {
-                (0..OURS / 10).for_each(|step| ours.slot(at(&order[thread], step)).peer_seen(clock.coarse()));
+                (0..OURS / 10).for_each(|step| slots[at(&orders[thread], step)].peer_seen(clock.coarse()));
             })
         }),
         Box::new(in_tasks(one)),
@@ -154,7 +161,7 @@ fn two(rounds: usize, ours: &Filled, order: &[Vec<u32>; 2], now: Coarse, report:
         Box::new(move || {
             two_threads(DASH, |thread| {
                 for step in 0..DASH {
-                    if let Some(mut one) = dash.get_mut(&ips[at(&order[thread], step)]) {
+                    if let Some(mut one) = dash.get_mut(&ips[at(&orders[thread], step)]) {
                         one.last_seen = then;
                     }
                 }
@@ -179,7 +186,7 @@ fn two_tasks<P: SeedPool>(
     runtime: &Runtime,
     pool: &Arc<P>,
     ips: &Arc<Vec<std::net::IpAddr>>,
-    orders: &Arc<[Vec<u32>; 2]>,
+    orders: &Arc<[Box<Order>; 2]>,
     now: Instant,
 ) -> f64 {
     let task = |which: usize| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +32,32 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         }
     });
     assert!(waited.await.is_ok(), "waited in vain until {what}");
+}
+
+/// The machine's clock, which tests set forward.
+pub(super) struct LaterClock {
+    clock: Arc<SystemClock>,
+    later_ms: AtomicU64,
+}
+
+impl LaterClock {
+    pub(super) fn later(&self, by: Duration) {
+        self.later_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for LaterClock {
+    fn mono(&self) -> Duration {
+        self.clock.mono() + Duration::from_millis(self.later_ms.load(Ordering::Relaxed))
+    }
+
+    fn boot(&self) -> Duration {
+        self.mono()
+    }
+
+    fn unix(&self) -> Duration {
+        self.clock.unix()
+    }
 }
 
 /// What a test node is made with.
@@ -66,12 +93,14 @@ pub(super) struct TestNode {
     pub(super) pool: Arc<Pool>,
     pub(super) book: Arc<Book>,
     pub(super) journal: Arc<Journal>,
+    pub(super) clock: Arc<LaterClock>,
 }
 
 impl Setup {
     pub(super) fn start(self) -> TestNode {
         let Setup { identity, config, pool, book, broadcasts, handlers } = self;
-        let clock: Arc<dyn Clock> = SystemClock::new();
+        let later = Arc::new(LaterClock { clock: SystemClock::new(), later_ms: AtomicU64::new(0) });
+        let clock: Arc<dyn Clock> = later.clone();
         let journal = Journal::new(Arc::clone(&clock), JournalLimits::default(), None);
         let pool = Pool::new(identity.peer_id(), pool, Arc::clone(&clock), Arc::clone(&journal));
         let book = Book::new(book, Arc::clone(&clock), Arc::clone(&journal));
@@ -84,7 +113,7 @@ impl Setup {
             clock,
         };
         let net = Net::start(config, &identity, rooms, handlers).unwrap();
-        TestNode { net, identity, pool, book, journal }
+        TestNode { net, identity, pool, book, journal, clock: later }
     }
 }
 
@@ -181,7 +210,11 @@ pub(super) fn hello() -> Hello {
 impl Raw {
     /// TLS, and nothing said yet.
     pub(super) async fn to(node: &TestNode) -> Self {
-        let identity = Identity::generate();
+        Self::known_as(Identity::generate(), node).await
+    }
+
+    /// The same with a key that the node may know already.
+    pub(super) async fn known_as(identity: Identity, node: &TestNode) -> Self {
         let tcp = TcpStream::connect(node.address()).await.unwrap();
         let (stream, peer) = Tls::new(&identity, NETWORK).unwrap().connect(tcp).await.unwrap();
         assert_eq!(peer, node.id());
@@ -190,8 +223,12 @@ impl Raw {
 
     /// TLS and hellos: the node thinks that we are one of them.
     pub(super) async fn greeted_by(node: &TestNode) -> Self {
-        let mut raw = Self::to(node).await;
-        raw.say(Message::Hello(hello())).await;
+        Self::greeted_with(Identity::generate(), hello(), node).await
+    }
+
+    pub(super) async fn greeted_with(identity: Identity, hello: Hello, node: &TestNode) -> Self {
+        let mut raw = Self::known_as(identity, node).await;
+        raw.say(Message::Hello(hello)).await;
         raw.hear(|message| assert!(matches!(message, Message::Hello(_)))).await;
         let id = raw.identity.peer_id();
         until("it is live", || node.pool.find(&id).is_some()).await;

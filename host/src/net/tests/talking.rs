@@ -42,7 +42,7 @@ async fn requests_are_answered_or_refused_with_a_reason() {
         .on_request("never", |_, _| std::future::pending());
     let (a, b) = (node(), Setup { handlers, ..Setup::default() }.start());
     let to = b.id();
-    let ask = |kind: &'static str, payload: &'static [u8]| a.net.request(&to, kind, payload, PATIENCE);
+    let ask = |kind: &'static str, payload: &'static [u8]| a.net.request(to, kind, payload, PATIENCE);
     assert_eq!(ask("ping", b"x").await, Err(RequestError::NotConnected(to)));
     a.connect(&b).await;
     assert_eq!(ask("ping", b"echo").await.unwrap(), "echo");
@@ -53,7 +53,7 @@ async fn requests_are_answered_or_refused_with_a_reason() {
     assert_eq!(words, "the handler ended without an answer");
     let Err(RequestError::Failed(words)) = ask("huge", b"").await else { panic!("it did not fail") };
     assert!(words.contains("over the cap"), "{words}");
-    let late = a.net.request(&to, "never", b"", Duration::from_millis(20)).await;
+    let late = a.net.request(to, "never", b"", Duration::from_millis(20)).await;
     assert_eq!(late, Err(RequestError::TimedOut(Duration::from_millis(20))));
     assert!(matches!(ask("ping", &[0; 1 << 20]).await, Err(RequestError::TooLarge(_))));
     let key = a.pool.find(&to).unwrap();
@@ -86,7 +86,7 @@ async fn the_seventeenth_request_at_once_is_busy_and_the_end_of_a_connection_end
     let (sender, mut ended) = mpsc::unbounded_channel();
     for _ in 0..17 {
         let (a, sender) = (Arc::clone(&a), sender.clone());
-        tokio::spawn(async move { sender.send(a.net.request(&to, "never", b"", PATIENCE).await) });
+        tokio::spawn(async move { sender.send(a.net.request(to, "never", b"", PATIENCE).await) });
     }
     assert_eq!(ended.recv().await.unwrap(), Err(RequestError::Busy));
     b.net.shutdown(PATIENCE).await;
@@ -139,7 +139,7 @@ async fn a_broadcast_goes_round_a_triangle_once() {
     assert_eq!(at_b.recv().await.unwrap(), (a.id(), "hello".into()));
     assert_eq!(at_c.recv().await.unwrap(), (b.id(), "hello".into()));
     // Answers come in order, so what c sent to a before has arrived, and was no news there.
-    c.net.request(&a.id(), "ping", b"", PATIENCE).await.unwrap();
+    c.net.request(a.id(), "ping", b"", PATIENCE).await.unwrap();
     assert!(at_a.try_recv().is_err() && at_b.try_recv().is_err());
     let sent = a.net.broadcast("news", b"more", Audience::AllBut(&[b.id()])).unwrap();
     assert_eq!(sent.queued, 1);
@@ -156,7 +156,7 @@ async fn topics_without_a_handler_are_not_passed_on_and_bad_ones_cost_health() {
     a.net.broadcast("gossip", b"nobody asked", Audience::All).unwrap();
     a.net.broadcast("news", b"wrong", Audience::All).unwrap();
     until("health is taken", || b.pool.freeze().words().iter().any(|word| word.health() == 75)).await;
-    b.net.request(&c.id(), "ping", b"", PATIENCE).await.unwrap();
+    b.net.request(c.id(), "ping", b"", PATIENCE).await.unwrap();
     assert!(at_c.try_recv().is_err());
 }
 
@@ -166,7 +166,7 @@ async fn a_handler_that_panics_keeps_the_connection() {
     let (a, b) = (node(), Setup { handlers, ..Setup::default() }.start());
     a.connect(&b).await;
     a.net.broadcast("news", b"boo", Audience::All).unwrap();
-    a.net.request(&b.id(), "ping", b"", PATIENCE).await.unwrap();
+    a.net.request(b.id(), "ping", b"", PATIENCE).await.unwrap();
     assert_eq!(b.pool.live(), 1);
 }
 
