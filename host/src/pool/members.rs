@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::link::Link;
+use super::rows::BLOCK;
 use super::{Direction, PoolLimits};
 use crate::clock::Coarse;
 use crate::peer::{NetGroup, PeerId, from_v6_bytes, to_v6_bytes};
@@ -35,6 +36,8 @@ pub(super) struct Members {
     outbound: u32,
     /// Handshakes that others began: ours are limited by the dialer.
     incoming: u32,
+    /// A bit for each slot whose connection is live.
+    pub(super) live: Vec<u64>,
     ids: Vec<PeerId>,
     ips: Vec<[u8; 16]>,
     ports: Vec<u16>,
@@ -57,6 +60,7 @@ impl Members {
             inbound: 0,
             outbound: 0,
             incoming: 0,
+            live: Vec::with_capacity(room.div_ceil(BLOCK)),
             ids: Vec::with_capacity(room),
             ips: Vec::with_capacity(room),
             ports: Vec::with_capacity(room),
@@ -111,6 +115,7 @@ impl Members {
             self.ips.push([0; 16]);
             self.ports.push(0);
             self.links.push(None);
+            self.live.resize(self.ids.len().div_ceil(BLOCK), 0);
         }
         self.ips[at] = to_v6_bytes(address.ip());
         self.ports[at] = address.port();
@@ -158,13 +163,15 @@ impl Members {
     pub(super) fn enter(&mut self, slot: u32, id: PeerId, link: Arc<dyn Link>) {
         self.ids[slot as usize] = id;
         self.links[slot as usize] = Some(link);
+        self.live[slot as usize / BLOCK] |= 1 << (slot as usize % BLOCK);
         let (shard, hash) = self.place(&id);
         let (ids, hasher) = (&self.ids, &self.hash);
         self.shards[shard].insert_unique(hash, slot, |&other| hasher.hash_one(ids[other as usize]));
     }
 
-    /// Takes the slot's peer out of the index.
+    /// Takes the slot's peer out of the index and of those that are live.
     pub(super) fn leave(&mut self, slot: u32) {
+        self.live[slot as usize / BLOCK] &= !(1 << (slot as usize % BLOCK));
         let (shard, hash) = self.place(&self.ids[slot as usize]);
         if let Ok(entry) = self.shards[shard].find_entry(hash, |&other| other == slot) {
             entry.remove();
