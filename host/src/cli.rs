@@ -17,6 +17,7 @@ use crate::data::DataFolder;
 
 mod ask;
 mod check;
+mod local;
 pub mod notify;
 mod run;
 mod show;

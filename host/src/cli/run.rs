@@ -1,11 +1,28 @@
-//! `run`: from flags to everything a node needs to start. Starts nothing itself.
+//! `run`: a node from flags to its end, and one readable line per tick. The node itself is elsewhere.
 
-use std::path::PathBuf;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{RunArgs, admin_socket, data_dir, exit, refuse_config};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{RunArgs, admin_socket, data_dir, exit, local, notify, refuse_config};
+use crate::admin::{self, AdminSocket, Desk};
+use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
+use crate::cycle::BeatReport;
 use crate::data::{DataError, DataFolder};
+use crate::metrics::{Metrics, Sources};
+use crate::node::{Additions, Node, StartError};
+
+/// After the shutdown's own deadline, how long threads that do not end are waited for.
+const LAST_GRACE: Duration = Duration::from_millis(500);
 
 /// What a node is started with: checked config and locked folders.
 #[derive(Debug)]
@@ -15,7 +32,7 @@ pub struct Prepared {
     /// One folder for each further local node.
     pub local_peers: Vec<DataFolder>,
     /// None: the config switches the admin API off.
-    pub admin_socket: Option<PathBuf>,
+    pub admin_socket: Option<std::path::PathBuf>,
     /// Stop after so many ticks.
     pub ticks: Option<u32>,
     /// Print ticks as JSON lines.
@@ -31,21 +48,36 @@ pub(super) fn run(
     json: bool,
     start_logging: impl FnOnce(&config::Log),
 ) -> anyhow::Result<ExitCode> {
-    let config = match Config::load_with(args.config.as_deref(), &args.overrides()) {
+    let mut config = match Config::load_with(args.config.as_deref(), &args.overrides()) {
         Ok(config) => config,
         Err(problems) => return Ok(refuse_config(&problems)),
     };
     start_logging(&config.log);
-    match prepare(args, config, json) {
-        Ok(prepared) => run_node(prepared),
-        Err(error) => match error.downcast::<DataError>() {
-            Ok(error) => {
-                eprintln!("groundskeeper: {error}");
-                Ok(ExitCode::from(exit::DATA))
-            }
-            Err(error) => Err(error),
-        },
+    if args.local_peers > 0 && args.config.is_none() {
+        local::keep_to_this_machine(&mut config);
     }
+    match prepare(args, config, json) {
+        Ok(prepared) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let ended = runtime.block_on(run_node(prepared));
+            // A phase that never comes back holds a thread; the process does not wait for it.
+            runtime.shutdown_timeout(LAST_GRACE);
+            ended
+        }
+        Err(error) => data_error_code(error),
+    }
+}
+
+/// Errors of the data folder have an exit code of their own.
+#[expect(clippy::print_stderr, reason = "a refusal is the verb's answer")]
+fn data_error_code(error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    let is_data = error.downcast_ref::<DataError>().is_some()
+        || matches!(error.downcast_ref::<StartError>(), Some(StartError::Data(_) | StartError::Key(_)));
+    if is_data {
+        eprintln!("groundskeeper: {error}");
+        return Ok(ExitCode::from(exit::DATA));
+    }
+    Err(error)
 }
 
 fn prepare(args: &RunArgs, config: Config, json: bool) -> anyhow::Result<Prepared> {
@@ -58,6 +90,205 @@ fn prepare(args: &RunArgs, config: Config, json: bool) -> anyhow::Result<Prepare
     Ok(Prepared { config, data, local_peers, admin_socket, ticks: args.ticks, json })
 }
 
-fn run_node(_: Prepared) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("running a node is not built yet")
+async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
+    let Prepared { mut config, data, local_peers, admin_socket, ticks, json } = prepared;
+    // Signals first: from here on, being told to stop means stopping in order.
+    let mut signals = Signals::listen()?;
+    let socket = admin_socket.as_deref().map(AdminSocket::bind).transpose()?;
+    let telemetry = match config.telemetry.listen {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            anyhow::anyhow!("cannot listen on telemetry.listen = {address}: {error}; choose another address")
+        })?),
+        None => None,
+    };
+    let clock = SystemClock::new();
+    let locals = local::start(&mut config, local_peers, &clock)?;
+    let node = match Node::start(&config, data, clock as Arc<dyn Clock>, Additions::default()) {
+        Ok(node) => node,
+        Err(error) => return data_error_code(error.into()),
+    };
+    local::introduce(&locals, &node);
+
+    let desk = desk(&config, &node);
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
+    if let Some(socket) = socket {
+        tasks.spawn(admin::serve_admin(socket, Arc::clone(&desk), stopped(&stop)));
+    }
+    if let Some(listener) = telemetry {
+        tasks.spawn(admin::serve_telemetry(listener, Arc::clone(&desk), stopped(&stop)));
+    }
+    let reports = node.maintenance().handle().reports();
+    let metrics = Arc::clone(&desk);
+    tasks.spawn(async move { metrics.metrics.follow(reports, &metrics.sources).await });
+
+    let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || ticks.is_some() };
+    out.greet(&config, &node, locals.len());
+    let follow = follow(node.maintenance().handle().reports(), ticks, &mut out);
+    let why = tokio::select! {
+        () = follow => "the last tick has run",
+        name = signals.next() => name,
+    };
+    tracing::info!(why, "shutting down");
+    notify::stopping();
+
+    let deadline = config.shutdown.deadline;
+    let orderly = async {
+        let mut in_trouble = false;
+        for local in locals {
+            local.shutdown(deadline / 4).await;
+        }
+        for step in node.shutdown(deadline).await {
+            in_trouble |= step.trouble.is_some();
+        }
+        stop.cancel();
+        tasks.close();
+        in_trouble |= tokio::time::timeout(LAST_GRACE, tasks.wait()).await.is_err();
+        in_trouble
+    };
+    tokio::select! {
+        in_trouble = orderly => Ok(if in_trouble { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS }),
+        name = signals.next() => {
+            tracing::warn!(name, "told to stop a second time: ending at once");
+            Ok(ExitCode::from(exit::FAILED))
+        }
+    }
+}
+
+fn desk(config: &Config, node: &Node) -> Arc<Desk> {
+    let tables = node.tables();
+    let sources = Sources {
+        clock: Arc::clone(&tables.clock),
+        pool: Arc::clone(&tables.pool),
+        book: Arc::clone(&tables.book),
+        broadcasts: Arc::clone(&tables.broadcasts),
+        journal: Arc::clone(&tables.journal),
+        phases: Arc::clone(node.maintenance().board()),
+        pulse: Arc::clone(node.maintenance().handle().pulse()),
+        healthy_above: config.pool.healthy_above,
+        stale_after: config.stale_after(),
+        started: node.started(),
+    };
+    Arc::new(Desk {
+        sources,
+        metrics: Arc::new(Metrics::default()),
+        network: config.node.network.clone(),
+        local_addrs: node.net().local_addrs(),
+    })
+}
+
+/// Tells the terminal and systemd of every beat; returns after `last` ticks.
+async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: &mut Out) {
+    let mut ticks = 0;
+    loop {
+        let report = match reports.recv().await {
+            Ok(report) => report,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "the terminal is slower than the ticks");
+                continue;
+            }
+            Err(RecvError::Closed) => return,
+        };
+        out.beat(&report);
+        if report.urgent > 0 {
+            continue;
+        }
+        ticks += 1;
+        let status = format!("tick {}, {} connected", report.tick, report.connected);
+        if ticks == 1 {
+            notify::ready(&status);
+        } else {
+            notify::tick_ended(&status);
+        }
+        if last == Some(ticks) {
+            return;
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Standard output: a line per beat on a terminal or for a run of known length, JSON lines if asked for.
+struct Out {
+    json: bool,
+    lines: bool,
+}
+
+impl Out {
+    fn line(&mut self, text: &str) {
+        // Whoever closed the pipe does not want to read on; the node goes on.
+        self.lines = self.lines && writeln!(std::io::stdout(), "{text}").is_ok();
+    }
+
+    fn greet(&mut self, config: &Config, node: &Node, locals: usize) {
+        let addresses: Vec<String> = node.net().local_addrs().iter().map(ToString::to_string).collect();
+        tracing::info!(id = %node.id(), listen = addresses.join(" "), new = node.is_new(), "node started");
+        if self.json {
+            return;
+        }
+        self.line(&format!("node {} of network {:?}", node.id(), config.node.network));
+        self.line(&format!("  listening on {}", addresses.join(", ")));
+        self.line(&format!("  data folder  {}", node.folder().path().display()));
+        if locals > 0 {
+            self.line(&format!("  with {locals} further nodes in this process"));
+        }
+        self.line(&format!("  a tick each {:?}; Ctrl-C stops", config.node.interval));
+    }
+
+    fn beat(&mut self, report: &BeatReport) {
+        if self.json {
+            match serde_json::to_string(report) {
+                Ok(line) => self.line(&line),
+                Err(error) => tracing::error!(%error, "a report that is not JSON"),
+            }
+            return;
+        }
+        let number = if report.urgent == 0 {
+            format!("tick {}", report.tick)
+        } else {
+            format!("tick {} urgent {}", report.tick, report.urgent)
+        };
+        let mut text = format!("{number}: {} connected", report.connected);
+        let tally = report.tally;
+        for (count, did) in [
+            (tally.pinged, "pinged"),
+            (tally.disconnected, "disconnected"),
+            (tally.dialed, "dialed"),
+            (tally.probed, "probed"),
+            (tally.banned, "banned"),
+            (tally.broadcasts_forgotten, "broadcasts forgotten"),
+            (tally.addresses_forgotten, "addresses forgotten"),
+            (tally.void + tally.refused, "not done"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {did}"));
+            }
+        }
+        if report.late {
+            text.push_str(&format!(", late ({} ticks skipped)", report.skipped));
+        }
+        for run in report.runs.iter().filter(|run| run.result != "ok") {
+            text.push_str(&format!(", {} {}", run.name, run.result));
+        }
+        let runs: Vec<&str> = report.runs.iter().map(|run| &*run.name).collect();
+        text.push_str(&format!("  [{} in {:.1} ms]", runs.join(" "), report.took.as_secs_f64() * 1000.0));
+        self.line(&text);
+    }
 }

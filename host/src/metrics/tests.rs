@@ -38,7 +38,6 @@ fn report(result: &'static str) -> BeatReport {
         late: false,
         lateness: Duration::from_millis(3),
         skipped: 0,
-        lateness: took,
         connected_before: 0,
         connected: 0,
         took,

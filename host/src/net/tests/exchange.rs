@@ -122,8 +122,10 @@ async fn bootstrap_names_are_resolved_at_each_use() {
         let (entry, why) = &resolved.failed[0];
         assert_eq!((entry.to_string().as_str(), why.contains("not the address")), ("0.0.0.0:7000", true));
     }
-    let (order, _ticket) =
-        a.book.begin("127.0.0.1:7001".parse().unwrap(), false, crate::journal::Asker::Host, "test").unwrap();
+    let (order, _ticket) = a
+        .book
+        .begin("127.0.0.1:7001".parse().unwrap(), false, crate::journal::Asker::Host, "test", Vec::new())
+        .unwrap();
     assert_eq!(order.expect, Some(id));
     let told = a.book.learn("127.0.0.1:7001".parse().unwrap(), None, Source::Itself);
     assert_eq!(told, Learned::Known);

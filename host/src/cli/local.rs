@@ -1,0 +1,58 @@
+//! `--local-peers`: further nodes in the same process, each with its own key, port and pool, so that a newcomer sees a
+//! network at work. They are whole nodes and know each other only through the network.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use crate::book::Source;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::data::DataFolder;
+use crate::node::{Additions, Node, StartError};
+
+/// How many of the local nodes the main one is told of; the others it has to find.
+const INTRODUCED: usize = 2;
+
+/// Without a config of its own a demonstration neither listens to the world nor collides with a node that does.
+pub(super) fn keep_to_this_machine(config: &mut Config) {
+    config.net.listen = vec![loopback()];
+}
+
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// Starts one node per folder. Each is like the main node but for its port, and knows nobody yet.
+pub(super) fn start(
+    config: &mut Config,
+    folders: Vec<DataFolder>,
+    clock: &Arc<SystemClock>,
+) -> Result<Vec<Node>, StartError> {
+    if folders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut theirs = config.clone();
+    theirs.net.listen = vec![loopback()];
+    theirs.net.advertise.clear();
+    theirs.net.bootstrap.clear();
+    theirs.journal.file = None;
+    let clock = || Arc::clone(clock) as Arc<dyn Clock>;
+    folders.into_iter().map(|folder| Node::start(&theirs, folder, clock(), Additions::default())).collect()
+}
+
+/// Tells every local node where the main one is, and the main one where the first few of them are.
+pub(super) fn introduce(locals: &[Node], main: &Node) {
+    let Some(&at) = main.net().local_addrs().first() else { return };
+    let reachable = SocketAddr::new(
+        if at.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { at.ip() },
+        at.port(),
+    );
+    for local in locals {
+        local.tables().book.learn(reachable, Some(main.id()), Source::Bootstrap);
+    }
+    for local in &locals[..locals.len().min(INTRODUCED)] {
+        for address in local.net().local_addrs() {
+            main.tables().book.learn(address, Some(local.id()), Source::Bootstrap);
+        }
+    }
+}
