@@ -382,7 +382,7 @@ where
 }
 
 fn read_failed(error: &io::Error) -> Stop {
-    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+    if error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some() {
         return over(Asker::Remote, Cause::ProtocolError, format!("broke the encryption: {error}"));
     }
     let words = match error.kind() {

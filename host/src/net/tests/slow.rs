@@ -23,7 +23,7 @@ async fn a_stopped_reader_delays_nobody_and_is_still_heard() {
     let outbox = OutboxLimits { data_bytes: 256 << 10, ..OutboxLimits::default() };
     let broadcasts = crate::flow::BroadcastLimits { per_window: u32::MAX, ..Default::default() };
     let config = NetConfig { outbox, ..base.config };
-    let a = Setup { config, handlers, broadcasts, ..base }.start();
+    let a = Setup { config, broadcasts, handlers, ..base }.start();
     let b = node();
     a.connect(&b).await;
     let mut stopped = Raw::greeted_by(&a).await;
