@@ -136,7 +136,9 @@ impl Check<'_> {
         }
         self.node(&raw.node);
         self.socket(&raw.admin);
-        if let Some(listen) = raw.telemetry.listen.filter(|listen| raw.net.listen.contains(listen)) {
+        if let Some(listen) =
+            raw.telemetry.listen.filter(|listen| listen.port() != 0 && raw.net.listen.contains(listen))
+        {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
         }

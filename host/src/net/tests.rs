@@ -4,6 +4,7 @@ mod duplicates;
 mod endings;
 mod exchange;
 mod harness;
+mod rounds;
 mod slow;
 mod strangers;
 mod talking;

@@ -67,6 +67,7 @@ pub(super) struct Setup {
     pub(super) pool: PoolLimits,
     pub(super) book: BookLimits,
     pub(super) broadcasts: BroadcastLimits,
+    pub(super) journal: JournalLimits,
     pub(super) handlers: Handlers,
 }
 
@@ -82,6 +83,7 @@ impl Default for Setup {
             pool: PoolLimits::only_capacity(256),
             book: BookLimits { allow_private: true, ..BookLimits::default() },
             broadcasts: BroadcastLimits::default(),
+            journal: JournalLimits::default(),
             handlers: Handlers::new(),
         }
     }
@@ -98,10 +100,10 @@ pub(super) struct TestNode {
 
 impl Setup {
     pub(super) fn start(self) -> TestNode {
-        let Setup { identity, config, pool, book, broadcasts, handlers } = self;
+        let Setup { identity, config, pool, book, broadcasts, journal, handlers } = self;
         let later = Arc::new(LaterClock { clock: SystemClock::new(), later_ms: AtomicU64::new(0) });
         let clock: Arc<dyn Clock> = later.clone();
-        let journal = Journal::new(Arc::clone(&clock), JournalLimits::default(), None);
+        let journal = Journal::new(Arc::clone(&clock), journal, None);
         let pool = Pool::new(identity.peer_id(), pool, Arc::clone(&clock), Arc::clone(&journal));
         let book = Book::new(book, Arc::clone(&clock), Arc::clone(&journal));
         let broadcasts = Arc::new(Broadcasts::new(broadcasts));
@@ -138,17 +140,15 @@ impl TestNode {
 
     /// Dials and waits for the end of the attempt.
     pub(super) async fn dial(&self, address: SocketAddr, expect: Option<PeerId>) -> Outcome {
-        let before = self.dials_ended().len();
+        let before = self.last_dial().map_or(0, |record| record.seq);
         self.order(address, expect, false);
-        until("the dial has ended", || self.dials_ended().len() > before).await;
-        self.dials_ended().pop().unwrap().outcome
+        until("the dial has ended", || self.last_dial().is_some_and(|record| record.seq > before)).await;
+        self.last_dial().unwrap().outcome
     }
 
-    fn dials_ended(&self) -> Vec<Record> {
-        let ended = |record: &Record| {
-            matches!(record.what, What::Dial | What::Probe) && record.outcome != Outcome::Started
-        };
-        self.journal.select(usize::MAX, ended)
+    fn last_dial(&self) -> Option<Record> {
+        let ended = |record: &Record| record.what == What::Dial && record.outcome != Outcome::Started;
+        self.journal.select(1, ended).pop()
     }
 
     pub(super) async fn connect(&self, other: &TestNode) {
@@ -285,4 +285,26 @@ pub(super) async fn closes(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
         while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
     });
     assert!(closed.await.is_ok(), "the node closes in time");
+}
+
+/// Runs one test of this crate in a process of its own, where nothing else opens descriptors or takes memory. False in
+/// the parent, once that has gone well.
+pub(super) fn alone(test: &str) -> bool {
+    const MARK: &str = "GROUNDSKEEPER_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&child.stdout);
+    let failed = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success() && told.contains("1 passed"), "{told}{failed}");
+    false
+}
+
+pub(super) fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

@@ -6,7 +6,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::harness::{NETWORK, PATIENCE, Raw, Setup, TestNode, closes, hello, node, until};
+use super::harness::{
+    NETWORK, PATIENCE, Raw, Setup, TestNode, alone, closes, descriptors, hello, node, until,
+};
 use crate::journal::{Cause, Outcome, What};
 use crate::net::wire::{Hello, Message};
 use crate::net::{HandshakeError, Identity, NetConfig};
@@ -207,26 +209,6 @@ async fn a_banned_peer_hears_so() {
     assert!(words.contains("banned"), "{words}");
     closes(&mut raw.stream).await;
     refused_with(&a, "banned").await;
-}
-
-/// Runs one test of this crate in a process of its own, where nothing else opens descriptors.
-fn alone(test: &str) -> bool {
-    const MARK: &str = "GROUNDSKEEPER_TEST_ALONE";
-    if std::env::var_os(MARK).is_some() {
-        return true;
-    }
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(MARK, "1")
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&child.stdout);
-    assert!(child.status.success() && told.contains("1 passed"), "{told}{:?}", child.stderr);
-    false
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 #[test]
