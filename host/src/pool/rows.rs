@@ -132,7 +132,7 @@ impl Pool {
         rows.column(&self.rtt_us)
     }
 
-    /// Network group of each row. A row that has ended meanwhile still gives the group it had.
+    /// Network group of each row. A row whose slot was given back meanwhile gives any.
     pub fn freeze_groups(&self, rows: &Rows) -> Vec<u32> {
         let mut groups = Vec::with_capacity(rows.len());
         for chunk in rows.slots().chunks(NAMES_PER_LOCK) {
