@@ -2,6 +2,7 @@
 //! Taken only when a connection comes, goes or is named; never by `peer_seen`, a scan or the statistics.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -135,15 +136,14 @@ impl Members {
             Direction::Inbound => self.inbound -= 1,
             Direction::Outbound => self.outbound -= 1,
         }
-        if let Some(count) = self.groups.get_mut(&group) {
-            *count -= 1;
-            if *count == 0 {
-                self.groups.remove(&group);
+        if let Entry::Occupied(mut count) = self.groups.entry(group) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
         self.addresses.forget(slot);
         self.links[slot as usize] = None;
-        self.protected.remove(&slot);
     }
 
     fn place(&self, id: &PeerId) -> (usize, u64) {
