@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use crate::Effort;
 use crate::ours::{Filled, Rings, empty, facts, journal};
 use crate::report::{Reach, Report, Row};
+use crate::rounds::cpu_micros;
 use crate::seeds::{OneMap, SeedPool, ip, keep_alive};
 use crate::tick::{built_ins, world};
 
@@ -109,10 +110,8 @@ pub fn child(variant: &str, seconds: &str) -> ExitCode {
 async fn used_in(time: Duration, pings: impl Fn() -> u64) -> Value {
     let now = || {
         let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
-        let micros = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e6 + time.tv_usec() as f64;
-        let cpu_ms = (micros(usage.user_time()) + micros(usage.system_time())) / 1000.0;
         let switches = usage.voluntary_context_switches() + usage.involuntary_context_switches();
-        (cpu_ms, switches as f64, pings())
+        (cpu_micros() / 1000.0, switches as f64, pings())
     };
     let before = now();
     sleep(time).await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 
 /// One of the things that are measured in turn: takes one sample.
@@ -52,6 +53,13 @@ fn undisturbed(sample: &mut Sample<'_>) -> f64 {
 /// How often the system has taken the core away so far.
 pub fn preemptions(whose: UsageWho) -> i64 {
     getrusage(whose).map_or(0, |usage| usage.involuntary_context_switches())
+}
+
+/// What this process has used so far, all threads and the system's work for them, in microseconds.
+pub fn cpu_micros() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
+    let micros = |time: TimeVal| time.tv_sec() as f64 * 1e6 + time.tv_usec() as f64;
+    micros(usage.user_time()) + micros(usage.system_time())
 }
 
 pub fn median(mut values: Vec<f64>) -> f64 {

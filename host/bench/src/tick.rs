@@ -19,7 +19,7 @@ use crate::Effort;
 use crate::ours::{Filled, Kind, address, kind};
 use crate::pool::scan::thousands;
 use crate::report::{Reach, Report, Row};
-use crate::rounds::{median, mix, nanos, used};
+use crate::rounds::{cpu_micros, median, mix, nanos, used};
 use crate::seeds::{OneMap, SeedPool, Shared, Surroundings, ThreeMaps, ip, tick};
 
 pub const HOW: &str = "tick: medians of interleaved rounds (15, 7 at 1,000,000; 5 and 3 with --quick); all four phases due, \
@@ -74,6 +74,7 @@ fn digest(at: u64) -> [u8; 16] {
 #[derive(Default)]
 struct Parts {
     whole: Vec<f64>,
+    cpu: Vec<f64>,
     freeze: Vec<f64>,
     phases: [Vec<f64>; 4],
     apply: Vec<f64>,
@@ -129,11 +130,13 @@ impl Ours {
             timed(|| Frame::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default()));
         drop(frame);
         self.tick += ALL_DUE;
+        let cpu = cpu_micros();
         let beat =
             Beat { tick: self.tick, urgent: 0, skipped: 0, slept: Duration::ZERO, lateness: Duration::ZERO };
         let (beat, report) = timed(|| self.cycle.beat(beat));
         let (pings, ()) = timed(|| while self.cycle.send_pings(PINGS_AT_ONCE) {});
         if counts {
+            self.parts.cpu.push(cpu_micros() - cpu);
             self.parts.add(freeze, beat, pings, &report);
         }
         let stale = (0..self.filled.slots.len()).filter(|&peer| kind(peer) == Kind::Stale).count();
@@ -148,6 +151,7 @@ struct Seeds<P> {
     everyone: Vec<IpAddr>,
     shared: Shared,
     taken: Vec<f64>,
+    cpu: Vec<f64>,
 }
 
 impl<P: SeedPool> Seeds<P> {
@@ -162,6 +166,7 @@ impl<P: SeedPool> Seeds<P> {
             everyone: (0..peers).map(ip).collect(),
             shared: Shared::default(),
             taken: Vec::new(),
+            cpu: Vec::new(),
         }
     }
 
@@ -180,10 +185,11 @@ impl<P: SeedPool> Seeds<P> {
                     self.pool.peer_seen(ip, seen).await;
                 }
             }
-            let begun = Instant::now();
+            let (begun, cpu) = (Instant::now(), cpu_micros());
             used(tick(&self.pool, &self.around, &self.everyone).await);
             if counts {
                 self.taken.push(micros(begun.elapsed()));
+                self.cpu.push(cpu_micros() - cpu);
             }
         });
     }
@@ -203,11 +209,11 @@ pub fn run(effort: &Effort, report: &mut Report) {
             fenced.round(round > 0);
             one.round(&runtime, round > 0);
         }
-        let (three, one) = (median(three.taken), median(one.taken));
+        let (three, one, one_cpu) = (median(three.taken), median(one.taken), median(one.cpu));
         for (ours, fence) in [(fenced, "phases on their own thread"), (inline, "phases inline")] {
             let subject = format!("{} peers, {fence}", thousands(peers));
             let row = |measure, value| Row::cost(GROUP, measure, subject.as_str(), value, "us");
-            let Parts { whole, freeze, phases, apply, pings } = ours.parts;
+            let Parts { whole, cpu, freeze, phases, apply, pings } = ours.parts;
             let whole = median(whole);
             let target = |row: Row| if peers == 100_000 { row.reach(Reach::Times(20.0)) } else { row };
             report.push(target(
@@ -215,6 +221,10 @@ pub fn run(effort: &Effort, report: &mut Report) {
             ));
             report
                 .push(target(row("whole tick", whole).against(format!("their loop, {}", OneMap::NAME), one)));
+            report.push(
+                row("whole tick, CPU time", median(cpu))
+                    .against(format!("their loop, {}", OneMap::NAME), one_cpu),
+            );
             report.push(row("of it: freeze", median(freeze)));
             let names =
                 ["of it: reaper", "of it: reconnect", "of it: broadcast cleanup", "of it: exchange cleanup"];
