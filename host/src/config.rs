@@ -10,6 +10,7 @@ use std::time::Duration;
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::span::Span;
 
+mod bootstrap;
 mod bounds;
 mod bytes;
 mod document;
@@ -20,9 +21,10 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use bootstrap::{BadBootstrap, Bootstrap};
 pub use bytes::Bytes;
 pub use problem::Problem;
-pub use raw::{Bootstrap, Level, LogFormat, Step, WakeOn};
+pub use raw::{Level, LogFormat, Step, WakeOn};
 pub use schema::schema;
 
 /// A whole, valid config.

@@ -35,7 +35,7 @@ mod tls;
 #[doc(hidden)]
 pub mod wire;
 
-pub use bootstrap::{BadBootstrap, Bootstrap, Resolved};
+pub use bootstrap::Resolved;
 pub use broadcasting::{Audience, BroadcastError, Sent};
 pub use frame::FrameCaps;
 pub use handlers::{BUILT_IN, Handlers, Verdict};

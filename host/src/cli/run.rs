@@ -19,7 +19,7 @@ use crate::config::{self, Config};
 use crate::cycle::BeatReport;
 use crate::data::{DataError, DataFolder};
 use crate::metrics::{Metrics, Sources};
-use crate::node::{Additions, Node, StartError};
+use crate::node::{Additions, Node, ShutdownStep, StartError};
 
 /// After the shutdown's own deadline, how long threads that do not end are waited for.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -135,11 +135,19 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     let deadline = config.shutdown.deadline;
     let orderly = async {
         let mut in_trouble = false;
-        for local in locals {
-            local.shutdown(deadline / 4).await;
-        }
-        for step in node.shutdown(deadline).await {
-            in_trouble |= step.trouble.is_some();
+        // All at once: each would wait for the goodbyes of the others.
+        let mut leaving: tokio::task::JoinSet<_> =
+            locals.into_iter().map(|local| local.shutdown(deadline / 4)).collect();
+        while leaving.join_next().await.is_some() {}
+        for ShutdownStep { number, what, took, trouble } in node.shutdown(deadline).await {
+            let took_ms = took.as_millis() as u64;
+            match trouble {
+                None => tracing::info!(number, what, took_ms, "shutdown step"),
+                Some(trouble) => {
+                    in_trouble = true;
+                    tracing::warn!(number, what, took_ms, trouble, "shutdown step");
+                }
+            }
         }
         stop.cancel();
         tasks.close();

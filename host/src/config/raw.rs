@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, DeserializeOwned, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::bootstrap::Bootstrap;
 use super::bytes::Bytes;
 use crate::peer::PeerId;
 
@@ -322,61 +323,6 @@ fn cadence_schema(_: &mut SchemaGenerator) -> Schema {
             "additionalProperties": false,
         },
     }] })
-}
-
-/// A node to begin with: where it is, and its key if the operator knows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Bootstrap {
-    pub id: Option<PeerId>,
-    /// A name or an IP address, IPv6 without brackets.
-    pub host: String,
-    pub port: u16,
-}
-
-impl FromStr for Bootstrap {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("bootstrap {text:?}: {why}; write it like \"id@host:port\"");
-        let (id, place) = match text.split_once('@') {
-            Some((id, place)) => {
-                (Some(id.parse::<PeerId>().map_err(|error| wrong(&error.to_string()))?), place)
-            }
-            None => (None, text),
-        };
-        let (host, port) = place.rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if bare.is_empty() || bare.contains(['[', ']', ' ', '/']) || (bare.contains(':') && bare == host) {
-            return Err(wrong("the host is not a name or address, IPv6 in brackets"));
-        }
-        let port = port.parse().ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(|| wrong("the port is not 1 to 65535"))?;
-        Ok(Self { id, host: bare.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Bootstrap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(id) = self.id {
-            write!(f, "{id}@")?;
-        }
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
-impl Serialize for Bootstrap {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Bootstrap {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
-    }
 }
 
 /// Stands for the settings of a built-in phase in the schema, where its type knows nothing of schemas: keys, types and
