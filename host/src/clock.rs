@@ -16,7 +16,9 @@ impl Coarse {
     pub const PER_SECOND: u32 = 8;
 
     pub fn from_duration(since_start: Duration) -> Self {
-        Self((since_start.as_millis() / 125) as u32)
+        // Not by milliseconds: those are 128 bits wide, and this is done for each socket read.
+        let seconds = since_start.as_secs() as u32;
+        Self(seconds.wrapping_mul(Self::PER_SECOND).wrapping_add(since_start.subsec_nanos() / 125_000_000))
     }
 
     /// Whole seconds from `earlier` to here, 0 if `earlier` is later.

@@ -71,13 +71,10 @@ pub struct Net {
     pub bootstrap: Vec<Bootstrap>,
     pub allow_private: bool,
     pub handshake_timeout: Duration,
-    pub ping_timeout: Duration,
-    pub write_timeout: Duration,
     pub request_timeout: Duration,
     pub bytes_per_second_per_peer: u64,
     pub queue_bytes: u64,
     pub max_frame: u64,
-    pub addresses_per_exchange: u32,
 }
 
 #[derive(Clone, PartialEq, Debug)]

@@ -325,6 +325,10 @@ impl Cycle {
             tally: Tally::default(),
             again_in: None,
         };
+        if !asks.is_empty() {
+            // What later phases see of the state words is how they were before the first change of the beat.
+            run.frame.rows().words();
+        }
         apply.plan(asks);
         let Apply { tally, again_in, .. } = apply;
         if run.beat.urgent == 0 {

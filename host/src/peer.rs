@@ -1,7 +1,7 @@
 //! Who a peer is and where it lives in the network. Refuses to know anything about connections.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use data_encoding::{DecodeKind, Encoding, Specification};
@@ -120,18 +120,6 @@ impl NetGroup {
             }
         }
     }
-}
-
-/// Sixteen bytes for any address, IPv4 as `::ffff:a.b.c.d`: what the pool's columns hold.
-pub(crate) fn to_v6_bytes(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-pub(crate) fn from_v6_bytes(bytes: [u8; 16]) -> IpAddr {
-    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
 /// Whether an address belongs to the public internet, so that it may be told to strangers.

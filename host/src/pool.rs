@@ -16,6 +16,7 @@ use crate::clock::{Clock, Coarse};
 use crate::journal::{Asker, Cause, Draft, Input, Journal, What};
 use crate::peer::{NetGroup, PeerId, canonical};
 
+mod addresses;
 mod link;
 mod members;
 mod rows;
@@ -160,7 +161,7 @@ fn column(capacity: u32, value: u32) -> Box<[AtomicU32]> {
 }
 
 impl Pool {
-    /// A pool for the node `self_id`. Takes 22 bytes per slot now, and 66 more of address space that is filled as
+    /// A pool for the node `self_id`. Takes 27 bytes per slot now, and 55 more of address space that is filled as
     /// slots are first used, so that no insert ever waits for memory to be moved.
     pub fn new(
         self_id: PeerId,

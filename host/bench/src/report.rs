@@ -181,7 +181,7 @@ fn number(value: f64) -> String {
             false => text,
         };
     }
-    let digits = format!("{:.0}", magnitude);
+    let digits = format!("{magnitude:.0}");
     let mut grouped = String::from(if value < 0.0 { "-" } else { "" });
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {

@@ -76,7 +76,7 @@ impl Node {
         let limits = PoolLimits::only_capacity(8);
         let pool = Pool::new(id(1), limits, Arc::clone(&dyn_clock), Arc::clone(&journal));
         let attach = |n: u8, address: &str| {
-            let direction = if n % 2 == 0 { Direction::Outbound } else { Direction::Inbound };
+            let direction = if n.is_multiple_of(2) { Direction::Outbound } else { Direction::Inbound };
             let facts = PeerFacts { id: id(n), address: address.parse().unwrap(), direction };
             pool.attach(facts, Arc::new(FakeLink)).unwrap()
         };

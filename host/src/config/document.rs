@@ -50,9 +50,9 @@ impl<'i> Document<'i> {
             } else if !elsewhere.contains(&key.as_str()) {
                 match wrong_values::<T>(&key, &value) {
                     errors if errors.is_empty() => good.push((key, value)),
-                    errors => {
-                        errors.iter().for_each(|error| self.report_serde(&full, error, value.span().start))
-                    }
+                    errors => errors.iter().for_each(|error| {
+                        self.report_serde(&full, error, value.span().start);
+                    }),
                 }
             }
         }

@@ -84,12 +84,6 @@ pub(super) struct Net {
     /// For connecting and shaking hands together.
     #[schemars(with = "String")]
     pub handshake_timeout: Span,
-    /// How long a ping may stay unanswered before it counts as lost.
-    #[schemars(with = "String")]
-    pub ping_timeout: Span,
-    /// How long a peer may take no bytes at all while something waits to be sent to it.
-    #[schemars(with = "String")]
-    pub write_timeout: Span,
     /// How long an answer to a request may take.
     #[schemars(with = "String")]
     pub request_timeout: Span,
@@ -102,8 +96,6 @@ pub(super) struct Net {
     /// The largest frame that is accepted or sent.
     #[schemars(with = "String")]
     pub max_frame: Bytes,
-    /// Addresses accepted from one peer's answer.
-    pub addresses_per_exchange: u32,
 }
 
 /// The addresses this node knows.
@@ -442,13 +434,10 @@ impl Default for Net {
             bootstrap: Vec::new(),
             allow_private: false,
             handshake_timeout: Span::secs(5),
-            ping_timeout: Span::secs(10),
-            write_timeout: Span::secs(30),
             request_timeout: Span::secs(10),
             bytes_per_second_per_peer: Bytes::mib(4),
             queue_bytes: Bytes::mib(4),
             max_frame: Bytes::mib(1),
-            addresses_per_exchange: 64,
         }
     }
 }

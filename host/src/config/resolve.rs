@@ -136,7 +136,9 @@ impl Check<'_> {
         }
         self.node(&raw.node);
         self.socket(&raw.admin);
-        if let Some(listen) = raw.telemetry.listen.filter(|listen| raw.net.listen.contains(listen)) {
+        if let Some(listen) =
+            raw.telemetry.listen.filter(|listen| listen.port() != 0 && raw.net.listen.contains(listen))
+        {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
         }
@@ -263,13 +265,10 @@ impl Check<'_> {
             bootstrap: net.bootstrap.clone(),
             allow_private: net.allow_private,
             handshake_timeout: net.handshake_timeout.into(),
-            ping_timeout: net.ping_timeout.into(),
-            write_timeout: net.write_timeout.into(),
             request_timeout: net.request_timeout.into(),
             bytes_per_second_per_peer: net.bytes_per_second_per_peer.0,
             queue_bytes: net.queue_bytes.0,
             max_frame: net.max_frame.0,
-            addresses_per_exchange: net.addresses_per_exchange,
         }
     }
 

@@ -184,7 +184,7 @@ impl Apply<'_> {
 
     fn disconnect(&mut self, row: u32, reason: String, if_silent: bool) {
         let Some(row) = self.removable(What::Disconnect, row, &reason, if_silent) else { return };
-        let unless = if_silent.then(|| self.frame.taken_at(row));
+        let unless = if_silent.then(|| self.frame.silent_since(row));
         let removal = Removal {
             inputs: self.frame.inputs(row),
             ..Removal::new(self.by.clone(), Cause::Phase, reason.clone())

@@ -32,7 +32,6 @@ pub struct Frame {
     rows: Rows,
     dialing: u32,
     broadcasts: contract::BroadcastTotals,
-    last_seen: OnceLock<Vec<u32>>,
     traffic: OnceLock<Vec<Traffic>>,
     counts: OnceLock<(u32, u32)>,
     peers: [OnceLock<Vec<u32>>; peer::COLUMNS.len()],
@@ -45,7 +44,7 @@ pub(super) fn place(names: &[&str], name: &str) -> Option<usize> {
 }
 
 impl Frame {
-    /// Freezes which connections are live. About 1 ns per slot; columns come later.
+    /// Freezes which connections are live: a bit for each slot. Columns come later.
     pub fn take(
         pool: &Arc<Pool>,
         book: &Arc<Book>,
@@ -69,7 +68,6 @@ impl Frame {
             thresholds,
             now,
             resumed_at,
-            last_seen: OnceLock::new(),
             traffic: OnceLock::new(),
             counts: OnceLock::new(),
             peers: Default::default(),
@@ -107,11 +105,6 @@ impl Frame {
         self.book_rows.get_or_init(|| self.book.freeze(&self.pool))
     }
 
-    /// When each row was last seen, in the pool's unit.
-    pub(super) fn last_seen(&self) -> &[u32] {
-        self.last_seen.get_or_init(|| self.pool.freeze_last_seen(&self.rows))
-    }
-
     fn traffic(&self) -> &[Traffic] {
         self.traffic.get_or_init(|| self.pool.freeze_traffic(&self.rows))
     }
@@ -119,23 +112,23 @@ impl Frame {
     /// The column at `place` of the contract's list, for all rows.
     pub(super) fn peer_column(&self, place: usize) -> &[u32] {
         self.peers[place].get_or_init(|| {
-            let words = self.rows.words();
+            let words = || self.rows.words().iter();
             match peer::COLUMNS[place] {
-                "conn" => words.iter().map(|word| word.conn()).collect(),
-                "idle-s" => self.last_seen().iter().map(|&seen| self.idle(Coarse(seen))).collect(),
+                "conn" => words().map(|word| word.conn()).collect(),
+                "idle-s" => self.pool.freeze_idle(&self.rows, self.now, self.resumed_at),
                 "age-s" => {
                     let since = self.pool.freeze_connected_at(&self.rows);
                     since.into_iter().map(|at| self.now.seconds_since(Coarse(at))).collect()
                 }
-                "health" => words.iter().map(|word| word.health().into()).collect(),
+                "health" => words().map(|word| word.health().into()).collect(),
                 "rtt-us" => self.pool.freeze_rtt(&self.rows),
-                "pings-lost" => words.iter().map(|word| word.pings_lost().into()).collect(),
+                "pings-lost" => words().map(|word| word.pings_lost().into()).collect(),
                 "kib-in" => self.traffic().iter().map(|traffic| traffic.kib_in).collect(),
                 "kib-out" => self.traffic().iter().map(|traffic| traffic.kib_out).collect(),
                 "kib-queued" => self.traffic().iter().map(|traffic| traffic.kib_queued).collect(),
                 "group" => self.pool.freeze_groups(&self.rows),
-                "inbound" => words.iter().map(|word| word.inbound().into()).collect(),
-                "protected" => words.iter().map(|word| word.protected().into()).collect(),
+                "inbound" => words().map(|word| word.inbound().into()).collect(),
+                "protected" => words().map(|word| word.protected().into()).collect(),
                 unserved => unreachable!("a test checks that every contract column is served: {unserved}"),
             }
         })
@@ -154,14 +147,16 @@ impl Frame {
         }
     }
 
-    /// Silence is counted from the last sign of life, or from when this node woke, whichever is later.
-    fn idle(&self, seen: Coarse) -> u32 {
-        self.now.seconds_since(seen.max(self.resumed_at))
+    /// How long each row has been silent, in seconds: since the last sign of life, or since this node woke if that is
+    /// later.
+    fn idle_s(&self) -> &[u32] {
+        self.peer_column(place(peer::COLUMNS, "idle-s").expect("the contract has idle times"))
     }
 
-    /// The moment that "silent since the view was taken" refers to.
-    pub(super) fn taken_at(&self, row: usize) -> Coarse {
-        Coarse(self.last_seen()[row])
+    /// The moment that "silent since the view was taken" refers to: whoever was seen after it has spoken since, for it
+    /// is the latest at which the row's idle time could have begun.
+    pub(super) fn silent_since(&self, row: usize) -> Coarse {
+        Coarse(self.now.0.saturating_sub(self.idle_s()[row].saturating_mul(Coarse::PER_SECOND)))
     }
 
     pub(super) fn naming(&self, row: usize) -> Option<Naming> {
@@ -175,7 +170,7 @@ impl Frame {
         let value = |at: usize| match (self.peers[at].get(), peer::COLUMNS[at]) {
             (_, "conn") => None,
             (Some(column), _) => Some(column[row]),
-            (None, "idle-s") => Some(self.idle(self.taken_at(row))),
+            (None, "idle-s") => Some(self.idle_s()[row]),
             (None, "age-s") => now.map(|(since, _)| self.now.seconds_since(since)),
             (None, "rtt-us") => now.map(|(_, rtt)| rtt),
             (None, "health") => Some(word.health().into()),

@@ -193,7 +193,7 @@ fn a_folder_has_one_owner_at_a_time() {
 fn another_process_is_named() {
     if let Some(path) = std::env::var_os(HOLD) {
         let _folder = DataFolder::open(Path::new(&path)).unwrap();
-        println!("\nheld");
+        writeln!(io::stdout(), "\nheld").unwrap();
         // Until the parent kills us or lets go of the pipe.
         _ = io::stdin().read_line(&mut String::new());
         return;

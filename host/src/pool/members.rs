@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::addresses::Addresses;
 use super::link::Link;
+use super::rows::BLOCK;
 use super::{Direction, PoolLimits};
 use crate::clock::Coarse;
-use crate::peer::{NetGroup, PeerId, from_v6_bytes, to_v6_bytes};
+use crate::peer::{NetGroup, PeerId};
 
 /// No slot: the end of the free list.
 pub(super) const NONE: u32 = u32::MAX;
@@ -35,9 +37,10 @@ pub(super) struct Members {
     outbound: u32,
     /// Handshakes that others began: ours are limited by the dialer.
     incoming: u32,
+    /// A bit for each slot whose connection is live.
+    pub(super) live: Vec<u64>,
     ids: Vec<PeerId>,
-    ips: Vec<[u8; 16]>,
-    ports: Vec<u16>,
+    addresses: Addresses,
     links: Vec<Option<Arc<dyn Link>>>,
     groups: HashMap<NetGroup, u32>,
     bans: HashMap<PeerId, Coarse>,
@@ -57,9 +60,9 @@ impl Members {
             inbound: 0,
             outbound: 0,
             incoming: 0,
+            live: Vec::with_capacity(room.div_ceil(BLOCK)),
             ids: Vec::with_capacity(room),
-            ips: Vec::with_capacity(room),
-            ports: Vec::with_capacity(room),
+            addresses: Addresses::new(room),
             links: Vec::with_capacity(room),
             groups: HashMap::new(),
             bans: HashMap::new(),
@@ -108,12 +111,11 @@ impl Members {
         let at = slot as usize;
         if at == self.ids.len() {
             self.ids.push(PeerId::from_bytes([0; 32]));
-            self.ips.push([0; 16]);
-            self.ports.push(0);
+            self.addresses.grow();
             self.links.push(None);
+            self.live.resize(self.ids.len().div_ceil(BLOCK), 0);
         }
-        self.ips[at] = to_v6_bytes(address.ip());
-        self.ports[at] = address.port();
+        self.addresses.set(slot, address);
     }
 
     /// A handshake that `occupy` began is over, either way.
@@ -139,6 +141,7 @@ impl Members {
                 self.groups.remove(&group);
             }
         }
+        self.addresses.forget(slot);
         self.links[slot as usize] = None;
         self.protected.remove(&slot);
     }
@@ -158,13 +161,15 @@ impl Members {
     pub(super) fn enter(&mut self, slot: u32, id: PeerId, link: Arc<dyn Link>) {
         self.ids[slot as usize] = id;
         self.links[slot as usize] = Some(link);
+        self.live[slot as usize / BLOCK] |= 1 << (slot as usize % BLOCK);
         let (shard, hash) = self.place(&id);
         let (ids, hasher) = (&self.ids, &self.hash);
         self.shards[shard].insert_unique(hash, slot, |&other| hasher.hash_one(ids[other as usize]));
     }
 
-    /// Takes the slot's peer out of the index.
+    /// Takes the slot's peer out of the index and of those that are live.
     pub(super) fn leave(&mut self, slot: u32) {
+        self.live[slot as usize / BLOCK] &= !(1 << (slot as usize % BLOCK));
         let (shard, hash) = self.place(&self.ids[slot as usize]);
         if let Ok(entry) = self.shards[shard].find_entry(hash, |&other| other == slot) {
             entry.remove();
@@ -176,11 +181,11 @@ impl Members {
     }
 
     pub(super) fn address(&self, slot: u32) -> SocketAddr {
-        SocketAddr::new(from_v6_bytes(self.ips[slot as usize]), self.ports[slot as usize])
+        self.addresses.get(slot)
     }
 
     pub(super) fn group(&self, slot: u32) -> NetGroup {
-        NetGroup::of(from_v6_bytes(self.ips[slot as usize]))
+        NetGroup::of(self.address(slot).ip())
     }
 
     pub(super) fn link(&self, slot: u32) -> Option<&Arc<dyn Link>> {

@@ -1,9 +1,10 @@
 //! Freezing the pool: which connections are live at one moment, and their columns. Copies; never holds the lock for long.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
+use super::members::NONE;
 use super::{ConnKey, Link, Pool, State, Traffic, Word};
 use crate::clock::Coarse;
 use crate::peer::{NetGroup, PeerId};
@@ -11,29 +12,77 @@ use crate::peer::{NetGroup, PeerId};
 /// Slots named under one hold of the lock, so that nobody waits for a long list: about 5 us.
 const NAMES_PER_LOCK: usize = 256;
 
-/// The connections that were live when the rows were frozen, by ascending slot. 12 bytes each.
-#[derive(Default)]
+/// Slots whose live ones are marked by the bits of one number.
+pub(super) const BLOCK: usize = 64;
+
+/// The connections that were live when the rows were frozen, by ascending slot: a bit for each slot, to begin with.
+///
+/// Everything else is copied when it is first asked for. A connection that came later is never taken for one of the
+/// rows: its number is too high.
 pub struct Rows {
-    slots: Vec<u32>,
-    words: Vec<Word>,
+    pool: Arc<Pool>,
+    live: Vec<u64>,
+    len: usize,
+    /// The number of the first connection that came later.
+    later: u32,
+    slots: OnceLock<Vec<u32>>,
+    words: OnceLock<Vec<Word>>,
 }
 
 impl Rows {
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len == 0
     }
 
+    /// Copies the slots and the state words at the first call.
     pub fn key(&self, row: usize) -> ConnKey {
-        ConnKey { slot: self.slots[row], conn: self.words[row].conn() }
+        ConnKey { slot: self.slots()[row], conn: self.words()[row].conn() }
     }
 
-    /// State word of each row as it was: health, direction, protection and unanswered pings come from here.
+    fn slots(&self) -> &[u32] {
+        self.slots.get_or_init(|| self.gather(|slots| slots.map(|slot| slot as u32)))
+    }
+
+    /// State word of each row: health, direction, protection and unanswered pings come from here. Copied at the first
+    /// call.
     pub fn words(&self) -> &[Word] {
-        &self.words
+        self.words.get_or_init(|| {
+            let known = |word: Word| if word.conn() < self.later { word } else { Word::vacant(NONE) };
+            self.gather(|slots| self.pool.tags[slots].iter().map(|tag| known(tag.load())))
+        })
+    }
+
+    /// One value for each row, out of `values`, which gives those of a run of slots.
+    fn gather<T: Copy + Default, V: Iterator<Item = T>>(
+        &self,
+        values: impl Fn(std::ops::Range<usize>) -> V,
+    ) -> Vec<T> {
+        let mut rows = Vec::with_capacity(self.len);
+        for (block, &live) in self.live.iter().enumerate() {
+            let first = block * BLOCK;
+            if live == u64::MAX {
+                rows.extend(values(first..first + BLOCK));
+            } else if live != 0 {
+                // Writes each value and moves on only behind a live slot: no branch to mispredict.
+                let mut kept = [T::default(); BLOCK];
+                let mut next = 0;
+                let used = BLOCK - live.leading_zeros() as usize;
+                for (bit, value) in values(first..first + used).enumerate() {
+                    kept[next % BLOCK] = value;
+                    next += (live >> bit & 1) as usize;
+                }
+                rows.extend_from_slice(&kept[..next]);
+            }
+        }
+        rows
+    }
+
+    fn column(&self, column: &[AtomicU32]) -> Vec<u32> {
+        self.gather(|slots| column[slots].iter().map(|cell| cell.load(Relaxed)))
     }
 }
 
@@ -46,44 +95,47 @@ pub struct Naming {
 }
 
 impl Pool {
-    /// The live connections now. About 1 ns per slot; takes no lock.
-    pub fn freeze(&self) -> Rows {
-        let used = &self.tags[..self.high.load(Relaxed) as usize];
-        let expected = self.live() as usize;
-        let mut rows = Rows { slots: Vec::with_capacity(expected), words: Vec::with_capacity(expected) };
-        for (slot, tag) in used.iter().enumerate() {
-            let word = tag.load();
-            if word.is_live() {
-                rows.slots.push(slot as u32);
-                rows.words.push(word);
-            }
-        }
-        rows
-    }
-
-    fn gather(column: &[AtomicU32], rows: &Rows) -> Vec<u32> {
-        rows.slots.iter().map(|&slot| column[slot as usize].load(Relaxed)).collect()
+    /// The live connections now. One short lock: a bit is copied for each slot.
+    pub fn freeze(self: &Arc<Self>) -> Rows {
+        let members = self.members.lock();
+        let (live, later) = (members.live.clone(), members.next_conn);
+        drop(members);
+        let len = live.iter().map(|bits| bits.count_ones() as usize).sum();
+        Rows { pool: Arc::clone(self), live, len, later, slots: OnceLock::new(), words: OnceLock::new() }
     }
 
     /// When each row was last seen, in [`Coarse`] units.
     pub fn freeze_last_seen(&self, rows: &Rows) -> Vec<u32> {
-        Self::gather(&self.last_seen, rows)
+        rows.column(&self.last_seen)
+    }
+
+    /// Whole seconds from when each row was last seen, or from `not_before` if that is later, until `now`.
+    pub fn freeze_idle(&self, rows: &Rows, now: Coarse, not_before: Coarse) -> Vec<u32> {
+        // Signed, so that it becomes vector code; good for silences of up to eight years. Apart from the copying, which
+        // does not: compilers leave loops over atomics as they are.
+        let longest = (now.0.wrapping_sub(not_before.0) as i32).max(0);
+        let mut idle = rows.column(&self.last_seen);
+        for seen in &mut idle {
+            let silent = (now.0.wrapping_sub(*seen) as i32).max(0).min(longest);
+            *seen = silent as u32 / Coarse::PER_SECOND;
+        }
+        idle
     }
 
     /// When each row's handshake ended, in [`Coarse`] units.
     pub fn freeze_connected_at(&self, rows: &Rows) -> Vec<u32> {
-        Self::gather(&self.connected_at, rows)
+        rows.column(&self.connected_at)
     }
 
     /// Smoothed round-trip times in microseconds, `u32::MAX` if not known.
     pub fn freeze_rtt(&self, rows: &Rows) -> Vec<u32> {
-        Self::gather(&self.rtt_us, rows)
+        rows.column(&self.rtt_us)
     }
 
-    /// Network group of each row. A row that has ended meanwhile still gives the group it had.
+    /// Network group of each row. A row whose slot was given back meanwhile gives any.
     pub fn freeze_groups(&self, rows: &Rows) -> Vec<u32> {
         let mut groups = Vec::with_capacity(rows.len());
-        for chunk in rows.slots.chunks(NAMES_PER_LOCK) {
+        for chunk in rows.slots().chunks(NAMES_PER_LOCK) {
             let members = self.members.lock();
             groups.extend(chunk.iter().map(|&slot| members.group(slot).0));
         }
@@ -159,8 +211,77 @@ impl Pool {
     }
 
     /// Connected peers with their addresses, by ascending slot.
-    pub fn peers(&self) -> Vec<(ConnKey, Naming)> {
+    pub fn peers(self: &Arc<Self>) -> Vec<(ConnKey, Naming)> {
         let rows = self.freeze();
         (0..rows.len()).filter_map(|row| Some((rows.key(row), self.name(rows.key(row))?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Direction, PeerFacts, PoolLimits, Slot};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::journal::{Journal, JournalLimits};
+    use crate::pool::Goodbye;
+
+    struct Quiet;
+
+    impl Link for Quiet {
+        fn ping(&self) {}
+
+        fn close(&self, _: &Goodbye) {}
+    }
+
+    fn pool() -> Arc<Pool> {
+        let clock = SystemClock::new();
+        let journal = Journal::new(clock.clone(), JournalLimits::default(), None);
+        Pool::new(PeerId::from_bytes([255; 32]), PoolLimits::only_capacity(300), clock, journal)
+    }
+
+    fn attach(pool: &Arc<Pool>, peer: u8) -> Slot {
+        let facts = PeerFacts {
+            id: PeerId::from_bytes([peer; 32]),
+            address: SocketAddr::from(([10, 0, 0, peer], 1)),
+            direction: if peer.is_multiple_of(2) { Direction::Inbound } else { Direction::Outbound },
+        };
+        pool.attach(facts, Arc::new(Quiet)).unwrap()
+    }
+
+    #[test]
+    fn rows_are_the_live_slots_in_order_whatever_holes_there_are() {
+        for holes in [|_| false, |peer| peer % 3 == 0, |peer| peer >= 64, |peer| peer < 130, |_| true]
+            as [fn(u8) -> bool; 5]
+        {
+            let pool = pool();
+            let mut slots: Vec<Slot> = (0..200).map(|peer| attach(&pool, peer)).collect();
+            slots.retain(|slot| !holes(slot.key().slot as u8));
+            for slot in &slots {
+                slot.peer_seen(Coarse(slot.key().slot * 8));
+            }
+            let rows = pool.freeze();
+            assert_eq!(rows.len(), slots.len());
+            let idle = pool.freeze_idle(&rows, Coarse(150 * 8 + 7), Coarse(20 * 8));
+            let seen = pool.freeze_last_seen(&rows);
+            for (row, slot) in slots.iter().enumerate() {
+                let key = slot.key();
+                assert_eq!((rows.key(row), seen[row]), (key, key.slot * 8));
+                assert_eq!(idle[row], 150_u32.saturating_sub(key.slot).min(130), "slot {}", key.slot);
+                assert_eq!(rows.words()[row].inbound(), key.slot.is_multiple_of(2));
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_tenant_of_a_slot_is_not_taken_for_a_row() {
+        let pool = pool();
+        let (first, second) = (attach(&pool, 1), attach(&pool, 2));
+        let rows = pool.freeze();
+        let slot = first.key().slot;
+        drop(first);
+        let next = attach(&pool, 3);
+        assert_eq!(next.key().slot, slot);
+        assert!(pool.link(rows.key(0)).is_none() && pool.name(rows.key(0)).is_none());
+        assert_eq!(rows.key(1), second.key());
     }
 }

@@ -26,7 +26,7 @@ const CONN_AT: u32 = 32;
 /// A snapshot of a slot: state, direction, protection, health, unanswered pings, and the connection's number,
 /// which doubles as the slot's generation because it is never used twice. In a vacant slot the number is the
 /// next free slot instead.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Word(u64);
 
 impl Word {

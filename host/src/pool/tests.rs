@@ -193,7 +193,7 @@ async fn an_owner_that_does_not_let_go_is_aborted_once() {
 async fn protection_ends_by_itself_and_with_the_connection() {
     let pool = pool(4);
     let (slot, _link) = join(&pool, 1, Direction::Inbound, 0).unwrap();
-    let protected = |pool: &Pool| pool.freeze().words()[0].protected();
+    let protected = |pool: &Arc<Pool>| pool.freeze().words()[0].protected();
     assert!(pool.protect(slot.key(), Duration::from_secs(10)) && protected(&pool));
     tokio::time::advance(Duration::from_secs(10)).await;
     pool.expire_protection();

@@ -78,7 +78,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
             nanos(begun.elapsed()) / 1000.0 / times as f64
         };
         let (ours, still, one, three, runtime) = (&ours, &still, &one, &three, &runtime);
-        let samples: [Sample<'_>; 5] = [
+        let samples: [Sample<'_>; 6] = [
             Box::new(|| {
                 micros(&|| {
                     let frame = still.frame(ours);
@@ -89,6 +89,10 @@ pub fn run(effort: &Effort, report: &mut Report) {
                 })
             }),
             Box::new(|| micros(&|| used(ours.pool.freeze()))),
+            Box::new(|| {
+                let rows = ours.pool.freeze();
+                micros(&|| used(ours.pool.freeze_last_seen(&rows)))
+            }),
             Box::new(|| {
                 let frame = still.frame(ours);
                 let view = view(&frame);
@@ -108,7 +112,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
                 })
             }),
         ];
-        let [scan, freeze, select, map, maps] = medians(rounds, samples);
+        let [scan, freeze, copy, select, map, maps] = medians(rounds, samples);
         let subject = format!("{} peers, 0.1 % stale", thousands(peers));
         let row = Row::cost(GROUP, "scan for stale", &subject, scan, "us")
             .against(OneMap::NAME, map)
@@ -120,6 +124,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
                 .earlier(earlier_three..=earlier_three),
         );
         report.push(Row::cost(GROUP, "scan: freeze alone", &subject, freeze, "us"));
+        report.push(Row::cost(GROUP, "scan: copying the column alone", &subject, copy, "us"));
         report.push(Row::cost(GROUP, "scan: one pass over idle times", &subject, select, "us"));
     }
 }

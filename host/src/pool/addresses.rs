@@ -1,0 +1,104 @@
+//! The remote address of each slot: six bytes for IPv4, twenty-two for IPv6. Knows nothing of who is there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::rows::BLOCK;
+
+/// Addresses by slot, for as many slots as were ever used.
+pub(super) struct Addresses {
+    /// The IPv4 address, or the place in `long`.
+    short: Vec<u32>,
+    ports: Vec<u16>,
+    /// A bit for each slot whose address is in `long`.
+    is_long: Vec<u64>,
+    long: Vec<Ipv6Addr>,
+    free: Vec<u32>,
+}
+
+impl Addresses {
+    pub(super) fn new(room: usize) -> Self {
+        Self {
+            short: Vec::with_capacity(room),
+            ports: Vec::with_capacity(room),
+            is_long: Vec::with_capacity(room.div_ceil(BLOCK)),
+            long: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// Gives the next slot room for an address.
+    pub(super) fn grow(&mut self) {
+        self.short.push(0);
+        self.ports.push(0);
+        self.is_long.resize(self.short.len().div_ceil(BLOCK), 0);
+    }
+
+    fn is_long(&self, slot: usize) -> bool {
+        self.is_long[slot / BLOCK] >> (slot % BLOCK) & 1 == 1
+    }
+
+    pub(super) fn set(&mut self, slot: u32, address: SocketAddr) {
+        let at = slot as usize;
+        self.forget(slot);
+        self.ports[at] = address.port();
+        self.short[at] = match address.ip() {
+            IpAddr::V4(v4) => v4.to_bits(),
+            IpAddr::V6(v6) => {
+                self.is_long[at / BLOCK] |= 1 << (at % BLOCK);
+                match self.free.pop() {
+                    Some(place) => {
+                        self.long[place as usize] = v6;
+                        place
+                    }
+                    None => {
+                        self.long.push(v6);
+                        self.long.len() as u32 - 1
+                    }
+                }
+            }
+        };
+    }
+
+    /// Gives back what a long address took. The slot then has no address of meaning.
+    pub(super) fn forget(&mut self, slot: u32) {
+        let at = slot as usize;
+        if self.is_long(at) {
+            self.is_long[at / BLOCK] &= !(1 << (at % BLOCK));
+            self.free.push(self.short[at]);
+        }
+    }
+
+    pub(super) fn get(&self, slot: u32) -> SocketAddr {
+        let at = slot as usize;
+        let short = self.short[at];
+        let ip = match self.is_long(at) {
+            true => IpAddr::V6(self.long[short as usize]),
+            false => IpAddr::V4(Ipv4Addr::from_bits(short)),
+        };
+        SocketAddr::new(ip, self.ports[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_and_short_addresses_take_turns_in_slots_and_room_is_used_again() {
+        let mut addresses = Addresses::new(0);
+        let v4 = |n: u32| SocketAddr::from(([10, 0, 0, n as u8], n as u16));
+        let v6 = |n: u32| SocketAddr::from(([0x2001, n as u16, 0, 0, 0, 0, 0, 1], n as u16));
+        for _ in 0..130 {
+            addresses.grow();
+        }
+        for round in 0..4 {
+            let address =
+                |slot: u32| if (slot + round) % 3 == 0 { v6(slot + round) } else { v4(slot + round) };
+            (0..130).for_each(|slot| addresses.set(slot, address(slot)));
+            (0..130).for_each(|slot| assert_eq!(addresses.get(slot), address(slot)));
+        }
+        assert!(addresses.long.len() <= 88, "{} places for 44 long addresses", addresses.long.len());
+        (0..130).for_each(|slot| addresses.forget(slot));
+        assert_eq!(addresses.free.len(), addresses.long.len());
+    }
+}

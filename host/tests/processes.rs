@@ -1,0 +1,398 @@
+//! Real processes of the built binary on loopback: killed, stopped, restarted. Order and tick numbers come from the
+//! journal of the node that is watched; how long things took is printed and not judged.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use groundskeeper::journal::{Asker, Cause, Outcome, Record, What};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node in a process of its own. Killed when dropped.
+struct Proc {
+    child: Child,
+    folder: PathBuf,
+    /// JSON lines of its beats.
+    beats: Receiver<Value>,
+}
+
+/// How a node is to be started.
+struct Setup<'a> {
+    folder: &'a Path,
+    interval: &'a str,
+    listen: SocketAddr,
+    bootstrap: Vec<SocketAddr>,
+    /// Further TOML.
+    extra: &'a str,
+}
+
+/// A node that accepts and answers but dials nobody.
+const PASSIVE: &str = "[phases.reconnect]\nenabled = false\n";
+
+fn loopback() -> SocketAddr {
+    "127.0.0.1:0".parse().expect("a constant address")
+}
+
+/// A port that nobody listens on now. Another process may take it before we do; then the test fails loudly.
+fn free_port() -> SocketAddr {
+    TcpListener::bind(loopback()).and_then(|listener| listener.local_addr()).expect("a loopback port")
+}
+
+impl<'a> Setup<'a> {
+    fn new(folder: &'a Path, interval: &'a str) -> Self {
+        Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "" }
+    }
+
+    fn start(&self) -> Proc {
+        std::fs::create_dir_all(self.folder).expect("our folder");
+        let config = self.folder.join("config.toml");
+        let bootstrap: Vec<String> =
+            self.bootstrap.iter().map(|at| format!("{:?}", at.to_string())).collect();
+        let text = format!(
+            "[node]\ninterval = {:?}\n[net]\nlisten = [{:?}]\nallow_private = true\nbootstrap = [{}]\n{}",
+            self.interval,
+            self.listen.to_string(),
+            bootstrap.join(", "),
+            self.extra
+        );
+        std::fs::write(&config, text).expect("our folder");
+        let data = self.folder.join("data");
+        let log = std::fs::File::create(self.folder.join("log")).expect("our folder");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+            .args(["--json", "run", "--config"])
+            .arg(&config)
+            .arg("--data-dir")
+            .arg(&data)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let (send, beats) = channel();
+        std::thread::spawn(move || {
+            let parsed = lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok());
+            // Ends with the process, or when the test is done with it.
+            parsed.take_while(|line: &Value| send.send(line.clone()).is_ok()).for_each(drop);
+        });
+        let proc = Proc { child, folder: self.folder.to_owned(), beats };
+        proc.until("its admin socket answers", || proc.ask(&["status"]).is_some());
+        proc
+    }
+}
+
+impl Proc {
+    /// What the command line prints of this node as JSON, None while nobody answers.
+    fn ask(&self, verb: &[&str]) -> Option<Value> {
+        let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+            .arg("--json")
+            .args(verb)
+            .arg("--data-dir")
+            .arg(self.folder.join("data"))
+            .output()
+            .expect("the binary starts");
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    fn status(&self) -> Value {
+        self.ask(&["status"]).expect("the node answers")
+    }
+
+    fn connected(&self) -> u64 {
+        self.status()["pool"]["total"].as_u64().expect("a number")
+    }
+
+    fn tick(&self) -> u64 {
+        self.status()["tick"].as_u64().expect("a number")
+    }
+
+    fn id(&self) -> String {
+        self.status()["node"].as_str().expect("a peer id").to_owned()
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.status()["listening"][0].as_str().expect("an address").parse().expect("an address")
+    }
+
+    /// Everything this node's journal knows of a peer.
+    fn explain(&self, peer: &str) -> Vec<Record> {
+        let Some(answer) = self.ask(&["explain", peer]) else { return Vec::new() };
+        serde_json::from_value(answer["records"].clone()).expect("records")
+    }
+
+    fn disconnect_of(&self, peer: &str) -> Option<Record> {
+        self.explain(peer).into_iter().find(|record| record.cause.is_some())
+    }
+
+    /// Looks again whenever something may have changed, until `done` or the end of all patience.
+    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "waited in vain until {what}; its log:\n{}", log());
+            // A beat is news; without one, looking costs a process, so not too often.
+            match self.beats.recv_timeout(Duration::from_millis(100)) {
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the node ended before {what}; its log:\n{}", log())
+                }
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
+        kill_process(pid, signal).expect("our own child");
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
+    }
+
+    /// SIGTERM, and the exit code.
+    fn stop(mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().expect("our own child").is_none() {
+            assert!(Instant::now() < deadline, "the node did not end on SIGTERM");
+            _ = self.beats.recv_timeout(Duration::from_millis(50));
+        }
+        self.child.wait().expect("our own child").code()
+    }
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        // Gone already in most tests.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+#[test]
+fn a_killed_peer_is_explained_as_remote_closed_before_the_next_tick() {
+    let root = folder();
+    let peer = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("peer"), "30s") }.start();
+    let watched =
+        Setup { bootstrap: vec![peer.address()], ..Setup::new(&root.path().join("watched"), "30s") }.start();
+    watched.until("it is connected", || watched.connected() == 1);
+    let (id, tick) = (peer.id(), watched.tick());
+    let killed = Instant::now();
+    peer.kill();
+    watched.until("the peer's end is explained", || watched.disconnect_of(&id).is_some());
+    println!("explained {:?} after the kill", killed.elapsed());
+    let record = watched.disconnect_of(&id).expect("just seen");
+    assert_eq!(
+        (record.cause, record.by, u64::from(record.tick)),
+        (Some(Cause::RemoteClosed), Asker::Remote, tick)
+    );
+    assert_eq!(watched.stop(), Some(0));
+}
+
+#[test]
+fn a_stopped_peer_whose_sockets_stay_open_is_pinged_then_reaped() {
+    let root = folder();
+    let peer = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("peer"), "1s") }.start();
+    let quick = "[phases.reaper.settings]\nping_after = \"1s\"\nstale_after = \"4s\"\n";
+    let watched = Setup {
+        bootstrap: vec![peer.address()],
+        extra: quick,
+        ..Setup::new(&root.path().join("watched"), "1s")
+    }
+    .start();
+    watched.until("it is connected", || watched.connected() == 1);
+    let id = peer.id();
+    peer.signal(Signal::STOP);
+    let stopped = Instant::now();
+    watched.until("the silent peer is gone", || watched.disconnect_of(&id).is_some());
+    println!("reaped {:?} after the stop", stopped.elapsed());
+    let record = watched.disconnect_of(&id).expect("just seen");
+    assert_eq!(record.cause, Some(Cause::Phase));
+    assert!(matches!(&record.by, Asker::Phase { name, .. } if &**name == "reaper"), "{record:?}");
+    assert!(record.reason.contains("silent"), "{}", record.reason);
+    let idle = record.inputs.iter().find(|(name, _)| name == "idle-s").expect("what it rested on").1;
+    assert!(idle >= 4, "{:?}", record.inputs);
+    let lost = record.inputs.iter().find(|(name, _)| name == "pings-lost").expect("what it rested on").1;
+    assert!(lost >= 1, "it was pinged first: {:?}", record.inputs);
+    peer.signal(Signal::CONT);
+}
+
+#[test]
+fn after_a_loss_down_to_four_the_next_tick_dials_again() {
+    let root = folder();
+    let peers: Vec<Proc> = (0..8)
+        .map(|n| {
+            Setup { extra: PASSIVE, ..Setup::new(&root.path().join(format!("peer-{n}")), "30s") }.start()
+        })
+        .collect();
+    let addresses: Vec<SocketAddr> = peers.iter().map(Proc::address).collect();
+    let six = "[phases.reconnect.settings]\ntarget = 6\n";
+    let watched =
+        Setup { bootstrap: addresses.clone(), extra: six, ..Setup::new(&root.path().join("watched"), "2s") }
+            .start();
+    watched.until("it has six of the eight", || watched.connected() == 6);
+    let connected: Vec<String> = watched.ask(&["peers"]).expect("it answers")["peers"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|peer| peer["id"].as_str().expect("a peer id").to_owned())
+        .collect();
+    let (lost, kept): (Vec<Proc>, Vec<Proc>) =
+        peers.into_iter().partition(|peer| connected[..2].contains(&peer.id()));
+    assert_eq!(lost.len(), 2);
+    let ids: Vec<String> = lost.iter().map(Proc::id).collect();
+    lost.into_iter().for_each(Proc::kill);
+    watched.until("both are explained", || ids.iter().all(|id| watched.disconnect_of(id).is_some()));
+    let last_loss = ids.iter().filter_map(|id| watched.disconnect_of(id)).map(|record| record.tick).max();
+    watched.until("it has six again", || watched.connected() == 6);
+    let journal = watched.ask(&["explain", &connected_since(&watched, &connected)]).expect("it answers");
+    let records: Vec<Record> = serde_json::from_value(journal["records"].clone()).expect("records");
+    let dial = records.iter().find(|record| record.what == What::Dial && record.outcome == Outcome::Applied);
+    assert_eq!(dial.map(|record| record.tick), last_loss.map(|tick| tick + 1), "{records:?}");
+    drop(kept);
+}
+
+/// The id of a peer that is connected now and was not among `before`.
+fn connected_since(node: &Proc, before: &[String]) -> String {
+    let peers = node.ask(&["peers"]).expect("it answers");
+    let ids =
+        peers["peers"].as_array().expect("a list").iter().map(|peer| peer["id"].as_str().expect("an id"));
+    ids.map(str::to_owned).find(|id| !before.contains(id)).expect("somebody new")
+}
+
+#[test]
+fn a_node_that_lost_everybody_finds_newcomers_between_two_ticks() {
+    let root = folder();
+    let later = free_port();
+    let first = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("first"), "30s") }.start();
+    let watched = Setup {
+        bootstrap: vec![first.address(), later],
+        // The port of the one who comes later refuses at first; a demonstration does not wait an hour for it.
+        extra: "[book]\nbackoff_most = \"5s\"\n",
+        ..Setup::new(&root.path().join("watched"), "60s")
+    }
+    .start();
+    watched.until("it is connected", || watched.connected() == 1);
+    let tick = watched.tick();
+    first.kill();
+    watched.until("it is alone", || watched.connected() == 0);
+    let second =
+        Setup { listen: later, extra: PASSIVE, ..Setup::new(&root.path().join("second"), "30s") }.start();
+    let there = Instant::now();
+    watched.until("it has found the newcomer", || watched.connected() == 1);
+    println!("found {:?} after the newcomer answered its own status", there.elapsed());
+    assert_eq!(watched.tick(), tick, "urgent beats do not move the tick");
+    let records = watched.explain(&second.id());
+    let connect = records.iter().find(|record| record.what == What::Connect).expect("a connection");
+    assert_eq!(u64::from(connect.tick), tick);
+    assert!(connect.beat > 0, "{connect:?}");
+}
+
+#[test]
+fn a_restarted_node_comes_back_by_its_address_book() {
+    let root = folder();
+    let peer = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("peer"), "30s") }.start();
+    let home = root.path().join("watched");
+    let watched = Setup { bootstrap: vec![peer.address()], ..Setup::new(&home, "1s") }.start();
+    watched.until("it is connected", || watched.connected() == 1);
+    let id = watched.id();
+    assert_eq!(watched.stop(), Some(0));
+    let goodbye = peer.disconnect_of(&id);
+    let back = Setup::new(&home, "1s").start();
+    back.until("it is connected again", || back.connected() == 1);
+    assert_eq!(back.id(), id);
+    let goodbye = goodbye.or_else(|| peer.disconnect_of(&id)).expect("the peer was told");
+    assert_eq!(goodbye.cause, Some(Cause::RemoteGoodbye), "{goodbye:?}");
+    // Killed without warning it comes back too: the book is written at the tick after it changes.
+    let reached = back.tick() + 1;
+    back.until("a tick has ended since", || back.tick() > reached);
+    back.kill();
+    let again = Setup::new(&home, "1s").start();
+    again.until("it is connected a third time", || again.connected() == 1);
+}
+
+#[test]
+fn a_peer_that_is_restarted_at_once_replaces_its_ghost() {
+    let root = folder();
+    let watched = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("watched"), "30s") }.start();
+    let home = root.path().join("peer");
+    let ghost = Setup { bootstrap: vec![watched.address()], ..Setup::new(&home, "30s") }.start();
+    watched.until("it is connected", || watched.connected() == 1);
+    let id = ghost.id();
+    // Stopped, not killed: its sockets stay open and its lock stays held, so the new one runs on a copy of the folder.
+    ghost.signal(Signal::STOP);
+    let copy = root.path().join("copy");
+    std::fs::create_dir_all(copy.join("data")).expect("our folder");
+    for entry in std::fs::read_dir(home.join("data")).expect("its folder") {
+        let from = entry.expect("its folder").path();
+        if from.is_file() && !from.ends_with("lock") {
+            std::fs::copy(&from, copy.join("data").join(from.file_name().expect("a file"))).expect("a copy");
+        }
+    }
+    let back = Setup { bootstrap: vec![watched.address()], ..Setup::new(&copy, "30s") }.start();
+    assert_eq!(back.id(), id);
+    watched.until("the ghost is replaced", || watched.disconnect_of(&id).is_some());
+    let record = watched.disconnect_of(&id).expect("just seen");
+    assert_eq!((record.cause, record.by), (Some(Cause::Replaced), Asker::Host));
+    assert_eq!(watched.connected(), 1);
+    ghost.signal(Signal::CONT);
+}
+
+#[test]
+fn the_command_line_finds_explains_and_checks_a_running_node() {
+    let root = folder();
+    let home = root.path().join("node");
+    let node =
+        Setup { extra: "[telemetry]\nlisten = \"127.0.0.1:0\"\n", ..Setup::new(&home, "200ms") }.start();
+    node.until("a tick has ended", || node.tick() > 1);
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(home.join("data"))
+            .output()
+            .expect("the binary starts");
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    let (code, status) = run(&["status"]);
+    assert_eq!(code, Some(0));
+    assert!(status.contains(&node.id()), "{status}");
+    let (code, phases) = run(&["phases"]);
+    assert_eq!(code, Some(0));
+    for name in groundskeeper::node::BUILTINS {
+        assert!(phases.contains(name), "{phases}");
+    }
+    assert_eq!(run(&["peers"]).0, Some(0));
+    assert_eq!(run(&["healthcheck"]).0, Some(0));
+    assert_eq!(run(&["explain", "nobody-of-that-name"]).0, Some(1));
+    assert_eq!(node.stop(), Some(0));
+    assert_eq!(run(&["status"]).0, Some(69));
+    assert_eq!(run(&["healthcheck"]).0, Some(1));
+}
+
+#[test]
+fn the_readme_command_connects_to_at_least_five_peers_and_ends_with_zero() {
+    let root = folder();
+    let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+        .args(["run", "--local-peers", "8", "--interval", "1s", "--ticks", "8", "--data-dir"])
+        .arg(root.path())
+        .output()
+        .expect("the binary starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("tick 1:") && text.contains("tick 8:"), "{text}");
+    let connected = |line: &str| line.split(": ").nth(1)?.split(' ').next()?.parse::<u32>().ok();
+    let most = text.lines().filter(|line| line.starts_with("tick ")).filter_map(connected).max();
+    assert!(most >= Some(5), "{text}");
+}
