@@ -5,7 +5,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::span::Span;
@@ -15,7 +14,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::bootstrap::Bootstrap;
 use super::bytes::Bytes;
-use crate::peer::PeerId;
 
 #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -92,8 +92,9 @@ mod tests {
             addresses.grow();
         }
         for round in 0..4 {
-            let address =
-                |slot: u32| if (slot + round) % 3 == 0 { v6(slot + round) } else { v4(slot + round) };
+            let address = |slot: u32| {
+                if (slot + round).is_multiple_of(3) { v6(slot + round) } else { v4(slot + round) }
+            };
             (0..130).for_each(|slot| addresses.set(slot, address(slot)));
             (0..130).for_each(|slot| assert_eq!(addresses.get(slot), address(slot)));
         }
