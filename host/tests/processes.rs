@@ -156,8 +156,15 @@ impl Proc {
         self.child.wait().expect("our own child");
     }
 
+    /// Every connection that ended has its record.
+    fn assert_all_explained(&self) {
+        let status = self.status();
+        assert_eq!(status["pool"]["removals"], status["journal"]["disconnects"], "{status}");
+    }
+
     /// SIGTERM, and the exit code.
     fn stop(mut self) -> Option<i32> {
+        self.assert_all_explained();
         self.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait().expect("our own child").is_none() {
@@ -225,6 +232,7 @@ fn a_stopped_peer_whose_sockets_stay_open_is_pinged_then_reaped() {
     assert!(idle >= 4, "{:?}", record.inputs);
     let lost = record.inputs.iter().find(|(name, _)| name == "pings-lost").expect("what it rested on").1;
     assert!(lost >= 1, "it was pinged first: {:?}", record.inputs);
+    watched.assert_all_explained();
     peer.signal(Signal::CONT);
 }
 
@@ -260,6 +268,7 @@ fn after_a_loss_down_to_four_the_next_tick_dials_again() {
     let records: Vec<Record> = serde_json::from_value(journal["records"].clone()).expect("records");
     let dial = records.iter().find(|record| record.what == What::Dial && record.outcome == Outcome::Applied);
     assert_eq!(dial.map(|record| record.tick), last_loss.map(|tick| tick + 1), "{records:?}");
+    watched.assert_all_explained();
     drop(kept);
 }
 
@@ -297,6 +306,7 @@ fn a_node_that_lost_everybody_finds_newcomers_between_two_ticks() {
     let connect = records.iter().find(|record| record.what == What::Connect).expect("a connection");
     assert_eq!(u64::from(connect.tick), tick);
     assert!(connect.beat > 0, "{connect:?}");
+    watched.assert_all_explained();
 }
 
 #[test]
@@ -346,6 +356,7 @@ fn a_peer_that_is_restarted_at_once_replaces_its_ghost() {
     let record = watched.disconnect_of(&id).expect("just seen");
     assert_eq!((record.cause, record.by), (Some(Cause::Replaced), Asker::Host));
     assert_eq!(watched.connected(), 1);
+    watched.assert_all_explained();
     ghost.signal(Signal::CONT);
 }
 

@@ -122,6 +122,10 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     let metrics = Arc::clone(&desk);
     tasks.spawn(async move { metrics.metrics.follow(reports, &metrics.sources).await });
 
+    if let Some(watchdog) = notify::watchdog().filter(|watchdog| *watchdog <= config.node.interval) {
+        tracing::warn!(?watchdog, interval = ?config.node.interval, "systemd's watchdog is shorter than a tick and \
+            will end this node; set WatchdogSec to at least three intervals");
+    }
     let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || ticks.is_some() };
     out.greet(&config, &node, locals.len());
     let follow = follow(node.maintenance().handle().reports(), ticks, &mut out);

@@ -182,7 +182,7 @@ pub struct Rig {
     pub network: Arc<FakeNetwork>,
     pub handle: TickerHandle,
     reports: broadcast::Receiver<Arc<BeatReport>>,
-    running: Maintenance,
+    running: Option<Maintenance>,
 }
 
 impl Rig {
@@ -223,7 +223,7 @@ impl Rig {
         let handle = running.handle().clone();
         let reports = handle.reports();
         let Tables { pool, book, broadcasts, journal, .. } = tables;
-        Self { clock, pool, book, broadcasts, journal, network, handle, reports, running }
+        Self { clock, pool, book, broadcasts, journal, network, handle, reports, running: Some(running) }
     }
 
     /// Waits for the next beat, urgent or not.
@@ -260,9 +260,18 @@ impl Rig {
     }
 
     /// Stops the ticker and gives what a restart would find.
-    pub async fn stop(self) -> Kept {
-        let cycle = self.running.stop().await.expect("the cycle comes back");
+    pub async fn stop(mut self) -> Kept {
+        let running = self.running.take().expect("stopped once");
+        let cycle = running.stop().await.expect("the cycle comes back");
         Kept { last_runs: cycle.last_runs(self.handle.pulse().tick()) }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.pool.removals(), self.journal.disconnects(), "every removal has its record");
+        }
     }
 }
 
