@@ -261,7 +261,10 @@ impl Out {
         if locals > 0 {
             self.line(&format!("  with {locals} further nodes in this process"));
         }
-        self.line(&format!("  a tick each {:?}; Ctrl-C stops", config.node.interval));
+        self.line(&format!(
+            "  a tick each {0:?}, the first {0:?} from now; Ctrl-C stops",
+            config.node.interval
+        ));
     }
 
     fn beat(&mut self, report: &BeatReport) {

@@ -16,7 +16,7 @@ use groundskeeper::journal::{Journal, JournalLimits};
 use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, Slot};
-use groundskeeper::registry::{LastRuns, PhaseSpec};
+use groundskeeper::registry::{LastRuns, PhaseSpec, PhaseStatus};
 use groundskeeper::ticker::TickerHandle;
 use groundskeeper_sdk::host::{AnyPhase, View};
 use groundskeeper_sdk::phase::{Result as PhaseResult, Tick};
@@ -248,6 +248,11 @@ impl Rig {
             reports.push(self.tick().await);
         }
         reports
+    }
+
+    /// How the phases stand after the last beat.
+    pub fn phases(&self) -> Arc<Vec<PhaseStatus>> {
+        self.running.as_ref().expect("not stopped").board().read()
     }
 
     pub fn peer(&self, n: u32) -> Arc<FakePeer> {
