@@ -361,6 +361,32 @@ fn a_peer_that_is_restarted_at_once_replaces_its_ghost() {
 }
 
 #[test]
+fn a_second_sigterm_ends_the_node_at_once() {
+    let root = folder();
+    let peer = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("peer"), "30s") }.start();
+    // A stopped peer never closes its side, so a goodbye to it takes a second: time for the second signal. A machine
+    // that is busy may miss that second, hence a few attempts.
+    let ended_at_once = (0..5).any(|attempt| {
+        let home = root.path().join(format!("node-{attempt}"));
+        let mut node = Setup { bootstrap: vec![peer.address()], ..Setup::new(&home, "30s") }.start();
+        node.until("it is connected", || node.connected() == 1);
+        let log =
+            |words: &str| std::fs::read_to_string(home.join("log")).is_ok_and(|log| log.contains(words));
+        peer.signal(Signal::STOP);
+        node.signal(Signal::TERM);
+        let deadline = Instant::now() + PATIENCE;
+        while !log("shutting down") && Instant::now() < deadline {
+            _ = node.beats.recv_timeout(Duration::from_millis(20));
+        }
+        node.signal(Signal::TERM);
+        let code = node.child.wait().expect("our own child").code();
+        peer.signal(Signal::CONT);
+        code == Some(1) && log("a second time")
+    });
+    assert!(ended_at_once);
+}
+
+#[test]
 fn the_command_line_finds_explains_and_checks_a_running_node() {
     let root = folder();
     let home = root.path().join("node");
