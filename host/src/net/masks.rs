@@ -58,3 +58,21 @@ impl Tls {
         Self::showing(Arc::clone(&masks) as _, masks, provider, network)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_handshake_shows_the_next_key() {
+        let masks = [Identity::generate(), Identity::generate()];
+        let masked = Tls::masked(&masks, "one").unwrap();
+        let plain = Tls::new(&Identity::generate(), "one").unwrap();
+        for expected in [&masks[0], &masks[1], &masks[0]] {
+            let (near, far) = tokio::io::duplex(16 * 1024);
+            let (accepted, connected) = tokio::join!(masked.accept(near), plain.connect(far));
+            accepted.unwrap();
+            assert_eq!(connected.unwrap().1, expected.peer_id());
+        }
+    }
+}

@@ -46,8 +46,10 @@ pub fn run(effort: &Effort, report: &mut Report) {
     for peers in [1_000, 10_000] {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let ours = Arc::new(runtime.block_on(Ours::connected(peers)));
-        let queues = Arc::new(runtime.block_on(Seeds::connected(peers, Kind::Queue)));
-        let streams = Arc::new(runtime.block_on(Seeds::connected(peers, Kind::Stream)));
+        let entered = runtime.enter();
+        let queues = Arc::new(Seeds::connected(peers, Kind::Queue));
+        let streams = Arc::new(Seeds::connected(peers, Kind::Stream));
+        drop(entered);
         let samples: [Sample<'_>; 5] = [
             Box::new(|| sample(&runtime, ours.clone().send(Until::Queued))),
             Box::new(|| sample(&runtime, queues.clone().send(Until::Queued))),
@@ -207,7 +209,8 @@ struct Seeds {
 }
 
 impl Seeds {
-    async fn connected(peers: usize, kind: Kind) -> Self {
+    /// Call inside a runtime.
+    fn connected(peers: usize, kind: Kind) -> Self {
         let taken = Taken::default();
         let mut connections = HashMap::new();
         for peer in 0..peers {
