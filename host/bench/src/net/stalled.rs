@@ -135,7 +135,8 @@ fn ours(time: Duration) -> Ours {
         let mut sent = Ok(Sent::default());
         let mut send = || sent = node.net.broadcast(TOPIC, &payload, Audience::All);
         match longest {
-            Some(longest) => longest.take(UsageWho::RUSAGE_THREAD, send),
+            // Of the whole process: a session that loses its core may hold its queue's lock meanwhile.
+            Some(longest) => longest.take(UsageWho::RUSAGE_SELF, send),
             None => send(),
         }
         sent.expect("nothing limits broadcasts here")
