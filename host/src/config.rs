@@ -10,6 +10,7 @@ use std::time::Duration;
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::span::Span;
 
+mod bootstrap;
 mod bounds;
 mod bytes;
 mod document;
@@ -20,9 +21,10 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use bootstrap::{BadBootstrap, Bootstrap};
 pub use bytes::Bytes;
 pub use problem::Problem;
-pub use raw::{Bootstrap, Level, LogFormat, Step, WakeOn};
+pub use raw::{Level, LogFormat, Step, WakeOn};
 pub use schema::schema;
 
 /// A whole, valid config.
@@ -71,13 +73,10 @@ pub struct Net {
     pub bootstrap: Vec<Bootstrap>,
     pub allow_private: bool,
     pub handshake_timeout: Duration,
-    pub ping_timeout: Duration,
-    pub write_timeout: Duration,
     pub request_timeout: Duration,
     pub bytes_per_second_per_peer: u64,
     pub queue_bytes: u64,
     pub max_frame: u64,
-    pub addresses_per_exchange: u32,
 }
 
 #[derive(Clone, PartialEq, Debug)]

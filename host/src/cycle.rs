@@ -252,7 +252,9 @@ impl Cycle {
             }
             return None;
         }
-        let missed = if beat.urgent > 0 { 0 } else { phase.timing.missed(tick, every) };
+        // Before its first run ever there is no run from which to count.
+        let ran_before = phase.last_run_unix.is_some();
+        let missed = if beat.urgent == 0 && ran_before { phase.timing.missed(tick, every) } else { 0 };
         let mono = self.world.clock.mono();
         let unix = unix_seconds(&*self.world.clock);
         let since_last = phase.last_accepted.map(|at| mono.saturating_sub(at).as_secs());

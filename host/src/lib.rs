@@ -1,10 +1,19 @@
 //! Groundskeeper: one heartbeat for everything a peer-to-peer node does again and again.
+//!
+//! [`pool`] holds the connections, [`ticker`] beats, [`cycle`] runs the phases of one beat and applies what they ask for,
+//! [`journal`] keeps who asked what and why. [`node::Maintenance`] puts these together for applications with connections
+//! of their own: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`].
+//!
+//! Features, all on by default: `net` (connections over TLS, and whole nodes), `admin` (metrics, the local API and
+//! the telemetry listener), `cli` (the binary).
 
 // Tests and tools may; the library may not: it reports by value, by journal and by tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(feature = "admin")]
 pub mod admin;
 pub mod book;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -13,7 +22,9 @@ pub mod data;
 pub mod engine;
 pub mod flow;
 pub mod journal;
+#[cfg(feature = "admin")]
 pub mod metrics;
+#[cfg(feature = "net")]
 pub mod net;
 pub mod node;
 pub mod peer;

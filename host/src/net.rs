@@ -22,6 +22,7 @@ mod handlers;
 mod handshake;
 mod identity;
 mod listener;
+mod masks;
 mod node;
 mod pings;
 mod refusals;
@@ -35,7 +36,7 @@ mod tls;
 #[doc(hidden)]
 pub mod wire;
 
-pub use bootstrap::{BadBootstrap, Bootstrap, Resolved};
+pub use bootstrap::Resolved;
 pub use broadcasting::{Audience, BroadcastError, Sent};
 pub use frame::FrameCaps;
 pub use handlers::{BUILT_IN, Handlers, Verdict};
@@ -79,7 +80,36 @@ impl Net {
         rooms: Rooms,
         handlers: Handlers,
     ) -> io::Result<Self> {
+        let tls = tls::Tls::new(identity, &config.network);
+        Self::start_with(tls, config, identity, rooms, handlers)
+    }
+
+    /// The same, but each handshake shows the next key of `masks`: for benches, which have thousands of peers in two
+    /// processes.
+    ///
+    /// # Errors
+    /// As of [`Net::start`].
+    #[doc(hidden)]
+    pub fn start_masked(
+        masks: &[Identity],
+        config: NetConfig,
+        identity: &Identity,
+        rooms: Rooms,
+        handlers: Handlers,
+    ) -> io::Result<Self> {
+        let tls = tls::Tls::masked(masks, &config.network);
+        Self::start_with(tls, config, identity, rooms, handlers)
+    }
+
+    fn start_with(
+        tls: Result<tls::Tls, rustls::Error>,
+        config: NetConfig,
+        identity: &Identity,
+        rooms: Rooms,
+        handlers: Handlers,
+    ) -> io::Result<Self> {
         let invalid = |words: String| io::Error::new(io::ErrorKind::InvalidInput, words);
+        let tls = tls.map_err(|error| invalid(error.to_string()))?;
         if config.network.is_empty() || config.network.len() > MAX_NETWORK {
             return Err(invalid(format!(
                 "network {:?} has {} bytes; 1 to {MAX_NETWORK} are allowed",
@@ -94,7 +124,6 @@ impl Net {
                 rooms.pool.self_id()
             )));
         }
-        let tls = tls::Tls::new(identity, &config.network).map_err(|error| invalid(error.to_string()))?;
         let listeners = listener::bind(&config.listen)?;
         let bound = listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
         let node = Arc::new(Node::new(config, rooms, tls, handlers, Handle::current()));

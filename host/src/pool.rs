@@ -138,7 +138,7 @@ pub struct Pool {
     self_id: PeerId,
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
-    limits: Mutex<PoolLimits>,
+    limits: PoolLimits,
     capacity: u32,
     tags: Box<[Tag]>,
     last_seen: Box<[AtomicU32]>,
@@ -174,7 +174,7 @@ impl Pool {
             self_id,
             clock,
             journal,
-            limits: Mutex::new(limits),
+            limits,
             capacity,
             tags: (0..capacity).map(|_| Tag::new(Word::vacant(NONE))).collect(),
             last_seen: column(capacity, 0),
@@ -187,7 +187,7 @@ impl Pool {
             removals: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             isolated: Notify::new(),
-            members: Mutex::new(Members::new(capacity)),
+            members: Mutex::new(Members::new(capacity, &limits)),
         })
     }
 
@@ -200,7 +200,7 @@ impl Pool {
     }
 
     pub fn limits(&self) -> PoolLimits {
-        *self.limits.lock()
+        self.limits
     }
 
     /// Live connections now: what phases call `connected`. One relaxed load.
@@ -237,9 +237,8 @@ impl Pool {
         if self.refusing.load(Relaxed) {
             return Err(Denied::ShuttingDown);
         }
-        let limits = self.limits();
         let mut members = self.members.lock();
-        if let Some(words) = members.over_limit(&limits, direction, NetGroup::of(address.ip())) {
+        if let Some(words) = members.over_limit(&self.limits, direction, NetGroup::of(address.ip())) {
             return Err(Denied::Limit(words));
         }
         let slot = match members.free {

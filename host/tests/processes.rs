@@ -156,8 +156,15 @@ impl Proc {
         self.child.wait().expect("our own child");
     }
 
+    /// Every connection that ended has its record.
+    fn assert_all_explained(&self) {
+        let status = self.status();
+        assert_eq!(status["pool"]["removals"], status["journal"]["disconnects"], "{status}");
+    }
+
     /// SIGTERM, and the exit code.
     fn stop(mut self) -> Option<i32> {
+        self.assert_all_explained();
         self.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait().expect("our own child").is_none() {
@@ -225,6 +232,7 @@ fn a_stopped_peer_whose_sockets_stay_open_is_pinged_then_reaped() {
     assert!(idle >= 4, "{:?}", record.inputs);
     let lost = record.inputs.iter().find(|(name, _)| name == "pings-lost").expect("what it rested on").1;
     assert!(lost >= 1, "it was pinged first: {:?}", record.inputs);
+    watched.assert_all_explained();
     peer.signal(Signal::CONT);
 }
 
@@ -260,6 +268,7 @@ fn after_a_loss_down_to_four_the_next_tick_dials_again() {
     let records: Vec<Record> = serde_json::from_value(journal["records"].clone()).expect("records");
     let dial = records.iter().find(|record| record.what == What::Dial && record.outcome == Outcome::Applied);
     assert_eq!(dial.map(|record| record.tick), last_loss.map(|tick| tick + 1), "{records:?}");
+    watched.assert_all_explained();
     drop(kept);
 }
 
@@ -297,6 +306,7 @@ fn a_node_that_lost_everybody_finds_newcomers_between_two_ticks() {
     let connect = records.iter().find(|record| record.what == What::Connect).expect("a connection");
     assert_eq!(u64::from(connect.tick), tick);
     assert!(connect.beat > 0, "{connect:?}");
+    watched.assert_all_explained();
 }
 
 #[test]
@@ -346,7 +356,34 @@ fn a_peer_that_is_restarted_at_once_replaces_its_ghost() {
     let record = watched.disconnect_of(&id).expect("just seen");
     assert_eq!((record.cause, record.by), (Some(Cause::Replaced), Asker::Host));
     assert_eq!(watched.connected(), 1);
+    watched.assert_all_explained();
     ghost.signal(Signal::CONT);
+}
+
+#[test]
+fn a_second_sigterm_ends_the_node_at_once() {
+    let root = folder();
+    let peer = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("peer"), "30s") }.start();
+    // A stopped peer never closes its side, so a goodbye to it takes a second: time for the second signal. A machine
+    // that is busy may miss that second, hence a few attempts.
+    let ended_at_once = (0..5).any(|attempt| {
+        let home = root.path().join(format!("node-{attempt}"));
+        let mut node = Setup { bootstrap: vec![peer.address()], ..Setup::new(&home, "30s") }.start();
+        node.until("it is connected", || node.connected() == 1);
+        let log =
+            |words: &str| std::fs::read_to_string(home.join("log")).is_ok_and(|log| log.contains(words));
+        peer.signal(Signal::STOP);
+        node.signal(Signal::TERM);
+        let deadline = Instant::now() + PATIENCE;
+        while !log("shutting down") && Instant::now() < deadline {
+            _ = node.beats.recv_timeout(Duration::from_millis(20));
+        }
+        node.signal(Signal::TERM);
+        let code = node.child.wait().expect("our own child").code();
+        peer.signal(Signal::CONT);
+        code == Some(1) && log("a second time")
+    });
+    assert!(ended_at_once);
 }
 
 #[test]

@@ -21,8 +21,10 @@ use crate::rounds::cpu_micros;
 use crate::seeds::{OneMap, SeedPool, ip, keep_alive};
 use crate::tick::{built_ins, world};
 
-pub const HOW: &str = "idle: 1,000 connections without sockets, real time, 65 s (35 s with --quick) in a process for each; \
-    whole process by getrusage, per hour by the pings that happened (120,000 an hour), never by a scaled interval.";
+mod sockets;
+
+pub const HOW: &str = "idle: 1,000 connections, real time, 65 s (35 s with --quick) in a process for each, the other ends of \
+    sockets in yet others; whole process by getrusage, per hour by the pings that happened (120,000 an hour), never by a scaled interval.";
 
 const GROUP: &str = "idle";
 const PEERS: usize = 1_000;
@@ -45,19 +47,25 @@ impl Usage {
     fn per_hour(&self, amount: f64) -> f64 {
         if self.pings > 0.0 { amount * PINGS_PER_HOUR / self.pings } else { amount * 3600.0 / self.seconds }
     }
+
+    fn words(&self) -> String {
+        format!("{} pings in {} s", self.pings, self.seconds.round())
+    }
 }
 
 pub fn run(effort: &Effort, report: &mut Report) {
     // Ticks fall at 30 s and 60 s.
     let seconds = effort.choose(65, 35);
-    let [nothing, tasks, ticker] = ["nothing", "tasks", "ticker"].map(|variant| watch(variant, seconds));
-    let (Some(nothing), Some(tasks), Some(ticker)) = (nothing, tasks, ticker) else {
+    let variants = ["nothing", "tasks", "ticker", "sockets", "one-stopped"];
+    let [Some(nothing), Some(tasks), Some(ticker), Some(sockets), Some(stopped)] =
+        variants.map(|variant| watch(variant, seconds))
+    else {
         eprintln!("idle: a child process failed; no figures");
         return;
     };
     let baseline = "a task per connection + 4 timers";
     let subject = "1,000 connections, an hour of scheduling";
-    let note = format!("{} pings in {} s", ticker.pings, ticker.seconds.round());
+    let note = ticker.words();
     report.push(
         Row::cost(GROUP, "CPU", subject, ticker.per_hour(ticker.cpu_ms), "ms/h")
             .against(baseline, tasks.per_hour(tasks.cpu_ms))
@@ -72,6 +80,21 @@ pub fn run(effort: &Effort, report: &mut Report) {
             .reach(Reach::Times(10.0))
             .note(&note),
     );
+    let baseline = "the same without sockets";
+    for (subject, one) in
+        [("1,000 TLS connections, an hour", sockets), ("of them one peer stopped, an hour", stopped)]
+    {
+        report.push(
+            Row::cost(GROUP, "CPU", subject, one.per_hour(one.cpu_ms), "ms/h")
+                .against(baseline, ticker.per_hour(ticker.cpu_ms))
+                .note(one.words()),
+        );
+        report.push(
+            Row::cost(GROUP, "context switches", subject, one.per_hour(one.switches), "1/h")
+                .against(baseline, ticker.per_hour(ticker.switches))
+                .note(one.words()),
+        );
+    }
     let subject = "an empty runtime, for comparison";
     report.push(Row::cost(GROUP, "CPU", subject, nothing.per_hour(nothing.cpu_ms), "ms/h"));
     report.push(Row::cost(GROUP, "context switches", subject, nothing.per_hour(nothing.switches), "1/h"));
@@ -93,12 +116,14 @@ fn watch(variant: &str, seconds: u32) -> Option<Usage> {
 /// Runs one variant and prints what it used.
 pub fn child(variant: &str, seconds: &str) -> ExitCode {
     let Ok(seconds) = seconds.parse() else { return ExitCode::from(2) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let time = Duration::from_secs(seconds);
     let told = runtime.block_on(async {
         match variant {
             "tasks" => tasks(time).await,
             "ticker" => ticker(time).await,
+            "sockets" => sockets::connected(time, 0).await,
+            "one-stopped" => sockets::connected(time, 1).await,
             _ => used_in(time, || 0).await,
         }
     });

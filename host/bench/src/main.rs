@@ -9,6 +9,8 @@ use std::process::ExitCode;
 #[expect(unsafe_code, reason = "a global allocator cannot be written without it")]
 mod alloc;
 mod idle;
+mod net;
+mod nodes;
 mod ours;
 mod pool;
 mod report;
@@ -32,6 +34,7 @@ const GROUPS: &[Group] = &[
     Group { name: "pool", how: pool::HOW, run: pool::run },
     Group { name: "tick", how: tick::HOW, run: tick::run },
     Group { name: "idle", how: idle::HOW, run: idle::run },
+    Group { name: "net", how: net::HOW, run: net::run },
 ];
 
 /// How much time a run may take.
@@ -55,10 +58,13 @@ fn usage(problem: &str) -> ExitCode {
 fn main() -> ExitCode {
     let (mut name, mut json, mut quick) = (None, false, false);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [word, variant, seconds] = &arguments[..]
-        && word == idle::CHILD
-    {
-        return idle::child(variant, seconds);
+    if let [word, variant, amount] = &arguments[..] {
+        match word.as_str() {
+            idle::CHILD => return idle::child(variant, amount),
+            net::live::CHILD => return net::live::child(variant, amount),
+            nodes::FAR => return nodes::far(variant, amount),
+            _ => {}
+        }
     }
     for argument in &arguments {
         match argument.as_str() {

@@ -91,7 +91,7 @@ impl Row {
     }
 
     pub fn note(mut self, note: impl AsRef<str>) -> Self {
-        if !self.note.is_empty() {
+        if !self.note.is_empty() && !note.as_ref().is_empty() {
             self.note.push_str("; ");
         }
         self.note.push_str(note.as_ref());

@@ -42,6 +42,8 @@ pub struct PoolStatus {
     pub closing: u32,
     pub capacity: u32,
     pub bans: usize,
+    /// Connections that have ended since the start. Equals `journal.disconnects`.
+    pub removals: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

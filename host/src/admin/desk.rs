@@ -37,6 +37,7 @@ impl Desk {
                 closing: stats.closing,
                 capacity: from.pool.capacity(),
                 bans: from.pool.bans(),
+                removals: from.pool.removals(),
             },
             book: BookStatus { addresses: from.book.len(), dialing: from.book.dialing() },
             journal: JournalStatus {

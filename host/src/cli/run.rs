@@ -19,7 +19,7 @@ use crate::config::{self, Config};
 use crate::cycle::BeatReport;
 use crate::data::{DataError, DataFolder};
 use crate::metrics::{Metrics, Sources};
-use crate::node::{Additions, Node, StartError};
+use crate::node::{Additions, Node, ShutdownStep, StartError};
 
 /// After the shutdown's own deadline, how long threads that do not end are waited for.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -122,6 +122,10 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     let metrics = Arc::clone(&desk);
     tasks.spawn(async move { metrics.metrics.follow(reports, &metrics.sources).await });
 
+    if let Some(watchdog) = notify::watchdog().filter(|watchdog| *watchdog <= config.node.interval) {
+        tracing::warn!(?watchdog, interval = ?config.node.interval, "systemd's watchdog is shorter than a tick and \
+            will end this node; set WatchdogSec to at least three intervals");
+    }
     let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || ticks.is_some() };
     out.greet(&config, &node, locals.len());
     let follow = follow(node.maintenance().handle().reports(), ticks, &mut out);
@@ -135,11 +139,19 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     let deadline = config.shutdown.deadline;
     let orderly = async {
         let mut in_trouble = false;
-        for local in locals {
-            local.shutdown(deadline / 4).await;
-        }
-        for step in node.shutdown(deadline).await {
-            in_trouble |= step.trouble.is_some();
+        // All at once: each would wait for the goodbyes of the others.
+        let mut leaving: tokio::task::JoinSet<_> =
+            locals.into_iter().map(|local| local.shutdown(deadline / 4)).collect();
+        while leaving.join_next().await.is_some() {}
+        for ShutdownStep { number, what, took, trouble } in node.shutdown(deadline).await {
+            let took_ms = took.as_millis() as u64;
+            match trouble {
+                None => tracing::info!(number, what, took_ms, "shutdown step"),
+                Some(trouble) => {
+                    in_trouble = true;
+                    tracing::warn!(number, what, took_ms, trouble, "shutdown step");
+                }
+            }
         }
         stop.cancel();
         tasks.close();
@@ -249,7 +261,10 @@ impl Out {
         if locals > 0 {
             self.line(&format!("  with {locals} further nodes in this process"));
         }
-        self.line(&format!("  a tick each {:?}; Ctrl-C stops", config.node.interval));
+        self.line(&format!(
+            "  a tick each {0:?}, the first {0:?} from now; Ctrl-C stops",
+            config.node.interval
+        ));
     }
 
     fn beat(&mut self, report: &BeatReport) {

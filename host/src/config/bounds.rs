@@ -21,7 +21,7 @@ use Bound::{Count, Size, Time};
 /// A connection that is worth a slot costs about 10 KiB: a million is where one machine ends.
 const MOST_CONNECTIONS: u64 = 1_000_000;
 
-pub(super) const BOUNDS: [(&str, Bound); 33] = [
+pub(super) const BOUNDS: [(&str, Bound); 30] = [
     ("node.interval", Time(Span::millis(100), Span::hours(1))),
     ("pool.max_connections", Count(1, MOST_CONNECTIONS)),
     ("pool.max_inbound", Count(0, MOST_CONNECTIONS)),
@@ -32,13 +32,10 @@ pub(super) const BOUNDS: [(&str, Bound); 33] = [
     ("pool.most", Count(1, MOST_CONNECTIONS)),
     ("pool.healthy_above", Count(0, 99)),
     ("net.handshake_timeout", Time(Span::millis(500), Span::mins(1))),
-    ("net.ping_timeout", Time(Span::millis(500), Span::mins(5))),
-    ("net.write_timeout", Time(Span::secs(1), Span::mins(5))),
     ("net.request_timeout", Time(Span::millis(100), Span::mins(5))),
     ("net.bytes_per_second_per_peer", Size(Bytes::kib(16), Bytes::gib(16))),
     ("net.queue_bytes", Size(Bytes::kib(64), Bytes::gib(1))),
     ("net.max_frame", Size(Bytes::kib(4), Bytes::mib(64))),
-    ("net.addresses_per_exchange", Count(1, 1024)),
     ("book.capacity", Count(16, 1_000_000)),
     ("book.per_source_group", Count(1, 1_000_000)),
     ("book.backoff_first", Time(Span::millis(100), Span::hours(1))),

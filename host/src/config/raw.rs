@@ -5,7 +5,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::span::Span;
@@ -13,8 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, DeserializeOwned, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::bootstrap::Bootstrap;
 use super::bytes::Bytes;
-use crate::peer::PeerId;
 
 #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -84,12 +83,6 @@ pub(super) struct Net {
     /// For connecting and shaking hands together.
     #[schemars(with = "String")]
     pub handshake_timeout: Span,
-    /// How long a ping may stay unanswered before it counts as lost.
-    #[schemars(with = "String")]
-    pub ping_timeout: Span,
-    /// How long a peer may take no bytes at all while something waits to be sent to it.
-    #[schemars(with = "String")]
-    pub write_timeout: Span,
     /// How long an answer to a request may take.
     #[schemars(with = "String")]
     pub request_timeout: Span,
@@ -102,8 +95,6 @@ pub(super) struct Net {
     /// The largest frame that is accepted or sent.
     #[schemars(with = "String")]
     pub max_frame: Bytes,
-    /// Addresses accepted from one peer's answer.
-    pub addresses_per_exchange: u32,
 }
 
 /// The addresses this node knows.
@@ -332,61 +323,6 @@ fn cadence_schema(_: &mut SchemaGenerator) -> Schema {
     }] })
 }
 
-/// A node to begin with: where it is, and its key if the operator knows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Bootstrap {
-    pub id: Option<PeerId>,
-    /// A name or an IP address, IPv6 without brackets.
-    pub host: String,
-    pub port: u16,
-}
-
-impl FromStr for Bootstrap {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("bootstrap {text:?}: {why}; write it like \"id@host:port\"");
-        let (id, place) = match text.split_once('@') {
-            Some((id, place)) => {
-                (Some(id.parse::<PeerId>().map_err(|error| wrong(&error.to_string()))?), place)
-            }
-            None => (None, text),
-        };
-        let (host, port) = place.rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if bare.is_empty() || bare.contains(['[', ']', ' ', '/']) || (bare.contains(':') && bare == host) {
-            return Err(wrong("the host is not a name or address, IPv6 in brackets"));
-        }
-        let port = port.parse().ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(|| wrong("the port is not 1 to 65535"))?;
-        Ok(Self { id, host: bare.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Bootstrap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(id) = self.id {
-            write!(f, "{id}@")?;
-        }
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
-impl Serialize for Bootstrap {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Bootstrap {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
-    }
-}
-
 /// Stands for the settings of a built-in phase in the schema, where its type knows nothing of schemas: keys, types and
 /// defaults are read off its default.
 #[derive(Default, Serialize)]
@@ -442,13 +378,10 @@ impl Default for Net {
             bootstrap: Vec::new(),
             allow_private: false,
             handshake_timeout: Span::secs(5),
-            ping_timeout: Span::secs(10),
-            write_timeout: Span::secs(30),
             request_timeout: Span::secs(10),
             bytes_per_second_per_peer: Bytes::mib(4),
             queue_bytes: Bytes::mib(4),
             max_frame: Bytes::mib(1),
-            addresses_per_exchange: 64,
         }
     }
 }

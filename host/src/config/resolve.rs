@@ -265,13 +265,10 @@ impl Check<'_> {
             bootstrap: net.bootstrap.clone(),
             allow_private: net.allow_private,
             handshake_timeout: net.handshake_timeout.into(),
-            ping_timeout: net.ping_timeout.into(),
-            write_timeout: net.write_timeout.into(),
             request_timeout: net.request_timeout.into(),
             bytes_per_second_per_peer: net.bytes_per_second_per_peer.0,
             queue_bytes: net.queue_bytes.0,
             max_frame: net.max_frame.0,
-            addresses_per_exchange: net.addresses_per_exchange,
         }
     }
 

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bootstrap::Bootstrap;
 use super::frame::FrameCaps;
 use crate::book::Book;
 use crate::clock::Clock;
+use crate::config::Bootstrap;
 use crate::flow::{Broadcasts, OutboxLimits};
 use crate::journal::Journal;
 use crate::pool::Pool;

@@ -13,13 +13,13 @@ use super::builtins::builtins;
 use super::maintenance::{Maintenance, Options, TableLimits, Tables};
 use crate::book::BookLimits;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Bootstrap, Config};
 use crate::cycle::{BeatReport, Cycle, Thresholds};
 use crate::data::{DataError, DataFolder};
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, OutboxLimits};
 use crate::journal::{JournalFile, JournalLimits};
-use crate::net::{Bootstrap, FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
+use crate::net::{FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
 use crate::registry::{BadPhases, PhaseSpec};
@@ -99,6 +99,9 @@ impl Node {
         let schedule = folder.load_schedule()?;
         for warning in [&book.warning, &schedule.warning].into_iter().flatten() {
             tracing::warn!("{warning}");
+        }
+        for entry in config.net.bootstrap.iter().filter_map(Bootstrap::warning) {
+            tracing::warn!("{entry}");
         }
         tables.book.restore(book.value);
         let rooms = Rooms {
@@ -218,10 +221,6 @@ impl Steps {
         let number = self.steps.len() as u8 + 1;
         let took = self.since.elapsed();
         self.since = Instant::now();
-        match &trouble {
-            None => tracing::info!(number, what, took_ms = took.as_millis() as u64, "shutdown step"),
-            Some(trouble) => tracing::warn!(number, what, trouble, "shutdown step"),
-        }
         self.steps.push(ShutdownStep { number, what, took, trouble });
     }
 }
@@ -326,7 +325,7 @@ fn net_config(config: &Config) -> NetConfig {
         network: config.node.network.clone(),
         listen: config.net.listen.clone(),
         advertise: config.net.advertise.clone(),
-        bootstrap: config.net.bootstrap.iter().map(bootstrap_entry).collect(),
+        bootstrap: config.net.bootstrap.clone(),
         handshake_timeout: config.net.handshake_timeout,
         answer_timeout: config.net.request_timeout,
         frame_caps: FrameCaps::up_to(config.net.max_frame as usize),
@@ -334,8 +333,4 @@ fn net_config(config: &Config) -> NetConfig {
         bytes_per_second_per_peer: config.net.bytes_per_second_per_peer,
         ..defaults
     }
-}
-
-fn bootstrap_entry(entry: &crate::config::Bootstrap) -> Bootstrap {
-    Bootstrap { id: entry.id, host: entry.host.clone(), port: entry.port }
 }

@@ -43,7 +43,8 @@ pub(super) struct Members {
     ids: Vec<PeerId>,
     addresses: Addresses,
     links: Vec<Option<Arc<dyn Link>>>,
-    groups: HashMap<NetGroup, u32>,
+    /// Connections by network group; none are counted if the limit on them cannot bind.
+    groups: Option<HashMap<NetGroup, u32>>,
     bans: HashMap<PeerId, Coarse>,
     pub(super) protected: HashMap<u32, Coarse>,
     shards: Vec<HashTable<u32>>,
@@ -51,7 +52,7 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn new(capacity: u32) -> Self {
+    pub(super) fn new(capacity: u32, limits: &PoolLimits) -> Self {
         let room = capacity as usize;
         let shards = capacity.div_ceil(SHARD_FILL).max(1);
         let fill = if shards == 1 { room } else { SHARD_ROOM };
@@ -65,7 +66,7 @@ impl Members {
             ids: Vec::with_capacity(room),
             addresses: Addresses::new(room),
             links: Vec::with_capacity(room),
-            groups: HashMap::new(),
+            groups: (limits.per_group < capacity).then(HashMap::new),
             bans: HashMap::new(),
             protected: HashMap::new(),
             shards: (0..shards).map(|_| HashTable::with_capacity(fill)).collect(),
@@ -95,7 +96,7 @@ impl Members {
         if direction == Direction::Inbound && self.incoming >= limits.handshakes {
             return Some(format!("handshakes in flight are at their limit of {}", limits.handshakes));
         }
-        let in_group = self.groups.get(&group).copied().unwrap_or(0);
+        let in_group = self.groups.as_ref().and_then(|groups| groups.get(&group).copied()).unwrap_or(0);
         (in_group >= limits.per_group).then(|| {
             format!("connections to network group {} are at their limit of {}", group.0, limits.per_group)
         })
@@ -108,7 +109,9 @@ impl Members {
             Direction::Outbound => self.outbound += 1,
         }
         self.incoming += u32::from(direction == Direction::Inbound);
-        *self.groups.entry(NetGroup::of(address.ip())).or_insert(0) += 1;
+        if let Some(groups) = &mut self.groups {
+            *groups.entry(NetGroup::of(address.ip())).or_insert(0) += 1;
+        }
         let at = slot as usize;
         if at == self.ids.len() {
             self.ids.push(PeerId::from_bytes([0; 32]));
@@ -136,7 +139,9 @@ impl Members {
             Direction::Inbound => self.inbound -= 1,
             Direction::Outbound => self.outbound -= 1,
         }
-        if let Entry::Occupied(mut count) = self.groups.entry(group) {
+        if let Some(groups) = &mut self.groups
+            && let Entry::Occupied(mut count) = groups.entry(group)
+        {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();

@@ -16,7 +16,7 @@ use groundskeeper::journal::{Journal, JournalLimits};
 use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, Slot};
-use groundskeeper::registry::{LastRuns, PhaseSpec};
+use groundskeeper::registry::{LastRuns, PhaseSpec, PhaseStatus};
 use groundskeeper::ticker::TickerHandle;
 use groundskeeper_sdk::host::{AnyPhase, View};
 use groundskeeper_sdk::phase::{Result as PhaseResult, Tick};
@@ -182,7 +182,7 @@ pub struct Rig {
     pub network: Arc<FakeNetwork>,
     pub handle: TickerHandle,
     reports: broadcast::Receiver<Arc<BeatReport>>,
-    running: Maintenance,
+    running: Option<Maintenance>,
 }
 
 impl Rig {
@@ -223,7 +223,7 @@ impl Rig {
         let handle = running.handle().clone();
         let reports = handle.reports();
         let Tables { pool, book, broadcasts, journal, .. } = tables;
-        Self { clock, pool, book, broadcasts, journal, network, handle, reports, running }
+        Self { clock, pool, book, broadcasts, journal, network, handle, reports, running: Some(running) }
     }
 
     /// Waits for the next beat, urgent or not.
@@ -250,6 +250,11 @@ impl Rig {
         reports
     }
 
+    /// How the phases stand after the last beat.
+    pub fn phases(&self) -> Arc<Vec<PhaseStatus>> {
+        self.running.as_ref().expect("not stopped").board().read()
+    }
+
     pub fn peer(&self, n: u32) -> Arc<FakePeer> {
         self.network.join(n, Direction::Inbound, None)
     }
@@ -260,9 +265,18 @@ impl Rig {
     }
 
     /// Stops the ticker and gives what a restart would find.
-    pub async fn stop(self) -> Kept {
-        let cycle = self.running.stop().await.expect("the cycle comes back");
+    pub async fn stop(mut self) -> Kept {
+        let running = self.running.take().expect("stopped once");
+        let cycle = running.stop().await.expect("the cycle comes back");
         Kept { last_runs: cycle.last_runs(self.handle.pulse().tick()) }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.pool.removals(), self.journal.disconnects(), "every removal has its record");
+        }
     }
 }
 

@@ -41,16 +41,18 @@ fn clippy(steps: &mut Steps) -> Result<()> {
     steps.run("clippy", cargo(&all))?;
     let workspace = Workspace::read()?;
     let features = workspace.features(HOST);
-    let none = (!features.is_empty()).then_some("");
-    for feature in none.into_iter().chain(features) {
-        let alone = ["clippy", "--package", HOST, "--lib", "--no-default-features", "--features", feature];
-        let name = if feature.is_empty() { "no feature" } else { feature };
-        steps.run(
-            &format!("clippy, {name} alone"),
-            cargo(&[&alone[..], &["--", "--deny", "warnings"]].concat()),
-        )?;
+    if !features.is_empty() {
+        lint_host_with(steps, "no features", &[])?;
     }
-    Ok(())
+    features
+        .iter()
+        .try_for_each(|feature| lint_host_with(steps, &format!("{feature} alone"), &["--features", feature]))
+}
+
+fn lint_host_with(steps: &mut Steps, name: &str, features: &[&str]) -> Result<()> {
+    let lint = ["clippy", "--package", HOST, "--lib", "--no-default-features"];
+    let lint = [&lint[..], features, &["--", "--deny", "warnings"]].concat();
+    steps.run(&format!("clippy, {name}"), cargo(&lint))
 }
 
 fn doc(steps: &mut Steps) -> Result<()> {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use groundskeeper::journal::{Asker, Draft, What};
-use groundskeeper::pool::{Link, Slot};
+use groundskeeper::peer::PeerId;
+use groundskeeper::pool::{Link, Pool, PoolLimits, Slot};
 use groundskeeper_sdk::column::peer;
 use tokio::runtime::Builder;
 
@@ -11,13 +12,16 @@ use super::GROUP;
 use super::scan::{Still, thousands, view};
 use crate::Effort;
 use crate::alloc::held_by;
-use crate::ours::{Filled, HourAhead, Quiet, Rings, attach, empty, journal};
+use crate::ours::{Filled, HourAhead, Quiet, Rings, attach, journal};
 use crate::report::{Reach, Report, Row};
 use crate::rounds::used;
 use crate::seeds::{OneMap, SeedPool, ThreeMaps, dashmap};
 
 /// The column of handles by which the pool reaches a connection.
 const HANDLE: f64 = size_of::<Option<Arc<dyn Link>>>() as f64;
+
+/// A node's default. Counting for it costs most when every peer is in a group of its own, as here.
+const PER_GROUP: u32 = 64;
 
 pub fn run(effort: &Effort, report: &mut Report) {
     for (peers, earlier_one, earlier_three, earlier_dash) in
@@ -28,7 +32,8 @@ pub fn run(effort: &Effort, report: &mut Report) {
         }
         let each = |bytes: usize| bytes as f64 / peers as f64;
         let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
-        let ours = each(pool(peers));
+        let ours = each(pool(peers, PER_GROUP));
+        let uncounted = each(pool(peers, u32::MAX));
         let (one, map) = held_by(|| runtime.block_on(OneMap::filled(peers)));
         drop(map);
         let (three, maps) = held_by(|| runtime.block_on(ThreeMaps::filled(peers)));
@@ -46,6 +51,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
                 .note(format!("{HANDLE} B of it the handle to the connection; without the journal's rings")),
         );
         report.push(row(&format!("{subject}, without the handles"), ours - HANDLE));
+        report.push(row(&format!("{subject}, no limit per network group"), uncounted));
         report.push(
             row(&subject, ours).against(ThreeMaps::NAME, each(three)).earlier(earlier_three..=earlier_three),
         );
@@ -73,7 +79,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
 }
 
 /// What a pool of `peers` holds when all of them are connected. The owners' ends lie outside.
-fn pool(peers: usize) -> usize {
+fn pool(peers: usize, per_group: u32) -> usize {
     let clock = HourAhead::new();
     let journal = journal(clock.clone(), Rings::Tiny);
     let link: Arc<dyn Link> = Arc::new(Quiet);
@@ -83,7 +89,8 @@ fn pool(peers: usize) -> usize {
         journal.record(Draft::new(Asker::Host, what, "accepted"));
     }
     let (bytes, pool) = held_by(|| {
-        let pool = empty(peers, clock, Arc::clone(&journal));
+        let limits = PoolLimits { per_group, ..PoolLimits::only_capacity(peers as u32) };
+        let pool = Pool::new(PeerId::from_bytes([0; 32]), limits, clock, Arc::clone(&journal));
         slots.extend((0..peers).map(|peer| attach(&pool, peer, &link)));
         pool
     });

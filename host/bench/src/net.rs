@@ -1,0 +1,19 @@
+//! The group `net`: what a connection costs, broadcasts to many, and one peer that does not read.
+
+use crate::Effort;
+use crate::report::Report;
+
+mod broadcast;
+pub mod live;
+mod stalled;
+
+pub const HOW: &str = "net: connections on loopback, both ends in one process, each with keys of its own, made one after the \
+    other on one thread; broadcasts over in-memory streams; a peer that does not read for 5 s (2 s with --quick).";
+
+const GROUP: &str = "net";
+
+pub fn run(effort: &Effort, report: &mut Report) {
+    live::run(effort, report);
+    broadcast::run(effort, report);
+    stalled::run(effort, report);
+}

@@ -1,0 +1,189 @@
+//! Nodes with real connections, made for measuring: many peers in one or two processes. Starts no ticker.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use groundskeeper::book::{BookLimits, Source};
+use groundskeeper::clock::SystemClock;
+use groundskeeper::flow::{BroadcastLimits, OutboxLimits};
+use groundskeeper::journal::{Asker, JournalLimits};
+use groundskeeper::net::{Handlers, Identity, Net, NetConfig, Rooms};
+use groundskeeper::node::{TableLimits, Tables};
+use groundskeeper::pool::PoolLimits;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// The word by which this program calls itself to be the other end.
+pub const FAR: &str = "far-child";
+
+/// No handshake on loopback takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Descriptors for everything but connections.
+const DESCRIPTORS: u64 = 128;
+
+/// What a measured node is made for.
+pub struct Shape {
+    pub capacity: usize,
+    /// Keys that it shows in turn, one for each connection; 0 for its own alone.
+    pub masks: usize,
+    pub listens: bool,
+    pub outbox: OutboxLimits,
+}
+
+impl Shape {
+    pub fn of(capacity: usize) -> Self {
+        Self { capacity, masks: 0, listens: false, outbox: OutboxLimits::default() }
+    }
+
+    /// With a key for each connection.
+    pub fn masked(capacity: usize) -> Self {
+        Self { masks: capacity, ..Self::of(capacity) }
+    }
+}
+
+/// A network and what it works on.
+pub struct BenchNode {
+    pub net: Net,
+    pub tables: Tables,
+}
+
+impl BenchNode {
+    /// Call inside a runtime.
+    pub fn start(shape: &Shape) -> Self {
+        let Shape { capacity, masks, listens, outbox } = *shape;
+        let identity = Identity::generate();
+        let limits = TableLimits {
+            pool: PoolLimits::only_capacity(capacity as u32),
+            // Room to dial everybody; loopback addresses are nobody else's business, so none is passed on.
+            book: BookLimits { capacity: capacity.max(64), ..BookLimits::default() },
+            // Measured broadcasts differ, and nothing holds them back.
+            broadcasts: BroadcastLimits { per_window: u32::MAX, ..BroadcastLimits::default() },
+            journal: JournalLimits { notable: 64, chatter: 64 },
+        };
+        let tables = Tables::new(identity.peer_id(), limits, SystemClock::new(), None);
+        let config = NetConfig {
+            network: "bench".into(),
+            // All of 127.0.0.0/8: one address for each connection.
+            listen: if listens { vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))] } else { Vec::new() },
+            outbox,
+            ..NetConfig::default()
+        };
+        let Tables { pool, book, broadcasts, journal, clock } = tables.clone();
+        let rooms = Rooms { pool, book, broadcasts, journal, clock };
+        let masks: Vec<_> = (0..masks).map(|_| Identity::generate()).collect();
+        let net = match masks.is_empty() {
+            true => Net::start(config, &identity, rooms, Handlers::new()),
+            false => Net::start_masked(&masks, config, &identity, rooms, Handlers::new()),
+        };
+        Self { net: net.expect("a port of the system's choice is free"), tables }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.net.local_addrs()[0].port()
+    }
+
+    pub fn live(&self) -> usize {
+        self.tables.pool.live() as usize
+    }
+
+    /// Puts an address for each of `count` connections to `port` into the book.
+    pub fn learn(&self, port: u16, count: usize) {
+        for at in 0..count {
+            self.tables.book.learn(loopback(at, port), None, Source::Bootstrap);
+        }
+    }
+
+    /// Dials the `at`th address as a phase would, and waits until it is live here and `there` says so as well. How
+    /// long that took.
+    ///
+    /// # Panics
+    /// If it is not live in time.
+    pub async fn connect(&self, at: usize, port: u16, there: impl Fn() -> usize) -> Duration {
+        let (here_before, there_before) = (self.live(), there());
+        let begun = Instant::now();
+        let (order, ticket) = self
+            .tables
+            .book
+            .begin(loopback(at, port), false, Asker::Host, "a measurement", Vec::new())
+            .expect("each address is learned, and dialled once");
+        self.net.dialer().dial(order, ticket);
+        while self.live() == here_before || there() == there_before {
+            // Nobody tells us: looking again whenever other tasks have run costs them next to nothing.
+            tokio::task::yield_now().await;
+            assert!(begun.elapsed() < PATIENCE, "connection {at} is not live: {:?}", self.last_words());
+        }
+        begun.elapsed()
+    }
+
+    fn last_words(&self) -> Vec<String> {
+        let last = self.tables.journal.select(3, |_| true);
+        last.into_iter().map(|record| format!("{}: {}", record.reason, record.outcome)).collect()
+    }
+}
+
+fn loopback(at: usize, port: u16) -> SocketAddr {
+    // Behind the usual one.
+    let ip = u32::from(Ipv4Addr::new(127, 1, 0, 0)) + at as u32;
+    SocketAddr::from((Ipv4Addr::from(ip), port))
+}
+
+/// How many of `wanted` connections the system gives this process descriptors for, with `each` for one; takes all that
+/// it may have.
+pub fn room_for(wanted: usize, each: usize) -> usize {
+    let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    wanted.min((most.saturating_sub(DESCRIPTORS) / each as u64) as usize)
+}
+
+/// Another process that holds the other ends of connections, without a ticker. Ends with its handle.
+pub struct Far(Child);
+
+impl Far {
+    /// Starts it and waits until it has dialled `count` connections to `port`.
+    pub fn start(port: u16, count: usize) -> std::io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([FAR, &port.to_string(), &count.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let told = child.stdout.take().map(|out| BufReader::new(out).lines().next());
+        match told {
+            Some(Some(Ok(_))) => Ok(Self(child)),
+            _ => Err(std::io::Error::other("the other end did not come up")),
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// What [`Far`] runs: dials, says so, and lives until its standard input ends.
+pub fn far(port: &str, count: &str) -> ExitCode {
+    let (Ok(port), Ok(count)) = (port.parse(), count.parse::<usize>()) else { return ExitCode::from(2) };
+    room_for(count, 1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let node = runtime.block_on(async {
+        let node = BenchNode::start(&Shape::masked(count));
+        node.learn(port, count);
+        for at in 0..count {
+            // It is live there before it is live here.
+            node.connect(at, port, || node.live()).await;
+        }
+        node
+    });
+    println!("ready");
+    _ = std::io::stdout().flush();
+    _ = std::io::stdin().read(&mut [0]);
+    drop(node);
+    ExitCode::SUCCESS
+}
