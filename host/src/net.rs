@@ -84,8 +84,8 @@ impl Net {
         Self::start_with(tls, config, identity, rooms, handlers)
     }
 
-    /// The same, but each handshake shows the next key of `masks`: for benches, which have thousands of peers in two
-    /// processes.
+    /// The same, but each handshake shows the next key of `masks`: for benches, in which two networks are thousands of
+    /// peers to each other.
     ///
     /// # Errors
     /// As of [`Net::start`].
