@@ -11,5 +11,5 @@ use crate::steps::{Steps, cargo};
 /// The first run that fails.
 pub fn run(steps: &mut Steps) -> Result<()> {
     steps.run("fetch", cargo(&["fetch", "--locked"]))?;
-    steps.run("tests", cargo(&["test", "--workspace"]))
+    steps.run("tests", cargo(&["test", "--workspace", "--no-fail-fast"]))
 }
