@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Record;
 use crate::peer::PeerId;
-use crate::pool::Direction;
+use crate::pool::{Direction, PoolStats};
 use crate::registry::PhaseStatus;
 
 /// `GET /status`
@@ -29,17 +29,8 @@ pub struct Status {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolStatus {
-    /// Live connections.
-    pub total: u32,
-    pub healthy: u32,
-    pub stale: u32,
-    /// 0 to 100.
-    pub avg_health: u32,
-    pub oldest_s: u32,
-    pub inbound: u32,
-    pub outbound: u32,
-    pub handshaking: u32,
-    pub closing: u32,
+    #[serde(flatten)]
+    pub stats: PoolStats,
     pub capacity: u32,
     pub bans: usize,
     /// Connections that have ended since the start. Equals `journal.disconnects`.

@@ -143,7 +143,7 @@ async fn status_has_every_promised_key() {
     );
     let status: Status = node.client().get("/status").await.unwrap();
     assert_eq!((status.node, status.interval_ms), (id(1), 30_000));
-    assert_eq!((status.pool.total, status.pool.inbound, status.pool.outbound), (2, 1, 1));
+    assert_eq!((status.pool.stats.total, status.pool.stats.inbound, status.pool.stats.outbound), (2, 1, 1));
     assert_eq!(status.journal.disconnects, 1);
 }
 

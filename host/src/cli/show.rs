@@ -5,9 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use groundskeeper_sdk::span::Span;
 
-use crate::admin::answers::{Explanation, Health, Peer, Peers, Phases, PoolStatus, Status};
+use crate::admin::answers::{Explanation, Health, Peer, Peers, Phases, Status};
 use crate::journal::{Outcome, Record};
 use crate::pool::Direction;
+use crate::pool::PoolStats;
 use crate::registry::{PhaseState, PhaseStatus};
 
 pub(super) fn status(status: &Status) -> String {
@@ -25,7 +26,8 @@ pub(super) fn status(status: &Status) -> String {
         phases,
     } = status;
     let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
-    let PoolStatus { total, healthy, stale, avg_health, oldest_s, inbound, outbound, .. } = pool;
+    let stats = &pool.stats;
+    let PoolStats { total, healthy, stale, avg_health, oldest_s, inbound, outbound, .. } = stats;
     let facts = [
         ("node", node.to_string()),
         ("version", format!("{version}, network {network}, up {}", age(*uptime_s))),
@@ -42,7 +44,7 @@ pub(super) fn status(status: &Status) -> String {
         ),
         (
             "under way",
-            format!("{} handshakes, {} dials, {} closing", pool.handshaking, book.dialing, pool.closing),
+            format!("{} handshakes, {} dials, {} closing", stats.handshaking, book.dialing, stats.closing),
         ),
         ("book", format!("{} addresses, {} bans", book.addresses, pool.bans)),
         ("ended", format!("{} connections since the start", journal.disconnects)),
