@@ -33,13 +33,16 @@ pub fn run(effort: &Effort, report: &mut Report) {
     let time = Duration::from_secs(effort.choose(5, 2));
     // The thread that measures has a core of its own: else each broadcast would wait for the session it wakes.
     let pinned = rounds::why_not_pinned();
-    let ours = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            rounds::pin(0);
-            ours(time)
-        });
-        thread.join().expect("nothing in a sample panics")
-    });
+    let measured = |stalls| {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                rounds::pin(0);
+                ours(time, stalls)
+            });
+            thread.join().expect("nothing in a sample panics")
+        })
+    };
+    let (control, ours) = (measured(false), measured(true));
     let (seen, broadcast) = seeds(time);
     let subject = format!("{} s beside a peer that does not read", time.as_secs());
     let row = |measure, longest: &Longest, baseline| {
@@ -55,6 +58,19 @@ pub fn run(effort: &Effort, report: &mut Report) {
     report.push(row("longest peer_seen", &ours.seen, Some(seen)));
     report.push(row("longest broadcast to 100 others, queued", &ours.queued, Some(broadcast)));
     report.push(row("longest broadcast to 100 others, read", &ours.read, None));
+    let middle = |longest: &Longest| median(longest.all.clone());
+    for (measure, beside, without) in [
+        ("peer_seen, median", &ours.seen, &control.seen),
+        ("broadcast to 100 others, queued, median", &ours.queued, &control.queued),
+        ("broadcast to 100 others, read, median", &ours.read, &control.read),
+    ] {
+        let row = Row::cost(GROUP, measure, subject.as_str(), middle(beside), "ms");
+        report.push(row.against("the same with all 101 reading", middle(without)).note(format!(
+            "longest {:.3} ms, with all reading {:.3} ms",
+            beside.value(),
+            without.value()
+        )));
+    }
 }
 
 /// Times in milliseconds.
@@ -108,7 +124,8 @@ struct Ours {
     read: Longest,
 }
 
-fn ours(time: Duration) -> Ours {
+/// With `stalls`, one more peer is there that does not read; without, it reads like the others.
+fn ours(time: Duration, stalls: bool) -> Ours {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .on_thread_start(|| _ = rounds::pin(1))
@@ -117,12 +134,13 @@ fn ours(time: Duration) -> Ours {
         .expect("a runtime");
     let outbox = OutboxLimits { data_bytes: 64 << 10, ..OutboxLimits::default() };
     let taken = Taken::default();
+    let readers = OTHERS + usize::from(!stalls);
     let (node, stopped) = runtime.block_on(async {
         let node = BenchNode::start(&Shape { outbox, ..Shape::of(OTHERS + 2) });
-        for peer in 0..OTHERS {
+        for peer in 0..readers {
             tokio::spawn(drain(adopted(&node, peer).await, Arc::clone(&taken)));
         }
-        let stopped = adopted(&node, OTHERS).await;
+        let stopped = if stalls { Some(adopted(&node, OTHERS).await) } else { None };
         settled(&taken).await;
         (node, stopped)
     });
@@ -141,7 +159,7 @@ fn ours(time: Duration) -> Ours {
         }
         sent.expect("nothing limits broadcasts here")
     };
-    let each = OTHERS * framed(&payload(0));
+    let each = readers * framed(&payload(0));
     let wait = |enough: usize| {
         while taken.load(Relaxed) < enough {
             std::hint::spin_loop();
@@ -149,11 +167,11 @@ fn ours(time: Duration) -> Ours {
     };
     // Until the stream and the queue of the one are full; the others keep up.
     let mut enough = taken.load(Relaxed);
-    while broadcast(None).full == 0 {
+    while stalls && broadcast(None).full == 0 {
         enough += each;
         wait(enough);
     }
-    enough += each;
+    enough += if stalls { each } else { 0 };
     wait(enough);
 
     let mut ours = Ours::default();
@@ -169,7 +187,7 @@ fn ours(time: Duration) -> Ours {
             let Ours { queued, read, .. } = &mut ours;
             read.take(UsageWho::RUSAGE_SELF, || {
                 let sent = broadcast(Some(queued));
-                assert_eq!(sent, Sent { queued: OTHERS as u32, full: 1 });
+                assert_eq!(sent, Sent { queued: readers as u32, full: stalls.into() });
                 wait(enough);
             });
         }
