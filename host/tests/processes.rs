@@ -264,20 +264,17 @@ fn after_a_loss_down_to_four_the_next_tick_dials_again() {
     watched.until("both are explained", || ids.iter().all(|id| watched.disconnect_of(id).is_some()));
     let last_loss = ids.iter().filter_map(|id| watched.disconnect_of(id)).map(|record| record.tick).max();
     watched.until("it has six again", || watched.connected() == 6);
-    let journal = watched.ask(&["explain", &connected_since(&watched, &connected)]).expect("it answers");
-    let records: Vec<Record> = serde_json::from_value(journal["records"].clone()).expect("records");
-    let dial = records.iter().find(|record| record.what == What::Dial && record.outcome == Outcome::Applied);
-    assert_eq!(dial.map(|record| record.tick), last_loss.map(|tick| tick + 1), "{records:?}");
+    // Which of the known addresses are dialled is a matter of chance, and the dead may be among them; when is not.
+    let dialled_again = addresses
+        .iter()
+        .flat_map(|address| watched.explain(&address.to_string()))
+        .filter(|record| record.what == What::Dial && record.outcome == Outcome::Started)
+        .map(|record| record.tick)
+        .filter(|tick| Some(*tick) > last_loss)
+        .min();
+    assert_eq!(dialled_again, last_loss.map(|tick| tick + 1));
     watched.assert_all_explained();
     drop(kept);
-}
-
-/// The id of a peer that is connected now and was not among `before`.
-fn connected_since(node: &Proc, before: &[String]) -> String {
-    let peers = node.ask(&["peers"]).expect("it answers");
-    let ids =
-        peers["peers"].as_array().expect("a list").iter().map(|peer| peer["id"].as_str().expect("an id"));
-    ids.map(str::to_owned).find(|id| !before.contains(id)).expect("somebody new")
 }
 
 #[test]
