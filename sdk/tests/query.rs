@@ -8,7 +8,6 @@ use groundskeeper_sdk::host::{
 };
 use groundskeeper_sdk::prelude::*;
 use groundskeeper_sdk::query::{count, matching, select, try_count, try_select};
-use groundskeeper_sdk::rng::Rng;
 use groundskeeper_sdk::testing::world;
 use proptest::prelude::*;
 
@@ -203,39 +202,4 @@ fn the_rules_of_a_query_are_kept() {
         Err(Unwound::Rule(broken)) => assert_eq!(broken.call, "peers.count"),
         other => panic!("expected a broken rule, got {other:?}"),
     }
-}
-
-/// How long 100,000 rows take; run it with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a test"]
-fn time_of_a_query_over_100_000_rows() {
-    let mut rng = Rng::new(1);
-    let mut column = || (0..100_000).map(|_| rng.below(1_000) as u32).collect::<Vec<_>>();
-    let columns = Columns([column(), column(), column()]);
-    let test = |column: &'static str, at_most| Test { column: column.into(), at_least: 0, at_most };
-    let order = || Some(Order { column: "c".into(), descending: true });
-    let report = |what: &str, run: &mut dyn FnMut() -> usize| {
-        let mut times: Vec<_> = (0..200)
-            .map(|_| {
-                let start = std::time::Instant::now();
-                std::hint::black_box(run());
-                start.elapsed().as_nanos()
-            })
-            .collect();
-        times.sort_unstable();
-        println!("{what:45} least {:>8} ns, median {:>8} ns", times[0], times[100]);
-    };
-    let rows = |tests: Vec<Test>, sort_by, limit| Query { tests, sort_by, limit };
-    report("count, 1 in 1000 passes", &mut || count(&columns, Table::Peers, &[test("a", 0)]) as usize);
-    report("count, half, three tests", &mut || {
-        count(&columns, Table::Peers, &[test("a", 499), test("b", 499), test("c", 499)]) as usize
-    });
-    for (share, at_most) in [("1 in 1000 passes", 0), ("1 in 10 passes", 99), ("half passes", 499)] {
-        let query = rows(vec![test("a", at_most)], order(), 8);
-        report(&format!("select 8 by c, {share}"), &mut || select(&columns, Table::Peers, &query).len());
-    }
-    let query = rows(vec![test("a", 499)], order(), 16_384);
-    report("select 16384 by c, half passes", &mut || select(&columns, Table::Peers, &query).len());
-    let query = rows(vec![test("a", 99)], None, 16_384);
-    report("select all of 1 in 10, by row", &mut || select(&columns, Table::Peers, &query).len());
 }
