@@ -14,6 +14,7 @@ mod bootstrap;
 mod bounds;
 mod bytes;
 mod document;
+mod policy;
 mod problem;
 mod raw;
 mod resolve;
@@ -23,6 +24,10 @@ mod tests;
 
 pub use bootstrap::{BadBootstrap, Bootstrap};
 pub use bytes::Bytes;
+pub use policy::{
+    BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits, MemoryGrant,
+    Mode, OnFailure, PingGrant, ProtectGrant, Trust,
+};
 pub use problem::Problem;
 pub use raw::{Level, LogFormat, Step, WakeOn};
 pub use schema::schema;

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use groundskeeper_sdk::host::{Frozen, Level, Parts};
+use groundskeeper_sdk::host::{Frozen, Level, LogLine, Parts};
 use groundskeeper_sdk::phase::Tick;
 use serde::Serialize;
 
@@ -70,7 +70,7 @@ pub struct Beat {
 pub struct PhaseRun {
     pub name: Arc<str>,
     pub took: Duration,
-    /// `ok`, `failed`, `rule`, `panicked` or `overran`.
+    /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut` or `overran`.
     pub result: &'static str,
     pub tally: Tally,
 }
@@ -262,7 +262,6 @@ impl Cycle {
         let view = PhaseView::new(Arc::clone(&run.frame), Arc::clone(&run.overlay), phase.memory.clone());
         let view: Arc<PhaseView> = Arc::new(view);
         let job = Job {
-            phase: Arc::clone(&phase.phase),
             tick: Tick {
                 number: tick,
                 since_last_s: since_last.map(|s| s.try_into().unwrap_or(u32::MAX - 1)),
@@ -274,14 +273,17 @@ impl Cycle {
             view: Arc::clone(&view) as Arc<dyn Frozen>,
         };
         phase.missed += u64::from(missed);
-        let ran = self.fence.run(job, (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET));
+        let ran = self.fence.run(&phase.body, job, (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET));
         if beat.urgent == 0 {
             phase.timing.ran(tick, None);
             phase.last_run_unix = Some(unix);
         }
         phase.runs += 1;
         phase.last_took = ran.took;
-        let (result, words) = match ran.ended {
+        for line in &ran.done.log {
+            log(&phase.name, line);
+        }
+        let (result, words) = match ran.done.ended {
             Ended::Planned(parts) => {
                 let tally = self.accept(at, parts, &view, run);
                 let name = Arc::clone(&self.registry.phases[at].name);
@@ -290,6 +292,8 @@ impl Cycle {
             Ended::Failed(failure) => ("failed", failure.text().to_owned()),
             Ended::Rule(rule) => ("rule", format!("broke a rule of the contract: {rule}")),
             Ended::Panicked(text) => ("panicked", format!("panicked: {text}")),
+            Ended::Trapped(text) => ("trapped", text),
+            Ended::Cut { words, .. } => ("cut", words),
             Ended::Overran { limit, inside } => {
                 phase.stuck = Some(inside);
                 ("overran", format!("did not come back within {} ms", limit.as_millis()))
@@ -306,16 +310,7 @@ impl Cycle {
     /// Applies an accepted plan and notes that the phase did well.
     fn accept(&mut self, at: usize, parts: Parts, view: &PhaseView, run: &mut BeatRun) -> Tally {
         let phase = &mut self.registry.phases[at];
-        let Parts { asks, memory, log, metrics: _ } = parts;
-        for line in log {
-            let phase = &*phase.name;
-            match line.level {
-                Level::Error => tracing::error!(phase, "{}", line.text),
-                Level::Warn => tracing::warn!(phase, "{}", line.text),
-                Level::Info => tracing::info!(phase, "{}", line.text),
-                Level::Debug => tracing::debug!(phase, "{}", line.text),
-            }
-        }
+        let Parts { asks, memory, log: _, metrics: _ } = parts;
         let mut apply = Apply {
             world: &self.world,
             by: phase.asker(),
@@ -357,6 +352,15 @@ impl Cycle {
     fn publish(&self) {
         let connected = self.world.pool.live();
         self.board.write(self.registry.phases.iter().map(|phase| phase.status(connected)).collect());
+    }
+}
+
+fn log(phase: &str, line: &LogLine) {
+    match line.level {
+        Level::Error => tracing::error!(phase, "{}", line.text),
+        Level::Warn => tracing::warn!(phase, "{}", line.text),
+        Level::Info => tracing::info!(phase, "{}", line.text),
+        Level::Debug => tracing::debug!(phase, "{}", line.text),
     }
 }
 

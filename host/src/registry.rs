@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use groundskeeper_sdk::host::{AnyPhase, Saved};
 
-use crate::config::Schedule;
-use crate::engine::Breaker;
+use crate::config::{Grants, Mode, OnFailure, Schedule, Trust};
+use crate::engine::{Body, Breaker, BuiltIn};
 use crate::journal::Asker;
 
 mod due;
@@ -26,8 +26,51 @@ pub struct PhaseSpec {
     /// What it is made of, for `phases`: `built-in`, or what an application calls its own.
     pub kind: &'static str,
     pub version: String,
-    pub phase: Arc<dyn AnyPhase>,
+    pub body: Arc<dyn Body>,
     pub schedule: Schedule,
+    pub policy: Policy,
+}
+
+/// What a phase may do, and what happens when it fails.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    pub trust: Trust,
+    pub mode: Mode,
+    /// Not looked at for phases of the host's own.
+    pub grants: Grants,
+    pub on_failure: OnFailure,
+}
+
+impl Policy {
+    /// For phases that are the host's or the application's own.
+    pub fn host() -> Self {
+        Self {
+            trust: Trust::Host,
+            mode: Mode::Enforce,
+            grants: Grants::default(),
+            on_failure: OnFailure::default(),
+        }
+    }
+}
+
+impl PhaseSpec {
+    /// A phase in Rust that the host or its application answers for.
+    pub fn built_in(
+        name: &str,
+        kind: &'static str,
+        version: &str,
+        phase: Arc<dyn AnyPhase>,
+        schedule: Schedule,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            version: version.to_owned(),
+            body: Arc::new(BuiltIn(phase)),
+            schedule,
+            policy: Policy::host(),
+        }
+    }
 }
 
 /// Why a set of phases cannot be registered.
@@ -49,8 +92,9 @@ pub struct Registered {
     pub name: Arc<str>,
     pub version: Arc<str>,
     pub kind: &'static str,
-    pub phase: Arc<dyn AnyPhase>,
+    pub body: Arc<dyn Body>,
     pub schedule: Schedule,
+    pub policy: Policy,
     pub timing: Timing,
     pub breaker: Breaker,
     pub memory: Option<Saved>,
@@ -95,7 +139,7 @@ impl Registered {
             name: Arc::clone(&self.name),
             kind: self.kind.into(),
             version: Arc::clone(&self.version),
-            summary: self.phase.summary().into(),
+            summary: self.body.summary().into(),
             state,
             every_n_ticks: every,
             last_run_tick: u32::try_from(self.timing.last_run).ok().filter(|_| self.runs > 0),
@@ -138,7 +182,7 @@ impl Registry {
             if specs[..at].iter().any(|other| other.name == spec.name) {
                 return Err(BadPhases::SameName(spec.name.clone()));
             }
-            if let Err(problem) = spec.phase.check() {
+            if let Err(problem) = spec.body.check() {
                 return Err(BadPhases::Settings { phase: spec.name.clone(), problem });
             }
         }
@@ -158,8 +202,9 @@ impl Registry {
                     name: spec.name.into(),
                     version: spec.version.into(),
                     kind: spec.kind,
-                    phase: spec.phase,
+                    body: spec.body,
                     schedule: spec.schedule,
+                    policy: spec.policy,
                     timing,
                     breaker: Breaker::default(),
                     memory: None,
@@ -223,13 +268,8 @@ mod tests {
 
     fn spec(name: &str, after: &[&str]) -> PhaseSpec {
         let after = after.iter().map(|name| (*name).to_owned()).collect();
-        PhaseSpec {
-            name: name.to_owned(),
-            kind: "built-in",
-            version: "1".to_owned(),
-            phase: Arc::new(Reaper::default()),
-            schedule: Schedule { after, ..Schedule::every(1) },
-        }
+        let schedule = Schedule { after, ..Schedule::every(1) };
+        PhaseSpec::built_in(name, "built-in", "1", Arc::new(Reaper::default()), schedule)
     }
 
     fn names(specs: Vec<PhaseSpec>) -> Result<Vec<String>, BadPhases> {

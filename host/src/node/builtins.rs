@@ -28,11 +28,8 @@ pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
 }
 
 fn spec<S: AnyPhase + Clone + 'static>(name: &str, phase: &Phase<S>) -> Option<PhaseSpec> {
-    phase.enabled.then(|| PhaseSpec {
-        name: name.to_owned(),
-        kind: "built-in",
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        phase: Arc::new(phase.settings.clone()),
-        schedule: phase.schedule.clone(),
+    phase.enabled.then(|| {
+        let settings = Arc::new(phase.settings.clone());
+        PhaseSpec::built_in(name, "built-in", env!("CARGO_PKG_VERSION"), settings, phase.schedule.clone())
     })
 }

@@ -151,7 +151,7 @@ impl<F: Fn(&Tick, &View, &mut Plan) -> PhaseResult + Send + Sync> AnyPhase for C
 }
 
 pub fn spec(name: &str, schedule: Schedule, phase: Arc<dyn AnyPhase>) -> PhaseSpec {
-    PhaseSpec { name: name.to_owned(), kind: "built-in", version: "0.1.0".to_owned(), phase, schedule }
+    PhaseSpec::built_in(name, "built-in", "0.1.0", phase, schedule)
 }
 
 pub fn closure<F>(name: &str, every: u32, run: F) -> PhaseSpec
