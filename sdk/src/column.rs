@@ -181,7 +181,7 @@ macro_rules! columns {
 pub mod peer {
     use super::{Column, Count, Flag, Kib, Micros, Peer, Secs};
     columns! { Peer:
-        /// Number of the connection since the host started, never used twice.
+        /// Number of the connection, never used twice while the host runs; it starts anew with the host.
         CONN: Count = "conn";
         /// Since its last message, or since this node woke, whichever is later.
         IDLE: Secs = "idle-s";
@@ -199,7 +199,8 @@ pub mod peer {
         KIB_OUT: Kib = "kib-out";
         /// Waiting to be sent.
         KIB_QUEUED: Kib = "kib-queued";
-        /// A number per network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables.
+        /// A number per network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables and in
+        /// every run.
         GROUP: Count = "group";
         /// The peer dialled us.
         INBOUND: Flag = "inbound";

@@ -17,6 +17,8 @@ use crate::span::Span;
 pub struct Plan {
     parts: Parts,
     rows: Option<(u32, u32)>,
+    /// Rows of all pings so far.
+    pinged: usize,
 }
 
 /// A plan taken apart, for the host.
@@ -80,7 +82,7 @@ impl Plan {
 
     /// An empty plan for a view with so many rows, which refuses asks about any other row.
     pub fn within(peers: u32, addresses: u32) -> Self {
-        Plan { parts: Parts::default(), rows: Some((peers, addresses)) }
+        Plan { rows: Some((peers, addresses)), ..Plan::default() }
     }
 
     /// Ends a connection.
@@ -98,7 +100,7 @@ impl Plan {
         self.ask(Ask::Health { peer: peer.row(), by, reason: reason.into() });
     }
 
-    /// Pings these; the answers show in later runs. At most 16384; none asks for nothing.
+    /// Pings these; the answers show in later runs. At most 16384 in one run; none asks for nothing.
     pub fn ping(&mut self, peers: &[Peer]) {
         self.ask(Ask::Ping { peers: peers.iter().map(|peer| peer.row()).collect() });
     }
@@ -225,6 +227,9 @@ impl Plan {
         {
             *reason = cleaned;
         }
+        if let Ask::Ping { peers } = &ask {
+            self.pinged += peers.len();
+        }
         self.parts.asks.push(ask);
         Ok(())
     }
@@ -263,8 +268,9 @@ impl Plan {
             | Ask::Ban { peer, reason, .. } => outside(*peer, peers).or_else(|| unreasoned(reason)),
             Ask::Dial { address, reason } => outside(*address, addresses).or_else(|| unreasoned(reason)),
             Ask::Probe { address } => outside(*address, addresses),
-            Ask::Ping { peers: rows } if rows.len() > ROWS as usize => {
-                Some(format!("{} rows are more than {ROWS}; use ping_matching", rows.len()))
+            Ask::Ping { peers: rows } if self.pinged + rows.len() > ROWS as usize => {
+                let all = self.pinged + rows.len();
+                Some(format!("{all} rows in one run are more than {ROWS}; use ping_matching"))
             }
             Ask::Ping { peers: rows } => rows.iter().find_map(|row| outside(*row, peers)),
             Ask::PingMatching { tests } if tests.len() > TESTS => {
