@@ -6,17 +6,10 @@ use groundskeeper_sdk::host::{
     guard,
 };
 use groundskeeper_sdk::prelude::*;
-use groundskeeper_sdk::serde::Deserializer;
 use groundskeeper_sdk::testing::{Ended, RowMut, World, world};
 
-/// A phase made of a function, for tests; it has no settings to be read from.
+/// A phase made of a function, for tests.
 struct Does(Act);
-
-impl<'de> Deserialize<'de> for Does {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Ok(Does(nothing()))
-    }
-}
 
 type Act = fn(&Tick, &View, &mut Plan) -> Result;
 
