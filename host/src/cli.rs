@@ -77,7 +77,7 @@ pub enum Verb {
     Healthcheck(HealthArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
-    Schema,
+    Schema(SchemaArgs),
 }
 
 #[derive(Args, Debug)]
@@ -88,6 +88,9 @@ pub struct RunArgs {
     /// Folder of the node's key, state and socket [default: $XDG_STATE_HOME/groundskeeper or ~/.local/state/groundskeeper]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
     /// Start so many further nodes in this process, each with its own key and port, to see a network at work
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
     pub local_peers: u32,
@@ -107,6 +110,16 @@ pub struct CheckArgs {
     /// The same as --config
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// That of the manifests of phases instead
+    #[arg(long)]
+    pub manifest: bool,
 }
 
 /// Which node is asked.
@@ -154,13 +167,14 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
     let json = cli.json;
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args, json, start_logging),
-        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), json),
+        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
-        Verb::Schema => print(&format!("{:#}\n", config::schema())),
+        Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),
+        Verb::Schema(_) => print(&format!("{:#}\n", config::schema())),
     };
     done.unwrap_or_else(|error| {
         eprintln!("groundskeeper: {error:#}");
@@ -191,15 +205,16 @@ fn refuse_config(problems: &[Problem]) -> ExitCode {
 
 /// Where a node's data is, as flags, config and the user's environment say, in this order.
 fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    if let Some(path) = &config.node.data_dir {
-        return Ok(path.clone());
-    }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    let state = state.ok_or_else(|| {
+    config.node.data_dir.clone().or_else(usual_data_dir).ok_or_else(|| {
         anyhow::anyhow!("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
-    })?;
-    Ok(state.join("groundskeeper"))
+    })
+}
+
+/// What the user's environment says.
+fn usual_data_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("groundskeeper"))
 }
 
 fn admin_socket(config: &Config) -> anyhow::Result<PathBuf> {
@@ -214,6 +229,8 @@ impl RunArgs {
         Overrides {
             interval: self.interval,
             data_dir: self.data_dir.clone(),
+            phases: self.phases.clone(),
+            usual_data_dir: usual_data_dir(),
             // Local peers live on addresses that no stranger is told.
             allow_private: (self.local_peers > 0).then_some(true),
         }
