@@ -16,6 +16,7 @@ use crate::config::{self, Config, Overrides, Problem};
 use crate::data::DataFolder;
 
 mod ask;
+mod author;
 mod check;
 mod local;
 pub mod notify;
@@ -75,6 +76,10 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Ask a running node whether it is alive: exit code 0 or 1, for containers
     Healthcheck(HealthArgs),
+    /// Start a new phase: source with a test, manifest, a view to try it on
+    New(NewArgs),
+    /// Build a phase: a WebAssembly component beside its manifest
+    Build(BuildArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
     Schema(SchemaArgs),
@@ -162,6 +167,31 @@ pub struct HealthArgs {
     pub ready: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct NewArgs {
+    /// Name of the phase, and of its folder
+    pub name: String,
+    /// What it is written in
+    #[arg(long, value_enum, default_value_t)]
+    pub lang: crate::author::Lang,
+    /// A checkout of groundskeeper-sdk [default: the one this binary or folder belongs to, else the published one]
+    #[arg(long, value_name = "DIR")]
+    pub sdk: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Where the module goes [default: the folder of the phase]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Build a shared library instead: a native phase, which a node has to trust
+    #[arg(long)]
+    pub native: bool,
+}
+
 /// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
 pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
     let json = cli.json;
@@ -173,6 +203,8 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
         Verb::Phases(node) => ask::phases(&node, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
+        Verb::New(args) => author::new(&args),
+        Verb::Build(args) => author::build(&args, json),
         Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),
         Verb::Schema(_) => print(&format!("{:#}\n", config::schema())),
     };

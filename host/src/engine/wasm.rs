@@ -26,7 +26,7 @@ pub use artifacts::Artifacts;
 pub use backstop::Backstop;
 pub use code::{Code, Digest, LoadError, sha256};
 pub use guest::{Described, Guest, NotGranted, Setup, SetupError};
-pub use inspect::{MOST_BYTES, MOST_FUNCTIONS, MOST_LOCALS};
+pub use inspect::{MOST_BYTES, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
 
 /// The stack of a guest. A component that needs more recurses without an end, or was not written for this.
 const STACK_BYTES: usize = 512 << 10;
@@ -90,7 +90,7 @@ impl Wasm {
     /// [`LoadError`] says what is wrong with the bytes and the way out.
     pub fn load(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
         let digest = sha256(bytes);
-        let bytes = inspect::component(bytes)?;
+        let bytes = inspect::component_of(bytes)?;
         let kept = self.artifacts.as_ref().and_then(|artifacts| artifacts.load(&self.engine, &digest));
         let from_store = kept.is_some();
         let component = match kept {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use groundskeeper_sdk::contract::WIT;
 use wasmparser::{Parser, Payload};
 
 use super::LoadError;
@@ -18,11 +19,11 @@ pub const MOST_LOCALS: u64 = 20_000;
 /// Where wit-bindgen keeps the types of a core module's imports and exports.
 const METADATA: &str = "component-type";
 
-/// The bytes as a component.
+/// The bytes as a component: as they are, or made of a core module that carries the contract's metadata.
 ///
 /// # Errors
 /// [`LoadError`] for what is no WebAssembly, too large, or no phase.
-pub(super) fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
+pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
     if bytes.is_empty() {
         return Err(LoadError::Empty);
     }
@@ -91,6 +92,51 @@ fn look(bytes: &[u8]) -> Result<Seen, LoadError> {
         }
     }
     Ok(seen)
+}
+
+/// A core module whose imports and exports follow the contract by name, with the metadata that says so.
+///
+/// # Errors
+/// [`LoadError::NotAComponent`] if it is no core module.
+pub fn with_contract(core: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let refused = |error: &dyn std::fmt::Display| LoadError::NotAComponent(format!("{error:#}"));
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_str("phase.wit", WIT).map_err(|error| refused(&error))?;
+    let world = resolve.select_world(&[package], Some("phase")).map_err(|error| refused(&error))?;
+    let mut module = core.to_vec();
+    let encoding = wit_component::StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, encoding)
+        .map_err(|error| refused(&error))?;
+    Ok(module)
+}
+
+/// What a module's bytes are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Sizes {
+    pub whole: usize,
+    pub code: usize,
+    pub data: usize,
+    /// Of functions, for backtraces.
+    pub names: usize,
+}
+
+impl Sizes {
+    /// # Errors
+    /// [`LoadError::Broken`] if the bytes cannot be read to their end.
+    pub fn of(bytes: &[u8]) -> Result<Self, LoadError> {
+        let mut sizes = Self { whole: bytes.len(), ..Self::default() };
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload.map_err(|error| LoadError::Broken(error.to_string()))? {
+                Payload::CodeSectionStart { range, .. } => sizes.code += range.len(),
+                Payload::DataSection(section) => sizes.data += section.range().len(),
+                Payload::CustomSection(section) if section.name() == "name" => {
+                    sizes.names += section.range().len()
+                }
+                _ => {}
+            }
+        }
+        Ok(sizes)
+    }
 }
 
 fn kind_of_other_file(bytes: &[u8]) -> &'static str {
