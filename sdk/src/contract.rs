@@ -8,7 +8,7 @@ pub const WIT: &str = include_str!("../wit/v0.1/phase.wit");
 
 /// Tests in one query.
 pub const TESTS: usize = 8;
-/// Rows out of one query, values out of one read, rows of one ping: 64 KiB of numbers.
+/// Rows out of one query, values out of one read, rows of all pings of a run: 64 KiB of numbers.
 pub const ROWS: u32 = 16_384;
 /// Asks in one plan.
 pub const ASKS_PER_PLAN: usize = 4_096;

@@ -219,7 +219,7 @@ fn limits_agree_with_the_text() {
         format!("(at most {})", contract::TESTS),
         format!("`limit` (1 to {})", contract::ROWS),
         format!("At most {} values", contract::ROWS),
-        format!("At most {} rows; an empty list", contract::ROWS),
+        format!("At most {} rows in all calls of one run together", contract::ROWS),
         format!("A plan holds at most {}.", contract::ASKS_PER_PLAN),
         format!("A reason is 1 to {} bytes", contract::REASON_BYTES),
         format!("A name is 1 to {} of a-z 0-9 _", contract::METRIC_NAME_BYTES),
