@@ -64,7 +64,7 @@ pub struct Cli {
 pub enum Verb {
     /// Run a node
     Run(RunArgs),
-    /// Check a config and list every problem
+    /// Check a config with its phases, or one component with its manifest, and list every problem
     Check(CheckArgs),
     /// Show how a running node is
     Status(NodeArgs),
@@ -80,6 +80,8 @@ pub enum Verb {
     New(NewArgs),
     /// Build a phase: a WebAssembly component beside its manifest
     Build(BuildArgs),
+    /// Put a phase and its manifest where a node looks for them
+    Install(InstallArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
     Schema(SchemaArgs),
@@ -112,7 +114,7 @@ pub struct CheckArgs {
     /// The config file; without one, the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The same as --config
+    /// A component (.wasm), or the same as --config
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
     /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
@@ -192,17 +194,37 @@ pub struct BuildArgs {
     pub native: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct InstallArgs {
+    /// The module; its manifest lies beside it, or one is made up
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    /// The drop-in folder [default: the one of the node]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR", conflicts_with = "phases")]
+    pub data_dir: Option<PathBuf>,
+    /// The config that the node runs with, to find its folders
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
 pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
     let json = cli.json;
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args, json, start_logging),
+        Verb::Check(CheckArgs { file: Some(file), .. }) if author::is_module(&file) => {
+            author::check(&file, json)
+        }
         Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
+        Verb::Install(args) => author::install(&args),
         Verb::New(args) => author::new(&args),
         Verb::Build(args) => author::build(&args, json),
         Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),
