@@ -16,6 +16,7 @@ use crate::config::{self, Config, Overrides, Problem};
 use crate::data::DataFolder;
 
 mod ask;
+mod author;
 mod check;
 mod local;
 pub mod notify;
@@ -63,7 +64,7 @@ pub struct Cli {
 pub enum Verb {
     /// Run a node
     Run(RunArgs),
-    /// Check a config and list every problem
+    /// Check a config with its phases, or one component with its manifest, and list every problem
     Check(CheckArgs),
     /// Show how a running node is
     Status(NodeArgs),
@@ -75,9 +76,15 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Ask a running node whether it is alive: exit code 0 or 1, for containers
     Healthcheck(HealthArgs),
+    /// Start a new phase: source with a test, manifest, a view to try it on
+    New(NewArgs),
+    /// Build a phase: a WebAssembly component beside its manifest
+    Build(BuildArgs),
+    /// Put a phase and its manifest where a node looks for them
+    Install(InstallArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
-    Schema,
+    Schema(SchemaArgs),
 }
 
 #[derive(Args, Debug)]
@@ -88,6 +95,9 @@ pub struct RunArgs {
     /// Folder of the node's key, state and socket [default: $XDG_STATE_HOME/groundskeeper or ~/.local/state/groundskeeper]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
     /// Start so many further nodes in this process, each with its own key and port, to see a network at work
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
     pub local_peers: u32,
@@ -104,9 +114,19 @@ pub struct CheckArgs {
     /// The config file; without one, the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The same as --config
+    /// A component (.wasm), or the same as --config
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// That of the manifests of phases instead
+    #[arg(long)]
+    pub manifest: bool,
 }
 
 /// Which node is asked.
@@ -149,18 +169,66 @@ pub struct HealthArgs {
     pub ready: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct NewArgs {
+    /// Name of the phase, and of its folder
+    pub name: String,
+    /// What it is written in
+    #[arg(long, value_enum, default_value_t)]
+    pub lang: crate::author::Lang,
+    /// A checkout of groundskeeper-sdk [default: the one this binary or folder belongs to, else the published one]
+    #[arg(long, value_name = "DIR")]
+    pub sdk: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Where the module goes [default: the folder of the phase]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Build a shared library instead: a native phase, which a node has to trust
+    #[arg(long)]
+    pub native: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct InstallArgs {
+    /// The module; its manifest lies beside it, or one is made up
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    /// The drop-in folder [default: the one of the node]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR", conflicts_with = "phases")]
+    pub data_dir: Option<PathBuf>,
+    /// The config that the node runs with, to find its folders
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
 pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
     let json = cli.json;
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args, json, start_logging),
-        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), json),
+        Verb::Check(CheckArgs { file: Some(file), .. }) if author::is_module(&file) => {
+            author::check(&file, json)
+        }
+        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
-        Verb::Schema => print(&format!("{:#}\n", config::schema())),
+        Verb::Install(args) => author::install(&args),
+        Verb::New(args) => author::new(&args),
+        Verb::Build(args) => author::build(&args, json),
+        Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),
+        Verb::Schema(_) => print(&format!("{:#}\n", config::schema())),
     };
     done.unwrap_or_else(|error| {
         eprintln!("groundskeeper: {error:#}");
@@ -191,15 +259,16 @@ fn refuse_config(problems: &[Problem]) -> ExitCode {
 
 /// Where a node's data is, as flags, config and the user's environment say, in this order.
 fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    if let Some(path) = &config.node.data_dir {
-        return Ok(path.clone());
-    }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    let state = state.ok_or_else(|| {
+    config.node.data_dir.clone().or_else(usual_data_dir).ok_or_else(|| {
         anyhow::anyhow!("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
-    })?;
-    Ok(state.join("groundskeeper"))
+    })
+}
+
+/// What the user's environment says.
+fn usual_data_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("groundskeeper"))
 }
 
 fn admin_socket(config: &Config) -> anyhow::Result<PathBuf> {
@@ -214,6 +283,8 @@ impl RunArgs {
         Overrides {
             interval: self.interval,
             data_dir: self.data_dir.clone(),
+            phases: self.phases.clone(),
+            usual_data_dir: usual_data_dir(),
             // Local peers live on addresses that no stranger is told.
             allow_private: (self.local_peers > 0).then_some(true),
         }

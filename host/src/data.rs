@@ -187,6 +187,11 @@ impl DataFolder {
         state::SCHEDULE.save(&self.path, last_runs)
     }
 
+    /// Where compiled phases are kept.
+    pub fn artifacts(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+
     /// Where the admin socket is unless the config names another place.
     pub fn admin_socket(path: &Path) -> PathBuf {
         path.join("admin.sock")

@@ -9,6 +9,8 @@ use groundskeeper_sdk::phase::{Failure, Tick};
 
 mod breaker;
 mod thread;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 pub use breaker::{BREAKER_FAILURES, Breaker};
 pub use thread::PhaseThread;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{NodeArgs, admin_socket, exit, print, print_json, refuse_config, show};
+use super::{NodeArgs, admin_socket, exit, print, print_json, refuse_config, show, usual_data_dir};
 use crate::admin::answers::{Explanation, Health, Peers, Phases, Status};
 use crate::admin::{Client, ClientError, path_segment};
 use crate::config::{Config, Overrides};
@@ -78,7 +78,11 @@ fn client(node: &NodeArgs) -> anyhow::Result<Result<Client, ExitCode>> {
     if let Some(socket) = &node.socket {
         return Ok(Ok(Client::new(socket)));
     }
-    let overrides = Overrides { data_dir: node.data_dir.clone(), ..Overrides::default() };
+    let overrides = Overrides {
+        data_dir: node.data_dir.clone(),
+        usual_data_dir: usual_data_dir(),
+        ..Overrides::default()
+    };
     match Config::load_with(node.config.as_deref(), &overrides) {
         Ok(config) => Ok(Ok(Client::new(&admin_socket(&config)?))),
         Err(problems) => Ok(Err(refuse_config(&problems))),

@@ -19,6 +19,7 @@ use crate::data::{DataError, DataFolder};
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, OutboxLimits};
 use crate::journal::{JournalFile, JournalLimits};
+use crate::loader::Loader;
 use crate::net::{FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
@@ -45,6 +46,16 @@ pub enum StartError {
     Listen { listen: String, source: io::Error },
     #[error(transparent)]
     Phases(#[from] BadPhases),
+    #[error("phases cannot be loaded: {0}")]
+    Guests(String),
+}
+
+/// The phases of the drop-in folder.
+fn guests(config: &Config, folder: &DataFolder) -> Result<Vec<PhaseSpec>, StartError> {
+    let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) else { return Ok(Vec::new()) };
+    let loader =
+        Loader::new(Some(folder.artifacts()), config.guests.allow_native).map_err(StartError::Guests)?;
+    Ok(loader.folder(dir).phases)
 }
 
 /// What an application adds to a node.
@@ -118,6 +129,7 @@ impl Node {
         let net = Arc::new(net);
         let mut phases = builtins(&config.phases);
         phases.extend(additions.phases);
+        phases.extend(guests(config, &folder)?);
         let options = Options {
             interval: config.node.interval,
             dialer: Some(net.dialer()),

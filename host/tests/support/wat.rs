@@ -1,0 +1,106 @@
+//! Phases written by hand as WebAssembly text: what no compiler would make of honest source.
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+use groundskeeper_sdk::contract::WIT;
+
+/// A phase as core WebAssembly text. What is not set is the least that works.
+pub struct Wat {
+    /// Imports, types and globals, before everything else.
+    pub head: String,
+    /// Instructions of `run`: its parameters are `$number` .. `$settings_len`; leaves a pointer to its result, `(i32.const 8)`
+    /// for "ok".
+    pub run: String,
+    /// Instructions of `check`.
+    pub check: String,
+    /// Instructions of `describe`.
+    pub describe: String,
+    /// Further functions, a start section, data.
+    pub tail: String,
+    /// Pages of memory at the start.
+    pub pages: u32,
+}
+
+impl Default for Wat {
+    fn default() -> Self {
+        Self {
+            head: String::new(),
+            run: "(i32.const 8)".into(),
+            check: "(i32.const 8)".into(),
+            describe: "(i32.const 64)".into(),
+            tail: String::new(),
+            pages: 1,
+        }
+    }
+}
+
+impl Wat {
+    pub fn run(instructions: &str) -> Self {
+        Self { run: instructions.into(), ..Self::default() }
+    }
+
+    /// With imports of the contract: `(interface, function, "(param i32) ..")`, callable as `$interface.function`.
+    pub fn importing(mut self, imports: &[(&str, &str, &str)]) -> Self {
+        for (interface, function, signature) in imports {
+            self.head += &format!(
+                "(import \"groundskeeper:phase/{interface}@0.1.0\" \"{function}\" \
+                 (func ${interface}.{function} {signature}))\n"
+            );
+        }
+        self
+    }
+
+    /// The text of the core module. Memory from 0: results at 8 ("ok", all zero) and 64 (descriptor: three empty
+    /// strings), scratch for host results at 256, constants of the test's own from 1024, the heap from 4096.
+    pub fn text(&self) -> String {
+        let Self { head, run, check, describe, tail, pages } = self;
+        format!(
+            r#"(module $guest
+  {head}
+  (memory (export "memory") {pages})
+  (global $next (mut i32) (i32.const 4096))
+  (func $realloc (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
+    (global.set $next (i32.add (local.get $at) (local.get $size)))
+    (block $fits
+      (loop $grow
+        (br_if $fits (i32.le_u (global.get $next) (i32.mul (memory.size) (i32.const 65536))))
+        (br_if $grow (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))
+        (unreachable)))
+    (local.get $at))
+  (func $describe (export "groundskeeper:phase/lifecycle@0.1.0#describe") (result i32) {describe})
+  (func $check (export "groundskeeper:phase/lifecycle@0.1.0#check") (param $settings i32) (param $settings_len i32) (result i32) {check})
+  (func $run (export "groundskeeper:phase/lifecycle@0.1.0#run")
+    (param $number i32) (param $since i32) (param $missed i32) (param $late i32) (param $unix i32)
+    (param $seed0 i32) (param $seed1 i32) (param $settings i32) (param $settings_len i32) (result i32)
+    {run})
+  {tail})"#
+        )
+    }
+
+    /// A core module as cargo would leave it: with the contract's metadata.
+    pub fn core(&self) -> Vec<u8> {
+        let text = self.text();
+        let mut bytes = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("phase.wit", WIT).expect("the WIT parses");
+        let world = resolve.select_world(&[package], Some("phase")).expect("it has a world");
+        embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).expect("a core module");
+        bytes
+    }
+
+    /// The same as a component.
+    pub fn component(&self) -> Vec<u8> {
+        let encoder = ComponentEncoder::default().validate(true).module(&self.core());
+        encoder
+            .and_then(|mut encoder| encoder.encode())
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.text()))
+    }
+}
+
+/// Any WebAssembly text as bytes.
+pub fn parse(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"))
+}
