@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use groundskeeper_sdk::host::AnyPhase;
+use serde::Serialize;
 
 use crate::config::{Phase, Phases};
+use crate::record::{BUILT_IN, WithSettings};
 use crate::registry::PhaseSpec;
 
 /// Names of the built-ins in their order.
@@ -27,9 +29,11 @@ pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
     specs
 }
 
-fn spec<S: AnyPhase + Clone + 'static>(name: &str, phase: &Phase<S>) -> Option<PhaseSpec> {
+fn spec<S: AnyPhase + Clone + Serialize + 'static>(name: &str, phase: &Phase<S>) -> Option<PhaseSpec> {
     phase.enabled.then(|| {
         let settings = Arc::new(phase.settings.clone());
-        PhaseSpec::built_in(name, "built-in", env!("CARGO_PKG_VERSION"), settings, phase.schedule.clone())
+        let version = env!("CARGO_PKG_VERSION");
+        let body = WithSettings::body(Arc::clone(&settings));
+        PhaseSpec { body, ..PhaseSpec::built_in(name, BUILT_IN, version, settings, phase.schedule.clone()) }
     })
 }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
 
+use groundskeeper_sdk::column::{address, peer};
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals, clean};
 use hashbrown::HashMap;
 use zstd::bulk::Compressor;
@@ -173,12 +174,14 @@ impl Recorder {
         }
     }
 
-    /// Begins a beat that is going to run a phase; none if the recording has stopped. Asks once for each new
-    /// connection's name.
+    /// Begins a beat that is going to run a phase; none if the recording has stopped. Has every column frozen now, and
+    /// asks once for each new connection's name.
     pub fn begin(&mut self, snapshot: Arc<dyn Snapshot>, moment: Moment) -> Option<Taking> {
         if self.counts.stopped.load(Relaxed) {
             return None;
         }
+        (0..peer::COLUMNS.len()).for_each(|place| _ = snapshot.peers(place));
+        (0..address::COLUMNS.len()).for_each(|place| _ = snapshot.book(place));
         let conns = snapshot.peers(conn_place());
         let names = Arc::make_mut(&mut self.names);
         for (row, conn) in conns.iter().enumerate() {
