@@ -146,6 +146,16 @@ fn the_world_imports_all_but_types_and_exports_the_lifecycle() {
 }
 
 #[test]
+fn calls_are_the_functions_of_the_interfaces() {
+    let calls: Vec<_> = INTERFACES
+        .iter()
+        .filter(|it| it.role != Role::Export)
+        .flat_map(|it| it.functions.iter().map(|function| format!("{}.{function}", it.name)))
+        .collect();
+    assert_eq!(calls, contract::CALLS);
+}
+
+#[test]
 fn every_asking_function_is_one_kind_of_action() {
     let calls: BTreeSet<_> = INTERFACES
         .iter()
