@@ -23,6 +23,7 @@ use crate::loader::Loader;
 use crate::net::{FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
+use crate::record::Recorder;
 use crate::registry::{BadPhases, PhaseSpec};
 use crate::ticker::AfterTick;
 
@@ -65,6 +66,8 @@ pub struct Additions {
     pub handlers: Handlers,
     /// Its own phases, run behind the built-ins.
     pub phases: Vec<PhaseSpec>,
+    /// Writes every beat into a file.
+    pub recorder: Option<Recorder>,
 }
 
 /// A running node.
@@ -142,6 +145,7 @@ impl Node {
             fence: Fence::Thread(PhaseThread::new()),
             last_runs: schedule.value,
             after_tick: Some(saver(Arc::clone(&folder))),
+            recorder: additions.recorder,
             ..Options::default()
         };
         let started = tables.clock.mono();

@@ -254,6 +254,14 @@ impl Body for Guest {
         }
     }
 
+    fn digest(&self) -> Option<[u8; 32]> {
+        Some(self.code.digest().0)
+    }
+
+    fn settings(&self) -> Option<String> {
+        Some(self.setup.settings.clone())
+    }
+
     fn run(&self, job: &Job) -> Done {
         let _inside = self.wasm.backstop.enter();
         let limits = &self.setup.limits;
