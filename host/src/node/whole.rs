@@ -54,8 +54,7 @@ pub enum StartError {
 /// The phases of the drop-in folder.
 fn guests(config: &Config, folder: &DataFolder) -> Result<Vec<PhaseSpec>, StartError> {
     let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) else { return Ok(Vec::new()) };
-    let loader =
-        Loader::new(Some(folder.artifacts()), config.guests.allow_native).map_err(StartError::Guests)?;
+    let loader = Loader::new(folder.artifacts(), config.guests.allow_native).map_err(StartError::Guests)?;
     Ok(loader.folder(dir).phases)
 }
 
