@@ -29,6 +29,7 @@ pub use policy::{
     Mode, OnFailure, PingGrant, ProtectGrant, Trust,
 };
 pub use problem::Problem;
+pub(crate) use problem::meant;
 pub use raw::{Level, LogFormat, Step, WakeOn};
 pub use schema::schema;
 
