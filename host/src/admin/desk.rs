@@ -1,7 +1,7 @@
 //! The answers themselves, from what the node knows right now.
 
 use super::Desk;
-use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Status};
+use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status};
 use crate::clock::Coarse;
 use crate::pool::{Direction, Rows};
 use crate::registry::PhaseState;
@@ -44,6 +44,15 @@ impl Desk {
 
     pub fn phases(&self) -> Phases {
         Phases { tick: self.sources.pulse.tick(), phases: self.sources.phases.read().to_vec() }
+    }
+
+    /// Lets a phase run again, however often it has failed.
+    pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
+        let Some(ticker) = &self.ticker else { return Err("this node has no ticker".to_owned()) };
+        let name = phase.clone();
+        let resumed = ticker.with_cycle(move |cycle| cycle.resume(&name)).await;
+        let was = resumed.unwrap_or_else(|| Err("the node is shutting down".to_owned()))?;
+        Ok(Resumed { phase, was })
     }
 
     /// The live connections, at most `limit` of them told one by one. O(slots ever used).
