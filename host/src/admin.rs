@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, header};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::cycle::Thresholds;
 use crate::metrics::{Metrics, Sources};
 
 pub mod answers;
@@ -32,6 +33,8 @@ pub struct Desk {
     pub sources: Sources,
     pub metrics: Arc<Metrics>,
     pub network: String,
+    /// What phases see beside the tables.
+    pub thresholds: Thresholds,
     /// Where the node listens, as bound.
     pub local_addrs: Vec<SocketAddr>,
 }
@@ -47,7 +50,8 @@ pub async fn serve_admin(
         .route("/peers", get(routes::peers))
         .route("/phases", get(routes::phases))
         .route("/explain/{who}", get(routes::explain))
-        .route("/journal", get(routes::journal));
+        .route("/journal", get(routes::journal))
+        .route("/view", get(routes::view));
     serve(Gate::new(socket), router, desk, shutdown).await;
 }
 

@@ -78,6 +78,7 @@ pub struct Node {
     supply: JoinHandle<()>,
     stop: CancellationToken,
     started: Duration,
+    thresholds: Thresholds,
     is_new: bool,
 }
 
@@ -132,14 +133,15 @@ impl Node {
         let mut phases = builtins(&config.phases);
         phases.extend(additions.phases);
         phases.extend(guests(config, &folder)?);
+        let thresholds = Thresholds {
+            healthy_above: config.pool.healthy_above,
+            least: config.pool.least,
+            most: config.pool.most,
+        };
         let options = Options {
             interval: config.node.interval,
             dialer: Some(net.dialer()),
-            thresholds: Thresholds {
-                healthy_above: config.pool.healthy_above,
-                least: config.pool.least,
-                most: config.pool.most,
-            },
+            thresholds,
             stale_after: config.stale_after(),
             fence: Fence::Thread(PhaseThread::new()),
             last_runs: schedule.value,
@@ -152,7 +154,7 @@ impl Node {
         let stop = CancellationToken::new();
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
-        Ok(Self { tables, net, maintenance, folder, supply, stop, started, is_new: key.is_new })
+        Ok(Self { tables, net, maintenance, folder, supply, stop, started, thresholds, is_new: key.is_new })
     }
 
     pub fn id(&self) -> PeerId {
@@ -178,6 +180,11 @@ impl Node {
 
     pub fn folder(&self) -> &DataFolder {
         &self.folder
+    }
+
+    /// The operator's numbers that phases see beside the tables.
+    pub fn thresholds(&self) -> Thresholds {
+        self.thresholds
     }
 
     /// Monotonic time of the start.
