@@ -1,7 +1,8 @@
 //! Recordings: what each beat froze and what came of it, in a file; and the same runs again, or another phase over the
 //! same hours. Changes nothing that a phase sees, and never lets a slow disk hold up the beats.
 //!
-//! [`Recorder`] writes, [`Recording`] reads, [`replay()`] runs again and [`what_if`] runs another phase. What is in a file, byte by byte, is told in `docs/record-and-replay.md`.
+//! [`Recorder`] writes, [`Recording`] reads, [`replay()`] runs again and [`what_if`] runs another phase.
+//! [`Fixture`] is one view as JSON, for people. What is in a file, byte by byte, is told in `docs/record-and-replay.md`.
 
 mod beat;
 mod builtin;
@@ -9,6 +10,7 @@ mod bytes;
 mod decoder;
 mod encoder;
 mod file;
+mod fixture;
 mod output;
 mod recorder;
 mod replay;
@@ -22,6 +24,7 @@ mod whatif;
 pub use beat::{Came, Changes, Fate, How, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
 pub use builtin::{BUILT_IN, WithSettings, builtin};
 pub use file::{Event, Gap, ReadError, Recording, fuzz_read};
+pub use fixture::Fixture;
 pub use recorder::{RecordCounts, RecordError, Recorder, RecorderOptions, Snapshot, Taking};
 pub use replay::{Damage, Difference, Extent, Lookup, PhaseReport, Report, replay};
 pub use view::Scene;
