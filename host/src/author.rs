@@ -2,8 +2,12 @@
 //! node.
 
 mod build;
+mod inspect;
+mod install;
 mod template;
 pub mod toolchain;
 
 pub use build::{Built, build, build_native};
+pub use inspect::{Import, Inspection, Subject, inspect};
+pub use install::{Installed, install};
 pub use template::{Lang, create, sdk_nearby};

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use groundskeeper_sdk::span::Span;
 
-use crate::config::{self, Config, Overrides, Problem};
+use crate::config::{self, Bytes, Config, Overrides, Problem};
 use crate::data::DataFolder;
 
 mod ask;
@@ -20,6 +20,7 @@ mod author;
 mod check;
 mod local;
 pub mod notify;
+mod replay;
 mod run;
 mod show;
 
@@ -42,7 +43,7 @@ pub mod exit {
 const EXIT_CODES: &str = "\
 Exit codes:
    0  done; healthcheck: healthy
-   1  failed; healthcheck: not healthy, or no node
+   1  failed; healthcheck: not healthy, or no node; replay: a run was different
    2  wrong usage
   69  no node answers
   73  the data folder cannot be used
@@ -64,7 +65,7 @@ pub struct Cli {
 pub enum Verb {
     /// Run a node
     Run(RunArgs),
-    /// Check a config and list every problem
+    /// Check a config with its phases, or one component with its manifest, and list every problem
     Check(CheckArgs),
     /// Show how a running node is
     Status(NodeArgs),
@@ -74,12 +75,16 @@ pub enum Verb {
     Phases(NodeArgs),
     /// Tell everything a running node still knows about a peer: why it was dialled, why it left
     Explain(ExplainArgs),
+    /// Run what was recorded again and compare, or try another phase on the same hours
+    Replay(ReplayArgs),
     /// Ask a running node whether it is alive: exit code 0 or 1, for containers
     Healthcheck(HealthArgs),
     /// Start a new phase: source with a test, manifest, a view to try it on
     New(NewArgs),
     /// Build a phase: a WebAssembly component beside its manifest
     Build(BuildArgs),
+    /// Put a phase and its manifest where a node looks for them
+    Install(InstallArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
     Schema(SchemaArgs),
@@ -105,6 +110,41 @@ pub struct RunArgs {
     /// Stop after so many ticks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ticks: Option<u32>,
+    /// Write what each beat froze and what came of it into this file, for `replay`; peers' addresses are in it
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// What the recording and its predecessor, FILE.1, may take together: at half of it the file turns over
+    #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = record_max, requires = "record")]
+    pub record_max: Bytes,
+}
+
+/// A smaller one turns over at every few beats of a large node.
+const LEAST_RECORD_MAX: Bytes = Bytes::mib(1);
+
+fn record_max(text: &str) -> Result<Bytes, String> {
+    let size: Bytes = text.parse()?;
+    if size < LEAST_RECORD_MAX { Err(format!("{size} is less than {LEAST_RECORD_MAX}")) } else { Ok(size) }
+}
+
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// The recording
+    pub file: PathBuf,
+    /// Instead, run this phase where it would have been due, and show what it would have done beside what did happen
+    #[arg(long, value_name = "PHASE")]
+    pub phase: Option<String>,
+    /// The config that says how that phase is set; without one, the defaults
+    #[arg(long, value_name = "FILE", requires = "phase")]
+    pub config: Option<PathBuf>,
+    /// Two drops of one connection count as agreed if they are so many ticks apart at the most
+    #[arg(long, value_name = "TICKS", default_value_t = 10, requires = "phase")]
+    pub within: u32,
+    /// Instead, print the view of this tick as JSON, to be used as a fixture
+    #[arg(long, value_name = "TICK", conflicts_with = "phase")]
+    pub dump: Option<u32>,
+    /// The view, tick and memory that this phase had in it
+    #[arg(long, value_name = "NAME", requires = "dump")]
+    pub seen_by: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -112,7 +152,7 @@ pub struct CheckArgs {
     /// The config file; without one, the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The same as --config
+    /// A component (.wasm), or the same as --config
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
     /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
@@ -192,17 +232,38 @@ pub struct BuildArgs {
     pub native: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct InstallArgs {
+    /// The module; its manifest lies beside it, or one is made up
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    /// The drop-in folder [default: the one of the node]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR", conflicts_with = "phases")]
+    pub data_dir: Option<PathBuf>,
+    /// The config that the node runs with, to find its folders
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
 pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
     let json = cli.json;
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args, json, start_logging),
+        Verb::Check(CheckArgs { file: Some(file), .. }) if author::is_module(&file) => {
+            author::check(&file, json)
+        }
         Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
+        Verb::Replay(args) => replay::replay(&args, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
+        Verb::Install(args) => author::install(&args),
         Verb::New(args) => author::new(&args),
         Verb::Build(args) => author::build(&args, json),
         Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),

@@ -37,6 +37,7 @@ pub use policy::{
     MemoryGrant, Mode, OnFailure, PingGrant, ProtectGrant, Trust,
 };
 pub use problem::Problem;
+pub(crate) use problem::meant;
 pub use raw::{Level, LogFormat, Step, WakeOn};
 pub use schema::{manifest_schema, schema};
 

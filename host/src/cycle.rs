@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use groundskeeper_sdk::host::{Frozen, Level, LogLine, Parts};
+use groundskeeper_sdk::host::{Level, LogLine, Parts};
 use groundskeeper_sdk::phase::Tick;
 use serde::Serialize;
 
@@ -16,10 +16,12 @@ use crate::engine::{Ended, Fence, Job};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
 use crate::pool::Pool;
+use crate::record::{Recorder, Taking};
 use crate::registry::{LastRuns, MEMORY_BYTES, PhaseBoard, Registry};
 
 mod apply;
 mod frame;
+mod recording;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -104,6 +106,7 @@ pub struct Cycle {
     pings: VecDeque<Pings>,
     resumed_at: Option<Coarse>,
     resumed_last_tick: bool,
+    recorder: Option<Recorder>,
 }
 
 impl Cycle {
@@ -119,9 +122,15 @@ impl Cycle {
             pings: VecDeque::new(),
             resumed_at: None,
             resumed_last_tick: false,
+            recorder: None,
         };
         cycle.publish();
         cycle
+    }
+
+    /// Records every beat that runs a phase from now on.
+    pub fn record_into(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
     }
 
     pub fn world(&self) -> &World {
@@ -170,7 +179,7 @@ impl Cycle {
         let resumed_at = self.resumed_at.unwrap_or_default();
         let frame = Frame::take(pool, book, broadcasts, *thresholds, now, resumed_at);
         let connected_before = frame.rows().len() as u32;
-        let mut run = BeatRun { beat, late, frame, overlay: Arc::default(), urgent_dials: 0 };
+        let mut run = BeatRun { beat, late, frame, overlay: Arc::default(), urgent_dials: 0, taking: None };
         let mut report = BeatReport {
             tick: beat.tick,
             urgent: beat.urgent,
@@ -189,6 +198,7 @@ impl Cycle {
                 report.runs.push(phase_run);
             }
         }
+        recording::ended(self.recorder.as_mut(), run);
         report.connected = self.world.pool.live();
         report.took = begun.elapsed();
         self.publish();
@@ -270,8 +280,9 @@ impl Cycle {
                 unix_s: unix,
                 seed: seed(self.secret, &beat, &phase.name),
             },
-            view: Arc::clone(&view) as Arc<dyn Frozen>,
+            view: recording::watched(self.recorder.as_mut(), &self.world, self.interval, run, &view),
         };
+        let given = job.tick;
         phase.missed += u64::from(missed);
         let ran = self.fence.run(&phase.body, job, (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET));
         if beat.urgent == 0 {
@@ -280,6 +291,7 @@ impl Cycle {
         }
         phase.runs += 1;
         phase.last_took = ran.took;
+        recording::ran(self.recorder.as_mut(), run, (at, phase), given, &view, &ran);
         for line in &ran.done.log {
             log(&phase.name, line);
         }
@@ -321,13 +333,17 @@ impl Cycle {
             urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
             tally: Tally::default(),
             again_in: None,
+            fates: Vec::with_capacity(asks.len()),
         };
         if !asks.is_empty() {
             // What later phases see of the state words is how they were before the first change of the beat.
             run.frame.rows().words();
         }
         apply.plan(asks);
-        let Apply { tally, again_in, .. } = apply;
+        let Apply { tally, again_in, fates, .. } = apply;
+        if let Some(taking) = &mut run.taking {
+            taking.applied(fates);
+        }
         if run.beat.urgent == 0 {
             phase.timing.ran(run.beat.tick, again_in);
         }
@@ -371,6 +387,8 @@ struct BeatRun {
     frame: Arc<Frame>,
     overlay: Arc<Overlay>,
     urgent_dials: u32,
+    /// The beat's record, from the first run on, if it is recorded.
+    taking: Option<Taking>,
 }
 
 impl BeatRun {

@@ -8,6 +8,8 @@ use groundskeeper_sdk::host::{AnyPhase, Frozen, LogLine, Parts, Plan, Table, Unw
 use groundskeeper_sdk::phase::{Failure, Tick};
 
 mod breaker;
+#[cfg(feature = "dylib")]
+pub mod native;
 mod thread;
 #[cfg(feature = "wasm")]
 pub mod wasm;
@@ -26,6 +28,14 @@ pub trait Body: Send + Sync {
     fn check(&self) -> Result<(), String>;
     /// Runs it once. Comes back in bounded time if it is a guest; may not come back if it is native.
     fn run(&self, job: &Job) -> Done;
+    /// SHA-256 of the module that it was loaded from, if it was loaded.
+    fn digest(&self) -> Option<[u8; 32]> {
+        None
+    }
+    /// Its settings as JSON, if it can show them: without them a recording of it cannot be run again.
+    fn settings(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One call of a phase.

@@ -33,6 +33,7 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod pool;
+pub mod record;
 pub mod registry;
 pub mod ticker;
 

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use crate::config::{
     Declared, Guest as GuestManifest, Manifest, ManifestFile, Problem, Runtime, Trust, read_manifests,
 };
+use crate::data::private_folder as private;
 use crate::engine::Body;
+#[cfg(feature = "dylib")]
+use crate::engine::native::Native;
 #[cfg(feature = "wasm")]
 use crate::engine::wasm::{Guest, Setup, Wasm, sha256};
 use crate::registry::{PhaseSpec, Policy};
@@ -37,25 +40,22 @@ pub struct Loader {
     #[cfg(feature = "wasm")]
     wasm: Wasm,
     allow_native: bool,
+    folder: PathBuf,
 }
 
 impl Loader {
-    /// A loader that keeps compiled code in `artifacts`, or nowhere.
+    /// A loader that keeps compiled code, and copies of shared libraries while they are loaded, in `folder`.
     ///
     /// # Errors
-    /// If this machine cannot run guests, or the folder is not this user's alone.
-    #[cfg(feature = "wasm")]
-    pub fn new(artifacts: Option<PathBuf>, allow_native: bool) -> Result<Self, String> {
-        Ok(Self { wasm: Wasm::new(artifacts).map_err(|error| error.to_string())?, allow_native })
-    }
-
-    /// A loader for native phases alone.
-    ///
-    /// # Errors
-    /// Never; where there is WebAssembly it can fail.
-    #[cfg(not(feature = "wasm"))]
-    pub fn new(_artifacts: Option<PathBuf>, allow_native: bool) -> Result<Self, String> {
-        Ok(Self { allow_native })
+    /// If this machine cannot run guests, or the folder cannot be made or is not this user's alone.
+    pub fn new(folder: PathBuf, allow_native: bool) -> Result<Self, String> {
+        private(&folder).map_err(|why| format!("folder {} for compiled code: {why}", folder.display()))?;
+        Ok(Self {
+            #[cfg(feature = "wasm")]
+            wasm: Wasm::new(Some(folder.clone())).map_err(|error| error.to_string())?,
+            allow_native,
+            folder,
+        })
     }
 
     /// Loads every phase of `folder` that is not built in. Compiles, so it takes milliseconds to seconds.
@@ -135,7 +135,7 @@ impl Loader {
         Err("this host was built without WebAssembly (feature \"wasm\")".to_owned())
     }
 
-    fn native(&self, _: &GuestManifest, _: &Path) -> Result<(Arc<dyn Body>, String), String> {
+    fn native(&self, guest: &GuestManifest, path: &Path) -> Result<(Arc<dyn Body>, String), String> {
         if !self.allow_native {
             return Err(
                 "native phases are off: they run with all the rights of this node; to trust them, set \
@@ -143,7 +143,21 @@ impl Loader {
                     .to_owned(),
             );
         }
-        Err("native phases come with the next commit".to_owned())
+        self.library(guest, path)
+    }
+
+    #[cfg(feature = "dylib")]
+    fn library(&self, guest: &GuestManifest, path: &Path) -> Result<(Arc<dyn Body>, String), String> {
+        let digest = guest.sha256.ok_or("a native phase needs its sha256 in the manifest")?;
+        let phase = Native::load(path, digest, guest.settings.clone(), &self.folder);
+        let phase = phase.map_err(|error| error.to_string())?;
+        let version = phase.version().to_owned();
+        Ok((Arc::new(phase), version))
+    }
+
+    #[cfg(not(feature = "dylib"))]
+    fn library(&self, _: &GuestManifest, _: &Path) -> Result<(Arc<dyn Body>, String), String> {
+        Err("this host was built without native phases (feature \"dylib\")".to_owned())
     }
 }
 

@@ -144,7 +144,7 @@ fn an_import_that_is_not_granted_is_refused_with_the_line_to_add() {
     let Err(error) = Guest::new(&wasm, code, setup()) else { panic!() };
     assert_eq!(
         error.to_string(),
-        "it wants \"ban\", which is not granted; to grant it, add to [grants]: ban = { max_active = 4, max_duration = \"1h\" }"
+        "it wants \"ban\", which is not granted; to grant it, add to [grants]: ban = { max_active = 8, max_duration = \"1h\" }"
     );
 }
 

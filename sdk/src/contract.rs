@@ -83,6 +83,41 @@ pub const INTERFACES: &[Interface] = &[
     interface("lifecycle", Role::Export, false, &["describe", "check", "run"]),
 ];
 
+/// Every call of a phase into its host, `interface.function`, in the WIT's order.
+pub const CALLS: &[&str] = &[
+    "peers.totals-now",
+    "peers.select",
+    "peers.count",
+    "peers.facts",
+    "peers.column",
+    "peers.names",
+    "peers.columns",
+    "book.select",
+    "book.count",
+    "book.facts",
+    "book.column",
+    "book.names",
+    "book.columns",
+    "broadcasts.totals-now",
+    "disconnect.ask",
+    "disconnect.ask-if-silent",
+    "health.adjust",
+    "ping.ask",
+    "ping.matching",
+    "dial.ask",
+    "dial.probe",
+    "protect.ask",
+    "ban.ask",
+    "forget.broadcasts",
+    "forget.addresses",
+    "cadence.again-in",
+    "memory.load",
+    "memory.store",
+    "log.write",
+    "metrics.add",
+    "metrics.set",
+];
+
 /// One kind of action: how the journal calls it, and the call that asks for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Kind {

@@ -115,7 +115,6 @@ pub fn from_nothing(settings: &str) -> Result<(), String> {
 }
 
 /// The phase with settings that it finds nothing wrong with.
-#[cfg_attr(not(target_arch = "wasm32"), expect(dead_code, reason = "for modules only"))]
 pub(crate) fn checked<E: Exports>(settings: &str) -> Result<E::Phase, String> {
     let phase = E::phase(settings)?;
     phase.check()?;

@@ -26,7 +26,7 @@ pub trait Frozen: Send + Sync {
     /// `OnceLock`).
     fn column(&self, table: Table, name: &str) -> Option<&[u32]>;
     /// Names that `column` knows.
-    fn columns(&self, table: Table) -> &[&'static str];
+    fn columns(&self, table: Table) -> &[&str];
     /// The connections as a whole.
     fn totals(&self) -> Totals;
     /// The memory of broadcasts.

@@ -47,7 +47,8 @@
 //! | [`span`], [`mod@decay`], [`rng`] | time, forgetting and chance in integers, alike on every machine |
 //! | [`memory`] | what outlives a run |
 //! | [`testing`] | a world by hand, for tests without a host |
-//! | [`contract`], [`query`], [`host`] | the contract as data, and what a host does with it |
+//! | [`mod@export`] | a component or a shared library out of a phase |
+//! | [`contract`], [`query`], [`host`], [`abi`] | the contract as data, and what a host does with it |
 
 #![warn(missing_docs)]
 // A panic in a guest is a trap; what a phase has to say goes through its plan.
@@ -73,6 +74,8 @@ pub mod guest;
 #[cfg(target_arch = "wasm32")]
 use guest as backend;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub mod abi;
 #[cfg(not(target_arch = "wasm32"))]
 mod ask;
 #[cfg(not(target_arch = "wasm32"))]

@@ -53,7 +53,13 @@ pub struct Name {
 /// A picture of the node, frozen for this run.
 ///
 /// A type of its own rather than a trait: a component then imports exactly the tables that its phase reads. It cannot be
-/// cloned, so no phase keeps one beyond its run.
+/// cloned, so no phase keeps one beyond its run:
+///
+/// ```compile_fail,E0599
+/// fn keep(view: &groundskeeper_sdk::view::View) -> groundskeeper_sdk::view::View {
+///     groundskeeper_sdk::view::View::clone(view)
+/// }
+/// ```
 pub struct View {
     pub(crate) reads: Reads,
 }

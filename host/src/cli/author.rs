@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{BuildArgs, NewArgs, print, print_json};
-use crate::author::{self, Built};
+use super::{BuildArgs, InstallArgs, NewArgs, exit, print, print_json, refuse_config, usual_data_dir};
+use crate::author::{self, Built, Inspection, Installed};
+use crate::config::{Config, Overrides};
 
 pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let sdk = args.sdk.clone().or_else(author::sdk_nearby);
@@ -56,4 +57,95 @@ pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
 #[expect(clippy::print_stderr, reason = "a build takes a while and says what it does")]
 fn note(text: &str) {
     eprintln!("groundskeeper: {text}");
+}
+
+/// Whether a file is a module and no config, by how it begins or is called.
+pub(super) fn is_module(file: &Path) -> bool {
+    let named = file.extension().is_some_and(|end| end == "wasm" || end == "so");
+    named || std::fs::read(file).is_ok_and(|bytes| bytes.starts_with(b"\0asm"))
+}
+
+pub(super) fn check(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let inspection = author::inspect(file)?;
+    let code = if inspection.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) };
+    if json {
+        print_json(&inspection)?;
+    } else {
+        print(&shown(&inspection)?)?;
+    }
+    Ok(code)
+}
+
+fn shown(inspection: &Inspection) -> Result<String, std::fmt::Error> {
+    let Inspection { file, sha256, sizes, summary, version, toolkit, contract, manifest, .. } = inspection;
+    let mut text = format!("{}: {summary}\n", file.display());
+    writeln!(text, "  version   {version}, built with {toolkit}, for {contract}")?;
+    writeln!(text, "  sha256    {sha256}")?;
+    writeln!(
+        text,
+        "  bytes     {}: code {}, data {}, names {}",
+        sizes.whole, sizes.code, sizes.data, sizes.names
+    )?;
+    match manifest {
+        Some(manifest) => writeln!(text, "  manifest  {}", manifest.display())?,
+        None => writeln!(text, "  manifest  none beside it; `groundskeeper install` writes one")?,
+    }
+    let limits = &inspection.limits;
+    writeln!(
+        text,
+        "  limits    fuel {}, {} KiB of memory, {} ms",
+        limits.fuel,
+        limits.memory >> 10,
+        limits.wall.as_millis()
+    )?;
+    for import in &inspection.imports {
+        let word = match import.granted {
+            Some(true) => "granted",
+            Some(false) => "NOT granted",
+            None => "wanted",
+        };
+        writeln!(text, "  imports   {:12} {word}", import.interface)?;
+    }
+    for stub in &inspection.stubs {
+        writeln!(text, "  imports   {stub}: there, and does nothing")?;
+    }
+    for problem in &inspection.problems {
+        writeln!(text, "  problem   {problem}")?;
+    }
+    if inspection.problems.is_empty() {
+        writeln!(text, "  no problems")?;
+    }
+    Ok(text)
+}
+
+pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
+    let folder = match &args.phases {
+        Some(folder) => folder.clone(),
+        None => {
+            let overrides = Overrides {
+                data_dir: args.data_dir.clone(),
+                usual_data_dir: usual_data_dir(),
+                ..Overrides::default()
+            };
+            match Config::load_with(args.config.as_deref(), &overrides) {
+                Ok(config) => config.guests.dir.ok_or_else(|| {
+                    anyhow::anyhow!(
+                        "no folder to put it: neither XDG_STATE_HOME nor HOME is set; name one with --phases"
+                    )
+                })?,
+                Err(problems) => return Ok(refuse_config(&problems)),
+            }
+        }
+    };
+    let Installed { module, manifest, replaced, made_up } = author::install(&args.module, &folder)?;
+    let mut text = format!("{}\n{}\n", module.display(), manifest.display());
+    if made_up {
+        text += "  made up, in shadow mode: read it, then set mode = \"enforce\"\n";
+    }
+    text += if replaced {
+        "  in the place of an earlier one; restart the node to run it\n"
+    } else {
+        "  runs when the node starts next\n"
+    };
+    print(&text)
 }

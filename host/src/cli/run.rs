@@ -20,6 +20,7 @@ use crate::cycle::BeatReport;
 use crate::data::{DataError, DataFolder};
 use crate::metrics::{Metrics, Sources};
 use crate::node::{Additions, Node, ShutdownStep, StartError};
+use crate::record::{Recorder, RecorderOptions};
 
 /// After the shutdown's own deadline, how long threads that do not end are waited for.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -37,6 +38,8 @@ pub struct Prepared {
     pub ticks: Option<u32>,
     /// Print ticks as JSON lines.
     pub json: bool,
+    /// Where beats are recorded.
+    pub recorder: Option<Recorder>,
 }
 
 /// Prepares a node and runs it until it is told to stop.
@@ -87,11 +90,14 @@ fn prepare(args: &RunArgs, config: Config, json: bool) -> anyhow::Result<Prepare
         .map(|n| DataFolder::open(&DataFolder::local_peer(&path, n)))
         .collect::<Result<_, _>>()?;
     let admin_socket = if config.admin.enabled { Some(admin_socket(&config)?) } else { None };
-    Ok(Prepared { config, data, local_peers, admin_socket, ticks: args.ticks, json })
+    let max_bytes = args.record_max.0;
+    let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
+    let recorder = args.record.as_deref().map(recorder).transpose()?;
+    Ok(Prepared { config, data, local_peers, admin_socket, ticks: args.ticks, json, recorder })
 }
 
 async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
-    let Prepared { mut config, data, local_peers, admin_socket, ticks, json } = prepared;
+    let Prepared { mut config, data, local_peers, admin_socket, ticks, json, recorder } = prepared;
     // Signals first: from here on, being told to stop means stopping in order.
     let mut signals = Signals::listen()?;
     let socket = admin_socket.as_deref().map(AdminSocket::bind).transpose()?;
@@ -103,7 +109,8 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     };
     let clock = SystemClock::new();
     let locals = local::start(&mut config, local_peers, &clock)?;
-    let node = match Node::start(&config, data, clock as Arc<dyn Clock>, Additions::default()) {
+    let additions = Additions { recorder, ..Additions::default() };
+    let node = match Node::start(&config, data, clock as Arc<dyn Clock>, additions) {
         Ok(node) => node,
         Err(error) => return data_error_code(error.into()),
     };

@@ -185,7 +185,7 @@ pub(super) fn health(health: &Health) -> String {
 }
 
 /// Columns as wide as their widest cell, two blanks apart.
-fn table(rows: Vec<Vec<String>>) -> String {
+pub(super) fn table(rows: Vec<Vec<String>>) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -201,7 +201,7 @@ fn table(rows: Vec<Vec<String>>) -> String {
 }
 
 /// In its two largest units: people compare ages, they do not add them.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
@@ -215,7 +215,7 @@ fn micros(us: u64) -> String {
 }
 
 /// Control characters, and those that turn the direction of writing, would let a peer rewrite the operator's screen.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let turns =
         |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()

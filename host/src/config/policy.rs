@@ -247,6 +247,32 @@ impl Grants {
             other => INTERFACES.iter().any(|it| it.name == other && !it.needs_grant),
         }
     }
+
+    /// Everything, each with its usual ceilings.
+    pub fn everything() -> Self {
+        Self {
+            peers: true,
+            book: true,
+            broadcasts: true,
+            disconnect: Some(DisconnectGrant::default()),
+            health: Some(HealthGrant::default()),
+            ping: Some(PingGrant::default()),
+            dial: Some(DialGrant::default()),
+            protect: Some(ProtectGrant::default()),
+            ban: Some(BanGrant::default()),
+            forget: Some(ForgetGrant::default()),
+            cadence: true,
+            memory: Some(MemoryGrant::default()),
+            metrics: true,
+        }
+    }
+
+    /// The line of `[grants]` that grants an interface with its usual ceilings, such as `ping = { max_per_tick = 256 }`.
+    /// None for what needs no grant.
+    pub fn line(interface: &str) -> Option<String> {
+        let everything = toml::Value::try_from(Self::everything()).ok()?;
+        Some(format!("{interface} = {}", everything.get(interface)?))
+    }
 }
 
 /// What one run of a guest may use.

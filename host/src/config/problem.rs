@@ -59,7 +59,7 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 /// The one of `known` that `wrong` was plausibly meant to be.
-pub(super) fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this a suggestion misleads more often than it helps (Jaro-Winkler similarity, 0 to 1).
     const ALIKE: f64 = 0.8;
     let wrong = wrong.to_ascii_lowercase().replace('-', "_");

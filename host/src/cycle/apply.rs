@@ -10,9 +10,11 @@ use serde::Serialize;
 
 use super::World;
 use super::frame::Frame;
+use super::recording::fate;
 use super::view::{Overlay, PhaseView};
 use crate::journal::{Asker, Cause, Draft, Outcome, What};
 use crate::pool::{Removal, Verdict};
+use crate::record::Fate;
 
 /// Dials that one urgent beat may start: a node that woke alone must not storm its whole address book.
 const DIALS_PER_URGENT_BEAT: u32 = 8;
@@ -88,13 +90,17 @@ pub(super) struct Apply<'a> {
     pub tally: Tally,
     /// The phase wants to run again after so many ticks.
     pub again_in: Option<u32>,
+    /// What became of each ask.
+    pub fates: Vec<Fate>,
 }
 
 impl Apply<'_> {
     pub(super) fn plan(&mut self, asks: Vec<Ask>) {
         for ask in asks {
             self.tally.asked += 1;
+            let before = self.tally;
             self.one(ask);
+            self.fates.push(fate(&before, &self.tally));
         }
     }
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use groundskeeper_sdk::host::AnyPhase;
+use serde::Serialize;
 
 pub use crate::config::BUILTINS;
 use crate::config::{Mode, Phase, Phases};
+use crate::record::{BUILT_IN, WithSettings};
 use crate::registry::PhaseSpec;
 
 /// The built-ins that `phases` has not switched off.
@@ -28,11 +30,13 @@ pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
     specs
 }
 
-fn spec<S: AnyPhase + Clone + 'static>(name: &str, phase: &Phase<S>) -> Option<PhaseSpec> {
+fn spec<S: AnyPhase + Clone + Serialize + 'static>(name: &str, phase: &Phase<S>) -> Option<PhaseSpec> {
     (phase.mode != Mode::Off).then(|| {
         let settings = Arc::new(phase.settings.clone());
         let version = env!("CARGO_PKG_VERSION");
-        let mut spec = PhaseSpec::built_in(name, "built-in", version, settings, phase.schedule.clone());
+        let body = WithSettings::body(Arc::clone(&settings));
+        let mut spec = PhaseSpec::built_in(name, BUILT_IN, version, settings, phase.schedule.clone());
+        spec.body = body;
         spec.policy.mode = phase.mode;
         spec
     })

@@ -13,6 +13,7 @@ use crate::flow::{BroadcastLimits, Broadcasts};
 use crate::journal::{Journal, JournalFile, JournalLimits};
 use crate::peer::PeerId;
 use crate::pool::{Pool, PoolLimits};
+use crate::record::Recorder;
 use crate::registry::{BadPhases, LastRuns, PhaseBoard, PhaseSpec, Registry};
 use crate::ticker::{AfterTick, Ticker, TickerHandle};
 
@@ -83,6 +84,8 @@ pub struct Options {
     pub secret: u64,
     /// Called after each tick, off the async threads.
     pub after_tick: Option<AfterTick>,
+    /// Writes every beat into a file, for `groundskeeper replay`.
+    pub recorder: Option<Recorder>,
 }
 
 impl Default for Options {
@@ -97,6 +100,7 @@ impl Default for Options {
             last_runs: LastRuns::new(),
             secret: rand::random(),
             after_tick: None,
+            recorder: None,
         }
     }
 }
@@ -116,8 +120,17 @@ impl Maintenance {
     /// # Errors
     /// [`BadPhases`], and nothing was started.
     pub fn start(tables: &Tables, phases: Vec<PhaseSpec>, options: Options) -> Result<Self, BadPhases> {
-        let Options { interval, dialer, thresholds, stale_after, fence, last_runs, secret, after_tick } =
-            options;
+        let Options {
+            interval,
+            dialer,
+            thresholds,
+            stale_after,
+            fence,
+            last_runs,
+            secret,
+            after_tick,
+            recorder,
+        } = options;
         let spread = |name: &str| {
             use std::hash::{DefaultHasher, Hash, Hasher};
             let mut hasher = DefaultHasher::new();
@@ -127,7 +140,10 @@ impl Maintenance {
         let registry = Registry::new(phases, spread, &last_runs, unix_seconds(&*tables.clock), interval)?;
         let Tables { clock, journal, pool, book, broadcasts } = tables.clone();
         let world = World { pool, book, broadcasts, journal, clock, dialer, thresholds, stale_after };
-        let cycle = Cycle::new(world, registry, fence, interval, secret);
+        let mut cycle = Cycle::new(world, registry, fence, interval, secret);
+        if let Some(recorder) = recorder {
+            cycle.record_into(recorder);
+        }
         let board = cycle.board();
         let (ticker, handle) = Ticker::new(cycle, interval, secret, after_tick);
         let (stop, stopped) = oneshot::channel::<()>();

@@ -19,9 +19,11 @@ use crate::data::{DataError, DataFolder};
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, OutboxLimits};
 use crate::journal::{JournalFile, JournalLimits};
+use crate::loader::Loader;
 use crate::net::{FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
+use crate::record::Recorder;
 use crate::registry::{BadPhases, PhaseSpec};
 use crate::ticker::AfterTick;
 
@@ -45,6 +47,15 @@ pub enum StartError {
     Listen { listen: String, source: io::Error },
     #[error(transparent)]
     Phases(#[from] BadPhases),
+    #[error("phases cannot be loaded: {0}")]
+    Guests(String),
+}
+
+/// The phases of the drop-in folder.
+fn guests(config: &Config, folder: &DataFolder) -> Result<Vec<PhaseSpec>, StartError> {
+    let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) else { return Ok(Vec::new()) };
+    let loader = Loader::new(folder.artifacts(), config.guests.allow_native).map_err(StartError::Guests)?;
+    Ok(loader.folder(dir).phases)
 }
 
 /// What an application adds to a node.
@@ -54,6 +65,8 @@ pub struct Additions {
     pub handlers: Handlers,
     /// Its own phases, run behind the built-ins.
     pub phases: Vec<PhaseSpec>,
+    /// Writes every beat into a file.
+    pub recorder: Option<Recorder>,
 }
 
 /// A running node.
@@ -118,6 +131,7 @@ impl Node {
         let net = Arc::new(net);
         let mut phases = builtins(&config.phases);
         phases.extend(additions.phases);
+        phases.extend(guests(config, &folder)?);
         let options = Options {
             interval: config.node.interval,
             dialer: Some(net.dialer()),
@@ -130,6 +144,7 @@ impl Node {
             fence: Fence::Thread(PhaseThread::new()),
             last_runs: schedule.value,
             after_tick: Some(saver(Arc::clone(&folder))),
+            recorder: additions.recorder,
             ..Options::default()
         };
         let started = tables.clock.mono();

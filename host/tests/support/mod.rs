@@ -15,7 +15,8 @@ use groundskeeper::flow::Broadcasts;
 use groundskeeper::journal::{Journal, JournalLimits};
 use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
 use groundskeeper::peer::PeerId;
-use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, Slot};
+use groundskeeper::pool::{Denied, Direction, Goodbye, Link, PeerFacts, Pool, Slot, Traffic};
+use groundskeeper::record::Recorder;
 use groundskeeper::registry::{LastRuns, PhaseSpec, PhaseStatus};
 use groundskeeper::ticker::TickerHandle;
 use groundskeeper_sdk::host::{AnyPhase, View};
@@ -36,6 +37,8 @@ pub struct FakePeer {
     /// Whether it lets go of its slot when told to close.
     pub obeys: AtomicBool,
     pub pings: AtomicU32,
+    /// What it has sent us.
+    pub kib_in: AtomicU32,
     pub goodbye: Mutex<Option<Goodbye>>,
 }
 
@@ -44,6 +47,14 @@ impl FakePeer {
     pub fn speak(&self) {
         if let Some((slot, _)) = &*self.slot.lock() {
             slot.peer_seen(self.clock.coarse());
+        }
+    }
+
+    /// An answer that took `rtt`.
+    pub fn pong(&self, rtt: Duration) {
+        self.speak();
+        if let Some((slot, _)) = &*self.slot.lock() {
+            slot.pong(rtt);
         }
     }
 
@@ -66,6 +77,11 @@ impl Link for FakeLink {
                 peer.speak();
             }
         }
+    }
+
+    fn traffic(&self) -> Traffic {
+        let kib_in = self.0.upgrade().map_or(0, |peer| peer.kib_in.load(Relaxed));
+        Traffic { kib_in, kib_out: kib_in / 3, kib_queued: kib_in % 5 }
     }
 
     fn close(&self, why: &Goodbye) {
@@ -100,7 +116,11 @@ pub struct FakeNetwork {
 }
 
 impl FakeNetwork {
-    pub fn join(&self, n: u32, direction: Direction, tenure: Option<Tenure>) -> Arc<FakePeer> {
+    pub fn join(&self, n: u32, direction: Direction) -> Arc<FakePeer> {
+        self.admit(n, direction).expect("room for a fake peer")
+    }
+
+    fn admit(&self, n: u32, direction: Direction) -> Result<Arc<FakePeer>, Denied> {
         let peer = Arc::new(FakePeer {
             n,
             clock: Arc::clone(&self.clock),
@@ -108,27 +128,32 @@ impl FakeNetwork {
             answers: true.into(),
             obeys: true.into(),
             pings: 0.into(),
+            kib_in: 0.into(),
             goodbye: Mutex::new(None),
         });
         let facts = PeerFacts { id: id(n), address: address(n), direction };
         let link = Arc::new(FakeLink(Arc::downgrade(&peer)));
-        let slot = self.pool.attach(facts, link).expect("room for a fake peer");
-        *peer.slot.lock() = Some((slot, tenure));
+        let slot = self.pool.attach(facts, link)?;
+        *peer.slot.lock() = Some((slot, None));
         self.peers.lock().push(Arc::clone(&peer));
-        peer
+        Ok(peer)
     }
 }
 
 impl Dial for FakeNetwork {
     fn dial(&self, order: DialOrder, ticket: Dialing) {
         self.dials.lock().push((self.clock.mono(), order.address));
-        if self.reachable.load(Relaxed) {
-            let IpAddr::V4(ip) = order.address.ip() else { unreachable!("fake peers are IPv4") };
-            let n = (u32::from(ip) - 0x0800_0000) >> 16;
-            let tenure = ticket.connected(id(n));
-            self.join(n, Direction::Outbound, Some(tenure));
-        } else {
-            ticket.failed(&DialFailure::Refused);
+        let IpAddr::V4(ip) = order.address.ip() else { unreachable!("fake peers are IPv4") };
+        let n = (u32::from(ip) - 0x0800_0000) >> 16;
+        let reached = self.reachable.load(Relaxed).then(|| self.admit(n, Direction::Outbound).ok()).flatten();
+        match reached {
+            Some(peer) => {
+                let tenure = ticket.connected(id(n));
+                if let Some((_, its)) = &mut *peer.slot.lock() {
+                    *its = Some(tenure);
+                }
+            }
+            None => ticket.failed(&DialFailure::Refused),
         }
     }
 }
@@ -199,6 +224,23 @@ impl Rig {
         kept: &Kept,
         fence: Fence,
     ) -> Self {
+        Self::with(clock, phases, interval, kept, Options { fence, ..Options::default() })
+    }
+
+    /// A new process that records.
+    pub fn recording(phases: Vec<PhaseSpec>, recorder: Recorder) -> Self {
+        let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+        let options = Options { fence: Fence::Inline, recorder: Some(recorder), ..Options::default() };
+        Self::with(clock, phases, INTERVAL, &Kept::default(), options)
+    }
+
+    fn with(
+        clock: Arc<TokioClock>,
+        phases: Vec<PhaseSpec>,
+        interval: Duration,
+        kept: &Kept,
+        options: Options,
+    ) -> Self {
         let limits = TableLimits {
             journal: JournalLimits { notable: 65_536, chatter: 65_536 },
             ..TableLimits::for_connections(64)
@@ -214,10 +256,9 @@ impl Rig {
         let options = Options {
             interval,
             dialer: Some(Arc::clone(&network) as _),
-            fence,
             last_runs: kept.last_runs.clone(),
             secret: 42,
-            ..Options::default()
+            ..options
         };
         let running = Maintenance::start(&tables, phases, options).expect("good phases");
         let handle = running.handle().clone();
@@ -256,7 +297,7 @@ impl Rig {
     }
 
     pub fn peer(&self, n: u32) -> Arc<FakePeer> {
-        self.network.join(n, Direction::Inbound, None)
+        self.network.join(n, Direction::Inbound)
     }
 
     /// An address that the reconnect phase may dial.

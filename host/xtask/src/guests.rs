@@ -13,6 +13,11 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// What guests are made of. Each has to build for wasm32 by itself, without anything of the host.
 const PACKAGES: [&str; 2] = ["groundskeeper-sdk", "groundskeeper-phases"];
 
+/// Guests whose imports and sizes are looked at, and the profiles they are built with: what an author has by default,
+/// and what the node's own `build` makes.
+const GUESTS: [&str; 2] = ["pulse", "slow-peers"];
+const PROFILES: [&str; 3] = ["dev", "release", "guest"];
+
 /// A way to build for [`TARGET`].
 enum Toolchain {
     /// The active toolchain has the target.
@@ -21,16 +26,23 @@ enum Toolchain {
     BuildStd { rustc: PathBuf, cargo: PathBuf },
 }
 
-/// Builds all guest packages for wasm32.
+/// Builds all guest packages for wasm32, and looks at what some of them import.
 ///
 /// # Errors
-/// If no toolchain can, naming what to install; or if the build fails.
+/// If no toolchain can, naming what to install; if the build fails; if a guest imports what its phase does not call.
 pub fn run(steps: &mut Steps) -> Result<()> {
     let toolchain = pick(steps)?;
     for package in PACKAGES {
-        steps.run(&format!("{package} for wasm32"), toolchain.build(package))?;
+        steps.run(&format!("{package} for wasm32"), toolchain.cargo("build", &["--package", package]))?;
     }
-    Ok(())
+    for profile in PROFILES {
+        for guest in GUESTS {
+            let module = ["--package", guest, "--profile", profile, "--crate-type", "cdylib"];
+            steps.run(&format!("{guest}, {profile}"), toolchain.cargo("rustc", &module))?;
+        }
+    }
+    let look = ["test", "--package", "groundskeeper-sdk", "--test", "guests", "--", "--ignored"];
+    steps.run("imports and sizes", cargo(&look))
 }
 
 fn pick(steps: &mut Steps) -> Result<Toolchain> {
@@ -89,12 +101,12 @@ fn system(needed: (u32, u32)) -> Result<Result<Toolchain, String>> {
 }
 
 impl Toolchain {
-    fn build(&self, package: &str) -> Command {
-        let build = ["build", "--target", TARGET, "--package", package];
+    fn cargo(&self, verb: &str, rest: &[&str]) -> Command {
+        let words = [&[verb, "--target", TARGET], rest].concat();
         match self {
-            Toolchain::Plain => cargo(&build),
+            Toolchain::Plain => cargo(&words),
             Toolchain::BuildStd { rustc, cargo } => {
-                let mut command = command(&cargo.to_string_lossy(), &build);
+                let mut command = command(&cargo.to_string_lossy(), &words);
                 // `-Z` on a stable compiler. Cargo reads this from its own environment only, not from a config file.
                 command.arg("-Zbuild-std=std,panic_abort").env("RUSTC_BOOTSTRAP", "1");
                 command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld").env("RUSTC", rustc);

@@ -5,17 +5,16 @@
     reason = "compiled code is mapped and run: wasmtime asks whoever loads it to answer for it"
 )]
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::{Digest, LoadError};
-use crate::data::write_whole;
+use crate::data::{private_folder, write_whole};
 
 /// More than a node has phases; the oldest go first.
 const MOST_ENTRIES: usize = 256;
@@ -35,20 +34,7 @@ impl Artifacts {
     /// If it cannot be made, or if others than its owner could write what would be run.
     pub(super) fn open(folder: PathBuf, engine: &Engine) -> Result<Self, LoadError> {
         let refused = |why: String| LoadError::Artifacts { folder: folder.display().to_string(), why };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|error| refused(error.to_string()))?;
-        let meta = fs::metadata(&folder).map_err(|error| refused(error.to_string()))?;
-        if !meta.is_dir() {
-            return Err(refused("it is not a folder".to_owned()));
-        }
-        if meta.mode() & 0o022 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(refused(
-                "others could write to it, and what lies in it is run; chmod 700 and own it".to_owned(),
-            ));
-        }
+        private_folder(&folder).map_err(refused)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self { folder, compiler: hasher.finish() })

@@ -52,21 +52,9 @@ impl fmt::Display for NotGranted {
 }
 
 impl NotGranted {
-    /// The line for the manifest, with modest ceilings.
+    /// The line for the manifest, with the usual ceilings.
     pub fn line(&self) -> String {
-        let interface = &self.interface;
-        let value = match interface.as_str() {
-            "disconnect" => "{ max_per_tick = 1, max_per_hour = 10, min_connections_left = 8 }",
-            "health" => "{ max_delta_per_peer_per_hour = 20, floor = 31 }",
-            "ping" => "{ max_per_tick = 256 }",
-            "dial" => "{ max_per_tick = 2 }",
-            "protect" => "{ max_active = 8, max_duration = \"1h\" }",
-            "ban" => "{ max_active = 4, max_duration = \"1h\" }",
-            "forget" => "{ max_per_tick = 64, min_left = 64 }",
-            "memory" => "{ max_bytes = \"64 KiB\" }",
-            _ => "true",
-        };
-        format!("{interface} = {value}")
+        Grants::line(&self.interface).unwrap_or_else(|| format!("{} = true", self.interface))
     }
 }
 
@@ -266,6 +254,14 @@ impl Body for Guest {
             Ok((Err(problem),)) => Err(trap::short(&problem)),
             Err(words) => Err(format!("looking at them ended: {words}")),
         }
+    }
+
+    fn digest(&self) -> Option<[u8; 32]> {
+        Some(self.code.digest().0)
+    }
+
+    fn settings(&self) -> Option<String> {
+        Some(self.setup.settings.clone())
     }
 
     fn run(&self, job: &Job) -> Done {

@@ -268,12 +268,11 @@ fn asks(linker: &mut Linker<Inside>) -> Result<()> {
     interface.func_wrap("again-in", |mut cx: Cx<'_>, (ticks,): (u32,)| ask(&mut cx, Ask::AgainIn { ticks }))
 }
 
-/// A test that stays in the plan holds the host's own copy of the name: a plan has a bounded size.
+/// A test that stays in the plan has the name of a column that is there: a plan has a bounded size.
 fn known_test(view: &dyn Frozen, call: &'static str, test: shapes::Test) -> Result<query::Test> {
-    column(view, Table::Peers, call, &test.column)?;
-    let name = view.columns(Table::Peers).iter().find(|name| **name == test.column);
-    let column = name.map_or(Cow::Owned(test.column), |name| Cow::Borrowed(*name));
-    Ok(query::Test { column, at_least: test.at_least, at_most: test.at_most })
+    let shapes::Test { column: name, at_least, at_most } = test;
+    column(view, Table::Peers, call, &name)?;
+    Ok(query::Test { column: Cow::Owned(name), at_least, at_most })
 }
 
 fn beside(linker: &mut Linker<Inside>) -> Result<()> {

@@ -1,0 +1,31 @@
+//! Recordings: what each beat froze and what came of it, in a file; and the same runs again, or another phase over the
+//! same hours. Changes nothing that a phase sees, and never lets a slow disk hold up the beats.
+//!
+//! [`Recorder`] writes, [`Recording`] reads, [`replay()`] runs again and [`what_if`] runs another phase.
+//! [`Fixture`] is one view as JSON, for people. What is in a file, byte by byte, is told in `docs/record-and-replay.md`.
+
+mod beat;
+mod builtin;
+mod bytes;
+mod decoder;
+mod encoder;
+mod file;
+mod fixture;
+mod output;
+mod recorder;
+mod replay;
+mod runs;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod view;
+mod whatif;
+
+pub use beat::{Came, Changes, Fate, How, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
+pub use builtin::{BUILT_IN, WithSettings, builtin};
+pub use file::{Event, Gap, ReadError, Recording, fuzz_read};
+pub use fixture::Fixture;
+pub use recorder::{RecordCounts, RecordError, Recorder, RecorderOptions, Snapshot, Taking};
+pub use replay::{Damage, Difference, Extent, Lookup, PhaseReport, Report, replay};
+pub use view::Scene;
+pub use whatif::{Action, Agreement, Candidate, Dropped, Failed, WhatIf, what_if};

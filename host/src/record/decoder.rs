@@ -1,0 +1,222 @@
+//! Bytes as one beat, given the beats since the last whole one. Refuses what no recorder writes; takes memory in
+//! proportion to what it reads.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::host::{BroadcastTotals, Name, Totals, clean};
+
+use super::beat::{Moment, RecordedBeat};
+use super::bytes::{Bytes, Corrupt};
+use super::encoder::CONN;
+use super::runs::Known;
+use super::tables::{Elapsed, NEW, Rule, take_column, take_rows};
+use super::view::{Column, Scene};
+use crate::peer::PeerId;
+
+/// A contract has a dozen columns; this leaves room for the ones to come.
+const MOST_COLUMNS: usize = 64;
+
+/// A column as it is written: also one that this version of the host does not know.
+struct Written {
+    name: Option<&'static str>,
+    rule: Rule,
+    values: Arc<Vec<u32>>,
+}
+
+/// The tables of the beat read last.
+struct Tables {
+    moment: Moment,
+    conns: Arc<Vec<u32>>,
+    names: Arc<Vec<Arc<Name>>>,
+    peers: Vec<Written>,
+    addresses: Arc<Vec<SocketAddr>>,
+    book: Vec<Written>,
+}
+
+/// What the beats read so far have told.
+#[derive(Default)]
+pub(super) struct Decoder {
+    before: Option<Tables>,
+    known: Known,
+}
+
+impl Decoder {
+    /// Reads a beat: a whole one, or the difference from the last one read.
+    ///
+    /// # Errors
+    /// What is wrong with it. Then nothing but a whole beat can be read.
+    pub fn decode(&mut self, session: u64, whole: bool, raw: &[u8]) -> Result<RecordedBeat, Corrupt> {
+        let before = self.before.take();
+        if whole {
+            self.known = Known::default();
+        }
+        let mut bytes = Bytes(raw);
+        let moment = take_moment(&mut bytes)?;
+        let before = if whole {
+            Tables {
+                moment,
+                conns: Arc::default(),
+                names: Arc::default(),
+                peers: take_layout(&mut bytes, peer::COLUMNS)?,
+                addresses: Arc::default(),
+                book: take_layout(&mut bytes, address::COLUMNS)?,
+            }
+        } else {
+            before.ok_or(Corrupt("the beat that it rests on is not there"))?
+        };
+        let elapsed = moment.elapsed_since(&before.moment);
+
+        let (conns, sources) = take_rows(&mut bytes, &before.conns, Bytes::small)?;
+        let names = take_names(&mut bytes, &before.names, &sources)?;
+        let peers = take_columns(&mut bytes, before.peers, &sources, elapsed)?;
+        let (addresses, sources) = take_rows(&mut bytes, &before.addresses, Bytes::address)?;
+        let book = take_columns(&mut bytes, before.book, &sources, elapsed)?;
+        let (runs, after) = self.known.take(&mut bytes)?;
+        if bytes.left() > 0 {
+            return Err(Corrupt("there is more of it than there should be"));
+        }
+
+        let tables = Tables {
+            moment,
+            conns: Arc::new(conns),
+            names: Arc::new(names),
+            peers,
+            addresses: Arc::new(addresses),
+            book,
+        };
+        let scene = Arc::new(tables.scene());
+        // Rows that an overlay names are looked up without asking again.
+        let (peers, book) = (tables.conns.len() as u32, tables.addresses.len() as u32);
+        let fits = |rows: &[u32], count: u32| rows.last().is_none_or(|last| *last < count);
+        let all_fit = runs.iter().map(|run| &run.before).chain([&after]).all(|changes| {
+            fits(&changes.closed, peers)
+                && fits(&changes.protected, peers)
+                && changes.health.last().is_none_or(|(row, _)| *row < peers)
+                && fits(&changes.dialed, book)
+        });
+        if !all_fit {
+            return Err(Corrupt("a changed row is not there"));
+        }
+        self.before = Some(tables);
+        Ok(RecordedBeat { session, moment, scene, runs, after })
+    }
+}
+
+impl Tables {
+    fn scene(&self) -> Scene {
+        let known = |columns: &[Written]| -> Vec<Column> {
+            let known =
+                |column: &Written| Some(Column { name: column.name?, values: Arc::clone(&column.values) });
+            columns.iter().filter_map(known).collect()
+        };
+        let mut peers = vec![Column { name: CONN, values: Arc::clone(&self.conns) }];
+        peers.extend(known(&self.peers));
+        let Moment { dialing, healthy_above, least, most, broadcasts, .. } = self.moment;
+        let mut scene =
+            Scene::new((peers, Arc::clone(&self.names)), (known(&self.book), Arc::clone(&self.addresses)));
+        scene.totals = Totals { dialing, least, most, ..Totals::default() };
+        scene.healthy_above = healthy_above;
+        scene.broadcasts = broadcasts;
+        scene
+    }
+}
+
+fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
+    let tick = bytes.small()?;
+    let urgent = bytes.small()?;
+    let late = bytes.flag()?;
+    let skipped = bytes.small()?;
+    let mut long = || bytes.number();
+    let (slept_ms, lateness_ms, mono_ms) = (long()?, long()?, long()?);
+    let (unix_ms, interval_ms) = (long()?, long()?);
+    // Sums of times are reckoned without care for overflow.
+    let too_long = |ms: u64| ms > u64::MAX / 4;
+    if [slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms].into_iter().any(too_long) {
+        return Err(Corrupt("a time is too long"));
+    }
+    let mut small = || bytes.small();
+    Ok(Moment {
+        tick,
+        urgent,
+        late,
+        skipped,
+        slept_ms,
+        lateness_ms,
+        mono_ms,
+        unix_ms,
+        interval_ms,
+        dialing: small()?,
+        healthy_above: small()?,
+        least: small()?,
+        most: small()?,
+        broadcasts: BroadcastTotals {
+            held: small()?,
+            oldest_s: small()?,
+            in_window: small()?,
+            window_s: small()?,
+        },
+    })
+}
+
+fn take_layout(bytes: &mut Bytes<'_>, known: &'static [&'static str]) -> Result<Vec<Written>, Corrupt> {
+    let count = bytes.count()?;
+    if count > MOST_COLUMNS {
+        return Err(Corrupt("there are more columns than there can be"));
+    }
+    let column = |_| {
+        let name = bytes.text()?;
+        Ok(Written {
+            name: known.iter().copied().find(|known| *known == name && name != CONN),
+            rule: Rule::from_byte(bytes.byte()?)?,
+            values: Arc::default(),
+        })
+    };
+    (0..count).map(column).collect()
+}
+
+fn take_columns(
+    bytes: &mut Bytes<'_>,
+    columns: Vec<Written>,
+    sources: &[u32],
+    elapsed: Elapsed,
+) -> Result<Vec<Written>, Corrupt> {
+    let next = |column: Written| {
+        let values = take_column(bytes, column.rule, elapsed, sources, &column.values)?;
+        Ok(Written { values: Arc::new(values), ..column })
+    };
+    columns.into_iter().map(next).collect()
+}
+
+/// The names of all rows: those that came are read, the others are as before.
+fn take_names(
+    bytes: &mut Bytes<'_>,
+    before: &[Arc<Name>],
+    sources: &[u32],
+) -> Result<Vec<Arc<Name>>, Corrupt> {
+    let came = sources.iter().filter(|source| **source == NEW).count();
+    let flags = bytes.exactly(came)?;
+    let known = flags.iter().filter(|flag| **flag != 0).count();
+    let ids = (0..known).map(|_| Ok(PeerId::from_bytes(bytes.array()?))).collect::<Result<Vec<_>, _>>()?;
+    let addresses = (0..known).map(|_| bytes.address()).collect::<Result<Vec<_>, _>>()?;
+    let agents = (0..known).map(|_| bytes.text()).collect::<Result<Vec<_>, _>>()?;
+    let mut read = ids.iter().zip(addresses).zip(agents);
+    let nobody = Arc::<Name>::default();
+    let mut next = |flag: u8| {
+        let name = if flag == 0 { None } else { read.next() };
+        name.map_or_else(
+            || Arc::clone(&nobody),
+            |((id, address), agent)| {
+                let (id, address) = (id.to_string(), address.to_string());
+                Arc::new(Name { id, address, agent: clean(agent).into_owned() })
+            },
+        )
+    };
+    let mut flags = flags.iter();
+    let name = |source: &u32| match *source {
+        NEW => flags.next().map(|flag| next(*flag)),
+        source => before.get(source as usize).cloned(),
+    };
+    sources.iter().map(name).map(|name| name.ok_or(Corrupt("a name is missing"))).collect()
+}

@@ -1,0 +1,168 @@
+//! One beat as bytes: whole, or as the difference from the one written before. Writes no file.
+
+use std::sync::Arc;
+
+use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::host::BroadcastTotals;
+
+use super::beat::{Changes, Moment, RecordedRun};
+use super::bytes::{put, put_address, put_text};
+use super::recorder::Snapshot;
+use super::runs::{Known, UnknownAsk};
+use super::tables::{Elapsed, MOST_ROWS, NEW, Rule, put_column, put_rows};
+use crate::pool::Naming;
+
+/// The column that tells which connection a row is; it is written as the rows' identity.
+pub(super) const CONN: &str = "conn";
+
+/// Where [`CONN`] is among the contract's columns.
+pub(super) fn conn_place() -> usize {
+    peer::COLUMNS.iter().position(|name| *name == CONN).expect("the contract has it")
+}
+
+/// Everything about one beat that is written.
+pub(super) struct Beat<'b> {
+    pub moment: Moment,
+    pub snapshot: &'b Arc<dyn Snapshot>,
+    pub runs: &'b [RecordedRun],
+    pub after: &'b Arc<Changes>,
+}
+
+/// Why a beat is not written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Unwritable {
+    #[error("it has {0} rows, more than {MOST_ROWS}")]
+    TooManyRows(usize),
+    #[error("the format has no form for {0:?}")]
+    UnknownAsk(&'static str),
+}
+
+/// What the beats written so far have told a reader.
+#[derive(Default)]
+pub(super) struct Encoder {
+    before: Option<(Moment, Arc<dyn Snapshot>)>,
+    known: Known,
+}
+
+impl Encoder {
+    /// The next beat will be a whole one.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether the next beat has to be a whole one.
+    pub fn is_new(&self) -> bool {
+        self.before.is_none()
+    }
+
+    /// The bytes of a beat: a whole one if the encoder is new, else the difference from the last. `names` knows every
+    /// connection that was not there in the last.
+    ///
+    /// # Errors
+    /// [`Unwritable`]; the next beat has to be a whole one then.
+    pub fn encode(
+        &mut self,
+        beat: &Beat<'_>,
+        names: impl Fn(u32) -> Option<Arc<Naming>>,
+    ) -> Result<Vec<u8>, Unwritable> {
+        let before = self.before.take();
+        let mut out = Vec::new();
+        let moment = &beat.moment;
+        moment.numbers().into_iter().for_each(|number| put(&mut out, number));
+        if before.is_none() {
+            put_layout(&mut out, peer::COLUMNS);
+            put_layout(&mut out, address::COLUMNS);
+        }
+        let elapsed = before.as_ref().map_or(Elapsed::default(), |(before, _)| moment.elapsed_since(before));
+        let before = before.as_ref().map(|(_, snapshot)| snapshot);
+
+        let conn = conn_place();
+        let conns = beat.snapshot.peers(conn);
+        let addresses = beat.snapshot.addresses();
+        if let Some(rows) = [conns.len(), addresses.len()].into_iter().find(|rows| *rows > MOST_ROWS) {
+            return Err(Unwritable::TooManyRows(rows));
+        }
+        let old = before.map_or(&[][..], |before| before.peers(conn));
+        let sources = put_rows(&mut out, old, conns, |out, conn| put(out, conn.into()));
+        let came = conns.iter().zip(&sources).filter(|(_, source)| **source == NEW);
+        put_names(&mut out, came.map(|(&conn, _)| names(conn)).collect());
+        for (at, name) in peer::COLUMNS.iter().enumerate().filter(|(at, _)| *at != conn) {
+            let old = before.map_or(&[][..], |before| before.peers(at));
+            put_column(&mut out, Rule::of(name), elapsed, &sources, old, beat.snapshot.peers(at));
+        }
+
+        let old = before.map_or(&[][..], |before| before.addresses());
+        let sources = put_rows(&mut out, old, addresses, put_address);
+        for (at, name) in address::COLUMNS.iter().enumerate() {
+            let old = before.map_or(&[][..], |before| before.book(at));
+            put_column(&mut out, Rule::of(name), elapsed, &sources, old, beat.snapshot.book(at));
+        }
+
+        if let Err(UnknownAsk(kind)) = self.known.put(&mut out, beat.runs, beat.after) {
+            self.forget();
+            return Err(Unwritable::UnknownAsk(kind));
+        }
+        self.before = Some((beat.moment, Arc::clone(beat.snapshot)));
+        Ok(out)
+    }
+}
+
+/// Names of columns and how each is written, so that a reader needs no list of its own.
+fn put_layout(out: &mut Vec<u8>, columns: &[&str]) {
+    let written = || columns.iter().filter(|name| **name != CONN);
+    put(out, written().count() as u64);
+    for name in written() {
+        put_text(out, name);
+        out.push(Rule::of(name).to_byte());
+    }
+}
+
+/// Ids, addresses and agents of the rows that came, one kind after the other: like beside like is smaller.
+fn put_names(out: &mut Vec<u8>, names: Vec<Option<Arc<Naming>>>) {
+    out.extend(names.iter().map(|name| u8::from(name.is_some())));
+    let known = || names.iter().flatten();
+    known().for_each(|name| out.extend_from_slice(name.id.as_bytes()));
+    known().for_each(|name| put_address(out, name.address));
+    known().for_each(|name| put_text(out, &name.agent));
+}
+
+impl Moment {
+    /// Numbers of a moment, in the order in which they are written.
+    pub(super) const NUMBERS: usize = 17;
+
+    fn numbers(&self) -> [u64; Self::NUMBERS] {
+        let Moment {
+            tick, urgent, late, skipped, slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms, ..
+        } = *self;
+        let Moment { dialing, healthy_above, least, most, broadcasts, .. } = *self;
+        let BroadcastTotals { held, oldest_s, in_window, window_s } = broadcasts;
+        [
+            tick.into(),
+            urgent.into(),
+            late.into(),
+            skipped.into(),
+            slept_ms,
+            lateness_ms,
+            mono_ms,
+            unix_ms,
+            interval_ms,
+            dialing.into(),
+            healthy_above.into(),
+            least.into(),
+            most.into(),
+            held.into(),
+            oldest_s.into(),
+            in_window.into(),
+            window_s.into(),
+        ]
+    }
+
+    /// As whole seconds of columns count it.
+    pub(super) fn elapsed_since(&self, before: &Moment) -> Elapsed {
+        let mono_ms = self.mono_ms.saturating_sub(before.mono_ms);
+        Elapsed {
+            mono_s: u32::try_from((mono_ms + 500) / 1000).unwrap_or(u32::MAX),
+            unix_s: self.unix_s().saturating_sub(before.unix_s()),
+        }
+    }
+}

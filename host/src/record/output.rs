@@ -1,0 +1,125 @@
+//! The file that a recorder appends to: goes on where an earlier process stopped, and turns over before it passes its
+//! size. Knows nothing of what it writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::file::{FILE_HEAD, ReadError, Recording, file_head};
+use super::recorder::RecordError;
+
+/// Addresses of peers are in it: for its owner alone.
+const MODE: u32 = 0o600;
+
+/// Where records go.
+pub(super) trait Sink: Send {
+    /// Whether so many bytes more stay within the size.
+    fn has_room(&self, bytes: usize) -> bool;
+    /// Appends one record, all of it or (at a crash) a part that readers pass over.
+    fn append(&mut self, record: &[u8]) -> io::Result<()>;
+    /// Goes on in an empty file.
+    fn turn_over(&mut self) -> io::Result<()>;
+}
+
+/// A recording on the disk. The file and the one before it, `FILE.1`, have half of the size each.
+pub(super) struct Output {
+    path: PathBuf,
+    file: File,
+    written: u64,
+    half: u64,
+}
+
+impl Output {
+    /// Opens `path` for appending, and says which number the next record has. A record that an earlier process did not
+    /// finish is cut off.
+    pub fn open(path: &Path, max_bytes: u64) -> Result<(Self, u32), RecordError> {
+        let cannot = |source| RecordError::Open { path: path.to_owned(), source };
+        let file = create(path, false).map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(RecordError::Busy { path: path.to_owned() });
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+        let mut output = Self { path: path.to_owned(), file, written: 0, half: max_bytes / 2 };
+        if output.file.metadata().map_err(cannot)?.len() == 0 {
+            output.begin().map_err(cannot)?;
+            return Ok((output, 0));
+        }
+        let (end, number) = match Recording::open(path) {
+            Ok(recording) => recording.tail(),
+            Err(ReadError::Io { source, .. }) => return Err(cannot(source)),
+            Err(other) => return Err(RecordError::NotOurs(other)),
+        };
+        output.file.set_len(end).map_err(cannot)?;
+        output.file.seek(SeekFrom::Start(end)).map_err(cannot)?;
+        output.written = end;
+        Ok((output, number))
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        self.file.write_all(&file_head())?;
+        self.written = FILE_HEAD as u64;
+        Ok(())
+    }
+}
+
+fn create(path: &Path, new: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .create_new(new)
+        .truncate(false)
+        .mode(MODE)
+        .open(path)
+}
+
+impl Sink for Output {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.written + bytes as u64 <= self.half
+    }
+
+    fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        self.file.write_all(record)?;
+        self.written += record.len() as u64;
+        Ok(())
+    }
+
+    fn turn_over(&mut self) -> io::Result<()> {
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(".1");
+        std::fs::rename(&self.path, aside)?;
+        self.file = create(&self.path, true)?;
+        self.file.try_lock()?;
+        self.begin()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_recording_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.txt");
+        std::fs::write(&path, "my notes, twelve bytes and more").unwrap();
+        let refused = Output::open(&path, 1 << 20).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("is not a recording"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "my notes, twelve bytes and more");
+    }
+
+    #[test]
+    fn two_processes_do_not_write_into_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hours.gkr");
+        let (first, number) = Output::open(&path, 1 << 20).unwrap();
+        assert_eq!(number, 0);
+        assert!(matches!(Output::open(&path, 1 << 20), Err(RecordError::Busy { .. })));
+        drop(first);
+        assert_eq!(Output::open(&path, 1 << 20).unwrap().0.written, FILE_HEAD as u64);
+    }
+}

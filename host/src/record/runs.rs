@@ -1,0 +1,421 @@
+//! The runs of one beat as bytes, and back: who ran, on what, and what came of it. What has not changed since the beat
+//! before is not written again.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use groundskeeper_sdk::host::{Ask, Change, Metric, Saved, Test};
+use groundskeeper_sdk::phase::Tick;
+
+use super::beat::{Came, Changes, Fate, How, Planned, RecordedRun, RunInfo};
+use super::bytes::{Bytes, Corrupt, put, put_bytes, put_rows, put_text, unzigzag, zigzag};
+use crate::engine::Limit;
+
+/// An ask that this version of the format has no form for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct UnknownAsk(pub &'static str);
+
+/// What writer and reader both know from the beats since the last whole one.
+#[derive(Default)]
+pub(super) struct Known {
+    /// A run names its phase by its place in here.
+    phases: Vec<Arc<RunInfo>>,
+    /// What the next run of a phase is expected to find, by name.
+    memories: BTreeMap<String, Option<Saved>>,
+}
+
+impl Known {
+    fn place_of(&self, phase: &Arc<RunInfo>) -> Option<usize> {
+        self.phases.iter().rposition(|known| Arc::ptr_eq(known, phase) || known == phase)
+    }
+
+    /// A plan that was accepted stores its memory for the next run.
+    fn note(&mut self, run: &RecordedRun) {
+        let stored = match &run.came {
+            Came::Planned(Planned { memory: Some(memory), .. }) => Some(memory.clone()),
+            Came::Planned(_) | Came::Failed { .. } => run.memory.clone(),
+        };
+        self.memories.insert(run.phase.name.clone(), stored);
+    }
+
+    pub fn put(
+        &mut self,
+        out: &mut Vec<u8>,
+        runs: &[RecordedRun],
+        after: &Arc<Changes>,
+    ) -> Result<(), UnknownAsk> {
+        let known = self.phases.len();
+        for run in runs {
+            if self.place_of(&run.phase).is_none() {
+                self.phases.push(Arc::clone(&run.phase));
+            }
+        }
+        put(out, (self.phases.len() - known) as u64);
+        self.phases[known..].iter().for_each(|phase| put_phase(out, phase));
+        put(out, runs.len() as u64);
+        let mut last = &Arc::default();
+        for run in runs {
+            let place = self.place_of(&run.phase).expect("it was put there if it was not known");
+            put(out, place as u64);
+            put_tick(out, &run.tick);
+            let expected = self.memories.get(&run.phase.name);
+            match (&run.memory, expected == Some(&run.memory)) {
+                (_, true) => out.push(MEMORY_AS_KNOWN),
+                (memory, false) => put_memory(out, memory.as_ref()),
+            }
+            put_changes(out, last, &run.before);
+            last = &run.before;
+            put(out, run.took_us);
+            put(out, run.fuel.map_or(0, |fuel| fuel.saturating_add(1)));
+            put_came(out, &run.came)?;
+            self.note(run);
+        }
+        put_changes(out, last, after);
+        Ok(())
+    }
+
+    pub fn take(&mut self, bytes: &mut Bytes<'_>) -> Result<(Vec<RecordedRun>, Arc<Changes>), Corrupt> {
+        for _ in 0..bytes.count()? {
+            self.phases.push(Arc::new(take_phase(bytes)?));
+        }
+        let count = bytes.count()?;
+        let mut runs: Vec<RecordedRun> = Vec::new();
+        let mut last = Arc::default();
+        for _ in 0..count {
+            let place = bytes.number()? as usize;
+            let phase = self.phases.get(place).ok_or(Corrupt("a run is of a phase that was not named"))?;
+            let phase = Arc::clone(phase);
+            let tick = take_tick(bytes)?;
+            let memory = match bytes.byte()? {
+                MEMORY_AS_KNOWN => {
+                    let known = self.memories.get(&phase.name);
+                    known.cloned().ok_or(Corrupt("a run has a memory that was not written"))?
+                }
+                kind => take_memory(bytes, kind)?,
+            };
+            let before = take_changes(bytes, &last)?;
+            last = Arc::clone(&before);
+            let took_us = bytes.number()?;
+            let fuel = bytes.number()?.checked_sub(1);
+            let came = take_came(bytes)?;
+            let run = RecordedRun { phase, tick, memory, before, took_us, fuel, came };
+            self.note(&run);
+            runs.push(run);
+        }
+        let after = take_changes(bytes, &last)?;
+        Ok((runs, after))
+    }
+}
+
+fn put_phase(out: &mut Vec<u8>, phase: &RunInfo) {
+    let RunInfo { name, version, kind, place, digest, settings } = phase;
+    put_text(out, name);
+    put_text(out, version);
+    put_text(out, kind);
+    put(out, (*place).into());
+    out.push(digest.is_some().into());
+    out.extend(digest.iter().flatten());
+    out.push(settings.is_some().into());
+    if let Some(settings) = settings {
+        put_text(out, settings);
+    }
+}
+
+fn take_phase(bytes: &mut Bytes<'_>) -> Result<RunInfo, Corrupt> {
+    Ok(RunInfo {
+        name: bytes.text()?.to_owned(),
+        version: bytes.text()?.to_owned(),
+        kind: bytes.text()?.to_owned(),
+        place: bytes.small()?,
+        digest: if bytes.flag()? { Some(bytes.array()?) } else { None },
+        settings: if bytes.flag()? { Some(bytes.text()?.to_owned()) } else { None },
+    })
+}
+
+fn put_tick(out: &mut Vec<u8>, tick: &Tick) {
+    let Tick { number, since_last_s, missed, late, unix_s, seed } = *tick;
+    put(out, number.into());
+    put(out, since_last_s.map_or(0, |s| u64::from(s) + 1));
+    put(out, missed.into());
+    out.push(late.into());
+    put(out, unix_s.into());
+    // Random: nothing would make it smaller.
+    seed.iter().for_each(|half| out.extend(half.to_le_bytes()));
+}
+
+fn take_tick(bytes: &mut Bytes<'_>) -> Result<Tick, Corrupt> {
+    let number = bytes.small()?;
+    let since_last_s = bytes.number()?.checked_sub(1);
+    let since_last_s =
+        since_last_s.map(u32::try_from).transpose().map_err(|_| Corrupt("a time is too long"))?;
+    Ok(Tick {
+        number,
+        since_last_s,
+        missed: bytes.small()?,
+        late: bytes.flag()?,
+        unix_s: bytes.small()?,
+        seed: [u32::from_le_bytes(bytes.array()?), u32::from_le_bytes(bytes.array()?)],
+    })
+}
+
+const MEMORY_AS_KNOWN: u8 = 0;
+const MEMORY_NONE: u8 = 1;
+const MEMORY_SAVED: u8 = 2;
+
+fn put_memory(out: &mut Vec<u8>, memory: Option<&Saved>) {
+    match memory {
+        None => out.push(MEMORY_NONE),
+        Some(Saved { version, bytes }) => {
+            out.push(MEMORY_SAVED);
+            put(out, (*version).into());
+            put_bytes(out, bytes);
+        }
+    }
+}
+
+fn take_memory(bytes: &mut Bytes<'_>, kind: u8) -> Result<Option<Saved>, Corrupt> {
+    match kind {
+        MEMORY_NONE => Ok(None),
+        MEMORY_SAVED => Ok(Some(Saved { version: bytes.small()?, bytes: bytes.bytes()?.to_vec() })),
+        _ => Err(Corrupt("a memory is written in a way that is not known")),
+    }
+}
+
+fn put_changes(out: &mut Vec<u8>, last: &Arc<Changes>, now: &Arc<Changes>) {
+    let same = last == now;
+    out.push(same.into());
+    if same {
+        return;
+    }
+    let Changes { closed, health, protected, dialed } = &**now;
+    for rows in [closed, protected, dialed] {
+        put_rows(out, rows.iter().copied());
+    }
+    put_rows(out, health.iter().map(|&(row, _)| row));
+    out.extend(health.iter().map(|&(_, health)| health));
+}
+
+fn take_changes(bytes: &mut Bytes<'_>, last: &Arc<Changes>) -> Result<Arc<Changes>, Corrupt> {
+    if bytes.flag()? {
+        return Ok(Arc::clone(last));
+    }
+    let mut ascending = || {
+        let rows = bytes.rows()?;
+        let ascends = rows.is_sorted_by(|one, next| one < next);
+        if ascends { Ok(rows) } else { Err(Corrupt("changed rows do not ascend")) }
+    };
+    let (closed, protected, dialed) = (ascending()?, ascending()?, ascending()?);
+    let rows = ascending()?;
+    let values = bytes.exactly(rows.len())?;
+    let health = rows.into_iter().zip(values.iter().copied()).collect();
+    Ok(Arc::new(Changes { closed, health, protected, dialed }))
+}
+
+const PLANNED: u8 = 0;
+
+/// Only ever append: the place is the number in the file, from 1.
+const HOWS: [How; 10] = [
+    How::Transient,
+    How::Permanent,
+    How::Rule,
+    How::Panicked,
+    How::Trapped,
+    How::Overran,
+    How::Cut(Limit::Fuel),
+    How::Cut(Limit::Wall),
+    How::Cut(Limit::Memory),
+    How::Cut(Limit::Stack),
+];
+
+fn put_came(out: &mut Vec<u8>, came: &Came) -> Result<(), UnknownAsk> {
+    let Planned { asks, memory, metrics, fates } = match came {
+        Came::Planned(planned) => planned,
+        Came::Failed { how, text } => {
+            let place = HOWS.iter().position(|known| known == how).expect("a test goes through all of them");
+            out.push(place as u8 + 1);
+            put_text(out, text);
+            return Ok(());
+        }
+    };
+    out.push(PLANNED);
+    put(out, asks.len() as u64);
+    asks.iter().try_for_each(|ask| put_ask(out, ask))?;
+    let all_applied = fates.len() == asks.len() && fates.iter().all(|fate| *fate == Fate::Applied);
+    out.push(all_applied.into());
+    if !all_applied {
+        put(out, fates.len() as u64);
+        out.extend(fates.iter().map(|fate| *fate as u8));
+    }
+    put_memory(out, memory.as_ref());
+    put(out, metrics.len() as u64);
+    for Metric { name, change } in metrics {
+        put_text(out, name);
+        match change {
+            Change::Add(by) => {
+                out.push(0);
+                put(out, (*by).into());
+            }
+            Change::Set(value) => {
+                out.push(1);
+                out.extend(value.to_bits().to_le_bytes());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn take_came(bytes: &mut Bytes<'_>) -> Result<Came, Corrupt> {
+    let kind = bytes.byte()?;
+    if kind != PLANNED {
+        let how = HOWS.get(usize::from(kind) - 1);
+        let how = *how.ok_or(Corrupt("a run ended in a way that is not known"))?;
+        return Ok(Came::Failed { how, text: bytes.text()?.to_owned() });
+    }
+    let asks = (0..bytes.count()?).map(|_| take_ask(bytes)).collect::<Result<Vec<_>, _>>()?;
+    let fates = if bytes.flag()? {
+        vec![Fate::Applied; asks.len()]
+    } else {
+        let fates = bytes.bytes()?;
+        let fate = |byte: &u8| match byte {
+            0 => Ok(Fate::Applied),
+            1 => Ok(Fate::Void),
+            2 => Ok(Fate::Refused),
+            _ => Err(Corrupt("what became of an ask is not known")),
+        };
+        fates.iter().map(fate).collect::<Result<_, _>>()?
+    };
+    let kind = bytes.byte()?;
+    let memory = take_memory(bytes, kind)?;
+    let metrics = (0..bytes.count()?).map(|_| take_metric(bytes)).collect::<Result<_, _>>()?;
+    Ok(Came::Planned(Planned { asks, memory, metrics, fates }))
+}
+
+fn take_metric(bytes: &mut Bytes<'_>) -> Result<Metric, Corrupt> {
+    let name = bytes.text()?.to_owned();
+    let change = match bytes.byte()? {
+        0 => Change::Add(bytes.small()?),
+        1 => Change::Set(f64::from_bits(u64::from_le_bytes(bytes.array()?))),
+        _ => return Err(Corrupt("a metric changes in a way that is not known")),
+    };
+    Ok(Metric { name, change })
+}
+
+/// The number is the journal's own, then a row, a number and a text as the kind has them.
+fn put_ask(out: &mut Vec<u8>, ask: &Ask) -> Result<(), UnknownAsk> {
+    out.push(ask.number() as u8);
+    match ask {
+        Ask::Disconnect { peer: row, .. }
+        | Ask::DisconnectIfSilent { peer: row, .. }
+        | Ask::Dial { address: row, .. }
+        | Ask::Probe { address: row } => put(out, (*row).into()),
+        Ask::Health { peer, by, .. } => {
+            put(out, (*peer).into());
+            put(out, zigzag(*by).into());
+        }
+        Ask::Protect { peer, for_s, .. } | Ask::Ban { peer, for_s, .. } => {
+            put(out, (*peer).into());
+            put(out, (*for_s).into());
+        }
+        Ask::Ping { peers } => put_rows(out, peers.iter().copied()),
+        Ask::PingMatching { tests } => {
+            put(out, tests.len() as u64);
+            for Test { column, at_least, at_most } in tests {
+                put_text(out, column);
+                put(out, (*at_least).into());
+                put(out, (*at_most).into());
+            }
+        }
+        Ask::ForgetBroadcasts { older_than_s: number }
+        | Ask::ForgetAddresses { not_heard_for_s: number }
+        | Ask::AgainIn { ticks: number } => put(out, (*number).into()),
+        newer => return Err(UnknownAsk(newer.kind())),
+    }
+    if has_reason(ask) {
+        put_text(out, ask.reason());
+    }
+    Ok(())
+}
+
+fn has_reason(ask: &Ask) -> bool {
+    matches!(
+        ask,
+        Ask::Disconnect { .. }
+            | Ask::DisconnectIfSilent { .. }
+            | Ask::Health { .. }
+            | Ask::Dial { .. }
+            | Ask::Protect { .. }
+            | Ask::Ban { .. }
+    )
+}
+
+fn take_ask(bytes: &mut Bytes<'_>) -> Result<Ask, Corrupt> {
+    let kind = bytes.byte()?;
+    let reason = |bytes: &mut Bytes<'_>| Ok(bytes.text()?.to_owned());
+    Ok(match kind {
+        0 => Ask::Disconnect { peer: bytes.small()?, reason: reason(bytes)? },
+        1 => Ask::DisconnectIfSilent { peer: bytes.small()?, reason: reason(bytes)? },
+        2 => Ask::Health { peer: bytes.small()?, by: unzigzag(bytes.small()?), reason: reason(bytes)? },
+        3 => Ask::Ping { peers: bytes.rows()? },
+        4 => Ask::PingMatching {
+            tests: (0..bytes.count()?).map(|_| take_test(bytes)).collect::<Result<_, _>>()?,
+        },
+        5 => Ask::Dial { address: bytes.small()?, reason: reason(bytes)? },
+        6 => Ask::Probe { address: bytes.small()? },
+        7 => Ask::Protect { peer: bytes.small()?, for_s: bytes.small()?, reason: reason(bytes)? },
+        8 => Ask::Ban { peer: bytes.small()?, for_s: bytes.small()?, reason: reason(bytes)? },
+        9 => Ask::ForgetBroadcasts { older_than_s: bytes.small()? },
+        10 => Ask::ForgetAddresses { not_heard_for_s: bytes.small()? },
+        11 => Ask::AgainIn { ticks: bytes.small()? },
+        _ => return Err(Corrupt("an ask is of no known kind")),
+    })
+}
+
+fn take_test(bytes: &mut Bytes<'_>) -> Result<Test, Corrupt> {
+    let column = Cow::Owned(bytes.text()?.to_owned());
+    Ok(Test { column, at_least: bytes.small()?, at_most: bytes.small()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use groundskeeper_sdk::contract::KINDS;
+
+    use super::*;
+
+    /// One of each kind, in the journal's order.
+    fn asks() -> Vec<Ask> {
+        let reason = || "why".to_owned();
+        vec![
+            Ask::Disconnect { peer: 1, reason: reason() },
+            Ask::DisconnectIfSilent { peer: 2, reason: reason() },
+            Ask::Health { peer: 3, by: i32::MIN, reason: reason() },
+            Ask::Ping { peers: vec![4, 2, u32::MAX] },
+            Ask::PingMatching {
+                tests: vec![Test { column: "idle-s".into(), at_least: 25, at_most: u32::MAX }],
+            },
+            Ask::Dial { address: 5, reason: reason() },
+            Ask::Probe { address: 6 },
+            Ask::Protect { peer: 7, for_s: 60, reason: reason() },
+            Ask::Ban { peer: 8, for_s: u32::MAX, reason: reason() },
+            Ask::ForgetBroadcasts { older_than_s: 9 },
+            Ask::ForgetAddresses { not_heard_for_s: 10 },
+            Ask::AgainIn { ticks: 11 },
+        ]
+    }
+
+    #[test]
+    fn every_kind_of_ask_and_of_failure_comes_back() {
+        assert!(asks().iter().map(Ask::kind).eq(KINDS.iter().map(|kind| kind.name)));
+        for ask in asks() {
+            let mut out = Vec::new();
+            put_ask(&mut out, &ask).unwrap();
+            let mut bytes = Bytes(&out);
+            assert_eq!((take_ask(&mut bytes), bytes.left()), (Ok(ask), 0));
+        }
+        for how in HOWS {
+            let (mut out, came) = (Vec::new(), Came::Failed { how, text: "why".into() });
+            put_came(&mut out, &came).unwrap();
+            assert_eq!(take_came(&mut Bytes(&out)), Ok(came));
+        }
+    }
+}
