@@ -73,6 +73,8 @@ pub enum Verb {
     Peers(PeersArgs),
     /// List the phases of a running node
     Phases(NodeArgs),
+    /// Let a phase of a running node run again that was tripped or quarantined
+    Resume(ResumeArgs),
     /// Tell everything a running node still knows about a peer: why it was dialled, why it left
     Explain(ExplainArgs),
     /// Run what was recorded again and compare, or try another phase on the same hours
@@ -195,6 +197,14 @@ pub struct PeersArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct ResumeArgs {
+    /// Name of the phase
+    pub phase: String,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
     pub peer: String,
@@ -304,6 +314,7 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
+        Verb::Resume(args) => ask::resume(&args.node, &args.phase, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Replay(args) => replay::replay(&args, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),

@@ -31,6 +31,7 @@ mod units;
 pub use bootstrap::{BadBootstrap, Bootstrap};
 pub use builtin::{BUILTINS, BuiltIn};
 pub use bytes::Bytes;
+pub(crate) use manifest::is_phase_name;
 pub use manifest::{Declared, Guest, Manifest, ManifestFile, Runtime, read_manifests};
 pub use policy::{
     BanGrant, DialFrom, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits,
@@ -39,6 +40,7 @@ pub use policy::{
 pub use problem::Problem;
 pub(crate) use problem::meant;
 pub use raw::{Level, LogFormat, Step, WakeOn};
+pub(crate) use schedule::unknown_name_hint;
 pub use schema::{manifest_schema, schema};
 
 /// A whole, valid config.

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use crate::book::Entry;
 
+mod phases;
 mod state;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use phases::{KeptMemory, KeptPhase, Quarantine};
 pub use state::{LastRuns, Loaded};
 pub use write::write_whole;
 

@@ -7,8 +7,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use crate::config::{
-    Declared, Guest as GuestManifest, Manifest, ManifestFile, Problem, Runtime, Trust, read_manifests,
+    Declared, Guest as GuestManifest, Manifest, ManifestFile, Problem, Runtime, read_manifests,
 };
 use crate::data::private_folder as private;
 use crate::engine::Body;
@@ -16,23 +18,15 @@ use crate::engine::Body;
 use crate::engine::native::Native;
 #[cfg(feature = "wasm")]
 use crate::engine::wasm::{Guest, Setup, Wasm, sha256};
-use crate::registry::{PhaseSpec, Policy};
+use crate::registry::{PhaseSpec, RejectedPhase};
 
 /// What a folder came to.
 #[derive(Default)]
 pub struct Loaded {
     /// By file name.
     pub phases: Vec<PhaseSpec>,
-    pub refused: Vec<Refused>,
-}
-
-/// A file of the folder that made no phase.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refused {
-    pub name: String,
-    pub file: PathBuf,
-    /// What is wrong and the way out; several problems of one file are one line each.
-    pub why: String,
+    /// Files that made no phase. Several problems of one are one line each.
+    pub refused: Vec<RejectedPhase>,
 }
 
 /// Loads phases, and keeps what they share.
@@ -65,10 +59,11 @@ impl Loader {
             match self.file(&file) {
                 Ok(Some(spec)) => loaded.phases.push(spec),
                 Ok(None) => {}
-                Err(why) => {
-                    let ManifestFile { name, path, .. } = file;
-                    tracing::warn!(phase = name, file = %path.display(), "not loaded: {why}");
-                    loaded.refused.push(Refused { name, file: path, why });
+                Err(problem) => {
+                    let ManifestFile { name, path, manifest, .. } = file;
+                    tracing::warn!(phase = name, file = %path.display(), "not loaded: {problem}");
+                    let kind = manifest.map_or(String::new(), |manifest| manifest.kind().to_owned());
+                    loaded.refused.push(RejectedPhase { name, kind, file: Some(path), problem });
                 }
             }
         }
@@ -84,7 +79,7 @@ impl Loader {
             Ok(Manifest { body: Declared::BuiltIn(_), .. }) => Ok(None),
             Ok(manifest @ Manifest { body: Declared::Guest(guest), .. }) => {
                 let folder = file.path.parent().unwrap_or(Path::new(""));
-                self.guest(manifest, guest, folder).map(Some)
+                self.guest(manifest, guest, folder, &file.text).map(Some)
             }
             // Those of built-ins are problems of the config, which has told them.
             Err(_) if file.is_built_in => Ok(None),
@@ -92,26 +87,21 @@ impl Loader {
         }
     }
 
-    fn guest(&self, manifest: &Manifest, guest: &GuestManifest, folder: &Path) -> Result<PhaseSpec, String> {
+    fn guest(
+        &self,
+        manifest: &Manifest,
+        guest: &GuestManifest,
+        folder: &Path,
+        text: &str,
+    ) -> Result<PhaseSpec, String> {
         let path = folder.join(&guest.module);
         let (body, version) = match guest.runtime {
             Runtime::Wasm => self.wasm(guest, &path)?,
             Runtime::Native => self.native(guest, &path)?,
         };
         body.check().map_err(|problem| format!("[settings]: {problem}"))?;
-        Ok(PhaseSpec {
-            name: manifest.name.clone(),
-            kind: guest.runtime.as_str(),
-            version,
-            body,
-            schedule: manifest.schedule.clone(),
-            policy: Policy {
-                trust: Trust::Guest,
-                mode: manifest.mode,
-                grants: guest.grants.clone(),
-                on_failure: guest.on_failure,
-            },
-        })
+        let digest = Sha256::new().chain_update(body.digest().unwrap_or_default()).chain_update(text);
+        Ok(PhaseSpec::guest(manifest, guest, version, body, digest.finalize().into()))
     }
 
     #[cfg(feature = "wasm")]

@@ -187,6 +187,7 @@ fn node() -> Node {
         metrics: Arc::default(),
         network: "test".into(),
         local_addrs: Vec::new(),
+        ticker: None,
     };
     let runtime = Runtime::new().unwrap();
     let socket = {

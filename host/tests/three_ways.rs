@@ -108,7 +108,7 @@ fn built_in_library_and_component_plan_the_same_over_a_thousand_random_views() {
     let (components, libraries) = (components(), libraries());
     let wasm = Wasm::new(None).unwrap();
     let scratch = tempfile::tempdir().unwrap();
-    let slow = SlowPeers { rtt_over: Span::millis(500), keep: 2 };
+    let slow = SlowPeers { rtt_over: Span::millis(500), settle: Span::secs(1), keep: 2, max_per_run: 4 };
     macro_rules! way {
         ($name:literal, $phase:expr) => {
             way!($name, $phase, serde_json::to_value($phase).unwrap())
@@ -122,7 +122,7 @@ fn built_in_library_and_component_plan_the_same_over_a_thousand_random_views() {
         way!("reconnect", Reconnect { target: 64, ..Reconnect::default() }),
         way!("broadcast-cleanup", BroadcastCleanup { forget_after: Span::secs(1) }),
         way!("exchange-cleanup", ExchangeCleanup::default()),
-        way!("slow-peers", slow, json!({ "rtt_over": "500ms", "keep": 2 })),
+        way!("slow-peers", slow, json!({ "rtt_over": "500ms", "settle": "1s", "keep": 2, "max_per_run": 4 })),
         way!("everything", Everything::default()),
     ];
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();

@@ -50,7 +50,8 @@ impl Phase for Everything {
         for p in view.peers().over(peer::IDLE, self.idle_over).least(peer::AGE).take(2) {
             plan.disconnect_if_silent(p, "silent and new");
         }
-        let quick = view.peers().at_most(peer::PINGS_LOST, 0).is(peer::INBOUND, false).least(peer::RTT).take(3);
+        let quick =
+            view.peers().at_most(peer::PINGS_LOST, 0).is(peer::INBOUND, false).least(peer::RTT).take(3);
         for p in &quick {
             plan.protect(*p, Span::hours(1), "quick");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use groundskeeper_sdk::phase::Tick;
 
 use super::Desk;
-use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Status};
+use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status};
 use crate::clock::{Coarse, unix_seconds};
 use crate::cycle::{Frame, PhaseView};
 use crate::pool::{Direction, Rows};
@@ -65,6 +65,15 @@ impl Desk {
             ..Tick::default()
         };
         Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, self.thresholds.healthy_above.into())
+    }
+
+    /// Lets a phase run again, however often it has failed.
+    pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
+        let Some(ticker) = &self.ticker else { return Err("this node has no ticker".to_owned()) };
+        let name = phase.clone();
+        let resumed = ticker.with_cycle(move |cycle| cycle.resume(&name)).await;
+        let was = resumed.unwrap_or_else(|| Err("the node is shutting down".to_owned()))?;
+        Ok(Resumed { phase, was })
     }
 
     /// The live connections, at most `limit` of them told one by one. O(slots ever used).

@@ -44,12 +44,9 @@ fn phase() -> PhaseStatus {
         last_run_tick: Some(3),
         next_due_tick: Some(4),
         runs: 3,
-        failures: 0,
-        failures_in_row: 0,
-        missed: 0,
         last_duration_us: 12,
         last_success_unix_s: Some(1_700_000_000),
-        last_error: None,
+        ..PhaseStatus::default()
     }
 }
 
@@ -105,6 +102,7 @@ impl Node {
             metrics: Arc::default(),
             network: "test".into(),
             local_addrs: vec!["127.0.0.1:7420".parse().unwrap()],
+            ticker: None,
         });
         let folder = tempfile::tempdir().unwrap();
         let socket = AdminSocket::bind(&folder.path().join("admin.sock")).unwrap();

@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{NodeArgs, admin_socket, exit, print, print_json, refuse_config, show, usual_data_dir};
-use crate::admin::answers::{Explanation, Health, Peers, Phases, Status};
+use hyper::Method;
+
+use crate::admin::answers::{Explanation, Health, Peers, Phases, Resumed, Status};
 use crate::admin::{Client, ClientError, path_segment};
 use crate::config::{Config, Overrides};
 use crate::record::Fixture;
@@ -25,6 +27,11 @@ pub(super) fn phases(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
 
 pub(super) fn explain(node: &NodeArgs, peer: &str, json: bool) -> anyhow::Result<ExitCode> {
     tell::<Explanation>(node, &format!("/explain/{}", path_segment(peer)), json, show::explanation)
+}
+
+pub(super) fn resume(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let path = format!("/phases/{}/resume", path_segment(phase));
+    carry_out::<Resumed>(node, Method::POST, &path, json, show::resumed)
 }
 
 pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {
@@ -51,11 +58,26 @@ fn tell<T: Serialize + DeserializeOwned>(
     json: bool,
     show: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
+    carry_out(node, Method::GET, path, json, show)
+}
+
+fn carry_out<T: Serialize + DeserializeOwned>(
+    node: &NodeArgs,
+    method: Method,
+    path: &str,
+    json: bool,
+    show: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
     let client = match client(node)? {
         Ok(client) => client,
         Err(code) => return Ok(code),
     };
-    match ask::<T>(&client, path)? {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = match method {
+        Method::POST => runtime.block_on(client.post::<T>(path)),
+        _ => runtime.block_on(client.get::<T>(path)),
+    };
+    match answer {
         Ok(answer) if json => print_json(&answer),
         Ok(answer) => print(&show(&answer)),
         Err(error) => Ok(told(&error)),

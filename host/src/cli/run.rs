@@ -194,6 +194,7 @@ fn desk(config: &Config, node: &Node) -> Arc<Desk> {
         network: config.node.network.clone(),
         thresholds: node.thresholds(),
         local_addrs: node.net().local_addrs(),
+        ticker: Some(node.maintenance().handle().clone()),
     })
 }
 
@@ -298,6 +299,7 @@ impl Out {
             (tally.banned, "banned"),
             (tally.broadcasts_forgotten, "broadcasts forgotten"),
             (tally.addresses_forgotten, "addresses forgotten"),
+            (tally.shadow, "in shadow"),
             (tally.void + tally.refused, "not done"),
         ] {
             if count > 0 {

@@ -22,7 +22,8 @@ pub enum Mode {
 }
 
 /// Who answers for a phase, and so which rules stand above its grants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Trust {
     /// Built in, or the embedding application's own: only its own breaker holds it back.
     Host,

@@ -41,7 +41,15 @@ fn report(result: &'static str) -> BeatReport {
         connected_before: 0,
         connected: 0,
         took,
-        runs: vec![PhaseRun { name: "reaper".into(), took, result, tally: Tally::default() }],
+        runs: vec![PhaseRun {
+            name: "reaper".into(),
+            took,
+            result,
+            tally: Tally::default(),
+            fuel: Some(10),
+            memory: None,
+        }],
+        put_off: Vec::new(),
         tally: Tally::default(),
     }
 }
@@ -76,6 +84,7 @@ async fn what_happens_is_counted_once() {
     assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"ok\"}"), 3.0);
     assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"panicked\"}"), 1.0);
     assert_eq!(at("groundskeeper_phase_duration_seconds_count{phase=\"reaper\"}"), 4.0);
+    assert_eq!(at("groundskeeper_phase_fuel_total{phase=\"reaper\"}"), 40.0);
     assert_eq!(at("groundskeeper_tick_lateness_seconds_count"), 4.0);
     assert_eq!(at("groundskeeper_dials_total{kind=\"dial\",result=\"failed\"}"), 1.0);
     assert_eq!(at("groundskeeper_clock_jumps_total{kind=\"wall-back\"}"), 1.0);

@@ -86,12 +86,14 @@ impl Fixture {
     /// What `view` shows, to be written down. A connection counts as healthy above `healthy_above`.
     pub fn of(view: &dyn Frozen, tick: Tick, healthy_above: u32) -> Self {
         let columns = |table: Table| -> Vec<Column> {
+            // Columns that only a newer host knows are not written down.
             let known = match table {
                 Table::Peers => peer::COLUMNS,
                 Table::Book => address::COLUMNS,
             };
             let column = |name: &&'static str| {
-                Some(Column { name, values: Arc::new(view.column(table, name)?.to_vec()) })
+                let values = view.column(table, name)?.to_vec();
+                Some(Column { name, values: Arc::new(values) })
             };
             known.iter().filter_map(column).collect()
         };
