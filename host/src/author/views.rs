@@ -13,9 +13,12 @@ pub fn random(seed: u64, settings: &Value) -> Value {
     let mut rng = Rng::new(seed);
     let mut hints = vec![1, 30];
     thresholds(settings, &mut hints);
-    let peers: Vec<Value> = (0..rng.below(ROWS)).map(|at| row(&mut rng, peer::COLUMNS, at, &hints)).collect();
-    let book: Vec<Value> =
-        (0..rng.below(ROWS)).map(|at| row(&mut rng, address::COLUMNS, at, &hints)).collect();
+    let mut rows = |columns: &[&str]| -> Vec<Value> {
+        // An empty table now and then, and few that are nearly empty.
+        let rows = if rng.below(32) == 0 { rng.below(4) } else { 8 + rng.below(ROWS - 8) };
+        (0..rows).map(|at| row(&mut rng, columns, at, &hints)).collect()
+    };
+    let (peers, book) = (rows(peer::COLUMNS), rows(address::COLUMNS));
     let least = rng.below(10);
     json!({
         "peers": peers,

@@ -81,6 +81,7 @@ fn spec(name: &str, guest: Guest) -> PhaseSpec {
         name: name.to_owned(),
         kind: "wasm",
         version: guest.described().version.clone(),
+        digest: None,
         body: Arc::new(guest),
         schedule: Schedule::every(1),
         policy: Policy {
