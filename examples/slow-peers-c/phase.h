@@ -298,8 +298,8 @@ extern void groundskeeper_phase_cadence_again_in(uint32_t ticks);
 // Imported Functions from `groundskeeper:phase/memory@0.1.0`
 // None on the first run ever.
 extern bool groundskeeper_phase_memory_load(groundskeeper_phase_memory_saved_t *ret);
-// The last call of a run counts, once its plan is accepted. More than the manifest's `memory` bytes are not
-// kept, and the operator is told.
+// At most the manifest's `memory` bytes; more break a rule. The last call of a run counts, once its plan is
+// accepted.
 extern void groundskeeper_phase_memory_store(groundskeeper_phase_memory_saved_t *value);
 
 // Imported Functions from `groundskeeper:phase/log@0.1.0`

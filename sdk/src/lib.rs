@@ -29,6 +29,8 @@
 //!     }
 //! }
 //!
+//! groundskeeper_sdk::export!(SlowPeers);
+//!
 //! use groundskeeper_sdk::testing::world;
 //!
 //! let w = world()
