@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, header};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
+use crate::cycle::Thresholds;
 use crate::metrics::{Metrics, Sources};
 use crate::ticker::TickerHandle;
 
@@ -33,6 +34,8 @@ pub struct Desk {
     pub sources: Sources,
     pub metrics: Arc<Metrics>,
     pub network: String,
+    /// What phases see beside the tables.
+    pub thresholds: Thresholds,
     /// Where the node listens, as bound.
     pub local_addrs: Vec<SocketAddr>,
     /// For what is to be done between two beats; None where nothing can be.
@@ -51,7 +54,8 @@ pub async fn serve_admin(
         .route("/phases", get(routes::phases))
         .route("/phases/{name}/resume", post(routes::resume))
         .route("/explain/{who}", get(routes::explain))
-        .route("/journal", get(routes::journal));
+        .route("/journal", get(routes::journal))
+        .route("/view", get(routes::view));
     serve(Gate::new(socket), router, desk, shutdown).await;
 }
 

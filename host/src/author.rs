@@ -2,12 +2,18 @@
 //! node.
 
 mod build;
+mod dry;
 mod inspect;
 mod install;
+mod scratch;
 mod template;
 pub mod toolchain;
+mod trial;
+pub mod views;
 
 pub use build::{Built, build, build_native};
+pub use dry::DryRun;
 pub use inspect::{Import, Inspection, Subject, inspect};
 pub use install::{Installed, install};
 pub use template::{Lang, create, sdk_nearby};
+pub use trial::{Trial, read_fixture, trial};

@@ -85,6 +85,10 @@ pub enum Verb {
     New(NewArgs),
     /// Build a phase: a WebAssembly component beside its manifest
     Build(BuildArgs),
+    /// Run a phase once over a view, without effects: plan, fuel, memory
+    Try(TryArgs),
+    /// Run a phase's tests, then compare it natively and as a component over the same views
+    Test(TestArgs),
     /// Put a phase and its manifest where a node looks for them
     Install(InstallArgs),
     /// Print the JSON schema of the config
@@ -243,6 +247,46 @@ pub struct BuildArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct TryArgs {
+    /// The component, or its manifest
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    #[command(flatten)]
+    pub from: ViewArgs,
+    /// Which node --from-node means
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Run it so often, each time with what it kept from the run before
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub runs: u32,
+}
+
+/// What a phase is tried on.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct ViewArgs {
+    /// A view in a file, as `replay --dump` writes it
+    #[arg(long, value_name = "FILE")]
+    pub view: Option<PathBuf>,
+    /// What a running node sees now
+    #[arg(long)]
+    pub from_node: bool,
+    /// A beat of a recording: FILE@TICK, or FILE for its first one
+    #[arg(long, value_name = "FILE[@TICK]")]
+    pub recording: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct TestArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// The first of the seeds of the random views
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Args, Debug)]
 pub struct InstallArgs {
     /// The module; its manifest lies beside it, or one is made up
     #[arg(value_name = "FILE")]
@@ -274,6 +318,8 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Replay(args) => replay::replay(&args, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
+        Verb::Try(args) => author::dry_run(&args, json),
+        Verb::Test(args) => author::test(&args, json),
         Verb::Install(args) => author::install(&args),
         Verb::New(args) => author::new(&args),
         Verb::Build(args) => author::build(&args, json),

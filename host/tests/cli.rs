@@ -171,6 +171,7 @@ fn node() -> Node {
     let slot = attach(2, "192.0.2.2:7420");
     attach(3, "192.0.2.3:7420").retire(Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading"));
     let desk = Desk {
+        thresholds: groundskeeper::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
         sources: Sources {
             book: Book::new(BookLimits::default(), Arc::clone(&clock), Arc::clone(&journal)),
             broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),

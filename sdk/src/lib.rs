@@ -29,6 +29,8 @@
 //!     }
 //! }
 //!
+//! groundskeeper_sdk::export!(SlowPeers);
+//!
 //! use groundskeeper_sdk::testing::world;
 //!
 //! let w = world()
@@ -45,7 +47,7 @@
 //! | [`view`], [`select`], [`mod@column`] | reading |
 //! | [`plan`] | asking |
 //! | [`span`], [`mod@decay`], [`rng`] | time, forgetting and chance in integers, alike on every machine |
-//! | [`memory`] | what outlives a run |
+//! | [`settings`], [`memory`] | what a phase is told, and what outlives a run |
 //! | [`testing`] | a world by hand, for tests without a host |
 //! | [`mod@export`] | a component or a shared library out of a phase |
 //! | [`contract`], [`query`], [`host`], [`abi`] | the contract as data, and what a host does with it |
@@ -64,6 +66,7 @@ pub mod plan;
 pub mod prelude;
 pub mod rng;
 pub mod select;
+pub mod settings;
 pub mod span;
 pub mod view;
 

@@ -1,9 +1,15 @@
 //! The answers themselves, from what the node knows right now.
 
+use std::sync::Arc;
+
+use groundskeeper_sdk::phase::Tick;
+
 use super::Desk;
 use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status};
-use crate::clock::Coarse;
+use crate::clock::{Coarse, unix_seconds};
+use crate::cycle::{Frame, PhaseView};
 use crate::pool::{Direction, Rows};
+use crate::record::Fixture;
 use crate::registry::PhaseState;
 
 /// A tick that did not end within so many intervals is a ticker that stands.
@@ -44,6 +50,21 @@ impl Desk {
 
     pub fn phases(&self) -> Phases {
         Phases { tick: self.sources.pulse.tick(), phases: self.sources.phases.read().to_vec() }
+    }
+
+    /// What a phase would see now, at its first run. Copies every column: O(slots + addresses).
+    pub fn view(&self) -> Fixture {
+        let from = &self.sources;
+        let now = from.clock.coarse();
+        let frame =
+            Frame::take(&from.pool, &from.book, &from.broadcasts, self.thresholds, now, Coarse::default());
+        let tick = Tick {
+            number: from.pulse.tick(),
+            unix_s: unix_seconds(&*from.clock),
+            seed: [rand::random(), rand::random()],
+            ..Tick::default()
+        };
+        Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, self.thresholds.healthy_above.into())
     }
 
     /// Lets a phase run again, however often it has failed.

@@ -38,6 +38,10 @@ pub(super) async fn phases(State(desk): State<Arc<Desk>>) -> Json<answers::Phase
     Json(desk.phases())
 }
 
+pub(super) async fn view(State(desk): State<Arc<Desk>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], desk.view().to_json()).into_response()
+}
+
 pub(super) async fn resume(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
     match desk.resume(name).await {
         Ok(resumed) => Json(resumed).into_response(),

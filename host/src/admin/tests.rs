@@ -9,6 +9,7 @@ use super::answers::{Explanation, Health, Journal, Peers, Phases, Status};
 use super::*;
 use crate::book::{Book, BookLimits};
 use crate::clock::{Clock, TokioClock};
+use crate::cycle::Thresholds;
 use crate::flow::{BroadcastLimits, Broadcasts};
 use crate::journal::{self, Asker, Cause, JournalLimits};
 use crate::peer::PeerId;
@@ -96,6 +97,7 @@ impl Node {
             clock: dyn_clock,
         };
         let desk = Arc::new(Desk {
+            thresholds: Thresholds { healthy_above: 30, least: 5, most: 64 },
             sources,
             metrics: Arc::default(),
             network: "test".into(),

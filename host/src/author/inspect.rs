@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::config::{
-    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, Problem, read_manifests,
+    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, Problem, Schedule, read_manifests,
 };
 use crate::engine::Body;
 use crate::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm, sha256};
@@ -52,11 +52,14 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Loads the component at `file` and looks for its manifest beside it.
+    /// Loads the component at `file`, or the one that the manifest `file` is about, and looks for its manifest beside it.
     ///
     /// # Errors
     /// If it cannot be read or is no phase.
     pub fn load(file: &Path) -> Result<Self> {
+        if file.extension().is_some_and(|end| end == "toml") {
+            return Self::load(&module_of(file)?);
+        }
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let wasm = Wasm::new(None)?;
         let code = wasm.load(&bytes).with_context(|| format!("{} is no phase", file.display()))?;
@@ -68,6 +71,30 @@ impl Subject {
         match &self.manifest {
             Some((_, Ok(Manifest { body: Declared::Guest(guest), .. }))) => Some(guest),
             _ => None,
+        }
+    }
+
+    /// The phase as its manifest wants it run.
+    ///
+    /// # Errors
+    /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
+    pub fn guest(&self) -> Result<Guest> {
+        if let Some((_, Err(problems))) = &self.manifest {
+            bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        }
+        let guest = Guest::new(&self.wasm, Arc::clone(&self.code), self.setup())?;
+        guest.check().map_err(|problem| anyhow::anyhow!("[settings]: {problem}"))?;
+        Ok(guest)
+    }
+
+    /// The name and schedule that the manifest gives it, or those of a phase that runs at every tick.
+    pub fn named(&self, file: &Path) -> (String, Schedule) {
+        match &self.manifest {
+            Some((_, Ok(manifest))) => (manifest.name.clone(), manifest.schedule.clone()),
+            _ => {
+                let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (stem, Schedule::every(1))
+            }
         }
     }
 
@@ -87,6 +114,18 @@ impl Subject {
                 instance: Instance::Fresh,
             },
         }
+    }
+}
+
+/// The module that a manifest is about.
+fn module_of(manifest: &Path) -> Result<PathBuf> {
+    let text = fs::read_to_string(manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+    match Manifest::parse(&text, &manifest.display().to_string()) {
+        Ok(Manifest { body: Declared::Guest(guest), .. }) => {
+            Ok(manifest.parent().unwrap_or(Path::new("")).join(guest.module))
+        }
+        Ok(_) => bail!("{} is about a built-in phase", manifest.display()),
+        Err(problems) => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     }
 }
 

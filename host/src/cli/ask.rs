@@ -11,6 +11,7 @@ use hyper::Method;
 use crate::admin::answers::{Explanation, Health, Peers, Phases, Resumed, Status};
 use crate::admin::{Client, ClientError, path_segment};
 use crate::config::{Config, Overrides};
+use crate::record::Fixture;
 
 pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     tell::<Status>(node, "/status", json, show::status)
@@ -79,15 +80,32 @@ fn carry_out<T: Serialize + DeserializeOwned>(
     match answer {
         Ok(answer) if json => print_json(&answer),
         Ok(answer) => print(&show(&answer)),
-        Err(error) => {
-            eprintln!("groundskeeper: {error}");
-            Ok(ExitCode::from(match error {
-                ClientError::NoNode { .. } => exit::NO_NODE,
-                ClientError::NotAllowed(_) => exit::NOT_ALLOWED,
-                _ => exit::FAILED,
-            }))
-        }
+        Err(error) => Ok(told(&error)),
     }
+}
+
+/// What a running node sees now; an exit code if it does not answer.
+pub(super) fn view(node: &NodeArgs) -> anyhow::Result<Result<Fixture, ExitCode>> {
+    let client = match client(node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(Err(code)),
+    };
+    match ask::<serde_json::Value>(&client, "/view")? {
+        Ok(value) => match Fixture::parse(&value.to_string(), "the node's view") {
+            Ok(fixture) => Ok(Ok(fixture)),
+            Err(problems) => anyhow::bail!("the node is of another version: {}", problems[0]),
+        },
+        Err(error) => Ok(Err(told(&error))),
+    }
+}
+
+fn told(error: &ClientError) -> ExitCode {
+    eprintln!("groundskeeper: {error}");
+    ExitCode::from(match error {
+        ClientError::NoNode { .. } => exit::NO_NODE,
+        ClientError::NotAllowed(_) => exit::NOT_ALLOWED,
+        _ => exit::FAILED,
+    })
 }
 
 fn ask<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Result<T, ClientError>> {

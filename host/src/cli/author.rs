@@ -6,9 +6,13 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{BuildArgs, InstallArgs, NewArgs, exit, print, print_json, refuse_config, usual_data_dir};
-use crate::author::{self, Built, Inspection, Installed};
+use super::{
+    BuildArgs, InstallArgs, NewArgs, TestArgs, TryArgs, ask, exit, print, print_json, refuse_config,
+    usual_data_dir,
+};
+use crate::author::{self, Built, DryRun, Inspection, Installed, Subject, Trial};
 use crate::config::{Config, Overrides};
+use crate::record::{Event, Fixture, Recording};
 
 pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let sdk = args.sdk.clone().or_else(author::sdk_nearby);
@@ -57,6 +61,96 @@ pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
 #[expect(clippy::print_stderr, reason = "a build takes a while and says what it does")]
 fn note(text: &str) {
     eprintln!("groundskeeper: {text}");
+}
+
+pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let mut fixture = if let Some(file) = &args.from.view {
+        author::read_fixture(file)?
+    } else if let Some(recording) = &args.from.recording {
+        recorded(recording)?
+    } else {
+        match ask::view(&args.node)? {
+            Ok(fixture) => fixture,
+            Err(code) => return Ok(code),
+        }
+    };
+    let guest = Subject::load(&args.module)?.guest()?;
+    let mut runs = Vec::new();
+    for _ in 0..args.runs {
+        let run = DryRun::of(&guest, fixture.tick, fixture.view());
+        fixture.memory = run.memory.clone().or(fixture.memory);
+        fixture.tick.number = fixture.tick.number.saturating_add(1);
+        runs.push(run);
+    }
+    let code = if runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
+    if json {
+        print_json(&runs)?;
+        return Ok(code);
+    }
+    let mut text = String::new();
+    for (at, run) in runs.iter().enumerate() {
+        let number = if runs.len() > 1 { format!(", run {}", at + 1) } else { String::new() };
+        write!(text, "{}{number}: nothing was applied\n{}", args.module.display(), run.shown())?;
+    }
+    print(&text)?;
+    Ok(code)
+}
+
+/// `FILE@TICK`, or `FILE` for its first beat.
+fn recorded(written: &str) -> anyhow::Result<Fixture> {
+    let (file, tick) = match written.rsplit_once('@') {
+        Some((file, tick)) if !Path::new(written).exists() => {
+            let tick = tick
+                .parse()
+                .map_err(|_| anyhow::anyhow!("{tick:?} in {written:?} is no tick; write FILE@120"))?;
+            (file, Some(tick))
+        }
+        _ => (written, None),
+    };
+    let recording = Recording::open(Path::new(file))?;
+    let beat = match tick {
+        Some(tick) => recording.beat(tick)?,
+        None => {
+            let first = recording.events().find_map(|event| match event {
+                Event::Beat(beat) => Some(beat),
+                _ => None,
+            });
+            *first.ok_or_else(|| anyhow::anyhow!("{file} has no beat that can be read"))?
+        }
+    };
+    Ok(Fixture::of_beat(&beat))
+}
+
+pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let trial = author::trial(&args.folder, args.seed, &mut note)?;
+    let code = if trial.different.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
+    if json {
+        print_json(&trial)?;
+        return Ok(code);
+    }
+    let Trial { module, fixtures, random_views, with_asks, asks, fuel, native, different, failed } = &trial;
+    let mut text = String::new();
+    for one in different.iter().take(3) {
+        writeln!(text, "{one}")?;
+    }
+    for one in failed.iter().take(3) {
+        writeln!(text, "without a plan: {one}")?;
+    }
+    let against = if *native { "natively and as a component" } else { "twice as a component" };
+    writeln!(
+        text,
+        "{}: {fixtures} views from files, {random_views} made from seed {}: {against}, {}",
+        module.display(),
+        args.seed,
+        match different.len() {
+            0 => "identical plans".to_owned(),
+            count => format!("{count} DIFFERENT PLANS"),
+        }
+    )?;
+    writeln!(text, "  {with_asks} with asks, {asks} asks in all; {} runs without a plan", failed.len())?;
+    writeln!(text, "  fuel of a run: least {}, median {}, most {}", fuel[0], fuel[1], fuel[2])?;
+    print(&text)?;
+    Ok(code)
 }
 
 /// Whether a file is a module and no config, by how it begins or is called.

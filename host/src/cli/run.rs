@@ -192,6 +192,7 @@ fn desk(config: &Config, node: &Node) -> Arc<Desk> {
         sources,
         metrics: Arc::new(Metrics::default()),
         network: config.node.network.clone(),
+        thresholds: node.thresholds(),
         local_addrs: node.net().local_addrs(),
         ticker: Some(node.maintenance().handle().clone()),
     })

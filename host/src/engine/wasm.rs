@@ -26,7 +26,7 @@ pub use artifacts::Artifacts;
 pub use backstop::Backstop;
 pub use code::{Code, Digest, LoadError, sha256};
 pub use guest::{Described, Guest, NotGranted, Setup, SetupError};
-pub use inspect::{MOST_BYTES, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
+pub use inspect::{MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
 
 /// The stack of a guest. A component that needs more recurses without an end, or was not written for this.
 const STACK_BYTES: usize = 512 << 10;
@@ -89,19 +89,22 @@ impl Wasm {
     /// # Errors
     /// [`LoadError`] says what is wrong with the bytes and the way out.
     pub fn load(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
+        let component = inspect::component_of(bytes)?;
         let digest = sha256(bytes);
-        let bytes = inspect::component_of(bytes)?;
+        let size = component.len();
         let kept = self.artifacts.as_ref().and_then(|artifacts| artifacts.load(&self.engine, &digest));
         let from_store = kept.is_some();
-        let component = match kept {
-            Some(component) => component,
+        let compiled = match kept {
+            Some(compiled) => compiled,
             None => {
-                let compiled =
-                    self.engine.precompile_component(&bytes).map_err(|error| LoadError::compile(&error))?;
+                let compiled = self
+                    .engine
+                    .precompile_component(&component)
+                    .map_err(|error| LoadError::compile(&error))?;
                 self.keep(&digest, &compiled)?
             }
         };
-        Code::new(self, component, digest, bytes.len(), from_store).map(Arc::new)
+        Code::new(self, compiled, digest, size, from_store).map(Arc::new)
     }
 
     fn keep(&self, digest: &Digest, compiled: &[u8]) -> Result<Component, LoadError> {

@@ -111,6 +111,7 @@ pub struct Node {
     supply: JoinHandle<()>,
     stop: CancellationToken,
     started: Duration,
+    thresholds: Thresholds,
     is_new: bool,
 }
 
@@ -168,14 +169,15 @@ impl Node {
         phases.extend(guests);
         rejected.extend(additions.rejected);
         let kept = kept(&folder, &mut phases, &mut rejected)?;
+        let thresholds = Thresholds {
+            healthy_above: config.pool.healthy_above,
+            least: config.pool.least,
+            most: config.pool.most,
+        };
         let options = Options {
             interval: config.node.interval,
             dialer: Some(net.dialer()),
-            thresholds: Thresholds {
-                healthy_above: config.pool.healthy_above,
-                least: config.pool.least,
-                most: config.pool.most,
-            },
+            thresholds,
             stale_after: config.stale_after(),
             fence: Fence::Thread(PhaseThread::new()),
             last_runs: schedule.value,
@@ -191,7 +193,7 @@ impl Node {
         let stop = CancellationToken::new();
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
-        Ok(Self { tables, net, maintenance, folder, supply, stop, started, is_new: key.is_new })
+        Ok(Self { tables, net, maintenance, folder, supply, stop, started, thresholds, is_new: key.is_new })
     }
 
     pub fn id(&self) -> PeerId {
@@ -217,6 +219,11 @@ impl Node {
 
     pub fn folder(&self) -> &DataFolder {
         &self.folder
+    }
+
+    /// The operator's numbers that phases see beside the tables.
+    pub fn thresholds(&self) -> Thresholds {
+        self.thresholds
     }
 
     /// Monotonic time of the start.

@@ -1,4 +1,5 @@
 //! Phases written by hand as WebAssembly text: what no compiler would make of honest source.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -16,10 +17,15 @@ pub struct Wat {
     pub check: String,
     /// Instructions of `describe`.
     pub describe: String,
+    /// Instructions before those of `cabi_realloc`, which gives the host room for what it returns.
+    pub realloc: String,
     /// Further functions, a start section, data.
     pub tail: String,
     /// Pages of memory at the start.
     pub pages: u32,
+    /// The contract that it says it was built for, and the world in it.
+    pub wit: String,
+    pub world: &'static str,
 }
 
 impl Default for Wat {
@@ -29,8 +35,11 @@ impl Default for Wat {
             run: "(i32.const 8)".into(),
             check: "(i32.const 8)".into(),
             describe: "(i32.const 64)".into(),
+            realloc: String::new(),
             tail: String::new(),
             pages: 1,
+            wit: WIT.to_owned(),
+            world: "phase",
         }
     }
 }
@@ -54,7 +63,7 @@ impl Wat {
     /// The text of the core module. Memory from 0: results at 8 ("ok", all zero) and 64 (descriptor: three empty
     /// strings), scratch for host results at 256, constants of the test's own from 1024, the heap from 4096.
     pub fn text(&self) -> String {
-        let Self { head, run, check, describe, tail, pages } = self;
+        let Self { head, run, check, describe, realloc, tail, pages, .. } = self;
         format!(
             r#"(module $guest
   {head}
@@ -62,6 +71,7 @@ impl Wat {
   (global $next (mut i32) (i32.const 4096))
   (func $realloc (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
     (local $at i32)
+    {realloc}
     (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
     (global.set $next (i32.add (local.get $at) (local.get $size)))
     (block $fits
@@ -83,21 +93,40 @@ impl Wat {
     /// A core module as cargo would leave it: with the contract's metadata.
     pub fn core(&self) -> Vec<u8> {
         let text = self.text();
-        let mut bytes = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let mut resolve = Resolve::default();
-        let package = resolve.push_str("phase.wit", WIT).expect("the WIT parses");
-        let world = resolve.select_world(&[package], Some("phase")).expect("it has a world");
-        embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).expect("a core module");
-        bytes
+        let bytes = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        embed(bytes, &self.wit, self.world)
     }
 
     /// The same as a component.
     pub fn component(&self) -> Vec<u8> {
-        let encoder = ComponentEncoder::default().validate(true).module(&self.core());
-        encoder
-            .and_then(|mut encoder| encoder.encode())
-            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.text()))
+        encode(&self.core()).unwrap_or_else(|error| panic!("{error}\n{}", self.text()))
     }
+
+    /// The same, made for another version of the contract.
+    pub fn component_for(&self, version: &str) -> Vec<u8> {
+        let other = |text: &str| text.replace("@0.1.0", &format!("@{version}"));
+        let text = other(&self.text());
+        let core = embed(parse(&text), &other(&self.wit), self.world);
+        encode(&core).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+}
+
+/// A core module that says it was made for this world.
+pub fn embed(mut core: Vec<u8>, wit: &str, world: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("phase.wit", wit).unwrap_or_else(|error| panic!("{error:#}"));
+    let world = resolve.select_world(&[package], Some(world)).expect("it has this world");
+    embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8).expect("a core module");
+    core
+}
+
+/// A component of a core module with metadata.
+///
+/// # Errors
+/// The encoder's words.
+pub fn encode(core: &[u8]) -> Result<Vec<u8>, String> {
+    let encoder = ComponentEncoder::default().validate(true).module(core);
+    encoder.and_then(|mut encoder| encoder.encode()).map_err(|error| format!("{error:#}"))
 }
 
 /// Any WebAssembly text as bytes.

@@ -13,6 +13,10 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// What guests are made of. Each has to build for wasm32 by itself, without anything of the host.
 const PACKAGES: [&str; 2] = ["groundskeeper-sdk", "groundskeeper-phases"];
 
+/// Phases that authors copy from.
+const EXAMPLES: [&str; 6] =
+    ["feeler", "group-diversity", "health-decay", "partition-watch", "stats", "topology"];
+
 /// Guests whose imports and sizes are looked at, and the profiles they are built with: what an author has by default,
 /// and what the node's own `build` makes.
 const GUESTS: [&str; 2] = ["pulse", "slow-peers"];
@@ -35,6 +39,8 @@ pub fn run(steps: &mut Steps) -> Result<()> {
     for package in PACKAGES {
         steps.run(&format!("{package} for wasm32"), toolchain.cargo("build", &["--package", package]))?;
     }
+    let examples: Vec<&str> = EXAMPLES.iter().flat_map(|example| ["--package", example]).collect();
+    steps.run("examples for wasm32", toolchain.cargo("build", &examples))?;
     for profile in PROFILES {
         for guest in GUESTS {
             let module = ["--package", guest, "--profile", profile, "--crate-type", "cdylib"];

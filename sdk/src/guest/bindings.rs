@@ -1572,8 +1572,8 @@ pub mod groundskeeper {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// The last call of a run counts, once its plan is accepted. More than the manifest's `memory` bytes are not
-            /// kept, and the operator is told.
+            /// At most the manifest's `memory` bytes; more break a rule. The last call of a run counts, once its plan is
+            /// accepted.
             #[allow(async_fn_in_trait)]
             pub fn store(value: &Saved) -> () {
                 unsafe {

@@ -8,6 +8,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
 use super::run::{Exports, Inside};
+use super::trap::short;
 use super::{Wasm, wasi};
 
 /// SHA-256 of a module's bytes.
@@ -54,6 +55,8 @@ pub enum LoadError {
     Compile(String),
     #[error("it imports {import}, which this host does not have: it speaks {package}; {way_out}")]
     UnknownImport { import: String, package: &'static str, way_out: &'static str },
+    #[error("it was built for {found}, and this host speaks {package}; {way_out}")]
+    OtherContract { found: String, package: &'static str, way_out: &'static str },
     #[error("it does not fit {package}: {why}; rebuild it with an SDK of this contract")]
     NoFit { package: &'static str, why: String },
     #[error("it is a component, but no phase: it does not export {0}")]
@@ -66,7 +69,7 @@ pub enum LoadError {
 
 impl LoadError {
     pub(super) fn compile(error: &wasmtime::Error) -> Self {
-        Self::Compile(format!("{error:#}"))
+        Self::Compile(short(&format!("{error:#}")))
     }
 }
 
@@ -75,6 +78,24 @@ pub(super) fn interface(import: &str) -> Option<&str> {
     let (package, rest) = import.split_once('/')?;
     let ours = PACKAGE.split_once('@').map_or(PACKAGE, |(name, _)| name);
     (package == ours).then(|| rest.split_once('@').map_or(rest, |(name, _)| name))
+}
+
+/// What `import` says of our package, if that is another one than a host of ours can link: `0.1.9` it can, `0.2.0` not.
+fn other_contract(import: &str) -> Option<&str> {
+    interface(import)?;
+    let version = |text: &str| -> Option<[u64; 3]> {
+        let numbers: Vec<u64> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        numbers.try_into().ok()
+    };
+    let (_, found) = import.split_once('@')?;
+    let (_, ours) = PACKAGE.split_once('@')?;
+    let links = match (version(found), version(ours)) {
+        (Some([0, 0, patch]), Some(ours)) => ours == [0, 0, patch],
+        (Some([0, minor, _]), Some(ours)) => ours[..2] == [0, minor],
+        (Some([major, ..]), Some(ours)) => ours[0] == major,
+        _ => false,
+    };
+    (!links).then_some(found)
 }
 
 /// A module that can be run under any manifest.
@@ -99,6 +120,16 @@ impl Code {
         let mut imports = Vec::new();
         let mut stubs = Vec::new();
         let ty = component.component_type();
+        let imported = ty.imports(&wasm.engine).map(|(name, _)| name);
+        let exported = ty.exports(&wasm.engine).map(|(name, _)| name);
+        if let Some(version) = imported.chain(exported).find_map(other_contract) {
+            let name = PACKAGE.split_once('@').map_or(PACKAGE, |(name, _)| name);
+            return Err(LoadError::OtherContract {
+                found: short(&format!("{name}@{version}")),
+                package: PACKAGE,
+                way_out: "rebuild it with an SDK of this contract, or update this host",
+            });
+        }
         for (name, item) in ty.imports(&wasm.engine) {
             match interface(name) {
                 Some(ours) if INTERFACES.iter().any(|it| it.name == ours && it.role == Role::Types) => {}
@@ -112,14 +143,14 @@ impl Code {
                         }
                         (None, _) => "import interfaces of the contract, not functions of your own",
                     };
-                    let import = name.to_owned();
+                    let import = short(name);
                     return Err(LoadError::UnknownImport { import, package: PACKAGE, way_out });
                 }
             }
         }
         let exports = Exports::of(&component)?;
         let no_fit =
-            |error: wasmtime::Error| LoadError::NoFit { package: PACKAGE, why: format!("{error:#}") };
+            |error: wasmtime::Error| LoadError::NoFit { package: PACKAGE, why: short(&format!("{error:#}")) };
         let pre = if stubs.is_empty() {
             wasm.linker.instantiate_pre(&component)
         } else {

@@ -85,6 +85,7 @@ struct Warm {
     runs_left: u32,
 }
 
+type Check = TypedFunc<(Arc<str>,), (Result<(), String>,)>;
 type Run = TypedFunc<(shapes::Tick, Arc<str>), (Result<(), shapes::Failure>,)>;
 
 /// Bytes of each thing a phase says of itself.
@@ -158,14 +159,13 @@ impl Guest {
 
     fn describe(&self) -> Result<Described, SetupError> {
         let described = self.once(Stage::Describing, |store, instance| {
+            let its = |name: &'static str| move |error: wasmtime::Error| error.context(name);
             let describe = instance
-                .get_typed_func::<(), (shapes::Descriptor,)>(&mut *store, self.code.exports.describe)?;
+                .get_typed_func::<(), (shapes::Descriptor,)>(&mut *store, self.code.exports.describe)
+                .map_err(its("its `describe`"))?;
             // So that a component with other types is refused now, not at its first run.
-            instance.get_typed_func::<(Arc<str>,), (Result<(), String>,)>(
-                &mut *store,
-                &self.code.exports.check,
-            )?;
-            _ = self.run_function(store, instance)?;
+            _ = self.check_function(store, instance).map_err(its("its `check`"))?;
+            _ = self.run_function(store, instance).map_err(its("its `run`"))?;
             describe.call(&mut *store, ())
         });
         let (described,) = described.map_err(SetupError::Describe)?;
@@ -175,6 +175,10 @@ impl Guest {
             version: tidy(&described.version),
             toolkit: tidy(&described.toolkit),
         })
+    }
+
+    fn check_function(&self, store: &mut Store<Inside>, instance: &Linked) -> wasmtime::Result<Check> {
+        instance.get_typed_func(&mut *store, self.code.exports.check)
     }
 
     fn run_function(&self, store: &mut Store<Inside>, instance: &Linked) -> wasmtime::Result<Run> {
@@ -212,6 +216,7 @@ impl Guest {
 
 fn prepare(inside: &mut Inside, job: &Job) {
     inside.stage = Stage::Running;
+    inside.limiter.refused = None;
     // Freezing the book costs; asks about its rows look at it themselves.
     inside.plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
     inside.view = Some(Arc::<dyn Frozen>::clone(&job.view));
@@ -241,15 +246,12 @@ impl Body for Guest {
 
     fn check(&self) -> Result<(), String> {
         let checked = self.once(Stage::Checking, |store, instance| {
-            let check = instance.get_typed_func::<(Arc<str>,), (Result<(), String>,)>(
-                &mut *store,
-                &self.code.exports.check,
-            )?;
+            let check = self.check_function(store, instance)?;
             check.call(&mut *store, (Arc::clone(&self.settings),))
         });
         match checked {
             Ok((Ok(()),)) => Ok(()),
-            Ok((Err(problem),)) => Err(clean(cut(&problem, trap::WORDS_BYTES)).into_owned()),
+            Ok((Err(problem),)) => Err(trap::short(&problem)),
             Err(words) => Err(format!("looking at them ended: {words}")),
         }
     }
@@ -277,14 +279,18 @@ impl Body for Guest {
         let returned = warm.run.call(&mut warm.store, (job.tick.into(), Arc::clone(&self.settings)));
         let cost = cost(&warm.store, limits);
         let inside = warm.store.data_mut();
-        let log = inside.log.take();
         inside.view = None;
         let ended = match returned {
             Ok((Ok(()),)) => Ended::Planned(std::mem::take(&mut inside.plan).into_parts()),
             Ok((Err(failure),)) => Ended::Failed(tidy(failure)),
             // An instance that did not return is never entered again: it goes with its store.
-            Err(error) => return Done { ended: trap::ended(&error, inside, limits), log, cost },
+            Err(error) => {
+                // Looks at what it said last, so before the lines are taken.
+                let ended = trap::ended(&error, inside, limits);
+                return Done { ended, log: inside.log.take(), cost };
+            }
         };
+        let log = inside.log.take();
         warm.runs_left -= 1;
         if warm.runs_left > 0 {
             *self.warm.lock() = Some(warm);
@@ -299,7 +305,7 @@ fn cost(store: &Store<Inside>, limits: &Limits) -> Cost {
 }
 
 fn tidy(failure: shapes::Failure) -> groundskeeper_sdk::phase::Failure {
-    let tidy = |text: String| clean(cut(&text, trap::WORDS_BYTES)).into_owned();
+    let tidy = |text: String| trap::short(&text);
     match failure {
         shapes::Failure::Transient(text) => shapes::Failure::Transient(tidy(text)),
         shapes::Failure::Permanent(text) => shapes::Failure::Permanent(tidy(text)),

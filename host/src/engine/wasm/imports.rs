@@ -74,6 +74,15 @@ fn tests(given: Vec<shapes::Test>) -> Vec<query::Test> {
         .collect()
 }
 
+/// Fuel for texts that have crossed the border: they were copied and checked.
+fn texts<'a>(texts: impl IntoIterator<Item = &'a String>) -> u64 {
+    texts.into_iter().map(|text| CALL + text.len() as u64).sum()
+}
+
+fn columns_of(tests: &[shapes::Test]) -> impl Iterator<Item = &String> {
+    tests.iter().map(|test| &test.column)
+}
+
 fn few_tests(call: &'static str, tests: usize) -> Result<()> {
     if tests > TESTS { Err(rule(call, format!("{tests} tests are more than {TESTS}"))) } else { Ok(()) }
 }
@@ -83,7 +92,10 @@ fn table(linker: &mut Linker<Inside>, table: Table, calls: &'static Calls) -> Re
     interface.func_wrap("select", move |mut cx: Cx<'_>, (which,): (shapes::Query,)| {
         few_tests(calls.select, which.tests.len())?;
         let view = cx.data().view(calls.select).map_err(broken)?.clone();
-        charge(&mut cx, scanning(&*view, table, which.tests.len()))?;
+        let columns = columns_of(&which.tests).chain(which.sort_by.iter().map(|order| &order.column));
+        let sorting = if which.sort_by.is_some() { u64::from(view.rows(table)) } else { 0 };
+        let fuel = scanning(&*view, table, which.tests.len()) + texts(columns) + sorting;
+        charge(&mut cx, fuel)?;
         let which = query::Query {
             tests: tests(which.tests),
             sort_by: which
@@ -98,16 +110,18 @@ fn table(linker: &mut Linker<Inside>, table: Table, calls: &'static Calls) -> Re
     interface.func_wrap("count", move |mut cx: Cx<'_>, (given,): (Vec<shapes::Test>,)| {
         few_tests(calls.count, given.len())?;
         let view = cx.data().view(calls.count).map_err(broken)?.clone();
-        charge(&mut cx, scanning(&*view, table, given.len()))?;
+        charge(&mut cx, scanning(&*view, table, given.len()) + texts(columns_of(&given)))?;
         Ok((query::try_count(&*view, table, &tests(given)).map_err(broken)?,))
     })?;
     interface.func_wrap("facts", move |mut cx: Cx<'_>, (rows, columns): (Vec<u32>, Vec<String>)| {
         let view = cx.data().view(calls.facts).map_err(broken)?.clone();
-        charge(&mut cx, CALL + (rows.len() * columns.len()) as u64)?;
+        let values = rows.len() as u64 * (1 + columns.len() as u64);
+        charge(&mut cx, CALL + values + texts(&columns))?;
         Ok((facts(&*view, table, calls.facts, &rows, &columns)?,))
     })?;
     interface.func_wrap("column", move |mut cx: Cx<'_>, (name, first): (String, u32)| {
         let view = cx.data().view(calls.column).map_err(broken)?.clone();
+        charge(&mut cx, texts([&name]))?;
         let values = column(&*view, table, calls.column, &name)?;
         let first = values.len().min(first as usize);
         let end = values.len().min(first + ROWS as usize);
@@ -126,7 +140,7 @@ fn table(linker: &mut Linker<Inside>, table: Table, calls: &'static Calls) -> Re
     }
     interface.func_wrap("columns", move |mut cx: Cx<'_>, (): ()| {
         let view = cx.data().view(calls.columns).map_err(broken)?.clone();
-        charge(&mut cx, CALL)?;
+        charge(&mut cx, CALL * (1 + view.columns(table).len() as u64))?;
         Ok((view.columns(table).iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(),))
     })
 }
@@ -223,6 +237,7 @@ fn asks(linker: &mut Linker<Inside>) -> Result<()> {
     interface.func_wrap("matching", |mut cx: Cx<'_>, (given,): (Vec<shapes::Test>,)| {
         let call = "ping.matching";
         few_tests(call, given.len())?;
+        charge(&mut cx, texts(columns_of(&given)))?;
         let view = cx.data().view(call).map_err(broken)?.clone();
         let tests = given.into_iter().map(|test| known_test(&*view, call, test)).collect::<Result<_>>()?;
         ask(&mut cx, Ask::PingMatching { tests })
@@ -295,6 +310,6 @@ fn beside(linker: &mut Linker<Inside>) -> Result<()> {
 }
 
 fn metric(cx: &mut Cx<'_>, call: &'static str, name: &str, change: Change) -> Result<()> {
-    charge(cx, 2 * CALL)?;
+    charge(cx, 2 * CALL + name.len() as u64)?;
     cx.data_mut().plan(call).and_then(|plan| plan.metric(name, change)).map_err(broken)
 }

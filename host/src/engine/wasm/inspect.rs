@@ -6,15 +6,20 @@ use groundskeeper_sdk::contract::WIT;
 use wasmparser::{Parser, Payload};
 
 use super::LoadError;
+use super::trap::short;
 
 /// Larger than any guest we know: Python's is 18 MB.
 pub const MOST_BYTES: usize = 32 << 20;
 
-/// Compiling costs about 160 us a function even if it is empty; an interpreter of a whole language has 20,000.
+/// Compiling costs about 160 us a function even if it is empty; an interpreter of a whole language has 20,000. What a
+/// component lifts and lowers counts too: each becomes a function.
 pub const MOST_FUNCTIONS: u32 = 40_000;
 
 /// Of one function. Compilers are slow on functions with very many.
 pub const MOST_LOCALS: u64 = 20_000;
+
+/// Components within components. Tools nest two or three; reading them costs the square of it.
+pub const MOST_DEPTH: u32 = 32;
 
 /// Where wit-bindgen keeps the types of a core module's imports and exports.
 const METADATA: &str = "component-type";
@@ -49,7 +54,7 @@ pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
         .validate(true)
         .module(bytes)
         .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| LoadError::NotAComponent(format!("{error:#}")))?;
+        .map_err(|error| LoadError::NotAComponent(short(&format!("{error:#}"))))?;
     Ok(Cow::Owned(encoded))
 }
 
@@ -60,18 +65,23 @@ struct Seen {
 
 /// Walks all sections of all modules inside, without recursing and without keeping any of it.
 fn look(bytes: &[u8]) -> Result<Seen, LoadError> {
-    let broken = |error: wasmparser::BinaryReaderError| LoadError::Broken(error.to_string());
+    let broken = |error: wasmparser::BinaryReaderError| LoadError::Broken(short(&error.to_string()));
     let mut seen = Seen::default();
     let mut functions: u32 = 0;
+    let mut depth: u32 = 0;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(broken)? {
-            Payload::FunctionSection(section) => {
-                functions = functions.saturating_add(section.count());
-                if functions > MOST_FUNCTIONS {
-                    let (count, most) = (functions.into(), MOST_FUNCTIONS.into());
-                    return Err(LoadError::TooLarge { what: "functions", count, most });
+            Payload::FunctionSection(section) => functions = few(functions, section.count())?,
+            Payload::ComponentCanonicalSection(section) => functions = few(functions, section.count())?,
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                depth += 1;
+                if depth > MOST_DEPTH {
+                    let (count, most) = (depth.into(), MOST_DEPTH.into());
+                    return Err(LoadError::TooLarge { what: "components within components", count, most });
                 }
             }
+            // The outermost one has not been counted.
+            Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::CodeSectionEntry(body) => {
                 let mut locals: u64 = 0;
                 for group in body.get_locals_reader().map_err(broken)? {
@@ -137,6 +147,16 @@ impl Sizes {
         }
         Ok(sizes)
     }
+}
+
+/// Functions with so many more.
+fn few(functions: u32, more: u32) -> Result<u32, LoadError> {
+    let functions = functions.saturating_add(more);
+    if functions > MOST_FUNCTIONS {
+        let (count, most) = (functions.into(), MOST_FUNCTIONS.into());
+        return Err(LoadError::TooLarge { what: "functions", count, most });
+    }
+    Ok(functions)
 }
 
 fn kind_of_other_file(bytes: &[u8]) -> &'static str {

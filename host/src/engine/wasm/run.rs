@@ -36,6 +36,8 @@ pub(super) struct Inside {
     /// For what asks the inert WASI for the time or for chance.
     pub unix_s: u32,
     pub chance: groundskeeper_sdk::rng::Rng,
+    /// Handles of the inert WASI that the guest holds.
+    pub handles: u32,
 }
 
 impl Inside {
@@ -44,11 +46,12 @@ impl Inside {
             stage: Stage::Starting,
             view: None,
             plan: Plan::new(),
-            limiter: Limiter { most: limits.memory, used: 0, refused: false },
+            limiter: Limiter { most: limits.memory, used: 0, elements: 0, refused: None },
             log: Log::new(limits),
             memory_bytes,
             unix_s: UNKNOWN,
             chance: groundskeeper_sdk::rng::Rng::new(0),
+            handles: 0,
         }
     }
 
@@ -93,12 +96,21 @@ pub(super) struct Limiter {
     most: u64,
     /// Bytes of all its linear memories.
     pub used: u64,
-    /// It asked for more and was refused.
-    pub refused: bool,
+    /// Elements of all its tables.
+    elements: usize,
+    /// It asked for more of this and was refused.
+    pub refused: Option<Refused>,
 }
 
-/// Elements of one table: one per function that is called by pointer.
-const TABLE_ELEMENTS: usize = 100_000;
+/// What a store was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refused {
+    Memory,
+    Table,
+}
+
+/// Elements of all tables together: one per function that is called by pointer.
+pub(super) const TABLE_ELEMENTS: usize = 100_000;
 /// Modules, memories and tables that a component is linked together from. A component of one module has four.
 const PARTS: usize = 64;
 
@@ -111,7 +123,7 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let used = self.used.saturating_sub(current as u64).saturating_add(desired as u64);
         if used > self.most {
-            self.refused = true;
+            self.refused = Some(Refused::Memory);
             return Ok(false);
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
@@ -123,12 +135,20 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.refused |= desired > TABLE_ELEMENTS;
-        Ok(desired <= TABLE_ELEMENTS && maximum.is_none_or(|maximum| desired <= maximum))
+        let elements = self.elements.saturating_sub(current).saturating_add(desired);
+        if elements > TABLE_ELEMENTS {
+            self.refused = Some(Refused::Table);
+            return Ok(false);
+        }
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.elements = elements;
+        Ok(true)
     }
 
     fn instances(&self) -> usize {

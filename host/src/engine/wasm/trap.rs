@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use groundskeeper_sdk::host::{Level, RuleBroken, clean};
 use wasmtime::{Trap, WasmBacktrace};
 
-use super::run::{Inside, cut};
+use super::run::{Inside, Refused, TABLE_ELEMENTS, cut};
 use crate::config::Limits;
 use crate::engine::{Ended, Limit};
 
@@ -33,9 +33,12 @@ pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -
             format!("was inside for more than {} ms ([limits] wall)", limits.wall.as_millis()),
         ),
         Some(Trap::StackOverflow) => cut_by(Limit::Stack, "used up its stack: it recurses too deeply".into()),
-        _ if inside.limiter.refused => {
+        _ if inside.limiter.refused == Some(Refused::Memory) => {
             let kib = limits.memory >> 10;
             cut_by(Limit::Memory, format!("wanted more than its {kib} KiB of memory ([limits] memory)"))
+        }
+        _ if inside.limiter.refused == Some(Refused::Table) => {
+            cut_by(Limit::Memory, format!("wanted more than {TABLE_ELEMENTS} elements of tables"))
         }
         Some(trap) => {
             let mut words = format!("{trap}");
@@ -45,11 +48,21 @@ pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -
             }
             Ended::Trapped(words + &place)
         }
-        None => Ended::Trapped(format!(
-            "{}{place}",
-            cut(&clean(&format!("{:#}", error.root_cause())), WORDS_BYTES)
-        )),
+        None => Ended::Trapped(format!("{}{place}", short(&cause(error)))),
     }
+}
+
+/// Why it ended, without the backtrace, which is told in our own way.
+fn cause(error: &wasmtime::Error) -> String {
+    match error.downcast_ref::<WasmBacktrace>() {
+        Some(_) => format!("{:#}", error.root_cause()),
+        None => format!("{error:#}"),
+    }
+}
+
+/// What a guest had a hand in, made fit for a line.
+pub(super) fn short(text: &str) -> String {
+    clean(cut(text, WORDS_BYTES)).into_owned()
 }
 
 /// ` in f < g < h`, or nothing.

@@ -28,14 +28,20 @@ pub(super) fn link(linker: &mut Linker<Inside>, component: &Component) -> Result
         for (function, item) in interface.exports(&engine) {
             match item.ty {
                 ComponentItem::Resource(_) => {
-                    instance.resource(function, ResourceType::host::<Nothing>(), |_, _| Ok(()))?;
+                    instance.resource(function, ResourceType::host::<Nothing>(), |mut cx, _| {
+                        let inside = cx.data_mut();
+                        inside.handles = inside.handles.saturating_sub(1);
+                        Ok(())
+                    })?;
                 }
                 ComponentItem::ComponentFunc(_) => {
                     let call = format!("{short}.{function}");
                     instance.func_new(function, move |mut cx, ty, given, results| {
                         charge(&mut cx, 4 * CALL)?;
                         let types: Vec<Type> = ty.results().collect();
-                        answer(&mut cx, &call, given, &types, results)
+                        answer(&mut cx, &call, given, &types, results)?;
+                        // A borrowed handle that is not given back is a broken promise to the guest.
+                        given.iter().try_for_each(|value| give_back(&mut cx, value))
                     })?;
                 }
                 _ => {}
@@ -43,6 +49,18 @@ pub(super) fn link(linker: &mut Linker<Inside>, component: &Component) -> Result
         }
     }
     Ok(())
+}
+
+/// Lets go of every handle that came with a call.
+fn give_back(cx: &mut Cx<'_>, value: &Val) -> Result<()> {
+    match value {
+        Val::Resource(handle) => handle.resource_drop(&mut *cx),
+        Val::List(values) | Val::Tuple(values) => values.iter().try_for_each(|value| give_back(cx, value)),
+        Val::Record(fields) => fields.iter().try_for_each(|(_, value)| give_back(cx, value)),
+        Val::Variant(_, Some(value)) | Val::Option(Some(value)) => give_back(cx, value),
+        Val::Result(Ok(Some(value)) | Err(Some(value))) => give_back(cx, value),
+        _ => Ok(()),
+    }
 }
 
 /// What an output stream takes at once.
@@ -107,16 +125,26 @@ fn answer(cx: &mut Cx<'_>, call: &str, given: &[Val], types: &[Type], results: &
     match (special, results) {
         (Some(value), [result]) => *result = value,
         (_, results) => {
+            let mut left = VALUES;
             for (result, ty) in results.iter_mut().zip(types) {
-                *result = nothing(cx, ty)?;
+                *result = nothing(cx, ty, &mut left)?;
             }
         }
     }
     Ok(())
 }
 
-/// The emptiest value of a type; a refusal where there is one.
-fn nothing(cx: &mut Cx<'_>, ty: &Type) -> Result<Val> {
+/// Values that one made-up result holds: a guest may declare any interface to be one of WASI's, with results of a
+/// million values.
+const VALUES: u32 = 1_000;
+/// Handles that a store holds at one time.
+const HANDLES: u32 = 10_000;
+
+/// The emptiest value of a type; a refusal where there is one. At most `left` values.
+fn nothing(cx: &mut Cx<'_>, ty: &Type, left: &mut u32) -> Result<Val> {
+    *left = left.checked_sub(1).ok_or_else(|| {
+        wasmtime::Error::msg(format!("a result of more than {VALUES} values, which no released WASI returns"))
+    })?;
     Ok(match ty {
         Type::Bool => Val::Bool(false),
         Type::S8 => Val::S8(0),
@@ -137,13 +165,13 @@ fn nothing(cx: &mut Cx<'_>, ty: &Type) -> Result<Val> {
         Type::Record(record) => {
             let mut fields = Vec::new();
             for field in record.fields() {
-                fields.push((field.name.to_owned(), nothing(cx, &field.ty)?));
+                fields.push((field.name.to_owned(), nothing(cx, &field.ty, left)?));
             }
             Val::Record(fields)
         }
         Type::Tuple(tuple) => {
             let types: Vec<Type> = tuple.types().collect();
-            Val::Tuple(types.iter().map(|ty| nothing(cx, ty)).collect::<Result<_>>()?)
+            Val::Tuple(types.iter().map(|ty| nothing(cx, ty, left)).collect::<Result<_>>()?)
         }
         Type::Enum(names) => {
             let names: Vec<&str> = names.names().collect();
@@ -157,16 +185,25 @@ fn nothing(cx: &mut Cx<'_>, ty: &Type) -> Result<Val> {
                 variant.cases().map(|case| (case.name.to_owned(), case.ty)).collect();
             match cases.iter().rev().find(|(_, ty)| ty.is_none()).or(cases.first()) {
                 Some((name, None)) => Val::Variant(name.clone(), None),
-                Some((name, Some(ty))) => Val::Variant(name.clone(), Some(Box::new(nothing(cx, ty)?))),
+                Some((name, Some(ty))) => Val::Variant(name.clone(), Some(Box::new(nothing(cx, ty, left)?))),
                 None => return Err(wasmtime::Error::msg("a variant without cases")),
             }
         }
         Type::Result(result) => match (result.ok(), result.err()) {
             (None, _) => Val::Result(Ok(None)),
-            (_, Some(refusal)) => Val::Result(Err(Some(Box::new(nothing(cx, &refusal)?)))),
+            (_, Some(refusal)) => Val::Result(Err(Some(Box::new(nothing(cx, &refusal, left)?)))),
             (_, None) => Val::Result(Err(None)),
         },
-        Type::Own(_) => Val::Resource(Resource::<Nothing>::new_own(0).try_into_resource_any(&mut *cx)?),
+        Type::Own(_) => {
+            let handles = &mut cx.data_mut().handles;
+            if *handles == HANDLES {
+                return Err(wasmtime::Error::msg(format!(
+                    "it holds {HANDLES} handles and asks for one more"
+                )));
+            }
+            *handles += 1;
+            Val::Resource(Resource::<Nothing>::new_own(0).try_into_resource_any(&mut *cx)?)
+        }
         _ => return Err(wasmtime::Error::msg("a type that no released WASI returns")),
     })
 }
