@@ -72,7 +72,8 @@ fn a_new_phase_is_built_tested_installed_and_listed_with_its_cost() {
     let listed = loop {
         let phases = newcomer.command(&["phases", "--data-dir", data_dir, "--json"]).output().unwrap();
         let phases: Value = serde_json::from_slice(&phases.stdout).unwrap_or_default();
-        let listed = phases["phases"].as_array().into_iter().flatten().find(|phase| phase["name"] == "calm").cloned();
+        let listed =
+            phases["phases"].as_array().into_iter().flatten().find(|phase| phase["name"] == "calm").cloned();
         if let Some(listed) = listed.filter(|listed| listed["runs"].as_u64() > Some(0)) {
             break listed;
         }
