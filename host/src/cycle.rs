@@ -271,12 +271,13 @@ impl Cycle {
                 continue;
             }
             let phase = &mut self.registry.phases[at];
-            phase.owed = phase.is_guest() && used >= budget;
-            if phase.owed {
+            if phase.is_guest() && used >= budget {
+                phase.owed_since.get_or_insert(beat.tick);
                 phase.put_off += 1;
                 report.put_off.push(Arc::clone(&phase.name));
                 continue;
             }
+            phase.owed_since = None;
             let phase_run = self.phase(at, &mut run);
             report.tally += phase_run.tally;
             report.runs.push(phase_run);
@@ -322,15 +323,16 @@ impl Cycle {
         late
     }
 
-    /// Phases in the order in which they may run in this beat: as they are ordered, but guests that did not fit into the
-    /// last tick go before all others that may have to wait, whatever those want to run before.
+    /// Phases in the order in which they may run in this beat: as they are ordered, unless guests did not fit into an
+    /// earlier one. Then these go before the other guests, the longest waiting first, and all guests behind the host's own:
+    /// being fair comes before what they want to run before or after.
     fn turns(&self) -> Vec<usize> {
         let phases = &self.registry.phases;
-        let (first, rest): (Vec<usize>, Vec<usize>) = match phases.iter().any(|phase| phase.owed) {
-            false => ((0..phases.len()).collect(), Vec::new()),
-            true => (0..phases.len()).partition(|&at| phases[at].owed || !phases[at].is_guest()),
-        };
-        first.into_iter().chain(rest).collect()
+        let mut turns: Vec<usize> = (0..phases.len()).collect();
+        if phases.iter().any(|phase| phase.owed_since.is_some()) {
+            turns.sort_by_key(|&at| (phases[at].is_guest(), phases[at].owed_since.unwrap_or(u32::MAX)));
+        }
+        turns
     }
 
     /// Whether the phase at `at` is to run now. One whose breaker lets this run pass has had its turn.
@@ -348,13 +350,13 @@ impl Cycle {
         }
         let every = phase.schedule.cadence.every_n_ticks(connected);
         if !phase.timing.is_due(beat.tick, every) {
-            phase.owed = false;
+            phase.owed_since = None;
             return false;
         }
         let is_stuck = phase.is_stuck();
         if is_stuck || !phase.breaker.admit() {
             phase.missed += 1;
-            phase.owed = false;
+            phase.owed_since = None;
             // A run that was let pass still uses its place in the grid.
             phase.timing.ran(beat.tick, None);
             return false;

@@ -18,6 +18,12 @@ pub fn schema() -> Value {
 pub fn manifest_schema() -> Value {
     let mut schema = described::<manifest::Written>(&manifest::BOUNDS);
     schema["required"] = json!(["name", "kind"]);
+    // What is not granted is `false` in a manifest, which knows no null.
+    let grants = &mut schema["properties"]["grants"];
+    let usual = grants["default"].as_object_mut().into_iter().flat_map(|usual| usual.values_mut());
+    usual.filter(|value| value.is_null()).for_each(|value| *value = json!(false));
+    let each = grants["properties"].as_object_mut().into_iter().flat_map(|each| each.values_mut());
+    each.filter(|grant| grant["default"].is_null()).for_each(|grant| grant["default"] = json!(false));
     schema
 }
 

@@ -167,29 +167,40 @@ impl Apply<'_> {
     }
 
     fn not_applied(&mut self, draft: Draft, outcome: Outcome) {
-        match outcome {
-            Outcome::Void(_) => self.outcome.tally.void += 1,
-            _ => {
-                self.outcome.tally.refused += 1;
-                *self.outcome.refused.entry(self.outcome.interface).or_default() += 1;
-            }
-        }
-        self.outcome.futile += 1;
-        if self.outcome.futile > FUTILE_TOLD {
-            *self.outcome.futile_untold.entry(self.outcome.interface).or_default() += 1;
-        } else {
+        if self.count_futile(matches!(outcome, Outcome::Void(_))) {
             self.record(Draft { outcome, ..draft });
         }
     }
 
+    /// Counts an ask that came to nothing. Whether it is to be told by itself.
+    fn count_futile(&mut self, is_void: bool) -> bool {
+        let Applied { tally, refused, futile, futile_untold, interface, .. } = &mut self.outcome;
+        if is_void {
+            tally.void += 1;
+        } else {
+            tally.refused += 1;
+            *refused.entry(interface).or_default() += 1;
+        }
+        *futile += 1;
+        let told = *futile <= FUTILE_TOLD;
+        if !told {
+            *futile_untold.entry(interface).or_default() += 1;
+        }
+        told
+    }
+
     fn void(&mut self, what: What, row: usize, reason: &str, words: &str) {
-        let draft = self.about(what, row, reason);
-        self.not_applied(draft, Outcome::Void(words.to_owned()));
+        if self.count_futile(true) {
+            let outcome = Outcome::Void(words.to_owned());
+            self.record(Draft { outcome, ..self.about(what, row, reason) });
+        }
     }
 
     fn refused(&mut self, what: What, row: usize, reason: &str, words: String) {
-        let draft = self.about(what, row, reason);
-        self.not_applied(draft, Outcome::Refused(words));
+        if self.count_futile(false) {
+            let outcome = Outcome::Refused(words);
+            self.record(Draft { outcome, ..self.about(what, row, reason) });
+        }
     }
 
     /// Tells an ask that shadow mode keeps from being done.
@@ -570,11 +581,12 @@ impl Apply<'_> {
         let Some(allowance) = &mut self.allowance else { return Some(usize::MAX) };
         let (wished, held) = table();
         let (granted, words) = allowance.forget(wished, held);
+        let is_whole = words.is_none();
         if let Some(words) = words {
             let draft = Draft { count: (wished - granted) as u32, ..self.draft(what, reason) };
             self.not_applied(draft, Outcome::Refused(words));
         }
-        (granted > 0 || wished == 0).then_some(granted)
+        (is_whole || granted > 0).then_some(granted)
     }
 
     fn forgot(&mut self, what: What, reason: String, forgotten: usize) {

@@ -34,8 +34,8 @@ pub struct Registered {
     changes: u64,
     /// Set while a run that was given up is still inside the phase.
     pub stuck: Option<Arc<AtomicBool>>,
-    /// A due run did not fit into the last tick.
-    pub owed: bool,
+    /// The tick whose budget its due run did not fit into, until it has run.
+    pub owed_since: Option<u32>,
     /// Monotonic time of the last accepted plan, and the same in seconds since 1970 (known across restarts).
     pub last_accepted: Option<Duration>,
     pub last_run_unix: Option<u32>,
@@ -92,7 +92,7 @@ impl Registered {
             kept,
             changes: 0,
             stuck: None,
-            owed: false,
+            owed_since: None,
             last_accepted: None,
             last_run_unix: saved,
             last_success_unix: None,

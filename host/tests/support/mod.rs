@@ -27,6 +27,8 @@ use groundskeeper_sdk::plan::Plan;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
+pub mod guests;
+
 pub const INTERVAL: Duration = Duration::from_secs(30);
 
 /// One peer of the fake network. Holds its slot while it lives.
