@@ -136,11 +136,14 @@ fn record_max(text: &str) -> Result<Bytes, String> {
 pub struct ReplayArgs {
     /// The recording
     pub file: PathBuf,
-    /// Instead, run this phase where it would have been due, and show what it would have done beside what did happen
+    /// Instead, run this phase (a component, its manifest, or a built-in's name) where it would have been due, and show what it would have done beside what did happen
     #[arg(long, value_name = "PHASE")]
     pub phase: Option<String>,
-    /// The config that says how that phase is set; without one, the defaults
-    #[arg(long, value_name = "FILE", requires = "phase")]
+    /// Folder of the components that ran, for running them again [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The config that says how built-in phases are set; without one, the defaults
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Two drops of one connection count as agreed if they are so many ticks apart at the most
     #[arg(long, value_name = "TICKS", default_value_t = 10, requires = "phase")]

@@ -86,9 +86,14 @@ fn remapped(folder: &Path) -> OsString {
     let rustup =
         env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".rustup")));
     let root = workspace_root(folder);
+    // Whatever a registry's folder is called here.
+    let registries = cargo.as_ref().and_then(|cargo| fs::read_dir(cargo.join("registry/src")).ok());
+    let registries =
+        registries.into_iter().flatten().filter_map(|entry| Some((Some(entry.ok()?.path()), "/crates")));
     let mut flags = OsString::new();
     // Later ones win, so the widest comes first.
-    for (from, to) in [(home, "/home"), (cargo, "/cargo"), (rustup, "/rustup"), (root, "/phase")] {
+    let wide = [(home, "/home"), (cargo.clone(), "/cargo"), (rustup, "/rustup")];
+    for (from, to) in wide.into_iter().chain(registries).chain([(root, "/phase")]) {
         let Some(from) = from.and_then(|from| fs::canonicalize(from).ok()) else { continue };
         if !flags.is_empty() {
             flags.push("\u{1f}");

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 pub enum Lang {
     #[default]
     Rust,
+    C,
 }
 
 const RUST: [(&str, &str); 5] = [
@@ -18,6 +19,19 @@ const RUST: [(&str, &str); 5] = [
     ("src/lib.rs", include_str!("template/rust/lib.rs.in")),
     ("{name}.toml", include_str!("template/rust/manifest.toml.in")),
     ("README.md", include_str!("template/rust/README.md.in")),
+    ("views/busy.json", include_str!("template/rust/busy.json.in")),
+];
+
+/// The C example, under another name.
+const C: [(&str, &str); 9] = [
+    ("slow.c", include_str!("../../../examples/slow-peers-c/slow.c")),
+    ("mini.c", include_str!("../../../examples/slow-peers-c/mini.c")),
+    ("stdlib.h", include_str!("../../../examples/slow-peers-c/stdlib.h")),
+    ("string.h", include_str!("../../../examples/slow-peers-c/string.h")),
+    ("phase.c", include_str!("../../../examples/slow-peers-c/phase.c")),
+    ("phase.h", include_str!("../../../examples/slow-peers-c/phase.h")),
+    ("{name}.toml", include_str!("../../../examples/slow-peers-c/slow-peers-c.toml")),
+    ("README.md", include_str!("template/c/README.md.in")),
     ("views/busy.json", include_str!("template/rust/busy.json.in")),
 ];
 
@@ -47,6 +61,7 @@ pub fn create(parent: &Path, name: &str, lang: Lang, sdk: Option<&Path>) -> Resu
         |text: &str| text.replace("{name}", name).replace("{type}", &type_name(name)).replace("{sdk}", &sdk);
     let files: &[(&str, &str)] = match lang {
         Lang::Rust => &RUST,
+        Lang::C => &C,
     };
     for (path, text) in files {
         let path = folder.join(filled(path));

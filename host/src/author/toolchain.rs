@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 /// Guests know no system: nothing is imported but the contract.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
-/// What the workspace asks of a compiler, as `rust-version` in its manifest does.
-const NEEDED: (u32, u32) = (1, 95);
+/// What the workspace asks of a compiler.
+const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// A way to build for [`TARGET`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,8 +44,7 @@ pub fn pick(note: &mut dyn FnMut(&str)) -> Result<Toolchain, String> {
     system().map_err(|why| {
         format!(
             "nothing here builds for {TARGET}; either `rustup target add {TARGET}`, or install the packages rustc-web, \
-             cargo-web, rust-web-src and lld with a rustc of {}.{} or newer ({why})",
-            NEEDED.0, NEEDED.1
+             cargo-web, rust-web-src and lld with a rustc of {NEEDED} or newer ({why})"
         )
     })
 }
@@ -61,7 +60,7 @@ fn has_target() -> bool {
 fn system() -> Result<Toolchain, String> {
     let (rustc, cargo) = (PathBuf::from("/usr/bin/rustc"), PathBuf::from("/usr/bin/cargo"));
     let version = says("/usr/bin/rustc", &["--version"]).ok_or("there is no /usr/bin/rustc")?;
-    if version.split(' ').nth(1).and_then(major_minor).is_none_or(|found| found < NEEDED) {
+    if version.split(' ').nth(1).and_then(major_minor).is_none_or(|found| Some(found) < major_minor(NEEDED)) {
         return Err(format!("/usr/bin/rustc is too old: {}", version.trim()));
     }
     let sysroot = says("/usr/bin/rustc", &["--print", "sysroot"]).unwrap_or_default();

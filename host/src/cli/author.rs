@@ -231,10 +231,13 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
             }
         }
     };
-    let Installed { module, manifest, replaced, made_up } = author::install(&args.module, &folder)?;
+    let Installed { module, manifest, replaced, made_up, misses } = author::install(&args.module, &folder)?;
     let mut text = format!("{}\n{}\n", module.display(), manifest.display());
     if made_up {
         text += "  made up, in shadow mode: read it, then set mode = \"enforce\"\n";
+    }
+    if let Some(misses) = misses {
+        writeln!(text, "  it will not be loaded before its manifest has what it misses: {misses}")?;
     }
     text += if replaced {
         "  in the place of an earlier one; restart the node to run it\n"
