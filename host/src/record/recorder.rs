@@ -1,6 +1,8 @@
 //! Records beats while they run. The beat hands over what it froze, as it is; a thread of its own makes bytes of it. A
 //! beat for which the disk has no time is left out, and the gap is written down.
 
+use std::fmt;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,7 +10,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{fmt, io};
 
 use groundskeeper_sdk::column::{address, peer};
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals, clean};
@@ -16,7 +17,7 @@ use hashbrown::HashMap;
 use zstd::bulk::Compressor;
 
 use super::beat::{Came, Changes, Fate, Moment, Planned, RecordedRun, RunInfo};
-use super::encoder::{Beat, CONN, Encoder, conn_place};
+use super::encoder::{Beat, CONN, Encoder, Raw, conn_place};
 use super::file::{Gap, Head, Kind, LARGEST_RAW, ReadError};
 use super::output::{Output, Sink};
 use crate::engine::Body;
@@ -28,8 +29,12 @@ const WAITING: usize = 4;
 /// How long the end of a recorder waits for the beats that still wait for the disk.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// Fast, and within a few percent of the levels that take ten times as long.
-const ZSTD_LEVEL: i32 = 3;
+/// What is left after foretelling is noise, in which higher levels look for repetitions that are not there: they are up to
+/// 2 % worse, and slower.
+const ZSTD_LEVEL: i32 = 1;
+
+/// A block's own statistics take up to a hundred bytes, which less than this does not win back.
+const LEAST_BLOCK: usize = 768;
 
 /// Why a recording cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -428,15 +433,18 @@ impl Writer {
     }
 
     /// A beat's bytes, uncompressed; none if it has to be left out.
-    fn encode(&mut self, beat: &Beat<'_>) -> Option<(Kind, Vec<u8>)> {
+    fn encode(&mut self, beat: &Beat<'_>) -> Option<(Kind, Raw)> {
         let kind = if self.encoder.is_new() { Kind::Whole } else { Kind::Difference };
         prune(&mut self.names, beat.snapshot.peers(conn_place()));
         let names = &self.names;
         let encoded = self.encoder.encode(beat, |conn| names.get(&conn).cloned());
         match encoded {
-            Ok(raw) if raw.len() <= LARGEST_RAW => return Some((kind, raw)),
+            Ok(raw) if raw.bytes.len() <= LARGEST_RAW => return Some((kind, raw)),
             Ok(raw) => {
-                tracing::warn!(bytes = raw.len(), "a beat is too large for the recording and is left out");
+                tracing::warn!(
+                    bytes = raw.bytes.len(),
+                    "a beat is too large for the recording and is left out"
+                );
                 self.encoder.forget();
             }
             Err(error) => tracing::warn!(%error, "a beat cannot be recorded and is left out"),
@@ -450,8 +458,8 @@ impl Writer {
         self.gap(Gap { beats: 1, first_tick: tick, last_tick: tick })
     }
 
-    fn record(&mut self, kind: Kind, beat: &Beat<'_>, raw: &[u8]) -> io::Result<Vec<u8>> {
-        let payload = self.compressor.compress(raw)?;
+    fn record(&mut self, kind: Kind, beat: &Beat<'_>, raw: &Raw) -> io::Result<Vec<u8>> {
+        let payload = self.compress(raw)?;
         let head = Head {
             kind,
             number: self.number,
@@ -459,10 +467,27 @@ impl Writer {
             tick: beat.moment.tick,
             urgent: beat.moment.urgent,
             payload: payload.len() as u32,
-            raw: raw.len() as u32,
+            raw: raw.bytes.len() as u32,
             payload_crc: crc32fast::hash(&payload),
         };
         Ok([&head.to_bytes()[..], &payload].concat())
+    }
+
+    /// One zstd frame, with a block for each stretch of like bytes: each has statistics of its own then.
+    fn compress(&mut self, raw: &Raw) -> io::Result<Vec<u8>> {
+        let Raw { bytes, seams } = raw;
+        let mut out = zstd::stream::write::Encoder::with_context(Vec::new(), self.compressor.context_mut());
+        out.set_pledged_src_size(Some(bytes.len() as u64))?;
+        let mut begin = 0;
+        for &seam in seams.iter().filter(|seam| **seam < bytes.len()) {
+            if seam - begin >= LEAST_BLOCK {
+                out.write_all(&bytes[begin..seam])?;
+                out.flush()?;
+                begin = seam;
+            }
+        }
+        out.write_all(&bytes[begin..])?;
+        out.finish()
     }
 
     fn append(&mut self, kind: Kind, record: &[u8]) -> io::Result<()> {

@@ -363,7 +363,7 @@ proptest! {
             let beat = super::encoder::Beat {
                 moment: made.moment, snapshot: &snapshot, runs: &made.runs, after: &made.after,
             };
-            let mut raw = encoder.encode(&beat, |conn| naming(conn).map(Arc::new)).unwrap();
+            let mut raw = encoder.encode(&beat, |conn| naming(conn).map(Arc::new)).unwrap().bytes;
             let at = at.index(raw.len());
             raw[at] = byte;
             let Ok(beat) = decoder.decode(1, which == 0, &raw) else { break };
