@@ -531,3 +531,32 @@ async fn the_verb_tells_what_differs_and_what_would_have_been() {
         assert!(code == 1 && err.contains(says), "{args:?}: {code} {err}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_while_a_phase_runs_keeps_its_name() {
+    type Leaving = Arc<parking_lot::Mutex<Option<Arc<FakePeer>>>>;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hour.gkr");
+    let leaving = Leaving::default();
+    let namer = |leaving: Leaving| {
+        closure("namer", 1, move |_, view, plan| {
+            if let Some(peer) = leaving.lock().take() {
+                peer.leave();
+            }
+            let peers = view.peers().take(8);
+            for (peer, name) in peers.iter().zip(view.names(&peers)) {
+                plan.health(*peer, -1, format!("{} at {}", name.id, name.address));
+            }
+            Ok(())
+        })
+    };
+    let mut rig = Rig::recording(vec![namer(Arc::clone(&leaving))], recorder(&path));
+    let first = rig.peer(1);
+    rig.peer(2);
+    *leaving.lock() = Some(first);
+    rig.ticks(3).await;
+    rig.stop().await;
+    let calm = |_: &RunInfo| Some(namer(Leaving::default()).body);
+    let report = replay(&Recording::open(&path).unwrap(), &calm);
+    assert_eq!((report.phases[0].runs, report.phases[0].identical), (3, 3), "{:#?}", report.differences);
+}
