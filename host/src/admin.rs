@@ -1,5 +1,5 @@
-//! What operators ask a running node: a local API on a unix socket, and a read-only telemetry listener. Changes nothing,
-//! and is not open to the world.
+//! What operators ask a running node: a local API on a unix socket, and a read-only telemetry listener. Changes nothing
+//! but what the socket's verbs name, and is not open to the world.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{HeaderValue, header};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
+use crate::cycle::Thresholds;
 use crate::metrics::{Metrics, Sources};
+use crate::ticker::TickerHandle;
 
 pub mod answers;
 mod client;
@@ -32,8 +34,12 @@ pub struct Desk {
     pub sources: Sources,
     pub metrics: Arc<Metrics>,
     pub network: String,
+    /// What phases see beside the tables.
+    pub thresholds: Thresholds,
     /// Where the node listens, as bound.
     pub local_addrs: Vec<SocketAddr>,
+    /// For what is to be done between two beats; None where nothing can be.
+    pub ticker: Option<TickerHandle>,
 }
 
 /// Answers on the admin socket until `shutdown` completes, then takes the socket away.
@@ -46,8 +52,10 @@ pub async fn serve_admin(
         .route("/status", get(routes::status))
         .route("/peers", get(routes::peers))
         .route("/phases", get(routes::phases))
+        .route("/phases/{name}/resume", post(routes::resume))
         .route("/explain/{who}", get(routes::explain))
-        .route("/journal", get(routes::journal));
+        .route("/journal", get(routes::journal))
+        .route("/view", get(routes::view));
     serve(Gate::new(socket), router, desk, shutdown).await;
 }
 

@@ -92,6 +92,13 @@ struct Known {
     bootstrap: Option<Option<PeerId>>,
 }
 
+impl Known {
+    /// Nobody has named it since `oldest`, and nobody needs it now.
+    fn is_forgettable(&self, oldest: u32) -> bool {
+        self.bootstrap.is_none() && !self.dialing && self.entry.heard < oldest
+    }
+}
+
 /// The address book of one node.
 pub struct Book {
     limits: BookLimits,
@@ -223,12 +230,29 @@ impl Book {
 
     /// Forgets addresses that nobody named for `not_heard_for`, never bootstrap nodes nor one being dialled.
     pub fn forget(&self, not_heard_for: Duration) -> usize {
-        let oldest =
-            unix_seconds(&*self.clock).saturating_sub(not_heard_for.as_secs().try_into().unwrap_or(u32::MAX));
+        self.forget_some(not_heard_for, usize::MAX)
+    }
+
+    /// How many addresses [`Book::forget`] would forget. O(n).
+    pub fn forgettable(&self, not_heard_for: Duration) -> usize {
+        let oldest = self.heard_before(not_heard_for);
+        self.known.lock().values().filter(|one| one.is_forgettable(oldest)).count()
+    }
+
+    fn heard_before(&self, ago: Duration) -> u32 {
+        unix_seconds(&*self.clock).saturating_sub(ago.as_secs().try_into().unwrap_or(u32::MAX))
+    }
+
+    /// As [`Book::forget`], those `most` that were not heard of for longest. O(n log n).
+    pub fn forget_some(&self, not_heard_for: Duration, most: usize) -> usize {
+        let oldest = self.heard_before(not_heard_for);
         let mut known = self.known.lock();
-        let before = known.len();
-        known.retain(|_, one| one.bootstrap.is_some() || one.dialing || one.entry.heard >= oldest);
-        let forgotten = before - known.len();
+        let gone = known.iter().filter(|(_, one)| one.is_forgettable(oldest));
+        let mut gone: Vec<(u32, SocketAddr)> = gone.map(|(at, one)| (one.entry.heard, *at)).collect();
+        gone.sort_unstable();
+        gone.truncate(most);
+        gone.iter().for_each(|(_, address)| _ = known.remove(address));
+        let forgotten = gone.len();
         if forgotten > 0 {
             self.changed();
         }

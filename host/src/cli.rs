@@ -16,6 +16,7 @@ use crate::config::{self, Bytes, Config, Overrides, Problem};
 use crate::data::DataFolder;
 
 mod ask;
+mod author;
 mod check;
 mod local;
 pub mod notify;
@@ -64,7 +65,7 @@ pub struct Cli {
 pub enum Verb {
     /// Run a node
     Run(RunArgs),
-    /// Check a config and list every problem
+    /// Check a config with its phases, or one component with its manifest, and list every problem
     Check(CheckArgs),
     /// Show how a running node is
     Status(NodeArgs),
@@ -72,15 +73,27 @@ pub enum Verb {
     Peers(PeersArgs),
     /// List the phases of a running node
     Phases(NodeArgs),
+    /// Let a phase of a running node run again that was tripped or quarantined
+    Resume(ResumeArgs),
     /// Tell everything a running node still knows about a peer: why it was dialled, why it left
     Explain(ExplainArgs),
     /// Run what was recorded again and compare, or try another phase on the same hours
     Replay(ReplayArgs),
     /// Ask a running node whether it is alive: exit code 0 or 1, for containers
     Healthcheck(HealthArgs),
+    /// Start a new phase: source with a test, manifest, a view to try it on
+    New(NewArgs),
+    /// Build a phase: a WebAssembly component beside its manifest
+    Build(BuildArgs),
+    /// Run a phase once over a view, without effects: plan, fuel, memory
+    Try(TryArgs),
+    /// Run a phase's tests, then compare it natively and as a component over the same views
+    Test(TestArgs),
+    /// Put a phase and its manifest where a node looks for them
+    Install(InstallArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
-    Schema,
+    Schema(SchemaArgs),
 }
 
 #[derive(Args, Debug)]
@@ -91,6 +104,9 @@ pub struct RunArgs {
     /// Folder of the node's key, state and socket [default: $XDG_STATE_HOME/groundskeeper or ~/.local/state/groundskeeper]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
     /// Start so many further nodes in this process, each with its own key and port, to see a network at work
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
     pub local_peers: u32,
@@ -120,11 +136,14 @@ fn record_max(text: &str) -> Result<Bytes, String> {
 pub struct ReplayArgs {
     /// The recording
     pub file: PathBuf,
-    /// Instead, run this phase where it would have been due, and show what it would have done beside what did happen
+    /// Instead, run this phase (a component, its manifest, or a built-in's name) where it would have been due, and show what it would have done beside what did happen
     #[arg(long, value_name = "PHASE")]
     pub phase: Option<String>,
-    /// The config that says how that phase is set; without one, the defaults
-    #[arg(long, value_name = "FILE", requires = "phase")]
+    /// Folder of the components that ran, for running them again [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The config that says how built-in phases are set; without one, the defaults
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Two drops of one connection count as agreed if they are so many ticks apart at the most
     #[arg(long, value_name = "TICKS", default_value_t = 10, requires = "phase")]
@@ -142,9 +161,19 @@ pub struct CheckArgs {
     /// The config file; without one, the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The same as --config
+    /// A component (.wasm), or the same as --config
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// That of the manifests of phases instead
+    #[arg(long)]
+    pub manifest: bool,
 }
 
 /// Which node is asked.
@@ -171,6 +200,14 @@ pub struct PeersArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct ResumeArgs {
+    /// Name of the phase
+    pub phase: String,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
     pub peer: String,
@@ -187,19 +224,110 @@ pub struct HealthArgs {
     pub ready: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct NewArgs {
+    /// Name of the phase, and of its folder
+    pub name: String,
+    /// What it is written in
+    #[arg(long, value_enum, default_value_t)]
+    pub lang: crate::author::Lang,
+    /// A checkout of groundskeeper-sdk [default: the one this binary or folder belongs to, else the published one]
+    #[arg(long, value_name = "DIR")]
+    pub sdk: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Where the module goes [default: the folder of the phase]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Build a shared library instead: a native phase, which a node has to trust
+    #[arg(long)]
+    pub native: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct TryArgs {
+    /// The component, or its manifest
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    #[command(flatten)]
+    pub from: ViewArgs,
+    /// Which node --from-node means
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Run it so often, each time with what it kept from the run before
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub runs: u32,
+}
+
+/// What a phase is tried on.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct ViewArgs {
+    /// A view in a file, as `replay --dump` writes it
+    #[arg(long, value_name = "FILE")]
+    pub view: Option<PathBuf>,
+    /// What a running node sees now
+    #[arg(long)]
+    pub from_node: bool,
+    /// A beat of a recording: FILE@TICK, or FILE for its first one
+    #[arg(long, value_name = "FILE[@TICK]")]
+    pub recording: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct TestArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// The first of the seeds of the random views
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct InstallArgs {
+    /// The module; its manifest lies beside it, or one is made up
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    /// The drop-in folder [default: the one of the node]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR", conflicts_with = "phases")]
+    pub data_dir: Option<PathBuf>,
+    /// The config that the node runs with, to find its folders
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
 pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
     let json = cli.json;
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args, json, start_logging),
-        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), json),
+        Verb::Check(CheckArgs { file: Some(file), .. }) if author::is_module(&file) => {
+            author::check(&file, json)
+        }
+        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
+        Verb::Resume(args) => ask::resume(&args.node, &args.phase, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Replay(args) => replay::replay(&args, json),
         Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
-        Verb::Schema => print(&format!("{:#}\n", config::schema())),
+        Verb::Try(args) => author::dry_run(&args, json),
+        Verb::Test(args) => author::test(&args, json),
+        Verb::Install(args) => author::install(&args),
+        Verb::New(args) => author::new(&args),
+        Verb::Build(args) => author::build(&args, json),
+        Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),
+        Verb::Schema(_) => print(&format!("{:#}\n", config::schema())),
     };
     done.unwrap_or_else(|error| {
         eprintln!("groundskeeper: {error:#}");
@@ -230,15 +358,16 @@ fn refuse_config(problems: &[Problem]) -> ExitCode {
 
 /// Where a node's data is, as flags, config and the user's environment say, in this order.
 fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    if let Some(path) = &config.node.data_dir {
-        return Ok(path.clone());
-    }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    let state = state.ok_or_else(|| {
+    config.node.data_dir.clone().or_else(usual_data_dir).ok_or_else(|| {
         anyhow::anyhow!("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
-    })?;
-    Ok(state.join("groundskeeper"))
+    })
+}
+
+/// What the user's environment says.
+fn usual_data_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("groundskeeper"))
 }
 
 fn admin_socket(config: &Config) -> anyhow::Result<PathBuf> {
@@ -253,6 +382,8 @@ impl RunArgs {
         Overrides {
             interval: self.interval,
             data_dir: self.data_dir.clone(),
+            phases: self.phases.clone(),
+            usual_data_dir: usual_data_dir(),
             // Local peers live on addresses that no stranger is told.
             allow_private: (self.local_peers > 0).then_some(true),
         }

@@ -10,28 +10,38 @@ use std::time::Duration;
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::span::Span;
 
+use crate::peer::PeerId;
+
 mod bootstrap;
 mod bounds;
+mod builtin;
 mod bytes;
 mod document;
+mod manifest;
 mod policy;
 mod problem;
 mod raw;
 mod resolve;
+mod schedule;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod units;
 
 pub use bootstrap::{BadBootstrap, Bootstrap};
+pub use builtin::{BUILTINS, BuiltIn};
 pub use bytes::Bytes;
+pub(crate) use manifest::is_phase_name;
+pub use manifest::{Declared, Guest, Manifest, ManifestFile, Runtime, read_manifests};
 pub use policy::{
-    BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits, MemoryGrant,
-    Mode, OnFailure, PingGrant, ProtectGrant, Trust,
+    BanGrant, DialFrom, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits,
+    MemoryGrant, Mode, OnFailure, PingGrant, ProtectGrant, Trust,
 };
 pub use problem::Problem;
 pub(crate) use problem::meant;
 pub use raw::{Level, LogFormat, Step, WakeOn};
-pub use schema::schema;
+pub(crate) use schedule::unknown_name_hint;
+pub use schema::{manifest_schema, schema};
 
 /// A whole, valid config.
 #[derive(Clone, PartialEq, Debug)]
@@ -46,6 +56,7 @@ pub struct Config {
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,
     pub log: Log,
+    pub guests: Guests,
     pub phases: Phases,
 }
 
@@ -133,6 +144,25 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// Phases that are dropped in, and what all of them together may do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guests {
+    /// Where manifests and modules are. None if neither the config nor its reader knows a data folder.
+    pub dir: Option<PathBuf>,
+    pub allow_native: bool,
+    /// Bans included, as in the next.
+    pub disconnects_per_tick: u32,
+    pub disconnects_per_hour: u32,
+    /// No guest's plan leaves fewer live connections, nor fewer healthy ones.
+    pub floor: u32,
+    /// Connections that guests protect at one time.
+    pub protected: u32,
+    /// Bans of guests that hold at one time.
+    pub bans: u32,
+    /// Peers that no guest disconnects, bans or lowers the health of.
+    pub untouchable: Vec<PeerId>,
+}
+
 /// The four built-in phases in the order in which they run.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Phases {
@@ -144,7 +174,7 @@ pub struct Phases {
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Phase<S> {
-    pub enabled: bool,
+    pub mode: Mode,
     pub schedule: Schedule,
     /// Checked.
     pub settings: S,
@@ -156,15 +186,26 @@ pub struct Schedule {
     pub cadence: Cadence,
     /// Ticks; less than the shortest cadence.
     pub offset: u32,
+    /// Due at the first tick, whenever it ran last.
+    pub run_on_start: bool,
     pub wake_on: Vec<WakeOn>,
-    /// Names of built-in phases that run before it; without circles.
+    /// Names of phases that run before it when both are due.
     pub after: Vec<String>,
+    /// Names of phases that run after it when both are due.
+    pub before: Vec<String>,
 }
 
 impl Schedule {
     /// Every `n` ticks (at least 1) and nothing else.
     pub fn every(n: u32) -> Self {
-        Self { cadence: Cadence::Every(n.max(1)), offset: 0, wake_on: Vec::new(), after: Vec::new() }
+        Self {
+            cadence: Cadence::Every(n.max(1)),
+            offset: 0,
+            run_on_start: false,
+            wake_on: Vec::new(),
+            after: Vec::new(),
+            before: Vec::new(),
+        }
     }
 }
 
@@ -207,6 +248,10 @@ impl Cadence {
 pub struct Overrides {
     pub interval: Option<Span>,
     pub data_dir: Option<PathBuf>,
+    /// The drop-in folder.
+    pub phases: Option<PathBuf>,
+    /// The data folder if neither a flag nor the file names one: the config asks no environment.
+    pub usual_data_dir: Option<PathBuf>,
     /// For nodes that live on one machine.
     pub allow_private: Option<bool>,
 }
@@ -231,12 +276,13 @@ impl Config {
         Self::load_with(Some(path), &Overrides::default())
     }
 
-    /// Reads a config file, or the defaults without one, and lays `overrides` over it.
+    /// Reads a config file, or the defaults without one, and lays `overrides` over it. Reads the drop-in folder too:
+    /// a manifest of a built-in phase takes the place of that phase's section.
     ///
     /// # Errors
-    /// Every problem there is, those of the file by line.
+    /// Every problem there is, those of files by line. Manifests of guests are not looked at: see [`read_manifests`].
     pub fn load_with(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let Some(path) = path else { return Self::parse_with("", "defaults", overrides) };
+        let Some(path) = path else { return resolve::resolve("", "defaults", None, overrides) };
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
             vec![
@@ -244,18 +290,14 @@ impl Config {
                     .with_hint("name another file with --config"),
             ]
         })?;
-        Self::parse_with(&text, &name, overrides)
+        resolve::resolve(&text, &name, Some(path.parent().unwrap_or(Path::new(""))), overrides)
     }
 
-    /// Reads the text of a config file; `name` is what problems call it.
+    /// Reads the text of a config file and nothing else; `name` is what problems call it.
     ///
     /// # Errors
     /// Every problem there is, by line.
     pub fn parse(text: &str, name: &str) -> Result<Self, Vec<Problem>> {
-        Self::parse_with(text, name, &Overrides::default())
-    }
-
-    fn parse_with(text: &str, name: &str, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        resolve::resolve(text, name, overrides)
+        resolve::resolve(text, name, None, &Overrides::default())
     }
 }

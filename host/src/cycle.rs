@@ -5,33 +5,39 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use groundskeeper_sdk::host::{Level, LogLine, Parts};
-use groundskeeper_sdk::phase::Tick;
+use groundskeeper_sdk::host::{Level, LogLine, Metric, Parts, Saved};
+use groundskeeper_sdk::phase::{Failure, Tick};
 use serde::Serialize;
 
 use crate::book::{Book, Dial};
 use crate::clock::{Clock, Coarse, unix_seconds};
-use crate::config::WakeOn;
+use crate::config::{Guests, Mode, WakeOn};
+use crate::data::KeptPhase;
 use crate::engine::{Ended, Fence, Job};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
 use crate::pool::Pool;
 use crate::record::{RecordCounts, Recorder, Taking};
-use crate::registry::{LastRuns, MEMORY_BYTES, PhaseBoard, Registry};
+use crate::registry::{LastRuns, PhaseBoard, PhaseState, Registered, Registry};
 
 mod apply;
+mod ceilings;
 mod frame;
+mod pings;
 mod recording;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub use apply::Tally;
-use apply::{Apply, Pings};
+use apply::{Applied, Apply};
+use ceilings::{Ledger, Rules};
 pub use frame::{Frame, Thresholds};
+use pings::Pings;
 pub use view::{Overlay, PhaseView};
 
-/// A native phase that has not come back by then is stuck, or by a third of the interval if that is less ...
+/// What a beat may take before guests have to wait for the next tick, or a third of the interval if that is less. A native
+/// phase that has not come back by then is stuck ...
 const BEAT_BUDGET: Duration = Duration::from_secs(2);
 /// ... but not sooner than this: short intervals are for tests and demonstrations, on machines that may be busy.
 const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
@@ -51,7 +57,12 @@ pub struct World {
     pub thresholds: Thresholds,
     /// How long a peer may be silent: how often a late node may start that count anew hangs on it.
     pub stale_after: Duration,
+    /// What all guests together may do.
+    pub guests: Guests,
 }
+
+/// Time that has passed since any fixed moment: what a beat's budget is measured by. Real time unless a test says else.
+pub type Stopwatch = Box<dyn Fn() -> Duration + Send>;
 
 /// Which beat is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +86,9 @@ pub struct PhaseRun {
     /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut` or `overran`.
     pub result: &'static str,
     pub tally: Tally,
+    /// What it used, where it is measured.
+    pub fuel: Option<u64>,
+    pub memory: Option<u64>,
 }
 
 /// What one beat did.
@@ -92,6 +106,8 @@ pub struct BeatReport {
     pub took: Duration,
     /// The phases that ran, in order.
     pub runs: Vec<PhaseRun>,
+    /// Guests that were due and have to wait for the next tick.
+    pub put_off: Vec<Arc<str>>,
     pub tally: Tally,
 }
 
@@ -103,6 +119,8 @@ pub struct Cycle {
     board: Arc<PhaseBoard>,
     interval: Duration,
     secret: u64,
+    stopwatch: Stopwatch,
+    ledger: Ledger,
     pings: VecDeque<Pings>,
     resumed_at: Option<Coarse>,
     resumed_last_tick: bool,
@@ -112,6 +130,7 @@ pub struct Cycle {
 impl Cycle {
     /// `secret` makes the seeds that phases get unpredictable from outside; equal secrets give equal seeds.
     pub fn new(world: World, registry: Registry, fence: Fence, interval: Duration, secret: u64) -> Self {
+        let started = Instant::now();
         let cycle = Self {
             world,
             registry,
@@ -119,6 +138,8 @@ impl Cycle {
             board: Arc::default(),
             interval,
             secret,
+            stopwatch: Box::new(move || started.elapsed()),
+            ledger: Ledger::default(),
             pings: VecDeque::new(),
             resumed_at: None,
             resumed_last_tick: false,
@@ -126,6 +147,13 @@ impl Cycle {
         };
         cycle.publish();
         cycle
+    }
+
+    /// Measures the budget of beats by another clock than the real one.
+    #[must_use]
+    pub fn measured_by(mut self, stopwatch: Stopwatch) -> Self {
+        self.stopwatch = stopwatch;
+        self
     }
 
     /// Records every beat that runs a phase from now on.
@@ -160,6 +188,48 @@ impl Cycle {
         self.registry.last_runs(tick, unix_seconds(&*self.world.clock), self.interval)
     }
 
+    /// What each phase keeps across restarts, and a number that rises whenever that changes.
+    pub fn kept(&self) -> impl Iterator<Item = (&Arc<str>, &KeptPhase, u64)> {
+        self.registry.phases.iter().map(|phase| {
+            let (kept, changes) = phase.kept();
+            (&phase.name, kept, changes)
+        })
+    }
+
+    /// Memory and quarantine of the phase `name`, to put back what a newer generation of it has written over.
+    pub fn snapshot(&self, name: &str) -> Option<KeptPhase> {
+        self.kept().find(|(known, ..)| ***known == *name).map(|(_, kept, _)| kept.clone())
+    }
+
+    /// Puts the phase `name` back to what [`Cycle::snapshot`] gave. False if there is no such phase.
+    pub fn restore(&mut self, name: &str, kept: KeptPhase) -> bool {
+        let phase = self.registry.phases.iter_mut().find(|phase| *phase.name == *name);
+        phase.map(|phase| phase.restore(kept)).is_some()
+    }
+
+    /// Lets the phase `name` run again, however often it has failed. How it stood before.
+    ///
+    /// # Errors
+    /// Why nothing can be resumed, for the operator.
+    pub fn resume(&mut self, name: &str) -> Result<PhaseState, String> {
+        let connected = self.world.pool.live();
+        let Some(phase) = self.registry.phases.iter_mut().find(|phase| *phase.name == *name) else {
+            return Err(match self.registry.rejected.iter().find(|phase| phase.name == name) {
+                Some(phase) => format!("phase {name:?} was rejected: {}", phase.problem),
+                None => {
+                    let names: Vec<&str> = self.registry.phases.iter().map(|phase| &*phase.name).collect();
+                    format!("no phase is called {name:?}; the phases are {}", names.join(", "))
+                }
+            });
+        };
+        let before = phase.status(connected).state;
+        phase.resume();
+        let draft = Draft::new(Asker::Operator, What::Resume, format!("{name} was {}", before.as_str()));
+        self.world.journal.record(draft);
+        self.publish();
+        Ok(before)
+    }
+
     /// Whether a phase that may wait `period` or longer between runs ran in the beat of `report`.
     pub fn ran_rare(&self, report: &BeatReport, period: Duration) -> bool {
         let rare = self
@@ -173,6 +243,7 @@ impl Cycle {
     /// Runs one beat to its end. Takes as long as its phases do; one that does not come back costs its limit once.
     pub fn beat(&mut self, beat: Beat) -> BeatReport {
         let begun = Instant::now();
+        let stopwatch_begun = (self.stopwatch)();
         self.world.journal.begin_beat(beat.tick, beat.urgent);
         self.world.pool.expire_protection();
         let now = self.world.clock.coarse();
@@ -195,13 +266,26 @@ impl Cycle {
             connected: 0,
             took: Duration::ZERO,
             runs: Vec::new(),
+            put_off: Vec::new(),
             tally: Tally::default(),
         };
-        for at in 0..self.registry.phases.len() {
-            if let Some(phase_run) = self.phase(at, &mut run) {
-                report.tally += phase_run.tally;
-                report.runs.push(phase_run);
+        let budget = (self.interval / 3).min(BEAT_BUDGET);
+        for at in self.turns() {
+            let used = (self.stopwatch)().saturating_sub(stopwatch_begun);
+            if !self.is_due(at, &run) {
+                continue;
             }
+            let phase = &mut self.registry.phases[at];
+            if phase.is_guest() && used >= budget {
+                phase.owed_since.get_or_insert(beat.tick);
+                phase.put_off += 1;
+                report.put_off.push(Arc::clone(&phase.name));
+                continue;
+            }
+            phase.owed_since = None;
+            let phase_run = self.phase(at, &mut run);
+            report.tally += phase_run.tally;
+            report.runs.push(phase_run);
         }
         recording::ended(self.recorder.as_mut(), run);
         report.connected = self.world.pool.live();
@@ -212,7 +296,7 @@ impl Cycle {
 
     /// Hands out at most `most` of the pings that plans asked for; true if more wait.
     pub fn send_pings(&mut self, most: usize) -> bool {
-        apply::send_pings(&self.world, &mut self.pings, most)
+        pings::send_pings(&self.world, &mut self.pings, most)
     }
 
     /// After a stall or a suspend, silence is counted from now: the node's own sleep is nobody's fault.
@@ -244,29 +328,54 @@ impl Cycle {
         late
     }
 
-    /// Runs the phase at `at` if it is due.
-    fn phase(&mut self, at: usize, run: &mut BeatRun) -> Option<PhaseRun> {
+    /// Phases in the order in which they may run in this beat: as they are ordered, unless guests did not fit into an
+    /// earlier one. Then these go before the other guests, the longest waiting first, and all guests behind the host's own:
+    /// being fair comes before what they want to run before or after.
+    fn turns(&self) -> Vec<usize> {
+        let phases = &self.registry.phases;
+        let mut turns: Vec<usize> = (0..phases.len()).collect();
+        if phases.iter().any(|phase| phase.owed_since.is_some()) {
+            turns.sort_by_key(|&at| (phases[at].is_guest(), phases[at].owed_since.unwrap_or(u32::MAX)));
+        }
+        turns
+    }
+
+    /// Whether the phase at `at` is to run now. One whose breaker lets this run pass has had its turn.
+    fn is_due(&mut self, at: usize, run: &BeatRun) -> bool {
+        let (BeatRun { beat, .. }, connected) = (run, run.connected());
+        let phase = &mut self.registry.phases[at];
+        if phase.policy.mode == Mode::Off {
+            return false;
+        }
+        if beat.urgent > 0 {
+            let wakes = phase.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0;
+            // The host's own are tried whatever happened: nothing else ends the isolation.
+            let is_held = phase.is_guest() && (phase.breaker.is_open() || phase.breaker.has_given_up());
+            return wakes && !phase.is_stuck() && !is_held;
+        }
+        let every = phase.schedule.cadence.every_n_ticks(connected);
+        if !phase.timing.is_due(beat.tick, every) {
+            phase.owed_since = None;
+            return false;
+        }
+        let is_stuck = phase.is_stuck();
+        if is_stuck || !phase.breaker.admit() {
+            phase.missed += 1;
+            phase.owed_since = None;
+            // A run that was let pass still uses its place in the grid.
+            phase.timing.ran(beat.tick, None);
+            return false;
+        }
+        true
+    }
+
+    /// Runs the phase at `at`.
+    fn phase(&mut self, at: usize, run: &mut BeatRun) -> PhaseRun {
         let BeatRun { beat, .. } = *run;
         let tick = beat.tick;
         let connected = run.connected();
         let phase = &mut self.registry.phases[at];
         let every = phase.schedule.cadence.every_n_ticks(connected);
-        let due = if beat.urgent > 0 {
-            phase.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0
-        } else {
-            phase.timing.is_due(tick, every)
-        };
-        if !due {
-            return None;
-        }
-        if phase.is_stuck() || beat.urgent == 0 && !phase.breaker.admit() {
-            phase.missed += 1;
-            if beat.urgent == 0 {
-                // A run that was let pass still uses its place in the grid.
-                phase.timing.ran(tick, None);
-            }
-            return None;
-        }
         // Before its first run ever there is no run from which to count.
         let ran_before = phase.last_run_unix.is_some();
         let missed = if beat.urgent == 0 && ran_before { phase.timing.missed(tick, every) } else { 0 };
@@ -274,7 +383,8 @@ impl Cycle {
         let unix = unix_seconds(&*self.world.clock);
         let since_last = phase.last_accepted.map(|at| mono.saturating_sub(at).as_secs());
         let since_last = since_last.or(phase.last_run_unix.map(|at| unix.saturating_sub(at).into()));
-        let view = PhaseView::new(Arc::clone(&run.frame), Arc::clone(&run.overlay), phase.memory.clone());
+        let memory = phase.memory_cap().and_then(|_| phase.memory());
+        let view = PhaseView::new(Arc::clone(&run.frame), Arc::clone(&run.overlay), memory);
         let view: Arc<PhaseView> = Arc::new(view);
         let job = Job {
             tick: Tick {
@@ -294,19 +404,25 @@ impl Cycle {
             phase.timing.ran(tick, None);
             phase.last_run_unix = Some(unix);
         }
-        phase.runs += 1;
-        phase.last_took = ran.took;
+        let (took, cost) = (ran.took, ran.done.cost);
+        phase.ran(took, cost);
         recording::ran(self.recorder.as_mut(), run, (at, phase), given, &view, &ran);
         for line in &ran.done.log {
-            log(&phase.name, line);
+            log(phase, line);
         }
+        let name = Arc::clone(&phase.name);
+        let done =
+            |result, tally| PhaseRun { name, took, result, tally, fuel: cost.fuel, memory: cost.memory };
+        let mut for_good = false;
         let (result, words) = match ran.done.ended {
-            Ended::Planned(parts) => {
-                let tally = self.accept(at, parts, &view, run);
-                let name = Arc::clone(&self.registry.phases[at].name);
-                return Some(PhaseRun { name, took: ran.took, result: "ok", tally });
+            Ended::Planned(parts) => match broken_rule(phase, &parts) {
+                None => return done("ok", self.accept(at, parts, &view, run)),
+                Some(rule) => ("rule", format!("broke a rule of the contract: {rule}")),
+            },
+            Ended::Failed(failure) => {
+                for_good = matches!(failure, Failure::Permanent(_));
+                ("failed", failure.text().to_owned())
             }
-            Ended::Failed(failure) => ("failed", failure.text().to_owned()),
             Ended::Rule(rule) => ("rule", format!("broke a rule of the contract: {rule}")),
             Ended::Panicked(text) => ("panicked", format!("panicked: {text}")),
             Ended::Trapped(text) => ("trapped", text),
@@ -316,72 +432,116 @@ impl Cycle {
                 ("overran", format!("did not come back within {} ms", limit.as_millis()))
             }
         };
-        phase.failures += 1;
-        phase.breaker.failed();
-        phase.last_error = Some(words.clone());
+        phase.failed(words.clone(), for_good);
+        if phase.breaker.has_given_up() {
+            tracing::error!(
+                phase = &*phase.name,
+                why = words,
+                "quarantined until its bytes change or it is resumed"
+            );
+        }
         let outcome = Outcome::Failed(words);
         self.world.journal.record(Draft { outcome, ..Draft::new(phase.asker(), What::PhaseFailed, result) });
-        Some(PhaseRun { name: Arc::clone(&phase.name), took: ran.took, result, tally: Tally::default() })
+        done(result, Tally::default())
     }
 
     /// Applies an accepted plan and notes that the phase did well.
     fn accept(&mut self, at: usize, parts: Parts, view: &PhaseView, run: &mut BeatRun) -> Tally {
-        let phase = &mut self.registry.phases[at];
-        let Parts { asks, memory, log: _, metrics: _ } = parts;
-        let mut apply = Apply {
-            world: &self.world,
-            by: phase.asker(),
-            frame: &run.frame,
-            view,
-            overlay: Arc::make_mut(&mut run.overlay),
-            pings: &mut self.pings,
-            urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
-            tally: Tally::default(),
-            again_in: None,
-            fates: Vec::with_capacity(asks.len()),
-        };
+        let Self { world, registry, ledger, pings, .. } = self;
+        let phase = &mut registry.phases[at];
+        let Parts { asks, memory, log: _, metrics } = parts;
         if !asks.is_empty() {
             // What later phases see of the state words is how they were before the first change of the beat.
             run.frame.rows().words();
         }
+        let shadow = phase.is_shadow();
+        let rules = Rules {
+            grants: &phase.policy.grants,
+            node: &world.guests,
+            healthy_above: world.thresholds.healthy_above,
+            most: world.thresholds.most,
+        };
+        let now = world.clock.mono();
+        let allowance =
+            phase.is_guest().then(|| ledger.allowance(&phase.name, shadow, run.beat.tick, now, rules));
+        let mut scratch = Overlay::default();
+        let overlay = if shadow {
+            scratch.clone_from(&run.overlay);
+            &mut scratch
+        } else {
+            Arc::make_mut(&mut run.overlay)
+        };
+        let mut apply = Apply {
+            world,
+            by: phase.asker(),
+            frame: &run.frame,
+            view,
+            overlay,
+            pings,
+            urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
+            allowance,
+            shadow,
+            outcome: Applied::default(),
+        };
         apply.plan(asks);
-        let Apply { tally, again_in, fates, .. } = apply;
+        let Applied { tally, again_in, refused, fates, .. } = apply.outcome;
         if let Some(taking) = &mut run.taking {
             taking.applied(fates);
+        }
+        for (grant, n) in refused {
+            *phase.refused.entry(grant).or_default() += u64::from(n);
         }
         if run.beat.urgent == 0 {
             phase.timing.ran(run.beat.tick, again_in);
         }
-        if let Some(saved) = memory {
-            if saved.bytes.len() <= MEMORY_BYTES {
-                phase.memory = Some(saved);
-            } else {
-                tracing::warn!(
-                    phase = &*phase.name,
-                    bytes = saved.bytes.len(),
-                    "memory is over its limit and was not kept"
-                );
-            }
-        }
-        phase.breaker.succeeded();
-        phase.last_error = None;
-        phase.last_accepted = Some(self.world.clock.mono());
-        phase.last_success_unix = Some(unix_seconds(&*self.world.clock));
+        keep(world, phase, memory, metrics);
+        phase.succeeded();
+        phase.last_accepted = Some(now);
+        phase.last_success_unix = Some(unix_seconds(&*world.clock));
         tally
     }
 
     fn publish(&self) {
-        let connected = self.world.pool.live();
-        self.board.write(self.registry.phases.iter().map(|phase| phase.status(connected)).collect());
+        self.board.write(self.registry.status(self.world.pool.live()));
     }
 }
 
-fn log(phase: &str, line: &LogLine) {
+/// A rule about what a run leaves behind that only its host can judge.
+fn broken_rule(phase: &Registered, parts: &Parts) -> Option<String> {
+    let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), phase.memory_cap()?);
+    (bytes > most).then(|| format!("memory.store: {bytes} bytes, at most {most} are allowed"))
+}
+
+/// Takes over what an accepted run wants to keep, if it may. A component cannot even ask without the grant.
+fn keep(world: &World, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
+    let is_granted = |interface| !phase.is_guest() || phase.policy.grants.allows(interface);
+    let (may_remember, may_count) = (is_granted("memory"), is_granted("metrics"));
+    let mut refuse = |interface: &'static str, what| {
+        *phase.refused.entry(interface).or_default() += 1;
+        let outcome = Outcome::Refused(ceilings::not_granted(interface));
+        world.journal.record(Draft { outcome, ..Draft::new(phase.asker(), what, "") });
+    };
+    if !may_remember && memory.is_some() {
+        refuse("memory", What::Memory);
+    }
+    if !may_count && !metrics.is_empty() {
+        refuse("metrics", What::Metrics);
+    }
+    if let Some(saved) = memory.filter(|_| may_remember) {
+        phase.remember(saved);
+    }
+    if may_count {
+        phase.count(metrics);
+    }
+}
+
+fn log(phase: &Registered, line: &LogLine) {
+    let (name, mode) = (&*phase.name, if phase.is_shadow() { "[shadow] " } else { "" });
     match line.level {
-        Level::Error => tracing::error!(phase, "{}", line.text),
-        Level::Warn => tracing::warn!(phase, "{}", line.text),
-        Level::Info => tracing::info!(phase, "{}", line.text),
-        Level::Debug => tracing::debug!(phase, "{}", line.text),
+        Level::Error => tracing::error!(phase = name, "{mode}{}", line.text),
+        Level::Warn => tracing::warn!(phase = name, "{mode}{}", line.text),
+        Level::Info => tracing::info!(phase = name, "{mode}{}", line.text),
+        Level::Debug => tracing::debug!(phase = name, "{mode}{}", line.text),
     }
 }
 

@@ -3,16 +3,18 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::book::Entry;
 
+mod phases;
 mod state;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use phases::{KeptMemory, KeptPhase, Quarantine};
 pub use state::{LastRuns, Loaded};
 pub use write::write_whole;
 
@@ -187,6 +189,11 @@ impl DataFolder {
         state::SCHEDULE.save(&self.path, last_runs)
     }
 
+    /// Where compiled phases are kept.
+    pub fn artifacts(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+
     /// Where the admin socket is unless the config names another place.
     pub fn admin_socket(path: &Path) -> PathBuf {
         path.join("admin.sock")
@@ -196,6 +203,21 @@ impl DataFolder {
     pub fn local_peer(path: &Path, n: u32) -> PathBuf {
         path.join("local-peers").join(n.to_string())
     }
+}
+
+/// Makes `folder` with mode 0700 unless it is there. What lies in it is run, so nobody else may write to it.
+///
+/// # Errors
+/// What is wrong and the way out.
+pub fn private_folder(folder: &Path) -> Result<(), String> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| error.to_string())?;
+    let meta = fs::metadata(folder).map_err(|error| error.to_string())?;
+    if meta.permissions().mode() & 0o022 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(
+            "others could write to it, and what lies in it is run; own it and chmod it 700".to_owned()
+        );
+    }
+    Ok(())
 }
 
 /// Whether something is at `path`, a dangling link included.

@@ -8,7 +8,11 @@ use groundskeeper_sdk::host::{AnyPhase, Frozen, LogLine, Parts, Plan, Table, Unw
 use groundskeeper_sdk::phase::{Failure, Tick};
 
 mod breaker;
+#[cfg(feature = "dylib")]
+pub mod native;
 mod thread;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 pub use breaker::{BREAKER_FAILURES, Breaker};
 pub use thread::PhaseThread;

@@ -85,6 +85,8 @@ pub enum Asker {
     Remote,
     /// The application that embeds the host.
     Application,
+    /// Whoever may talk to the node's admin socket.
+    Operator,
 }
 
 impl std::fmt::Display for Asker {
@@ -94,6 +96,7 @@ impl std::fmt::Display for Asker {
             Asker::Host => f.write_str("host"),
             Asker::Remote => f.write_str("remote"),
             Asker::Application => f.write_str("application"),
+            Asker::Operator => f.write_str("operator"),
         }
     }
 }
@@ -120,6 +123,12 @@ pub enum What {
     Refused,
     /// A run of a phase that applied nothing.
     PhaseFailed,
+    /// A phase wanted to keep bytes.
+    Memory,
+    /// A phase wanted to report numbers.
+    Metrics,
+    /// Somebody lets a phase run again.
+    Resume,
     /// Grid points were skipped, or the machine slept.
     Late,
     /// The owner of a closing connection did not let go in time and was aborted.
@@ -127,9 +136,11 @@ pub enum What {
 }
 
 impl What {
-    /// Disconnects, bans and dials have a ring of their own, so that chatter never pushes an explanation out.
-    fn is_notable(self) -> bool {
+    /// Disconnects, bans and dials have a ring of their own, so that chatter never pushes an explanation out. What only
+    /// was wished for is chatter: a greedy guest wishes more in one tick than the ring holds.
+    fn is_notable(self, outcome: &Outcome) -> bool {
         matches!(self, What::Disconnect | What::Ban | What::Dial | What::Probe)
+            && matches!(outcome, Outcome::Applied | Outcome::Started | Outcome::Failed(_))
     }
 }
 
@@ -146,6 +157,8 @@ pub enum Outcome {
     Refused(String),
     /// Tried and failed.
     Failed(String),
+    /// Would have been applied if its phase were not in shadow mode.
+    Shadow,
 }
 
 impl std::fmt::Display for Outcome {
@@ -156,6 +169,7 @@ impl std::fmt::Display for Outcome {
             Outcome::Void(why) => write!(f, "void: {why}"),
             Outcome::Refused(why) => write!(f, "refused: {why}"),
             Outcome::Failed(why) => write!(f, "failed: {why}"),
+            Outcome::Shadow => f.write_str("shadow: would have been applied"),
         }
     }
 }
@@ -313,7 +327,7 @@ impl Journal {
         if let Some(file) = &self.file {
             file.append(&record);
         }
-        let (ring, cap) = if what.is_notable() {
+        let (ring, cap) = if what.is_notable(&record.outcome) {
             (&mut rings.notable, self.limits.notable)
         } else {
             (&mut rings.chatter, self.limits.chatter)

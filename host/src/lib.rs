@@ -5,13 +5,16 @@
 //! of their own: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`].
 //!
 //! Features, all on by default: `net` (connections over TLS, and whole nodes), `admin` (metrics, the local API and
-//! the telemetry listener), `cli` (the binary).
+//! the telemetry listener), `wasm` (phases as WebAssembly components), `dylib` (phases as shared libraries), `cli` (the
+//! binary).
 
 // Tests and tools may; the library may not: it reports by value, by journal and by tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "cli")]
+pub mod author;
 pub mod book;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -22,6 +25,7 @@ pub mod data;
 pub mod engine;
 pub mod flow;
 pub mod journal;
+pub mod loader;
 #[cfg(feature = "admin")]
 pub mod metrics;
 #[cfg(feature = "net")]

@@ -1,6 +1,6 @@
 //! Every metric, rendered for Prometheus. Counts only what nobody else keeps; never uses a peer as a label.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::cycle::BeatReport;
 use crate::flow::Broadcasts;
 use crate::journal::{Cause, Journal, Outcome, What};
 use crate::pool::Pool;
-use crate::registry::PhaseBoard;
+use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
 use crate::ticker::Pulse;
 
 mod list;
@@ -60,6 +60,7 @@ pub struct Sources {
 struct Counts {
     runs: BTreeMap<(Arc<str>, &'static str), u64>,
     durations: BTreeMap<Arc<str>, Histogram>,
+    fuel: BTreeMap<Arc<str>, u64>,
     dials: BTreeMap<(&'static str, &'static str), u64>,
     jumps: BTreeMap<&'static str, u64>,
     /// The last journal record that was counted.
@@ -104,6 +105,7 @@ impl Metrics {
             let mut counts = self.counts.lock();
             for run in &report.runs {
                 *counts.runs.entry((Arc::clone(&run.name), run.result)).or_default() += 1;
+                *counts.fuel.entry(Arc::clone(&run.name)).or_default() += run.fuel.unwrap_or(0);
                 let durations = counts.durations.entry(Arc::clone(&run.name));
                 durations.or_insert_with(|| Histogram::new(PHASE)).observe(run.took.as_secs_f64());
             }
@@ -126,8 +128,8 @@ impl Metrics {
             }
             let kind = if record.what == What::Dial { "dial" } else { "probe" };
             let result = match record.outcome {
-                // Its end is another record.
-                Outcome::Started => continue,
+                // Its end is another record; or it was never to happen.
+                Outcome::Started | Outcome::Shadow => continue,
                 Outcome::Applied => "connected",
                 Outcome::Failed(_) => "failed",
                 Outcome::Refused(_) => "refused",
@@ -205,13 +207,40 @@ impl Scrape {
         for (phase, histogram) in &counts.durations {
             histogram.encode(durations.encode_family(&[("phase", &**phase)])?)?;
         }
+        let fuel = counts.fuel.iter().filter(|(_, fuel)| **fuel > 0).map(|(phase, fuel)| ([&**phase], *fuel));
+        out.counters(&list::PHASE_FUEL, fuel)?;
         drop(counts);
-        out.counters(&list::PHASE_MISSED, board.iter().map(|phase| ([&*phase.name], phase.missed)))?;
-        let failures = board.iter().map(|phase| ([&*phase.name], phase.failures_in_row.into()));
+        // A rejected phase may have the name of one that runs.
+        let mut names = BTreeSet::new();
+        let known: Vec<&PhaseStatus> = board.iter().filter(|phase| names.insert(&phase.name)).collect();
+        let states = known.iter().flat_map(|phase| {
+            let is = |state| f64::from(u8::from(phase.state == state));
+            PhaseState::ALL.map(|state| ([&*phase.name, state.as_str()], is(state)))
+        });
+        out.gauges(&list::PHASE_STATE, states)?;
+        let there = || known.iter().copied().filter(|phase| phase.state != PhaseState::Rejected);
+        out.counters(&list::PHASE_MISSED, there().map(|phase| ([&*phase.name], phase.missed)))?;
+        out.counters(&list::PHASE_PUT_OFF, there().map(|phase| ([&*phase.name], phase.put_off)))?;
+        let refused = there().flat_map(|phase| {
+            phase.refused.iter().map(|(grant, refused)| ([&*phase.name, grant.as_str()], *refused))
+        });
+        out.counters(&list::PHASE_REFUSED, refused)?;
+        let peaks = there().filter_map(|phase| Some(([&*phase.name], phase.memory_peak_bytes? as f64)));
+        out.gauges(&list::PHASE_MEMORY, peaks)?;
+        let failures = there().map(|phase| ([&*phase.name], phase.failures_in_row.into()));
         out.gauges(&list::PHASE_FAILURES_IN_ROW, failures)?;
-        let successes =
-            board.iter().filter_map(|phase| Some(([&*phase.name], phase.last_success_unix_s?.into())));
-        out.gauges(&list::PHASE_LAST_SUCCESS, successes)
+        let successes = there().filter_map(|phase| Some(([&*phase.name], phase.last_success_unix_s?.into())));
+        out.gauges(&list::PHASE_LAST_SUCCESS, successes)?;
+        let own = || there().flat_map(|phase| phase.metrics.iter().map(|metric| (&*phase.name, metric)));
+        let mode = |shadow| if shadow { "shadow" } else { "enforce" };
+        let set = own().filter_map(|(phase, metric)| {
+            Some(([phase, metric.name.as_str(), mode(metric.shadow)], metric.value?))
+        });
+        out.gauges(&list::PHASE_METRIC, set)?;
+        let added = own().filter_map(|(phase, metric)| {
+            Some(([phase, metric.name.as_str(), mode(metric.shadow)], metric.added?))
+        });
+        out.counters(&list::PHASE_METRIC_ADDED, added)
     }
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {

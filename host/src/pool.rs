@@ -131,6 +131,19 @@ pub enum Verdict {
     Gone,
     /// The peer spoke since the decision was made, which rested on its silence.
     Spoke,
+    /// Fewer connections than [`Terms::keep`] would be left.
+    TooFew,
+}
+
+/// Under which terms a connection is to end. All are looked at, and met, in one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// It stays if the peer spoke after this moment.
+    pub unless_seen_since: Option<Coarse>,
+    /// It stays if fewer live connections would be left.
+    pub keep: u32,
+    /// The peer's key is refused for so long, from this very moment on.
+    pub ban_for: Option<Duration>,
 }
 
 /// The node's connections.
@@ -345,15 +358,31 @@ impl Pool {
     ///
     /// With `unless_seen_since` the connection stays if the peer spoke after that moment.
     pub fn disconnect(&self, key: ConnKey, removal: Removal, unless_seen_since: Option<Coarse>) -> Verdict {
+        self.disconnect_on(key, removal, Terms { unless_seen_since, ..Terms::default() })
+    }
+
+    /// The same, on more terms.
+    pub fn disconnect_on(&self, key: ConnKey, removal: Removal, terms: Terms) -> Verdict {
         let mut members = self.members.lock();
         if !self.is_live(key) {
             return Verdict::Gone;
         }
         let seen = Coarse(self.last_seen[key.slot as usize].load(Relaxed));
-        if unless_seen_since.is_some_and(|view| seen > view) {
+        if terms.unless_seen_since.is_some_and(|view| seen > view) {
             return Verdict::Spoke;
         }
+        // Connections become live and end under this lock only.
+        if self.live.load(Relaxed) <= terms.keep {
+            return Verdict::TooFew;
+        }
+        let id = members.id(key.slot);
         let closed = self.close_locked(&mut members, key, removal);
+        if closed.is_some()
+            && let Some(time) = terms.ban_for
+        {
+            let now = self.clock.coarse();
+            members.ban(id, Coarse(now.0.saturating_add(Coarse::from_duration(time).0)), now);
+        }
         drop(members);
         match closed {
             Some(closed) => {
@@ -364,11 +393,18 @@ impl Pool {
         }
     }
 
-    fn is_live(&self, key: ConnKey) -> bool {
+    /// Whether the connection is still live.
+    pub fn is_live(&self, key: ConnKey) -> bool {
         self.tags.get(key.slot as usize).is_some_and(|tag| {
             let word = tag.load();
             word.is_live() && word.conn() == key.conn
         })
+    }
+
+    /// Whether the connection's peer was seen after `view`.
+    pub fn seen_since(&self, key: ConnKey, view: Coarse) -> bool {
+        let seen = self.last_seen.get(key.slot as usize);
+        self.is_live(key) && seen.is_some_and(|seen| Coarse(seen.load(Relaxed)) > view)
     }
 
     /// Live to closing under the lock. What has to be told once the lock is released.
@@ -495,7 +531,13 @@ impl Pool {
         self.tags.get(key.slot as usize)?.adjust_health(key.conn, by)
     }
 
-    /// Keeps phases from disconnecting a connection for a while. False if it has ended, or too many are protected.
+    /// As [`Pool::adjust_health`], but lowers it no further than `floor`.
+    pub fn adjust_health_above(&self, key: ConnKey, by: i32, floor: u8) -> Option<(u8, u8)> {
+        self.tags.get(key.slot as usize)?.adjust_health_above(key.conn, by, floor)
+    }
+
+    /// Keeps phases from disconnecting a connection for a while, or for as long as it is protected already. False if it
+    /// has ended, or too many are protected.
     pub fn protect(&self, key: ConnKey, time: Duration) -> bool {
         let until = Coarse(self.clock.coarse().0.saturating_add(Coarse::from_duration(time).0));
         let mut members = self.members.lock();
@@ -504,7 +546,8 @@ impl Pool {
         }
         let held = self.tags.get(key.slot as usize).is_some_and(|tag| tag.set_protected(key.conn, true));
         if held {
-            members.protected.insert(key.slot, until);
+            let held_until = members.protected.entry(key.slot).or_insert(until);
+            *held_until = (*held_until).max(until);
         }
         held
     }

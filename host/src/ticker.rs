@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::cycle::{Beat, BeatReport, Cycle};
@@ -45,10 +45,10 @@ const REPORTS_KEPT: usize = 64;
 /// Called after each tick, off the async threads, for what has to be written down.
 pub type AfterTick = Box<dyn FnMut(&Cycle, &BeatReport) + Send>;
 
-/// What can be asked of a running ticker.
-#[derive(Debug)]
+/// What can be asked of a running ticker. It is done between two beats.
 enum Command {
     SetInterval(Duration),
+    With(Box<dyn FnOnce(&mut Cycle) + Send>),
 }
 
 /// A running ticker, from outside.
@@ -73,6 +73,19 @@ impl TickerHandle {
     pub async fn set_interval(&self, interval: Duration) {
         // A ticker that has ended has no interval.
         _ = self.commands.send(Command::SetInterval(interval)).await;
+    }
+
+    /// Does something with the phases between two beats, off the clock but on the ticker's own task: keep it short.
+    /// None if the ticker has ended.
+    pub async fn with_cycle<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Cycle) -> R + Send + 'static,
+    ) -> Option<R> {
+        let (tell, told) = oneshot::channel();
+        // Whoever asked may not wait for the answer any more.
+        let change = move |cycle: &mut Cycle| _ = tell.send(change(cycle));
+        self.commands.send(Command::With(Box::new(change))).await.ok()?;
+        told.await.ok()
     }
 }
 
@@ -145,7 +158,10 @@ impl Ticker {
                 biased;
                 () = &mut shutdown => break,
                 // Without any handle left this arm is off: nobody can ask for anything any more.
-                Some(Command::SetInterval(interval)) = self.commands.recv() => self.set_interval(interval),
+                Some(command) = self.commands.recv() => match command {
+                    Command::SetInterval(interval) => self.set_interval(interval),
+                    Command::With(change) => _ = self.cycle.as_mut().map(change),
+                },
                 () = pool.isolated().notified() => self.arm_urgent(0),
                 () = sleep => {
                     if self.next_tick_at() < self.clock.mono() && self.skipped() > 0 {

@@ -99,6 +99,42 @@ fn run_refuses_a_bad_config_and_a_bad_folder_with_their_own_codes() {
 }
 
 #[test]
+fn check_reads_the_drop_in_folder_too() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("phases.d");
+    std::fs::create_dir(&folder).unwrap();
+    let good = "name = \"good\"\nkind = \"wasm\"\nmode = \"off\"\n";
+    std::fs::write(folder.join("good.toml"), good).unwrap();
+    let check =
+        |args: &[&str]| groundskeeper(home.path(), &[&["check", "--phases", "phases.d"], args].concat());
+    assert_eq!(code(&check(&[])), 0, "{}", out(&check(&[])));
+    std::fs::write(folder.join("bad.toml"), "name = \"bad\"\nkind = \"wasm\"\n[grants]\nban = true\n")
+        .unwrap();
+    std::fs::write(folder.join("lonely.wasm"), "").unwrap();
+    let output = check(&[]);
+    assert_eq!(code(&output), 78);
+    let text = out(&output);
+    assert!(text.contains("phases.d/bad.toml:4: grants.ban: a ban ends a connection"), "{text}");
+    assert!(text.contains("write lonely.toml beside it"), "{text}");
+    assert!(text.ends_with("2 problems\n"), "{text}");
+    // A node goes on without them; a built-in phase's file is another matter.
+    std::fs::write(folder.join("reaper.toml"), "name = \"reaper\"\nkind = \"built-in\"\nmod = 1\n").unwrap();
+    let output = groundskeeper(home.path(), &["run", "--phases", "phases.d", "--ticks", "1"]);
+    assert_eq!(code(&output), 78);
+    assert!(
+        err(&output).contains("phases.d/reaper.toml:3: mod: unknown key; did you mean \"mode\"?"),
+        "{}",
+        err(&output)
+    );
+    let output = groundskeeper(home.path(), &["check", "--phases", "nowhere"]);
+    assert!(out(&output).contains("--phases: there is no folder nowhere"), "{}", out(&output));
+    for file in std::fs::read_dir(config_folder().join("invalid-manifests")).unwrap() {
+        std::fs::copy(file.unwrap().path(), folder.join("bad.toml")).unwrap();
+        assert_eq!(code(&check(&[])), 78);
+    }
+}
+
+#[test]
 fn usage_errors_exit_2_and_help_tells_the_codes() {
     let home = tempfile::tempdir().unwrap();
     for args in [&["run", "--ticks", "0"][..], &["run", "--interval", "fast"], &["fly"], &[]] {
@@ -114,6 +150,9 @@ fn usage_errors_exit_2_and_help_tells_the_codes() {
     let schema: serde_json::Value =
         serde_json::from_slice(&groundskeeper(home.path(), &["schema"]).stdout).unwrap();
     assert_eq!(schema["title"], "groundskeeper.toml");
+    let schema: serde_json::Value =
+        serde_json::from_slice(&groundskeeper(home.path(), &["schema", "--manifest"]).stdout).unwrap();
+    assert_eq!(schema["title"], "Manifest of a Groundskeeper phase");
 }
 
 #[test]
@@ -171,6 +210,7 @@ fn node() -> Node {
     let slot = attach(2, "192.0.2.2:7420");
     attach(3, "192.0.2.3:7420").retire(Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading"));
     let desk = Desk {
+        thresholds: groundskeeper::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
         sources: Sources {
             book: Book::new(BookLimits::default(), Arc::clone(&clock), Arc::clone(&journal)),
             broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
@@ -186,6 +226,7 @@ fn node() -> Node {
         metrics: Arc::default(),
         network: "test".into(),
         local_addrs: Vec::new(),
+        ticker: None,
     };
     let runtime = Runtime::new().unwrap();
     let socket = {
@@ -221,6 +262,14 @@ fn a_running_node_is_shown_as_text_and_as_json() {
     let explained = ask(&["explain", &id(3).to_string()[..8], "--json"]);
     let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
     assert_eq!(explained["records"][1]["reason"], "upgrading");
+}
+
+#[test]
+fn what_cannot_be_resumed_exits_1_and_says_why() {
+    let node = node();
+    let output = groundskeeper(node.home.path(), &["resume", "slow-peers", "--data-dir", "."]);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("this node has no ticker"), "{}", err(&output));
 }
 
 #[test]

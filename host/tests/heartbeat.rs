@@ -60,7 +60,7 @@ async fn missed_ticks_119_to_122_do_not_cost_the_hourly_phase_its_run() {
 async fn an_hourly_run_that_falls_into_missed_ticks_happens_at_the_next_one() {
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
     // As if it had run when the node started: due at tick 120.
-    let kept = Kept { last_runs: [("exchange-cleanup".to_owned(), 1_700_000_000)].into() };
+    let kept = Kept { last_runs: [("exchange-cleanup".to_owned(), 1_700_000_000)].into(), ..Kept::default() };
     let mut rig = Rig::resume(clock, builtins(), INTERVAL, &kept, Fence::Inline);
     rig.ticks(118).await;
     tokio::time::advance(INTERVAL * 5).await;

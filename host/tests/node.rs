@@ -1,13 +1,19 @@
 //! Whole nodes in one process, over real TLS on loopback: they find each other, are restarted, and stop in order.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::clock::SystemClock;
-use groundskeeper::config::{Bootstrap, Config};
+use groundskeeper::config::{Bootstrap, Config, Mode, Overrides, Schedule};
 use groundskeeper::data::DataFolder;
 use groundskeeper::journal::{Cause, What};
 use groundskeeper::node::{Additions, Node};
+use groundskeeper::registry::{PhaseSpec, PhaseState};
+use groundskeeper_sdk::host::{AnyPhase, View};
+use groundskeeper_sdk::memory::Memory;
+use groundskeeper_sdk::phase::Tick;
+use groundskeeper_sdk::plan::Plan;
 use tokio::time::timeout;
 
 /// Long enough for a loaded machine; nothing is asserted about how long things took.
@@ -114,4 +120,66 @@ async fn a_node_started_twice_is_refused_by_the_lock_and_the_first_goes_on() {
     let reopened = DataFolder::open(folder_without_key.path()).expect("unlocked");
     let error = Node::start(&config(&[]), reopened, SystemClock::new(), Additions::default()).err();
     assert!(error.expect("no new identity").to_string().contains("node.key"));
+}
+
+/// Counts its runs in its memory.
+struct Counter;
+
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Runs(u32);
+
+impl Memory for Runs {}
+
+impl AnyPhase for Counter {
+    fn summary(&self) -> &'static str {
+        "counts its runs"
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn run(&self, _: &Tick, view: &View, plan: &mut Plan) -> groundskeeper_sdk::phase::Result {
+        let Runs(runs) = view.memory()?;
+        plan.metric_set("runs", f64::from(runs + 1));
+        plan.remember(&Runs(runs + 1))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_phases_remember_outlives_the_process_and_what_cannot_be_loaded_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let drop_in = folder.path().join("phases.d");
+    std::fs::create_dir(&drop_in).unwrap();
+    std::fs::write(drop_in.join("torn.toml"), "name = \"torn\"\nkind = \"wasm\"\nevery = 3\n").unwrap();
+    std::fs::write(
+        drop_in.join("reaper.toml"),
+        "name = \"reaper\"\nkind = \"built-in\"\nmode = \"shadow\"\n",
+    )
+    .unwrap();
+    let data = folder.path().join("data");
+    let overrides = Overrides { phases: Some(drop_in), ..Overrides::default() };
+    let mut config = Config::load_with(None, &overrides).unwrap();
+    config.node.interval = Duration::from_millis(100);
+    config.net.listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let mut runs = Vec::new();
+    for _process in 0..3 {
+        let spec = PhaseSpec::built_in("counter", "application", "1", Arc::new(Counter), Schedule::every(1));
+        let additions = Additions { phases: vec![spec], ..Additions::default() };
+        let data = DataFolder::open(&data).unwrap();
+        let node = Node::start(&config, data, SystemClock::new(), additions).unwrap();
+        let mut reports = node.maintenance().handle().reports();
+        for _tick in 0..2 {
+            timeout(PATIENCE, reports.recv()).await.unwrap().unwrap();
+        }
+        let phases = node.maintenance().board().read();
+        let phase = |name: &str| phases.iter().find(|phase| &*phase.name == name).unwrap();
+        assert_eq!((phase("reaper").mode, phase("torn").state), (Mode::Shadow, PhaseState::Rejected));
+        assert!(phase("torn").last_error.as_ref().unwrap().contains("torn.toml:3: every: unknown key"));
+        stop(node).await;
+        let kept =
+            DataFolder::open(folder.path().join("data").as_path()).unwrap().load_phase("counter").unwrap();
+        runs.push(String::from_utf8(kept.value.memory.unwrap().bytes).unwrap().parse::<u32>().unwrap());
+    }
+    assert!(runs[0] >= 2 && runs[1] >= runs[0] + 2 && runs[2] >= runs[1] + 2, "{runs:?}");
 }

@@ -2,8 +2,6 @@
 
 use groundskeeper_sdk::prelude::*;
 
-use crate::settings::within;
-
 /// Forgets broadcasts that every peer has long seen.
 ///
 /// Asks only if the oldest one held is older than `forget_after`, so a quiet node's journal stays quiet. O(1).
@@ -25,7 +23,7 @@ impl Phase for BroadcastCleanup {
     const SUMMARY: &'static str = "forgets old broadcasts";
 
     fn check(&self) -> Result<(), String> {
-        within("forget_after", self.forget_after, Span::secs(1), Span::days(1))
+        within("forget_after", self.forget_after, Span::secs(1)..=Span::days(1))
     }
 
     fn run(&self, _: &Tick, view: &View, plan: &mut Plan) -> Result {

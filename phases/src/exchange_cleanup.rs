@@ -2,8 +2,6 @@
 
 use groundskeeper_sdk::prelude::*;
 
-use crate::settings::within;
-
 /// Forgets addresses that nobody has named for long.
 ///
 /// Asks only if there is one, so a quiet node's journal stays quiet. One pass over one column.
@@ -25,7 +23,7 @@ impl Phase for ExchangeCleanup {
     const SUMMARY: &'static str = "forgets addresses that nobody names any more";
 
     fn check(&self) -> Result<(), String> {
-        within("forget_after", self.forget_after, Span::secs(1), Span::days(365))
+        within("forget_after", self.forget_after, Span::secs(1)..=Span::days(365))
     }
 
     fn run(&self, _: &Tick, view: &View, plan: &mut Plan) -> Result {

@@ -12,7 +12,6 @@ mod broadcast_cleanup;
 mod exchange_cleanup;
 mod reaper;
 mod reconnect;
-mod settings;
 
 pub use broadcast_cleanup::BroadcastCleanup;
 pub use exchange_cleanup::ExchangeCleanup;

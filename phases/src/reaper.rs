@@ -3,8 +3,6 @@
 use groundskeeper_sdk::contract::ASKS_PER_PLAN;
 use groundskeeper_sdk::prelude::*;
 
-use crate::settings::within;
-
 /// Pings peers that have gone quiet and disconnects those that stay silent.
 ///
 /// Everyone idle for `ping_after` or longer, but less than `stale_after`, is pinged by one action. Everyone idle for
@@ -37,9 +35,9 @@ impl Phase for Reaper {
     const SUMMARY: &'static str = "pings quiet peers and disconnects silent ones";
 
     fn check(&self) -> Result<(), String> {
-        within("ping_after", self.ping_after, Span::secs(1), Span::hours(1))?;
-        within("stale_after", self.stale_after, Span::secs(2), Span::days(1))?;
-        within("max_per_run", self.max_per_run, 1, ASKS_PER_PLAN as u32)?;
+        within("ping_after", self.ping_after, Span::secs(1)..=Span::hours(1))?;
+        within("stale_after", self.stale_after, Span::secs(2)..=Span::days(1))?;
+        within("max_per_run", self.max_per_run, 1..=ASKS_PER_PLAN as u32)?;
         if self.ping_after >= self.stale_after {
             return Err(format!(
                 "ping_after = {} is not below stale_after = {}: nobody would be pinged before being dropped",

@@ -6,8 +6,6 @@ use groundskeeper_sdk::contract::ASKS_PER_PLAN;
 use groundskeeper_sdk::prelude::*;
 use groundskeeper_sdk::rng::Rng;
 
-use crate::settings::within;
-
 /// Dials addresses of the book until there are `target` connections, counting dials under way.
 ///
 /// Only addresses whose back-off has ended. They are drawn at random by weight, never the best ones first: whoever can
@@ -56,8 +54,8 @@ impl Phase for Reconnect {
     const SUMMARY: &'static str = "dials known addresses while there are too few connections";
 
     fn check(&self) -> Result<(), String> {
-        within("target", self.target, 1, UNKNOWN - 1)?;
-        within("max_dials", self.max_dials, 1, ASKS_PER_PLAN as u32)
+        within("target", self.target, 1..=UNKNOWN - 1)?;
+        within("max_dials", self.max_dials, 1..=ASKS_PER_PLAN as u32)
     }
 
     fn run(&self, now: &Tick, view: &View, plan: &mut Plan) -> Result {

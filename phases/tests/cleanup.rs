@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::host::BroadcastTotals;
 use groundskeeper_sdk::prelude::*;
+use groundskeeper_sdk::serde::de::DeserializeOwned;
 use groundskeeper_sdk::testing::world;
 
 #[test]
@@ -55,7 +56,7 @@ fn settings_out_of_range_are_named() {
 /// A change of a default is a change for every operator.
 #[test]
 fn defaults_are_valid_read_back_and_stay() {
-    fn json<P: Phase + Default + Serialize + PartialEq + Debug>() -> String {
+    fn json<P: Phase + Default + Serialize + DeserializeOwned + PartialEq + Debug>() -> String {
         let phase = P::default();
         phase.check().unwrap();
         assert_eq!(serde_json::from_str::<P>("{}").unwrap(), phase, "an empty table is the default");

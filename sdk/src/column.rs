@@ -6,7 +6,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::host::Table;
+use crate::backend::Source;
 use crate::span::Span;
 
 /// What a column holds where the host does not know the value. It passes no test and sorts last.
@@ -16,12 +16,31 @@ pub const UNKNOWN: u32 = u32::MAX;
 pub const MOST: u32 = UNKNOWN - 1;
 
 mod sealed {
-    pub trait Index {
+    pub trait Index: super::Source {
         fn at(row: u32) -> Self;
     }
     pub trait Unit {}
 }
 pub(crate) use sealed::Index;
+
+/// The tables that have rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Table {
+    /// The connections at the start of the run.
+    Peers,
+    /// Addresses that are neither connected nor being dialled.
+    Book,
+}
+
+impl Table {
+    /// The interface that reads it.
+    pub const fn interface(self) -> &'static str {
+        match self {
+            Table::Peers => "peers",
+            Table::Book => "book",
+        }
+    }
+}
 
 /// A row of one table of one run's view. Two kinds exist: [`Peer`] and [`Address`].
 pub trait Row: sealed::Index + Copy + 'static {
@@ -181,7 +200,7 @@ macro_rules! columns {
 pub mod peer {
     use super::{Column, Count, Flag, Kib, Micros, Peer, Secs};
     columns! { Peer:
-        /// Number of the connection since the host started, never used twice.
+        /// Number of the connection, never used twice while the host runs; it starts anew with the host.
         CONN: Count = "conn";
         /// Since its last message, or since this node woke, whichever is later.
         IDLE: Secs = "idle-s";
@@ -199,7 +218,8 @@ pub mod peer {
         KIB_OUT: Kib = "kib-out";
         /// Waiting to be sent.
         KIB_QUEUED: Kib = "kib-queued";
-        /// A number per network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables.
+        /// A number per network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables and in
+        /// every run.
         GROUP: Count = "group";
         /// The peer dialled us.
         INBOUND: Flag = "inbound";

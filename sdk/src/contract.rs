@@ -8,7 +8,7 @@ pub const WIT: &str = include_str!("../wit/v0.1/phase.wit");
 
 /// Tests in one query.
 pub const TESTS: usize = 8;
-/// Rows out of one query, values out of one read, rows of one ping: 64 KiB of numbers.
+/// Rows out of one query, values out of one read, rows of all pings of a run: 64 KiB of numbers.
 pub const ROWS: u32 = 16_384;
 /// Asks in one plan.
 pub const ASKS_PER_PLAN: usize = 4_096;
@@ -81,6 +81,41 @@ pub const INTERFACES: &[Interface] = &[
     interface("log", Role::Beside, false, &["write"]),
     interface("metrics", Role::Beside, true, &["add", "set"]),
     interface("lifecycle", Role::Export, false, &["describe", "check", "run"]),
+];
+
+/// Every call of a phase into its host, `interface.function`, in the WIT's order.
+pub const CALLS: &[&str] = &[
+    "peers.totals-now",
+    "peers.select",
+    "peers.count",
+    "peers.facts",
+    "peers.column",
+    "peers.names",
+    "peers.columns",
+    "book.select",
+    "book.count",
+    "book.facts",
+    "book.column",
+    "book.names",
+    "book.columns",
+    "broadcasts.totals-now",
+    "disconnect.ask",
+    "disconnect.ask-if-silent",
+    "health.adjust",
+    "ping.ask",
+    "ping.matching",
+    "dial.ask",
+    "dial.probe",
+    "protect.ask",
+    "ban.ask",
+    "forget.broadcasts",
+    "forget.addresses",
+    "cadence.again-in",
+    "memory.load",
+    "memory.store",
+    "log.write",
+    "metrics.add",
+    "metrics.set",
 ];
 
 /// One kind of action: how the journal calls it, and the call that asks for it.

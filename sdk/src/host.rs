@@ -11,71 +11,12 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 pub use crate::ask::Ask;
+pub use crate::column::Table;
 pub use crate::memory::Saved;
 pub use crate::phase::AnyPhase;
 pub use crate::plan::{Change, Level, LogLine, Metric, Parts, Plan};
 pub use crate::query::{Order, Query, Test};
-pub use crate::view::View;
-
-/// The tables that have rows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Table {
-    /// The connections at the start of the run.
-    Peers,
-    /// Addresses that are neither connected nor being dialled.
-    Book,
-}
-
-impl Table {
-    /// The interface that reads it.
-    pub const fn interface(self) -> &'static str {
-        match self {
-            Table::Peers => "peers",
-            Table::Book => "book",
-        }
-    }
-}
-
-/// Numbers about the connections as a whole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Totals {
-    /// Rows of the peers table.
-    pub connected: u32,
-    /// Of these, how many dialled us.
-    pub inbound: u32,
-    /// Dials under way; count them before asking for more.
-    pub dialing: u32,
-    /// Peers whose health is above the node's threshold.
-    pub healthy: u32,
-    /// The operator's floor for `connected`.
-    pub least: u32,
-    /// The operator's ceiling for `connected`.
-    pub most: u32,
-}
-
-/// Numbers about the memory of broadcasts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct BroadcastTotals {
-    /// Broadcasts remembered.
-    pub held: u32,
-    /// Age of the oldest of them, 0 if there is none.
-    pub oldest_s: u32,
-    /// Sent in the current rate window.
-    pub in_window: u32,
-    /// Age of that window.
-    pub window_s: u32,
-}
-
-/// What a log line or an operator would call a row.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Name {
-    /// Public key in the host's printed form; empty for a row of the book.
-    pub id: String,
-    /// `ip:port`.
-    pub address: String,
-    /// What the peer says it runs, at most 64 bytes. Untrusted; empty if it said nothing, and for the book.
-    pub agent: String,
-}
+pub use crate::view::{BroadcastTotals, Name, Totals, View};
 
 /// A picture of the node that does not change during a run.
 pub trait Frozen: Send + Sync {
@@ -85,7 +26,7 @@ pub trait Frozen: Send + Sync {
     /// `OnceLock`).
     fn column(&self, table: Table, name: &str) -> Option<&[u32]>;
     /// Names that `column` knows.
-    fn columns(&self, table: Table) -> &[&'static str];
+    fn columns(&self, table: Table) -> &[&str];
     /// The connections as a whole.
     fn totals(&self) -> Totals;
     /// The memory of broadcasts.

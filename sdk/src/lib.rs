@@ -29,6 +29,8 @@
 //!     }
 //! }
 //!
+//! groundskeeper_sdk::export!(SlowPeers);
+//!
 //! use groundskeeper_sdk::testing::world;
 //!
 //! let w = world()
@@ -45,29 +47,50 @@
 //! | [`view`], [`select`], [`mod@column`] | reading |
 //! | [`plan`] | asking |
 //! | [`span`], [`mod@decay`], [`rng`] | time, forgetting and chance in integers, alike on every machine |
-//! | [`memory`] | what outlives a run |
+//! | [`settings`], [`memory`] | what a phase is told, and what outlives a run |
 //! | [`testing`] | a world by hand, for tests without a host |
-//! | [`contract`], [`query`], [`host`] | the contract as data, and what a host does with it |
+//! | [`mod@export`] | a component or a shared library out of a phase |
+//! | [`contract`], [`query`], [`host`], [`abi`] | the contract as data, and what a host does with it |
 
 #![warn(missing_docs)]
 // A panic in a guest is a trap; what a phase has to say goes through its plan.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-mod ask;
 pub mod column;
 pub mod contract;
 pub mod decay;
-pub mod host;
+pub mod export;
 pub mod memory;
 pub mod phase;
 pub mod plan;
 pub mod prelude;
-pub mod query;
 pub mod rng;
 pub mod select;
+pub mod settings;
 pub mod span;
-pub mod testing;
 pub mod view;
+
+// What a guest has instead of the rest: its calls into the host.
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+pub mod guest;
+#[cfg(target_arch = "wasm32")]
+use guest as backend;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub mod abi;
+#[cfg(not(target_arch = "wasm32"))]
+mod ask;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod host;
+#[cfg(not(target_arch = "wasm32"))]
+mod native;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod query;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+#[cfg(not(target_arch = "wasm32"))]
+use native as backend;
 
 /// For `#[serde(crate = "groundskeeper_sdk::serde")]`, so that a phase needs no dependency on serde.
 pub use serde;

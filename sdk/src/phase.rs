@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
-
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::view::View;
@@ -13,10 +11,10 @@ pub type Result<T = (), E = Failure> = core::result::Result<T, E>;
 
 /// A unit of maintenance: reads a view, asks in a plan, does nothing else.
 ///
-/// The value *is* the phase's settings, read from the manifest, and may be new in every run: what has to outlive a run
-/// goes through [`View::memory`] and [`Plan::remember`]. Decide from the arguments alone, in integers, and a recorded
+/// The value *is* the phase's settings, read from the manifest by serde, and may be new in every run: what has to outlive
+/// a run goes through [`View::memory`] and [`Plan::remember`]. Decide from the arguments alone, in integers, and a recorded
 /// run decides alike anywhere.
-pub trait Phase: DeserializeOwned + 'static {
+pub trait Phase: 'static {
     /// One line for the operator: what it does.
     const SUMMARY: &'static str = "";
 

@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::column::{MOST, UNKNOWN};
+use crate::column::{MOST, Table, UNKNOWN};
 use crate::contract::{ROWS, TESTS};
-use crate::host::{Frozen, RuleBroken, Table};
+use crate::host::{Frozen, RuleBroken};
 
 /// Keeps a row when at_least <= column <= at_most. [`UNKNOWN`] passes no test.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -160,13 +160,16 @@ pub(crate) fn column<'v>(
     table: Table,
     name: &str,
 ) -> Result<&'v [u32], RuleBroken> {
-    let Some(values) = view.column(table, name) else {
-        let known = view.columns(table).join(", ");
-        let shown: String = crate::host::clean(name).chars().take(40).collect();
-        return Err(RuleBroken { call, rule: format!("no column {shown:?}; this host knows {known}") });
-    };
+    let values = view.column(table, name).ok_or_else(|| no_column(call, view, table, name))?;
     assert_eq!(values.len(), view.rows(table) as usize, "a host's column {name} has one value per row");
     Ok(values)
+}
+
+/// The broken rule that there is no column of that name.
+pub(crate) fn no_column(call: &'static str, view: &dyn Frozen, table: Table, name: &str) -> RuleBroken {
+    let known = view.columns(table).join(", ");
+    let shown: String = crate::host::clean(name).chars().take(40).collect();
+    RuleBroken { call, rule: format!("no column {shown:?}; this host knows {known}") }
 }
 
 /// Rows per block: its marks are 2 KiB, which stay in the first-level cache beside the columns' lines.

@@ -1,11 +1,9 @@
-//! Owns the fluent way to write a query. Evaluates nothing itself: `query` does.
+//! Owns the fluent way to write a query. Evaluates nothing itself: the host does, and natively `query`.
 
-use std::borrow::Cow;
 use std::marker::PhantomData;
 
+use crate::backend::{Order, Test};
 use crate::column::{Amount, Column, MOST, Row, UNKNOWN, Unit};
-use crate::host::{Order, Query, RuleBroken, Test};
-use crate::query;
 use crate::view::View;
 
 /// Rows of one table, narrowed step by step; ends in [`count`](Select::count) or [`take`](Select::take).
@@ -24,6 +22,10 @@ pub struct Select<'v, T: Row> {
 /// Both ends of a test, in a column's units; `None` where no value can pass.
 type Ends = Option<(u64, u64)>;
 
+#[cfg_attr(
+    target_arch = "wasm32",
+    expect(clippy::useless_conversion, reason = "natively a name becomes a Cow")
+)]
 impl<'v, T: Row> Select<'v, T> {
     pub(crate) fn new(view: &'v View) -> Self {
         Select { view, tests: Vec::new(), sort_by: None, of: PhantomData }
@@ -62,19 +64,19 @@ impl<'v, T: Row> Select<'v, T> {
 
     /// Largest value first, not known last, ties by row. The last order given counts.
     pub fn most<U: Unit>(mut self, column: Column<T, U>) -> Self {
-        self.sort_by = Some(Order { column: Cow::Borrowed(column.name()), descending: true });
+        self.sort_by = Some(Order { column: column.name().into(), descending: true });
         self
     }
 
     /// Smallest value first, not known last, ties by row. The last order given counts.
     pub fn least<U: Unit>(mut self, column: Column<T, U>) -> Self {
-        self.sort_by = Some(Order { column: Cow::Borrowed(column.name()), descending: false });
+        self.sort_by = Some(Order { column: column.name().into(), descending: false });
         self
     }
 
     /// How many rows pass. One pass over the compared columns.
     pub fn count(&self) -> u32 {
-        query::count(self.view.host(), T::TABLE, &self.tests)
+        self.view.reads.count::<T>(&self.tests)
     }
 
     /// The first `limit` rows that pass, in order; none for 0. More than 16384 end the run.
@@ -82,19 +84,17 @@ impl<'v, T: Row> Select<'v, T> {
         if limit == 0 {
             return Vec::new();
         }
-        let query = Query { tests: self.tests, sort_by: self.sort_by, limit };
-        query::select(self.view.host(), T::TABLE, &query).into_iter().map(T::at).collect()
+        let rows = self.view.reads.select::<T>(self.tests, self.sort_by, limit);
+        rows.into_iter().map(T::at).collect()
+    }
+
+    pub(crate) fn view(&self) -> &'v View {
+        self.view
     }
 
     /// The tests alone, for an ask that takes a whole selection.
-    pub(crate) fn into_tests(self, call: &'static str) -> Result<Vec<Test>, RuleBroken> {
-        let host = self.view.host();
-        match self.tests.iter().find(|test| !host.columns(T::TABLE).contains(&&*test.column)) {
-            Some(test) => Err(query::column(call, host, T::TABLE, &test.column)
-                .err()
-                .unwrap_or(RuleBroken { call, rule: format!("no column {:?}", test.column) })),
-            None => Ok(self.tests),
-        }
+    pub(crate) fn into_tests(self) -> Vec<Test> {
+        self.tests
     }
 
     /// Comparing one column twice narrows one test, so that it counts once.
@@ -110,7 +110,7 @@ impl<'v, T: Row> Select<'v, T> {
                 test.at_least = test.at_least.max(at_least);
                 test.at_most = test.at_most.min(at_most);
             }
-            None => self.tests.push(Test { column: Cow::Borrowed(column.name()), at_least, at_most }),
+            None => self.tests.push(Test { column: column.name().into(), at_least, at_most }),
         }
         self
     }

@@ -2,33 +2,69 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
-use crate::column::{Address, Column, Peer, Row, Unit};
-use crate::host::{BroadcastTotals, Frozen, Name, RuleBroken, Table, Totals};
+use crate::backend::Reads;
+use crate::column::{Address, Column, Peer, Row, UNKNOWN, Unit};
 use crate::memory::{self, Memory};
 use crate::phase::Result;
-use crate::query;
 use crate::select::Select;
+
+/// Numbers about the connections as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Rows of the peers table.
+    pub connected: u32,
+    /// Of these, how many dialled us.
+    pub inbound: u32,
+    /// Dials under way; count them before asking for more.
+    pub dialing: u32,
+    /// Peers whose health is above the node's threshold.
+    pub healthy: u32,
+    /// The operator's floor for `connected`.
+    pub least: u32,
+    /// The operator's ceiling for `connected`.
+    pub most: u32,
+}
+
+/// Numbers about the memory of broadcasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BroadcastTotals {
+    /// Broadcasts remembered.
+    pub held: u32,
+    /// Age of the oldest of them, 0 if there is none.
+    pub oldest_s: u32,
+    /// Sent in the current rate window.
+    pub in_window: u32,
+    /// Age of that window.
+    pub window_s: u32,
+}
+
+/// What a log line or an operator would call a row.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Name {
+    /// Public key in the host's printed form; empty for a row of the book.
+    pub id: String,
+    /// `ip:port`.
+    pub address: String,
+    /// What the peer says it runs, at most 64 bytes. Untrusted; empty if it said nothing, and for the book.
+    pub agent: String,
+}
 
 /// A picture of the node, frozen for this run.
 ///
-/// A type of its own rather than a trait: a component then imports exactly the tables that its phase reads.
-#[derive(Clone)]
+/// A type of its own rather than a trait: a component then imports exactly the tables that its phase reads. It cannot be
+/// cloned, so no phase keeps one beyond its run:
+///
+/// ```compile_fail,E0599
+/// fn keep(view: &groundskeeper_sdk::view::View) -> groundskeeper_sdk::view::View {
+///     groundskeeper_sdk::view::View::clone(view)
+/// }
+/// ```
 pub struct View {
-    host: Arc<dyn Frozen>,
+    pub(crate) reads: Reads,
 }
 
 impl View {
-    /// A view of what `host` froze.
-    pub fn new(host: Arc<dyn Frozen>) -> View {
-        View { host }
-    }
-
-    pub(crate) fn host(&self) -> &dyn Frozen {
-        &*self.host
-    }
-
     /// The connected peers, to be narrowed.
     pub fn peers(&self) -> Select<'_, Peer> {
         Select::new(self)
@@ -41,70 +77,45 @@ impl View {
 
     /// Every row of a table, in order: `view.rows::<Peer>()` goes beside [`column`](View::column).
     pub fn rows<T: Row>(&self) -> impl Iterator<Item = T> + use<T> {
-        (0..self.host.rows(T::TABLE)).map(T::at)
+        (0..self.reads.rows::<T>()).map(T::at)
     }
 
     /// The connections as a whole.
     pub fn totals(&self) -> Totals {
-        self.host.totals()
+        self.reads.totals()
     }
 
     /// The memory of broadcasts.
     pub fn broadcasts(&self) -> BroadcastTotals {
-        self.host.broadcasts()
+        self.reads.broadcasts()
     }
 
-    /// A whole column, one number per row, in the column's unit; [`UNKNOWN`](crate::column::UNKNOWN) where not known.
-    /// Borrowed natively, copied in a guest: prefer [`peers`](View::peers), which runs in the host.
+    /// A whole column, one number per row, in the column's unit; [`UNKNOWN`] where not known. Borrowed natively, copied
+    /// in a guest: prefer [`peers`](View::peers), which runs in the host.
     pub fn column<T: Row, U: Unit>(&self, column: Column<T, U>) -> Cow<'_, [u32]> {
-        let call = match T::TABLE {
-            Table::Peers => "peers.column",
-            Table::Book => "book.column",
-        };
-        Cow::Borrowed(self.values(call, column.name(), T::TABLE))
+        self.reads.column::<T>(column.name())
     }
 
     /// Some columns of some rows, row by row: `facts(&rows, (peer::IDLE, peer::RTT))` is a `Vec<[u32; 2]>`.
     ///
     /// Takes a tuple of two to six columns, or an array of columns of one unit.
     pub fn facts<T: Row, C: Columns<T>>(&self, rows: &[T], columns: C) -> Vec<C::Facts> {
-        let call = match T::TABLE {
-            Table::Peers => "peers.facts",
-            Table::Book => "book.facts",
-        };
-        columns.read(rows, |name| self.values(call, name, T::TABLE))
+        columns.read(self, rows)
     }
 
     /// One value of one row, in the column's unit; `None` where not known.
     pub fn fact<T: Row, U: Unit>(&self, row: T, column: Column<T, U>) -> Option<u32> {
-        let [value] = self.facts(&[row], [column])[0];
-        (value != crate::column::UNKNOWN).then_some(value)
+        self.facts(&[row], [column]).first().map(|[value]| *value).filter(|value| *value != UNKNOWN)
     }
 
     /// What an operator would call these rows.
     pub fn names<T: Row>(&self, rows: &[T]) -> Vec<Name> {
-        let count = self.host.rows(T::TABLE);
-        rows.iter()
-            .map(|row| {
-                if row.row() >= count {
-                    let call = match T::TABLE {
-                        Table::Peers => "peers.names",
-                        Table::Book => "book.names",
-                    };
-                    RuleBroken {
-                        call,
-                        rule: format!("row {} of {count}; keep no row beyond its run", row.row()),
-                    }
-                    .unwind();
-                }
-                self.host.name(T::TABLE, row.row())
-            })
-            .collect()
+        self.reads.names(rows)
     }
 
     /// Whether this host knows a column: for those that only newer hosts have.
     pub fn knows<T: Row, U: Unit>(&self, column: Column<T, U>) -> bool {
-        self.host.columns(T::TABLE).contains(&column.name())
+        self.reads.knows::<T>(column.name())
     }
 
     /// What an earlier run [remembered](crate::plan::Plan::remember); the default on the first run ever.
@@ -112,18 +123,13 @@ impl View {
     /// # Errors
     /// Permanent, if the bytes are of another version and [`Memory::upgrade`] refuses them, or if they do not read.
     pub fn memory<M: Memory>(&self) -> Result<M> {
-        memory::load(self.host.memory())
-    }
-
-    fn values(&self, call: &'static str, name: &str, table: Table) -> &[u32] {
-        query::column(call, self.host(), table, name).unwrap_or_else(|broken| broken.unwind())
+        memory::load(self.reads.memory())
     }
 }
 
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (peers, book) = (self.host.rows(Table::Peers), self.host.rows(Table::Book));
-        f.debug_struct("View").field("peers", &peers).field("book", &book).finish()
+        f.debug_struct("View").finish_non_exhaustive()
     }
 }
 
@@ -133,36 +139,15 @@ pub trait Columns<T: Row>: Copy {
     type Facts;
 
     #[doc(hidden)]
-    fn read<'v>(self, rows: &[T], values: impl Fn(&'static str) -> &'v [u32]) -> Vec<Self::Facts>;
-}
-
-fn gather<'v, T: Row, const N: usize>(
-    rows: &[T],
-    names: [&'static str; N],
-    values: impl Fn(&'static str) -> &'v [u32],
-) -> Vec<[u32; N]> {
-    let columns = names.map(values);
-    let at = |row: T| {
-        columns.map(|column| match column.get(row.row() as usize) {
-            Some(value) => *value,
-            None => {
-                let call = match T::TABLE {
-                    Table::Peers => "peers.facts",
-                    Table::Book => "book.facts",
-                };
-                let rule = format!("row {} of {}; keep no row beyond its run", row.row(), column.len());
-                RuleBroken { call, rule }.unwind()
-            }
-        })
-    };
-    rows.iter().map(|row| at(*row)).collect()
+    fn read(self, view: &View, rows: &[T]) -> Vec<Self::Facts>;
 }
 
 impl<T: Row, U: Unit, const N: usize> Columns<T> for [Column<T, U>; N] {
     type Facts = [u32; N];
 
-    fn read<'v>(self, rows: &[T], values: impl Fn(&'static str) -> &'v [u32]) -> Vec<[u32; N]> {
-        gather(rows, self.map(Column::name), values)
+    fn read(self, view: &View, rows: &[T]) -> Vec<[u32; N]> {
+        const { assert!(N > 0, "facts of no column") };
+        view.reads.facts(rows, self.map(Column::name))
     }
 }
 
@@ -171,8 +156,8 @@ macro_rules! tuple {
         impl<T: Row, $($unit: Unit),*> Columns<T> for ($(Column<T, $unit>,)*) {
             type Facts = [u32; $count];
 
-            fn read<'v>(self, rows: &[T], values: impl Fn(&'static str) -> &'v [u32]) -> Vec<[u32; $count]> {
-                gather(rows, [$(self.$at.name()),*], values)
+            fn read(self, view: &View, rows: &[T]) -> Vec<[u32; $count]> {
+                view.reads.facts(rows, [$(self.$at.name()),*])
             }
         }
     };

@@ -1,11 +1,12 @@
-//! Compares the WIT text with the Rust surface. Owns the golden listing; judges no behaviour.
+//! Compares the WIT text with the Rust surface and the C header. Owns the golden listing; judges no behaviour.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use groundskeeper_sdk::abi::{self, HEADER};
 use groundskeeper_sdk::column::{address, peer};
 use groundskeeper_sdk::contract::{self, INTERFACES, KINDS, PACKAGE, Role, WIT};
-use groundskeeper_sdk::host::Ask;
+use groundskeeper_sdk::host::{Ask, Level};
 use wit_parser::{Function, Interface, Resolve, Type, TypeDefKind};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wit/v0.1/golden.txt");
@@ -146,6 +147,16 @@ fn the_world_imports_all_but_types_and_exports_the_lifecycle() {
 }
 
 #[test]
+fn calls_are_the_functions_of_the_interfaces() {
+    let calls: Vec<_> = INTERFACES
+        .iter()
+        .filter(|it| it.role != Role::Export)
+        .flat_map(|it| it.functions.iter().map(|function| format!("{}.{function}", it.name)))
+        .collect();
+    assert_eq!(calls, contract::CALLS);
+}
+
+#[test]
 fn every_asking_function_is_one_kind_of_action() {
     let calls: BTreeSet<_> = INTERFACES
         .iter()
@@ -219,7 +230,7 @@ fn limits_agree_with_the_text() {
         format!("(at most {})", contract::TESTS),
         format!("`limit` (1 to {})", contract::ROWS),
         format!("At most {} values", contract::ROWS),
-        format!("At most {} rows; an empty list", contract::ROWS),
+        format!("At most {} rows in all calls of one run together", contract::ROWS),
         format!("A plan holds at most {}.", contract::ASKS_PER_PLAN),
         format!("A reason is 1 to {} bytes", contract::REASON_BYTES),
         format!("A name is 1 to {} of a-z 0-9 _", contract::METRIC_NAME_BYTES),
@@ -233,4 +244,47 @@ fn limits_agree_with_the_text() {
     ] {
         assert!(text.contains(&limit), "the WIT says nowhere: {limit}");
     }
+}
+
+/// The members of a struct of the C header, as the WIT would write them.
+fn members(header: &str, name: &str) -> Vec<String> {
+    let (_, body) = header.split_once(&format!("typedef struct {name} {{")).expect("the header has it");
+    let (body, _) = body.split_once('}').expect("it ends");
+    let member = |line: &str| {
+        let word = line.trim().strip_suffix(';')?.rsplit([' ', '*']).next()?;
+        Some(word.split('[').next()?.replace('_', "-"))
+    };
+    body.lines().filter_map(member).collect()
+}
+
+#[test]
+fn records_are_the_same_in_the_text_and_in_the_c_header() {
+    let resolve = resolve();
+    for (interface, record, name) in [
+        ("types", "test", "gk_test"),
+        ("peers", "totals", "gk_totals"),
+        ("peers", "name", "gk_name"),
+        ("broadcasts", "totals", "gk_broadcasts"),
+        ("memory", "saved", "gk_saved"),
+        ("lifecycle", "tick", "gk_tick"),
+    ] {
+        let (_, interface) =
+            interfaces(&resolve).into_iter().find(|(name, _)| *name == interface).expect("it is there");
+        let TypeDefKind::Record(fields) = &resolve.types[interface.types[record]].kind else {
+            panic!("{record} is no record")
+        };
+        let fields: Vec<_> = fields.fields.iter().map(|field| field.name.clone()).collect();
+        assert_eq!(members(HEADER, name), fields, "{name}");
+    }
+}
+
+#[test]
+fn levels_have_one_order() {
+    let resolve = resolve();
+    let (_, log) = interfaces(&resolve).into_iter().find(|(name, _)| *name == "log").expect("it is there");
+    let TypeDefKind::Enum(levels) = &resolve.types[log.types["level"]].kind else { panic!("no enum") };
+    let levels: Vec<_> = levels.cases.iter().map(|case| case.name.as_str()).collect();
+    let rust = [Level::Error, Level::Warn, Level::Info, Level::Debug];
+    assert_eq!(levels, rust.map(|level| format!("{level:?}").to_lowercase()));
+    assert_eq!(rust.map(|level| level as u32), [abi::ERROR, abi::WARN, abi::INFO, abi::DEBUG]);
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::book::{Book, BookLimits, Source};
 use groundskeeper::clock::{Clock, Coarse};
+use groundskeeper::config::Config;
 use groundskeeper::cycle::{Beat, Cycle, Thresholds, World};
 use groundskeeper::engine::Fence;
 use groundskeeper::flow::{BroadcastLimits, Broadcasts};
@@ -110,6 +111,7 @@ impl Node {
             dialer: None,
             thresholds: Thresholds { healthy_above: 30, least: 5, most: u32::MAX },
             stale_after: Duration::from_secs(90),
+            guests: Config::default().guests,
         };
         let mut cycle = Cycle::new(world, built_ins(), Fence::Inline, INTERVAL, 7);
         let file = record.map(|(name, whole_every)| {

@@ -11,7 +11,7 @@ use groundskeeper::cycle::{Beat, BeatReport, Cycle, Frame, Thresholds, World};
 use groundskeeper::engine::{Fence, PhaseThread};
 use groundskeeper::flow::{BroadcastLimits, Broadcasts};
 use groundskeeper::node::builtins;
-use groundskeeper::registry::{LastRuns, Registry};
+use groundskeeper::registry::{Before, Registry};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::RwLock;
 
@@ -39,7 +39,8 @@ const ALL_DUE: u32 = 120;
 /// The built-ins, with the cadence that a node gives them.
 pub fn built_ins() -> Registry {
     let specs = builtins(&Config::default().phases);
-    Registry::new(specs, |_| 0, &LastRuns::new(), 0, INTERVAL).expect("the built-ins' defaults are valid")
+    Registry::new(specs, Vec::new(), |_| 0, &Before { interval: INTERVAL, ..Before::default() })
+        .expect("the built-ins' defaults are valid")
 }
 
 pub fn world(ours: &Filled) -> World {
@@ -61,6 +62,7 @@ pub fn world(ours: &Filled) -> World {
         dialer: None,
         thresholds: Thresholds { healthy_above: 30, least: 5, most: u32::MAX },
         stale_after: Duration::from_secs(90),
+        guests: Config::default().guests,
     }
 }
 

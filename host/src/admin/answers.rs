@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Record;
 use crate::peer::PeerId;
 use crate::pool::{Direction, PoolStats};
-use crate::registry::PhaseStatus;
+use crate::registry::{PhaseState, PhaseStatus};
 
 /// `GET /status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +88,14 @@ pub struct Peer {
 pub struct Phases {
     pub tick: u32,
     pub phases: Vec<PhaseStatus>,
+}
+
+/// `POST /phases/{name}/resume`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    pub phase: String,
+    /// How it stood before.
+    pub was: PhaseState,
 }
 
 /// `GET /explain/{peer id, its beginning, ip:port or ip}`

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -50,7 +50,18 @@ impl Client {
     /// # Errors
     /// [`ClientError`] tells a missing node from one that refuses.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let (status, body) = self.get_bytes(path).await?;
+        self.answer(self.get_bytes(path).await?)
+    }
+
+    /// Has `path` done and reads a JSON answer.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.answer(self.ask(Method::POST, path).await?)
+    }
+
+    fn answer<T: DeserializeOwned>(&self, (status, body): (StatusCode, Bytes)) -> Result<T, ClientError> {
         if status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE {
             return serde_json::from_slice(&body).map_err(|error| self.broken(error));
         }
@@ -65,20 +76,31 @@ impl Client {
     /// # Errors
     /// As [`Client::get`], except that every status is an answer.
     pub async fn get_bytes(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        self.ask(Method::GET, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
             _ => ClientError::NoNode { socket: self.socket.clone(), source },
         })?;
-        tokio::time::timeout(PATIENCE, self.exchange(stream, path))
+        tokio::time::timeout(PATIENCE, self.exchange(stream, method, path))
             .await
             .map_err(|_| self.broken("it took too long"))?
     }
 
-    async fn exchange(&self, stream: UnixStream, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        stream: UnixStream,
+        method: Method,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(hyper::header::HOST, "groundskeeper")
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.broken(error))?;

@@ -1,9 +1,15 @@
 //! The answers themselves, from what the node knows right now.
 
+use std::sync::Arc;
+
+use groundskeeper_sdk::phase::Tick;
+
 use super::Desk;
-use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Status};
-use crate::clock::Coarse;
+use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status};
+use crate::clock::{Coarse, unix_seconds};
+use crate::cycle::{Frame, PhaseView};
 use crate::pool::{Direction, Rows};
+use crate::record::Fixture;
 use crate::registry::PhaseState;
 
 /// A tick that did not end within so many intervals is a ticker that stands.
@@ -44,6 +50,30 @@ impl Desk {
 
     pub fn phases(&self) -> Phases {
         Phases { tick: self.sources.pulse.tick(), phases: self.sources.phases.read().to_vec() }
+    }
+
+    /// What a phase would see now, at its first run. Copies every column: O(slots + addresses).
+    pub fn view(&self) -> Fixture {
+        let from = &self.sources;
+        let now = from.clock.coarse();
+        let frame =
+            Frame::take(&from.pool, &from.book, &from.broadcasts, self.thresholds, now, Coarse::default());
+        let tick = Tick {
+            number: from.pulse.tick(),
+            unix_s: unix_seconds(&*from.clock),
+            seed: [rand::random(), rand::random()],
+            ..Tick::default()
+        };
+        Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, self.thresholds.healthy_above.into())
+    }
+
+    /// Lets a phase run again, however often it has failed.
+    pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
+        let Some(ticker) = &self.ticker else { return Err("this node has no ticker".to_owned()) };
+        let name = phase.clone();
+        let resumed = ticker.with_cycle(move |cycle| cycle.resume(&name)).await;
+        let was = resumed.unwrap_or_else(|| Err("the node is shutting down".to_owned()))?;
+        Ok(Resumed { phase, was })
     }
 
     /// The live connections, at most `limit` of them told one by one. O(slots ever used).

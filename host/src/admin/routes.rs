@@ -38,6 +38,17 @@ pub(super) async fn phases(State(desk): State<Arc<Desk>>) -> Json<answers::Phase
     Json(desk.phases())
 }
 
+pub(super) async fn view(State(desk): State<Arc<Desk>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], desk.view().to_json()).into_response()
+}
+
+pub(super) async fn resume(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
+    match desk.resume(name).await {
+        Ok(resumed) => Json(resumed).into_response(),
+        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+    }
+}
+
 pub(super) async fn explain(State(desk): State<Arc<Desk>>, Path(who): Path<String>) -> Response {
     match desk.explain(&who) {
         Ok(explanation) => Json(explanation).into_response(),

@@ -5,12 +5,15 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::answers::{Explanation, Health, Journal, Peers, Phases, Status};
+use super::answers::{Explanation, Health, Journal, Peers, Phases, Resumed, Status};
 use super::*;
 use crate::book::{Book, BookLimits};
 use crate::clock::{Clock, TokioClock};
+use crate::config::Config;
+use crate::cycle::Thresholds;
 use crate::flow::{BroadcastLimits, Broadcasts};
 use crate::journal::{self, Asker, Cause, JournalLimits};
+use crate::node::{Maintenance, Options, TableLimits, Tables};
 use crate::peer::PeerId;
 use crate::pool::{Direction, Goodbye, Link, PeerFacts, Pool, PoolLimits, Removal, Slot, Traffic};
 use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
@@ -43,12 +46,9 @@ fn phase() -> PhaseStatus {
         last_run_tick: Some(3),
         next_due_tick: Some(4),
         runs: 3,
-        failures: 0,
-        failures_in_row: 0,
-        missed: 0,
         last_duration_us: 12,
         last_success_unix_s: Some(1_700_000_000),
-        last_error: None,
+        ..PhaseStatus::default()
     }
 }
 
@@ -99,10 +99,12 @@ impl Node {
             clock: dyn_clock,
         };
         let desk = Arc::new(Desk {
+            thresholds: Thresholds { healthy_above: 30, least: 5, most: 64 },
             sources,
             metrics: Arc::default(),
             network: "test".into(),
             local_addrs: vec!["127.0.0.1:7420".parse().unwrap()],
+            ticker: None,
         });
         let folder = tempfile::tempdir().unwrap();
         let socket = AdminSocket::bind(&folder.path().join("admin.sock")).unwrap();
@@ -226,6 +228,31 @@ async fn not_ready_names_the_phase_that_fails_or_is_stuck() {
     board(PhaseStatus { state: PhaseState::Stuck, ..phase() });
     let health: Health = node.client().get("/readyz").await.unwrap();
     assert!(!health.ok && health.why.len() == 1);
+}
+
+#[tokio::test]
+async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
+    let node = Node::start();
+    let error = node.client().post::<Resumed>("/phases/reaper/resume").await.unwrap_err();
+    assert_eq!(error.to_string(), "this node has no ticker");
+
+    let clock = Arc::clone(&node.clock) as Arc<dyn Clock>;
+    let tables = Tables::new(id(1), TableLimits::for_connections(8), clock, None);
+    let phases = crate::node::builtins(&Config::default().phases);
+    let running = Maintenance::start(&tables, phases, Options::default()).unwrap();
+    let desk = Desk { ticker: Some(running.handle().clone()), ..(*node.desk).clone() };
+    let path = node.folder.path().join("other.sock");
+    let socket = AdminSocket::bind(&path).unwrap();
+    let served = tokio::spawn(serve_admin(socket, Arc::new(desk), std::future::pending()));
+    let client = Client::new(&path);
+    let resumed: Resumed = client.post("/phases/reaper/resume").await.unwrap();
+    assert_eq!(resumed, Resumed { phase: "reaper".into(), was: PhaseState::Active });
+    let error = client.post::<Resumed>("/phases/reeper/resume").await.unwrap_err().to_string();
+    assert!(error.contains("no phase is called \"reeper\"; the phases are reaper,"), "{error}");
+    // Reading changes nothing, so a browser's prefetch or a scraper cannot resume.
+    assert!(client.get::<Resumed>("/phases/reaper/resume").await.is_err());
+    assert_eq!(tables.journal.select(9, |record| record.what == crate::journal::What::Resume).len(), 1);
+    served.abort();
 }
 
 #[tokio::test]

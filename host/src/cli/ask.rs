@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{NodeArgs, admin_socket, exit, print, print_json, refuse_config, show};
-use crate::admin::answers::{Explanation, Health, Peers, Phases, Status};
+use super::{NodeArgs, admin_socket, exit, print, print_json, refuse_config, show, usual_data_dir};
+use hyper::Method;
+
+use crate::admin::answers::{Explanation, Health, Peers, Phases, Resumed, Status};
 use crate::admin::{Client, ClientError, path_segment};
 use crate::config::{Config, Overrides};
+use crate::record::Fixture;
 
 pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     tell::<Status>(node, "/status", json, show::status)
@@ -24,6 +27,11 @@ pub(super) fn phases(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
 
 pub(super) fn explain(node: &NodeArgs, peer: &str, json: bool) -> anyhow::Result<ExitCode> {
     tell::<Explanation>(node, &format!("/explain/{}", path_segment(peer)), json, show::explanation)
+}
+
+pub(super) fn resume(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let path = format!("/phases/{}/resume", path_segment(phase));
+    carry_out::<Resumed>(node, Method::POST, &path, json, show::resumed)
 }
 
 pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {
@@ -50,22 +58,54 @@ fn tell<T: Serialize + DeserializeOwned>(
     json: bool,
     show: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
+    carry_out(node, Method::GET, path, json, show)
+}
+
+fn carry_out<T: Serialize + DeserializeOwned>(
+    node: &NodeArgs,
+    method: Method,
+    path: &str,
+    json: bool,
+    show: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
     let client = match client(node)? {
         Ok(client) => client,
         Err(code) => return Ok(code),
     };
-    match ask::<T>(&client, path)? {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = match method {
+        Method::POST => runtime.block_on(client.post::<T>(path)),
+        _ => runtime.block_on(client.get::<T>(path)),
+    };
+    match answer {
         Ok(answer) if json => print_json(&answer),
         Ok(answer) => print(&show(&answer)),
-        Err(error) => {
-            eprintln!("groundskeeper: {error}");
-            Ok(ExitCode::from(match error {
-                ClientError::NoNode { .. } => exit::NO_NODE,
-                ClientError::NotAllowed(_) => exit::NOT_ALLOWED,
-                _ => exit::FAILED,
-            }))
-        }
+        Err(error) => Ok(told(&error)),
     }
+}
+
+/// What a running node sees now; an exit code if it does not answer.
+pub(super) fn view(node: &NodeArgs) -> anyhow::Result<Result<Fixture, ExitCode>> {
+    let client = match client(node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(Err(code)),
+    };
+    match ask::<serde_json::Value>(&client, "/view")? {
+        Ok(value) => match Fixture::parse(&value.to_string(), "the node's view") {
+            Ok(fixture) => Ok(Ok(fixture)),
+            Err(problems) => anyhow::bail!("the node is of another version: {}", problems[0]),
+        },
+        Err(error) => Ok(Err(told(&error))),
+    }
+}
+
+fn told(error: &ClientError) -> ExitCode {
+    eprintln!("groundskeeper: {error}");
+    ExitCode::from(match error {
+        ClientError::NoNode { .. } => exit::NO_NODE,
+        ClientError::NotAllowed(_) => exit::NOT_ALLOWED,
+        _ => exit::FAILED,
+    })
 }
 
 fn ask<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Result<T, ClientError>> {
@@ -78,7 +118,11 @@ fn client(node: &NodeArgs) -> anyhow::Result<Result<Client, ExitCode>> {
     if let Some(socket) = &node.socket {
         return Ok(Ok(Client::new(socket)));
     }
-    let overrides = Overrides { data_dir: node.data_dir.clone(), ..Overrides::default() };
+    let overrides = Overrides {
+        data_dir: node.data_dir.clone(),
+        usual_data_dir: usual_data_dir(),
+        ..Overrides::default()
+    };
     match Config::load_with(node.config.as_deref(), &overrides) {
         Ok(config) => Ok(Ok(Client::new(&admin_socket(&config)?))),
         Err(problems) => Ok(Err(refuse_config(&problems))),

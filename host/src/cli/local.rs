@@ -36,6 +36,8 @@ pub(super) fn start(
     theirs.net.advertise.clear();
     theirs.net.bootstrap.clear();
     theirs.journal.file = None;
+    // They are company, not the node that is looked at.
+    theirs.guests.dir = None;
     let clock = || Arc::clone(clock) as Arc<dyn Clock>;
     folders.into_iter().map(|folder| Node::start(&theirs, folder, clock(), Additions::default())).collect()
 }

@@ -1,6 +1,8 @@
 //! `replay`: what was recorded, run again; or another phase over the same hours. Prints; the comparing is elsewhere.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,9 +10,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, bail};
 
 use super::show::{age, printable, table};
-use super::{ReplayArgs, exit, print, print_json, refuse_config};
-use crate::config::{Config, Overrides, Problem};
+use super::{ReplayArgs, exit, print, print_json, refuse_config, usual_data_dir};
+use crate::author::Subject;
+use crate::config::{Config, Declared, Grants, Instance, Limits, Overrides, Problem, read_manifests};
 use crate::engine::Body;
+use crate::engine::wasm::{Code, Guest, Setup, Wasm, sha256};
 use crate::node::builtins;
 use crate::record::{
     self, Action, Candidate, Dropped, Extent, Fixture, RecordedBeat, Recording, Report, RunInfo, WhatIf,
@@ -26,7 +30,8 @@ pub(super) fn replay(args: &ReplayArgs, json: bool) -> anyhow::Result<ExitCode> 
         return print(&fixture(&beat, args.seen_by.as_deref())?.to_json());
     }
     let Some(phase) = &args.phase else {
-        let report = record::replay(&recording, &lookup);
+        let modules = Modules::of(args)?;
+        let report = record::replay(&recording, &|info| record::builtin(info).or_else(|| modules.find(info)));
         if json { print_json(&report) } else { print(&again(&report)) }?;
         let different = report.different() > 0;
         return Ok(if different { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS });
@@ -39,19 +44,71 @@ pub(super) fn replay(args: &ReplayArgs, json: bool) -> anyhow::Result<ExitCode> 
     if json { print_json(&report) } else { print(&what_if(&report)) }
 }
 
-/// Where a recorded phase is taken from.
-fn lookup(info: &RunInfo) -> Option<Arc<dyn Body>> {
-    record::builtin(info)
+/// The components that recorded phases may have been, by digest.
+struct Modules {
+    wasm: Wasm,
+    codes: RefCell<BTreeMap<[u8; 32], Option<Arc<Code>>>>,
+    files: BTreeMap<[u8; 32], (PathBuf, Limits)>,
 }
 
-/// The phase that is to be tried: a built-in as the config sets it.
+impl Modules {
+    /// Those of the drop-in folder, none if there is no such folder.
+    fn of(args: &ReplayArgs) -> anyhow::Result<Self> {
+        let overrides = Overrides {
+            phases: args.phases.clone(),
+            usual_data_dir: usual_data_dir(),
+            ..Overrides::default()
+        };
+        let folder = match &args.phases {
+            Some(folder) => Some(folder.clone()),
+            None => Config::load_with(args.config.as_deref(), &overrides)
+                .ok()
+                .and_then(|config| config.guests.dir),
+        };
+        let files = folder.iter().flat_map(|folder| read_manifests(folder)).filter_map(|file| {
+            let module = file.module()?;
+            let Declared::Guest(guest) = file.manifest.ok()?.body else { return None };
+            let bytes = std::fs::read(&module).ok()?;
+            Some((sha256(&bytes).0, (module, guest.limits)))
+        });
+        Ok(Self { wasm: Wasm::new(None)?, codes: RefCell::default(), files: files.collect() })
+    }
+
+    /// The component that ran as `info`, with the settings it had.
+    fn find(&self, info: &RunInfo) -> Option<Arc<dyn Body>> {
+        let digest = info.digest?;
+        let (file, limits) = self.files.get(&digest)?;
+        let load = || self.wasm.load(&std::fs::read(file).ok()?).ok();
+        let code = self.codes.borrow_mut().entry(digest).or_insert_with(load).clone()?;
+        let setup = Setup {
+            settings: info.settings.clone()?,
+            limits: *limits,
+            // What it was granted then shows in what it asked; linking needs no less.
+            grants: Grants::everything(),
+            instance: Instance::Fresh,
+        };
+        Some(Arc::new(Guest::new(&self.wasm, code, setup).ok()?))
+    }
+}
+
+/// The phase that is to be tried: a component as its manifest sets it, or a built-in as the config does.
 fn candidate(name: &str, config: Option<&Path>) -> Result<anyhow::Result<Candidate>, Vec<Problem>> {
+    let file = Path::new(name);
+    if file.is_file() {
+        return Ok(component(file));
+    }
     let config = Config::load_with(config, &Overrides::default())?;
     let specs = builtins(&config.phases);
     let known: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let found = specs.into_iter().find(|spec| spec.name == name);
     let candidate = found.map(|spec| Candidate { name: spec.name, body: spec.body, schedule: spec.schedule });
     Ok(candidate.with_context(|| format!("there is no phase {name:?}; there are {}", known.join(", "))))
+}
+
+fn component(file: &Path) -> anyhow::Result<Candidate> {
+    let subject = Subject::load(file)?;
+    let (name, schedule) = subject.named(file);
+    Ok(Candidate { name, body: Arc::new(subject.guest()?), schedule })
 }
 
 fn fixture(beat: &RecordedBeat, phase: Option<&str>) -> anyhow::Result<Fixture> {

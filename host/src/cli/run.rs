@@ -192,7 +192,9 @@ fn desk(config: &Config, node: &Node) -> Arc<Desk> {
         sources,
         metrics: Arc::new(Metrics::default()),
         network: config.node.network.clone(),
+        thresholds: node.thresholds(),
         local_addrs: node.net().local_addrs(),
+        ticker: Some(node.maintenance().handle().clone()),
     })
 }
 
@@ -297,6 +299,7 @@ impl Out {
             (tally.banned, "banned"),
             (tally.broadcasts_forgotten, "broadcasts forgotten"),
             (tally.addresses_forgotten, "addresses forgotten"),
+            (tally.shadow, "in shadow"),
             (tally.void + tally.refused, "not done"),
         ] {
             if count > 0 {

@@ -5,7 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use groundskeeper_sdk::span::Span;
 
-use crate::admin::answers::{Explanation, Health, Peer, Peers, Phases, Status};
+use crate::admin::answers::{Explanation, Health, Peer, Peers, Phases, Resumed, Status};
+use crate::config::Mode;
 use crate::journal::{Outcome, Record};
 use crate::pool::Direction;
 use crate::pool::PoolStats;
@@ -53,38 +54,67 @@ pub(super) fn status(status: &Status) -> String {
     format!("{}\n{}", table(facts.into()), phase_table(phases))
 }
 
+pub(super) fn resumed(resumed: &Resumed) -> String {
+    format!("{} runs again; it was {}\n", printable(&resumed.phase), resumed.was.as_str())
+}
+
 pub(super) fn phases(phases: &Phases) -> String {
     format!("tick {}\n{}", phases.tick, phase_table(&phases.phases))
 }
 
 fn phase_table(phases: &[PhaseStatus]) -> String {
-    let head = ["PHASE", "KIND", "STATE", "EVERY", "LAST", "NEXT", "RUNS", "FAILED", "MISSED", "TOOK"];
+    let head = [
+        "PHASE", "KIND", "MODE", "STATE", "EVERY", "LAST", "NEXT", "RUNS", "FAILED", "MISSED", "REFUSED",
+        "TOOK", "MEDIAN", "FUEL", "MEMORY",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for phase in phases {
         let tick = |tick: Option<u32>| tick.map_or("-".to_owned(), |tick| tick.to_string());
-        let state = match phase.state {
-            PhaseState::Active => "active",
-            PhaseState::Tripped => "tripped",
-            PhaseState::Stuck => "stuck",
-            PhaseState::Off => "off",
+        let state = match (phase.state, phase.pause_left) {
+            (PhaseState::Tripped, 1) => "tripped for 1 run".to_owned(),
+            (PhaseState::Tripped, runs) => format!("tripped for {runs} runs"),
+            (state, _) => state.as_str().to_owned(),
+        };
+        if phase.state == PhaseState::Rejected {
+            rows.push(vec![printable(&phase.name), phase.kind.to_string(), "-".to_owned(), state]);
+            continue;
+        }
+        let mode = match phase.mode {
+            Mode::Enforce => "enforce",
+            Mode::Shadow => "shadow",
+            Mode::Off => "off",
         };
         rows.push(vec![
             phase.name.to_string(),
             phase.kind.to_string(),
-            state.to_owned(),
+            mode.to_owned(),
+            state,
             phase.every_n_ticks.to_string(),
             tick(phase.last_run_tick),
             tick(phase.next_due_tick),
             phase.runs.to_string(),
             phase.failures.to_string(),
             phase.missed.to_string(),
+            phase.refused.values().sum::<u64>().to_string(),
             micros(phase.last_duration_us),
+            phase.median_duration_us.map_or("-".to_owned(), micros),
+            phase.last_fuel.map_or("-".to_owned(), |fuel| fuel.to_string()),
+            phase.memory_peak_bytes.map_or("-".to_owned(), |bytes| format!("{} KiB", bytes.div_ceil(1024))),
         ]);
     }
     let mut text = table(rows);
     for phase in phases {
+        let file = phase.file.as_ref().map(|file| format!(" ({})", file.display())).unwrap_or_default();
         if let Some(error) = &phase.last_error {
-            text += &format!("{}: {}\n", phase.name, printable(error));
+            // A hint may hold a whole manifest to be copied.
+            let lines: Vec<String> = error.lines().map(printable).collect();
+            text += &format!("{}{}: {}\n", printable(&phase.name), printable(&file), lines.join("\n  "));
+        }
+        if phase.state == PhaseState::Quarantined {
+            text += &format!(
+                "{0}: runs again when its bytes change, or after `groundskeeper resume {0}`\n",
+                phase.name
+            );
         }
     }
     text

@@ -19,9 +19,9 @@ pub(super) enum Bound {
 use Bound::{Count, Size, Time};
 
 /// A connection that is worth a slot costs about 10 KiB: a million is where one machine ends.
-const MOST_CONNECTIONS: u64 = 1_000_000;
+pub(super) const MOST_CONNECTIONS: u64 = 1_000_000;
 
-pub(super) const BOUNDS: [(&str, Bound); 30] = [
+pub(super) const BOUNDS: [(&str, Bound); 35] = [
     ("node.interval", Time(Span::millis(100), Span::hours(1))),
     ("pool.max_connections", Count(1, MOST_CONNECTIONS)),
     ("pool.max_inbound", Count(0, MOST_CONNECTIONS)),
@@ -47,6 +47,11 @@ pub(super) const BOUNDS: [(&str, Bound); 30] = [
     ("journal.notable", Count(16, 1_000_000)),
     ("journal.chatter", Count(16, 1_000_000)),
     ("journal.file_max", Size(Bytes::kib(64), Bytes::gib(1024))),
+    ("guests.disconnects_per_tick", Count(0, 4096)),
+    ("guests.disconnects_per_hour", Count(0, MOST_CONNECTIONS)),
+    ("guests.floor", Count(0, MOST_CONNECTIONS)),
+    ("guests.protected", Count(0, 512)),
+    ("guests.bans", Count(0, 1024)),
     ("shutdown.deadline", Time(Span::secs(1), Span::mins(5))),
     ("phases.reaper.schedule.offset", Count(0, MOST_TICKS)),
     ("phases.reconnect.schedule.offset", Count(0, MOST_TICKS)),
@@ -87,9 +92,12 @@ impl fmt::Display for Bound {
     }
 }
 
-/// Every key of `raw` (a whole config as JSON) whose value is out of its range: key, value and range.
-pub(super) fn outside(raw: &Value) -> impl Iterator<Item = (&'static str, String, Bound)> + '_ {
-    BOUNDS.iter().filter_map(move |(key, bound)| {
+/// Every key of `raw` (a whole file as JSON) whose value is out of its range: key, value and range.
+pub(super) fn outside<'a>(
+    bounds: &'a [(&'static str, Bound)],
+    raw: &'a Value,
+) -> impl Iterator<Item = (&'static str, String, Bound)> + 'a {
+    bounds.iter().filter_map(move |(key, bound)| {
         let value = key.split('.').try_fold(raw, |value, name| value.get(name))?;
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         (!bound.holds(value)).then_some((*key, shown, *bound))

@@ -70,6 +70,53 @@ impl<'i> Document<'i> {
         Some(line_and_column(self.text, value.span().start))
     }
 
+    /// Whether parts of the text are not TOML.
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
+    /// What kind of value stands at `path`, in TOML's words.
+    pub fn kind_of(&self, path: &[&str]) -> Option<&'static str> {
+        let (last, above) = path.split_last()?;
+        Some(self.table(above)?.get(*last)?.get_ref().type_str())
+    }
+
+    /// The string at `path`, if one stands there.
+    pub fn text_at(&self, path: &[&str]) -> Option<&str> {
+        let (last, above) = path.split_last()?;
+        self.table(above)?.get(*last)?.get_ref().as_str()
+    }
+
+    /// The truth value at `path`, if one stands there.
+    pub fn bool_at(&self, path: &[&str]) -> Option<bool> {
+        let (last, above) = path.split_last()?;
+        self.table(above)?.get(*last)?.get_ref().as_bool()
+    }
+
+    /// The table at `path` as JSON, empty if there is none. What JSON cannot say is a problem.
+    pub fn json(&mut self, path: &[&str]) -> serde_json::Map<String, serde_json::Value> {
+        let items = self.items(path);
+        let mut table = serde_json::Map::new();
+        for (key, _, value) in items {
+            match json(&value) {
+                Ok(json) => _ = table.insert(key, json),
+                Err((place, what)) => {
+                    let message =
+                        format!("{what} cannot be told to a phase, which gets its settings as JSON");
+                    self.report(Some(place), Some(dotted(path, &key)), message, None);
+                }
+            }
+        }
+        table
+    }
+
+    /// All problems by their place.
+    pub fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems;
+        problems.sort_by_key(|problem| (problem.line.unwrap_or(u32::MAX), problem.column));
+        problems
+    }
+
     /// Tells a mistake in the value of `key`, or of a table if the file has no such key.
     pub fn report_at(&mut self, key: &str, message: String, hint: Option<String>) {
         let mut problem = Problem { key: Some(key.to_owned()), hint, ..Problem::of(self.name, message) };
@@ -130,6 +177,30 @@ impl<'i> Document<'i> {
     }
 }
 
+/// A value as JSON, times as text; else where it stands and what it is.
+fn json(value: &Spanned<DeValue<'_>>) -> Result<serde_json::Value, (usize, String)> {
+    use serde_json::Value;
+    let wrong = |what: String| (value.span().start, what);
+    Ok(match value.get_ref() {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(is) => Value::Bool(*is),
+        DeValue::Integer(number) => {
+            let number = i64::from_str_radix(number.as_str(), number.radix());
+            Value::from(number.map_err(|_| wrong("a number of more than 64 bits".to_owned()))?)
+        }
+        DeValue::Float(number) => {
+            let finite = number.as_str().parse().ok().and_then(serde_json::Number::from_f64);
+            Value::Number(finite.ok_or_else(|| wrong(number.as_str().to_owned()))?)
+        }
+        DeValue::Datetime(time) => Value::String(time.to_string()),
+        DeValue::Array(values) => Value::Array(values.iter().map(json).collect::<Result<_, _>>()?),
+        DeValue::Table(table) => {
+            let pairs = table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), json(value)?)));
+            Value::Object(pairs.collect::<Result<_, (usize, String)>>()?)
+        }
+    })
+}
+
 fn dotted(path: &[&str], key: &str) -> String {
     path.iter().copied().chain([key]).collect::<Vec<_>>().join(".")
 }
@@ -177,7 +248,7 @@ fn wrong_values<T: DeserializeOwned>(key: &str, value: &Spanned<DeValue<'_>>) ->
 }
 
 /// The names of a struct's fields as serde knows them, so that they are written down only once.
-fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut fields: &'static [&'static str] = &[];
     // Always an error: the names are all that is asked for.
     _ = T::deserialize(Names(&mut fields));

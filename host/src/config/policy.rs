@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use groundskeeper_sdk::contract::INTERFACES;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::units::{as_bytes, as_span};
 
 /// Whether the asks of a phase become effects.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
+    /// What it asks for is done, up to its grants.
     #[default]
     Enforce,
     /// Runs as usual; every ask is journalled and none is applied.
@@ -16,7 +22,8 @@ pub enum Mode {
 }
 
 /// Who answers for a phase, and so which rules stand above its grants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Trust {
     /// Built in, or the embedding application's own: only its own breaker holds it back.
     Host,
@@ -25,78 +32,201 @@ pub enum Trust {
 }
 
 /// What a phase may read and ask for; `None` and `false` are "not granted". A number is the most that is allowed.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+///
+/// Its fields are the contract's interfaces that need a grant, in the contract's order.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Grants {
+    /// Reads the connections.
     pub peers: bool,
+    /// Reads the address book.
     pub book: bool,
+    /// Reads how many broadcasts are remembered.
     pub broadcasts: bool,
+    /// Ends connections.
+    #[schemars(with = "Ceilings<DisconnectGrant>")]
     pub disconnect: Option<DisconnectGrant>,
+    /// Moves the health of peers.
+    #[schemars(with = "Ceilings<HealthGrant>")]
     pub health: Option<HealthGrant>,
+    /// Pings peers.
+    #[schemars(with = "Ceilings<PingGrant>")]
     pub ping: Option<PingGrant>,
+    /// Dials and probes addresses.
+    #[schemars(with = "Ceilings<DialGrant>")]
     pub dial: Option<DialGrant>,
+    /// Keeps other phases from disconnecting peers.
+    #[schemars(with = "Ceilings<ProtectGrant>")]
     pub protect: Option<ProtectGrant>,
+    /// Ends connections and keeps the peers out for a while. Each counts as a disconnect too.
+    #[schemars(with = "Ceilings<BanGrant>")]
     pub ban: Option<BanGrant>,
+    /// Clears old broadcasts and addresses.
+    #[schemars(with = "Ceilings<ForgetGrant>")]
     pub forget: Option<ForgetGrant>,
+    /// May ask to run again sooner.
     pub cadence: bool,
+    /// Keeps bytes from run to run.
+    #[schemars(with = "Ceilings<MemoryGrant>")]
     pub memory: Option<MemoryGrant>,
+    /// Reports numbers of its own.
     pub metrics: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How a grant with ceilings is written, for the schema: `true` with the usual ceilings, or a table of them.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Ceilings<T> {
+    Usual(bool),
+    Own(T),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct DisconnectGrant {
+    /// In one tick, urgent beats after it included.
     pub max_per_tick: u32,
+    /// In any hour. At least max_per_tick.
     pub max_per_hour: u32,
     /// None of its disconnects leaves fewer live connections than this.
     pub min_connections_left: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl Default for DisconnectGrant {
+    /// Two a tick can be replaced before the next; twenty an hour turn a pool of eight over, and show in every graph
+    /// long before they isolate anybody; below eight connections the reconnect phase would dial as fast as this ends.
+    fn default() -> Self {
+        Self { max_per_tick: 2, max_per_hour: 20, min_connections_left: 8 }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct HealthGrant {
-    /// Points up and down together.
+    /// Points that it moves one peer in any hour, up and down together.
     pub max_delta_per_peer_per_hour: u32,
-    /// It lowers nobody below this.
-    pub floor: u32,
+    /// It lowers nobody below this. Default: the lowest health that still counts as healthy (31, one above
+    /// pool.healthy_above), so that no guest makes a peer unhealthy unless told so.
+    pub floor: Option<u32>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl Default for HealthGrant {
+    /// Half of the scale an hour.
+    fn default() -> Self {
+        Self { max_delta_per_peer_per_hour: 50, floor: None }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct PingGrant {
-    /// Peers, not asks.
+    /// Peers, not asks, in one tick.
     pub max_per_tick: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl Default for PingGrant {
+    /// Some 10 KB of traffic a tick.
+    fn default() -> Self {
+        Self { max_per_tick: 256 }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct DialGrant {
-    /// Dials and probes together.
+    /// Dials and probes together, in one tick.
     pub max_per_tick: u32,
+    /// Where its addresses come from.
+    pub from: DialFrom,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl Default for DialGrant {
+    /// A quarter of what the reconnect phase starts at once: exploring, not crowding it out.
+    fn default() -> Self {
+        Self { max_per_tick: 2, from: DialFrom::Book }
+    }
+}
+
+/// Which addresses a phase may dial.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DialFrom {
+    /// Those in the address book. There is nothing wider yet.
+    #[default]
+    Book,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct ProtectGrant {
     /// Peers that this phase protects at one time.
     pub max_active: u32,
+    /// Longer wishes are cut down to this.
+    #[serde(with = "as_span")]
+    #[schemars(with = "String")]
     pub max_duration: Duration,
+}
+
+impl Default for ProtectGrant {
+    /// Enough for a phase to keep its best peers, for as long as it takes to notice that it stopped asking.
+    fn default() -> Self {
+        Self { max_active: 16, max_duration: HOUR }
+    }
 }
 
 /// A ban ends a connection, so it counts as a disconnect too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct BanGrant {
     /// Bans of this phase that hold at one time.
     pub max_active: u32,
+    /// Longer wishes are cut down to this.
+    #[serde(with = "as_span")]
+    #[schemars(with = "String")]
     pub max_duration: Duration,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl Default for BanGrant {
+    /// A wrong ban heals by itself within the hour, and eight of them do not empty an address book.
+    fn default() -> Self {
+        Self { max_active: 8, max_duration: HOUR }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct ForgetGrant {
-    /// Entries, not asks.
+    /// Entries, not asks, in one tick.
     pub max_per_tick: u32,
     /// Entries that stay in the table that is cleared.
     pub min_left: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl Default for ForgetGrant {
+    /// What is forgotten comes back slowly: a node that is told eight addresses at a time needs eight answers for 64.
+    fn default() -> Self {
+        Self { max_per_tick: 64, min_left: 64 }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct MemoryGrant {
+    /// A run that stores more has failed.
+    #[serde(with = "as_bytes")]
+    #[schemars(with = "String")]
     pub max_bytes: usize,
 }
+
+impl Default for MemoryGrant {
+    /// A number for each of a thousand peers as JSON, and little enough to write down after any tick.
+    fn default() -> Self {
+        Self { max_bytes: 64 << 10 }
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 impl Grants {
     /// Whether functions of this interface may be called at all. Interfaces that need no grant are always granted.
@@ -118,19 +248,53 @@ impl Grants {
             other => INTERFACES.iter().any(|it| it.name == other && !it.needs_grant),
         }
     }
+
+    /// Everything, each with its usual ceilings.
+    pub fn everything() -> Self {
+        Self {
+            peers: true,
+            book: true,
+            broadcasts: true,
+            disconnect: Some(DisconnectGrant::default()),
+            health: Some(HealthGrant::default()),
+            ping: Some(PingGrant::default()),
+            dial: Some(DialGrant::default()),
+            protect: Some(ProtectGrant::default()),
+            ban: Some(BanGrant::default()),
+            forget: Some(ForgetGrant::default()),
+            cadence: true,
+            memory: Some(MemoryGrant::default()),
+            metrics: true,
+        }
+    }
+
+    /// The line of `[grants]` that grants an interface with its usual ceilings, such as `ping = { max_per_tick = 256 }`.
+    /// None for what needs no grant.
+    pub fn line(interface: &str) -> Option<String> {
+        let everything = toml::Value::try_from(Self::everything()).ok()?;
+        Some(format!("{interface} = {}", everything.get(interface)?))
+    }
 }
 
 /// What one run of a guest may use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Instructions, roughly; the same on every machine.
     pub fuel: u64,
     /// Wall time: only a backstop behind the fuel.
+    #[serde(with = "as_span")]
+    #[schemars(with = "String")]
     pub wall: Duration,
-    /// Bytes of linear memory.
+    /// Linear memory.
+    #[serde(with = "as_bytes")]
+    #[schemars(with = "String")]
     pub memory: u64,
+    /// Lines of log in one run; the rest is counted and dropped.
     pub log_lines: u32,
     /// Longer lines are cut.
+    #[serde(with = "as_bytes")]
+    #[schemars(with = "String")]
     pub log_line_bytes: u32,
 }
 
@@ -148,7 +312,8 @@ impl Default for Limits {
 }
 
 /// A guest's circuit breaker, counted in due runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct OnFailure {
     /// Failures in a row that open it.
     pub trip_after: u32,

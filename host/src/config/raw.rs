@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::bootstrap::Bootstrap;
 use super::bytes::Bytes;
+use crate::peer::PeerId;
 
 #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -29,6 +30,7 @@ pub(super) struct Raw {
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,
     pub log: Log,
+    pub guests: Guests,
     pub phases: Phases,
 }
 
@@ -169,6 +171,29 @@ pub(super) struct Shutdown {
     pub deadline: Span,
 }
 
+/// Phases that are dropped in, and what all of them together may do.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Guests {
+    /// Folder of the manifests and modules, relative to this file. Default: phases.d in the data folder.
+    pub dir: Option<PathBuf>,
+    /// Load phases that are shared libraries. They are not sandboxed: whoever writes them can do what this process can.
+    pub allow_native: bool,
+    /// Connections that all guests together end in one tick, bans included.
+    pub disconnects_per_tick: u32,
+    /// Connections that all guests together end in any hour. At least disconnects_per_tick.
+    pub disconnects_per_hour: u32,
+    /// No guest's plan leaves fewer live connections than this, nor fewer healthy ones. Default: pool.least.
+    pub floor: Option<u32>,
+    /// Connections that all guests together protect at one time; never more than half of those that are live.
+    pub protected: u32,
+    /// Bans of all guests together that hold at one time.
+    pub bans: u32,
+    /// Peers that no guest disconnects, bans or lowers the health of, by their ids.
+    #[schemars(with = "Vec<String>")]
+    pub untouchable: Vec<PeerId>,
+}
+
 /// What is logged to standard error.
 #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -252,8 +277,12 @@ pub(super) struct Schedule {
     pub offset: Option<u32>,
     /// What wakes it between two ticks: "isolated" when the last connection ends.
     pub wake_on: Option<Vec<WakeOn>>,
-    /// Built-in phases that run before it when both are due.
+    /// Phases that run before it when both are due.
     pub after: Option<Vec<String>>,
+    /// Phases that run after it when both are due.
+    pub before: Option<Vec<String>>,
+    /// Runs at the first tick as well, whenever it ran last.
+    pub run_on_start: Option<bool>,
 }
 
 /// What wakes a phase between two ticks.
@@ -416,6 +445,21 @@ impl Default for Admin {
     }
 }
 
+impl Default for Guests {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            allow_native: false,
+            disconnects_per_tick: 4,
+            disconnects_per_hour: 40,
+            floor: None,
+            protected: 64,
+            bans: 64,
+            untouchable: Vec::new(),
+        }
+    }
+}
+
 impl Default for Shutdown {
     fn default() -> Self {
         Self { deadline: Span::secs(10) }
@@ -435,6 +479,8 @@ impl<S: Default> Phase<S> {
             offset: Some(0),
             wake_on: Some(wake_on),
             after: Some(Vec::new()),
+            before: Some(Vec::new()),
+            run_on_start: Some(false),
         };
         Self { schedule, ..Self::default() }
     }
@@ -461,6 +507,8 @@ impl Schedule {
             offset: self.offset.or(usual.offset),
             wake_on: self.wake_on.or(usual.wake_on),
             after: self.after.or(usual.after),
+            before: self.before.or(usual.before),
+            run_on_start: self.run_on_start.or(usual.run_on_start),
         }
     }
 }

@@ -1,98 +1,172 @@
-//! Raw to resolved: ranges, contradictions, defaults that hang on other keys. Reads no file.
+//! Raw to resolved: ranges, contradictions, defaults that hang on other keys. Reads no file but the drop-in folder's
+//! manifests, of which those of built-in phases take the place of their sections.
 
 use std::collections::BTreeSet;
 
+use std::path::{Path, PathBuf};
+
 use groundskeeper_phases::Reaper;
 use groundskeeper_sdk::span::Span;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use super::bounds::{self, MOST_TICKS};
+use super::bounds::{self, BOUNDS};
+use super::builtin::{self, BUILTINS as PHASES, BuiltIn, Settings};
 use super::document::Document;
-use super::problem::{Problem, meant};
-use super::raw::{self, EveryNTicks, Raw};
+use super::manifest::{Declared, Manifest, read_manifests};
+use super::policy::Mode;
+use super::problem::Problem;
+use super::raw::{self, Raw};
 use super::{
-    Admin, Book, Broadcasts, Cadence, Config, Journal, Log, Net, Node, Overrides, Phase, Phases, Pool,
-    Schedule, Shutdown, Telemetry,
+    Admin, Book, Broadcasts, Config, Guests, Journal, Log, Net, Node, Overrides, Phase, Phases, Pool,
+    Schedule, Shutdown, Telemetry, schedule,
 };
 
 /// `sockaddr_un` holds 108 bytes with the closing zero; some are left for systems with less.
 const LONGEST_SOCKET_PATH: usize = 100;
 
+/// The drop-in folder of a node that is told no other.
+const PHASES_DIR: &str = "phases.d";
+
 /// Connections to one network group unless private addresses are allowed: sixteen groups fill the default pool.
 const PER_GROUP: u32 = 64;
 
-pub(super) fn resolve(text: &str, name: &str, overrides: &Overrides) -> Result<Config, Vec<Problem>> {
-    let mut check = Check { document: Document::parse(text, name), overrides };
-    let raw = check.read();
-    check.ranges(&raw);
-    let config = check.resolve(raw);
-    let mut problems = check.document.problems;
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        problems.sort_by_key(|problem| (problem.line.unwrap_or(u32::MAX), problem.column));
-        Err(problems)
+/// `folder` is the config file's own: what `guests.dir` is relative to.
+pub(super) fn resolve(
+    text: &str,
+    name: &str,
+    folder: Option<&Path>,
+    overrides: &Overrides,
+) -> Result<Config, Vec<Problem>> {
+    let mut document = Document::parse(text, name);
+    let raw = read(&mut document, overrides);
+    let dir = phases_dir(&raw, folder, overrides);
+    let named = overrides.phases.is_some() || raw.guests.dir.is_some();
+    if let Some(dir) = dir.as_ref().filter(|dir| named && !dir.is_dir()) {
+        let message = format!("there is no folder {}", dir.display());
+        match overrides.phases {
+            Some(_) => document.problems.push(Problem::of("--phases", message)),
+            None => document.report_at("guests.dir", message, None),
+        }
     }
+    let found = dir.as_deref().map(read_manifests).unwrap_or_default();
+    let names: Vec<String> = found.iter().map(|file| file.path.display().to_string()).collect();
+    let (mut files, mut refused) = (Vec::new(), Vec::new());
+    for (file, name) in found.iter().zip(&names).filter(|(file, _)| file.is_built_in) {
+        match &file.manifest {
+            Ok(manifest) => {
+                let document = Document::parse(&file.text, name);
+                files.push(BuiltInFile { manifest, document, name });
+            }
+            Err(problems) => refused.extend(problems.iter().cloned()),
+        }
+    }
+    let mut check = Check { document, files, overrides };
+    check.ranges(&raw);
+    check.both_given();
+    let config = check.resolve(raw, dir);
+    let mut problems = check.document.into_problems();
+    problems.extend(check.files.into_iter().flat_map(|file| file.document.into_problems()));
+    problems.extend(refused);
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// Where the manifests are, as the flag, the file and the data folder say, in this order.
+fn phases_dir(raw: &Raw, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
+    if overrides.phases.is_some() {
+        return overrides.phases.clone();
+    }
+    if let Some(dir) = &raw.guests.dir {
+        return Some(folder?.join(dir));
+    }
+    let data = raw.node.data_dir.as_ref().or(overrides.usual_data_dir.as_ref())?;
+    Some(data.join(PHASES_DIR))
+}
+
+/// A built-in phase that is configured by a file of its own.
+struct BuiltInFile<'a> {
+    manifest: &'a Manifest,
+    document: Document<'a>,
+    name: &'a str,
 }
 
 struct Check<'a> {
     document: Document<'a>,
+    files: Vec<BuiltInFile<'a>>,
     overrides: &'a Overrides,
 }
 
-impl Check<'_> {
-    fn read(&mut self) -> Raw {
-        let from = &mut self.document;
-        let sections = [
-            "node",
-            "pool",
-            "net",
-            "book",
-            "broadcasts",
-            "journal",
-            "admin",
-            "telemetry",
-            "shutdown",
-            "log",
-            "phases",
-        ];
-        _ = from.section::<Raw>(&[], &sections);
-        _ = from.section::<raw::Phases>(&["phases"], &PHASES);
-        let mut raw = Raw {
-            node: from.section(&["node"], &[]),
-            pool: from.section(&["pool"], &[]),
-            net: from.section(&["net"], &[]),
-            book: from.section(&["book"], &[]),
-            broadcasts: from.section(&["broadcasts"], &[]),
-            journal: from.section(&["journal"], &[]),
-            admin: from.section(&["admin"], &[]),
-            telemetry: from.section(&["telemetry"], &[]),
-            shutdown: from.section(&["shutdown"], &[]),
-            log: from.section(&["log"], &[]),
-            phases: raw::Phases {
-                reaper: phase(from, PHASES[0]),
-                reconnect: phase(from, PHASES[1]),
-                broadcast_cleanup: phase(from, PHASES[2]),
-                exchange_cleanup: phase(from, PHASES[3]),
-            },
-        };
-        if let Some(interval) = self.overrides.interval {
-            raw.node.interval = interval;
+fn read(from: &mut Document<'_>, overrides: &Overrides) -> Raw {
+    let sections = [
+        "node",
+        "pool",
+        "net",
+        "book",
+        "broadcasts",
+        "journal",
+        "admin",
+        "telemetry",
+        "shutdown",
+        "log",
+        "guests",
+        "phases",
+    ];
+    _ = from.section::<Raw>(&[], &sections);
+    _ = from.section::<raw::Phases>(&["phases"], &PHASES);
+    let mut raw = Raw {
+        node: from.section(&["node"], &[]),
+        pool: from.section(&["pool"], &[]),
+        net: from.section(&["net"], &[]),
+        book: from.section(&["book"], &[]),
+        broadcasts: from.section(&["broadcasts"], &[]),
+        journal: from.section(&["journal"], &[]),
+        admin: from.section(&["admin"], &[]),
+        telemetry: from.section(&["telemetry"], &[]),
+        shutdown: from.section(&["shutdown"], &[]),
+        log: from.section(&["log"], &[]),
+        guests: from.section(&["guests"], &[]),
+        phases: raw::Phases {
+            reaper: phase(from, PHASES[0]),
+            reconnect: phase(from, PHASES[1]),
+            broadcast_cleanup: phase(from, PHASES[2]),
+            exchange_cleanup: phase(from, PHASES[3]),
+        },
+    };
+    if let Some(interval) = overrides.interval {
+        raw.node.interval = interval;
+    }
+    if let Some(allow) = overrides.allow_private {
+        raw.net.allow_private = allow;
+    }
+    if overrides.data_dir.is_some() {
+        raw.node.data_dir.clone_from(&overrides.data_dir);
+    }
+    raw
+}
+
+impl<'a> Check<'a> {
+    /// The document that `key` stands in, and what it is called there: a built-in phase may have a file of its own.
+    fn at<'k>(&mut self, key: &'k str) -> (&mut Document<'a>, &'k str) {
+        let inside = key.strip_prefix("phases.").and_then(|rest| rest.split_once('.'));
+        if let Some((name, inside)) = inside
+            && let Some(file) = self.files.iter_mut().find(|file| file.manifest.name == name)
+        {
+            return (&mut file.document, inside);
         }
-        if let Some(allow) = self.overrides.allow_private {
-            raw.net.allow_private = allow;
+        (&mut self.document, key)
+    }
+
+    fn both_given(&mut self) {
+        for file in &self.files {
+            let key = format!("phases.{}", file.manifest.name);
+            if self.document.place(&key).is_some() {
+                let message = format!("this phase is configured by {} too", file.name);
+                self.document.report_at(&key, message, Some("take one of them away".to_owned()));
+            }
         }
-        if self.overrides.data_dir.is_some() {
-            raw.node.data_dir.clone_from(&self.overrides.data_dir);
-        }
-        raw
     }
 
     fn ranges(&mut self, raw: &Raw) {
         let values = serde_json::to_value(raw).expect("a config is plain data");
-        for (key, value, bound) in bounds::outside(&values) {
+        for (key, value, bound) in bounds::outside(&BOUNDS, &values) {
             self.wrong(key, format!("{value} is out of range: {bound}"));
         }
     }
@@ -102,7 +176,8 @@ impl Check<'_> {
         if key == "node.interval" && self.overrides.interval.is_some() {
             self.document.problems.push(Problem::of("--interval", message));
         } else {
-            self.document.report_at(key, message, None);
+            let (document, key) = self.at(key);
+            document.report_at(key, message, None);
         }
     }
 
@@ -110,19 +185,21 @@ impl Check<'_> {
     /// nothing.
     fn clash(&mut self, keys: &[&str], message: String) {
         let flag = |key: &str| key == "node.interval" && self.overrides.interval.is_some();
-        let told = |key: &str| {
-            let mut problems = self.document.problems.iter();
-            problems.any(|one| one.key.as_deref() == Some(key) || (flag(key) && one.file == "--interval"))
-        };
-        if keys.iter().any(|key| told(key)) {
-            return;
+        let flags: Vec<bool> = keys.iter().map(|key| flag(key)).collect();
+        let mut first = None;
+        for (key, flag) in keys.iter().zip(flags) {
+            let (document, inside) = self.at(key);
+            let mut problems = document.problems.iter();
+            if problems.any(|one| one.key.as_deref() == Some(inside) || (flag && one.file == "--interval")) {
+                return;
+            }
+            let is_written = flag || document.place(inside).is_some();
+            first = first.or(is_written.then_some(*key));
         }
-        let written = |key: &&&str| self.document.place(key).is_some() || flag(key);
-        let at = keys.iter().find(written).unwrap_or(&keys[0]);
-        self.wrong(at, message);
+        self.wrong(first.unwrap_or(keys[0]), message);
     }
 
-    fn resolve(&mut self, raw: Raw) -> Config {
+    fn resolve(&mut self, raw: Raw, dir: Option<PathBuf>) -> Config {
         let pool = self.pool(&raw);
         let net = self.net(&raw);
         let raw::Book { capacity, per_source_group, backoff_first, backoff_most, min_life } = raw.book;
@@ -142,9 +219,10 @@ impl Check<'_> {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
         }
+        let guests = self.guests(&raw.guests, dir, pool.least);
         let phases = self.phases(raw.phases);
         self.reaper_gives_a_chance(&phases.reaper, raw.node.interval);
-        if phases.reconnect.enabled && phases.reconnect.settings.target < pool.least {
+        if phases.reconnect.mode != Mode::Off && phases.reconnect.settings.target < pool.least {
             let (target, least) = (phases.reconnect.settings.target, pool.least);
             let message = format!(
                 "phases.reconnect.settings.target = {target} is below pool.least = {least}: the floor would never be reached"
@@ -181,6 +259,7 @@ impl Check<'_> {
             telemetry: Telemetry { listen: raw.telemetry.listen },
             shutdown: Shutdown { deadline: raw.shutdown.deadline.into() },
             log: Log { level: raw.log.level, format: raw.log.format },
+            guests,
             phases,
         }
     }
@@ -277,7 +356,7 @@ impl Check<'_> {
         let longest = reaper.schedule.cadence.all().into_iter().max().unwrap_or(1);
         let between = interval.as_millis().saturating_mul(longest.into());
         let stale_after = reaper.settings.stale_after;
-        if reaper.enabled && stale_after.as_millis() <= between {
+        if reaper.mode != Mode::Off && stale_after.as_millis() <= between {
             let between = Span::millis(between);
             let message = format!(
                 "stale_after = {stale_after} is not above the {between} between two runs of the reaper: living peers \
@@ -292,23 +371,73 @@ impl Check<'_> {
         }
     }
 
+    fn guests(&mut self, raw: &raw::Guests, dir: Option<PathBuf>, least: u32) -> Guests {
+        if raw.disconnects_per_tick > raw.disconnects_per_hour {
+            let message = format!(
+                "disconnects_per_tick = {} is above disconnects_per_hour = {}: it would never be reached",
+                raw.disconnects_per_tick, raw.disconnects_per_hour
+            );
+            self.clash(&["guests.disconnects_per_tick", "guests.disconnects_per_hour"], message);
+        }
+        if raw.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+            self.wrong("guests.dir", "is empty; leave the key out for the default folder".into());
+        }
+        Guests {
+            dir,
+            allow_native: raw.allow_native,
+            disconnects_per_tick: raw.disconnects_per_tick,
+            disconnects_per_hour: raw.disconnects_per_hour,
+            floor: raw.floor.unwrap_or(least),
+            protected: raw.protected,
+            bans: raw.bans,
+            untouchable: raw.untouchable.clone(),
+        }
+    }
+
     fn phases(&mut self, raw: raw::Phases) -> Phases {
         let usual = raw::Phases::default();
-        let phases = Phases {
+        let mut phases = Phases {
             reaper: self.phase(PHASES[0], raw.reaper, usual.reaper.schedule),
             reconnect: self.phase(PHASES[1], raw.reconnect, usual.reconnect.schedule),
             broadcast_cleanup: self.phase(PHASES[2], raw.broadcast_cleanup, usual.broadcast_cleanup.schedule),
             exchange_cleanup: self.phase(PHASES[3], raw.exchange_cleanup, usual.exchange_cleanup.schedule),
         };
-        let after = [
-            &phases.reaper.schedule.after,
-            &phases.reconnect.schedule.after,
-            &phases.broadcast_cleanup.schedule.after,
-            &phases.exchange_cleanup.schedule.after,
+        for file in &self.files {
+            let Manifest { mode, schedule, body: Declared::BuiltIn(settings), .. } = file.manifest else {
+                continue;
+            };
+            match settings.clone() {
+                BuiltIn::Reaper(settings) => phases.reaper = from_file(*mode, schedule, settings),
+                BuiltIn::Reconnect(settings) => phases.reconnect = from_file(*mode, schedule, settings),
+                BuiltIn::BroadcastCleanup(settings) => {
+                    phases.broadcast_cleanup = from_file(*mode, schedule, settings);
+                }
+                BuiltIn::ExchangeCleanup(settings) => {
+                    phases.exchange_cleanup = from_file(*mode, schedule, settings);
+                }
+            }
+        }
+        self.circles(&phases);
+        phases
+    }
+
+    fn circles(&mut self, phases: &Phases) {
+        let schedules = [
+            &phases.reaper.schedule,
+            &phases.reconnect.schedule,
+            &phases.broadcast_cleanup.schedule,
+            &phases.exchange_cleanup.schedule,
         ];
-        // With as many rounds as phases, whatever can be reached from a phase is reached.
         let mut before: Vec<BTreeSet<&str>> =
-            after.iter().map(|names| names.iter().map(String::as_str).collect()).collect();
+            schedules.iter().map(|schedule| schedule.after.iter().map(String::as_str).collect()).collect();
+        for (name, schedule) in PHASES.into_iter().zip(schedules) {
+            for later in
+                (0..PHASES.len()).filter(|later| schedule.before.iter().any(|one| one == PHASES[*later]))
+            {
+                before[later].insert(name);
+            }
+        }
+        // With as many rounds as phases, whatever can be reached from a phase is reached.
         for _ in 0..PHASES.len() {
             for at in 0..PHASES.len() {
                 let further: Vec<&str> = (0..PHASES.len())
@@ -321,10 +450,10 @@ impl Check<'_> {
         for (at, name) in PHASES.into_iter().enumerate() {
             if before[at].contains(name) {
                 let message = format!("{name} would have to run before itself");
-                self.document.report_at(&format!("phases.{name}.schedule.after"), message, None);
+                let key = if schedules[at].after.is_empty() { "before" } else { "after" };
+                self.wrong(&format!("phases.{name}.schedule.{key}"), message);
             }
         }
-        phases
     }
 
     fn phase<S: Settings>(
@@ -333,88 +462,16 @@ impl Check<'_> {
         raw: raw::Phase<S>,
         usual: raw::Schedule,
     ) -> Phase<S> {
-        let schedule = self.schedule(name, raw.schedule.or(usual));
-        Phase { enabled: raw.enabled, schedule, settings: self.settings(name, raw.settings) }
-    }
-
-    fn schedule(&mut self, name: &str, raw: raw::Schedule) -> Schedule {
-        let key = format!("phases.{name}.schedule.every_n_ticks");
-        let cadence = match raw.every_n_ticks.expect("every built-in phase has a usual cadence") {
-            EveryNTicks::Number(n) => Cadence::Every(n),
-            EveryNTicks::Steps(steps) => Cadence::Adaptive(steps),
-        };
-        for n in cadence.all() {
-            if n == 0 || u64::from(n) > MOST_TICKS {
-                self.document.report_at(&key, format!("{n} is out of range: 1 to {MOST_TICKS}"), None);
-            }
-        }
-        if let Cadence::Adaptive(steps) = &cadence {
-            let bounds: Vec<Option<u32>> = steps.iter().map(|step| step.below_connections).collect();
-            let rising = bounds.is_sorted_by(|a, b| match (a, b) {
-                (Some(a), Some(b)) => a < b,
-                (Some(_), None) => true,
-                (None, _) => false,
-            });
-            if !rising {
-                let message =
-                    "below_connections must rise from step to step, and only the last may leave it out";
-                self.document.report_at(&key, message.into(), None);
-            } else if !matches!(bounds.last(), Some(None)) {
-                let message =
-                    "the last step must leave below_connections out: it holds for every number above";
-                self.document.report_at(&key, message.into(), Some("add { every_n_ticks = 4 }".into()));
-            }
-        }
-        let offset = raw.offset.unwrap_or(0);
-        let shortest = cadence.all().into_iter().min().unwrap_or(1);
-        if offset > 0 && offset >= shortest && u64::from(offset) <= MOST_TICKS {
-            let key = format!("phases.{name}.schedule.offset");
-            self.document.report_at(&key, format!("{offset} is not below every_n_ticks = {shortest}"), None);
-        }
-        let after = raw.after.unwrap_or_default();
-        for other in after.iter().filter(|other| !PHASES.contains(&other.as_str())) {
-            let hint = match meant(other, PHASES) {
-                Some(one) => format!("did you mean \"{one}\"?"),
-                None => format!("known are {}", PHASES.join(", ")),
-            };
-            let key = format!("phases.{name}.schedule.after");
-            self.document.report_at(&key, format!("no phase is called {other:?}"), Some(hint));
-        }
-        Schedule { cadence, offset, wake_on: raw.wake_on.unwrap_or_default(), after }
-    }
-
-    /// A phase's own check tells one mistake at a time: each is put back to its default until the rest passes.
-    fn settings<S: Settings>(&mut self, name: &str, written: S) -> S {
-        let table = format!("phases.{name}.settings");
-        let usual = serde_json::to_value(S::default()).expect("settings are plain data");
-        let mut tried = serde_json::to_value(&written).expect("settings are plain data");
-        while let Err(message) = checked::<S>(&tried) {
-            let culprit = keys(&usual).find_map(|key| {
-                let mut repaired = tried.clone();
-                repaired[&key] = usual[&key].clone();
-                let cured = repaired != tried && checked::<S>(&repaired).err().as_ref() != Some(&message);
-                cured.then_some((key, repaired))
-            });
-            match culprit {
-                Some((key, repaired)) => {
-                    self.document.report_at(&format!("{table}.{key}"), message, None);
-                    tried = repaired;
-                }
-                None => {
-                    self.document.report_at(&table, message, None);
-                    break;
-                }
-            }
-        }
-        written
+        let (document, table) = (&mut self.document, format!("phases.{name}.schedule"));
+        let schedule = schedule::resolve(document, &table, Some(&PHASES), raw.schedule.or(usual));
+        let settings = builtin::check(document, &format!("phases.{name}.settings"), raw.settings);
+        Phase { mode: if raw.enabled { Mode::Enforce } else { Mode::Off }, schedule, settings }
     }
 }
 
-/// Names of the built-in phases, in the order in which they run.
-const PHASES: [&str; 4] = ["reaper", "reconnect", "broadcast-cleanup", "exchange-cleanup"];
-
-trait Settings: groundskeeper_sdk::phase::Phase + Default + Serialize + DeserializeOwned {}
-impl<S: groundskeeper_sdk::phase::Phase + Default + Serialize + DeserializeOwned> Settings for S {}
+fn from_file<S>(mode: Mode, schedule: &Schedule, settings: S) -> Phase<S> {
+    Phase { mode, schedule: schedule.clone(), settings }
+}
 
 fn phase<S: Settings>(from: &mut Document<'_>, name: &str) -> raw::Phase<S> {
     let outer: raw::Phase<S> = from.section(&["phases", name], &["schedule", "settings"]);
@@ -423,12 +480,4 @@ fn phase<S: Settings>(from: &mut Document<'_>, name: &str) -> raw::Phase<S> {
         schedule: from.section(&["phases", name, "schedule"], &[]),
         settings: from.section(&["phases", name, "settings"], &[]),
     }
-}
-
-fn checked<S: Settings>(settings: &Value) -> Result<(), String> {
-    serde_json::from_value::<S>(settings.clone()).map_err(|error| error.to_string())?.check()
-}
-
-fn keys(of: &Value) -> impl Iterator<Item = String> + '_ {
-    of.as_object().into_iter().flatten().map(|(key, _)| key.clone())
 }

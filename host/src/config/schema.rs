@@ -1,17 +1,37 @@
-//! The JSON schema of the config file, for editors. Made from the types and the ranges; nothing in it is written twice.
+//! The JSON schemas of the config file and of manifests, for editors. Made from the types and the ranges; nothing in them
+//! is written twice.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use super::bounds::BOUNDS;
+use super::bounds::{BOUNDS, Bound};
+use super::manifest;
 use super::raw::Raw;
 
 /// JSON schema, draft 7, of `groundskeeper.toml`. Ranges of times and sizes stand in the descriptions.
 pub fn schema() -> Value {
+    described::<Raw>(&BOUNDS)
+}
+
+/// JSON schema, draft 7, of a phase's manifest.
+pub fn manifest_schema() -> Value {
+    let mut schema = described::<manifest::Written>(&manifest::BOUNDS);
+    schema["required"] = json!(["name", "kind"]);
+    // What is not granted is `false` in a manifest, which knows no null.
+    let grants = &mut schema["properties"]["grants"];
+    let usual = grants["default"].as_object_mut().into_iter().flat_map(|usual| usual.values_mut());
+    usual.filter(|value| value.is_null()).for_each(|value| *value = json!(false));
+    let each = grants["properties"].as_object_mut().into_iter().flat_map(|each| each.values_mut());
+    each.filter(|grant| grant["default"].is_null()).for_each(|grant| grant["default"] = json!(false));
+    schema
+}
+
+fn described<T: JsonSchema>(bounds: &[(&str, Bound)]) -> Value {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<Raw>().to_value();
-    for (key, bound) in BOUNDS {
-        let place = key.split('.').try_fold(&mut schema, |at, name| at.get_mut("properties")?.get_mut(name));
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    for (key, bound) in bounds {
+        let place = key.split('.').try_fold(&mut schema, property);
         let place = place.expect("a test checks that every bound is about a key");
         if let Some((least, most)) = bound.as_counts() {
             place["minimum"] = json!(least);
@@ -21,4 +41,10 @@ pub fn schema() -> Value {
         place["description"] = json!(format!("{description}{bound}."));
     }
     schema
+}
+
+/// A property of a table, or of the table that may be written instead of a truth value.
+fn property<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+    let table = if of.get("properties").is_some() { of } else { of.get_mut("anyOf")?.get_mut(1)? };
+    table.get_mut("properties")?.get_mut(name)
 }

@@ -1,6 +1,6 @@
 //! The only place where an ask becomes an effect. Each leaves a record, applied or not. Never waits for the network.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +9,24 @@ use groundskeeper_sdk::query;
 use serde::Serialize;
 
 use super::World;
+use super::ceilings::{Allowance, Standing};
 use super::frame::Frame;
+use super::pings::Pings;
 use super::recording::fate;
 use super::view::{Overlay, PhaseView};
 use crate::journal::{Asker, Cause, Draft, Outcome, What};
-use crate::pool::{Removal, Verdict};
+use crate::pool::{Removal, Terms, Verdict};
 use crate::record::Fate;
 
 /// Dials that one urgent beat may start: a node that woke alone must not storm its whole address book.
 const DIALS_PER_URGENT_BEAT: u32 = 8;
+
+/// Asks of one run that came to nothing and are told one by one; the rest is told by their number. A plan of 4,096 of
+/// them at each tick would push everything else out of the journal.
+const FUTILE_TOLD: u32 = 64;
+
+const ENDED_ALREADY: &str = "the connection had ended already";
+const SPOKE: &str = "the peer spoke since the view was taken";
 
 /// What became of the asks of one or more plans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +34,8 @@ pub struct Tally {
     pub asked: u32,
     pub void: u32,
     pub refused: u32,
+    /// Would have been applied if the phase were not in shadow mode; counted nowhere else.
+    pub shadow: u32,
     pub disconnected: u32,
     pub banned: u32,
     pub health_changed: u32,
@@ -42,6 +53,7 @@ impl std::ops::AddAssign for Tally {
         self.asked += other.asked;
         self.void += other.void;
         self.refused += other.refused;
+        self.shadow += other.shadow;
         self.disconnected += other.disconnected;
         self.banned += other.banned;
         self.health_changed += other.health_changed;
@@ -54,53 +66,57 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// Pings that were asked for and are still to be handed to the connections.
-pub(super) struct Pings {
-    frame: Arc<Frame>,
-    rows: Vec<u32>,
-    next: usize,
-}
-
-/// Hands out at most `most` waiting pings; true if more wait.
-pub(super) fn send_pings(world: &World, waiting: &mut VecDeque<Pings>, mut most: usize) -> bool {
-    while let Some(batch) = waiting.front_mut() {
-        let end = batch.rows.len().min(batch.next + most);
-        most -= end - batch.next;
-        let rows = batch.rows[batch.next..end].iter().map(|&row| row as usize);
-        world.pool.for_links(batch.frame.rows(), rows, |_, link| link.ping());
-        batch.next = end;
-        if batch.next < batch.rows.len() {
-            return true;
-        }
-        waiting.pop_front();
-    }
-    false
-}
-
 /// Applies one plan, action by action in its order.
 pub(super) struct Apply<'a> {
     pub world: &'a World,
     pub by: Asker,
     pub frame: &'a Arc<Frame>,
     pub view: &'a PhaseView,
+    /// What the plans of this beat have changed. In shadow mode a copy, which nobody else sees.
     pub overlay: &'a mut Overlay,
     pub pings: &'a mut VecDeque<Pings>,
     /// Dials started in this beat so far, if the beat is an urgent one.
     pub urgent_dials: Option<&'a mut u32>,
+    /// What the phase may still do, if it is a guest.
+    pub allowance: Option<Allowance<'a>>,
+    /// Asks are told and not done.
+    pub shadow: bool,
+    pub outcome: Applied,
+}
+
+/// What came of one plan.
+#[derive(Default)]
+pub(super) struct Applied {
     pub tally: Tally,
     /// The phase wants to run again after so many ticks.
     pub again_in: Option<u32>,
     /// What became of each ask.
     pub fates: Vec<Fate>,
+    /// Refused asks by grant.
+    pub refused: BTreeMap<&'static str, u32>,
+    /// Connections with enough health, counted when first needed.
+    healthy: Option<u32>,
+    /// Connections that a plan in shadow mode would have ended.
+    ended_in_shadow: u32,
+    dialed_in_shadow: u32,
+    futile: u32,
+    futile_untold: BTreeMap<&'static str, u32>,
+    interface: &'static str,
 }
 
 impl Apply<'_> {
     pub(super) fn plan(&mut self, asks: Vec<Ask>) {
         for ask in asks {
-            self.tally.asked += 1;
-            let before = self.tally;
+            self.outcome.tally.asked += 1;
+            self.outcome.interface = ask.interface();
+            let before = self.outcome.tally;
             self.one(ask);
-            self.fates.push(fate(&before, &self.tally));
+            self.outcome.fates.push(fate(&before, &self.outcome.tally));
+        }
+        for (interface, count) in std::mem::take(&mut self.outcome.futile_untold) {
+            let words = format!("came to nothing as well, like the {FUTILE_TOLD} asks told one by one");
+            let outcome = Outcome::Refused(words);
+            self.record(Draft { outcome, count, ..self.draft(what_of(interface), "") });
         }
     }
 
@@ -108,9 +124,9 @@ impl Apply<'_> {
         match ask {
             Ask::Disconnect { peer, reason } => self.disconnect(peer, reason, false),
             Ask::DisconnectIfSilent { peer, reason } => self.disconnect(peer, reason, true),
-            Ask::Ban { peer, for_s, reason } => self.ban(peer, for_s, reason),
-            Ask::Health { peer, by, reason } => self.health(peer, by, reason),
-            Ask::Protect { peer, for_s, reason } => self.protect(peer, for_s, reason),
+            Ask::Ban { peer, for_s, reason } => self.ban(peer, for_s, &reason),
+            Ask::Health { peer, by, reason } => self.health(peer, by, &reason),
+            Ask::Protect { peer, for_s, reason } => self.protect(peer, for_s, &reason),
             Ask::Ping { peers } => {
                 let rows = peers.into_iter().filter_map(|row| self.view.peer_row(row)).map(|row| row as u32);
                 let rows = rows.collect();
@@ -119,31 +135,13 @@ impl Apply<'_> {
             Ask::PingMatching { tests } => self.ping_matching(&tests),
             Ask::Dial { address, reason } => self.dial(address, false, reason),
             Ask::Probe { address } => self.dial(address, true, String::new()),
-            Ask::ForgetBroadcasts { older_than_s } => {
-                let age = Duration::from_secs(older_than_s.into());
-                let forgotten = self.world.broadcasts.forget(age, self.world.clock.coarse()) as u32;
-                self.tally.broadcasts_forgotten += forgotten;
-                self.counted(What::ForgetBroadcasts, format!("older than {older_than_s} s"), forgotten);
-            }
-            Ask::ForgetAddresses { not_heard_for_s } => {
-                let forgotten = self.world.book.forget(Duration::from_secs(not_heard_for_s.into())) as u32;
-                self.tally.addresses_forgotten += forgotten;
-                self.counted(
-                    What::ForgetAddresses,
-                    format!("not heard of for {not_heard_for_s} s"),
-                    forgotten,
-                );
-            }
-            Ask::AgainIn { ticks } => {
-                self.again_in = Some(ticks);
-                self.counted(What::AgainIn, format!("in {ticks} ticks"), 1);
-            }
+            Ask::ForgetBroadcasts { older_than_s } => self.forget_broadcasts(older_than_s),
+            Ask::ForgetAddresses { not_heard_for_s } => self.forget_addresses(not_heard_for_s),
+            Ask::AgainIn { ticks } => self.again_in(ticks),
             unserved => {
-                self.tally.refused += 1;
                 let words = format!("this host does not know how to {}", unserved.kind());
-                let mut draft = self.draft(What::PhaseFailed, unserved.reason());
-                draft.outcome = Outcome::Refused(words);
-                self.world.journal.record(draft);
+                let draft = self.draft(What::PhaseFailed, unserved.reason());
+                self.not_applied(draft, Outcome::Refused(words));
             }
         }
     }
@@ -152,8 +150,8 @@ impl Apply<'_> {
         Draft::new(self.by.clone(), what, reason)
     }
 
-    fn counted(&self, what: What, reason: String, count: u32) {
-        self.world.journal.record(Draft { count, ..self.draft(what, reason) });
+    fn record(&self, draft: Draft) {
+        self.world.journal.record(draft);
     }
 
     /// A record about one peer of the view.
@@ -169,90 +167,287 @@ impl Apply<'_> {
     }
 
     fn not_applied(&mut self, draft: Draft, outcome: Outcome) {
-        match outcome {
-            Outcome::Void(_) => self.tally.void += 1,
-            _ => self.tally.refused += 1,
+        if self.count_futile(matches!(outcome, Outcome::Void(_))) {
+            self.record(Draft { outcome, ..draft });
         }
-        self.world.journal.record(Draft { outcome, ..draft });
     }
 
-    /// The frame's row of a connection that phases may still end.
-    fn removable(&mut self, what: What, row: u32, reason: &str, of_the_silent: bool) -> Option<usize> {
+    /// Counts an ask that came to nothing. Whether it is to be told by itself.
+    fn count_futile(&mut self, is_void: bool) -> bool {
+        let Applied { tally, refused, futile, futile_untold, interface, .. } = &mut self.outcome;
+        if is_void {
+            tally.void += 1;
+        } else {
+            tally.refused += 1;
+            *refused.entry(interface).or_default() += 1;
+        }
+        *futile += 1;
+        let told = *futile <= FUTILE_TOLD;
+        if !told {
+            *futile_untold.entry(interface).or_default() += 1;
+        }
+        told
+    }
+
+    fn void(&mut self, what: What, row: usize, reason: &str, words: &str) {
+        if self.count_futile(true) {
+            let outcome = Outcome::Void(words.to_owned());
+            self.record(Draft { outcome, ..self.about(what, row, reason) });
+        }
+    }
+
+    fn refused(&mut self, what: What, row: usize, reason: &str, words: String) {
+        if self.count_futile(false) {
+            let outcome = Outcome::Refused(words);
+            self.record(Draft { outcome, ..self.about(what, row, reason) });
+        }
+    }
+
+    /// Tells an ask that shadow mode keeps from being done.
+    fn in_shadow(&mut self, draft: Draft) {
+        self.outcome.tally.shadow += 1;
+        self.record(Draft { outcome: Outcome::Shadow, ..draft });
+    }
+
+    /// Connections now, as this plan leaves them so far.
+    fn live(&self) -> u32 {
+        self.world.pool.live().saturating_sub(self.outcome.ended_in_shadow)
+    }
+
+    /// The same, with those that are healthy. O(slots) once in a plan.
+    fn standing(&mut self) -> Standing {
+        let World { pool, thresholds, stale_after, .. } = self.world;
+        let count = || pool.stats(thresholds.healthy_above, *stale_after).healthy;
+        let healthy = *self.outcome.healthy.get_or_insert_with(count);
+        Standing { live: self.live(), healthy }
+    }
+
+    /// Health of a row, as the plans of this beat leave it so far.
+    fn health_of(&self, row: usize) -> u8 {
+        let changed = self.overlay.health.get(&(row as u32)).copied();
+        changed.unwrap_or_else(|| self.frame.rows().words()[row].health())
+    }
+
+    fn is_healthy(&self, health: u8) -> bool {
+        health > self.world.thresholds.healthy_above
+    }
+
+    /// A connection that this plan has ended, or would have.
+    fn ended(&mut self, row: usize) {
+        self.overlay.closed.insert(row as u32);
+        if self.is_healthy(self.health_of(row))
+            && let Some(healthy) = &mut self.outcome.healthy
+        {
+            *healthy = healthy.saturating_sub(1);
+        }
+        if let Some(allowance) = &mut self.allowance {
+            allowance.disconnected();
+        }
+        self.outcome.ended_in_shadow += u32::from(self.shadow);
+    }
+
+    /// The frame's row of a connection that is still to be touched, or a record that says why it is not.
+    fn touchable(&mut self, what: What, row: u32, reason: &str, of_the_silent: bool) -> Option<usize> {
         let row = self.view.peer_row(row)?;
-        // The dead are not connections: protection keeps the living.
-        if self.frame.rows().words()[row].protected() && !of_the_silent {
-            let draft = self.about(what, row, reason);
-            self.not_applied(draft, Outcome::Refused("the peer is protected".into()));
+        if self.overlay.closed.contains(&(row as u32)) {
+            self.void(what, row, reason, ENDED_ALREADY);
+            return None;
+        }
+        // The dead are not connections: protection keeps the living. A guest is not believed to know which they are.
+        let exempt = of_the_silent && self.allowance.is_none();
+        let is_protected =
+            self.frame.rows().words()[row].protected() || self.overlay.protected.contains(&(row as u32));
+        if is_protected && !exempt {
+            self.refused(what, row, reason, "the peer is protected".to_owned());
+            return None;
+        }
+        if let Some(allowance) = &self.allowance
+            && let Err(words) = allowance.touchable(self.frame.naming(row).map(|naming| naming.id))
+        {
+            self.refused(what, row, reason, words);
             return None;
         }
         Some(row)
     }
 
+    /// How many connections an ask for the end of this one has to leave.
+    fn may_end(&mut self, row: usize) -> Result<u32, String> {
+        if self.allowance.is_none() {
+            return Ok(0);
+        }
+        let (standing, is_healthy) = (self.standing(), self.is_healthy(self.health_of(row)));
+        self.allowance.as_mut().map_or(Ok(0), |allowance| allowance.disconnect(is_healthy, standing))
+    }
+
     fn disconnect(&mut self, row: u32, reason: String, if_silent: bool) {
-        let Some(row) = self.removable(What::Disconnect, row, &reason, if_silent) else { return };
-        let unless = if_silent.then(|| self.frame.silent_since(row));
+        let what = What::Disconnect;
+        let Some(row) = self.touchable(what, row, &reason, if_silent) else { return };
+        let keep = match self.may_end(row) {
+            Ok(keep) => keep,
+            Err(words) => return self.refused(what, row, &reason, words),
+        };
+        let key = self.frame.rows().key(row);
+        let unless_seen_since = if_silent.then(|| self.frame.silent_since(row));
+        if self.shadow {
+            return match self.world.pool.is_live(key) {
+                false => self.void(what, row, &reason, ENDED_ALREADY),
+                true if unless_seen_since.is_some_and(|view| self.world.pool.seen_since(key, view)) => {
+                    self.void(what, row, &reason, SPOKE);
+                }
+                true => {
+                    let draft = self.about(what, row, &reason);
+                    self.ended(row);
+                    self.in_shadow(draft);
+                }
+            };
+        }
         let removal = Removal {
             inputs: self.frame.inputs(row),
             ..Removal::new(self.by.clone(), Cause::Phase, reason.clone())
         };
-        match self.world.pool.disconnect(self.frame.rows().key(row), removal, unless) {
+        let terms = Terms { unless_seen_since, keep, ..Terms::default() };
+        match self.world.pool.disconnect_on(key, removal, terms) {
             Verdict::Closed => {
-                self.overlay.closed.insert(row as u32);
-                self.tally.disconnected += 1;
+                self.ended(row);
+                self.outcome.tally.disconnected += 1;
             }
-            Verdict::Gone => {
-                let draft = self.about(What::Disconnect, row, &reason);
-                self.not_applied(draft, Outcome::Void("the connection had ended already".into()));
-            }
-            Verdict::Spoke => {
-                let draft = self.about(What::Disconnect, row, &reason);
-                self.not_applied(draft, Outcome::Void("the peer spoke since the view was taken".into()));
+            Verdict::Gone => self.void(what, row, &reason, ENDED_ALREADY),
+            Verdict::Spoke => self.void(what, row, &reason, SPOKE),
+            Verdict::TooFew => {
+                self.refused(what, row, &reason, format!("{keep} connections have to be left"));
             }
         }
     }
 
-    fn ban(&mut self, row: u32, for_s: u32, reason: String) {
-        let Some(row) = self.removable(What::Ban, row, &reason, false) else { return };
-        let draft = self.about(What::Ban, row, &reason);
-        let Some(id) = draft.peer else {
-            return self.not_applied(draft, Outcome::Void("the connection had ended already".into()));
+    fn ban(&mut self, row: u32, for_s: u32, reason: &str) {
+        let what = What::Ban;
+        let Some(row) = self.touchable(what, row, reason, false) else { return };
+        let wished = Duration::from_secs(for_s.into());
+        let granted = match &mut self.allowance {
+            Some(allowance) => allowance.ban(wished),
+            None => Ok(wished),
         };
-        self.world.pool.ban(id, Duration::from_secs(for_s.into()));
-        self.world.journal.record(Draft { reason: format!("{reason} (for {for_s} s)"), ..draft });
-        self.tally.banned += 1;
+        let granted = granted.and_then(|time| Ok((time, self.may_end(row)?)));
+        let (time, keep) = match granted {
+            Ok(granted) => granted,
+            Err(words) => return self.refused(what, row, reason, words),
+        };
+        let draft = self.about(what, row, &held_for(reason, wished, time, "ban"));
+        let Some(id) = draft.peer else {
+            return self.not_applied(draft, Outcome::Void(ENDED_ALREADY.into()));
+        };
+        if self.shadow {
+            self.ended(row);
+            self.banned(id, time);
+            return self.in_shadow(draft);
+        }
         let removal = Removal {
             inputs: self.frame.inputs(row),
             ..Removal::new(self.by.clone(), Cause::Banned, reason)
         };
-        if self.world.pool.disconnect(self.frame.rows().key(row), removal, None) == Verdict::Closed {
-            self.overlay.closed.insert(row as u32);
-            self.tally.disconnected += 1;
+        let terms = Terms { keep, ban_for: Some(time), ..Terms::default() };
+        let verdict = self.world.pool.disconnect_on(self.frame.rows().key(row), removal, terms);
+        match verdict {
+            Verdict::TooFew => {
+                let words = format!("{keep} connections have to be left");
+                return self.not_applied(draft, Outcome::Refused(words));
+            }
+            Verdict::Closed => {
+                self.ended(row);
+                self.outcome.tally.disconnected += 1;
+            }
+            // The ban is worth as much without a connection.
+            Verdict::Gone | Verdict::Spoke => self.world.pool.ban(id, time),
+        }
+        self.banned(id, time);
+        self.outcome.tally.banned += 1;
+        self.record(draft);
+    }
+
+    fn banned(&mut self, id: crate::peer::PeerId, time: Duration) {
+        if let Some(allowance) = &mut self.allowance {
+            allowance.banned(id, time);
         }
     }
 
-    fn health(&mut self, row: u32, by: i32, reason: String) {
-        let Some(row) = self.view.peer_row(row) else { return };
-        let mut draft = self.about(What::Health, row, &reason);
-        let Some((before, after)) = self.world.pool.adjust_health(self.frame.rows().key(row), by) else {
-            return self.not_applied(draft, Outcome::Void("the connection had ended already".into()));
+    fn health(&mut self, row: u32, by: i32, reason: &str) {
+        let what = What::Health;
+        // Raising is not touching: whoever is kept from guests may still be praised by them.
+        let row = match by < 0 && self.allowance.is_some() {
+            true => self.touchable(what, row, reason, false),
+            false => self.view.peer_row(row),
+        };
+        let Some(row) = row else { return };
+        let mut draft = self.about(what, row, reason);
+        let (Some(id), false) = (draft.peer, self.overlay.closed.contains(&(row as u32))) else {
+            return self.not_applied(draft, Outcome::Void(ENDED_ALREADY.into()));
+        };
+        let health = self.health_of(row);
+        let standing =
+            if self.allowance.is_some() { self.standing() } else { Standing { live: 0, healthy: 0 } };
+        let granted = self
+            .allowance
+            .as_mut()
+            .map_or(Ok((by, 0)), |allowance| allowance.health(id, by, health, standing));
+        let (by, floor) = match granted {
+            Ok(granted) => granted,
+            Err(words) => return self.not_applied(draft, Outcome::Refused(words)),
+        };
+        let key = self.frame.rows().key(row);
+        let moved = if self.shadow {
+            let after = i32::from(health).saturating_add(by).clamp(health.min(floor).into(), 100);
+            self.world.pool.is_live(key).then_some((health, after as u8))
+        } else {
+            self.world.pool.adjust_health_above(key, by, floor)
+        };
+        let Some((before, after)) = moved else {
+            return self.not_applied(draft, Outcome::Void(ENDED_ALREADY.into()));
         };
         draft.inputs.push(("health-before".into(), before.into()));
         draft.inputs.push(("health-after".into(), after.into()));
         self.overlay.health.insert(row as u32, after);
-        self.tally.health_changed += 1;
-        self.world.journal.record(draft);
+        let (was, is) = (self.is_healthy(before), self.is_healthy(after));
+        if let Some(healthy) = &mut self.outcome.healthy {
+            *healthy = (*healthy + u32::from(is)).saturating_sub(u32::from(was));
+        }
+        if let Some(allowance) = &mut self.allowance {
+            allowance.health_moved(id, before.abs_diff(after).into());
+        }
+        if self.shadow {
+            return self.in_shadow(draft);
+        }
+        self.outcome.tally.health_changed += 1;
+        self.record(draft);
     }
 
-    fn protect(&mut self, row: u32, for_s: u32, reason: String) {
+    fn protect(&mut self, row: u32, for_s: u32, reason: &str) {
         let Some(row) = self.view.peer_row(row) else { return };
-        let draft = self.about(What::Protect, row, &format!("{reason} (for {for_s} s)"));
-        if !self.world.pool.protect(self.frame.rows().key(row), Duration::from_secs(for_s.into())) {
+        let (key, wished, live) =
+            (self.frame.rows().key(row), Duration::from_secs(for_s.into()), self.live());
+        let pool = &self.world.pool;
+        let granted = match &mut self.allowance {
+            Some(allowance) => allowance.protect(key, wished, live, |key| pool.is_live(key)),
+            None => Ok(wished),
+        };
+        let time = match granted {
+            Ok(time) => time,
+            Err(words) => return self.refused(What::Protect, row, reason, words),
+        };
+        let draft = self.about(What::Protect, row, &held_for(reason, wished, time, "protect"));
+        let held = if self.shadow { pool.is_live(key) } else { pool.protect(key, time) };
+        if !held {
             let words = "the connection has ended, or as many as can be are protected";
             return self.not_applied(draft, Outcome::Void(words.into()));
         }
         self.overlay.protected.insert(row as u32);
-        self.tally.protected += 1;
-        self.world.journal.record(draft);
+        if let Some(allowance) = &mut self.allowance {
+            allowance.protected(key, time);
+        }
+        if self.shadow {
+            return self.in_shadow(draft);
+        }
+        self.outcome.tally.protected += 1;
+        self.record(draft);
     }
 
     fn ping_matching(&mut self, tests: &[Test]) {
@@ -268,11 +463,28 @@ impl Apply<'_> {
         self.ping(rows, words);
     }
 
-    fn ping(&mut self, rows: Vec<u32>, reason: String) {
+    fn ping(&mut self, mut rows: Vec<u32>, reason: String) {
+        let wished = rows.len();
+        if let Some(allowance) = &mut self.allowance {
+            let (granted, words) = allowance.ping(wished);
+            rows.truncate(granted);
+            if let Some(words) = words {
+                let draft =
+                    Draft { count: (wished - granted) as u32, ..self.draft(What::Ping, reason.clone()) };
+                self.not_applied(draft, Outcome::Refused(words));
+                if granted == 0 {
+                    return;
+                }
+            }
+        }
         let count = rows.len() as u32;
-        self.tally.pinged += count;
-        self.counted(What::Ping, reason, count);
-        self.pings.push_back(Pings { frame: Arc::clone(self.frame), rows, next: 0 });
+        let draft = Draft { count, ..self.draft(What::Ping, reason) };
+        if self.shadow {
+            return self.in_shadow(draft);
+        }
+        self.outcome.tally.pinged += count;
+        self.record(draft);
+        self.pings.push_back(Pings::new(Arc::clone(self.frame), rows));
     }
 
     fn dial(&mut self, row: u32, probe: bool, reason: String) {
@@ -290,12 +502,27 @@ impl Apply<'_> {
         let Some(dialer) = &self.world.dialer else {
             return self.not_applied(draft, Outcome::Refused("this node has no dialer".into()));
         };
+        if self.overlay.dialed.contains(&(row as u32)) {
+            return self.not_applied(draft, Outcome::Void("it is being dialled already".into()));
+        }
+        let wait_s = self.frame.book().wait_s[row];
+        let connections = self.live() + self.world.book.dialing() + self.outcome.dialed_in_shadow;
+        if let Some(allowance) = &mut self.allowance
+            && let Err(words) = allowance.dial(probe, wait_s, connections)
+        {
+            return self.not_applied(draft, Outcome::Refused(words));
+        }
         if let Some(dials) = self.urgent_dials.as_deref_mut() {
             if *dials >= DIALS_PER_URGENT_BEAT {
                 let words = format!("an urgent beat starts at most {DIALS_PER_URGENT_BEAT} dials");
                 return self.not_applied(draft, Outcome::Refused(words));
             }
-            *dials += 1;
+            *dials += u32::from(!self.shadow);
+        }
+        if self.shadow {
+            self.dialed(row);
+            self.outcome.dialed_in_shadow += u32::from(!probe);
+            return self.in_shadow(draft);
         }
         let Some((order, ticket)) =
             self.world.book.begin(address, probe, self.by.clone(), reason, draft.inputs)
@@ -303,12 +530,117 @@ impl Apply<'_> {
             let draft = Draft { inputs: Vec::new(), ..self.draft(what, String::new()) };
             return self.not_applied(draft, Outcome::Void("it is being dialled already".into()));
         };
-        self.overlay.dialed.insert(row as u32);
+        self.dialed(row);
         if probe {
-            self.tally.probed += 1;
+            self.outcome.tally.probed += 1;
         } else {
-            self.tally.dialed += 1;
+            self.outcome.tally.dialed += 1;
         }
         dialer.dial(order, ticket);
+    }
+
+    fn dialed(&mut self, row: usize) {
+        self.overlay.dialed.insert(row as u32);
+        if let Some(allowance) = &mut self.allowance {
+            allowance.dialed();
+        }
+    }
+
+    fn forget_broadcasts(&mut self, older_than_s: u32) {
+        let broadcasts = &self.world.broadcasts;
+        let (age, now) = (Duration::from_secs(older_than_s.into()), self.world.clock.coarse());
+        let words = format!("older than {older_than_s} s");
+        let held = || (broadcasts.forgettable(age, now), broadcasts.totals(now).held as usize);
+        let Some(most) = self.may_forget(What::ForgetBroadcasts, &words, held) else { return };
+        let forgotten = if self.shadow {
+            most.min(broadcasts.forgettable(age, now))
+        } else {
+            broadcasts.forget_some(age, now, most)
+        };
+        self.forgot(What::ForgetBroadcasts, words, forgotten);
+    }
+
+    fn forget_addresses(&mut self, not_heard_for_s: u32) {
+        let book = &self.world.book;
+        let age = Duration::from_secs(not_heard_for_s.into());
+        let words = format!("not heard of for {not_heard_for_s} s");
+        let held = || (book.forgettable(age), book.len());
+        let Some(most) = self.may_forget(What::ForgetAddresses, &words, held) else { return };
+        let forgotten =
+            if self.shadow { most.min(book.forgettable(age)) } else { book.forget_some(age, most) };
+        self.forgot(What::ForgetAddresses, words, forgotten);
+    }
+
+    /// How many entries may go: `table` tells how many would, of how many. None if none may.
+    fn may_forget(
+        &mut self,
+        what: What,
+        reason: &str,
+        table: impl FnOnce() -> (usize, usize),
+    ) -> Option<usize> {
+        let Some(allowance) = &mut self.allowance else { return Some(usize::MAX) };
+        let (wished, held) = table();
+        let (granted, words) = allowance.forget(wished, held);
+        let is_whole = words.is_none();
+        if let Some(words) = words {
+            let draft = Draft { count: (wished - granted) as u32, ..self.draft(what, reason) };
+            self.not_applied(draft, Outcome::Refused(words));
+        }
+        (is_whole || granted > 0).then_some(granted)
+    }
+
+    fn forgot(&mut self, what: What, reason: String, forgotten: usize) {
+        if let Some(allowance) = &mut self.allowance {
+            allowance.forgot(forgotten);
+        }
+        let count = forgotten as u32;
+        let draft = Draft { count, ..self.draft(what, reason) };
+        if self.shadow {
+            return self.in_shadow(draft);
+        }
+        match what {
+            What::ForgetBroadcasts => self.outcome.tally.broadcasts_forgotten += count,
+            _ => self.outcome.tally.addresses_forgotten += count,
+        }
+        self.record(draft);
+    }
+
+    fn again_in(&mut self, ticks: u32) {
+        let draft = self.draft(What::AgainIn, format!("in {ticks} ticks"));
+        if let Some(allowance) = &self.allowance
+            && let Err(words) = allowance.granted("cadence")
+        {
+            return self.not_applied(draft, Outcome::Refused(words));
+        }
+        // Even in shadow mode: when a phase runs is its own affair, and what it would do is to be seen.
+        self.outcome.again_in = Some(ticks);
+        if self.shadow {
+            return self.in_shadow(draft);
+        }
+        self.record(draft);
+    }
+}
+
+/// The reason of something that lasts, with the time that was granted.
+fn held_for(reason: &str, wished: Duration, granted: Duration, interface: &str) -> String {
+    let (wished, granted) = (wished.as_secs(), granted.as_secs());
+    if granted < wished {
+        format!("{reason} (for {granted} s, cut down from {wished} s by {interface}.max_duration)")
+    } else {
+        format!("{reason} (for {granted} s)")
+    }
+}
+
+/// What asks of an interface are recorded as when they are told by their number.
+fn what_of(interface: &str) -> What {
+    match interface {
+        "disconnect" => What::Disconnect,
+        "health" => What::Health,
+        "ping" => What::Ping,
+        "dial" => What::Dial,
+        "protect" => What::Protect,
+        "ban" => What::Ban,
+        "forget" => What::ForgetAddresses,
+        _ => What::AgainIn,
     }
 }

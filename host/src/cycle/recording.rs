@@ -129,6 +129,8 @@ pub(super) fn fate(before: &Tally, after: &Tally) -> Fate {
         Fate::Void
     } else if after.refused > before.refused {
         Fate::Refused
+    } else if after.shadow > before.shadow {
+        Fate::Shadow
     } else {
         Fate::Applied
     }

@@ -3,6 +3,7 @@
 //! The head is the same in all versions: magic, version as little-endian `u16`, CRC-32 (IEEE) of version and content as
 //! little-endian `u32`. So a damaged version number is a damaged file, not a newer one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -34,21 +35,21 @@ pub struct Loaded<T> {
 
 /// One kind of state file.
 pub(super) struct StateFile<T> {
-    name: &'static str,
+    name: Cow<'static, str>,
     magic: [u8; 4],
     version: u16,
     kind: PhantomData<fn() -> T>,
 }
 
 pub(super) const BOOK: StateFile<Vec<Entry>> =
-    StateFile { name: "book.gk", magic: *b"GKbk", version: 1, kind: PhantomData };
+    StateFile { name: Cow::Borrowed("book.gk"), magic: *b"GKbk", version: 1, kind: PhantomData };
 pub(super) const SCHEDULE: StateFile<LastRuns> =
-    StateFile { name: "schedule.gk", magic: *b"GKsc", version: 1, kind: PhantomData };
+    StateFile { name: Cow::Borrowed("schedule.gk"), magic: *b"GKsc", version: 1, kind: PhantomData };
 
 /// Whether a node has lived in this folder.
 pub(super) fn exists_in(folder: &Path) -> bool {
     [BOOK.name, SCHEDULE.name].iter().any(|name| {
-        let path = folder.join(name);
+        let path = folder.join(&**name);
         is_there(&path) || is_there(&path.with_extension("gk.bad"))
     })
 }
@@ -66,13 +67,12 @@ enum Unreadable {
 }
 
 impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
-    #[cfg(test)]
-    pub fn for_test(name: &'static str, magic: [u8; 4], version: u16) -> Self {
-        Self { name, magic, version, kind: PhantomData }
+    pub fn new(name: impl Into<Cow<'static, str>>, magic: [u8; 4], version: u16) -> Self {
+        Self { name: name.into(), magic, version, kind: PhantomData }
     }
 
     pub fn save(&self, folder: &Path, value: &T) -> Result<(), DataError> {
-        let path = folder.join(self.name);
+        let path = folder.join(&*self.name);
         let content = postcard::to_stdvec(value).expect("plain data in memory has a postcard form");
         let mut bytes = Vec::with_capacity(HEAD + content.len());
         bytes.extend(self.magic);
@@ -83,7 +83,7 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     }
 
     pub fn load(&self, folder: &Path) -> Result<Loaded<T>, DataError> {
-        let path = folder.join(self.name);
+        let path = folder.join(&*self.name);
         let mut bytes = Vec::new();
         match File::open(&path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
             Ok(_) => {}

@@ -94,9 +94,20 @@ impl Broadcasts {
 
     /// Forgets what was first seen at least `age` ago; how many that were. O(forgotten).
     pub fn forget(&self, age: Duration, now: Coarse) -> usize {
+        self.forget_some(age, now, usize::MAX)
+    }
+
+    /// How many were first seen at least `age` ago. O(log held).
+    pub fn forgettable(&self, age: Duration, now: Coarse) -> usize {
+        self.memory.lock().order.partition_point(|(first_seen, _)| now.since(*first_seen) >= age)
+    }
+
+    /// As [`Broadcasts::forget`], the oldest `most` of them.
+    pub fn forget_some(&self, age: Duration, now: Coarse, most: usize) -> usize {
         let mut memory = self.memory.lock();
         let mut forgotten = 0;
-        while let Some(&(first_seen, id)) = memory.order.front()
+        while forgotten < most
+            && let Some(&(first_seen, id)) = memory.order.front()
             && now.since(first_seen) >= age
         {
             memory.order.pop_front();

@@ -11,6 +11,7 @@ use crate::flow::BroadcastLimits;
 use crate::journal::{Asker, Draft, JournalLimits};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
+use crate::registry::PhaseMetric;
 
 fn sources(clock: &Arc<TokioClock>) -> Sources {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
@@ -41,7 +42,15 @@ fn report(result: &'static str) -> BeatReport {
         connected_before: 0,
         connected: 0,
         took,
-        runs: vec![PhaseRun { name: "reaper".into(), took, result, tally: Tally::default() }],
+        runs: vec![PhaseRun {
+            name: "reaper".into(),
+            took,
+            result,
+            tally: Tally::default(),
+            fuel: Some(10),
+            memory: None,
+        }],
+        put_off: Vec::new(),
         tally: Tally::default(),
     }
 }
@@ -76,6 +85,7 @@ async fn what_happens_is_counted_once() {
     assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"ok\"}"), 3.0);
     assert_eq!(at("groundskeeper_phase_runs_total{phase=\"reaper\",result=\"panicked\"}"), 1.0);
     assert_eq!(at("groundskeeper_phase_duration_seconds_count{phase=\"reaper\"}"), 4.0);
+    assert_eq!(at("groundskeeper_phase_fuel_total{phase=\"reaper\"}"), 40.0);
     assert_eq!(at("groundskeeper_tick_lateness_seconds_count"), 4.0);
     assert_eq!(at("groundskeeper_dials_total{kind=\"dial\",result=\"failed\"}"), 1.0);
     assert_eq!(at("groundskeeper_clock_jumps_total{kind=\"wall-back\"}"), 1.0);
@@ -83,6 +93,41 @@ async fn what_happens_is_counted_once() {
     assert_eq!(at("groundskeeper_book_addresses"), 1.0);
     assert_eq!(at("groundskeeper_disconnects_total{cause=\"remote-closed\"}"), 0.0);
     assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn phases_are_shown_with_state_refusals_and_numbers_of_their_own() {
+    let sources = sources(&TokioClock::starting_at(Duration::ZERO));
+    let own = |shadow, added, value| PhaseMetric { name: "speed".into(), shadow, added, value };
+    let phase = PhaseStatus {
+        name: "slow-peers".into(),
+        kind: "wasm".into(),
+        state: PhaseState::Quarantined,
+        put_off: 3,
+        refused: [("disconnect".to_owned(), 8)].into(),
+        memory_peak_bytes: Some(65_536),
+        metrics: vec![own(false, Some(4), None), own(true, None, Some(0.5))],
+        ..PhaseStatus::default()
+    };
+    // Another file that gave the same name.
+    let rejected = PhaseStatus { state: PhaseState::Rejected, ..phase.clone() };
+    sources.phases.write(vec![phase, rejected]);
+    let text = Arc::new(Metrics::default()).render(&sources);
+    for (start, expected) in [
+        ("phase_state{phase=\"slow-peers\",state=\"quarantined\"}", 1.0),
+        ("phase_state{phase=\"slow-peers\",state=\"rejected\"}", 0.0),
+        ("phase_put_off_total{phase=\"slow-peers\"}", 3.0),
+        ("phase_refused_total{phase=\"slow-peers\",grant=\"disconnect\"}", 8.0),
+        ("phase_memory_peak_bytes{phase=\"slow-peers\"}", 65_536.0),
+        ("phase_metric_added_total{phase=\"slow-peers\",name=\"speed\",mode=\"enforce\"}", 4.0),
+        ("phase_metric{phase=\"slow-peers\",name=\"speed\",mode=\"shadow\"}", 0.5),
+    ] {
+        assert_eq!(value(&text, &format!("groundskeeper_{start}")), expected);
+    }
+    let series =
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap().0);
+    let series: Vec<&str> = series.collect();
+    assert_eq!(series.iter().collect::<BTreeSet<_>>().len(), series.len(), "each series once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use groundskeeper_sdk::host::AnyPhase;
 use serde::Serialize;
 
-use crate::config::{Phase, Phases};
+pub use crate::config::BUILTINS;
+use crate::config::{Mode, Phase, Phases};
 use crate::record::{BUILT_IN, WithSettings};
 use crate::registry::PhaseSpec;
 
-/// Names of the built-ins in their order.
-pub const BUILTINS: [&str; 4] = ["reaper", "reconnect", "broadcast-cleanup", "exchange-cleanup"];
-
-/// The built-ins that `phases` has enabled.
+/// The built-ins that `phases` has not switched off.
 pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
     let Phases { reaper, reconnect, broadcast_cleanup, exchange_cleanup } = phases;
     let [first, second, third, fourth] = BUILTINS;
@@ -25,15 +23,21 @@ pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
     let mut specs: Vec<PhaseSpec> = specs.into_iter().flatten().collect();
     // Running after a phase that is off is no different from running after nothing.
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-    specs.iter_mut().for_each(|spec| spec.schedule.after.retain(|after| names.contains(after)));
+    for spec in &mut specs {
+        spec.schedule.after.retain(|after| names.contains(after));
+        spec.schedule.before.retain(|before| names.contains(before));
+    }
     specs
 }
 
 fn spec<S: AnyPhase + Clone + Serialize + 'static>(name: &str, phase: &Phase<S>) -> Option<PhaseSpec> {
-    phase.enabled.then(|| {
+    (phase.mode != Mode::Off).then(|| {
         let settings = Arc::new(phase.settings.clone());
         let version = env!("CARGO_PKG_VERSION");
         let body = WithSettings::body(Arc::clone(&settings));
-        PhaseSpec { body, ..PhaseSpec::built_in(name, BUILT_IN, version, settings, phase.schedule.clone()) }
+        let mut spec = PhaseSpec::built_in(name, BUILT_IN, version, settings, phase.schedule.clone());
+        spec.body = body;
+        spec.policy.mode = phase.mode;
+        spec
     })
 }

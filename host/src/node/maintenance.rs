@@ -1,5 +1,6 @@
 //! Pool, address book, phases and ticker put together, for any kind of connection. Knows no transport.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,16 @@ use tokio::sync::oneshot;
 
 use crate::book::{Book, BookLimits, Dial};
 use crate::clock::{Clock, unix_seconds};
-use crate::cycle::{Cycle, Thresholds, World};
+use crate::config::{Config, Guests};
+use crate::cycle::{Cycle, Stopwatch, Thresholds, World};
+use crate::data::KeptPhase;
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, Broadcasts};
 use crate::journal::{Journal, JournalFile, JournalLimits};
 use crate::peer::PeerId;
 use crate::pool::{Pool, PoolLimits};
 use crate::record::Recorder;
-use crate::registry::{BadPhases, LastRuns, PhaseBoard, PhaseSpec, Registry};
+use crate::registry::{BadPhases, Before, LastRuns, PhaseBoard, PhaseSpec, Registry, RejectedPhase};
 use crate::ticker::{AfterTick, Ticker, TickerHandle};
 
 /// How much the tables of one node may hold.
@@ -80,6 +83,14 @@ pub struct Options {
     pub fence: Fence,
     /// When phases ran in an earlier process.
     pub last_runs: LastRuns,
+    /// What phases kept of an earlier process, by name: memory and quarantine.
+    pub kept: BTreeMap<String, KeptPhase>,
+    /// Phases that could not even be made, to be shown with their reasons.
+    pub rejected: Vec<RejectedPhase>,
+    /// What all guests together may do.
+    pub guests: Guests,
+    /// Measures the budget of a beat; real time without one.
+    pub stopwatch: Option<Stopwatch>,
     /// Any number that others cannot guess; equal numbers give phases equal random bits.
     pub secret: u64,
     /// Called after each tick, off the async threads.
@@ -98,6 +109,10 @@ impl Default for Options {
             stale_after: Duration::from_secs(90),
             fence: Fence::Thread(PhaseThread::new()),
             last_runs: LastRuns::new(),
+            kept: BTreeMap::new(),
+            rejected: Vec::new(),
+            guests: Config::default().guests,
+            stopwatch: None,
             secret: rand::random(),
             after_tick: None,
             recorder: None,
@@ -120,27 +135,23 @@ impl Maintenance {
     /// # Errors
     /// [`BadPhases`], and nothing was started.
     pub fn start(tables: &Tables, phases: Vec<PhaseSpec>, options: Options) -> Result<Self, BadPhases> {
-        let Options {
-            interval,
-            dialer,
-            thresholds,
-            stale_after,
-            fence,
-            last_runs,
-            secret,
-            after_tick,
-            recorder,
-        } = options;
+        let Options { interval, dialer, thresholds, stale_after, fence, guests, secret, after_tick, .. } =
+            options;
+        let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
         let spread = |name: &str| {
             use std::hash::{DefaultHasher, Hash, Hasher};
             let mut hasher = DefaultHasher::new();
             (tables.pool.self_id().as_bytes(), name).hash(&mut hasher);
             hasher.finish()
         };
-        let registry = Registry::new(phases, spread, &last_runs, unix_seconds(&*tables.clock), interval)?;
+        let before = Before { last_runs, kept, unix_now: unix_seconds(&*tables.clock), interval };
+        let registry = Registry::new(phases, rejected, spread, &before)?;
         let Tables { clock, journal, pool, book, broadcasts } = tables.clone();
-        let world = World { pool, book, broadcasts, journal, clock, dialer, thresholds, stale_after };
+        let world = World { pool, book, broadcasts, journal, clock, dialer, thresholds, stale_after, guests };
         let mut cycle = Cycle::new(world, registry, fence, interval, secret);
+        if let Some(stopwatch) = stopwatch {
+            cycle = cycle.measured_by(stopwatch);
+        }
         if let Some(recorder) = recorder {
             cycle.record_into(recorder);
         }

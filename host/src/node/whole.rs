@@ -1,5 +1,6 @@
 //! A whole node: data folder, tables, network, maintenance. Owns the order of starting and of stopping.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +14,18 @@ use super::builtins::builtins;
 use super::maintenance::{Maintenance, Options, TableLimits, Tables};
 use crate::book::BookLimits;
 use crate::clock::Clock;
-use crate::config::{Bootstrap, Config};
+use crate::config::{Bootstrap, Config, Trust};
 use crate::cycle::{BeatReport, Cycle, Thresholds};
-use crate::data::{DataError, DataFolder};
+use crate::data::{DataError, DataFolder, KeptPhase};
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, OutboxLimits};
 use crate::journal::{JournalFile, JournalLimits};
+use crate::loader::{Loaded, Loader};
 use crate::net::{FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
 use crate::record::Recorder;
-use crate::registry::{BadPhases, PhaseSpec};
+use crate::registry::{BadPhases, PhaseSpec, RejectedPhase};
 use crate::ticker::AfterTick;
 
 /// A phase with a longer period is written down as soon as it ran: losing its last run to a crash would cost that much.
@@ -46,6 +48,45 @@ pub enum StartError {
     Listen { listen: String, source: io::Error },
     #[error(transparent)]
     Phases(#[from] BadPhases),
+    #[error("phases cannot be loaded: {0}")]
+    Guests(String),
+}
+
+/// The phases of the drop-in folder.
+fn guests(config: &Config, folder: &DataFolder) -> Result<Loaded, StartError> {
+    let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) else {
+        return Ok(Loaded::default());
+    };
+    let loader = Loader::new(folder.artifacts(), config.guests.allow_native).map_err(StartError::Guests)?;
+    Ok(loader.folder(dir))
+}
+
+/// What each phase kept. A guest whose file cannot be used is rejected: it would start over, and write over what a newer
+/// version of this program left.
+fn kept(
+    folder: &DataFolder,
+    phases: &mut Vec<PhaseSpec>,
+    rejected: &mut Vec<RejectedPhase>,
+) -> Result<BTreeMap<String, KeptPhase>, DataError> {
+    let mut kept = BTreeMap::new();
+    let mut refused = Vec::new();
+    for (at, phase) in phases.iter().enumerate() {
+        match folder.load_phase(&phase.name) {
+            Ok(loaded) => {
+                if let Some(warning) = loaded.warning {
+                    tracing::warn!(phase = phase.name, "{warning}");
+                }
+                kept.insert(phase.name.clone(), loaded.value);
+            }
+            Err(error) if phase.policy.trust == Trust::Guest => refused.push((at, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    for (at, error) in refused.into_iter().rev() {
+        let PhaseSpec { name, kind, .. } = phases.remove(at);
+        rejected.push(RejectedPhase { name, kind: kind.into(), file: None, problem: error.to_string() });
+    }
+    Ok(kept)
 }
 
 /// What an application adds to a node.
@@ -55,6 +96,8 @@ pub struct Additions {
     pub handlers: Handlers,
     /// Its own phases, run behind the built-ins.
     pub phases: Vec<PhaseSpec>,
+    /// Phases that it wanted and could not make, to be shown with their reasons.
+    pub rejected: Vec<RejectedPhase>,
     /// Writes every beat into a file.
     pub recorder: Option<Recorder>,
 }
@@ -68,6 +111,7 @@ pub struct Node {
     supply: JoinHandle<()>,
     stop: CancellationToken,
     started: Duration,
+    thresholds: Thresholds,
     is_new: bool,
 }
 
@@ -121,17 +165,25 @@ impl Node {
         let net = Arc::new(net);
         let mut phases = builtins(&config.phases);
         phases.extend(additions.phases);
+        let Loaded { phases: guests, refused: mut rejected } = guests(config, &folder)?;
+        phases.extend(guests);
+        rejected.extend(additions.rejected);
+        let kept = kept(&folder, &mut phases, &mut rejected)?;
+        let thresholds = Thresholds {
+            healthy_above: config.pool.healthy_above,
+            least: config.pool.least,
+            most: config.pool.most,
+        };
         let options = Options {
             interval: config.node.interval,
             dialer: Some(net.dialer()),
-            thresholds: Thresholds {
-                healthy_above: config.pool.healthy_above,
-                least: config.pool.least,
-                most: config.pool.most,
-            },
+            thresholds,
             stale_after: config.stale_after(),
             fence: Fence::Thread(PhaseThread::new()),
             last_runs: schedule.value,
+            kept,
+            rejected,
+            guests: config.guests.clone(),
             after_tick: Some(saver(Arc::clone(&folder))),
             recorder: additions.recorder,
             ..Options::default()
@@ -141,7 +193,7 @@ impl Node {
         let stop = CancellationToken::new();
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
-        Ok(Self { tables, net, maintenance, folder, supply, stop, started, is_new: key.is_new })
+        Ok(Self { tables, net, maintenance, folder, supply, stop, started, thresholds, is_new: key.is_new })
     }
 
     pub fn id(&self) -> PeerId {
@@ -167,6 +219,11 @@ impl Node {
 
     pub fn folder(&self) -> &DataFolder {
         &self.folder
+    }
+
+    /// The operator's numbers that phases see beside the tables.
+    pub fn thresholds(&self) -> Thresholds {
+        self.thresholds
     }
 
     /// Monotonic time of the start.
@@ -198,19 +255,22 @@ impl Node {
             (stopped.aborted > 0).then(|| format!("{} connections had to be aborted", stopped.aborted));
         steps.done("say goodbye and close connections", trouble);
 
+        let changed = cycle.iter().flat_map(|cycle| cycle.kept()).filter(|(_, _, changes)| *changes > 0);
+        let kept: Vec<_> = changed.map(|(name, kept, _)| (Arc::clone(name), kept.clone())).collect();
         let last_runs = cycle.map(|cycle| cycle.last_runs(tick));
         let entries = tables.book.entries();
         let saving = tokio::task::spawn_blocking(move || {
             let book = folder.save_book(&entries);
             let schedule = last_runs.map_or(Ok(()), |last_runs| folder.save_schedule(&last_runs));
-            book.and(schedule)
+            let phases = kept.iter().try_for_each(|(name, kept)| folder.save_phase(name, kept));
+            book.and(schedule).and(phases)
         });
         let trouble = match saving.await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };
-        steps.done("save address book and schedule", trouble);
+        steps.done("save address book, schedule and what phases remember", trouble);
         steps.steps
     }
 }
@@ -271,6 +331,7 @@ async fn supply(
 fn saver(folder: Arc<DataFolder>) -> AfterTick {
     let mut saved_changes = 0;
     let mut saved_once = false;
+    let mut saved_phases: HashMap<Arc<str>, u64> = HashMap::new();
     Box::new(move |cycle: &Cycle, report: &BeatReport| {
         let book = &cycle.world().book;
         let changes = book.changes();
@@ -278,6 +339,15 @@ fn saver(folder: Arc<DataFolder>) -> AfterTick {
             match folder.save_book(&book.entries()) {
                 Ok(()) => saved_changes = changes,
                 Err(error) => tracing::error!(%error, "cannot save the address book; it is kept in memory"),
+            }
+        }
+        for (name, kept, changes) in cycle.kept() {
+            if changes == saved_phases.get(name).copied().unwrap_or(0) {
+                continue;
+            }
+            match folder.save_phase(name, kept) {
+                Ok(()) => _ = saved_phases.insert(Arc::clone(name), changes),
+                Err(error) => tracing::error!(%error, phase = &**name, "cannot save what it remembers"),
             }
         }
         if !saved_once || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {

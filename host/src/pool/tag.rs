@@ -131,7 +131,15 @@ impl Tag {
 
     /// Moves health by `by` within 0 to 100, only while `conn` is live. Returns health before and after.
     pub fn adjust_health(&self, conn: u32, by: i32) -> Option<(u8, u8)> {
-        let moved = |word: Word| i32::from(word.health()).saturating_add(by).clamp(0, 100) as u8;
+        self.adjust_health_above(conn, by, 0)
+    }
+
+    /// The same, but lowers it no further than `floor`.
+    pub fn adjust_health_above(&self, conn: u32, by: i32, floor: u8) -> Option<(u8, u8)> {
+        let moved = |word: Word| {
+            let (health, floor) = (i32::from(word.health()), i32::from(floor));
+            health.saturating_add(by).clamp(health.min(floor), 100) as u8
+        };
         self.change(|word| {
             (word.conn() == conn && word.is_live()).then(|| word.with_byte(HEALTH_AT, moved(word)))
         })

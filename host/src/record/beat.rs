@@ -117,6 +117,8 @@ pub enum Fate {
     Void,
     /// Not allowed, or not possible.
     Refused,
+    /// Would have been applied if its phase were not in shadow mode.
+    Shadow,
 }
 
 /// How a run failed.

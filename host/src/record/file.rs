@@ -233,16 +233,6 @@ impl Recording {
         self.beat_at(tick, 0)
     }
 
-    /// The last beat, urgent or not.
-    ///
-    /// # Errors
-    /// As [`Recording::beat`].
-    pub fn last_beat(&self) -> Result<RecordedBeat, ReadError> {
-        let last = self.index.iter().rev().find(|entry| entry.head.kind != Kind::Gap);
-        let (tick, urgent) = last.map_or((0, 0), |entry| (entry.head.tick, entry.head.urgent));
-        self.beat_at(tick, urgent)
-    }
-
     /// As [`Recording::beat`], for an urgent beat if `urgent` is not 0.
     ///
     /// # Errors

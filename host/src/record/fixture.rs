@@ -86,11 +86,16 @@ impl Fixture {
     /// What `view` shows, to be written down. A connection counts as healthy above `healthy_above`.
     pub fn of(view: &dyn Frozen, tick: Tick, healthy_above: u32) -> Self {
         let columns = |table: Table| -> Vec<Column> {
-            let column = |name: &&'static str| {
-                let values = view.column(table, name).unwrap_or_default().to_vec();
-                Column { name, values: Arc::new(values) }
+            // Columns that only a newer host knows are not written down.
+            let known = match table {
+                Table::Peers => peer::COLUMNS,
+                Table::Book => address::COLUMNS,
             };
-            view.columns(table).iter().map(column).collect()
+            let column = |name: &&'static str| {
+                let values = view.column(table, name)?.to_vec();
+                Some(Column { name, values: Arc::new(values) })
+            };
+            known.iter().filter_map(column).collect()
         };
         let names = |table| (0..view.rows(table)).map(move |row| view.name(table, row));
         // The address of a row of the book is always one; anything else would be nobody's.

@@ -301,7 +301,7 @@ impl Frozen for Watched {
         self.view.column(table, name)
     }
 
-    fn columns(&self, table: Table) -> &[&'static str] {
+    fn columns(&self, table: Table) -> &[&str] {
         self.view.columns(table)
     }
 

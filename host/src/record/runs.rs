@@ -281,6 +281,7 @@ fn take_came(bytes: &mut Bytes<'_>) -> Result<Came, Corrupt> {
             0 => Ok(Fate::Applied),
             1 => Ok(Fate::Void),
             2 => Ok(Fate::Refused),
+            3 => Ok(Fate::Shadow),
             _ => Err(Corrupt("what became of an ask is not known")),
         };
         fates.iter().map(fate).collect::<Result<_, _>>()?

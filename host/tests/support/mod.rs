@@ -1,6 +1,7 @@
 //! A node without a network, on a clock that tests move: pool, book and built-ins, with peers that do as they are told.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -10,6 +11,7 @@ use groundskeeper::book::{Book, Dial, DialFailure, DialOrder, Dialing, Source, T
 use groundskeeper::clock::{Clock, TokioClock};
 use groundskeeper::config::{Config, Schedule};
 use groundskeeper::cycle::BeatReport;
+use groundskeeper::data::KeptPhase;
 use groundskeeper::engine::Fence;
 use groundskeeper::flow::Broadcasts;
 use groundskeeper::journal::{Journal, JournalLimits};
@@ -24,6 +26,8 @@ use groundskeeper_sdk::phase::{Result as PhaseResult, Tick};
 use groundskeeper_sdk::plan::Plan;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
+
+pub mod guests;
 
 pub const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -195,6 +199,7 @@ pub fn builtins() -> Vec<PhaseSpec> {
 #[derive(Default, Clone)]
 pub struct Kept {
     pub last_runs: LastRuns,
+    pub phases: BTreeMap<String, KeptPhase>,
 }
 
 /// A running fake node.
@@ -234,7 +239,8 @@ impl Rig {
         Self::with(clock, phases, INTERVAL, &Kept::default(), options)
     }
 
-    fn with(
+    /// A process with options of its own; interval, dialer, secret and what was kept are filled in.
+    pub fn with(
         clock: Arc<TokioClock>,
         phases: Vec<PhaseSpec>,
         interval: Duration,
@@ -257,7 +263,10 @@ impl Rig {
             interval,
             dialer: Some(Arc::clone(&network) as _),
             last_runs: kept.last_runs.clone(),
+            kept: kept.phases.clone(),
             secret: 42,
+            // Real time is for real machines: here no guest ever has to wait unless a test says so.
+            stopwatch: options.stopwatch.or_else(|| Some(Box::new(|| Duration::ZERO))),
             ..options
         };
         let running = Maintenance::start(&tables, phases, options).expect("good phases");
@@ -309,7 +318,8 @@ impl Rig {
     pub async fn stop(mut self) -> Kept {
         let running = self.running.take().expect("stopped once");
         let cycle = running.stop().await.expect("the cycle comes back");
-        Kept { last_runs: cycle.last_runs(self.handle.pulse().tick()) }
+        let phases = cycle.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect();
+        Kept { last_runs: cycle.last_runs(self.handle.pulse().tick()), phases }
     }
 }
 

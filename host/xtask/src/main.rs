@@ -7,6 +7,9 @@ mod guests;
 mod sim;
 mod steps;
 mod test;
+// One file for both: the binary's `build` picks a toolchain in the same way.
+#[path = "../../src/author/toolchain.rs"]
+mod toolchain;
 mod workspace;
 
 use std::process::ExitCode;
@@ -22,6 +25,7 @@ cargo xtask VERB
   test                              every test of the workspace, doc tests and loom models included
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
   guests                            builds what runs as WebAssembly, with the toolchain that this machine has
+  ready                             builds the components of examples/ready anew
   sim                               the scenarios on a paused clock
   advisories                        known vulnerabilities in dependencies; needs the network
 
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Some((&"test", [])) => test::run(&mut steps),
         Some((&"bench", [group, flags @ ..])) => bench::run(&mut steps, group, flags),
         Some((&"guests", [])) => guests::run(&mut steps),
+        Some((&"ready", [])) => guests::ready(&mut steps),
         Some((&"sim", flags)) => sim::run(&mut steps, flags),
         Some((&"advisories", [])) => advisories::run(&mut steps),
         Some(_) => {

@@ -42,17 +42,6 @@ impl Workspace {
         let names = features.into_iter().flat_map(|features| features.keys().map(String::as_str));
         names.filter(|name| *name != "default").collect()
     }
-
-    /// The oldest rustc that builds a package: major and minor.
-    pub fn rust_version(&self, name: &str) -> Option<(u32, u32)> {
-        major_minor(self.package(name)?["rust_version"].as_str()?)
-    }
-}
-
-/// The first two numbers of a version.
-pub fn major_minor(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.split('.').map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
 }
 
 #[cfg(test)]
@@ -63,14 +52,6 @@ mod tests {
     fn this_workspace_is_read() {
         let workspace = Workspace::read().unwrap();
         assert!(workspace.has("groundskeeper") && !workspace.has("serde"));
-        assert!(workspace.rust_version("groundskeeper-sdk").unwrap() >= (1, 85));
         assert!(!workspace.features("groundskeeper").contains(&"default"));
-    }
-
-    #[test]
-    fn versions_are_compared_by_their_first_two_numbers() {
-        assert_eq!(major_minor("1.95.0"), Some((1, 95)));
-        assert_eq!(major_minor("1.95"), Some((1, 95)));
-        assert_eq!(major_minor("nightly"), None);
     }
 }

@@ -1,0 +1,3 @@
+//! The phase that asks for everything as a module.
+
+groundskeeper_sdk::export!(groundskeeper_guests::Everything);

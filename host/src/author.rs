@@ -1,0 +1,19 @@
+//! What authors of phases do on their own machine: start one, build it, look at it, try it, put it in place. Talks to no
+//! node.
+
+mod build;
+mod dry;
+mod inspect;
+mod install;
+mod scratch;
+mod template;
+pub mod toolchain;
+mod trial;
+pub mod views;
+
+pub use build::{Built, build, build_native};
+pub use dry::DryRun;
+pub use inspect::{Import, Inspection, Subject, inspect};
+pub use install::{Installed, install};
+pub use template::{Lang, create, sdk_nearby};
+pub use trial::{Trial, read_fixture, trial};

@@ -1,0 +1,209 @@
+//! Says what a module is and whether its manifest lets it work. Runs `describe` and `check`, never `run`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::config::{
+    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, Problem, Schedule, read_manifests,
+};
+use crate::engine::Body;
+use crate::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm, sha256};
+
+/// What a component is, beside what its manifest says.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    pub file: PathBuf,
+    pub sha256: String,
+    pub sizes: Sizes,
+    pub summary: String,
+    pub version: String,
+    pub toolkit: String,
+    /// The contract that it speaks.
+    pub contract: &'static str,
+    /// None: nothing in its folder is about it.
+    pub manifest: Option<PathBuf>,
+    pub imports: Vec<Import>,
+    /// WASI interfaces that it imports and that do nothing here.
+    pub stubs: Vec<String>,
+    pub limits: Limits,
+    /// Why a node would not load it, each with the way out.
+    pub problems: Vec<String>,
+}
+
+/// One interface that a component asks for.
+#[derive(Debug, Serialize)]
+pub struct Import {
+    pub interface: String,
+    /// None without a manifest.
+    pub granted: Option<bool>,
+    /// What would grant it; none if it needs no grant.
+    pub line: Option<String>,
+}
+
+/// A module that loads, and the manifest about it if there is one.
+pub struct Subject {
+    pub wasm: Wasm,
+    pub code: Arc<Code>,
+    pub manifest: Option<(PathBuf, std::result::Result<Manifest, Vec<Problem>>)>,
+}
+
+impl Subject {
+    /// Loads the component at `file`, or the one that the manifest `file` is about, and looks for its manifest beside it.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no phase.
+    pub fn load(file: &Path) -> Result<Self> {
+        if file.extension().is_some_and(|end| end == "toml") {
+            return Self::load(&module_of(file)?);
+        }
+        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let wasm = Wasm::new(None)?;
+        let code = wasm.load(&bytes).with_context(|| format!("{} is no phase", file.display()))?;
+        Ok(Self { wasm, code, manifest: manifest_of(file) })
+    }
+
+    /// What the manifest declares, if it can be read and is about a component.
+    pub fn declared(&self) -> Option<&Declaration> {
+        match &self.manifest {
+            Some((_, Ok(Manifest { body: Declared::Guest(guest), .. }))) => Some(guest),
+            _ => None,
+        }
+    }
+
+    /// The phase as its manifest wants it run.
+    ///
+    /// # Errors
+    /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
+    pub fn guest(&self) -> Result<Guest> {
+        if let Some((_, Err(problems))) = &self.manifest {
+            bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        }
+        let guest = Guest::new(&self.wasm, Arc::clone(&self.code), self.setup())?;
+        guest.check().map_err(|problem| anyhow::anyhow!("[settings]: {problem}"))?;
+        Ok(guest)
+    }
+
+    /// The name and schedule that the manifest gives it, or those of a phase that runs at every tick.
+    pub fn named(&self, file: &Path) -> (String, Schedule) {
+        match &self.manifest {
+            Some((_, Ok(manifest))) => (manifest.name.clone(), manifest.schedule.clone()),
+            _ => {
+                let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (stem, Schedule::every(1))
+            }
+        }
+    }
+
+    /// How the manifest wants it run; without one, with everything granted and no settings.
+    pub fn setup(&self) -> Setup {
+        match self.declared() {
+            Some(guest) => Setup {
+                settings: guest.settings.clone(),
+                limits: guest.limits,
+                grants: guest.grants.clone(),
+                instance: guest.instance,
+            },
+            None => Setup {
+                settings: "{}".to_owned(),
+                limits: Limits::default(),
+                grants: Grants::everything(),
+                instance: Instance::Fresh,
+            },
+        }
+    }
+}
+
+/// The module that a manifest is about.
+fn module_of(manifest: &Path) -> Result<PathBuf> {
+    let text = fs::read_to_string(manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+    match Manifest::parse(&text, &manifest.display().to_string()) {
+        Ok(Manifest { body: Declared::Guest(guest), .. }) => {
+            Ok(manifest.parent().unwrap_or(Path::new("")).join(guest.module))
+        }
+        Ok(_) => bail!("{} is about a built-in phase", manifest.display()),
+        Err(problems) => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// The manifest of the folder that is about the module `file`.
+fn manifest_of(file: &Path) -> Option<(PathBuf, std::result::Result<Manifest, Vec<Problem>>)> {
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let same = |module: &Path| fs::canonicalize(module).ok() == fs::canonicalize(file).ok();
+    let mut files = read_manifests(folder);
+    files.retain(|found| found.path.extension().is_some_and(|end| end == "toml"));
+    let about = files.iter().position(|found| found.module().is_some_and(|module| same(&module)));
+    // A manifest that cannot be read is about the module that it is called like.
+    let about = about.or_else(|| {
+        files.iter().position(|found| found.manifest.is_err() && found.path.file_stem() == file.file_stem())
+    });
+    about.map(|at| files.swap_remove(at)).map(|found| (found.path, found.manifest))
+}
+
+/// Looks at the component `file` and at its manifest.
+///
+/// # Errors
+/// If it cannot be read or is no phase; what only keeps a node from loading it is a problem of the inspection.
+pub fn inspect(file: &Path) -> Result<Inspection> {
+    let subject = Subject::load(file)?;
+    let Subject { wasm, code, manifest } = &subject;
+    let bytes = fs::read(file)?;
+    let mut problems = Vec::new();
+    if let Some((_, Err(found))) = manifest {
+        problems.extend(found.iter().map(ToString::to_string));
+    }
+    let declared = subject.declared();
+    if declared.and_then(|guest| guest.sha256).is_some_and(|pinned| pinned != code.digest().0) {
+        problems.push(format!("the manifest pins another module: write sha256 = \"{}\"", code.digest()));
+    }
+    let imports: Vec<Import> = code
+        .imports()
+        .iter()
+        .map(|interface| Import {
+            interface: interface.clone(),
+            granted: declared.map(|guest| guest.grants.allows(interface)),
+            line: Grants::line(interface),
+        })
+        .collect();
+    for Import { interface, granted, line } in &imports {
+        if let (Some(false), Some(line)) = (granted, line) {
+            problems.push(format!("it wants {interface:?}, which is not granted; add to [grants]: {line}"));
+        }
+    }
+    let setup = subject.setup();
+    let limits = setup.limits;
+    // Grants are told above; here only the phase itself is asked.
+    let guest = Guest::new(wasm, Arc::clone(code), Setup { grants: Grants::everything(), ..setup });
+    let Described { summary, version, toolkit } = match &guest {
+        Ok(guest) => guest.described().clone(),
+        Err(error) => {
+            problems.push(error.to_string());
+            Described::default()
+        }
+    };
+    if let (Ok(guest), Some(_)) = (&guest, declared)
+        && let Err(problem) = guest.check()
+    {
+        problems.push(format!("[settings]: {problem}"));
+    }
+    Ok(Inspection {
+        file: file.to_owned(),
+        sha256: sha256(&bytes).to_string(),
+        sizes: Sizes::of(&bytes)?,
+        summary,
+        version,
+        toolkit,
+        contract: groundskeeper_sdk::contract::PACKAGE,
+        manifest: manifest.as_ref().map(|(path, _)| path.clone()),
+        imports,
+        stubs: code.stubs().to_vec(),
+        limits,
+        problems,
+    })
+}

@@ -1,0 +1,248 @@
+//! The verbs for authors of phases: what they print. What they do is in `author`.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{
+    BuildArgs, InstallArgs, NewArgs, TestArgs, TryArgs, ask, exit, print, print_json, refuse_config,
+    usual_data_dir,
+};
+use crate::author::{self, Built, DryRun, Inspection, Installed, Subject, Trial};
+use crate::config::{Config, Overrides};
+use crate::record::{Event, Fixture, Recording};
+
+pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
+    let sdk = args.sdk.clone().or_else(author::sdk_nearby);
+    let folder = author::create(Path::new("."), &args.name, args.lang, sdk.as_deref())?;
+    let folder = folder.strip_prefix(".").unwrap_or(&folder).display();
+    print(&format!(
+        "{folder}: a phase with a test, a manifest and a view to try it on\n\
+         next: cd {folder} && groundskeeper build && groundskeeper test\n"
+    ))
+}
+
+#[derive(Serialize)]
+struct BuiltJson<'a> {
+    file: &'a Path,
+    sha256: String,
+    sizes: Option<crate::engine::wasm::Sizes>,
+}
+
+pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let out = args.out.as_deref();
+    let built = if args.native {
+        author::build_native(&args.folder, out, &mut note)?
+    } else {
+        author::build(&args.folder, out, &mut note)?
+    };
+    let Built { file, digest, sizes } = &built;
+    if json {
+        return print_json(&BuiltJson { file, sha256: digest.to_string(), sizes: *sizes });
+    }
+    let mut text = format!("{}\n  sha256 {digest}\n", file.display());
+    if let Some(sizes) = sizes {
+        let kib = |bytes: usize| format!("{:.1} KB", bytes as f64 / 1000.0);
+        writeln!(
+            text,
+            "  {}: code {}, data {}, names {}",
+            kib(sizes.whole),
+            kib(sizes.code),
+            kib(sizes.data),
+            kib(sizes.names)
+        )?;
+    }
+    print(&text)
+}
+
+/// What is being done, on standard error.
+#[expect(clippy::print_stderr, reason = "a build takes a while and says what it does")]
+fn note(text: &str) {
+    eprintln!("groundskeeper: {text}");
+}
+
+pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let mut fixture = if let Some(file) = &args.from.view {
+        author::read_fixture(file)?
+    } else if let Some(recording) = &args.from.recording {
+        recorded(recording)?
+    } else {
+        match ask::view(&args.node)? {
+            Ok(fixture) => fixture,
+            Err(code) => return Ok(code),
+        }
+    };
+    let guest = Subject::load(&args.module)?.guest()?;
+    let mut runs = Vec::new();
+    for _ in 0..args.runs {
+        let run = DryRun::of(&guest, fixture.tick, fixture.view());
+        fixture.memory = run.memory.clone().or(fixture.memory);
+        fixture.tick.number = fixture.tick.number.saturating_add(1);
+        runs.push(run);
+    }
+    let code = if runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
+    if json {
+        print_json(&runs)?;
+        return Ok(code);
+    }
+    let mut text = String::new();
+    for (at, run) in runs.iter().enumerate() {
+        let number = if runs.len() > 1 { format!(", run {}", at + 1) } else { String::new() };
+        write!(text, "{}{number}: nothing was applied\n{}", args.module.display(), run.shown())?;
+    }
+    print(&text)?;
+    Ok(code)
+}
+
+/// `FILE@TICK`, or `FILE` for its first beat.
+fn recorded(written: &str) -> anyhow::Result<Fixture> {
+    let (file, tick) = match written.rsplit_once('@') {
+        Some((file, tick)) if !Path::new(written).exists() => {
+            let tick = tick
+                .parse()
+                .map_err(|_| anyhow::anyhow!("{tick:?} in {written:?} is no tick; write FILE@120"))?;
+            (file, Some(tick))
+        }
+        _ => (written, None),
+    };
+    let recording = Recording::open(Path::new(file))?;
+    let beat = match tick {
+        Some(tick) => recording.beat(tick)?,
+        None => {
+            let first = recording.events().find_map(|event| match event {
+                Event::Beat(beat) => Some(beat),
+                _ => None,
+            });
+            *first.ok_or_else(|| anyhow::anyhow!("{file} has no beat that can be read"))?
+        }
+    };
+    Ok(Fixture::of_beat(&beat))
+}
+
+pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let trial = author::trial(&args.folder, args.seed, &mut note)?;
+    let code = if trial.different.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
+    if json {
+        print_json(&trial)?;
+        return Ok(code);
+    }
+    let Trial { module, fixtures, random_views, with_asks, asks, fuel, native, different, failed } = &trial;
+    let mut text = String::new();
+    for one in different.iter().take(3) {
+        writeln!(text, "{one}")?;
+    }
+    for one in failed.iter().take(3) {
+        writeln!(text, "without a plan: {one}")?;
+    }
+    let against = if *native { "natively and as a component" } else { "twice as a component" };
+    writeln!(
+        text,
+        "{}: {fixtures} views from files, {random_views} made from seed {}: {against}, {}",
+        module.display(),
+        args.seed,
+        match different.len() {
+            0 => "identical plans".to_owned(),
+            count => format!("{count} DIFFERENT PLANS"),
+        }
+    )?;
+    writeln!(text, "  {with_asks} with asks, {asks} asks in all; {} runs without a plan", failed.len())?;
+    writeln!(text, "  fuel of a run: least {}, median {}, most {}", fuel[0], fuel[1], fuel[2])?;
+    print(&text)?;
+    Ok(code)
+}
+
+/// Whether a file is a module and no config, by how it begins or is called.
+pub(super) fn is_module(file: &Path) -> bool {
+    let named = file.extension().is_some_and(|end| end == "wasm" || end == "so");
+    named || std::fs::read(file).is_ok_and(|bytes| bytes.starts_with(b"\0asm"))
+}
+
+pub(super) fn check(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let inspection = author::inspect(file)?;
+    let code = if inspection.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) };
+    if json {
+        print_json(&inspection)?;
+    } else {
+        print(&shown(&inspection)?)?;
+    }
+    Ok(code)
+}
+
+fn shown(inspection: &Inspection) -> Result<String, std::fmt::Error> {
+    let Inspection { file, sha256, sizes, summary, version, toolkit, contract, manifest, .. } = inspection;
+    let mut text = format!("{}: {summary}\n", file.display());
+    writeln!(text, "  version   {version}, built with {toolkit}, for {contract}")?;
+    writeln!(text, "  sha256    {sha256}")?;
+    writeln!(
+        text,
+        "  bytes     {}: code {}, data {}, names {}",
+        sizes.whole, sizes.code, sizes.data, sizes.names
+    )?;
+    match manifest {
+        Some(manifest) => writeln!(text, "  manifest  {}", manifest.display())?,
+        None => writeln!(text, "  manifest  none beside it; `groundskeeper install` writes one")?,
+    }
+    let limits = &inspection.limits;
+    writeln!(
+        text,
+        "  limits    fuel {}, {} KiB of memory, {} ms",
+        limits.fuel,
+        limits.memory >> 10,
+        limits.wall.as_millis()
+    )?;
+    for import in &inspection.imports {
+        let word = match import.granted {
+            Some(true) => "granted",
+            Some(false) => "NOT granted",
+            None => "wanted",
+        };
+        writeln!(text, "  imports   {:12} {word}", import.interface)?;
+    }
+    for stub in &inspection.stubs {
+        writeln!(text, "  imports   {stub}: there, and does nothing")?;
+    }
+    for problem in &inspection.problems {
+        writeln!(text, "  problem   {problem}")?;
+    }
+    if inspection.problems.is_empty() {
+        writeln!(text, "  no problems")?;
+    }
+    Ok(text)
+}
+
+pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
+    let folder = match &args.phases {
+        Some(folder) => folder.clone(),
+        None => {
+            let overrides = Overrides {
+                data_dir: args.data_dir.clone(),
+                usual_data_dir: usual_data_dir(),
+                ..Overrides::default()
+            };
+            match Config::load_with(args.config.as_deref(), &overrides) {
+                Ok(config) => config.guests.dir.ok_or_else(|| {
+                    anyhow::anyhow!(
+                        "no folder to put it: neither XDG_STATE_HOME nor HOME is set; name one with --phases"
+                    )
+                })?,
+                Err(problems) => return Ok(refuse_config(&problems)),
+            }
+        }
+    };
+    let Installed { module, manifest, replaced, made_up, misses } = author::install(&args.module, &folder)?;
+    let mut text = format!("{}\n{}\n", module.display(), manifest.display());
+    if made_up {
+        text += "  made up, in shadow mode: read it, then set mode = \"enforce\"\n";
+    }
+    if let Some(misses) = misses {
+        writeln!(text, "  it will not be loaded before its manifest has what it misses: {misses}")?;
+    }
+    text += if replaced {
+        "  in the place of an earlier one; restart the node to run it\n"
+    } else {
+        "  runs when the node starts next\n"
+    };
+    print(&text)
+}

@@ -1,0 +1,111 @@
+//! The wall clock behind the fuel: epochs that pass while a guest is inside. Interrupts nobody itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use wasmtime::Engine;
+
+use super::EPOCH;
+
+/// How many epochs the thread goes on after the last guest has left: a burst of short runs wakes it once.
+const EPOCHS_BEFORE_REST: u32 = 20;
+
+/// Counts epochs of 10 ms while a guest is inside. Its thread rests otherwise: it is no periodic timer of an idle node.
+pub struct Backstop {
+    engine: Engine,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    inside: AtomicU32,
+    resting: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Backstop {
+    pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let (counted, theirs) = (engine.clone(), Arc::clone(&shared));
+        let thread =
+            thread::Builder::new().name("gk-epochs".into()).spawn(move || count(&counted, &theirs))?;
+        Ok(Self { engine, shared, thread: Some(thread) })
+    }
+
+    pub(super) fn by_hand(engine: Engine) -> Self {
+        Self { engine, shared: Arc::default(), thread: None }
+    }
+
+    /// Lets one epoch pass.
+    pub fn step(&self) {
+        self.engine.increment_epoch();
+    }
+
+    /// Guests inside at this moment.
+    pub fn inside(&self) -> u32 {
+        self.shared.inside.load(Ordering::SeqCst)
+    }
+
+    /// Epochs go on until the guard is dropped.
+    pub(super) fn enter(&self) -> Guarded<'_> {
+        self.shared.inside.fetch_add(1, Ordering::SeqCst);
+        if self.shared.resting.load(Ordering::SeqCst)
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
+        Guarded(&self.shared)
+    }
+
+    /// Epochs that pass at least before `limit` is over.
+    pub(super) fn epochs(limit: Duration) -> u64 {
+        // The first epoch may end at once.
+        (limit.as_nanos().div_ceil(EPOCH.as_nanos()) + 1).try_into().unwrap_or(u64::MAX / 2)
+    }
+}
+
+impl Drop for Backstop {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It sleeps for one epoch at most.
+            _ = thread.join();
+        }
+    }
+}
+
+/// A guest is inside for as long as this lives.
+pub(super) struct Guarded<'a>(&'a Shared);
+
+impl Drop for Guarded<'_> {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn count(engine: &Engine, shared: &Shared) {
+    let mut idle = 0;
+    while !shared.ended.load(Ordering::SeqCst) {
+        if shared.inside.load(Ordering::SeqCst) > 0 {
+            idle = 0;
+        } else {
+            idle += 1;
+        }
+        if idle <= EPOCHS_BEFORE_REST {
+            thread::sleep(EPOCH);
+            engine.increment_epoch();
+            continue;
+        }
+        shared.resting.store(true, Ordering::SeqCst);
+        // Whoever enters from here on sees that we rest and unparks; whoever entered before is seen here.
+        while shared.inside.load(Ordering::SeqCst) == 0 && !shared.ended.load(Ordering::SeqCst) {
+            thread::park();
+        }
+        shared.resting.store(false, Ordering::SeqCst);
+        idle = 0;
+    }
+}

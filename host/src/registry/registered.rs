@@ -1,0 +1,280 @@
+//! One registered phase: what it is, and how it has fared. Runs nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use groundskeeper_sdk::contract::METRICS;
+use groundskeeper_sdk::host::{Change, Metric, Saved};
+
+use super::{Before, MEMORY_BYTES, PhaseMetric, PhaseSpec, PhaseState, PhaseStatus, Policy, Timing};
+use crate::config::{Mode, Schedule, Trust};
+use crate::data::{KeptMemory, KeptPhase, Quarantine};
+use crate::engine::{Body, Breaker, Cost};
+use crate::journal::Asker;
+
+/// Runs whose durations are kept for the median: two hours of a phase that runs each four minutes.
+const DURATIONS: usize = 32;
+
+/// One phase and its history.
+pub struct Registered {
+    pub name: Arc<str>,
+    pub version: Arc<str>,
+    pub kind: &'static str,
+    pub body: Arc<dyn Body>,
+    pub schedule: Schedule,
+    pub policy: Policy,
+    pub digest: Option<[u8; 32]>,
+    pub timing: Timing,
+    pub breaker: Breaker,
+    /// Memory and quarantine, as they outlive the process.
+    kept: KeptPhase,
+    /// Counts what would be worth writing to disk.
+    changes: u64,
+    /// Set while a run that was given up is still inside the phase.
+    pub stuck: Option<Arc<AtomicBool>>,
+    /// The tick whose budget its due run did not fit into, until it has run.
+    pub owed_since: Option<u32>,
+    /// Monotonic time of the last accepted plan, and the same in seconds since 1970 (known across restarts).
+    pub last_accepted: Option<Duration>,
+    pub last_run_unix: Option<u32>,
+    pub last_success_unix: Option<u32>,
+    pub runs: u64,
+    pub failures: u64,
+    pub missed: u64,
+    /// Due runs that waited for the next tick because the budget was used up.
+    pub put_off: u64,
+    /// Asks that were refused, by grant.
+    pub refused: BTreeMap<&'static str, u64>,
+    took: VecDeque<Duration>,
+    pub cost: Cost,
+    memory_peak: Option<u64>,
+    metrics: BTreeMap<(bool, String), PhaseMetric>,
+    pub last_error: Option<String>,
+}
+
+impl Registered {
+    pub(super) fn new(spec: PhaseSpec, spread: &impl Fn(&str) -> u64, before: &Before) -> Self {
+        let saved = before.last_runs.get(&spec.name).copied();
+        let ticks_since = |unix: u32| {
+            let ago = Duration::from_secs(before.unix_now.saturating_sub(unix).into());
+            (ago.as_millis() / before.interval.as_millis().max(1)) as u64
+        };
+        let mut timing = match saved {
+            Some(unix) => Timing::ran_before(ticks_since(unix)),
+            None => Timing::never(&spec.schedule, spread(&spec.name)),
+        };
+        if spec.schedule.run_on_start {
+            timing.again_at = Some(1);
+        }
+        let mut kept = before.kept.get(&spec.name).cloned().unwrap_or_default();
+        let mut breaker = match spec.policy.trust {
+            Trust::Host => Breaker::host(),
+            Trust::Guest => Breaker::guest(spec.policy.on_failure),
+        };
+        // Other bytes are another chance.
+        kept.quarantine = kept.quarantine.filter(|told| Some(told.digest) == spec.digest);
+        if kept.quarantine.is_some() {
+            breaker.give_up();
+        }
+        Self {
+            name: spec.name.into(),
+            version: spec.version.into(),
+            kind: spec.kind,
+            body: spec.body,
+            schedule: spec.schedule,
+            policy: spec.policy,
+            digest: spec.digest,
+            timing,
+            breaker,
+            last_error: kept.quarantine.as_ref().map(|told| told.why.clone()),
+            kept,
+            changes: 0,
+            stuck: None,
+            owed_since: None,
+            last_accepted: None,
+            last_run_unix: saved,
+            last_success_unix: None,
+            runs: 0,
+            failures: 0,
+            missed: 0,
+            put_off: 0,
+            refused: BTreeMap::new(),
+            took: VecDeque::new(),
+            cost: Cost::default(),
+            memory_peak: None,
+            metrics: BTreeMap::new(),
+        }
+    }
+
+    pub fn asker(&self) -> Asker {
+        Asker::Phase { name: Arc::clone(&self.name), version: Arc::clone(&self.version) }
+    }
+
+    pub fn is_guest(&self) -> bool {
+        self.policy.trust == Trust::Guest
+    }
+
+    pub fn is_shadow(&self) -> bool {
+        self.policy.mode == Mode::Shadow
+    }
+
+    /// Whether a run that was given up has still not come back.
+    pub fn is_stuck(&mut self) -> bool {
+        let inside = self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire));
+        if !inside {
+            self.stuck = None;
+        }
+        inside
+    }
+
+    /// What its last accepted run stored, in the mode it is in.
+    pub fn memory(&self) -> Option<Saved> {
+        let kept = if self.is_shadow() { &self.kept.shadow_memory } else { &self.kept.memory };
+        let kept = match kept {
+            // The shadow begins with what the phase knows.
+            None if self.is_shadow() => &self.kept.memory,
+            kept => kept,
+        };
+        kept.as_ref().map(|KeptMemory { version, bytes }| Saved { version: *version, bytes: bytes.clone() })
+    }
+
+    /// The most that it may store; None if nothing.
+    pub fn memory_cap(&self) -> Option<usize> {
+        match self.policy.trust {
+            Trust::Host => Some(MEMORY_BYTES),
+            Trust::Guest => self.policy.grants.memory.map(|grant| grant.max_bytes),
+        }
+    }
+
+    pub fn remember(&mut self, saved: Saved) {
+        let saved = Some(KeptMemory { version: saved.version, bytes: saved.bytes });
+        let kept = if self.is_shadow() { &mut self.kept.shadow_memory } else { &mut self.kept.memory };
+        if *kept != saved {
+            *kept = saved;
+            self.changes += 1;
+        }
+    }
+
+    /// What outlives the process, and a number that rises when it changes.
+    pub fn kept(&self) -> (&KeptPhase, u64) {
+        (&self.kept, self.changes)
+    }
+
+    /// Puts memory and quarantine back to an earlier state.
+    pub fn restore(&mut self, kept: KeptPhase) {
+        self.breaker.reset();
+        if kept.quarantine.is_some() {
+            self.breaker.give_up();
+        }
+        self.kept = kept;
+        self.changes += 1;
+    }
+
+    /// Counts a failed run. `for_good` if the phase itself says that it cannot work.
+    pub fn failed(&mut self, words: String, for_good: bool) {
+        self.failures += 1;
+        self.breaker.failed();
+        if for_good {
+            self.breaker.give_up();
+        }
+        if self.breaker.has_given_up() && self.kept.quarantine.is_none() {
+            self.kept.quarantine = self.digest.map(|digest| Quarantine { digest, why: words.clone() });
+            self.changes += 1;
+        }
+        self.last_error = Some(words);
+    }
+
+    pub fn succeeded(&mut self) {
+        self.breaker.reset();
+        self.last_error = None;
+    }
+
+    /// Lets it run again at once, whatever it did.
+    pub fn resume(&mut self) {
+        self.breaker.reset();
+        if self.kept.quarantine.take().is_some() {
+            self.changes += 1;
+        }
+    }
+
+    pub fn ran(&mut self, took: Duration, cost: Cost) {
+        self.runs += 1;
+        if self.took.len() >= DURATIONS {
+            self.took.pop_front();
+        }
+        self.took.push_back(took);
+        self.cost = cost;
+        self.memory_peak = self.memory_peak.max(cost.memory);
+    }
+
+    /// Takes over the numbers of an accepted run: 16 names each, enforced and in shadow.
+    pub fn count(&mut self, metrics: Vec<Metric>) {
+        let shadow = self.is_shadow();
+        for Metric { name, change } in metrics {
+            let known = self.metrics.keys().filter(|(in_shadow, _)| *in_shadow == shadow).count();
+            let key = (shadow, name);
+            if known >= METRICS && !self.metrics.contains_key(&key) {
+                continue;
+            }
+            let name = key.1.clone();
+            let metric =
+                self.metrics.entry(key).or_insert(PhaseMetric { name, shadow, added: None, value: None });
+            match change {
+                Change::Add(by) => metric.added = Some(metric.added.unwrap_or(0).saturating_add(by.into())),
+                Change::Set(value) => metric.value = Some(value),
+            }
+        }
+    }
+
+    fn state(&self) -> PhaseState {
+        if self.policy.mode == Mode::Off {
+            PhaseState::Off
+        } else if self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire)) {
+            PhaseState::Stuck
+        } else if self.breaker.has_given_up() {
+            PhaseState::Quarantined
+        } else if self.breaker.is_open() {
+            PhaseState::Tripped
+        } else {
+            PhaseState::Active
+        }
+    }
+
+    /// What `phases` shows, with `connected` peers there.
+    pub fn status(&self, connected: u32) -> PhaseStatus {
+        let every = self.schedule.cadence.every_n_ticks(connected);
+        let state = self.state();
+        let runs_again = !matches!(state, PhaseState::Off | PhaseState::Quarantined);
+        let mut took: Vec<Duration> = self.took.iter().copied().collect();
+        took.sort_unstable();
+        let micros = |time: Duration| time.as_micros() as u64;
+        PhaseStatus {
+            name: Arc::clone(&self.name),
+            kind: self.kind.into(),
+            version: Arc::clone(&self.version),
+            summary: self.body.summary().into(),
+            state,
+            mode: self.policy.mode,
+            file: None,
+            every_n_ticks: every,
+            last_run_tick: u32::try_from(self.timing.last_run).ok().filter(|_| self.runs > 0),
+            next_due_tick: runs_again.then(|| self.timing.next_due(every)),
+            runs: self.runs,
+            failures: self.failures,
+            failures_in_row: self.breaker.failures_in_row(),
+            pause_left: self.breaker.pause_left(),
+            missed: self.missed,
+            put_off: self.put_off,
+            refused: self.refused.iter().map(|(grant, n)| ((*grant).to_owned(), *n)).collect(),
+            last_duration_us: self.took.back().copied().map_or(0, micros),
+            median_duration_us: took.get(took.len() / 2).copied().map(micros),
+            last_fuel: self.cost.fuel,
+            memory_peak_bytes: self.memory_peak,
+            metrics: self.metrics.values().cloned().collect(),
+            last_success_unix_s: self.last_success_unix,
+            last_error: self.last_error.clone(),
+        }
+    }
+}

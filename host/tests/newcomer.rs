@@ -1,0 +1,90 @@
+//! The way of somebody who has never seen this: a new phase, built, tested, installed, and running in a node. Real
+//! processes, and the seconds of each step.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+struct Newcomer<'a> {
+    folder: &'a Path,
+    seconds: Vec<(&'static str, f64)>,
+}
+
+impl Newcomer<'_> {
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_groundskeeper"));
+        // Of its own, so that what earlier tests built does not shorten the way.
+        command.env("CARGO_TARGET_DIR", self.folder.join("target")).args(words);
+        command
+    }
+
+    fn step(&mut self, name: &'static str, within: &Path, words: &[&str]) -> Output {
+        let begun = Instant::now();
+        let output = self.command(words).current_dir(within).output().expect("the binary runs");
+        self.seconds.push((name, begun.elapsed().as_secs_f64()));
+        assert!(
+            output.status.success(),
+            "{words:?}\n{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output
+    }
+}
+
+/// A child that does not outlive the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Fails only if it has ended by itself.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_new_phase_is_built_tested_installed_and_listed_with_its_cost() {
+    let scratch = tempfile::tempdir().unwrap();
+    let sdk = concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk");
+    let mut newcomer = Newcomer { folder: scratch.path(), seconds: Vec::new() };
+    newcomer.step("new", scratch.path(), &["new", "calm", "--sdk", sdk]);
+    let phase = scratch.path().join("calm");
+    newcomer.step("build", &phase, &["build"]);
+    let tested = newcomer.step("test", &phase, &["test"]);
+    let tested = String::from_utf8_lossy(&tested.stdout).into_owned();
+    assert!(tested.contains("natively and as a component, identical plans"), "{tested}");
+    let tried = newcomer.step("try", &phase, &["try", "calm.wasm", "--view", "views/busy.json", "--json"]);
+    let tried: Value = serde_json::from_slice(&tried.stdout).unwrap();
+    assert_eq!(tried[0]["asks"], serde_json::json!(["disconnect 1: slow, and leaves pings unanswered"]));
+    newcomer.step("check", &phase, &["check", "calm.wasm"]);
+    let data = scratch.path().join("data");
+    let data_dir = data.to_str().unwrap();
+    newcomer.step("install", &phase, &["install", "calm.wasm", "--data-dir", data_dir]);
+
+    let begun = Instant::now();
+    let run = ["run", "--local-peers", "2", "--interval", "200ms", "--data-dir", data_dir];
+    let mut node = newcomer.command(&run);
+    let node = Ended(node.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    // Bounded, and over as soon as the phase has run.
+    let listed = loop {
+        let phases = newcomer.command(&["phases", "--data-dir", data_dir, "--json"]).output().unwrap();
+        let phases: Value = serde_json::from_slice(&phases.stdout).unwrap_or_default();
+        let listed =
+            phases["phases"].as_array().into_iter().flatten().find(|phase| phase["name"] == "calm").cloned();
+        if let Some(listed) = listed.filter(|listed| listed["runs"].as_u64() > Some(0)) {
+            break listed;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "the phase has not run: {phases}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    newcomer.seconds.push(("run until it ran", begun.elapsed().as_secs_f64()));
+    drop(node);
+    assert_eq!((&listed["kind"], &listed["state"]), (&"wasm".into(), &"active".into()), "{listed}");
+    assert!(listed["last_fuel"].as_u64() > Some(0), "{listed}");
+    for (step, seconds) in &newcomer.seconds {
+        println!("{step:>18} {seconds:6.1} s");
+    }
+}

@@ -1,0 +1,284 @@
+//! The phase's side: a table of C functions over any Rust phase. What it hands out never outlives the call.
+
+#![expect(unsafe_code, reason = "reads what the host hands over by pointer")]
+
+use std::mem::size_of;
+use std::slice;
+use std::sync::{Arc, OnceLock};
+
+use super::{
+    ABI, ADD, BOOK, FAILED, FAILED_FOR_GOOD, OK, PANICKED, PEERS, RULE_BROKEN, SET, gk_ask, gk_broadcasts,
+    gk_name, gk_phase, gk_run, gk_saved, gk_test, gk_text, gk_totals,
+};
+use crate::ask::Ask;
+use crate::column::{Table, UNKNOWN};
+use crate::export::{Exports, TOOLKIT, checked};
+use crate::host::{BroadcastTotals, Frozen, Name, Saved, Totals, Unwound, guard};
+use crate::phase::{Failure, Phase, Tick};
+use crate::plan::{Change, Parts, Plan};
+use crate::view::View;
+
+// SAFETY: the texts of a table are static, and nobody writes to it.
+unsafe impl Sync for gk_phase {}
+
+/// The table of a phase, for a static that [`ENTRY`](super::ENTRY) returns.
+pub const fn table<E: Exports>() -> gk_phase {
+    gk_phase {
+        size: size_of::<gk_phase>() as u32,
+        abi: ABI,
+        summary: gk_text::of(E::Phase::SUMMARY.as_bytes()),
+        version: gk_text::of(E::VERSION.as_bytes()),
+        toolkit: gk_text::of(TOOLKIT.as_bytes()),
+        check: Some(check::<E>),
+        run: Some(run::<E>),
+    }
+}
+
+/// # Safety
+/// `run` is a `gk_run` as the header promises it.
+unsafe extern "C" fn check<E: Exports>(run: *const gk_run) -> u32 {
+    // SAFETY: the caller's promise.
+    let Some(host) = (unsafe { Host::new(run) }) else { return FAILED_FOR_GOOD };
+    match guard(|| checked::<E>(host.settings()).map(drop)) {
+        Ok(Ok(())) => OK,
+        Ok(Err(problem)) => host.failed(FAILED, &problem),
+        Err(unwound) => host.unwound(unwound),
+    }
+}
+
+/// # Safety
+/// `run` is a `gk_run` as the header promises it.
+unsafe extern "C" fn run<E: Exports>(run: *const gk_run) -> u32 {
+    // SAFETY: the caller's promise.
+    let Some(host) = (unsafe { Host::new(run) }) else { return FAILED_FOR_GOOD };
+    // As for a built-in: whether a row of the book exists is left to the host, so that nobody freezes it for that.
+    let mut plan = Plan::within(host.rows(Table::Peers), u32::MAX);
+    let ended = guard(|| {
+        let phase = E::phase(host.settings()).map_err(Failure::Permanent)?;
+        phase.run(&host.tick(), &View::new(Arc::new(host.frozen())), &mut plan)
+    });
+    let parts = plan.into_parts();
+    for line in &parts.log {
+        host.log(line.level as u32, &line.text);
+    }
+    match ended {
+        Ok(Ok(())) => host.hand_over(&parts),
+        Ok(Err(Failure::Transient(text))) => host.failed(FAILED, &text),
+        Ok(Err(Failure::Permanent(text))) => host.failed(FAILED_FOR_GOOD, &text),
+        Err(unwound) => host.unwound(unwound),
+    }
+}
+
+/// The host's side of one call. Whoever makes one lets go of it before the call returns.
+#[derive(Clone, Copy)]
+struct Host {
+    run: *const gk_run,
+}
+
+// SAFETY: what it points to does not change while the call lasts, and the header lets any thread call back.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+const fn number(table: Table) -> u32 {
+    match table {
+        Table::Peers => PEERS,
+        Table::Book => BOOK,
+    }
+}
+
+/// A callback of the host: what it gets lives until it returns.
+macro_rules! call {
+    ($host:expr, $callback:ident $(, $argument:expr)*) => {{
+        let run = $host.get();
+        // SAFETY: the host's promise for its callbacks, and `run.host` is the first argument of each.
+        unsafe { (run.$callback)(run.host $(, $argument)*) }
+    }};
+}
+
+impl Host {
+    /// None if the host is older than this header.
+    ///
+    /// # Safety
+    /// `run` is a `gk_run` as the header promises it, and the `Host` is dropped before the call returns.
+    unsafe fn new(run: *const gk_run) -> Option<Host> {
+        // SAFETY: the caller's promise; every version begins with its size.
+        let size = unsafe { (*run).size };
+        (size as usize >= size_of::<gk_run>()).then_some(Host { run })
+    }
+
+    fn get(&self) -> &gk_run {
+        // SAFETY: `new` had the promise that it lives as long as this.
+        unsafe { &*self.run }
+    }
+
+    fn settings(&self) -> &str {
+        // SAFETY: the text lives as long as the call.
+        let settings = unsafe { self.get().settings.bytes() };
+        str::from_utf8(settings).expect("the host's JSON is UTF-8")
+    }
+
+    fn tick(&self) -> Tick {
+        let tick = &self.get().tick;
+        Tick {
+            number: tick.number,
+            since_last_s: (tick.since_last_s != UNKNOWN).then_some(tick.since_last_s),
+            missed: tick.missed,
+            late: tick.late != 0,
+            unix_s: tick.unix_s,
+            seed: tick.seed,
+        }
+    }
+
+    fn rows(&self, table: Table) -> u32 {
+        call!(self, rows, number(table))
+    }
+
+    fn frozen(&self) -> Borrowed {
+        Borrowed { host: *self, columns: Default::default() }
+    }
+
+    fn log(&self, level: u32, text: &str) {
+        call!(self, log, level, gk_text::of(text.as_bytes()));
+    }
+
+    fn failed(&self, result: u32, text: &str) -> u32 {
+        call!(self, fail, gk_text::of(text.as_bytes()));
+        result
+    }
+
+    fn unwound(&self, unwound: Unwound) -> u32 {
+        match unwound {
+            Unwound::Rule(broken) => self.failed(RULE_BROKEN, &broken.to_string()),
+            Unwound::Panic(text) => self.failed(PANICKED, &text),
+        }
+    }
+
+    /// Asks for everything that the plan holds, in its order.
+    fn hand_over(&self, parts: &Parts) -> u32 {
+        let asked = parts.asks.iter().all(|ask| self.ask(ask));
+        let stored = |saved: &Saved| call!(self, store, saved.version, gk_text::of(&saved.bytes)) == 0;
+        let measured = parts.metrics.iter().all(|metric| {
+            let (change, value) = match metric.change {
+                Change::Add(by) => (ADD, f64::from(by)),
+                Change::Set(value) => (SET, value),
+            };
+            call!(self, metric, gk_text::of(metric.name.as_bytes()), change, value) == 0
+        });
+        if asked && measured && parts.memory.as_ref().is_none_or(stored) { OK } else { RULE_BROKEN }
+    }
+
+    fn ask(&self, ask: &Ask) -> bool {
+        let (row, amount) = match *ask {
+            Ask::Disconnect { peer, .. } | Ask::DisconnectIfSilent { peer, .. } => (peer, 0),
+            Ask::Health { peer, by, .. } => (peer, i64::from(by)),
+            Ask::Ping { .. } | Ask::PingMatching { .. } => (0, 0),
+            Ask::Dial { address, .. } | Ask::Probe { address } => (address, 0),
+            Ask::Protect { peer, for_s, .. } | Ask::Ban { peer, for_s, .. } => (peer, for_s.into()),
+            Ask::ForgetBroadcasts { older_than_s: s } | Ask::ForgetAddresses { not_heard_for_s: s } => {
+                (0, s.into())
+            }
+            Ask::AgainIn { ticks } => (0, ticks.into()),
+        };
+        let rows: &[u32] = if let Ask::Ping { peers } = ask { peers } else { &[] };
+        let tests = if let Ask::PingMatching { tests } = ask { tests.as_slice() } else { &[] };
+        let tests: Vec<gk_test> = tests
+            .iter()
+            .map(|test| gk_test {
+                column: gk_text::of(test.column.as_bytes()),
+                at_least: test.at_least,
+                at_most: test.at_most,
+            })
+            .collect();
+        let ask = gk_ask {
+            size: size_of::<gk_ask>() as u32,
+            kind: ask.number() as u32,
+            row,
+            number: amount,
+            reason: gk_text::of(ask.reason().as_bytes()),
+            rows: rows.as_ptr(),
+            rows_len: rows.len(),
+            tests: tests.as_ptr(),
+            tests_len: tests.len(),
+        };
+        call!(self, ask, &raw const ask) == 0
+    }
+}
+
+/// The host's picture, borrowed for one run.
+struct Borrowed {
+    host: Host,
+    /// The names of the columns, cut up when they are first asked for.
+    columns: [OnceLock<Vec<&'static str>>; 2],
+}
+
+fn text(text: gk_text) -> String {
+    // SAFETY: it is copied before the call returns.
+    String::from_utf8_lossy(unsafe { text.bytes() }).into_owned()
+}
+
+impl Frozen for Borrowed {
+    fn rows(&self, table: Table) -> u32 {
+        self.host.rows(table)
+    }
+
+    fn column(&self, table: Table, name: &str) -> Option<&[u32]> {
+        let values = call!(self.host, column, number(table), gk_text::of(name.as_bytes()));
+        // SAFETY: not null, a column has one value per row, and it lives as long as the run, so longer than this.
+        (!values.is_null()).then(|| unsafe { slice::from_raw_parts(values, self.rows(table) as usize) })
+    }
+
+    fn columns(&self, table: Table) -> &[&str] {
+        self.columns[number(table) as usize].get_or_init(|| {
+            let names = call!(self.host, columns, number(table));
+            // SAFETY: the text lives as long as the run; this hands it out for no longer than itself.
+            let names = unsafe { names.bytes() };
+            str::from_utf8(names).unwrap_or_default().lines().collect()
+        })
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = gk_totals::default();
+        call!(self.host, totals, &raw mut totals);
+        let gk_totals { connected, inbound, dialing, healthy, least, most } = totals;
+        Totals { connected, inbound, dialing, healthy, least, most }
+    }
+
+    fn broadcasts(&self) -> BroadcastTotals {
+        let mut totals = gk_broadcasts::default();
+        call!(self.host, broadcasts, &raw mut totals);
+        let gk_broadcasts { held, oldest_s, in_window, window_s } = totals;
+        BroadcastTotals { held, oldest_s, in_window, window_s }
+    }
+
+    fn name(&self, table: Table, row: u32) -> Name {
+        let mut name = gk_name::default();
+        // A row that is not there leaves the name empty, and the host remembers the breach.
+        call!(self.host, name, number(table), row, &raw mut name);
+        Name { id: text(name.id), address: text(name.address), agent: text(name.agent) }
+    }
+
+    fn memory(&self) -> Option<Saved> {
+        let mut saved = gk_saved::default();
+        let there = call!(self.host, memory, &raw mut saved) != 0;
+        // SAFETY: it is copied before the run ends.
+        there.then(|| Saved { version: saved.version, bytes: unsafe { saved.bytes.bytes() }.to_vec() })
+    }
+}
+
+/// The one symbol of a shared library. In this macro, so that the crate of a phase can forbid unsafe code.
+#[cfg(feature = "dylib")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_entry {
+    ($exported:ident) => {
+        #[cfg(not(panic = "unwind"))]
+        ::core::compile_error!("a native phase needs panic = \"unwind\", or its panic would end the host");
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn groundskeeper_phase_v1() -> *const $crate::abi::gk_phase {
+            static TABLE: $crate::abi::gk_phase = $crate::abi::table::<$exported>();
+            &TABLE
+        }
+    };
+}

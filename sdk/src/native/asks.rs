@@ -1,0 +1,225 @@
+//! Owns what a run asked for, in order, and the rules about asking. Applies nothing and knows no grants.
+
+use crate::ask::Ask;
+use crate::column::Peer;
+use crate::contract::{ASKS_PER_PLAN, METRIC_NAME_BYTES, METRICS, REASON_BYTES, ROWS, TESTS};
+use crate::host::{RuleBroken, clean};
+use crate::memory::Saved;
+use crate::phase::Result;
+use crate::plan::Level;
+use crate::query::Test;
+use crate::view::View;
+
+/// A plan taken apart, for the host.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Parts {
+    /// The actions, in the order of asking.
+    pub asks: Vec<Ask>,
+    /// What to store if the plan is accepted.
+    pub memory: Option<Saved>,
+    /// Lines for the operator, kept even if the run fails.
+    pub log: Vec<LogLine>,
+    /// The phase's own numbers, one entry per name.
+    pub metrics: Vec<Metric>,
+}
+
+/// One line for the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogLine {
+    /// How urgent.
+    pub level: Level,
+    /// One line; control characters are replaced.
+    pub text: String,
+}
+
+/// One number of the phase's own.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Metric {
+    /// 1 to 40 of a-z 0-9 _.
+    pub name: String,
+    /// What to do with it.
+    pub change: Change,
+}
+
+/// What a run does to a metric.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Change {
+    /// Adds to a counter; several calls in one run are summed, saturating.
+    Add(u32),
+    /// Sets a gauge; the last call of a run counts.
+    Set(f64),
+}
+
+/// A plan's asks, and what there is to hold them against.
+#[derive(Debug, Default)]
+pub(crate) struct Asks {
+    pub(super) parts: Parts,
+    /// Rows of the two tables, if they are known.
+    rows: Option<(u32, u32)>,
+    /// Rows of all pings so far.
+    pinged: usize,
+}
+
+/// What [`Plan`](crate::plan::Plan) calls for a phase. A broken rule unwinds.
+impl Asks {
+    pub(crate) fn disconnect(&mut self, peer: u32, reason: &str) {
+        self.ask(Ask::Disconnect { peer, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn disconnect_if_silent(&mut self, peer: u32, reason: &str) {
+        self.ask(Ask::DisconnectIfSilent { peer, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn health(&mut self, peer: u32, by: i32, reason: &str) {
+        self.ask(Ask::Health { peer, by, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn ping(&mut self, peers: Vec<u32>) {
+        self.ask(Ask::Ping { peers });
+    }
+
+    pub(crate) fn ping_matching(&mut self, view: &View, tests: Vec<Test>) {
+        let unknown = tests.iter().find_map(|test| view.reads.unknown::<Peer>("ping.matching", &test.column));
+        if let Some(broken) = unknown {
+            broken.unwind();
+        }
+        self.ask(Ask::PingMatching { tests });
+    }
+
+    pub(crate) fn dial(&mut self, address: u32, reason: &str) {
+        self.ask(Ask::Dial { address, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn probe(&mut self, address: u32) {
+        self.ask(Ask::Probe { address });
+    }
+
+    pub(crate) fn protect(&mut self, peer: u32, for_s: u32, reason: &str) {
+        self.ask(Ask::Protect { peer, for_s, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn ban(&mut self, peer: u32, for_s: u32, reason: &str) {
+        self.ask(Ask::Ban { peer, for_s, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn forget_broadcasts(&mut self, older_than_s: u32) {
+        self.ask(Ask::ForgetBroadcasts { older_than_s });
+    }
+
+    pub(crate) fn forget_addresses(&mut self, not_heard_for_s: u32) {
+        self.ask(Ask::ForgetAddresses { not_heard_for_s });
+    }
+
+    pub(crate) fn again_in(&mut self, ticks: u32) {
+        self.ask(Ask::AgainIn { ticks });
+    }
+
+    pub(crate) fn store(&mut self, saved: Saved) {
+        self.parts.memory = Some(saved);
+    }
+
+    pub(crate) fn log(&mut self, level: Level, text: &str) {
+        self.parts.log.push(LogLine { level, text: clean(text).into_owned() });
+    }
+
+    pub(crate) fn metric_add(&mut self, name: &str, by: u32) {
+        self.metric(name, Change::Add(by)).unwrap_or_else(|broken| broken.unwind());
+    }
+
+    pub(crate) fn metric_set(&mut self, name: &str, value: f64) {
+        self.metric(name, Change::Set(value)).unwrap_or_else(|broken| broken.unwind());
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        self.push(ask).unwrap_or_else(|broken| broken.unwind());
+    }
+}
+
+/// The rules.
+impl Asks {
+    pub(super) fn within(peers: u32, addresses: u32) -> Asks {
+        Asks { rows: Some((peers, addresses)), ..Asks::default() }
+    }
+
+    pub(super) fn metric(&mut self, name: &str, change: Change) -> Result<(), RuleBroken> {
+        let call = match change {
+            Change::Add(_) => "metrics.add",
+            Change::Set(_) => "metrics.set",
+        };
+        let metrics = &mut self.parts.metrics;
+        if let Some(metric) = metrics.iter_mut().find(|metric| metric.name == name) {
+            metric.change = match (metric.change, change) {
+                (Change::Add(sum), Change::Add(by)) => Change::Add(sum.saturating_add(by)),
+                (Change::Set(_), Change::Set(value)) => Change::Set(value),
+                _ => return Err(RuleBroken { call, rule: format!("{name:?} is both added to and set") }),
+            };
+            return Ok(());
+        }
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if name.is_empty() || name.len() > METRIC_NAME_BYTES || !name.bytes().all(fits) {
+            let shown: String = name.chars().take(METRIC_NAME_BYTES).collect();
+            let rule = format!("name {shown:?} is not 1 to {METRIC_NAME_BYTES} of a-z 0-9 _");
+            return Err(RuleBroken { call, rule });
+        }
+        if metrics.len() == METRICS {
+            return Err(RuleBroken { call, rule: format!("{name:?} is one name more than {METRICS}") });
+        }
+        metrics.push(Metric { name: name.to_owned(), change });
+        Ok(())
+    }
+
+    pub(super) fn push(&mut self, mut ask: Ask) -> Result<(), RuleBroken> {
+        if matches!(&ask, Ask::Ping { peers } if peers.is_empty()) {
+            return Ok(());
+        }
+        if let Some(rule) = self.broken_by(&ask) {
+            return Err(RuleBroken { call: ask.call(), rule });
+        }
+        if let Some(reason) = ask.reason_mut()
+            && let std::borrow::Cow::Owned(cleaned) = clean(reason)
+        {
+            *reason = cleaned;
+        }
+        if let Ask::Ping { peers } = &ask {
+            self.pinged += peers.len();
+        }
+        self.parts.asks.push(ask);
+        Ok(())
+    }
+
+    fn broken_by(&self, ask: &Ask) -> Option<String> {
+        if self.parts.asks.len() >= ASKS_PER_PLAN {
+            return Some(format!("one ask more than {ASKS_PER_PLAN}"));
+        }
+        let (peers, addresses) = self.rows.unwrap_or((u32::MAX, u32::MAX));
+        let outside = |row: u32, rows: u32| {
+            (row >= rows).then(|| format!("row {row} of {rows}; keep no row beyond its run"))
+        };
+        let unreasoned = |reason: &str| match reason.len() {
+            1..=REASON_BYTES => None,
+            bytes => Some(format!("a reason of {bytes} bytes is not within 1 to {REASON_BYTES}")),
+        };
+        match ask {
+            Ask::Disconnect { peer, reason }
+            | Ask::DisconnectIfSilent { peer, reason }
+            | Ask::Health { peer, reason, .. }
+            | Ask::Protect { peer, reason, .. }
+            | Ask::Ban { peer, reason, .. } => outside(*peer, peers).or_else(|| unreasoned(reason)),
+            Ask::Dial { address, reason } => outside(*address, addresses).or_else(|| unreasoned(reason)),
+            Ask::Probe { address } => outside(*address, addresses),
+            Ask::Ping { peers: rows } if self.pinged + rows.len() > ROWS as usize => {
+                let all = self.pinged + rows.len();
+                Some(format!("{all} rows in one run are more than {ROWS}; use ping_matching"))
+            }
+            Ask::Ping { peers: rows } => rows.iter().find_map(|row| outside(*row, peers)),
+            Ask::PingMatching { tests } if tests.len() > TESTS => {
+                Some(format!("{} tests are more than {TESTS}", tests.len()))
+            }
+            Ask::AgainIn { ticks: 0 } => Some("0 ticks; again-in takes 1 or more".to_owned()),
+            Ask::PingMatching { .. }
+            | Ask::ForgetBroadcasts { .. }
+            | Ask::ForgetAddresses { .. }
+            | Ask::AgainIn { .. } => None,
+        }
+    }
+}
