@@ -17,7 +17,7 @@ use crate::engine::{Ended, Fence, Job};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
 use crate::pool::Pool;
-use crate::record::{Recorder, Taking};
+use crate::record::{RecordCounts, Recorder, Taking};
 use crate::registry::{LastRuns, PhaseBoard, PhaseState, Registered, Registry};
 
 mod apply;
@@ -159,6 +159,11 @@ impl Cycle {
     /// Records every beat that runs a phase from now on.
     pub fn record_into(&mut self, recorder: Recorder) {
         self.recorder = Some(recorder);
+    }
+
+    /// What the recorder has done so far, if there is one.
+    pub fn recorded(&self) -> Option<RecordCounts> {
+        self.recorder.as_ref().map(Recorder::counts)
     }
 
     pub fn world(&self) -> &World {

@@ -13,6 +13,7 @@ mod net;
 mod nodes;
 mod ours;
 mod pool;
+mod record;
 mod report;
 mod rounds;
 mod seeds;
@@ -35,6 +36,7 @@ const GROUPS: &[Group] = &[
     Group { name: "tick", how: tick::HOW, run: tick::run },
     Group { name: "idle", how: idle::HOW, run: idle::run },
     Group { name: "net", how: net::HOW, run: net::run },
+    Group { name: "record", how: record::HOW, run: record::run },
 ];
 
 /// How much time a run may take.

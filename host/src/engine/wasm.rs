@@ -20,6 +20,7 @@ mod inspect;
 mod run;
 mod shapes;
 mod trap;
+mod types;
 mod wasi;
 
 pub use artifacts::Artifacts;
@@ -89,22 +90,23 @@ impl Wasm {
     /// # Errors
     /// [`LoadError`] says what is wrong with the bytes and the way out.
     pub fn load(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
-        let component = inspect::component_of(bytes)?;
+        if bytes.len() > MOST_BYTES {
+            return Err(inspect::too_many_bytes(bytes));
+        }
         let digest = sha256(bytes);
-        let size = component.len();
+        // These very bytes were looked at when they were compiled, by the same rules.
         let kept = self.artifacts.as_ref().and_then(|artifacts| artifacts.load(&self.engine, &digest));
         let from_store = kept.is_some();
         let compiled = match kept {
             Some(compiled) => compiled,
             None => {
-                let compiled = self
-                    .engine
-                    .precompile_component(&component)
-                    .map_err(|error| LoadError::compile(&error))?;
+                let component = inspect::component_of(bytes)?;
+                let compiled = inspect::unpanicked(|| self.engine.precompile_component(&component))?;
+                let compiled = compiled.map_err(|error| LoadError::compile(&error))?;
                 self.keep(&digest, &compiled)?
             }
         };
-        Code::new(self, compiled, digest, size, from_store).map(Arc::new)
+        Code::new(self, compiled, digest, bytes.len(), from_store).map(Arc::new)
     }
 
     fn keep(&self, digest: &Digest, compiled: &[u8]) -> Result<Component, LoadError> {

@@ -4,24 +4,19 @@ use std::collections::BTreeSet;
 
 use groundskeeper_sdk::contract::{INTERFACES, Role};
 
+use super::wat::FUNCTIONS;
 use super::{Ended, Limit, Wat, every_grant, fueled, run, run_with, told};
 
 /// A function of the contract, and a call of it that is allowed with three peers and two addresses.
 struct Call {
     interface: &'static str,
     name: &'static str,
-    signature: &'static str,
     /// `{}` is the row, where there is one. Results are left at 256, or dropped.
     arguments: &'static str,
 }
 
-const fn call(
-    interface: &'static str,
-    name: &'static str,
-    signature: &'static str,
-    arguments: &'static str,
-) -> Call {
-    Call { interface, name, signature, arguments }
+const fn call(interface: &'static str, name: &'static str, arguments: &'static str) -> Call {
+    Call { interface, name, arguments }
 }
 
 /// At 1024 "slow", at 1040 "conn", at 1056 a list of the strings "conn", "idle-s", at 1072 one test: conn 0 to 4
@@ -32,57 +27,37 @@ const DATA: &str = r#"
     (data (i32.const 1072) "\10\04\00\00\04\00\00\00\00\00\00\00\ff\ff\ff\ff")"#;
 
 const CALLS: &[Call] = &[
-    call("peers", "totals-now", "(param i32)", "(i32.const 256)"),
-    call("peers", "select", "(param i32 i32 i32 i32 i32 i32 i32 i32)", SELECT),
-    call("peers", "count", "(param i32 i32) (result i32)", "(i32.const 1072) (i32.const 1)"),
-    call("peers", "facts", "(param i32 i32 i32 i32 i32)", FACTS),
-    call("peers", "column", "(param i32 i32 i32 i32)", COLUMN),
-    call("peers", "names", "(param i32 i32 i32)", NAMES),
-    call("peers", "columns", "(param i32)", "(i32.const 256)"),
-    call("book", "select", "(param i32 i32 i32 i32 i32 i32 i32 i32)", SELECT_ALL),
-    call("book", "count", "(param i32 i32) (result i32)", "(i32.const 1072) (i32.const 0)"),
-    call("book", "facts", "(param i32 i32 i32 i32 i32)", FACTS_OF_NOTHING),
-    call("book", "column", "(param i32 i32 i32 i32)", BOOK_COLUMN),
-    call("book", "names", "(param i32 i32 i32)", NAMES),
-    call("book", "columns", "(param i32)", "(i32.const 256)"),
-    call("broadcasts", "totals-now", "(param i32)", "(i32.const 256)"),
-    call("disconnect", "ask", "(param i32 i32 i32)", "(i32.const {}) (i32.const 1024) (i32.const 4)"),
-    call(
-        "disconnect",
-        "ask-if-silent",
-        "(param i32 i32 i32)",
-        "(i32.const {}) (i32.const 1024) (i32.const 4)",
-    ),
-    call(
-        "health",
-        "adjust",
-        "(param i32 i32 i32 i32)",
-        "(i32.const {}) (i32.const -1) (i32.const 1024) (i32.const 4)",
-    ),
-    call("ping", "ask", "(param i32 i32)", "(i32.const 1100) (i32.const 1)"),
-    call("ping", "matching", "(param i32 i32)", "(i32.const 1072) (i32.const 1)"),
-    call("dial", "ask", "(param i32 i32 i32)", "(i32.const {}) (i32.const 1024) (i32.const 4)"),
-    call("dial", "probe", "(param i32)", "(i32.const {})"),
-    call(
-        "protect",
-        "ask",
-        "(param i32 i32 i32 i32)",
-        "(i32.const {}) (i32.const 9) (i32.const 1024) (i32.const 4)",
-    ),
-    call(
-        "ban",
-        "ask",
-        "(param i32 i32 i32 i32)",
-        "(i32.const {}) (i32.const 9) (i32.const 1024) (i32.const 4)",
-    ),
-    call("forget", "broadcasts", "(param i32)", "(i32.const 9)"),
-    call("forget", "addresses", "(param i32)", "(i32.const 9)"),
-    call("cadence", "again-in", "(param i32)", "(i32.const 9)"),
-    call("memory", "load", "(param i32)", "(i32.const 256)"),
-    call("memory", "store", "(param i32 i32 i32)", "(i32.const 1) (i32.const 1024) (i32.const 64)"),
-    call("log", "write", "(param i32 i32 i32)", "(i32.const 2) (i32.const 1024) (i32.const 4)"),
-    call("metrics", "add", "(param i32 i32 i32)", "(i32.const 1024) (i32.const 4) (i32.const 1)"),
-    call("metrics", "set", "(param i32 i32 f64)", "(i32.const 1024) (i32.const 4) (f64.const 1)"),
+    call("peers", "totals-now", "(i32.const 256)"),
+    call("peers", "select", SELECT),
+    call("peers", "count", "(i32.const 1072) (i32.const 1)"),
+    call("peers", "facts", FACTS),
+    call("peers", "column", COLUMN),
+    call("peers", "names", NAMES),
+    call("peers", "columns", "(i32.const 256)"),
+    call("book", "select", SELECT_ALL),
+    call("book", "count", "(i32.const 1072) (i32.const 0)"),
+    call("book", "facts", FACTS_OF_NOTHING),
+    call("book", "column", BOOK_COLUMN),
+    call("book", "names", NAMES),
+    call("book", "columns", "(i32.const 256)"),
+    call("broadcasts", "totals-now", "(i32.const 256)"),
+    call("disconnect", "ask", "(i32.const {}) (i32.const 1024) (i32.const 4)"),
+    call("disconnect", "ask-if-silent", "(i32.const {}) (i32.const 1024) (i32.const 4)"),
+    call("health", "adjust", "(i32.const {}) (i32.const -1) (i32.const 1024) (i32.const 4)"),
+    call("ping", "ask", "(i32.const 1100) (i32.const 1)"),
+    call("ping", "matching", "(i32.const 1072) (i32.const 1)"),
+    call("dial", "ask", "(i32.const {}) (i32.const 1024) (i32.const 4)"),
+    call("dial", "probe", "(i32.const {})"),
+    call("protect", "ask", "(i32.const {}) (i32.const 9) (i32.const 1024) (i32.const 4)"),
+    call("ban", "ask", "(i32.const {}) (i32.const 9) (i32.const 1024) (i32.const 4)"),
+    call("forget", "broadcasts", "(i32.const 9)"),
+    call("forget", "addresses", "(i32.const 9)"),
+    call("cadence", "again-in", "(i32.const 9)"),
+    call("memory", "load", "(i32.const 256)"),
+    call("memory", "store", "(i32.const 1) (i32.const 1024) (i32.const 64)"),
+    call("log", "write", "(i32.const 2) (i32.const 1024) (i32.const 4)"),
+    call("metrics", "add", "(i32.const 1024) (i32.const 4) (i32.const 1)"),
+    call("metrics", "set", "(i32.const 1024) (i32.const 4) (f64.const 1)"),
 ];
 
 /// One test, sorted by `conn`, at most 9.
@@ -94,14 +69,14 @@ const FACTS: &str = "(i32.const 1100) (i32.const 1) (i32.const 1056) (i32.const 
 const FACTS_OF_NOTHING: &str =
     "(i32.const 1100) (i32.const 1) (i32.const 1056) (i32.const 0) (i32.const 256)";
 const COLUMN: &str = "(i32.const 1040) (i32.const 4) (i32.const 0) (i32.const 256)";
-
 const BOOK_COLUMN: &str = "(i32.const 1120) (i32.const 5) (i32.const 0) (i32.const 256)";
 const NAMES: &str = "(i32.const 1100) (i32.const 1) (i32.const 256)";
 
 impl Call {
     /// A phase that makes this call with `row`, again and again or once.
     fn wat(&self, row: u32, endless: bool) -> Wat {
-        let Self { interface, name, signature, arguments } = self;
+        let Self { interface, name, arguments } = self;
+        let signature = self.signature();
         let drop = if signature.contains("result") { "(drop)" } else { "" };
         let made = format!("{} (call ${interface}.{name}) {drop}", arguments.replace("{}", &row.to_string()));
         // The room for results is used again, so that memory is not what ends it.
@@ -113,6 +88,12 @@ impl Call {
         let rows = row.to_le_bytes().map(|byte| format!("\\{byte:02x}")).concat();
         let tail = format!("{DATA} (data (i32.const 1100) \"{rows}\") (data (i32.const 1120) \"group\")");
         Wat { tail, ..Wat::run(&run) }.importing(&[(interface, name, signature)])
+    }
+
+    fn signature(&self) -> &'static str {
+        let known =
+            FUNCTIONS.iter().find(|(interface, name, _)| (*interface, *name) == (self.interface, self.name));
+        known.expect("it is in the contract").2
     }
 
     fn takes_rows(&self) -> bool {

@@ -277,6 +277,47 @@ fn components_nested_ten_thousand_deep_are_refused_without_a_deep_stack() {
 }
 
 #[test]
+fn component_types_within_component_types_are_refused_without_a_deep_stack() {
+    const TYPES: u8 = 7;
+    // A component type with one declaration, a type, which is ...
+    let mut content = vec![1];
+    content.extend([0x41, 1, 1].repeat(1_000_000));
+    content.extend([0x41, 0]);
+    let nested = [&wat::parse("(component)")[..], &section(TYPES, &content)].concat();
+    assert_eq!(
+        refused(&nested).to_string(),
+        "it has 33 component types within component types; this host takes 32"
+    );
+}
+
+#[test]
+fn a_core_module_whose_metadata_leads_in_a_circle_is_refused() {
+    // One interface of another version: that package needs the first one's types, and the first one's world needs it.
+    // Whoever follows packages that depend on each other comes to the end of the stack.
+    let mut core = Wat::default().core();
+    let name = b"groundskeeper:phase/protect@0.1.0";
+    let at = core.windows(name.len()).position(|window| window == name).expect("the world imports it");
+    core[at + name.len() - 5] = b'1';
+    assert_eq!(
+        refused(&core).to_string(),
+        "no component can be made of it: what it says of itself names \"groundskeeper:phase/protect@1.1.0\" beside \
+         groundskeeper:phase@0.1.0; make a component of it with wasm-tools"
+    );
+    let twice = wat::embed(Wat::default().core(), groundskeeper_sdk::contract::WIT, "phase");
+    assert_eq!(
+        refused(&twice).to_string(),
+        "no component can be made of it: it says more than once what it is"
+    );
+}
+
+#[test]
+fn a_function_of_very_many_nested_blocks_needs_no_deep_stack() {
+    let blocks = "block ".repeat(3_000) + &"end ".repeat(3_000);
+    let done = run(&Wat::run(&format!("{blocks} i32.const 8")));
+    assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+}
+
+#[test]
 fn types_nested_very_deep_or_very_wide_are_refused() {
     let deep: String = (1..5_000).map(|n| format!("(type $t{n} (list $t{}))", n - 1)).collect();
     let error = refused(&wat::parse(&format!("(component (type $t0 (list u8)) {deep})"))).to_string();

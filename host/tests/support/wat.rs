@@ -6,6 +6,41 @@ use wit_parser::Resolve;
 
 use groundskeeper_sdk::contract::WIT;
 
+/// Every function of the contract as a core module imports it: interface, name, signature.
+pub const FUNCTIONS: &[(&str, &str, &str)] = &[
+    ("peers", "totals-now", "(param i32)"),
+    ("peers", "select", "(param i32 i32 i32 i32 i32 i32 i32 i32)"),
+    ("peers", "count", "(param i32 i32) (result i32)"),
+    ("peers", "facts", "(param i32 i32 i32 i32 i32)"),
+    ("peers", "column", "(param i32 i32 i32 i32)"),
+    ("peers", "names", "(param i32 i32 i32)"),
+    ("peers", "columns", "(param i32)"),
+    ("book", "select", "(param i32 i32 i32 i32 i32 i32 i32 i32)"),
+    ("book", "count", "(param i32 i32) (result i32)"),
+    ("book", "facts", "(param i32 i32 i32 i32 i32)"),
+    ("book", "column", "(param i32 i32 i32 i32)"),
+    ("book", "names", "(param i32 i32 i32)"),
+    ("book", "columns", "(param i32)"),
+    ("broadcasts", "totals-now", "(param i32)"),
+    ("disconnect", "ask", "(param i32 i32 i32)"),
+    ("disconnect", "ask-if-silent", "(param i32 i32 i32)"),
+    ("health", "adjust", "(param i32 i32 i32 i32)"),
+    ("ping", "ask", "(param i32 i32)"),
+    ("ping", "matching", "(param i32 i32)"),
+    ("dial", "ask", "(param i32 i32 i32)"),
+    ("dial", "probe", "(param i32)"),
+    ("protect", "ask", "(param i32 i32 i32 i32)"),
+    ("ban", "ask", "(param i32 i32 i32 i32)"),
+    ("forget", "broadcasts", "(param i32)"),
+    ("forget", "addresses", "(param i32)"),
+    ("cadence", "again-in", "(param i32)"),
+    ("memory", "load", "(param i32)"),
+    ("memory", "store", "(param i32 i32 i32)"),
+    ("log", "write", "(param i32 i32 i32)"),
+    ("metrics", "add", "(param i32 i32 i32)"),
+    ("metrics", "set", "(param i32 i32 f64)"),
+];
+
 /// A phase as core WebAssembly text. What is not set is the least that works.
 pub struct Wat {
     /// Imports, types and globals, before everything else.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::{Digest, LoadError};
+use super::{Digest, LoadError, MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS};
 use crate::data::{private_folder, write_whole};
 
 /// More than a node has phases; the oldest go first.
@@ -23,7 +23,7 @@ const MOST_ENTRIES: usize = 256;
 #[derive(Debug)]
 pub struct Artifacts {
     folder: PathBuf,
-    /// Of wasmtime's version and everything in its configuration that changes code.
+    /// Of wasmtime's version, of everything in its configuration that changes code, and of what a module may be.
     compiler: u64,
 }
 
@@ -37,6 +37,7 @@ impl Artifacts {
         private_folder(&folder).map_err(refused)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
+        (MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS).hash(&mut hasher);
         Ok(Self { folder, compiler: hasher.finish() })
     }
 

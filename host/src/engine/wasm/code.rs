@@ -53,6 +53,8 @@ pub enum LoadError {
     NotAComponent(String),
     #[error("it does not compile: {0}")]
     Compile(String),
+    #[error("reading it made the compiler panic, which should be reported with the module: {0}")]
+    Panicked(String),
     #[error("it imports {import}, which this host does not have: it speaks {package}; {way_out}")]
     UnknownImport { import: String, package: &'static str, way_out: &'static str },
     #[error("it was built for {found}, and this host speaks {package}; {way_out}")]
@@ -176,7 +178,7 @@ impl Code {
         self.digest
     }
 
-    /// Size of the component.
+    /// Size of the module it was made of.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use groundskeeper_sdk::contract::WIT;
-use wasmparser::{Parser, Payload};
+use groundskeeper_sdk::contract::{PACKAGE, WIT};
+use groundskeeper_sdk::host::{Unwound, guard};
+use wasmparser::{ComponentImport, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
 
-use super::LoadError;
 use super::trap::short;
+use super::{LoadError, types};
 
 /// Larger than any guest we know: Python's is 18 MB.
 pub const MOST_BYTES: usize = 32 << 20;
@@ -18,7 +19,8 @@ pub const MOST_FUNCTIONS: u32 = 40_000;
 /// Of one function. Compilers are slow on functions with very many.
 pub const MOST_LOCALS: u64 = 20_000;
 
-/// Components within components. Tools nest two or three; reading them costs the square of it.
+/// Components within components, and component types within component types. Tools nest two or three; reading the
+/// former costs the square of it, and the latter a frame of the reader's stack each.
 pub const MOST_DEPTH: u32 = 32;
 
 /// Where wit-bindgen keeps the types of a core module's imports and exports.
@@ -33,55 +35,132 @@ pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
         return Err(LoadError::Empty);
     }
     if bytes.len() > MOST_BYTES {
-        return Err(LoadError::TooLarge {
-            what: "bytes",
-            count: bytes.len() as u64,
-            most: MOST_BYTES as u64,
-        });
+        return Err(too_many_bytes(bytes));
     }
     let is_core = Parser::is_core_wasm(bytes);
     if !is_core && !Parser::is_component(bytes) {
         return Err(LoadError::NotWasm(kind_of_other_file(bytes)));
     }
-    let seen = look(bytes)?;
+    let mut metadata = Vec::new();
+    look(bytes, &mut |section| {
+        if let Payload::CustomSection(section) = section
+            && section.name().starts_with(METADATA)
+        {
+            metadata.push(section.data());
+        }
+        Ok(())
+    })?;
     if !is_core {
         return Ok(Cow::Borrowed(bytes));
     }
-    if !seen.has_metadata {
-        return Err(LoadError::CoreWithoutMetadata);
+    match metadata[..] {
+        [] => return Err(LoadError::CoreWithoutMetadata),
+        [metadata] => simple(metadata)?,
+        [..] => return Err(LoadError::NotAComponent("it says more than once what it is".to_owned())),
     }
-    let encoded = wit_component::ComponentEncoder::default()
-        .validate(true)
-        .module(bytes)
-        .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| LoadError::NotAComponent(short(&format!("{error:#}"))))?;
+    let encode = || {
+        let encoder = wit_component::ComponentEncoder::default().validate(true).module(bytes);
+        encoder.and_then(|mut encoder| encoder.encode())
+    };
+    let encoded = unpanicked(encode)?;
+    let encoded = encoded.map_err(|error| LoadError::NotAComponent(short(&format!("{error:#}"))))?;
     Ok(Cow::Owned(encoded))
 }
 
-#[derive(Default)]
-struct Seen {
-    has_metadata: bool,
+/// What `work` returns, or that it panicked: a file is not worth a node.
+///
+/// # Errors
+/// [`LoadError::Panicked`].
+pub(super) fn unpanicked<R>(work: impl FnOnce() -> R) -> Result<R, LoadError> {
+    guard(work).map_err(|unwound| match unwound {
+        Unwound::Rule(rule) => LoadError::Panicked(rule.to_string()),
+        Unwound::Panic(text) => LoadError::Panicked(short(&text)),
+    })
 }
 
-/// Walks all sections of all modules inside, without recursing and without keeping any of it.
-fn look(bytes: &[u8]) -> Result<Seen, LoadError> {
-    let broken = |error: wasmparser::BinaryReaderError| LoadError::Broken(short(&error.to_string()));
-    let mut seen = Seen::default();
+/// Refuses metadata that could lead its reader in a circle: wit-parser follows packages that depend on each other until
+/// the stack ends, and the process with it. Where all interfaces are of one package there is no circle.
+fn simple(metadata: &[u8]) -> Result<(), LoadError> {
+    let refused = |why: String| LoadError::NotAComponent(format!("what it says of itself {why}"));
+    if !Parser::is_component(metadata) {
+        return Err(refused("is of an old kind; build it with wit-bindgen 0.40 or newer".to_owned()));
+    }
+    let mut contract: Option<String> = None;
+    let mut known = |name: &str| {
+        let package = name.rsplit_once('/').zip(name.rsplit_once('@'));
+        let package = package.map(|((before, _), (_, version))| format!("{before}@{version}"));
+        match (&contract, package) {
+            // An interface without a name of its own is the world's.
+            _ if !name.contains(':') => Ok(()),
+            (None, package @ Some(_)) if super::code::interface(name).is_some() => {
+                contract = package;
+                Ok(())
+            }
+            (Some(contract), Some(package)) if *contract == package => Ok(()),
+            _ => Err(refused(format!(
+                "names {:?} beside {}; make a component of it with wasm-tools",
+                short(name),
+                contract.as_deref().unwrap_or(PACKAGE)
+            ))),
+        }
+    };
+    look(metadata, &mut |section| {
+        let types = match section {
+            Payload::ComponentTypeSection(types) => types,
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                return Err(refused("has more in it than types".to_owned()));
+            }
+            _ => return Ok(()),
+        };
+        let range = types.range();
+        types::walk(&metadata[range.clone()], range.start, &mut |declaration| match declaration {
+            ComponentTypeDeclaration::Import(ComponentImport { name, ty: ComponentTypeRef::Instance(_) })
+            | ComponentTypeDeclaration::Export { name, ty: ComponentTypeRef::Instance(_) } => {
+                known(name.name)
+            }
+            _ => Ok(()),
+        })
+    })
+}
+
+pub(super) fn too_many_bytes(bytes: &[u8]) -> LoadError {
+    LoadError::TooLarge { what: "bytes", count: bytes.len() as u64, most: MOST_BYTES as u64 }
+}
+
+pub(super) fn broken(error: wasmparser::BinaryReaderError) -> LoadError {
+    LoadError::Broken(short(&error.to_string()))
+}
+
+pub(super) fn too_deep(what: &'static str) -> LoadError {
+    LoadError::TooLarge { what, count: u64::from(MOST_DEPTH) + 1, most: MOST_DEPTH.into() }
+}
+
+/// Walks all sections of all modules inside, without recursing and without keeping any of it. `each` gets each of the
+/// outermost module's or component's own.
+fn look<'a>(
+    bytes: &'a [u8],
+    each: &mut dyn FnMut(&Payload<'a>) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
     let mut functions: u32 = 0;
     let mut depth: u32 = 0;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(broken)? {
+        let payload = payload.map_err(broken)?;
+        let own = depth == 0;
+        match &payload {
             Payload::FunctionSection(section) => functions = few(functions, section.count())?,
             Payload::ComponentCanonicalSection(section) => functions = few(functions, section.count())?,
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
                 if depth > MOST_DEPTH {
-                    let (count, most) = (depth.into(), MOST_DEPTH.into());
-                    return Err(LoadError::TooLarge { what: "components within components", count, most });
+                    return Err(too_deep("components within components"));
                 }
             }
             // The outermost one has not been counted.
             Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentTypeSection(section) => {
+                let range = section.range();
+                types::walk(&bytes[range.clone()], range.start, &mut |_| Ok(()))?;
+            }
             Payload::CodeSectionEntry(body) => {
                 let mut locals: u64 = 0;
                 for group in body.get_locals_reader().map_err(broken)? {
@@ -95,13 +174,23 @@ fn look(bytes: &[u8]) -> Result<Seen, LoadError> {
                     });
                 }
             }
-            Payload::CustomSection(section) if section.name().starts_with(METADATA) => {
-                seen.has_metadata = true;
-            }
             _ => {}
         }
+        if own {
+            each(&payload)?;
+        }
     }
-    Ok(seen)
+    Ok(())
+}
+
+/// Functions with so many more.
+fn few(functions: u32, more: u32) -> Result<u32, LoadError> {
+    let functions = functions.saturating_add(more);
+    if functions > MOST_FUNCTIONS {
+        let (count, most) = (functions.into(), MOST_FUNCTIONS.into());
+        return Err(LoadError::TooLarge { what: "functions", count, most });
+    }
+    Ok(functions)
 }
 
 /// A core module whose imports and exports follow the contract by name, with the metadata that says so.
@@ -147,16 +236,6 @@ impl Sizes {
         }
         Ok(sizes)
     }
-}
-
-/// Functions with so many more.
-fn few(functions: u32, more: u32) -> Result<u32, LoadError> {
-    let functions = functions.saturating_add(more);
-    if functions > MOST_FUNCTIONS {
-        let (count, most) = (functions.into(), MOST_FUNCTIONS.into());
-        return Err(LoadError::TooLarge { what: "functions", count, most });
-    }
-    Ok(functions)
 }
 
 fn kind_of_other_file(bytes: &[u8]) -> &'static str {
