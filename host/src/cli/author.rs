@@ -219,6 +219,8 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
             let overrides = Overrides {
                 data_dir: args.data_dir.clone(),
                 usual_data_dir: usual_data_dir(),
+                // A file there that is wrong may be what this is to put right.
+                without_manifests: true,
                 ..Overrides::default()
             };
             match Config::load_with(args.config.as_deref(), &overrides) {
