@@ -22,7 +22,7 @@ pub use grid::Grid;
 pub use pulse::Pulse;
 
 /// Waits between urgent beats while nobody is connected; the last one repeats. Mesh recovery has to take less than
-/// 5 s from when a peer is there, so no wait may be longer than 3 s.
+/// 5 s from when a peer is there, so no wait may be longer than 3 s: an address may have to wait 2 s by itself.
 const URGENT_WAITS: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3)];
 
