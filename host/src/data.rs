@@ -5,15 +5,20 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::book::Entry;
 
+mod files;
+mod generations;
 mod phases;
 mod state;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use files::{Disk, Files, Stamp};
+pub use generations::{Before, Generation, Head, generation_digest};
 pub use phases::{KeptMemory, KeptPhase, Quarantine};
 pub use state::{LastRuns, Loaded};
 pub use write::write_whole;
@@ -63,11 +68,17 @@ impl DataError {
 }
 
 /// One node's folder, locked as long as this lives.
-#[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
+    files: Arc<dyn Files>,
     /// Locked; the system lets go when the process ends, however it ends.
     _lock: File,
+}
+
+impl std::fmt::Debug for DataFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataFolder").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// A node's private key, as its generator made it: opaque here.
@@ -89,6 +100,14 @@ impl DataFolder {
     /// # Errors
     /// [`DataError::Locked`] names the process that has it; [`DataError::Io`] if it cannot be made or written to.
     pub fn open(path: &Path) -> Result<Self, DataError> {
+        Self::open_on(path, Arc::new(Disk))
+    }
+
+    /// As [`DataFolder::open`], with file operations of the caller's for all that it keeps but the lock.
+    ///
+    /// # Errors
+    /// As [`DataFolder::open`].
+    pub fn open_on(path: &Path, files: Arc<dyn Files>) -> Result<Self, DataError> {
         DirBuilder::new()
             .recursive(true)
             .mode(FOLDER_MODE)
@@ -119,11 +138,16 @@ impl DataFolder {
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(cannot())?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), files, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How files in it are read and written.
+    pub fn files(&self) -> &Arc<dyn Files> {
+        &self.files
     }
 
     /// Reads the node's key; makes one with `generate` only if the folder has never had any.
@@ -152,7 +176,7 @@ impl DataFolder {
                     return Err(DataError::KeyMissing { path: self.path.clone() });
                 }
                 let bytes = generate().map_err(DataError::NoKey)?;
-                write_whole(&path, &bytes, KEY_MODE).map_err(DataError::io("cannot write", &path))?;
+                self.files.write(&path, &bytes, KEY_MODE).map_err(DataError::io("cannot write", &path))?;
                 // From now on the folder has state: a lost key is found out even if the node never gets to save more.
                 self.save_schedule(&LastRuns::new())?;
                 Ok(NodeKey { bytes, is_new: true })
@@ -166,13 +190,13 @@ impl DataFolder {
     /// # Errors
     /// [`DataError::Newer`] or [`DataError::Io`]. A corrupt file is moved aside and told in the answer instead.
     pub fn load_book(&self) -> Result<Loaded<Vec<Entry>>, DataError> {
-        state::BOOK.load(&self.path)
+        state::BOOK.load(&*self.files, &self.path)
     }
 
     /// # Errors
     /// [`DataError::Io`]; the former file is still there then.
     pub fn save_book(&self, entries: &Vec<Entry>) -> Result<(), DataError> {
-        state::BOOK.save(&self.path, entries)
+        state::BOOK.save(&*self.files, &self.path, entries)
     }
 
     /// When each phase last ran, in seconds since 1970.
@@ -180,13 +204,13 @@ impl DataFolder {
     /// # Errors
     /// As [`DataFolder::load_book`].
     pub fn load_schedule(&self) -> Result<Loaded<LastRuns>, DataError> {
-        state::SCHEDULE.load(&self.path)
+        state::SCHEDULE.load(&*self.files, &self.path)
     }
 
     /// # Errors
     /// [`DataError::Io`]; the former file is still there then.
     pub fn save_schedule(&self, last_runs: &LastRuns) -> Result<(), DataError> {
-        state::SCHEDULE.save(&self.path, last_runs)
+        state::SCHEDULE.save(&*self.files, &self.path, last_runs)
     }
 
     /// Where compiled phases are kept.

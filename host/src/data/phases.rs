@@ -1,9 +1,6 @@
 //! What a phase keeps from process to process: its memory, its shadow's, and why it is quarantined. One file each, so that
 //! a damaged one costs one phase.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -57,19 +54,16 @@ impl DataFolder {
     /// # Errors
     /// As [`DataFolder::load_book`].
     pub fn load_phase(&self, name: &str) -> Result<Loaded<KeptPhase>, DataError> {
-        file(name).load(&self.path().join(FOLDER))
+        file(name).load(&*self.files, &self.path().join(FOLDER))
     }
 
     /// # Errors
     /// [`DataError::Io`]; the former file is still there then.
     pub fn save_phase(&self, name: &str, kept: &KeptPhase) -> Result<(), DataError> {
         let folder = self.path().join(FOLDER);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(FOLDER_MODE)
-            .create(&folder)
-            .map_err(DataError::io("cannot make folder", &folder))?;
-        file(name).save(&folder, kept)
+        let cannot = DataError::io("cannot make folder", &folder);
+        self.files.make_folder(&folder, FOLDER_MODE).map_err(cannot)?;
+        file(name).save(&*self.files, &folder, kept)
     }
 }
 

@@ -5,15 +5,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{DataError, is_there, write};
+use super::{DataError, Files, is_there};
 use crate::book::Entry;
 
 /// Names of phases and when each last ran, in seconds since 1970.
@@ -71,7 +70,7 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         Self { name: name.into(), magic, version, kind: PhantomData }
     }
 
-    pub fn save(&self, folder: &Path, value: &T) -> Result<(), DataError> {
+    pub fn save(&self, files: &dyn Files, folder: &Path, value: &T) -> Result<(), DataError> {
         let path = folder.join(&*self.name);
         let content = postcard::to_stdvec(value).expect("plain data in memory has a postcard form");
         let mut bytes = Vec::with_capacity(HEAD + content.len());
@@ -79,25 +78,22 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         bytes.extend(self.version.to_le_bytes());
         bytes.extend(checksum(self.version, &content).to_le_bytes());
         bytes.extend(content);
-        write::write_whole(&path, &bytes, 0o640).map_err(DataError::io("cannot write", &path))
+        files.write(&path, &bytes, 0o640).map_err(DataError::io("cannot write", &path))
     }
 
-    pub fn load(&self, folder: &Path) -> Result<Loaded<T>, DataError> {
+    pub fn load(&self, files: &dyn Files, folder: &Path) -> Result<Loaded<T>, DataError> {
         let path = folder.join(&*self.name);
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
-            Ok(_) => {}
+        let bytes = match files.read(&path, LARGEST + 1) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
             Err(error) => return Err(DataError::io("cannot read", &path)(error)),
-        }
+        };
         match self.decode(&bytes) {
             Ok(value) => Ok(Loaded { value, warning: None }),
             Err(Unreadable::Newer(found)) => Err(DataError::Newer { path, found, known: self.version }),
             Err(Unreadable::Corrupt(why)) => {
                 let aside = path.with_extension("gk.bad");
-                fs::rename(&path, &aside)
-                    .and_then(|()| write::sync_folder_of(&aside))
-                    .map_err(DataError::io("cannot move aside", &path))?;
+                files.rename(&path, &aside).map_err(DataError::io("cannot move aside", &path))?;
                 let (path, aside) = (path.display(), aside.display());
                 let warning = format!(
                     "{path} is damaged ({why}); it is kept as {aside} and the node starts without it"

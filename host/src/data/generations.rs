@@ -1,0 +1,194 @@
+//! Generations of phases that were dropped in: the one that runs, the one before it, and which bytes are known to be bad.
+//!
+//! A generation never changes, so its file is named by its digest. Which of them counts stands in one small file per phase
+//! that is replaced as a whole: after a crash a phase is at the one or the other, never in between.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::state::{Loaded, StateFile};
+use super::{DataError, DataFolder, FOLDER_MODE, KeptPhase};
+
+/// Where these files are, in the data folder.
+const FOLDER: &str = "generations";
+
+/// How many digests are remembered as bad, of one phase.
+const MOST_BAD: usize = 16;
+
+/// Manifest and module of one phase, as they were read together.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Generation {
+    pub manifest: String,
+    pub module: Vec<u8>,
+}
+
+impl Generation {
+    /// Over everything that decides what the phase does.
+    pub fn digest(&self) -> [u8; 32] {
+        generation_digest(&Sha256::digest(&self.module).into(), &self.manifest)
+    }
+}
+
+/// [`Generation::digest`], of a module whose SHA-256 is known.
+pub fn generation_digest(module: &[u8; 32], manifest: &str) -> [u8; 32] {
+    Sha256::new().chain_update(module).chain_update(manifest).finalize().into()
+}
+
+/// The generation before the one that runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Before {
+    pub digest: [u8; 32],
+    /// Memory and quarantine when it stopped running: it gets its own back.
+    pub kept: KeptPhase,
+}
+
+/// Which generations there are of one phase.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Head {
+    /// The manifest's file.
+    pub file: PathBuf,
+    /// What runs.
+    pub now: Option<[u8; 32]>,
+    /// What ran before.
+    pub before: Option<Before>,
+    /// `now` has not run well often enough.
+    pub on_probation: bool,
+    /// What failed, and how; the newest last.
+    bad: Vec<([u8; 32], String)>,
+}
+
+impl Head {
+    /// Why these bytes are known to be bad, if they are.
+    pub fn is_bad(&self, digest: &[u8; 32]) -> Option<&str> {
+        self.bad.iter().find(|(bad, _)| bad == digest).map(|(_, why)| why.as_str())
+    }
+
+    pub fn mark_bad(&mut self, digest: [u8; 32], why: String) {
+        self.bad.retain(|(bad, _)| *bad != digest);
+        self.bad.push((digest, why));
+        let over = self.bad.len().saturating_sub(MOST_BAD);
+        self.bad.drain(..over);
+    }
+
+    /// Gives all bytes another chance. True if any were bad.
+    pub fn forgive(&mut self) -> bool {
+        !std::mem::take(&mut self.bad).is_empty()
+    }
+
+    fn digests(&self) -> impl Iterator<Item = [u8; 32]> + '_ {
+        self.now.into_iter().chain(self.before.as_ref().map(|before| before.digest))
+    }
+}
+
+fn head(phase: &str) -> StateFile<Head> {
+    StateFile::new(format!("{phase}.gk"), *b"GKhd", 1)
+}
+
+fn generation_name(digest: &[u8; 32]) -> String {
+    format!("{}.gen", data_encoding::HEXLOWER.encode(digest))
+}
+
+fn generation(digest: &[u8; 32]) -> StateFile<Generation> {
+    StateFile::new(generation_name(digest), *b"GKgn", 1)
+}
+
+impl DataFolder {
+    fn generations(&self) -> PathBuf {
+        self.path().join(FOLDER)
+    }
+
+    /// Every phase of which a generation is kept, by name. A damaged file is moved aside and told; its phase is as new.
+    ///
+    /// # Errors
+    /// [`DataError::Newer`] or [`DataError::Io`].
+    pub fn load_heads(&self) -> Result<Vec<(String, Loaded<Head>)>, DataError> {
+        let folder = self.generations();
+        let mut heads = Vec::new();
+        for (path, _) in self.list_generations()? {
+            if path.extension().is_some_and(|extension| extension == "gk")
+                && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
+            {
+                heads.push((name.to_owned(), head(name).load(&*self.files, &folder)?));
+            }
+        }
+        Ok(heads)
+    }
+
+    fn list_generations(&self) -> Result<Vec<(PathBuf, super::Stamp)>, DataError> {
+        let folder = self.generations();
+        match self.files.list(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed.map_err(DataError::io("cannot read", &folder)),
+        }
+    }
+
+    /// # Errors
+    /// [`DataError::Io`]; the former file is still there then.
+    pub fn save_head(&self, phase: &str, value: &Head) -> Result<(), DataError> {
+        head(phase).save(&*self.files, &self.made_generations()?, value)
+    }
+
+    /// Forgets the phase; its generations go with [`DataFolder::prune_generations`].
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn remove_head(&self, phase: &str) -> Result<(), DataError> {
+        self.remove_file(&self.generations().join(format!("{phase}.gk")))
+    }
+
+    /// The generation with this digest; none if it is not there or is damaged.
+    ///
+    /// # Errors
+    /// As [`DataFolder::load_book`].
+    pub fn load_generation(&self, digest: &[u8; 32]) -> Result<Option<Generation>, DataError> {
+        let loaded = generation(digest).load(&*self.files, &self.generations())?;
+        if let Some(warning) = loaded.warning {
+            tracing::warn!("{warning}");
+        }
+        Ok(Some(loaded.value).filter(|generation| generation.digest() == *digest))
+    }
+
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn save_generation(&self, value: &Generation) -> Result<(), DataError> {
+        generation(&value.digest()).save(&*self.files, &self.made_generations()?, value)
+    }
+
+    /// Removes one generation.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn remove_generation(&self, digest: &[u8; 32]) -> Result<(), DataError> {
+        self.remove_file(&self.generations().join(generation_name(digest)))
+    }
+
+    /// Removes every generation that none of `heads` names: what a crash left behind.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn prune_generations<'a>(&self, heads: impl Iterator<Item = &'a Head>) -> Result<(), DataError> {
+        let named: BTreeSet<String> =
+            heads.flat_map(Head::digests).map(|digest| generation_name(&digest)).collect();
+        for (path, _) in self.list_generations()? {
+            let is_named =
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| named.contains(name));
+            if path.extension().is_some_and(|extension| extension == "gen") && !is_named {
+                self.remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn made_generations(&self) -> Result<PathBuf, DataError> {
+        let folder = self.generations();
+        self.files.make_folder(&folder, FOLDER_MODE).map_err(DataError::io("cannot make folder", &folder))?;
+        Ok(folder)
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), DataError> {
+        self.files.remove(path).map_err(DataError::io("cannot remove", path))
+    }
+}
