@@ -18,13 +18,14 @@ use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
 use crate::pool::Pool;
 use crate::record::{RecordCounts, Recorder, Taking};
-use crate::registry::{LastRuns, PhaseBoard, PhaseState, Registered, Registry};
+use crate::registry::{LastRuns, PhaseBoard, PhaseState, Registered, Registry, Verdict};
 
 mod apply;
 mod ceilings;
 mod frame;
 mod pings;
 mod recording;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -34,6 +35,7 @@ use apply::{Applied, Apply};
 use ceilings::{Ledger, Rules};
 pub use frame::{Frame, Thresholds};
 use pings::Pings;
+pub use swap::Scene;
 pub use view::{Overlay, PhaseView};
 
 /// What a beat may take before guests have to wait for the next tick, or a third of the interval if that is less. A native
@@ -86,6 +88,9 @@ pub struct PhaseRun {
     pub took: Duration,
     /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut` or `overran`.
     pub result: &'static str,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
     pub tally: Tally,
     /// What it used, where it is measured.
     pub fuel: Option<u64>,
@@ -126,6 +131,10 @@ pub struct Cycle {
     resumed_at: Option<Coarse>,
     resumed_last_tick: bool,
     recorder: Option<Recorder>,
+    /// Of the beat that runs, or that ran last.
+    last_tick: u32,
+    /// How probations ended, until somebody asks.
+    verdicts: Vec<Verdict>,
 }
 
 impl Cycle {
@@ -145,6 +154,8 @@ impl Cycle {
             resumed_at: None,
             resumed_last_tick: false,
             recorder: None,
+            last_tick: 0,
+            verdicts: Vec::new(),
         };
         cycle.publish();
         cycle
@@ -245,6 +256,7 @@ impl Cycle {
     pub fn beat(&mut self, beat: Beat) -> BeatReport {
         let begun = Instant::now();
         let stopwatch_begun = (self.stopwatch)();
+        self.last_tick = beat.tick;
         self.world.journal.begin_beat(beat.tick, beat.urgent);
         self.world.pool.expire_protection();
         let now = self.world.clock.coarse();
@@ -284,8 +296,16 @@ impl Cycle {
             }
             phase.owed_since = None;
             let phase_run = self.phase(at, &mut run);
+            let failed = phase_run.words.as_deref();
+            let returned = self.judge(at, beat.tick, failed);
             report.tally += phase_run.tally;
             report.runs.push(phase_run);
+            if returned {
+                // The run that the new generation failed is the old one's.
+                let phase_run = self.phase(at, &mut run);
+                report.tally += phase_run.tally;
+                report.runs.push(phase_run);
+            }
         }
         recording::ended(self.recorder.as_mut(), run);
         report.connected = self.world.pool.live();
@@ -411,25 +431,27 @@ impl Cycle {
             log(phase, line);
         }
         let name = Arc::clone(&phase.name);
-        let done =
-            |result, tally| PhaseRun { name, took, result, tally, fuel: cost.fuel, memory: cost.memory };
+        let done = |result, words, tally| PhaseRun {
+            name,
+            took,
+            result,
+            words,
+            tally,
+            fuel: cost.fuel,
+            memory: cost.memory,
+        };
         let mut for_good = false;
         let (result, words) = match ran.done.ended {
             Ended::Planned(parts) => match broken_rule(phase, &parts) {
-                None => return done("ok", self.accept(at, parts, &view, run)),
+                None => return done("ok", None, self.accept(at, parts, &view, run)),
                 Some(rule) => ("rule", format!("broke a rule of the contract: {rule}")),
             },
-            Ended::Failed(failure) => {
-                for_good = matches!(failure, Failure::Permanent(_));
-                ("failed", failure.text().to_owned())
-            }
-            Ended::Rule(rule) => ("rule", format!("broke a rule of the contract: {rule}")),
-            Ended::Panicked(text) => ("panicked", format!("panicked: {text}")),
-            Ended::Trapped(text) => ("trapped", text),
-            Ended::Cut { words, .. } => ("cut", words),
-            Ended::Overran { limit, inside } => {
-                phase.stuck = Some(inside);
-                ("overran", format!("did not come back within {} ms", limit.as_millis()))
+            ended => {
+                for_good = matches!(ended, Ended::Failed(Failure::Permanent(_)));
+                if let Ended::Overran { inside, .. } = &ended {
+                    phase.stuck = Some(Arc::clone(inside));
+                }
+                (ended.result(), ended.words())
             }
         };
         phase.failed(words.clone(), for_good);
@@ -440,9 +462,9 @@ impl Cycle {
                 "quarantined until its bytes change or it is resumed"
             );
         }
-        let outcome = Outcome::Failed(words);
+        let outcome = Outcome::Failed(words.clone());
         self.world.journal.record(Draft { outcome, ..Draft::new(phase.asker(), What::PhaseFailed, result) });
-        done(result, Tally::default())
+        done(result, Some(words), Tally::default())
     }
 
     /// Applies an accepted plan and notes that the phase did well.

@@ -18,7 +18,7 @@ mod tests;
 mod write;
 
 pub use files::{Disk, Files, Stamp};
-pub use generations::{Before, Generation, Head, generation_digest};
+pub use generations::{Former, Generation, Head, generation_digest};
 pub use phases::{KeptMemory, KeptPhase, Quarantine};
 pub use state::{LastRuns, Loaded};
 pub use write::write_whole;

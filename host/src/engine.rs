@@ -68,6 +68,33 @@ pub enum Ended {
     },
 }
 
+impl Ended {
+    /// In one word, as reports and metrics have it.
+    pub fn result(&self) -> &'static str {
+        match self {
+            Self::Planned(_) => "ok",
+            Self::Failed(_) => "failed",
+            Self::Rule(_) => "rule",
+            Self::Panicked(_) => "panicked",
+            Self::Trapped(_) => "trapped",
+            Self::Cut { .. } => "cut",
+            Self::Overran { .. } => "overran",
+        }
+    }
+
+    /// What went wrong, for the operator; nothing if nothing did.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Planned(_) => String::new(),
+            Self::Failed(failure) => failure.text().to_owned(),
+            Self::Rule(rule) => format!("broke a rule of the contract: {rule}"),
+            Self::Panicked(text) => format!("panicked: {text}"),
+            Self::Trapped(text) | Self::Cut { words: text, .. } => text.clone(),
+            Self::Overran { limit, .. } => format!("did not come back within {} ms", limit.as_millis()),
+        }
+    }
+}
+
 /// What a guest can use up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Limit {

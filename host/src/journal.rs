@@ -129,6 +129,8 @@ pub enum What {
     Metrics,
     /// Somebody lets a phase run again.
     Resume,
+    /// A phase came, changed or went, or the generation before it returned.
+    Reload,
     /// Grid points were skipped, or the machine slept.
     Late,
     /// The owner of a closing connection did not let go in time and was aborted.

@@ -65,7 +65,8 @@ impl Loader {
                     let ManifestFile { name, path, manifest, .. } = file;
                     tracing::warn!(phase = name, file = %path.display(), "not loaded: {problem}");
                     let kind = manifest.map_or(String::new(), |manifest| manifest.kind().to_owned());
-                    loaded.refused.push(RejectedPhase { name, kind, file: Some(path), problem });
+                    let file = Some(path);
+                    loaded.refused.push(RejectedPhase { name, kind, file, problem, ..RejectedPhase::default() });
                 }
             }
         }

@@ -15,17 +15,20 @@ mod due;
 mod order;
 mod registered;
 mod status;
+mod swap;
 #[cfg(test)]
 mod tests;
 
-pub use due::Timing;
+pub use due::{Timing, spread};
 pub use registered::Registered;
-pub use status::{PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
+pub use status::{short_digest, CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
+pub use swap::{Arrival, Judged, PROBATION, Verdict};
 
 /// The most that a phase of the host's own may keep from run to run.
 pub const MEMORY_BYTES: usize = 64 * 1024;
 
 /// A phase to be registered.
+#[derive(Clone)]
 pub struct PhaseSpec {
     pub name: String,
     /// What it is made of, for `phases`: `built-in`, `wasm`, `native`, or what an application calls its own.
@@ -105,8 +108,8 @@ impl PhaseSpec {
     }
 }
 
-/// A phase that is not there although somebody wanted it, and why.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A phase, or a newer generation of one, that does not run although somebody wants it, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RejectedPhase {
     /// Its name, as far as it could be told.
     pub name: String,
@@ -115,6 +118,12 @@ pub struct RejectedPhase {
     /// The manifest, or the module that has none.
     pub file: Option<PathBuf>,
     pub problem: String,
+    /// It is looked at again by itself: the rest of it may be on its way.
+    pub is_pending: bool,
+    /// Of what was rejected, where there was enough of it.
+    pub digest: Option<[u8; 32]>,
+    /// Seconds since 1970.
+    pub since_unix_s: Option<u32>,
 }
 
 /// Why a set of phases cannot be registered.
@@ -185,7 +194,12 @@ impl Registry {
 
     /// What `phases` shows, with `connected` peers there: those that run in their order, then those that cannot.
     pub fn status(&self, connected: u32) -> Vec<PhaseStatus> {
-        let there = self.phases.iter().map(|phase| phase.status(connected));
-        there.chain(self.rejected.iter().map(PhaseStatus::rejected)).collect()
+        let candidate = |name: &str| self.rejected.iter().find(|rejected| rejected.name == name);
+        let there = self.phases.iter().map(|phase| PhaseStatus {
+            candidate: candidate(&phase.name).map(CandidateStatus::from),
+            ..phase.status(connected)
+        });
+        let is_new = |rejected: &&RejectedPhase| !self.phases.iter().any(|phase| *phase.name == *rejected.name);
+        there.chain(self.rejected.iter().filter(is_new).map(PhaseStatus::rejected)).collect()
     }
 }

@@ -194,6 +194,7 @@ async fn what_is_off_or_rejected_is_shown_and_does_not_run() {
         kind: "wasm".to_owned(),
         file: Some("phases.d/torn.toml".into()),
         problem: "phases.d/torn.toml:3: not TOML".to_owned(),
+        ..RejectedPhase::default()
     };
     let options = Options { rejected: vec![torn], ..Options::default() };
     let mut rig = rig_with(vec![off, lost, behind], options);

@@ -39,7 +39,7 @@ pub fn generation_digest(module: &[u8; 32], manifest: &str) -> [u8; 32] {
 
 /// The generation before the one that runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Before {
+pub struct Former {
     pub digest: [u8; 32],
     /// Memory and quarantine when it stopped running: it gets its own back.
     pub kept: KeptPhase,
@@ -53,7 +53,7 @@ pub struct Head {
     /// What runs.
     pub now: Option<[u8; 32]>,
     /// What ran before.
-    pub before: Option<Before>,
+    pub former: Option<Former>,
     /// `now` has not run well often enough.
     pub on_probation: bool,
     /// What failed, and how; the newest last.
@@ -79,7 +79,7 @@ impl Head {
     }
 
     fn digests(&self) -> impl Iterator<Item = [u8; 32]> + '_ {
-        self.now.into_iter().chain(self.before.as_ref().map(|before| before.digest))
+        self.now.into_iter().chain(self.former.as_ref().map(|former| former.digest))
     }
 }
 

@@ -43,6 +43,7 @@ fn report(result: &'static str) -> BeatReport {
         connected: 0,
         took,
         runs: vec![PhaseRun {
+            words: None,
             name: "reaper".into(),
             took,
             result,

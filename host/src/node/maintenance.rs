@@ -17,7 +17,9 @@ use crate::journal::{Journal, JournalFile, JournalLimits};
 use crate::peer::PeerId;
 use crate::pool::{Pool, PoolLimits};
 use crate::record::Recorder;
-use crate::registry::{BadPhases, Before, LastRuns, PhaseBoard, PhaseSpec, Registry, RejectedPhase};
+use crate::registry::{
+    BadPhases, Before, LastRuns, PhaseBoard, PhaseSpec, Registry, RejectedPhase, spread,
+};
 use crate::ticker::{AfterTick, Ticker, TickerHandle};
 
 /// How much the tables of one node may hold.
@@ -138,12 +140,8 @@ impl Maintenance {
         let Options { interval, dialer, thresholds, stale_after, fence, guests, secret, after_tick, .. } =
             options;
         let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
-        let spread = |name: &str| {
-            use std::hash::{DefaultHasher, Hash, Hasher};
-            let mut hasher = DefaultHasher::new();
-            (tables.pool.self_id().as_bytes(), name).hash(&mut hasher);
-            hasher.finish()
-        };
+        let self_id = tables.pool.self_id();
+        let spread = |name: &str| spread(&self_id, name);
         let before = Before { last_runs, kept, unix_now: unix_seconds(&*tables.clock), interval };
         let registry = Registry::new(phases, rejected, spread, &before)?;
         let Tables { clock, journal, pool, book, broadcasts } = tables.clone();

@@ -84,7 +84,8 @@ fn kept(
     }
     for (at, error) in refused.into_iter().rev() {
         let PhaseSpec { name, kind, .. } = phases.remove(at);
-        rejected.push(RejectedPhase { name, kind: kind.into(), file: None, problem: error.to_string() });
+        let problem = error.to_string();
+        rejected.push(RejectedPhase { name, kind: kind.into(), problem, ..RejectedPhase::default() });
     }
     Ok(kept)
 }

@@ -1,6 +1,9 @@
 //! When a phase is due. Pure: ticks in, yes or no out.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::config::Schedule;
+use crate::peer::PeerId;
 
 /// When a phase last ran, in ticks of this process: negative before it started, so that a node that restarts each
 /// 50 minutes still does its hourly work.
@@ -45,6 +48,13 @@ impl Timing {
         self.last_run = i64::from(tick);
         self.again_at = again_in.map(|ticks| tick.saturating_add(ticks));
     }
+}
+
+/// Where in its period a phase first runs: another place for each node and each phase.
+pub fn spread(node: &PeerId, phase: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (node.as_bytes(), phase).hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

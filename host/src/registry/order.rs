@@ -30,7 +30,9 @@ fn reject(spec: PhaseSpec, bad: BadPhases, rejected: &mut Vec<RejectedPhase>) ->
         Trust::Host => Err(bad),
         Trust::Guest => {
             let problem = bad.to_string();
-            rejected.push(RejectedPhase { name: spec.name, kind: spec.kind.into(), file: None, problem });
+            let digest = spec.digest;
+            let (name, kind) = (spec.name, spec.kind.into());
+            rejected.push(RejectedPhase { name, kind, problem, digest, ..RejectedPhase::default() });
             Ok(())
         }
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use groundskeeper_sdk::contract::METRICS;
 use groundskeeper_sdk::host::{Change, Metric, Saved};
 
+use super::status::short_digest;
+use super::swap::{Arrival, Judged, Probation, Verdict};
 use super::{Before, MEMORY_BYTES, PhaseMetric, PhaseSpec, PhaseState, PhaseStatus, Policy, Timing};
 use crate::config::{Mode, Schedule, Trust};
 use crate::data::{KeptMemory, KeptPhase, Quarantine};
@@ -52,9 +54,25 @@ pub struct Registered {
     memory_peak: Option<u64>,
     metrics: BTreeMap<(bool, String), PhaseMetric>,
     pub last_error: Option<String>,
+    /// The generation before this one, with what it kept.
+    former: Option<Box<(PhaseSpec, KeptPhase)>>,
+    probation: Option<Probation>,
+    /// Since when this generation runs, if it came while the node ran.
+    since_unix: Option<u32>,
 }
 
 impl Registered {
+    /// A phase that joins a node that runs.
+    pub(super) fn arrived(spec: PhaseSpec, arrival: Arrival) -> Self {
+        let Arrival { tick, spread, before } = arrival;
+        let mut phase = Self::new(spec, &|_: &str| spread, &before);
+        // Its cadence begins now, not when the process did.
+        phase.timing.last_run += i64::from(tick);
+        phase.timing.again_at = phase.timing.again_at.map(|at| at + tick);
+        phase.since_unix = Some(before.unix_now);
+        phase
+    }
+
     pub(super) fn new(spec: PhaseSpec, spread: &impl Fn(&str) -> u64, before: &Before) -> Self {
         let saved = before.last_runs.get(&spec.name).copied();
         let ticks_since = |unix: u32| {
@@ -69,10 +87,7 @@ impl Registered {
             timing.again_at = Some(1);
         }
         let mut kept = before.kept.get(&spec.name).cloned().unwrap_or_default();
-        let mut breaker = match spec.policy.trust {
-            Trust::Host => Breaker::host(),
-            Trust::Guest => Breaker::guest(spec.policy.on_failure),
-        };
+        let mut breaker = breaker(&spec.policy);
         // Other bytes are another chance.
         kept.quarantine = kept.quarantine.filter(|told| Some(told.digest) == spec.digest);
         if kept.quarantine.is_some() {
@@ -105,7 +120,100 @@ impl Registered {
             cost: Cost::default(),
             memory_peak: None,
             metrics: BTreeMap::new(),
+            former: None,
+            probation: None,
+            since_unix: None,
         }
+    }
+
+    /// What it is made of now.
+    pub(super) fn spec(&self) -> PhaseSpec {
+        PhaseSpec {
+            name: self.name.to_string(),
+            kind: self.kind,
+            version: self.version.to_string(),
+            body: Arc::clone(&self.body),
+            schedule: self.schedule.clone(),
+            policy: self.policy.clone(),
+            digest: self.digest,
+        }
+    }
+
+    /// Puts a new generation in. One of the host's own is the operator's to answer for; a guest is on probation.
+    pub(super) fn put(&mut self, spec: PhaseSpec, tick: u32, unix: u32) {
+        self.since_unix = Some(unix);
+        if !self.is_guest() {
+            self.exchange(spec);
+            return;
+        }
+        let is_former = |former: &(PhaseSpec, KeptPhase)| former.0.digest == spec.digest;
+        if self.probation.is_some() && self.former.as_deref().is_some_and(is_former) {
+            // The operator took the new one back before it was good.
+            let kept = self.former.take().map(|former| former.1).unwrap_or_default();
+            self.exchange(spec);
+            self.probation = None;
+            self.restore(kept);
+            return;
+        }
+        let kept = self.kept.clone();
+        let old = self.exchange(spec);
+        if self.probation.is_none() {
+            // What was never good is nothing to go back to.
+            self.former = Some(Box::new((old, kept)));
+        }
+        self.probation = Some(Probation::from(tick));
+    }
+
+    pub(super) fn put_on_probation(&mut self, tick: u32, former: PhaseSpec, kept: KeptPhase) {
+        self.former = Some(Box::new((former, kept)));
+        self.probation = Some(Probation::from(tick));
+    }
+
+    /// Counts a run towards the end of the probation, if there is one.
+    pub fn judge(&mut self, tick: u32, failed: Option<&str>) -> Option<Verdict> {
+        let probation = self.probation.as_mut()?;
+        let (phase, digest) = (Arc::clone(&self.name), self.digest?);
+        let outcome = match failed {
+            None => {
+                probation.runs_left = probation.runs_left.saturating_sub(1);
+                if probation.runs_left > 0 || tick < probation.until {
+                    return None;
+                }
+                self.probation = None;
+                Judged::Good
+            }
+            Some(why) => {
+                let (former, kept) = *self.former.take()?;
+                self.probation = None;
+                self.exchange(former);
+                self.restore(kept.clone());
+                // The run that failed was due: it is made good at the next chance.
+                self.timing.again_at = Some(tick);
+                Judged::Returned { why: why.to_owned(), to: self.digest, kept }
+            }
+        };
+        Some(Verdict { phase, digest, outcome })
+    }
+
+    /// Puts `spec` in the place of what runs; what has to do with its bytes begins anew, its cadence goes on.
+    fn exchange(&mut self, spec: PhaseSpec) -> PhaseSpec {
+        let old = self.spec();
+        let PhaseSpec { name: _, kind, version, body, schedule, policy, digest } = spec;
+        self.breaker = breaker(&policy);
+        (self.kind, self.version, self.body) = (kind, version.into(), body);
+        (self.schedule, self.policy, self.digest) = (schedule, policy, digest);
+        self.timing.again_at = None;
+        self.stuck = None;
+        self.owed_since = None;
+        self.last_error = None;
+        self.took.clear();
+        self.cost = Cost::default();
+        self.memory_peak = None;
+        self.metrics.clear();
+        if self.kept.quarantine.take_if(|told| Some(told.digest) != digest).is_some() {
+            self.changes += 1;
+        }
+        old
     }
 
     pub fn asker(&self) -> Asker {
@@ -237,6 +345,8 @@ impl Registered {
             PhaseState::Quarantined
         } else if self.breaker.is_open() {
             PhaseState::Tripped
+        } else if self.probation.is_some() {
+            PhaseState::Probation
         } else {
             PhaseState::Active
         }
@@ -257,6 +367,10 @@ impl Registered {
             summary: self.body.summary().into(),
             state,
             mode: self.policy.mode,
+            digest: self.digest.as_ref().map(short_digest),
+            since_unix_s: self.since_unix,
+            probation_left: self.probation.map(|probation| probation.runs_left),
+            candidate: None,
             file: None,
             every_n_ticks: every,
             last_run_tick: u32::try_from(self.timing.last_run).ok().filter(|_| self.runs > 0),
@@ -276,5 +390,12 @@ impl Registered {
             last_success_unix_s: self.last_success_unix,
             last_error: self.last_error.clone(),
         }
+    }
+}
+
+fn breaker(policy: &Policy) -> Breaker {
+    match policy.trust {
+        Trust::Host => Breaker::host(),
+        Trust::Guest => Breaker::guest(policy.on_failure),
     }
 }

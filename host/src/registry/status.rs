@@ -23,6 +23,10 @@ pub enum PhaseState {
     /// A guest that failed too often, or said that it cannot work: it runs again when its bytes change or when somebody
     /// resumes it.
     Quarantined,
+    /// A new generation that has not run well often enough: if it fails, the one before it returns.
+    Probation,
+    /// Wanted, and not whole yet: `last_error` tells what is waited for.
+    Pending,
     /// Wanted, and not there: `last_error` tells why.
     Rejected,
     /// Configured not to run.
@@ -30,8 +34,16 @@ pub enum PhaseState {
 }
 
 impl PhaseState {
-    pub const ALL: [Self; 6] =
-        [Self::Active, Self::Tripped, Self::Stuck, Self::Quarantined, Self::Rejected, Self::Off];
+    pub const ALL: [Self; 8] = [
+        Self::Active,
+        Self::Probation,
+        Self::Tripped,
+        Self::Stuck,
+        Self::Quarantined,
+        Self::Pending,
+        Self::Rejected,
+        Self::Off,
+    ];
 
     /// The name in metrics, JSON and on the terminal.
     pub fn as_str(self) -> &'static str {
@@ -40,6 +52,8 @@ impl PhaseState {
             Self::Tripped => "tripped",
             Self::Stuck => "stuck",
             Self::Quarantined => "quarantined",
+            Self::Probation => "probation",
+            Self::Pending => "pending",
             Self::Rejected => "rejected",
             Self::Off => "off",
         }
@@ -60,6 +74,34 @@ pub struct PhaseMetric {
     pub value: Option<f64>,
 }
 
+/// A newer generation of a phase that does not run, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CandidateStatus {
+    /// `pending` or `rejected`.
+    pub state: PhaseState,
+    pub why: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since_unix_s: Option<u32>,
+}
+
+impl From<&RejectedPhase> for CandidateStatus {
+    fn from(rejected: &RejectedPhase) -> Self {
+        Self {
+            state: if rejected.is_pending { PhaseState::Pending } else { PhaseState::Rejected },
+            why: rejected.problem.clone(),
+            digest: rejected.digest.as_ref().map(short_digest),
+            since_unix_s: rejected.since_unix_s,
+        }
+    }
+}
+
+/// As much of a digest as people compare.
+pub fn short_digest(digest: &[u8; 32]) -> String {
+    data_encoding::HEXLOWER.encode(&digest[..6])
+}
+
 /// What `phases` shows of one phase. Fields are only ever added, each with a default for older nodes.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct PhaseStatus {
@@ -71,6 +113,18 @@ pub struct PhaseStatus {
     pub state: PhaseState,
     #[serde(default)]
     pub mode: Mode,
+    /// Of the generation that runs: manifest and module together.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub digest: Option<String>,
+    /// Since when it runs, if it came while the node ran: seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since_unix_s: Option<u32>,
+    /// Good runs that it still owes before it counts as good.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probation_left: Option<u32>,
+    /// What lies in the drop-in folder in its place and does not run.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub candidate: Option<CandidateStatus>,
     /// The file that was rejected.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub file: Option<PathBuf>,
@@ -114,8 +168,10 @@ impl PhaseStatus {
         Self {
             name: phase.name.as_str().into(),
             kind: phase.kind.as_str().into(),
-            state: PhaseState::Rejected,
+            state: if phase.is_pending { PhaseState::Pending } else { PhaseState::Rejected },
             mode: Mode::Off,
+            digest: phase.digest.as_ref().map(short_digest),
+            since_unix_s: phase.since_unix_s,
             file: phase.file.clone(),
             last_error: Some(phase.problem.clone()),
             ..Self::default()
