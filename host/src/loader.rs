@@ -4,20 +4,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-#[cfg(feature = "wasm")]
-use std::{fs::File, io::Read};
 
 use sha2::{Digest, Sha256};
 
 use crate::config::{
     Declared, Guest as GuestManifest, Manifest, ManifestFile, Problem, Runtime, read_manifests,
 };
-use crate::data::private_folder as private;
+use crate::data::{Disk, Files, generation_digest, private_folder as private};
 use crate::engine::Body;
 #[cfg(feature = "dylib")]
 use crate::engine::native::Native;
 #[cfg(feature = "wasm")]
-use crate::engine::wasm::{Guest, Setup, Wasm, sha256};
+use crate::engine::wasm::{Guest, LoadError, Setup, Wasm};
 use crate::registry::{PhaseSpec, RejectedPhase};
 
 /// What a folder came to.
@@ -28,6 +26,12 @@ pub struct Loaded {
     /// Files that made no phase. Several problems of one are one line each.
     pub refused: Vec<RejectedPhase>,
 }
+
+/// What is larger is no module.
+#[cfg(feature = "wasm")]
+const MOST_BYTES: usize = crate::engine::wasm::MOST_BYTES;
+#[cfg(not(feature = "wasm"))]
+const MOST_BYTES: usize = 64 << 20;
 
 /// Loads phases, and keeps what they share.
 pub struct Loader {
@@ -66,7 +70,13 @@ impl Loader {
                     tracing::warn!(phase = name, file = %path.display(), "not loaded: {problem}");
                     let kind = manifest.map_or(String::new(), |manifest| manifest.kind().to_owned());
                     let file = Some(path);
-                    loaded.refused.push(RejectedPhase { name, kind, file, problem, ..RejectedPhase::default() });
+                    loaded.refused.push(RejectedPhase {
+                        name,
+                        kind,
+                        file,
+                        problem,
+                        ..RejectedPhase::default()
+                    });
                 }
             }
         }
@@ -98,20 +108,55 @@ impl Loader {
         text: &str,
     ) -> Result<PhaseSpec, String> {
         let path = folder.join(&guest.module);
+        let bytes = Disk.read(&path, MOST_BYTES as u64 + 1);
+        let bytes = bytes.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+        self.load(manifest, guest, text, &path, &bytes).map_err(|error| error.to_string())
+    }
+
+    /// Makes a phase of what was read: the text of a manifest and the bytes of its module, which lie at `path`.
+    ///
+    /// # Errors
+    /// What is wrong, and whether the rest of the files may still be on its way.
+    pub fn load(
+        &self,
+        manifest: &Manifest,
+        guest: &GuestManifest,
+        text: &str,
+        path: &Path,
+        bytes: &[u8],
+    ) -> Result<PhaseSpec, Unfit> {
+        let module: [u8; 32] = Sha256::digest(bytes).into();
+        if let Some(pinned) = guest.sha256
+            && pinned != module
+        {
+            let found = data_encoding::HEXLOWER.encode(&module);
+            return Err(Unfit::Unfinished(format!(
+                "{}: its sha256 is {found}, the manifest pins another; if this is the module you mean, write that one",
+                path.display()
+            )));
+        }
         let (body, version) = match guest.runtime {
-            Runtime::Wasm => self.wasm(guest, &path)?,
-            Runtime::Native => self.native(guest, &path)?,
+            Runtime::Wasm => self.wasm(guest, path, bytes)?,
+            Runtime::Native => self.native(guest, path, bytes)?,
         };
-        body.check().map_err(|problem| format!("[settings]: {problem}"))?;
-        let digest = Sha256::new().chain_update(body.digest().unwrap_or_default()).chain_update(text);
-        Ok(PhaseSpec::guest(manifest, guest, version, body, digest.finalize().into()))
+        body.check().map_err(|problem| Unfit::Bad(format!("[settings]: {problem}")))?;
+        Ok(PhaseSpec::guest(manifest, guest, version, body, generation_digest(&module, text)))
     }
 
     #[cfg(feature = "wasm")]
-    fn wasm(&self, guest: &GuestManifest, path: &Path) -> Result<(Arc<dyn Body>, String), String> {
-        let module = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-        let bytes = pinned(guest, path)?;
-        let code = self.wasm.load(&bytes).map_err(|error| module(&error))?;
+    fn wasm(
+        &self,
+        guest: &GuestManifest,
+        path: &Path,
+        bytes: &[u8],
+    ) -> Result<(Arc<dyn Body>, String), Unfit> {
+        let module = |why: &dyn std::fmt::Display| Unfit::Bad(format!("{}: {why}", path.display()));
+        let code = self.wasm.load(bytes).map_err(|error| match error {
+            LoadError::Empty | LoadError::Broken(_) => {
+                Unfit::Unfinished(format!("{}: {error}", path.display()))
+            }
+            error => module(&error),
+        })?;
         let setup = Setup {
             settings: guest.settings.clone(),
             limits: guest.limits,
@@ -124,57 +169,52 @@ impl Loader {
     }
 
     #[cfg(not(feature = "wasm"))]
-    fn wasm(&self, _: &GuestManifest, _: &Path) -> Result<(Arc<dyn Body>, String), String> {
-        Err("this host was built without WebAssembly (feature \"wasm\")".to_owned())
+    fn wasm(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), Unfit> {
+        Err(Unfit::Bad("this host was built without WebAssembly (feature \"wasm\")".to_owned()))
     }
 
-    fn native(&self, guest: &GuestManifest, path: &Path) -> Result<(Arc<dyn Body>, String), String> {
+    fn native(
+        &self,
+        guest: &GuestManifest,
+        path: &Path,
+        bytes: &[u8],
+    ) -> Result<(Arc<dyn Body>, String), Unfit> {
         if !self.allow_native {
-            return Err(
+            return Err(Unfit::Bad(
                 "native phases are off: they run with all the rights of this node; to trust them, set \
                         guests.allow_native = true"
                     .to_owned(),
-            );
+            ));
         }
-        self.library(guest, path)
+        self.library(guest, path, bytes).map_err(Unfit::Bad)
     }
 
     #[cfg(feature = "dylib")]
-    fn library(&self, guest: &GuestManifest, path: &Path) -> Result<(Arc<dyn Body>, String), String> {
+    fn library(
+        &self,
+        guest: &GuestManifest,
+        path: &Path,
+        bytes: &[u8],
+    ) -> Result<(Arc<dyn Body>, String), String> {
         let digest = guest.sha256.ok_or("a native phase needs its sha256 in the manifest")?;
-        let phase = Native::load(path, digest, guest.settings.clone(), &self.folder);
+        let phase = Native::load_bytes(path, bytes, digest, guest.settings.clone(), &self.folder);
         let phase = phase.map_err(|error| error.to_string())?;
         let version = phase.version().to_owned();
         Ok((Arc::new(phase), version))
     }
 
     #[cfg(not(feature = "dylib"))]
-    fn library(&self, _: &GuestManifest, _: &Path) -> Result<(Arc<dyn Body>, String), String> {
+    fn library(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), String> {
         Err("this host was built without native phases (feature \"dylib\")".to_owned())
     }
 }
 
-/// The module's bytes, if they are those that the manifest names.
-#[cfg(feature = "wasm")]
-fn pinned(guest: &GuestManifest, path: &Path) -> Result<Vec<u8>, String> {
-    let bytes = read(path)?;
-    let found = sha256(&bytes);
-    match guest.sha256 {
-        Some(pinned) if pinned != found.0 => Err(format!(
-            "{}: its sha256 is {found}, the manifest pins another; if this is the module you mean, write that one",
-            path.display()
-        )),
-        _ => Ok(bytes),
-    }
-}
-
-/// A whole file, unless it is too large to be a module.
-#[cfg(feature = "wasm")]
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let cannot = |error: std::io::Error| format!("{}: cannot be read: {error}", path.display());
-    let mut bytes = Vec::new();
-    // One byte more than is taken, so that what is larger is seen to be.
-    let most = crate::engine::wasm::MOST_BYTES as u64 + 1;
-    File::open(path).map_err(cannot)?.take(most).read_to_end(&mut bytes).map_err(cannot)?;
-    Ok(bytes)
+/// Why files make no phase.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unfit {
+    /// As far as can be told, the rest of it is on its way.
+    #[error("{0}")]
+    Unfinished(String),
+    #[error("{0}")]
+    Bad(String),
 }

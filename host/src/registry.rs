@@ -21,7 +21,7 @@ mod tests;
 
 pub use due::{Timing, spread};
 pub use registered::Registered;
-pub use status::{short_digest, CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
+pub use status::{CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus, short_digest};
 pub use swap::{Arrival, Judged, PROBATION, Verdict};
 
 /// The most that a phase of the host's own may keep from run to run.
@@ -199,7 +199,8 @@ impl Registry {
             candidate: candidate(&phase.name).map(CandidateStatus::from),
             ..phase.status(connected)
         });
-        let is_new = |rejected: &&RejectedPhase| !self.phases.iter().any(|phase| *phase.name == *rejected.name);
+        let is_new =
+            |rejected: &&RejectedPhase| !self.phases.iter().any(|phase| *phase.name == *rejected.name);
         there.chain(self.rejected.iter().filter(is_new).map(PhaseStatus::rejected)).collect()
     }
 }

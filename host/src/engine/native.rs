@@ -2,8 +2,8 @@
 
 #![expect(unsafe_code, reason = "a shared library is loaded, and its functions are called")]
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -41,8 +41,7 @@ pub struct Native {
 }
 
 impl Native {
-    /// Loads the library at `path` if it has this digest. It is copied into `scratch`, loaded from there and never
-    /// unloaded: whoever writes over the file changes nothing that runs. `scratch` is a folder that others cannot write to.
+    /// Reads the library at `path` and loads it, as [`Native::load_bytes`].
     ///
     /// # Errors
     /// [`NativeError`]: other bytes, a file that others could have written, no phase inside.
@@ -52,26 +51,41 @@ impl Native {
         settings: String,
         scratch: &Path,
     ) -> Result<Self, NativeError> {
+        let cannot =
+            |source| NativeError::Io { what: "cannot read", path: path.display().to_string(), source };
+        let bytes = fs::read(path).map_err(cannot)?;
+        Self::load_bytes(path, &bytes, digest, settings, scratch)
+    }
+
+    /// Loads the library `bytes`, which lie at `path`, if they have this digest. They are copied into `scratch`, loaded from there and never
+    /// unloaded: whoever writes over the file changes nothing that runs. `scratch` is a folder that others cannot write to.
+    ///
+    /// # Errors
+    /// [`NativeError`]: other bytes, a file that others could have written, no phase inside.
+    pub fn load_bytes(
+        path: &Path,
+        bytes: &[u8],
+        digest: [u8; 32],
+        settings: String,
+        scratch: &Path,
+    ) -> Result<Self, NativeError> {
         let shown = || path.display().to_string();
         let io = |what: &'static str| {
             move |source| NativeError::Io { what, path: path.display().to_string(), source }
         };
-        let mut file = File::open(path).map_err(io("cannot read"))?;
-        let meta = file.metadata().map_err(io("cannot read"))?;
+        let meta = fs::metadata(path).map_err(io("cannot read"))?;
         if meta.mode() & 0o022 != 0 {
             return Err(NativeError::OthersWrite { path: shown() });
         }
         if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
             return Err(NativeError::Owner { path: shown(), owner: meta.uid() });
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io("cannot read"))?;
-        let found: [u8; 32] = Sha256::digest(&bytes).into();
+        let found: [u8; 32] = Sha256::digest(bytes).into();
         if found != digest {
             let found = data_encoding::HEXLOWER.encode(&found);
             return Err(NativeError::Digest { path: shown(), found });
         }
-        let copy = private_copy(&bytes, &found, scratch).map_err(io("cannot copy"))?;
+        let copy = private_copy(bytes, &found, scratch).map_err(io("cannot copy"))?;
         let phase = open(&copy);
         // Loaded or not, its name is of no more use: what is mapped stays.
         _ = fs::remove_file(&copy);

@@ -17,9 +17,7 @@ use crate::journal::{Journal, JournalFile, JournalLimits};
 use crate::peer::PeerId;
 use crate::pool::{Pool, PoolLimits};
 use crate::record::Recorder;
-use crate::registry::{
-    BadPhases, Before, LastRuns, PhaseBoard, PhaseSpec, Registry, RejectedPhase, spread,
-};
+use crate::registry::{BadPhases, Before, LastRuns, PhaseBoard, PhaseSpec, Registry, RejectedPhase, spread};
 use crate::ticker::{AfterTick, Ticker, TickerHandle};
 
 /// How much the tables of one node may hold.
