@@ -35,6 +35,8 @@ pub mod peer;
 pub mod pool;
 pub mod record;
 pub mod registry;
+#[cfg(feature = "reload")]
+pub mod reload;
 pub mod ticker;
 
 /// The code on the migration page is run with the other doc tests.

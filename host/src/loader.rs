@@ -29,9 +29,9 @@ pub struct Loaded {
 
 /// What is larger is no module.
 #[cfg(feature = "wasm")]
-const MOST_BYTES: usize = crate::engine::wasm::MOST_BYTES;
+pub(crate) const MOST_BYTES: usize = crate::engine::wasm::MOST_BYTES;
 #[cfg(not(feature = "wasm"))]
-const MOST_BYTES: usize = 64 << 20;
+pub(crate) const MOST_BYTES: usize = 64 << 20;
 
 /// Loads phases, and keeps what they share.
 pub struct Loader {

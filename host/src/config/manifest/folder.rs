@@ -9,7 +9,7 @@ use super::super::problem::Problem;
 use super::{Declared, Manifest, Runtime, is_phase_name};
 
 /// What is larger is no manifest.
-const LARGEST: u64 = 1 << 20;
+pub const MOST_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// One file of the folder: a manifest, or a module that has none.
 #[derive(Clone, PartialEq, Debug)]
@@ -21,18 +21,21 @@ pub struct ManifestFile {
     pub name: String,
     /// Meant for one of the built-in phases, as far as can be told: a problem in it is one of the config.
     pub is_built_in: bool,
+    /// It is not TOML, or nothing at all: the rest of it may be on its way.
+    pub is_torn: bool,
     pub manifest: Result<Manifest, Vec<Problem>>,
 }
 
 impl ManifestFile {
     fn refused(path: PathBuf, problem: Problem) -> Self {
         let name = name_from(&path);
-        Self { path, text: String::new(), name, is_built_in: false, manifest: Err(vec![problem]) }
+        let manifest = Err(vec![problem]);
+        Self { path, text: String::new(), name, is_built_in: false, is_torn: false, manifest }
     }
 
-    fn read(path: PathBuf) -> Self {
+    fn read(path: PathBuf, text: Result<String, String>) -> Self {
         let file = path.display().to_string();
-        match read_text(&path) {
+        match text {
             Ok(text) => Self::parse(path, text),
             Err(why) => {
                 let is_built_in = BUILTINS.contains(&name_from(&path).as_str());
@@ -54,8 +57,9 @@ impl ManifestFile {
             (Err(_), Some("built-in")) => true,
             (Err(_), _) => BUILTINS.contains(&name.as_str()),
         };
+        let is_torn = document.is_torn() || text.trim().is_empty();
         drop(document);
-        Self { path, text, name, is_built_in, manifest }
+        Self { path, text, name, is_built_in, is_torn, manifest }
     }
 
     /// The module it is about, in its folder, as far as can be told.
@@ -73,18 +77,30 @@ impl ManifestFile {
 ///
 /// A folder that is not there has no manifests. One that cannot be read is one entry with that problem.
 pub fn read_manifests(dir: &Path) -> Vec<ManifestFile> {
-    let mut paths = match list(dir) {
-        Ok(paths) => paths,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+    match list(dir) {
+        Ok(paths) => arrange_manifests(paths, read_text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             let problem = Problem::of(dir.display().to_string(), format!("cannot be read: {error}"));
-            return vec![ManifestFile::refused(dir.to_owned(), problem)];
+            vec![ManifestFile::refused(dir.to_owned(), problem)]
         }
-    };
+    }
+}
+
+/// As [`read_manifests`], of the files of a folder that somebody else has listed and reads.
+pub fn arrange_manifests(
+    mut paths: Vec<PathBuf>,
+    mut read: impl FnMut(&Path) -> Result<String, String>,
+) -> Vec<ManifestFile> {
     paths.sort();
     let has = |path: &&PathBuf, extension: &str| path.extension().is_some_and(|found| found == extension);
     let manifests = paths.iter().filter(|path| has(path, "toml")).cloned();
-    let mut files: Vec<ManifestFile> = manifests.map(ManifestFile::read).collect();
+    let mut files: Vec<ManifestFile> = manifests
+        .map(|path: PathBuf| {
+            let text = read(&path);
+            ManifestFile::read(path, text)
+        })
+        .collect();
     refuse_namesakes(&mut files);
     let told: BTreeSet<PathBuf> = files.iter().flat_map(claimed).collect();
     for runtime in [Runtime::Wasm, Runtime::Native] {
@@ -113,8 +129,13 @@ fn read_text(path: &Path) -> Result<String, String> {
     use std::io::Read;
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let read = file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if read as u64 > LARGEST { Err("it is too large for a manifest".to_owned()) } else { Ok(text) }
+    let read =
+        file.take(MOST_MANIFEST_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if read as u64 > MOST_MANIFEST_BYTES {
+        Err("it is too large for a manifest".to_owned())
+    } else {
+        Ok(text)
+    }
 }
 
 /// Modules that a manifest is about: the one it names, or, if it cannot be read, those it could mean.

@@ -1,0 +1,179 @@
+//! Phases that change between two beats: what is put in, what is judged, and what a newcomer is tried on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_sdk::host::Saved;
+use groundskeeper_sdk::phase::{Failure, Tick};
+
+use super::{Cycle, Frame, Overlay, PhaseView, Thresholds, World};
+use crate::book::Book;
+use crate::clock::{Clock, unix_seconds};
+use crate::config::Mode;
+use crate::data::KeptPhase;
+use crate::engine::{Ended, Fence, Job};
+use crate::flow::Broadcasts;
+use crate::journal::{Asker, Draft, Outcome, What};
+use crate::pool::Pool;
+use crate::registry::{Arrival, Before, Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, spread};
+
+/// The node as it is, for phases that do not run in it yet.
+#[derive(Clone)]
+pub struct Scene {
+    pool: Arc<Pool>,
+    book: Arc<Book>,
+    broadcasts: Arc<Broadcasts>,
+    clock: Arc<dyn Clock>,
+    thresholds: Thresholds,
+    tick: u32,
+    /// What each phase that runs has kept.
+    kept: BTreeMap<String, KeptPhase>,
+}
+
+impl Scene {
+    /// What a phase that runs has kept.
+    pub fn kept(&self, name: &str) -> Option<&KeptPhase> {
+        self.kept.get(name)
+    }
+
+    /// Runs the phase once, as it would run now, with a copy of what is `kept` for it. What it asks for comes to nothing.
+    ///
+    /// # Errors
+    /// How the run ended, if not with a plan; a phase that only cannot work just now is good.
+    pub fn trial(
+        &self,
+        spec: &PhaseSpec,
+        kept: &KeptPhase,
+        fence: &mut Fence,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let now = self.clock.coarse();
+        let frame =
+            Frame::take(&self.pool, &self.book, &self.broadcasts, self.thresholds, now, Default::default());
+        let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
+        let memory = match spec.policy.mode {
+            Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
+            _ => kept.memory.as_ref(),
+        };
+        let memory = memory.filter(|_| cap.is_some());
+        if let (Some(memory), Some(cap)) = (memory, cap)
+            && memory.bytes.len() > cap
+        {
+            let bytes = memory.bytes.len();
+            return Err(format!(
+                "it remembers {bytes} bytes, and grants.memory.max_bytes is {cap}; raise it, or have the phase store less \
+                 first"
+            ));
+        }
+        let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
+        let view = PhaseView::new(frame, Arc::new(Overlay::default()), memory);
+        let job = Job {
+            tick: Tick {
+                number: self.tick,
+                since_last_s: None,
+                missed: 0,
+                late: false,
+                unix_s: unix_seconds(&*self.clock),
+                seed: [0; 2],
+            },
+            view: Arc::new(view),
+        };
+        match fence.run(&spec.body, job, limit).done.ended {
+            Ended::Planned(parts) => match (parts.memory, cap) {
+                (Some(saved), Some(cap)) if saved.bytes.len() > cap => {
+                    Err(format!("memory.store: {} bytes, at most {cap} are allowed", saved.bytes.len()))
+                }
+                _ => Ok(()),
+            },
+            Ended::Failed(Failure::Transient(_)) => Ok(()),
+            ended => Err(ended.words()),
+        }
+    }
+}
+
+impl Cycle {
+    /// What newcomers are tried on, as of now.
+    pub fn scene(&self) -> Scene {
+        let World { pool, book, broadcasts, clock, thresholds, .. } = &self.world;
+        Scene {
+            pool: Arc::clone(pool),
+            book: Arc::clone(book),
+            broadcasts: Arc::clone(broadcasts),
+            clock: Arc::clone(clock),
+            thresholds: *thresholds,
+            tick: self.last_tick,
+            kept: self.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect(),
+        }
+    }
+
+    /// Registers a phase, or puts a new generation of it in the place of the one that runs.
+    ///
+    /// `kept` and `last_runs` are what an earlier process of this node left for a phase that is new.
+    ///
+    /// # Errors
+    /// Why it cannot be registered. Nothing has changed then.
+    pub fn put(&mut self, spec: PhaseSpec, kept: KeptPhase, last_runs: LastRuns) -> Result<(), String> {
+        let (name, version) = (spec.name.clone(), spec.version.clone());
+        let arrival = Arrival {
+            tick: self.last_tick,
+            spread: spread(&self.world.pool.self_id(), &name),
+            before: Before {
+                last_runs,
+                kept: [(name.clone(), kept)].into(),
+                unix_now: unix_seconds(&*self.world.clock),
+                interval: self.interval,
+            },
+        };
+        self.registry.put(spec, arrival)?;
+        self.world.journal.record(Draft::new(Asker::Host, What::Reload, format!("{name} {version} runs")));
+        self.publish();
+        Ok(())
+    }
+
+    /// Takes out a phase that was dropped in; what it kept, if it was there.
+    pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
+        let kept = self.registry.take_out(name)?;
+        self.world.journal.record(Draft::new(Asker::Host, What::Reload, format!("{name} is taken out")));
+        self.publish();
+        Some(kept)
+    }
+
+    /// Puts a phase that has just begun on probation, with the generation to go back to.
+    pub fn put_on_probation(&mut self, name: &str, former: PhaseSpec, kept: KeptPhase) {
+        self.registry.put_on_probation(name, self.last_tick, former, kept);
+        self.publish();
+    }
+
+    /// What is wanted and does not run.
+    pub fn rejected(&self) -> &[RejectedPhase] {
+        &self.registry.rejected
+    }
+
+    pub fn set_rejected(&mut self, rejected: Vec<RejectedPhase>) {
+        if self.registry.rejected != rejected {
+            self.registry.set_rejected(rejected);
+            self.publish();
+        }
+    }
+
+    /// How probations ended since this was last asked.
+    pub fn take_verdicts(&mut self) -> Vec<Verdict> {
+        std::mem::take(&mut self.verdicts)
+    }
+
+    /// Judges a run of a phase that may be on probation; true if the generation before is back.
+    pub(super) fn judge(&mut self, at: usize, tick: u32, failed: Option<&str>) -> bool {
+        let Some(verdict) = self.registry.phases[at].judge(tick, failed) else { return false };
+        let phase = &self.registry.phases[at];
+        let returned = matches!(verdict.outcome, Judged::Returned { .. });
+        if let Judged::Returned { why, .. } = &verdict.outcome {
+            let words = format!("{} {} runs again", phase.name, phase.version);
+            let outcome = Outcome::Failed(why.clone());
+            let draft = Draft { outcome, ..Draft::new(Asker::Host, What::Reload, words) };
+            self.world.journal.record(draft);
+        }
+        self.verdicts.push(verdict);
+        returned
+    }
+}

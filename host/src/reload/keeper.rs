@@ -1,0 +1,701 @@
+//! The protocol: from files that have come to rest to a phase that runs, and back if it does badly.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::broadcast;
+
+use super::look::Looks;
+use super::report::{Change, ReloadCounts, ReloadEvent, ReloadReport};
+use super::unit::{Refusal, Unit};
+use super::{Desk, Stage, ask};
+use crate::clock::{Clock, unix_seconds};
+use crate::config::{
+    Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Runtime, arrange_manifests,
+};
+use crate::cycle::Scene;
+use crate::data::{DataFolder, Former, Generation, Head, KeptPhase, generation_digest};
+use crate::engine::Fence;
+use crate::loader::{MOST_BYTES, Unfit};
+use crate::registry::{Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, short_digest};
+
+/// What a run on trial may take, if it is not cut by its own limits.
+pub(super) const TRIAL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Shared libraries are never unloaded: so many loads, and then the node has to be started anew.
+const MOST_LIBRARIES: u32 = 16;
+
+/// Events kept for a listener that lags.
+const EVENTS_KEPT: usize = 256;
+
+/// How a keeper works.
+#[derive(Clone, Debug)]
+pub struct KeeperOptions {
+    /// The drop-in folder.
+    pub dir: PathBuf,
+    /// Native phases are replaced while the node runs: for whoever writes them.
+    pub reload_native: bool,
+}
+
+/// Why a look is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mood {
+    /// Something may have changed, or some time has passed: only what has come to rest is read.
+    Hint,
+    /// From time to time everything is read, in case a change had no trace.
+    Thorough,
+    /// The operator says so: everything is read as it is now, and what was refused is tried again.
+    Ordered,
+}
+
+/// Keeps the phases that were dropped in.
+pub struct Keeper {
+    pub(super) options: KeeperOptions,
+    pub(super) folder: Arc<DataFolder>,
+    stage: Box<dyn Stage>,
+    pub(super) fence: Fence,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) looks: Looks,
+    pub(super) units: BTreeMap<String, Unit>,
+    libraries: u32,
+    counts: ReloadCounts,
+    events: broadcast::Sender<ReloadEvent>,
+    trouble: Option<String>,
+}
+
+/// Files of one phase as they were read together.
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) file: PathBuf,
+    pub(super) text: String,
+    pub(super) manifest: Manifest,
+    pub(super) module: PathBuf,
+    pub(super) bytes: Vec<u8>,
+    pub(super) digest: [u8; 32],
+}
+
+/// A generation that was loaded, tried and written down.
+struct Staged {
+    name: String,
+    spec: PhaseSpec,
+    kept: KeptPhase,
+    /// Of the phase before this generation.
+    head: Head,
+}
+
+/// A phase on its way in.
+pub(super) struct Put {
+    pub spec: PhaseSpec,
+    /// What it has kept, for a phase that does not run yet.
+    pub kept: KeptPhase,
+    /// The generation to go back to, for a phase that does not run yet.
+    pub former: Option<(PhaseSpec, KeptPhase)>,
+    pub last_runs: LastRuns,
+}
+
+/// Puts phases in, all between the same two beats. None if there are no more beats.
+pub(super) fn put(desk: &mut dyn Desk, puts: Vec<Put>) -> Option<Vec<Result<(), String>>> {
+    ask(desk, move |cycle| {
+        let mut results: Vec<Result<(), String>> = puts.iter().map(|_| Err(String::new())).collect();
+        // One may wait for another that comes with it.
+        loop {
+            let mut progress = false;
+            for (put, result) in puts.iter().zip(&mut results).filter(|(_, result)| result.is_err()) {
+                *result = cycle.put(put.spec.clone(), put.kept.clone(), put.last_runs.clone());
+                progress |= result.is_ok();
+            }
+            if !progress || results.iter().all(Result::is_ok) {
+                break;
+            }
+        }
+        for Put { spec, former, .. } in puts {
+            if let Some((former, kept)) = former {
+                cycle.put_on_probation(&spec.name, former, kept);
+            }
+        }
+        results
+    })
+}
+
+impl Keeper {
+    /// A keeper that keeps nothing yet: see [`Keeper::begin`].
+    pub fn new(
+        options: KeeperOptions,
+        folder: Arc<DataFolder>,
+        stage: Box<dyn Stage>,
+        fence: Fence,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        Self {
+            options,
+            folder,
+            stage,
+            fence,
+            clock,
+            looks: Looks::default(),
+            units: BTreeMap::new(),
+            libraries: 0,
+            counts: ReloadCounts { last_successful: true, ..ReloadCounts::default() },
+            events,
+            trouble: None,
+        }
+    }
+
+    /// Everything that happens to phases from now on.
+    pub fn events(&self) -> broadcast::Sender<ReloadEvent> {
+        self.events.clone()
+    }
+
+    pub fn counts(&self) -> ReloadCounts {
+        self.counts
+    }
+
+    /// Every file that was there at the last look.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.looks.there()
+    }
+
+    /// When to look again without a hint, as monotonic time: something is not at rest, or is tried again.
+    pub fn next(&self) -> Option<Duration> {
+        let waiting = self.units.values().filter_map(Unit::again_at);
+        let missing = self.units.values().filter_map(|unit| unit.missing_since).map(|at| at + super::QUIET);
+        waiting.chain(missing).chain(self.looks.next()).min()
+    }
+
+    /// Looks at the folder and does what follows from it.
+    pub fn step(&mut self, desk: &mut dyn Desk, mood: Mood) -> ReloadReport {
+        let mut report = ReloadReport::default();
+        self.counts.looks += 1;
+        self.judge(desk, &mut report);
+        self.save_unsaved();
+        let now = self.clock.mono();
+        match self.folder.files().list(&self.options.dir) {
+            Ok(listed) => {
+                self.trouble = None;
+                self.looks.look(listed, now);
+                let files = self.arrange(mood, now);
+                let found = self.examine(&files, mood, now, &mut report);
+                self.put_in(found, desk, &mut report);
+                self.take_out(files.as_deref(), mood, now, desk, &mut report);
+            }
+            Err(error) => self.cannot_look(&error),
+        }
+        self.tell(desk);
+        report.trouble.clone_from(&self.trouble);
+        report.running = self.units.values().filter(|unit| unit.running.is_some()).count() as u32;
+        if !report.events.is_empty() || report.trouble.is_some() {
+            self.counts.last_successful = report.is_good();
+            if report.is_good() {
+                self.counts.last_successful_unix_s = unix_seconds(&*self.clock);
+            }
+        }
+        report
+    }
+
+    /// A folder that cannot be read takes nothing away: whatever is wrong with it, the phases are not.
+    fn cannot_look(&mut self, error: &io::Error) {
+        let runs = self.units.values().any(|unit| unit.running.is_some());
+        let is_nothing = error.kind() == io::ErrorKind::NotFound && !runs;
+        let dir = self.options.dir.display();
+        let trouble = (!is_nothing).then(|| format!("{dir}: {error}; what was loaded from it runs on"));
+        if trouble.is_some() && trouble != self.trouble {
+            tracing::warn!("{}", trouble.as_deref().unwrap_or_default());
+        }
+        self.trouble = trouble;
+    }
+
+    /// The manifests of the folder, if there is a reason to read them.
+    pub(super) fn arrange(&mut self, mood: Mood, now: Duration) -> Option<Vec<ManifestFile>> {
+        let there: Vec<PathBuf> = self.looks.there().cloned().collect();
+        let is_due = |at: Option<Duration>| at.is_some_and(|at| now >= at);
+        let why = mood != Mood::Hint
+            || is_due(self.next())
+            || self.units.values().any(|unit| unit.missing_since.is_some());
+        why.then(|| {
+            let files = self.folder.files();
+            arrange_manifests(there, |path| {
+                let bytes = files.read(path, MOST_MANIFEST_BYTES + 1).map_err(|error| error.to_string())?;
+                if bytes.len() as u64 > MOST_MANIFEST_BYTES {
+                    return Err("it is too large for a manifest".to_owned());
+                }
+                String::from_utf8(bytes).map_err(|error| error.to_string())
+            })
+        })
+    }
+
+    /// Reads what is new among `files`, as far as it is at rest. What does not hold together is refused.
+    fn examine(
+        &mut self,
+        files: &Option<Vec<ManifestFile>>,
+        mood: Mood,
+        now: Duration,
+        report: &mut ReloadReport,
+    ) -> Vec<Found> {
+        let mut found = Vec::new();
+        let Some(files) = files else { return found };
+        let guests = files.iter().filter(|file| !file.is_built_in);
+        for file in guests {
+            let name = self.name_of(file);
+            let parts: Vec<PathBuf> = [file.path.clone()].into_iter().chain(file.module()).collect();
+            let retry = self.units.get(&name).and_then(Unit::again_at).is_some_and(|at| now >= at);
+            let dirty = parts.iter().any(|part| self.looks.is_dirty(part));
+            let at_rest = parts.iter().all(|part| self.looks.is_at_rest(part, now));
+            let is_wanted = match mood {
+                Mood::Ordered => true,
+                Mood::Thorough => at_rest,
+                Mood::Hint => at_rest && (dirty || retry),
+            };
+            if !is_wanted {
+                if let Some(candidate) =
+                    self.units.get_mut(&name).and_then(|unit| unit.candidate.as_mut()).filter(|_| retry)
+                {
+                    // Its files have changed meanwhile: they come to rest first.
+                    candidate.again_at = None;
+                }
+                continue;
+            }
+            match self.read(file, &name) {
+                Ok(new) => {
+                    let stamps = parts.iter().map(|part| self.folder.files().stamp(part).ok());
+                    let stamps: Vec<_> = stamps.collect();
+                    let still =
+                        parts.iter().zip(stamps).map(|(part, stamp)| self.looks.confirm(part, stamp, now));
+                    if !still.collect::<Vec<_>>().into_iter().all(|still| still) && mood != Mood::Ordered {
+                        continue;
+                    }
+                    parts.iter().for_each(|part| self.looks.settle(part));
+                    if self.is_news(&new, mood, now, report) {
+                        found.push(new);
+                    }
+                }
+                Err((refusal, digest)) => {
+                    parts.iter().for_each(|part| self.looks.settle(part));
+                    let kind = file.manifest.as_ref().map_or(String::new(), |found| found.kind().to_owned());
+                    let told = RejectedPhase {
+                        name,
+                        kind,
+                        file: Some(file.path.clone()),
+                        digest,
+                        ..RejectedPhase::default()
+                    };
+                    self.refuse(refusal, told, report);
+                }
+            }
+        }
+        // What is in nobody's files is of no interest, now that it has been seen.
+        let rested = self.looks.dirty_at_rest(now);
+        let claimed: Vec<PathBuf> =
+            files.iter().flat_map(|file| [file.path.clone()].into_iter().chain(file.module())).collect();
+        rested.iter().filter(|path| !claimed.contains(path)).for_each(|path| self.looks.settle(path));
+        found
+    }
+
+    /// Whose file it is. One that does not even tell its name is that of the phase that was loaded from there.
+    pub(super) fn name_of(&self, file: &ManifestFile) -> String {
+        let known =
+            || self.units.iter().find(|(_, unit)| unit.running.is_some() && unit.head.file == file.path);
+        match &file.manifest {
+            Ok(_) => file.name.clone(),
+            Err(_) if self.units.contains_key(&file.name) => file.name.clone(),
+            Err(_) => known().map_or_else(|| file.name.clone(), |(name, _)| name.clone()),
+        }
+    }
+
+    pub(super) fn read(
+        &mut self,
+        file: &ManifestFile,
+        name: &str,
+    ) -> Result<Found, (Refusal, Option<[u8; 32]>)> {
+        let text_digest = (!file.text.is_empty()).then(|| Sha256::digest(&file.text).into());
+        let manifest = match &file.manifest {
+            Ok(manifest) => manifest.clone(),
+            Err(problems) => {
+                let why = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
+                let is_module = file.path.extension().is_none_or(|extension| extension != "toml");
+                let refusal = if file.is_torn || is_module { Refusal::Unfinished } else { Refusal::Bad };
+                return Err((refusal(why), text_digest));
+            }
+        };
+        let (module, bytes) = match file.module() {
+            Some(module) => {
+                let bytes = self.folder.files().read(&module, MOST_BYTES as u64 + 1);
+                self.counts.digests += 1;
+                (module, bytes)
+            }
+            None => unreachable!("only manifests of guests come here"),
+        };
+        let bytes = bytes.map_err(|error| {
+            let why = format!("{}: cannot be read: {error}", module.display());
+            let is_gone = error.kind() == io::ErrorKind::NotFound;
+            (if is_gone { Refusal::Unfinished(why) } else { Refusal::Machine(why) }, text_digest)
+        })?;
+        let digest = generation_digest(&Sha256::digest(&bytes).into(), &file.text);
+        let (file, text) = (file.path.clone(), file.text.clone());
+        Ok(Found { name: name.to_owned(), file, text, manifest, module, bytes, digest })
+    }
+
+    /// Whether there is something to do about these files.
+    fn is_news(&mut self, found: &Found, mood: Mood, now: Duration, report: &mut ReloadReport) -> bool {
+        let unit = self.units.entry(found.name.clone()).or_default();
+        unit.missing_since = None;
+        if unit.running == Some(found.digest) {
+            // Whatever lay there in between is gone.
+            unit.candidate = None;
+            if unit.head.file != found.file {
+                unit.head.file.clone_from(&found.file);
+                unit.is_unsaved = true;
+            }
+            return false;
+        }
+        if let Some(why) = unit.head.is_bad(&found.digest) {
+            let why = format!("these very bytes have failed: {why}");
+            let told = found.told();
+            self.refuse(Refusal::Bad(why), told, report);
+            return false;
+        }
+        mood == Mood::Ordered || !unit.was_refused(found.digest, now)
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal, mut told: RejectedPhase, report: &mut ReloadReport) {
+        told.since_unix_s = Some(unix_seconds(&*self.clock));
+        let now = self.clock.mono();
+        let unit = self.units.entry(told.name.clone()).or_default();
+        let (name, digest) = (told.name.clone(), told.digest);
+        let is_news = unit.refuse(refusal, told, now);
+        let Some(candidate) = &unit.candidate else { return };
+        let change = if candidate.told.is_pending { Change::Pending } else { Change::Rejected };
+        let why = candidate.told.problem.clone();
+        if is_news {
+            self.note(&name, change, digest, Some(why), report);
+        } else {
+            report.events.push(self.event(&name, change, digest, Some(why)));
+        }
+    }
+
+    /// Loads, tries and writes down, and puts in all that is good at once.
+    fn put_in(&mut self, found: Vec<Found>, desk: &mut dyn Desk, report: &mut ReloadReport) {
+        if found.is_empty() {
+            return;
+        }
+        let Some(scene) = ask(desk, |cycle| cycle.scene()) else { return };
+        let mut staged = Vec::new();
+        for new in found {
+            let told = new.told();
+            match self.prepare(new, &scene) {
+                Ok(one) => staged.push(one),
+                Err(refusal) => self.refuse(refusal, told, report),
+            }
+        }
+        let puts = staged.iter().map(|one| Put {
+            spec: one.spec.clone(),
+            kept: one.kept.clone(),
+            former: None,
+            last_runs: LastRuns::new(),
+        });
+        let Some(results) = put(desk, puts.collect()) else { return };
+        for (one, result) in staged.into_iter().zip(results) {
+            self.settle(one, result, report);
+        }
+    }
+
+    /// Loads a generation, tries it, and writes it down as the one that runs.
+    fn prepare(&mut self, new: Found, scene: &Scene) -> Result<Staged, Refusal> {
+        let running = self.units.get(&new.name).and_then(|unit| unit.running);
+        let spec = self.load(&new.manifest, &new.text, &new.module, &new.bytes, running.is_some())?;
+        let kept = match scene.kept(&new.name) {
+            Some(kept) => kept.clone(),
+            None => self.kept(&new.name)?,
+        };
+        let trial = scene.trial(&spec, &kept, &mut self.fence, TRIAL_LIMIT);
+        trial.map_err(|why| Refusal::Bad(format!("on trial: {why}")))?;
+        let Found { name, file, text, bytes, digest, .. } = new;
+        let unit = self.units.entry(name.clone()).or_default();
+        let old = unit.head.clone();
+        let former = match running {
+            // What was never good is nothing to go back to.
+            Some(_) if old.on_probation => old.former.clone(),
+            Some(running) => Some(Former { digest: running, kept: kept.clone() }),
+            None => None,
+        };
+        let is_taken_back = old.on_probation && old.former.as_ref().is_some_and(|one| one.digest == digest);
+        unit.head.file = file;
+        unit.head.now = Some(digest);
+        unit.head.on_probation = former.is_some() && !is_taken_back;
+        unit.head.former = former.filter(|_| !is_taken_back);
+        let generation = Generation { manifest: text, module: bytes };
+        let saved = self.folder.save_generation(&generation);
+        if let Err(error) = saved.and_then(|()| self.folder.save_head(&name, &unit.head)) {
+            unit.head = old;
+            return Err(Refusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
+        }
+        Ok(Staged { name, spec, kept, head: old })
+    }
+
+    /// What a phase kept that does not run.
+    pub(super) fn kept(&self, name: &str) -> Result<KeptPhase, Refusal> {
+        let loaded = self.folder.load_phase(name).map_err(|error| Refusal::Bad(error.to_string()))?;
+        if let Some(warning) = loaded.warning {
+            tracing::warn!(phase = name, "{warning}");
+        }
+        Ok(loaded.value)
+    }
+
+    pub(super) fn load(
+        &mut self,
+        manifest: &Manifest,
+        text: &str,
+        module: &Path,
+        bytes: &[u8],
+        replaces: bool,
+    ) -> Result<PhaseSpec, Refusal> {
+        let Declared::Guest(guest) = &manifest.body else {
+            return Err(Refusal::Bad("it is a built-in phase".to_owned()));
+        };
+        if guest.runtime == Runtime::Native && replaces {
+            if !self.options.reload_native {
+                return Err(Refusal::Bad(
+                    "a native phase is replaced when the node starts anew; for development, set \
+                     guests.reload_native = true"
+                        .to_owned(),
+                ));
+            }
+            if self.libraries >= MOST_LIBRARIES {
+                return Err(Refusal::Bad(format!(
+                    "{MOST_LIBRARIES} shared libraries are loaded, and none can be unloaded; start the node anew"
+                )));
+            }
+        }
+        self.libraries += u32::from(guest.runtime == Runtime::Native);
+        let stage = &mut self.stage;
+        let loaded = catch_unwind(AssertUnwindSafe(|| stage.load(manifest, guest, text, module, bytes)));
+        match loaded {
+            Ok(Ok(spec)) => Ok(spec),
+            Ok(Err(Unfit::Unfinished(why))) => Err(Refusal::Unfinished(why)),
+            Ok(Err(Unfit::Bad(why))) => Err(Refusal::Bad(why)),
+            Err(_) => Err(Refusal::Bad("loading it panicked; what it says is in the log".to_owned())),
+        }
+    }
+
+    /// After it was put in, or could not be.
+    fn settle(&mut self, one: Staged, result: Result<(), String>, report: &mut ReloadReport) {
+        let Staged { name, spec, head: old, .. } = one;
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        let digest = unit.head.now;
+        match result {
+            Ok(()) => {
+                unit.running = digest;
+                unit.candidate = None;
+                let keeps = [unit.head.now, unit.head.former.as_ref().map(|former| former.digest)];
+                let olds = old.now.into_iter().chain(old.former.map(|former| former.digest));
+                let gone: Vec<[u8; 32]> = olds.filter(|digest| !keeps.contains(&Some(*digest))).collect();
+                self.remove_generations(&gone);
+                self.note(&name, Change::Applied, digest, None, report);
+            }
+            Err(why) => {
+                let told = RejectedPhase {
+                    name: name.clone(),
+                    kind: spec.kind.to_owned(),
+                    file: Some(unit.head.file.clone()),
+                    digest,
+                    ..RejectedPhase::default()
+                };
+                unit.head = old;
+                unit.is_unsaved = true;
+                self.save_unsaved();
+                self.remove_generations(digest.as_slice());
+                self.refuse(Refusal::Bad(why), told, report);
+            }
+        }
+    }
+
+    /// Leftovers are removed at the next start.
+    fn remove_generations(&self, digests: &[[u8; 32]]) {
+        for digest in digests {
+            if let Err(error) = self.folder.remove_generation(digest) {
+                tracing::debug!(%error, "an old generation stays on disk for now");
+            }
+        }
+    }
+
+    /// Takes out phases whose files were gone at two looks.
+    fn take_out(
+        &mut self,
+        files: Option<&[ManifestFile]>,
+        mood: Mood,
+        now: Duration,
+        desk: &mut dyn Desk,
+        report: &mut ReloadReport,
+    ) {
+        let Some(files) = files else { return };
+        let manifests = files.iter().filter(|file| file.path.extension().is_some_and(|end| end == "toml"));
+        let names: Vec<String> = manifests.map(|file| self.name_of(file)).collect();
+        let orphans: Vec<String> = files.iter().map(|file| self.name_of(file)).collect();
+        let mut gone = Vec::new();
+        for (name, unit) in &mut self.units {
+            let is_there = names.contains(name) || unit.running.is_none() && orphans.contains(name);
+            if is_there {
+                unit.missing_since = None;
+                continue;
+            }
+            let since = *unit.missing_since.get_or_insert(now);
+            if mood == Mood::Ordered || now >= since + super::QUIET {
+                gone.push(name.clone());
+            }
+        }
+        for name in gone {
+            let Some(running) = self.units.get(&name).and_then(|unit| unit.running) else {
+                self.forget(&name);
+                continue;
+            };
+            let called = name.clone();
+            let Some(kept) = ask(desk, move |cycle| cycle.take_out(&called)) else { return };
+            if let Some(kept) = kept
+                && let Err(error) = self.folder.save_phase(&name, &kept)
+            {
+                tracing::error!(%error, phase = name, "cannot save what it remembers");
+            }
+            self.forget(&name);
+            self.note(&name, Change::Removed, Some(running), None, report);
+        }
+    }
+
+    pub(super) fn forget(&mut self, name: &str) {
+        let Some(unit) = self.units.remove(name) else { return };
+        let digests: Vec<[u8; 32]> =
+            unit.head.now.into_iter().chain(unit.head.former.map(|former| former.digest)).collect();
+        if let Err(error) = self.folder.remove_head(name) {
+            tracing::error!(%error, phase = name, "cannot forget it on disk");
+        }
+        self.remove_generations(&digests);
+    }
+
+    /// Takes note of probations that have ended.
+    fn judge(&mut self, desk: &mut dyn Desk, report: &mut ReloadReport) {
+        let verdicts = ask(desk, |cycle| cycle.take_verdicts()).unwrap_or_default();
+        for Verdict { phase, digest, outcome } in verdicts {
+            let Some(unit) = self.units.get_mut(&*phase) else { continue };
+            match outcome {
+                Judged::Good => {
+                    unit.head.on_probation = false;
+                    unit.is_unsaved = true;
+                    self.save_unsaved();
+                    self.note(&phase, Change::Proven, Some(digest), None, report);
+                }
+                Judged::Returned { why, to, kept } => {
+                    // First what it remembers: a crash in between tries the newer one again, on what it began with.
+                    if let Err(error) = self.folder.save_phase(&phase, &kept) {
+                        tracing::error!(%error, phase = &*phase, "cannot save what it remembers");
+                    }
+                    unit.head.mark_bad(digest, why.clone());
+                    unit.head.now = to;
+                    unit.head.former = None;
+                    unit.head.on_probation = false;
+                    unit.running = to;
+                    unit.is_unsaved = true;
+                    let told = RejectedPhase {
+                        name: phase.to_string(),
+                        file: Some(unit.head.file.clone()),
+                        digest: Some(digest),
+                        since_unix_s: Some(unix_seconds(&*self.clock)),
+                        ..RejectedPhase::default()
+                    };
+                    let words =
+                        format!("it failed on probation, and the generation before runs again: {why}");
+                    unit.refuse(Refusal::Bad(words.clone()), told, self.clock.mono());
+                    self.save_unsaved();
+                    self.remove_generations(&[digest]);
+                    self.note(&phase, Change::Returned, Some(digest), Some(words), report);
+                }
+            }
+        }
+    }
+
+    pub(super) fn save_unsaved(&mut self) {
+        for (name, unit) in self.units.iter_mut().filter(|(_, unit)| unit.is_unsaved) {
+            match self.folder.save_head(name, &unit.head) {
+                Ok(()) => unit.is_unsaved = false,
+                Err(error) => {
+                    tracing::error!(%error, phase = name, "cannot write down which generation runs; tried again");
+                }
+            }
+        }
+    }
+
+    /// Gives bytes of the phase `name` that have failed another chance.
+    pub fn forgive(&mut self, name: &str) {
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.is_unsaved |= unit.head.forgive();
+            unit.candidate = None;
+        }
+    }
+
+    /// Has the node show what does not run.
+    pub(super) fn tell(&mut self, desk: &mut dyn Desk) {
+        let candidates = self.units.values().filter_map(|unit| unit.candidate.as_ref());
+        let rejected: Vec<RejectedPhase> = candidates.map(|candidate| candidate.told.clone()).collect();
+        let running = self.units.values().filter(|unit| unit.running.is_some());
+        self.counts.generations = running.map(|unit| 1 + u64::from(unit.head.former.is_some())).sum();
+        ask(desk, move |cycle| {
+            // Those that the application could not make are none of ours.
+            let mut all: Vec<RejectedPhase> = cycle
+                .rejected()
+                .iter()
+                .filter(|one| one.file.is_none() && one.digest.is_none())
+                .cloned()
+                .collect();
+            all.extend(rejected);
+            cycle.set_rejected(all);
+        });
+    }
+
+    fn event(
+        &self,
+        phase: &str,
+        change: Change,
+        digest: Option<[u8; 32]>,
+        why: Option<String>,
+    ) -> ReloadEvent {
+        let digest = digest.as_ref().map(short_digest);
+        ReloadEvent { phase: phase.to_owned(), change, digest, why, unix_s: unix_seconds(&*self.clock) }
+    }
+
+    /// One log line, one count, one event.
+    fn note(
+        &mut self,
+        phase: &str,
+        change: Change,
+        digest: Option<[u8; 32]>,
+        why: Option<String>,
+        report: &mut ReloadReport,
+    ) {
+        let event = self.event(phase, change, digest, why);
+        let (result, digest) = (change.as_str(), event.digest.as_deref().unwrap_or("-"));
+        match &event.why {
+            None => tracing::info!(phase, result, digest, "reload"),
+            Some(why) if change == Change::Pending => tracing::info!(phase, result, digest, why, "reload"),
+            Some(why) => tracing::warn!(phase, result, digest, why, "reload"),
+        }
+        self.counts.count(change);
+        // Nobody has to listen.
+        _ = self.events.send(event.clone());
+        report.events.push(event);
+    }
+}
+
+impl Found {
+    fn told(&self) -> RejectedPhase {
+        RejectedPhase {
+            name: self.name.clone(),
+            kind: self.manifest.kind().to_owned(),
+            file: Some(self.file.clone()),
+            digest: Some(self.digest),
+            ..RejectedPhase::default()
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Hints that a folder may have changed. Not every change comes with one, and not every one is a change: whoever gets a
+//! hint looks for himself, and looks from time to time without one.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+
+/// Watches one folder, and the folders in which the files behind its links lie.
+pub struct Watcher {
+    watcher: Option<RecommendedWatcher>,
+    folder: PathBuf,
+    watched: BTreeSet<PathBuf>,
+    hint: Arc<Notify>,
+}
+
+impl Watcher {
+    /// Begins to watch. A machine that has no watches left is told once, and looked at without them.
+    pub fn start(folder: &Path) -> Self {
+        let hint = Arc::new(Notify::new());
+        let told = Arc::clone(&hint);
+        let tell = move |event: notify::Result<notify::Event>| {
+            // Reading is not changing, and we read.
+            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+                told.notify_one();
+            }
+        };
+        let watcher = notify::recommended_watcher(tell);
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, folder = %folder.display(), "cannot be watched; it is looked at once a tick");
+        }
+        let watched = BTreeSet::new();
+        let mut watcher = Self { watcher: watcher.ok(), folder: folder.to_owned(), watched, hint };
+        watcher.follow(std::iter::empty());
+        watcher
+    }
+
+    /// Completes when something may have changed.
+    pub fn hint(&self) -> Arc<Notify> {
+        Arc::clone(&self.hint)
+    }
+
+    /// Watches the folder, or the nearest one above it that is there, and what lies behind the links among `files`.
+    pub fn follow<'a>(&mut self, files: impl Iterator<Item = &'a PathBuf>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let mut wanted = BTreeSet::new();
+        links(&self.folder, &mut wanted);
+        files.for_each(|path| links(path, &mut wanted));
+        wanted.extend(self.folder.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned));
+        for gone in self.watched.difference(&wanted) {
+            // Gone with its folder, as a rule.
+            _ = watcher.unwatch(gone);
+        }
+        let mut watched = BTreeSet::new();
+        for folder in wanted {
+            // Each time: a folder that was removed and made again has lost its watch.
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Ok(()) => _ = watched.insert(folder),
+                Err(error) => {
+                    tracing::debug!(%error, folder = %folder.display(), "not watched; it is looked at once a tick");
+                }
+            }
+        }
+        self.watched = watched;
+    }
+}
+
+/// The folders of everything that `path` is a link to, step by step.
+fn links(path: &Path, folders: &mut BTreeSet<PathBuf>) {
+    let mut path = path.to_owned();
+    // As many steps as the system itself takes.
+    for _ in 0..40 {
+        // A folder on the way may be a link too: where it leads is where files change.
+        if let Some(real) = path.parent().and_then(|folder| folder.canonicalize().ok())
+            && path.parent().is_some_and(|folder| folder != real)
+        {
+            folders.insert(real);
+        }
+        let Ok(target) = std::fs::read_link(&path) else { return };
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        path = folder.join(target);
+        folders.extend(path.parent().filter(|folder| folder.is_dir()).map(Path::to_owned));
+    }
+}
