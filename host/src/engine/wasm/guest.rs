@@ -130,7 +130,8 @@ impl Guest {
         let memory = self.setup.grants.memory.map_or(0, |grant| grant.max_bytes);
         let mut store = Store::new(&self.wasm.engine, Inside::new(limits, memory));
         store.limiter(|inside| &mut inside.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        // What a phase may keep it hands over in one call.
+        store.set_hostcall_fuel(HOSTCALL_BYTES + memory);
         self.arm(&mut store)?;
         Ok(store)
     }
