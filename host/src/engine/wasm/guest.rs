@@ -11,9 +11,10 @@ use wasmtime::Store;
 use wasmtime::component::{Instance as Linked, TypedFunc};
 
 use super::code::Code;
-use super::run::{Inside, Stage, cut};
+use super::run::{Inside, Stage};
 use super::{Backstop, HOSTCALL_BYTES, Wasm, shapes, trap};
 use crate::config::{Grants, Instance, Limits};
+use crate::engine::log::cut;
 use crate::engine::{Body, Cost, Done, Ended, Job};
 
 /// What a manifest says about a run.
