@@ -2,6 +2,7 @@
 //! node.
 
 mod build;
+mod c;
 mod dry;
 mod inspect;
 mod install;
@@ -12,6 +13,7 @@ mod trial;
 pub mod views;
 
 pub use build::{Built, build, build_native};
+pub use c::c_compiler;
 pub use dry::DryRun;
 pub use inspect::{Import, Inspection, Subject, inspect};
 pub use install::{Installed, install};

@@ -140,6 +140,44 @@ fn check_reads_the_drop_in_folder_too() {
     }
 }
 
+/// The whole phase in C of the page about native phases, in a folder of its own.
+fn clogged(home: &Path) -> PathBuf {
+    let page = std::fs::read_to_string(config_folder().join("../docs/native-phases.md")).unwrap();
+    let block = |language: &str, begins: &str| {
+        let mut blocks = page.split("```").skip(1).step_by(2);
+        let block = blocks.find_map(|block| block.strip_prefix(language)?.strip_prefix(begins));
+        format!("{begins}{}", block.unwrap_or_else(|| panic!("{language}: {begins}")))
+    };
+    let folder = home.join("clogged");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("clogged.c"), block("c\n", "/* Ends")).unwrap();
+    std::fs::write(folder.join("clogged.toml"), block("toml\n", "name = \"clogged\"")).unwrap();
+    folder
+}
+
+#[test]
+fn a_folder_of_c_is_built_as_a_library_if_it_is_written_as_one() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = clogged(home.path());
+    let build = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_groundskeeper"));
+        // Compilers are found by the path.
+        command.args(["build", "--native", "clogged"]).current_dir(home.path()).output().unwrap()
+    };
+    let output = build();
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let library = std::fs::read(folder.join("clogged.so")).unwrap();
+    assert!(library.starts_with(b"\x7fELF"));
+
+    std::fs::write(folder.join("clogged.c"), "#include \"phase.h\"\n").unwrap();
+    let output = build();
+    assert_eq!(code(&output), 1);
+    let said = "no C file in clogged defines groundskeeper_phase_v1: they are written for a component";
+    assert!(err(&output).contains(said), "{}", err(&output));
+    std::fs::remove_file(folder.join("clogged.c")).unwrap();
+    assert!(err(&build()).contains("clogged has neither a Cargo.toml nor C files"));
+}
+
 #[test]
 fn usage_errors_exit_2_and_help_tells_the_codes() {
     let home = tempfile::tempdir().unwrap();
