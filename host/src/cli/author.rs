@@ -136,7 +136,8 @@ pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
     for one in failed.iter().take(3) {
         writeln!(text, "without a plan: {one}")?;
     }
-    let against = if *native { "natively and as a component" } else { "twice as a component" };
+    let against =
+        if *native { "natively and as a component" } else { "twice as a component, with no native side" };
     writeln!(
         text,
         "{}: {fixtures} views from files, {random_views} made from seed {}: {against}, {}",
@@ -148,6 +149,10 @@ pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
         }
     )?;
     writeln!(text, "  {with_asks} with asks, {asks} asks in all; {} runs without a plan", failed.len())?;
+    if *asks == 0 {
+        text += "  WARNING: 0 asks: nothing was compared; add a view to views/ in which the phase asks for something, or look \
+                 whether its settings are in the units of the columns (rtt-us: microseconds, idle-s: seconds)\n";
+    }
     writeln!(text, "  fuel of a run: least {}, median {}, most {}", fuel[0], fuel[1], fuel[2])?;
     print(&text)?;
     Ok(code)
