@@ -18,10 +18,11 @@ pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let sdk = args.sdk.clone().or_else(author::sdk_nearby);
     let folder = author::create(Path::new("."), &args.name, args.lang, sdk.as_deref())?;
     let folder = folder.strip_prefix(".").unwrap_or(&folder).display();
-    print(&format!(
-        "{folder}: a phase with a test, a manifest and a view to try it on\n\
-         next: cd {folder} && groundskeeper build && groundskeeper test\n"
-    ))
+    let what = match args.lang {
+        author::Lang::Rust => "a phase with a test, a manifest and a view to try it on",
+        author::Lang::C => "a phase in C, a manifest and a view to try it on",
+    };
+    print(&format!("{folder}: {what}\nnext: cd {folder} && groundskeeper build && groundskeeper test\n"))
 }
 
 #[derive(Serialize)]
