@@ -1,6 +1,7 @@
 //! What authors of phases do on their own machine: start one, build it, look at it, try it, put it in place. Talks to no
 //! node.
 
+mod beside;
 mod build;
 mod c;
 mod dry;

@@ -178,6 +178,40 @@ fn a_folder_of_c_is_built_as_a_library_if_it_is_written_as_one() {
     assert!(err(&build()).contains("clogged has neither a Cargo.toml nor C files"));
 }
 
+/// One of the committed components with its manifest, in `folder`.
+fn ready(folder: &Path, name: &str) -> PathBuf {
+    for end in ["toml", "wasm"] {
+        let file = format!("{name}.{end}");
+        std::fs::copy(config_folder().join("../examples/ready").join(&file), folder.join(&file)).unwrap();
+    }
+    folder.join(name).with_extension("toml")
+}
+
+#[test]
+fn a_module_is_not_installed_with_a_manifest_of_another_kind() {
+    let home = tempfile::tempdir().unwrap();
+    let install = |file: &str| groundskeeper(home.path(), &["install", file, "--phases", "phases.d"]);
+    let manifest = ready(home.path(), "stats");
+    std::fs::write(home.path().join("stats.so"), b"\x7fELF, as far as it is looked at").unwrap();
+    let output = install("stats.so");
+    assert_eq!(code(&output), 1);
+    let said = "stats.toml: kind = \"wasm\", and stats.so is a shared library; write kind = \"native\"";
+    assert!(err(&output).contains(said), "{}", err(&output));
+
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let native = text.replace("kind = \"wasm\"", "kind = \"native\"");
+    for native in [native.clone(), native.replace("stats.wasm", "stats.so")] {
+        std::fs::write(&manifest, native).unwrap();
+        let output = install("stats.wasm");
+        assert_eq!(code(&output), 1);
+        let said = "stats.toml: kind = \"native\", and stats.wasm is a component; write kind = \"wasm\"";
+        assert!(err(&output).contains(said), "{}", err(&output));
+    }
+    assert!(!home.path().join("phases.d").exists(), "nothing was put there");
+    std::fs::write(&manifest, text).unwrap();
+    assert_eq!(code(&install("stats.wasm")), 0);
+}
+
 #[test]
 fn usage_errors_exit_2_and_help_tells_the_codes() {
     let home = tempfile::tempdir().unwrap();

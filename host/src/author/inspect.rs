@@ -7,8 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::beside::{manifest_of, runtime_of, wrong_kind};
 use crate::config::{
-    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, Problem, Schedule, read_manifests,
+    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, ManifestFile, Runtime, Schedule,
 };
 use crate::engine::Body;
 use crate::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm, sha256};
@@ -48,7 +49,7 @@ pub struct Import {
 pub struct Subject {
     pub wasm: Wasm,
     pub code: Arc<Code>,
-    pub manifest: Option<(PathBuf, std::result::Result<Manifest, Vec<Problem>>)>,
+    pub manifest: Option<ManifestFile>,
 }
 
 impl Subject {
@@ -61,15 +62,21 @@ impl Subject {
             return Self::load(&module_of(file)?);
         }
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        if runtime_of(&bytes) == Runtime::Native {
+            bail!(
+                "{} is a shared library; this is for components, which `groundskeeper build` makes",
+                file.display()
+            );
+        }
         let wasm = Wasm::new(None)?;
         let code = wasm.load(&bytes).with_context(|| format!("{} is no phase", file.display()))?;
-        Ok(Self { wasm, code, manifest: manifest_of(file) })
+        Ok(Self { wasm, code, manifest: manifest_of(file, Runtime::Wasm) })
     }
 
     /// What the manifest declares, if it can be read and is about a component.
     pub fn declared(&self) -> Option<&Declaration> {
-        match &self.manifest {
-            Some((_, Ok(Manifest { body: Declared::Guest(guest), .. }))) => Some(guest),
+        match &self.manifest.as_ref()?.manifest {
+            Ok(Manifest { body: Declared::Guest(guest), .. }) => Some(guest),
             _ => None,
         }
     }
@@ -79,7 +86,7 @@ impl Subject {
     /// # Errors
     /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
     pub fn guest(&self) -> Result<Guest> {
-        if let Some((_, Err(problems))) = &self.manifest {
+        if let Some(ManifestFile { manifest: Err(problems), .. }) = &self.manifest {
             bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
         }
         let guest = Guest::new(&self.wasm, Arc::clone(&self.code), self.setup())?;
@@ -90,7 +97,9 @@ impl Subject {
     /// The name and schedule that the manifest gives it, or those of a phase that runs at every tick.
     pub fn named(&self, file: &Path) -> (String, Schedule) {
         match &self.manifest {
-            Some((_, Ok(manifest))) => (manifest.name.clone(), manifest.schedule.clone()),
+            Some(ManifestFile { manifest: Ok(manifest), .. }) => {
+                (manifest.name.clone(), manifest.schedule.clone())
+            }
             _ => {
                 let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 (stem, Schedule::every(1))
@@ -129,23 +138,6 @@ fn module_of(manifest: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The manifest of the folder that is about the module `file`.
-fn manifest_of(file: &Path) -> Option<(PathBuf, std::result::Result<Manifest, Vec<Problem>>)> {
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let same = |module: &Path| fs::canonicalize(module).ok() == fs::canonicalize(file).ok();
-    let mut files = read_manifests(folder);
-    files.retain(|found| found.path.extension().is_some_and(|end| end == "toml"));
-    let about = files.iter().position(|found| found.module().is_some_and(|module| same(&module)));
-    // A manifest that cannot be read is about the module that it is called like.
-    let about = about.or_else(|| {
-        files.iter().position(|found| found.manifest.is_err() && found.path.file_stem() == file.file_stem())
-    });
-    about.map(|at| files.swap_remove(at)).map(|found| (found.path, found.manifest))
-}
-
 /// Looks at the component `file` and at its manifest.
 ///
 /// # Errors
@@ -155,8 +147,11 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     let Subject { wasm, code, manifest } = &subject;
     let bytes = fs::read(file)?;
     let mut problems = Vec::new();
-    if let Some((_, Err(found))) = manifest {
-        problems.extend(found.iter().map(ToString::to_string));
+    if let Some(manifest) = manifest {
+        problems.extend(wrong_kind(manifest, file, Runtime::Wasm));
+        if let Err(found) = &manifest.manifest {
+            problems.extend(found.iter().map(ToString::to_string));
+        }
     }
     let declared = subject.declared();
     if declared.and_then(|guest| guest.sha256).is_some_and(|pinned| pinned != code.digest().0) {
@@ -200,7 +195,7 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
         version,
         toolkit,
         contract: groundskeeper_sdk::contract::PACKAGE,
-        manifest: manifest.as_ref().map(|(path, _)| path.clone()),
+        manifest: manifest.as_ref().map(|manifest| manifest.path.clone()),
         imports,
         stubs: code.stubs().to_vec(),
         limits,
