@@ -103,11 +103,17 @@ fn check_reads_the_drop_in_folder_too() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("phases.d");
     std::fs::create_dir(&folder).unwrap();
-    let good = "name = \"good\"\nkind = \"wasm\"\nmode = \"off\"\n";
-    std::fs::write(folder.join("good.toml"), good).unwrap();
+    let good = ready(&folder, "stats");
     let check =
         |args: &[&str]| groundskeeper(home.path(), &[&["check", "--phases", "phases.d"], args].concat());
-    assert_eq!(code(&check(&[])), 0, "{}", out(&check(&[])));
+    let output = check(&[]);
+    assert_eq!(code(&output), 0, "{}", out(&output));
+    let rows = "PHASE  KIND  SHA256        STATE\nstats  wasm  566b73ef2db4  loads\n";
+    assert_eq!(
+        out(&output),
+        format!("{rows}the built-in defaults with the phases of phases.d: no problems\n"),
+        "as a node would load them"
+    );
     std::fs::write(folder.join("bad.toml"), "name = \"bad\"\nkind = \"wasm\"\n[grants]\nban = true\n")
         .unwrap();
     std::fs::write(folder.join("lonely.wasm"), "").unwrap();
@@ -116,7 +122,17 @@ fn check_reads_the_drop_in_folder_too() {
     let text = out(&output);
     assert!(text.contains("phases.d/bad.toml:4: grants.ban: a ban ends a connection"), "{text}");
     assert!(text.contains("write lonely.toml beside it"), "{text}");
+    assert!(text.contains("\nbad     wasm  -             NOT loaded\n"), "{text}");
     assert!(text.ends_with("2 problems\n"), "{text}");
+    // A module is opened, not only named.
+    std::fs::write(folder.join("bad.toml"), "name = \"bad\"\nkind = \"wasm\"\n").unwrap();
+    std::fs::write(folder.join("bad.wasm"), "no module").unwrap();
+    let output = check(&["--json"]);
+    assert_eq!(code(&output), 78);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let phase = answer["phases"].as_array().unwrap().iter().find(|phase| phase["name"] == "bad").unwrap();
+    assert!(phase["problem"].as_str().unwrap().contains("bad.wasm: it is"), "{phase}");
+    std::fs::remove_file(good).unwrap();
     // A node goes on without them; a built-in phase's file is another matter.
     std::fs::write(folder.join("reaper.toml"), "name = \"reaper\"\nkind = \"built-in\"\nmod = 1\n").unwrap();
     let output = groundskeeper(home.path(), &["run", "--phases", "phases.d", "--ticks", "1"]);
@@ -210,6 +226,85 @@ fn a_module_is_not_installed_with_a_manifest_of_another_kind() {
     assert!(!home.path().join("phases.d").exists(), "nothing was put there");
     std::fs::write(&manifest, text).unwrap();
     assert_eq!(code(&install("stats.wasm")), 0);
+}
+
+#[test]
+fn a_manifest_is_checked_with_its_module_and_not_as_a_config() {
+    let home = tempfile::tempdir().unwrap();
+    let check = |file: &str| groundskeeper(home.path(), &["check", file]);
+    let manifest = ready(home.path(), "stats");
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
+    assert!(
+        out(&output).starts_with("stats.wasm: ") && out(&output).contains("imports   metrics      granted")
+    );
+
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("metrics = true", "")).unwrap();
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 78);
+    assert!(out(&output).contains("add to [grants]: metrics = true"), "{}", out(&output));
+
+    std::fs::write(&manifest, text.replace("every_n_ticks", "every_n_tick")).unwrap();
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 78);
+    assert!(out(&output).contains("stats.toml:8: schedule.every_n_tick: unknown key"), "{}", out(&output));
+
+    std::fs::write(&manifest, text).unwrap();
+    std::fs::remove_file(home.path().join("stats.wasm")).unwrap();
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("stats.toml is about it: cannot read stats.wasm"), "{}", err(&output));
+
+    std::fs::write(home.path().join("reaper.toml"), "name = \"reaper\"\nkind = \"built-in\"\n").unwrap();
+    assert_eq!(out(&check("reaper.toml")), "reaper.toml: no problems\n");
+    std::fs::write(home.path().join("node.toml"), "").unwrap();
+    let output = groundskeeper(home.path(), &["check", "node.toml", "--config", "node.toml"]);
+    assert_eq!(code(&output), 2);
+}
+
+#[test]
+fn a_native_phase_is_looked_at_and_tried_where_a_config_trusts_it() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = clogged(home.path());
+    let mut build = Command::new(env!("CARGO_BIN_EXE_groundskeeper"));
+    assert!(
+        build.args(["build", "--native", "clogged"]).current_dir(home.path()).status().unwrap().success()
+    );
+    std::fs::write(home.path().join("node.toml"), "[guests]\nallow_native = true\n").unwrap();
+    let view = "{ \"peers\": [{ \"kib-queued\": 2000 }, { \"kib-queued\": 1 }] }";
+    std::fs::write(home.path().join("view.json"), view).unwrap();
+    let trusted = ["--config", "node.toml"];
+    for file in ["clogged/clogged.so", "clogged/clogged.toml"] {
+        let check = ["check", file];
+        let output = groundskeeper(home.path(), &check);
+        assert_eq!(code(&output), 78);
+        assert!(out(&output).contains("set guests.allow_native = true in a config"), "{}", out(&output));
+        let output = groundskeeper(home.path(), &[&check[..], &trusted].concat());
+        assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
+        assert!(
+            out(&output).starts_with("clogged/clogged.toml: ends connections that take nothing any more\n")
+        );
+
+        let dry = ["try", file, "--view", "view.json"];
+        let output = groundskeeper(home.path(), &dry);
+        assert_eq!(code(&output), 1);
+        assert!(err(&output).contains("set guests.allow_native = true in a config"), "{}", err(&output));
+        let output = groundskeeper(home.path(), &[&dry[..], &trusted].concat());
+        assert!(out(&output).contains("disconnect 0: more than 1 MiB waits"), "{}", err(&output));
+    }
+    let manifest = folder.join("clogged.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("native", "wasm")).unwrap();
+    let output = groundskeeper(home.path(), &["check", "clogged/clogged.so"]);
+    assert!(
+        err(&output).contains("kind = \"wasm\", and clogged/clogged.so is a shared library"),
+        "{}",
+        err(&output)
+    );
+    std::fs::remove_file(manifest).unwrap();
+    let output = groundskeeper(home.path(), &["check", "clogged/clogged.so"]);
+    assert!(err(&output).contains("write clogged.toml with kind = \"native\""), "{}", err(&output));
 }
 
 #[test]

@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::beside::{manifest_of, runtime_of, wrong_kind};
 use crate::config::{
-    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, ManifestFile, Runtime, Schedule,
+    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, ManifestFile, Problem, Runtime,
+    Schedule,
 };
 use crate::engine::Body;
-use crate::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm, sha256};
+use crate::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm};
 
 /// What a component is, beside what its manifest says.
 #[derive(Debug, Serialize)]
@@ -47,6 +48,9 @@ pub struct Import {
 
 /// A module that loads, and the manifest about it if there is one.
 pub struct Subject {
+    /// Where the module is.
+    pub file: PathBuf,
+    pub sizes: Sizes,
     pub wasm: Wasm,
     pub code: Arc<Code>,
     pub manifest: Option<ManifestFile>,
@@ -58,10 +62,20 @@ impl Subject {
     /// # Errors
     /// If it cannot be read or is no phase.
     pub fn load(file: &Path) -> Result<Self> {
-        if file.extension().is_some_and(|end| end == "toml") {
-            return Self::load(&module_of(file)?);
+        if file.extension().is_none_or(|end| end != "toml") {
+            return Self::of(file.to_owned(), manifest_of(file, Runtime::Wasm));
         }
-        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let manifest = ManifestFile::read(file.to_owned());
+        let module = match &manifest.manifest {
+            Ok(Manifest { body: Declared::Guest(guest), .. }) => file.with_file_name(&guest.module),
+            Ok(_) => bail!("{} is about a built-in phase", file.display()),
+            Err(problems) => bail!("{}", lines(problems)),
+        };
+        Self::of(module, Some(manifest)).with_context(|| format!("{} is about it", file.display()))
+    }
+
+    fn of(file: PathBuf, manifest: Option<ManifestFile>) -> Result<Self> {
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         if runtime_of(&bytes) == Runtime::Native {
             bail!(
                 "{} is a shared library; this is for components, which `groundskeeper build` makes",
@@ -70,7 +84,8 @@ impl Subject {
         }
         let wasm = Wasm::new(None)?;
         let code = wasm.load(&bytes).with_context(|| format!("{} is no phase", file.display()))?;
-        Ok(Self { wasm, code, manifest: manifest_of(file, Runtime::Wasm) })
+        let sizes = Sizes::of(&bytes)?;
+        Ok(Self { file, sizes, wasm, code, manifest })
     }
 
     /// What the manifest declares, if it can be read and is about a component.
@@ -87,7 +102,7 @@ impl Subject {
     /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
     pub fn guest(&self) -> Result<Guest> {
         if let Some(ManifestFile { manifest: Err(problems), .. }) = &self.manifest {
-            bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+            bail!("{}", lines(problems));
         }
         let guest = Guest::new(&self.wasm, Arc::clone(&self.code), self.setup())?;
         guest.check().map_err(|problem| anyhow::anyhow!("[settings]: {problem}"))?;
@@ -126,26 +141,17 @@ impl Subject {
     }
 }
 
-/// The module that a manifest is about.
-fn module_of(manifest: &Path) -> Result<PathBuf> {
-    let text = fs::read_to_string(manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
-    match Manifest::parse(&text, &manifest.display().to_string()) {
-        Ok(Manifest { body: Declared::Guest(guest), .. }) => {
-            Ok(manifest.parent().unwrap_or(Path::new("")).join(guest.module))
-        }
-        Ok(_) => bail!("{} is about a built-in phase", manifest.display()),
-        Err(problems) => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
-    }
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Looks at the component `file` and at its manifest.
+/// Looks at the component `file`, or the one that the manifest `file` is about, and at its manifest.
 ///
 /// # Errors
 /// If it cannot be read or is no phase; what only keeps a node from loading it is a problem of the inspection.
 pub fn inspect(file: &Path) -> Result<Inspection> {
     let subject = Subject::load(file)?;
-    let Subject { wasm, code, manifest } = &subject;
-    let bytes = fs::read(file)?;
+    let Subject { file, sizes, wasm, code, manifest } = &subject;
     let mut problems = Vec::new();
     if let Some(manifest) = manifest {
         problems.extend(wrong_kind(manifest, file, Runtime::Wasm));
@@ -189,8 +195,8 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     }
     Ok(Inspection {
         file: file.to_owned(),
-        sha256: sha256(&bytes).to_string(),
-        sizes: Sizes::of(&bytes)?,
+        sha256: code.digest().to_string(),
+        sizes: *sizes,
         summary,
         version,
         toolkit,

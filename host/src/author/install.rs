@@ -95,7 +95,7 @@ fn made_up(name: &str, inspected: Option<&Inspection>) -> String {
 }
 
 /// The text with top-level keys set to strings, everything else and all comments as they were.
-fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
+pub(super) fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
     let is_key =
         |line: &str, key: &str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
     let top_ends = text.lines().position(|line| line.trim_start().starts_with('[')).unwrap_or(usize::MAX);
