@@ -83,13 +83,13 @@ pub enum Verb {
     Replay(ReplayArgs),
     /// Ask a running node whether it is alive: exit code 0 or 1, for containers
     Healthcheck(HealthArgs),
-    /// Start a new phase: source with a test, manifest, a view to try it on
+    /// Start a new phase: source (in Rust with a test), manifest, a view to try it on
     New(NewArgs),
     /// Build a phase: a WebAssembly component beside its manifest
     Build(BuildArgs),
     /// Run a phase once over a view, without effects: plan, fuel, memory
     Try(TryArgs),
-    /// Run a phase's tests, then compare it natively and as a component over the same views
+    /// Run a phase's tests, then compare it natively and as a component over the same views (C for components: with itself)
     Test(TestArgs),
     /// Put a phase and its manifest where a node looks for them
     Install(InstallArgs),
