@@ -33,7 +33,8 @@ pub use builtin::{BUILTINS, BuiltIn};
 pub use bytes::Bytes;
 pub(crate) use manifest::is_phase_name;
 pub use manifest::{
-    Declared, Guest, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Runtime, arrange_manifests, read_manifests,
+    Declared, Guest, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Runtime, arrange_manifests, is_manifest,
+    read_manifests,
 };
 pub use policy::{
     BanGrant, DialFrom, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits,

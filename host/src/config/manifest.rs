@@ -22,7 +22,7 @@ mod folder;
 mod tests;
 mod written;
 
-pub use folder::{MOST_MANIFEST_BYTES, ManifestFile, arrange_manifests, read_manifests};
+pub use folder::{MOST_MANIFEST_BYTES, ManifestFile, arrange_manifests, is_manifest, read_manifests};
 pub(super) use written::Written;
 use written::{InstanceWord, Kind};
 

@@ -33,7 +33,13 @@ impl ManifestFile {
         Self { path, text: String::new(), name, is_built_in: false, is_torn: false, manifest }
     }
 
-    fn read(path: PathBuf, text: Result<String, String>) -> Self {
+    /// Reads one file.
+    pub fn read(path: PathBuf) -> Self {
+        let text = read_text(&path);
+        Self::of(path, text)
+    }
+
+    fn of(path: PathBuf, text: Result<String, String>) -> Self {
         let file = path.display().to_string();
         match text {
             Ok(text) => Self::parse(path, text),
@@ -45,7 +51,8 @@ impl ManifestFile {
         }
     }
 
-    fn parse(path: PathBuf, text: String) -> Self {
+    /// The file `path`, if it said `text`.
+    pub fn parse(path: PathBuf, text: String) -> Self {
         let file = path.display().to_string();
         let manifest = Manifest::parse(&text, &file);
         let document = Document::parse(&text, &file);
@@ -70,6 +77,12 @@ impl ManifestFile {
             _ => None,
         }
     }
+}
+
+/// Whether a TOML file is about one phase. At its top a config has tables alone, and none of these.
+pub fn is_manifest(text: &str) -> bool {
+    let document = Document::parse(text, "");
+    ["name", "kind", "module", "mode", "schedule", "grants"].iter().any(|key| document.place(key).is_some())
 }
 
 /// Reads every manifest of the folder `dir`, by file name. A module that no manifest is about gets an entry of its own,
@@ -98,7 +111,7 @@ pub fn arrange_manifests(
     let mut files: Vec<ManifestFile> = manifests
         .map(|path: PathBuf| {
             let text = read(&path);
-            ManifestFile::read(path, text)
+            ManifestFile::of(path, text)
         })
         .collect();
     refuse_namesakes(&mut files);
