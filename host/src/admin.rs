@@ -54,6 +54,7 @@ pub async fn serve_admin(
         .route("/peers", get(routes::peers))
         .route("/phases", get(routes::phases))
         .route("/phases/{name}/resume", post(routes::resume))
+        .route("/reload", post(routes::reload))
         .route("/explain/{who}", get(routes::explain))
         .route("/journal", get(routes::journal))
         .route("/view", get(routes::view));

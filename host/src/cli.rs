@@ -77,6 +77,8 @@ pub enum Verb {
     Phases(NodeArgs),
     /// Let a phase of a running node run again that was tripped or quarantined
     Resume(ResumeArgs),
+    /// Have a running node look at its drop-in folder now, and tell what changed; exit code 0 if all of it runs
+    Reload(ReloadArgs),
     /// Tell everything a running node still knows about a peer: why it was dialled, why it left
     Explain(ExplainArgs),
     /// Run what was recorded again and compare, or try another phase on the same hours
@@ -202,6 +204,15 @@ pub struct PeersArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// Ask again until nothing is pending any more, for up to 10 s
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
 pub struct ResumeArgs {
     /// Name of the phase
     pub phase: String,
@@ -324,6 +335,7 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
+        Verb::Reload(args) => ask::reload(&args.node, args.wait, json),
         Verb::Resume(args) => ask::resume(&args.node, &args.phase, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
         Verb::Replay(args) => replay::replay(&args, json),

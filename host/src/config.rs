@@ -153,6 +153,8 @@ pub struct Guests {
     /// Where manifests and modules are. None if neither the config nor its reader knows a data folder.
     pub dir: Option<PathBuf>,
     pub allow_native: bool,
+    /// Native phases are replaced while the node runs.
+    pub reload_native: bool,
     /// Bans included, as in the next.
     pub disconnects_per_tick: u32,
     pub disconnects_per_hour: u32,

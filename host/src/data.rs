@@ -213,6 +213,30 @@ impl DataFolder {
         state::SCHEDULE.save(&*self.files, &self.path, last_runs)
     }
 
+    /// Counts a start of the node. How many there were before since one came far; none if that cannot be kept.
+    pub fn note_start(&self) -> u32 {
+        let earlier = match state::STARTS.load(&*self.files, &self.path) {
+            Ok(loaded) => loaded.value,
+            Err(error) => {
+                tracing::warn!(%error, "how often this node has started is not known");
+                0
+            }
+        };
+        self.save_starts(earlier.saturating_add(1));
+        earlier
+    }
+
+    /// The node came far, or was told to stop: whatever made earlier starts end is over.
+    pub fn note_far(&self) {
+        self.save_starts(0);
+    }
+
+    fn save_starts(&self, starts: u32) {
+        if let Err(error) = state::STARTS.save(&*self.files, &self.path, &starts) {
+            tracing::warn!(%error, "cannot count the starts of this node");
+        }
+    }
+
     /// Where compiled phases are kept.
     pub fn artifacts(&self) -> PathBuf {
         self.path.join("artifacts")

@@ -35,7 +35,6 @@ pub mod peer;
 pub mod pool;
 pub mod record;
 pub mod registry;
-#[cfg(feature = "reload")]
 pub mod reload;
 pub mod ticker;
 

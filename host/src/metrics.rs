@@ -19,6 +19,7 @@ use crate::flow::Broadcasts;
 use crate::journal::{Cause, Journal, Outcome, What};
 use crate::pool::Pool;
 use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
+use crate::reload::{Change, ReloadHandle};
 use crate::ticker::Pulse;
 
 mod list;
@@ -54,6 +55,8 @@ pub struct Sources {
     pub stale_after: Duration,
     /// Monotonic time when the node started.
     pub started: Duration,
+    /// Where phases can be dropped in.
+    pub reload: Option<ReloadHandle>,
 }
 
 #[derive(Default)]
@@ -178,6 +181,7 @@ impl Collector for Scrape {
         let mut out = Out(&mut encoder);
         self.ticks(&mut out)?;
         self.phases(&mut out)?;
+        self.reloads(&mut out)?;
         self.connections(&mut out)?;
         self.memories(&mut out)
     }
@@ -218,7 +222,12 @@ impl Scrape {
             PhaseState::ALL.map(|state| ([&*phase.name, state.as_str()], is(state)))
         });
         out.gauges(&list::PHASE_STATE, states)?;
-        let there = || known.iter().copied().filter(|phase| phase.state != PhaseState::Rejected);
+        let there = || {
+            known
+                .iter()
+                .copied()
+                .filter(|phase| !matches!(phase.state, PhaseState::Rejected | PhaseState::Pending))
+        };
         out.counters(&list::PHASE_MISSED, there().map(|phase| ([&*phase.name], phase.missed)))?;
         out.counters(&list::PHASE_PUT_OFF, there().map(|phase| ([&*phase.name], phase.put_off)))?;
         let refused = there().flat_map(|phase| {
@@ -241,6 +250,17 @@ impl Scrape {
             Some(([phase, metric.name.as_str(), mode(metric.shadow)], metric.added?))
         });
         out.counters(&list::PHASE_METRIC_ADDED, added)
+    }
+
+    fn reloads(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let Some(reload) = &self.from.reload else { return Ok(()) };
+        let counts = reload.counts();
+        out.counters(&list::RELOADS, Change::ALL.map(|change| ([change.as_str()], counts.of(change))))?;
+        out.gauge(&list::RELOAD_SUCCESSFUL, u8::from(counts.last_successful).into())?;
+        out.gauge(&list::RELOAD_SUCCESS, counts.last_successful_unix_s.into())?;
+        out.gauge(&list::GENERATIONS, counts.generations as f64)?;
+        out.counter(&list::RELOAD_LOOKS, counts.looks)?;
+        out.counter(&list::RELOAD_DIGESTS, counts.digests)
     }
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {

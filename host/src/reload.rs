@@ -17,13 +17,15 @@ mod begin;
 mod keeper;
 mod look;
 mod report;
+mod run;
 mod unit;
 mod watch;
 
-pub use begin::Trust;
+pub use begin::StartFrom;
 pub use keeper::{Keeper, KeeperOptions, Mood};
 pub use look::{LONGEST_WAIT, Looks, QUIET};
 pub use report::{Change, ReloadCounts, ReloadEvent, ReloadReport};
+pub use run::{ReloadHandle, run};
 pub use watch::Watcher;
 
 /// Makes phases of files that were read.

@@ -394,6 +394,7 @@ fn node() -> Node {
             healthy_above: 30,
             stale_after: Duration::from_secs(90),
             started: clock.mono(),
+            reload: None,
             clock,
         },
         metrics: Arc::default(),

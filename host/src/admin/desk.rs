@@ -11,6 +11,7 @@ use crate::cycle::{Frame, PhaseView};
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
+use crate::reload::ReloadReport;
 
 /// A tick that did not end within so many intervals is a ticker that stands.
 const INTERVALS_ALIVE: u32 = 3;
@@ -67,9 +68,20 @@ impl Desk {
         Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, self.thresholds.healthy_above.into())
     }
 
-    /// Lets a phase run again, however often it has failed.
+    /// Reads the drop-in folder now, and does what follows from it.
+    pub(super) async fn reload(&self) -> Result<ReloadReport, String> {
+        let Some(reload) = &self.sources.reload else {
+            return Err("this node has no folder for phases; name one with --phases or guests.dir".to_owned());
+        };
+        reload.reload().await.ok_or_else(|| "the node is shutting down".to_owned())
+    }
+
+    /// Lets a phase run again, however often it has failed, and bytes of it that have failed be tried again.
     pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
         let Some(ticker) = &self.ticker else { return Err("this node has no ticker".to_owned()) };
+        if let Some(reload) = &self.sources.reload {
+            reload.forgive(&phase).await;
+        }
         let name = phase.clone();
         let resumed = ticker.with_cycle(move |cycle| cycle.resume(&name)).await;
         let was = resumed.unwrap_or_else(|| Err("the node is shutting down".to_owned()))?;

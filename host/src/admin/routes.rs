@@ -54,6 +54,13 @@ pub(super) async fn resume(State(desk): State<Arc<Desk>>, Path(name): Path<Strin
     }
 }
 
+pub(super) async fn reload(State(desk): State<Arc<Desk>>) -> Response {
+    match desk.reload().await {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+    }
+}
+
 pub(super) async fn explain(State(desk): State<Arc<Desk>>, Path(who): Path<String>) -> Response {
     match desk.explain(&who) {
         Ok(explanation) => Json(explanation).into_response(),

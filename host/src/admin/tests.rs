@@ -96,6 +96,7 @@ impl Node {
             healthy_above: 30,
             stale_after: Duration::from_secs(90),
             started: Duration::ZERO,
+            reload: None,
             clock: dyn_clock,
         };
         let desk = Arc::new(Desk {

@@ -1,6 +1,7 @@
 //! The verbs that ask a running node.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +13,7 @@ use crate::admin::answers::{Explanation, Health, Peers, Phases, Resumed, Status}
 use crate::admin::{Client, ClientError, path_segment};
 use crate::config::{Config, Overrides};
 use crate::record::Fixture;
+use crate::reload::{Change, ReloadEvent, ReloadReport};
 
 pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     tell::<Status>(node, "/status", json, show::status)
@@ -32,6 +34,42 @@ pub(super) fn explain(node: &NodeArgs, peer: &str, json: bool) -> anyhow::Result
 pub(super) fn resume(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
     let path = format!("/phases/{}/resume", path_segment(phase));
     carry_out::<Resumed>(node, Method::POST, &path, json, show::resumed)
+}
+
+/// How long `reload --wait` asks, and how often.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
+const RELOAD_AGAIN: Duration = Duration::from_millis(500);
+
+pub(super) fn reload(node: &NodeArgs, wait: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let client = match client(node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let begun = Instant::now();
+    let mut seen: Vec<ReloadEvent> = Vec::new();
+    let report = loop {
+        let mut report = match runtime.block_on(client.post::<ReloadReport>("/reload")) {
+            Ok(report) => report,
+            Err(error) => return Ok(told(&error)),
+        };
+        let is_pending = report.events.iter().any(|event| event.change == Change::Pending);
+        if !wait || !is_pending || begun.elapsed() > RELOAD_PATIENCE {
+            // What was applied at an earlier question is part of the answer.
+            seen.retain(|event| event.change.is_good());
+            seen.append(&mut report.events);
+            break ReloadReport { events: seen, ..report };
+        }
+        seen.append(&mut report.events);
+        std::thread::sleep(RELOAD_AGAIN);
+    };
+    let code = if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
+    if json {
+        print_json(&report)?;
+    } else {
+        print(&show::reloaded(&report))?;
+    }
+    Ok(code)
 }
 
 pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {

@@ -15,6 +15,14 @@ pub fn tick_ended(status: &str) {
     send(&[NotifyState::Watchdog, NotifyState::Status(status)]);
 }
 
+/// What can change while the node runs is being read again; [`ready`] ends that.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "systemd could not be told"),
+    }
+}
+
 /// Shutdown has begun.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);

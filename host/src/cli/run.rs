@@ -21,6 +21,7 @@ use crate::data::{DataError, DataFolder};
 use crate::metrics::{Metrics, Sources};
 use crate::node::{Additions, Node, ShutdownStep, StartError};
 use crate::record::{Recorder, RecorderOptions};
+use crate::reload::ReloadHandle;
 
 /// After the shutdown's own deadline, how long threads that do not end are waited for.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -144,6 +145,12 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     }
     let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || ticks.is_some() };
     out.greet(&config, &node, locals.len());
+    let hangup = signal(SignalKind::hangup())?;
+    let stopped_hangup = stopped(&stop);
+    let at_hangup = reload_at_hangup(hangup, node.reload().cloned());
+    tasks.spawn(async move {
+        tokio::select! { () = stopped_hangup => {}, () = at_hangup => {} }
+    });
     let follow = follow(node.maintenance().handle().reports(), ticks, &mut out);
     let why = tokio::select! {
         () = follow => "the last tick has run",
@@ -196,6 +203,7 @@ fn desk(config: &Config, node: &Node) -> Arc<Desk> {
         healthy_above: config.pool.healthy_above,
         stale_after: config.stale_after(),
         started: node.started(),
+        reload: node.reload().cloned(),
     };
     Arc::new(Desk {
         sources,
@@ -240,6 +248,22 @@ async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+}
+
+/// Looks at the drop-in folder at each SIGHUP.
+async fn reload_at_hangup(mut hangup: Signal, reload: Option<ReloadHandle>) {
+    while hangup.recv().await.is_some() {
+        let Some(reload) = &reload else { continue };
+        notify::reloading();
+        let report = reload.reload().await;
+        notify::ready("reloaded");
+        let Some(report) = report else { return };
+        tracing::info!(
+            changes = report.events.len(),
+            good = report.is_good(),
+            "looked at the phases: SIGHUP"
+        );
+    }
 }
 
 impl Signals {

@@ -11,6 +11,7 @@ use crate::journal::{Outcome, Record};
 use crate::pool::Direction;
 use crate::pool::PoolStats;
 use crate::registry::{PhaseState, PhaseStatus};
+use crate::reload::ReloadReport;
 
 pub(super) fn status(status: &Status) -> String {
     let Status {
@@ -58,6 +59,24 @@ pub(super) fn resumed(resumed: &Resumed) -> String {
     format!("{} runs again; it was {}\n", printable(&resumed.phase), resumed.was.as_str())
 }
 
+pub(super) fn reloaded(report: &ReloadReport) -> String {
+    let mut text = String::new();
+    for event in &report.events {
+        let digest = event.digest.as_deref().map(|digest| format!(" {digest}")).unwrap_or_default();
+        text += &format!("{}{digest}: {}\n", printable(&event.phase), event.change.as_str());
+        for line in event.why.iter().flat_map(|why| why.lines()) {
+            text += &format!("  {}\n", printable(line));
+        }
+    }
+    if let Some(trouble) = &report.trouble {
+        text += &format!("{}\n", printable(trouble));
+    }
+    if text.is_empty() {
+        text += "nothing has changed\n";
+    }
+    text + &format!("{} dropped-in phases run\n", report.running)
+}
+
 pub(super) fn phases(phases: &Phases) -> String {
     format!("tick {}\n{}", phases.tick, phase_table(&phases.phases))
 }
@@ -73,9 +92,14 @@ fn phase_table(phases: &[PhaseStatus]) -> String {
         let state = match (phase.state, phase.pause_left) {
             (PhaseState::Tripped, 1) => "tripped for 1 run".to_owned(),
             (PhaseState::Tripped, runs) => format!("tripped for {runs} runs"),
+            (PhaseState::Probation, _) => match phase.probation_left {
+                Some(1) => "probation, 1 run left".to_owned(),
+                Some(runs) if runs > 0 => format!("probation, {runs} runs left"),
+                _ => "probation".to_owned(),
+            },
             (state, _) => state.as_str().to_owned(),
         };
-        if phase.state == PhaseState::Rejected {
+        if matches!(phase.state, PhaseState::Rejected | PhaseState::Pending) {
             rows.push(vec![printable(&phase.name), phase.kind.to_string(), "-".to_owned(), state]);
             continue;
         }
@@ -109,6 +133,18 @@ fn phase_table(phases: &[PhaseStatus]) -> String {
             // A hint may hold a whole manifest to be copied.
             let lines: Vec<String> = error.lines().map(printable).collect();
             text += &format!("{}{}: {}\n", printable(&phase.name), printable(&file), lines.join("\n  "));
+        }
+        if let Some(candidate) = &phase.candidate {
+            let digest = candidate.digest.as_deref().map(|digest| format!(" {digest}")).unwrap_or_default();
+            let since =
+                candidate.since_unix_s.map(|at| format!(" {} ago", age_since(at))).unwrap_or_default();
+            let lines: Vec<String> = candidate.why.lines().map(printable).collect();
+            text += &format!(
+                "{}: another generation{digest} is {}{since}: {}\n",
+                phase.name,
+                candidate.state.as_str(),
+                lines.join("\n  ")
+            );
         }
         if phase.state == PhaseState::Quarantined {
             text += &format!(
@@ -231,6 +267,11 @@ pub(super) fn table(rows: Vec<Vec<String>>) -> String {
 }
 
 /// In its two largest units: people compare ages, they do not add them.
+fn age_since(unix_s: u32) -> String {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    age(now.saturating_sub(unix_s.into()))
+}
+
 pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -179,6 +179,8 @@ pub(super) struct Guests {
     pub dir: Option<PathBuf>,
     /// Load phases that are shared libraries. They are not sandboxed: whoever writes them can do what this process can.
     pub allow_native: bool,
+    /// Replace those while the node runs too: for whoever writes one. None is ever unloaded.
+    pub reload_native: bool,
     /// Connections that all guests together end in one tick, bans included.
     pub disconnects_per_tick: u32,
     /// Connections that all guests together end in any hour. At least disconnects_per_tick.
@@ -450,6 +452,7 @@ impl Default for Guests {
         Self {
             dir: None,
             allow_native: false,
+            reload_native: false,
             disconnects_per_tick: 4,
             disconnects_per_hour: 40,
             floor: None,

@@ -386,6 +386,7 @@ impl<'a> Check<'a> {
         Guests {
             dir,
             allow_native: raw.allow_native,
+            reload_native: raw.reload_native,
             disconnects_per_tick: raw.disconnects_per_tick,
             disconnects_per_hour: raw.disconnects_per_hour,
             floor: raw.floor.unwrap_or(least),

@@ -45,6 +45,10 @@ pub(super) const BOOK: StateFile<Vec<Entry>> =
 pub(super) const SCHEDULE: StateFile<LastRuns> =
     StateFile { name: Cow::Borrowed("schedule.gk"), magic: *b"GKsc", version: 1, kind: PhantomData };
 
+/// Starts since one came far.
+pub(super) const STARTS: StateFile<u32> =
+    StateFile { name: Cow::Borrowed("starts.gk"), magic: *b"GKst", version: 1, kind: PhantomData };
+
 /// Whether a node has lived in this folder.
 pub(super) fn exists_in(folder: &Path) -> bool {
     [BOOK.name, SCHEDULE.name].iter().any(|name| {

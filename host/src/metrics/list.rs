@@ -61,7 +61,7 @@ metrics! {
     PHASE_RUNS = Counter "phase_runs" by ["phase", "result"]: "Runs by how they ended: ok, failed, rule, panicked, trapped, cut, overran";
     PHASE_DURATION = Histogram "phase_duration" in seconds by ["phase"]: "How long one run took";
     PHASE_FUEL = Counter "phase_fuel" by ["phase"]: "Fuel used by all runs, where it is measured";
-    PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, tripped, stuck, quarantined, rejected, off";
+    PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, probation, tripped, stuck, quarantined, pending, rejected, off";
     PHASE_MISSED = Counter "phase_missed" by ["phase"]: "Due runs that did not happen";
     PHASE_PUT_OFF = Counter "phase_put_off" by ["phase"]: "Due runs of guests that waited for the next tick because the budget was used up";
     PHASE_REFUSED = Counter "phase_refused" by ["phase", "grant"]: "Asks that were refused, by the grant they come under";
@@ -70,6 +70,12 @@ metrics! {
     PHASE_LAST_SUCCESS = Gauge "phase_last_success_timestamp" in seconds by ["phase"]: "When a run last ended well, in seconds since 1970; absent before the first";
     PHASE_METRIC = Gauge "phase_metric" by ["phase", "name", "mode"]: "What a phase last set by metrics.set; at most 16 names a phase";
     PHASE_METRIC_ADDED = Counter "phase_metric_added" by ["phase", "name", "mode"]: "What a phase has added by metrics.add; at most 16 names a phase";
+    RELOADS = Counter "reloads" by ["result"]: "Changes of dropped-in phases: applied, removed, rejected, pending, returned, proven";
+    RELOAD_SUCCESSFUL = Gauge "config_last_reload_successful" by []: "1 if the last change of dropped-in phases was taken whole, else 0";
+    RELOAD_SUCCESS = Gauge "config_last_reload_success_timestamp" in seconds by []: "When a change was last taken whole, in seconds since 1970; 0 if none was";
+    GENERATIONS = Gauge "phase_generations" by []: "Generations of dropped-in phases in memory: those that run, and those that could return";
+    RELOAD_LOOKS = Counter "reload_looks" by []: "Looks at the drop-in folder";
+    RELOAD_DIGESTS = Counter "reload_digests" by []: "Modules read and hashed";
     POOL_CONNECTIONS = Gauge "pool_connections" by ["state"]: "Connections by state: live, handshaking, closing";
     POOL_DIRECTION = Gauge "pool_live_connections" by ["direction"]: "Live connections by who opened them: inbound, outbound";
     POOL_HEALTHY = Gauge "pool_healthy_connections" by []: "Live connections with health above the node's threshold";

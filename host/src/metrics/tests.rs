@@ -27,6 +27,7 @@ fn sources(clock: &Arc<TokioClock>) -> Sources {
         healthy_above: 30,
         stale_after: Duration::from_secs(90),
         started: Duration::ZERO,
+        reload: None,
         clock,
     }
 }

@@ -135,6 +135,19 @@ impl Maintenance {
     /// # Errors
     /// [`BadPhases`], and nothing was started.
     pub fn start(tables: &Tables, phases: Vec<PhaseSpec>, options: Options) -> Result<Self, BadPhases> {
+        Self::start_with(tables, phases, options, |_| Ok(()))
+    }
+
+    /// As [`Maintenance::start`], after `prepare` has added more phases.
+    ///
+    /// # Errors
+    /// Those of `prepare` too; nothing was started then.
+    pub(crate) fn start_with<E: From<BadPhases>>(
+        tables: &Tables,
+        phases: Vec<PhaseSpec>,
+        options: Options,
+        prepare: impl FnOnce(&mut Cycle) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let Options { interval, dialer, thresholds, stale_after, fence, guests, secret, after_tick, .. } =
             options;
         let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
@@ -151,6 +164,7 @@ impl Maintenance {
         if let Some(recorder) = recorder {
             cycle.record_into(recorder);
         }
+        prepare(&mut cycle)?;
         let board = cycle.board();
         let (ticker, handle) = Ticker::new(cycle, interval, secret, after_tick);
         let (stop, stopped) = oneshot::channel::<()>();

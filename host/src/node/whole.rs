@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,18 +15,19 @@ use super::builtins::builtins;
 use super::maintenance::{Maintenance, Options, TableLimits, Tables};
 use crate::book::BookLimits;
 use crate::clock::Clock;
-use crate::config::{Bootstrap, Config, Trust};
+use crate::config::{Bootstrap, Config, Guest, Manifest, Trust};
 use crate::cycle::{BeatReport, Cycle, Thresholds};
 use crate::data::{DataError, DataFolder, KeptPhase};
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, OutboxLimits};
 use crate::journal::{JournalFile, JournalLimits};
-use crate::loader::{Loaded, Loader};
+use crate::loader::{Loader, Unfit};
 use crate::net::{FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
 use crate::record::Recorder;
 use crate::registry::{BadPhases, PhaseSpec, RejectedPhase};
+use crate::reload::{self, Between, Keeper, KeeperOptions, ReloadHandle, Stage, StartFrom};
 use crate::ticker::AfterTick;
 
 /// A phase with a longer period is written down as soon as it ran: losing its last run to a crash would cost that much.
@@ -52,13 +54,62 @@ pub enum StartError {
     Guests(String),
 }
 
-/// The phases of the drop-in folder.
-fn guests(config: &Config, folder: &DataFolder) -> Result<Loaded, StartError> {
-    let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) else {
-        return Ok(Loaded::default());
-    };
-    let loader = Loader::new(folder.artifacts(), config.guests.allow_native).map_err(StartError::Guests)?;
-    Ok(loader.folder(dir))
+/// Loads phases once there is one to load: most nodes that run beside others in a process have none.
+struct LazyLoader {
+    folder: Arc<DataFolder>,
+    allow_native: bool,
+    loader: Option<Loader>,
+}
+
+impl Stage for LazyLoader {
+    fn load(
+        &mut self,
+        manifest: &Manifest,
+        guest: &Guest,
+        text: &str,
+        path: &Path,
+        module: &[u8],
+    ) -> Result<PhaseSpec, Unfit> {
+        let loader = match &self.loader {
+            Some(loader) => loader,
+            None => {
+                let loader = Loader::new(self.folder.artifacts(), self.allow_native).map_err(Unfit::Bad)?;
+                self.loader.insert(loader)
+            }
+        };
+        loader.load(manifest, guest, text, path, module)
+    }
+}
+
+/// The keeper of the drop-in folder, if there is to be one.
+fn keeper(
+    config: &Config,
+    folder: &Arc<DataFolder>,
+    clock: &Arc<dyn Clock>,
+) -> Option<(KeeperOptions, Keeper)> {
+    let dir = config.guests.dir.clone()?;
+    let options = KeeperOptions { dir, reload_native: config.guests.reload_native };
+    let allow_native = config.guests.allow_native;
+    let stage = LazyLoader { folder: Arc::clone(folder), allow_native, loader: None };
+    let fence = Fence::Thread(PhaseThread::new());
+    let keeper = Keeper::new(options.clone(), Arc::clone(folder), Box::new(stage), fence, Arc::clone(clock));
+    Some((options, keeper))
+}
+
+/// After so many starts that did not come far, generations before those that ran are taken ...
+const STARTS_BEFORE_FORMER: u32 = 3;
+/// ... and after so many, nothing of the folder.
+const STARTS_BEFORE_NOTHING: u32 = 6;
+
+/// The tick that a start has to reach to count as one that came far.
+const FAR: u32 = 2;
+
+fn start_from(earlier_starts: u32) -> StartFrom {
+    match earlier_starts {
+        STARTS_BEFORE_NOTHING.. => StartFrom::Nothing,
+        STARTS_BEFORE_FORMER.. => StartFrom::Former,
+        _ => StartFrom::Folder,
+    }
 }
 
 /// What each phase kept. A guest whose file cannot be used is rejected: it would start over, and write over what a newer
@@ -110,6 +161,7 @@ pub struct Node {
     maintenance: Maintenance,
     folder: Arc<DataFolder>,
     supply: JoinHandle<()>,
+    reload: Option<(ReloadHandle, JoinHandle<()>)>,
     stop: CancellationToken,
     started: Duration,
     thresholds: Thresholds,
@@ -166,9 +218,7 @@ impl Node {
         let net = Arc::new(net);
         let mut phases = builtins(&config.phases);
         phases.extend(additions.phases);
-        let Loaded { phases: guests, refused: mut rejected } = guests(config, &folder)?;
-        phases.extend(guests);
-        rejected.extend(additions.rejected);
+        let mut rejected = additions.rejected;
         let kept = kept(&folder, &mut phases, &mut rejected)?;
         let thresholds = Thresholds {
             healthy_above: config.pool.healthy_above,
@@ -181,7 +231,7 @@ impl Node {
             thresholds,
             stale_after: config.stale_after(),
             fence: Fence::Thread(PhaseThread::new()),
-            last_runs: schedule.value,
+            last_runs: schedule.value.clone(),
             kept,
             rejected,
             guests: config.guests.clone(),
@@ -190,11 +240,35 @@ impl Node {
             ..Options::default()
         };
         let started = tables.clock.mono();
-        let maintenance = Maintenance::start(&tables, phases, options)?;
+        let earlier = folder.note_start();
+        let from = start_from(earlier);
+        if from != StartFrom::Folder {
+            let runs = if from == StartFrom::Former {
+                "generations before the last ones"
+            } else {
+                "built-in phases only"
+            };
+            tracing::error!(starts = earlier, runs, "the last starts did not come to their second tick");
+        }
+        let mut keeper = keeper(config, &folder, &tables.clock);
+        let maintenance = Maintenance::start_with(&tables, phases, options, |cycle| {
+            let Some((_, keeper)) = &mut keeper else { return Ok(()) };
+            let mut desk = |change: Between| {
+                change(cycle);
+                true
+            };
+            keeper.begin(&mut desk, from, &schedule.value).map_err(StartError::Data)
+        })?;
         let stop = CancellationToken::new();
+        let reload = keeper.map(|(options, keeper)| {
+            let (controls, beats) = (maintenance.handle().controls(), maintenance.handle().reports());
+            let stopped = stop.clone().cancelled_owned();
+            reload::run(keeper, &options, controls, beats, Arc::clone(&tables.clock), stopped)
+        });
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
-        Ok(Self { tables, net, maintenance, folder, supply, stop, started, thresholds, is_new: key.is_new })
+        let is_new = key.is_new;
+        Ok(Self { tables, net, maintenance, folder, supply, reload, stop, started, thresholds, is_new })
     }
 
     pub fn id(&self) -> PeerId {
@@ -218,6 +292,11 @@ impl Node {
         &self.maintenance
     }
 
+    /// Reloads of the drop-in folder; none if there is no such folder in the config.
+    pub fn reload(&self) -> Option<&ReloadHandle> {
+        self.reload.as_ref().map(|(handle, _)| handle)
+    }
+
     pub fn folder(&self) -> &DataFolder {
         &self.folder
     }
@@ -234,7 +313,7 @@ impl Node {
 
     /// Stops in numbered steps, all within about `deadline`: a step that runs out of time is left behind and told.
     pub async fn shutdown(self, deadline: Duration) -> Vec<ShutdownStep> {
-        let Self { tables, net, maintenance, folder, supply, stop, .. } = self;
+        let Self { tables, net, maintenance, folder, supply, reload, stop, .. } = self;
         let begun = Instant::now();
         let left = || deadline.saturating_sub(begun.elapsed());
         let mut steps = Steps { steps: Vec::new(), since: Instant::now() };
@@ -244,6 +323,11 @@ impl Node {
         supply.abort();
         // Aborted or ended, either is what we want.
         _ = supply.await;
+        if let Some((_, task)) = reload {
+            // It may be compiling, and has written down nothing half.
+            _ = task.await;
+        }
+        folder.note_far();
         steps.done("refuse newcomers", None);
 
         let tick = maintenance.handle().pulse().tick();
@@ -351,6 +435,10 @@ fn saver(folder: Arc<DataFolder>) -> AfterTick {
                 Err(error) => tracing::error!(%error, phase = &**name, "cannot save what it remembers"),
             }
         }
+        if report.tick == FAR {
+            folder.note_far();
+        }
+        saved_phases.retain(|name, _| cycle.snapshot(name).is_some());
         if !saved_once || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {
             match folder.save_schedule(&cycle.last_runs(report.tick)) {
                 Ok(()) => saved_once = true,

@@ -14,7 +14,7 @@ use crate::registry::{LastRuns, PhaseSpec, RejectedPhase};
 
 /// How much a node that starts takes from its folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trust {
+pub enum StartFrom {
     /// What lies there.
     Folder,
     /// The generations before those that ran: the last starts did not come far.
@@ -35,7 +35,7 @@ impl Keeper {
     pub fn begin(
         &mut self,
         desk: &mut dyn Desk,
-        trust: Trust,
+        trust: StartFrom,
         last_runs: &LastRuns,
     ) -> Result<(), DataError> {
         for (name, loaded) in self.folder.load_heads()? {
@@ -44,7 +44,7 @@ impl Keeper {
             }
             self.units.insert(name, Unit { head: loaded.value, ..Unit::default() });
         }
-        if trust == Trust::Former {
+        if trust == StartFrom::Former {
             self.go_back();
         }
         let mut puts = Vec::new();
@@ -56,7 +56,7 @@ impl Keeper {
             for file in files.iter().filter(|file| !file.is_built_in) {
                 let name = self.name_of(file);
                 let loaded = match trust {
-                    Trust::Nothing => Err(nothing_runs()),
+                    StartFrom::Nothing => Err(nothing_runs()),
                     _ => self.begin_with(file, &name, &scene),
                 };
                 match loaded {
@@ -73,7 +73,7 @@ impl Keeper {
             let there: Vec<PathBuf> = self.looks.there().cloned().collect();
             there.iter().for_each(|path| self.looks.settle(path));
         }
-        if trust != Trust::Nothing {
+        if trust != StartFrom::Nothing {
             let idle = self.units.iter().filter(|(_, unit)| unit.running.is_none());
             let idle: Vec<String> = idle.map(|(name, _)| name.clone()).collect();
             puts.extend(idle.iter().filter_map(|name| self.last_good(name)));

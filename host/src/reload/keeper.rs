@@ -168,6 +168,15 @@ impl Keeper {
         waiting.chain(missing).chain(self.looks.next()).min()
     }
 
+    /// Takes note of probations that have ended, and looks at nothing.
+    pub fn only_judge(&mut self, desk: &mut dyn Desk) -> ReloadReport {
+        let mut report = ReloadReport::default();
+        self.judge(desk, &mut report);
+        self.save_unsaved();
+        self.tell(desk);
+        report
+    }
+
     /// Looks at the folder and does what follows from it.
     pub fn step(&mut self, desk: &mut dyn Desk, mood: Mood) -> ReloadReport {
         let mut report = ReloadReport::default();

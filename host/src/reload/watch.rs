@@ -1,14 +1,34 @@
 //! Hints that a folder may have changed. Not every change comes with one, and not every one is a change: whoever gets a
 //! hint looks for himself, and looks from time to time without one.
 
+#[cfg(feature = "watch")]
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "watch")]
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
+/// Without the feature nothing is ever hinted at, and the folder is looked at once a tick.
+#[cfg(not(feature = "watch"))]
+pub struct Watcher(Arc<Notify>);
+
+#[cfg(not(feature = "watch"))]
+impl Watcher {
+    pub fn start(_: &Path) -> Self {
+        Self(Arc::default())
+    }
+
+    pub fn hint(&self) -> Arc<Notify> {
+        Arc::clone(&self.0)
+    }
+
+    pub fn follow<'a>(&mut self, _: impl Iterator<Item = &'a PathBuf>) {}
+}
+
 /// Watches one folder, and the folders in which the files behind its links lie.
+#[cfg(feature = "watch")]
 pub struct Watcher {
     watcher: Option<RecommendedWatcher>,
     folder: PathBuf,
@@ -16,6 +36,7 @@ pub struct Watcher {
     hint: Arc<Notify>,
 }
 
+#[cfg(feature = "watch")]
 impl Watcher {
     /// Begins to watch. A machine that has no watches left is told once, and looked at without them.
     pub fn start(folder: &Path) -> Self {
@@ -68,6 +89,7 @@ impl Watcher {
 }
 
 /// The folders of everything that `path` is a link to, step by step.
+#[cfg(feature = "watch")]
 fn links(path: &Path, folders: &mut BTreeSet<PathBuf>) {
     let mut path = path.to_owned();
     // As many steps as the system itself takes.

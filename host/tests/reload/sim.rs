@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use groundskeeper::data::Files;
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{Change, Mood, Trust};
+use groundskeeper::reload::{Change, Mood, StartFrom};
 use groundskeeper_sdk::rng::Rng;
 
 use crate::disk::{Memory, Weather};
@@ -51,7 +51,7 @@ impl Sim {
     fn new(seed: u64, data: &Path) -> Self {
         let (memory, clock) = (Memory::default(), Arc::new(Hand::default()));
         memory.make_folder(Path::new("/phases.d"), 0).unwrap();
-        let process = Process::start(&clock, data, Arc::new(memory.clone()), Trust::Folder);
+        let process = Process::start(&clock, data, Arc::new(memory.clone()), StartFrom::Folder);
         Self {
             random: Rng::new(seed),
             memory,
@@ -146,7 +146,7 @@ impl Sim {
         drop(self.process.take());
         self.memory.set(Weather::Fine);
         let files = Arc::new(self.memory.clone());
-        self.process = Some(Process::start(&self.clock, &self.data, files, Trust::Folder));
+        self.process = Some(Process::start(&self.clock, &self.data, files, StartFrom::Folder));
     }
 
     /// What holds whatever happens.

@@ -14,7 +14,7 @@ use groundskeeper::loader::Unfit;
 use groundskeeper::node::{TableLimits, Tables};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::{Before, LastRuns, PhaseSpec, PhaseStatus, Registry};
-use groundskeeper::reload::{Between, Keeper, KeeperOptions, Mood, ReloadReport, Stage, Trust};
+use groundskeeper::reload::{Between, Keeper, KeeperOptions, Mood, ReloadReport, Stage, StartFrom};
 use groundskeeper_sdk::host::{Plan, Saved, Table};
 use groundskeeper_sdk::phase::Failure;
 use sha2::{Digest, Sha256};
@@ -146,7 +146,7 @@ pub struct Process {
 
 impl Process {
     /// `data` has to be a folder that is there; what is kept in it goes through `files`, and so does the drop-in folder.
-    pub fn start(clock: &Arc<Hand>, data: &Path, files: Arc<dyn Files>, trust: Trust) -> Self {
+    pub fn start(clock: &Arc<Hand>, data: &Path, files: Arc<dyn Files>, trust: StartFrom) -> Self {
         Self::with(clock, data, files, trust, Scripts { latch: Box::new(|| {}) })
     }
 
@@ -154,7 +154,7 @@ impl Process {
         clock: &Arc<Hand>,
         data: &Path,
         files: Arc<dyn Files>,
-        trust: Trust,
+        trust: StartFrom,
         scripts: Scripts,
     ) -> Self {
         let folder = Arc::new(DataFolder::open_on(data, files).expect("nobody else has it"));

@@ -40,6 +40,7 @@ pub fn failing_by(mut spec: PhaseSpec, on_failure: OnFailure) -> PhaseSpec {
 pub fn no_rules() -> Guests {
     Guests {
         dir: None,
+        reload_native: false,
         allow_native: false,
         disconnects_per_tick: u32::MAX,
         disconnects_per_hour: u32::MAX,

@@ -1,0 +1,180 @@
+//! The keeper at work beside a running ticker: looks when there is a hint, at each tick, and when it is told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::keeper::{Keeper, Mood};
+use super::report::{ReloadCounts, ReloadEvent, ReloadReport};
+use super::watch::Watcher;
+use super::{Between, KeeperOptions};
+use crate::clock::Clock;
+use crate::cycle::BeatReport;
+use crate::ticker::Controls;
+
+/// After a look, how long hints wait for the next one: a thousand events a second are twenty looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Each so many ticks everything is read, in case a change left no trace: an hour of ticks of 30 s.
+const THOROUGH_EVERY: u32 = 120;
+
+enum Order {
+    Reload(oneshot::Sender<ReloadReport>),
+    /// Gives what has failed under this name another chance.
+    Forgive(String),
+    /// No looks until told otherwise, but those that are ordered.
+    Hold(bool),
+}
+
+/// Reloads of a running node, from outside.
+#[derive(Clone)]
+pub struct ReloadHandle {
+    orders: mpsc::Sender<Order>,
+    events: broadcast::Sender<ReloadEvent>,
+    counts: Arc<Mutex<ReloadCounts>>,
+}
+
+impl ReloadHandle {
+    /// Reads the whole folder now, and does what follows from it. None if the node is going down.
+    pub async fn reload(&self) -> Option<ReloadReport> {
+        let (tell, told) = oneshot::channel();
+        self.orders.send(Order::Reload(tell)).await.ok()?;
+        told.await.ok()
+    }
+
+    /// Gives bytes of the phase `name` that have failed another chance.
+    pub async fn forgive(&self, name: &str) {
+        // A node that is going down forgives nobody any more.
+        _ = self.orders.send(Order::Forgive(name.to_owned())).await;
+    }
+
+    /// While held, changes in the folder wait; [`ReloadHandle::reload`] still works.
+    pub async fn hold(&self, held: bool) {
+        // As above.
+        _ = self.orders.send(Order::Hold(held)).await;
+    }
+
+    /// Everything that happens to phases from now on.
+    pub fn events(&self) -> broadcast::Receiver<ReloadEvent> {
+        self.events.subscribe()
+    }
+
+    pub fn counts(&self) -> ReloadCounts {
+        *self.counts.lock()
+    }
+}
+
+/// Runs `keeper` on the current tokio runtime beside the ticker of `controls`, whose beats come in `beats`, until `stop`
+/// completes.
+pub fn run(
+    keeper: Keeper,
+    options: &KeeperOptions,
+    controls: Controls,
+    beats: broadcast::Receiver<Arc<BeatReport>>,
+    clock: Arc<dyn Clock>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> (ReloadHandle, tokio::task::JoinHandle<()>) {
+    let (orders, ordered) = mpsc::channel(8);
+    let counts = Arc::new(Mutex::new(keeper.counts()));
+    let handle = ReloadHandle { orders, events: keeper.events(), counts: Arc::clone(&counts) };
+    let watcher = Watcher::start(&options.dir);
+    let runner = Runner { keeper: Some((keeper, watcher)), controls, clock, counts, held: false };
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            () = stop => {}
+            () = runner.run(ordered, beats) => {}
+        }
+    });
+    (handle, task)
+}
+
+struct Runner {
+    /// None only while it is on a thread of its own.
+    keeper: Option<(Keeper, Watcher)>,
+    controls: Controls,
+    clock: Arc<dyn Clock>,
+    counts: Arc<Mutex<ReloadCounts>>,
+    held: bool,
+}
+
+impl Runner {
+    async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        mut beats: broadcast::Receiver<Arc<BeatReport>>,
+    ) {
+        let Some(hint) = self.keeper.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
+        // What has come since the node began.
+        let mut looked = self.look(Mood::Hint).await.map(drop);
+        while looked.is_some() {
+            let next = self.keeper.as_ref().and_then(|(keeper, _)| keeper.next()).filter(|_| !self.held);
+            let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
+            looked = tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Reload(tell)) => {
+                        let report = self.look(Mood::Ordered).await;
+                        // Whoever asked may not wait for the answer any more.
+                        report.map(|report| _ = tell.send(report))
+                    }
+                    Some(Order::Forgive(name)) => {
+                        self.keeper.iter_mut().for_each(|(keeper, _)| keeper.forgive(&name));
+                        self.look(Mood::Hint).await.map(drop)
+                    }
+                    Some(Order::Hold(held)) => {
+                        self.held = held;
+                        Some(())
+                    }
+                    None => None,
+                },
+                beat = beats.recv() => match beat {
+                    Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) && !self.held => {
+                        self.look(Mood::Thorough).await.map(drop)
+                    }
+                    // Even while held: probations end at beats.
+                    Ok(_) | Err(RecvError::Lagged(_)) => self.look(Mood::Hint).await.map(drop),
+                    Err(RecvError::Closed) => None,
+                },
+                () = hint.notified(), if !self.held => {
+                    let looked = self.look(Mood::Hint).await.map(drop);
+                    tokio::time::sleep(PAUSE).await;
+                    looked
+                }
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
+                    self.look(Mood::Hint).await.map(drop)
+                }
+            };
+        }
+    }
+
+    /// One look, off the async threads: it reads, compiles and waits for the end of a beat. None if there is nobody left
+    /// to look.
+    async fn look(&mut self, mood: Mood) -> Option<ReloadReport> {
+        let (mut keeper, mut watcher) = self.keeper.take()?;
+        let (controls, runtime, held) = (self.controls.clone(), Handle::current(), self.held);
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut desk = |change: Between| runtime.block_on(controls.with_cycle(change)).is_some();
+            let report = if held && mood != Mood::Ordered {
+                keeper.only_judge(&mut desk)
+            } else {
+                keeper.step(&mut desk, mood)
+            };
+            watcher.follow(keeper.files());
+            (keeper, watcher, report)
+        });
+        match looked.await {
+            Ok((keeper, watcher, report)) => {
+                *self.counts.lock() = keeper.counts();
+                self.keeper = Some((keeper, watcher));
+                Some(report)
+            }
+            Err(error) => {
+                tracing::error!(%error, "reload has ended; what runs runs on until the node starts anew");
+                None
+            }
+        }
+    }
+}
