@@ -22,6 +22,7 @@ mod explain;
 mod gate;
 mod routes;
 mod socket;
+mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -54,11 +55,14 @@ pub async fn serve_admin(
         .route("/peers", get(routes::peers))
         .route("/phases", get(routes::phases))
         .route("/phases/{name}/resume", post(routes::resume))
+        .route("/phases/{name}/pause", post(routes::pause))
+        .route("/phases/{name}/run", post(routes::run_now))
+        .route("/tap", get(tap::tap))
         .route("/reload", post(routes::reload))
         .route("/explain/{who}", get(routes::explain))
         .route("/journal", get(routes::journal))
         .route("/view", get(routes::view));
-    serve(Gate::new(socket), router, desk, shutdown).await;
+    serve(Gate::for_streams(socket), router, desk, shutdown).await;
 }
 
 /// Tells whoever asks on the admin socket that the node is starting, until `started`, and gives the socket back. Compiling

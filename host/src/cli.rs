@@ -77,6 +77,12 @@ pub enum Verb {
     Phases(NodeArgs),
     /// Let a phase of a running node run again that was tripped or quarantined
     Resume(ResumeArgs),
+    /// Keep a phase of a running node from running until it is resumed or the node starts anew
+    Pause(ResumeArgs),
+    /// Run a phase of a running node now, outside of its cadence
+    RunNow(ResumeArgs),
+    /// Follow what a running node does: phase runs, actions, reloads; --json for one object a line
+    Tap(NodeArgs),
     /// Have a running node look at its drop-in folder now, and tell what changed; exit code 0 if all of it runs
     Reload(ReloadArgs),
     /// Tell everything a running node still knows about a peer: why it was dialled, why it left
@@ -335,6 +341,9 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
         Verb::Status(node) => ask::status(&node, json),
         Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
+        Verb::Pause(args) => ask::pause(&args.node, &args.phase, json),
+        Verb::RunNow(args) => ask::run_now(&args.node, &args.phase, json),
+        Verb::Tap(node) => ask::tap(&node, json),
         Verb::Reload(args) => ask::reload(&args.node, args.wait, json),
         Verb::Resume(args) => ask::resume(&args.node, &args.phase, json),
         Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),

@@ -131,6 +131,8 @@ pub struct Cycle {
     resumed_at: Option<Coarse>,
     resumed_last_tick: bool,
     recorder: Option<Recorder>,
+    /// If not empty, the next beat runs these and no others.
+    ordered: Vec<Arc<str>>,
     /// Of the beat that runs, or that ran last.
     last_tick: u32,
     /// How probations ended, until somebody asks.
@@ -154,6 +156,7 @@ impl Cycle {
             resumed_at: None,
             resumed_last_tick: false,
             recorder: None,
+            ordered: Vec::new(),
             last_tick: 0,
             verdicts: Vec::new(),
         };
@@ -224,19 +227,67 @@ impl Cycle {
     /// # Errors
     /// Why nothing can be resumed, for the operator.
     pub fn resume(&mut self, name: &str) -> Result<PhaseState, String> {
-        let connected = self.world.pool.live();
-        let Some(phase) = self.registry.phases.iter_mut().find(|phase| *phase.name == *name) else {
-            return Err(match self.registry.rejected.iter().find(|phase| phase.name == name) {
+        self.tell(name, What::Resume, Registered::resume)
+    }
+
+    /// Keeps the phase `name` from running until it is resumed or the node starts anew. How it stood before.
+    ///
+    /// # Errors
+    /// As [`Cycle::resume`].
+    pub fn pause(&mut self, name: &str) -> Result<PhaseState, String> {
+        self.tell(name, What::Pause, |phase| phase.is_paused = true)
+    }
+
+    /// Has the next beat run the phase `name` and no other, whatever its cadence says. Its cadence does not change.
+    ///
+    /// # Errors
+    /// Why it cannot run now, for the operator.
+    pub fn order(&mut self, name: &str) -> Result<(), String> {
+        let phase = self.known(name)?;
+        let refused = if phase.policy.mode == Mode::Off {
+            Some("is off; set another mode in its manifest")
+        } else if phase.is_stuck() {
+            Some("is stuck in a run that does not come back")
+        } else if phase.breaker.has_given_up() {
+            Some("is quarantined; resume it first")
+        } else {
+            None
+        };
+        match refused {
+            Some(why) => Err(format!("phase {name} {why}")),
+            None => {
+                self.ordered = vec![Arc::clone(&phase.name)];
+                Ok(())
+            }
+        }
+    }
+
+    fn known(&mut self, name: &str) -> Result<&mut Registered, String> {
+        let Registry { phases, rejected } = &mut self.registry;
+        match phases.iter().position(|phase| *phase.name == *name) {
+            Some(at) => Ok(&mut phases[at]),
+            None => Err(match rejected.iter().find(|phase| phase.name == name) {
                 Some(phase) => format!("phase {name:?} was rejected: {}", phase.problem),
                 None => {
-                    let names: Vec<&str> = self.registry.phases.iter().map(|phase| &*phase.name).collect();
+                    let names: Vec<&str> = phases.iter().map(|phase| &*phase.name).collect();
                     format!("no phase is called {name:?}; the phases are {}", names.join(", "))
                 }
-            });
-        };
+            }),
+        }
+    }
+
+    /// Does what the operator wants of one phase, and journals it.
+    fn tell(
+        &mut self,
+        name: &str,
+        what: What,
+        change: impl FnOnce(&mut Registered),
+    ) -> Result<PhaseState, String> {
+        let connected = self.world.pool.live();
+        let phase = self.known(name)?;
         let before = phase.status(connected).state;
-        phase.resume();
-        let draft = Draft::new(Asker::Operator, What::Resume, format!("{name} was {}", before.as_str()));
+        change(phase);
+        let draft = Draft::new(Asker::Operator, what, format!("{name} was {}", before.as_str()));
         self.world.journal.record(draft);
         self.publish();
         Ok(before)
@@ -307,6 +358,7 @@ impl Cycle {
                 report.runs.push(phase_run);
             }
         }
+        self.ordered.clear();
         recording::ended(self.recorder.as_mut(), run);
         report.connected = self.world.pool.live();
         report.took = begun.elapsed();
@@ -367,19 +419,22 @@ impl Cycle {
         if phase.policy.mode == Mode::Off {
             return false;
         }
+        if !self.ordered.is_empty() {
+            return self.ordered.contains(&phase.name);
+        }
         if beat.urgent > 0 {
             let wakes = phase.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0;
             // The host's own are tried whatever happened: nothing else ends the isolation.
             let is_held = phase.is_guest() && (phase.breaker.is_open() || phase.breaker.has_given_up());
-            return wakes && !phase.is_stuck() && !is_held;
+            return wakes && !phase.is_stuck() && !phase.is_paused && !is_held;
         }
         let every = phase.schedule.cadence.every_n_ticks(connected);
         if !phase.timing.is_due(beat.tick, every) {
             phase.owed_since = None;
             return false;
         }
-        let is_stuck = phase.is_stuck();
-        if is_stuck || !phase.breaker.admit() {
+        let is_held = phase.is_stuck() || phase.is_paused;
+        if is_held || !phase.breaker.admit() {
             phase.missed += 1;
             phase.owed_since = None;
             // A run that was let pass still uses its place in the grid.

@@ -129,6 +129,8 @@ pub enum What {
     Metrics,
     /// Somebody lets a phase run again.
     Resume,
+    /// Somebody keeps a phase from running.
+    Pause,
     /// A phase came, changed or went, or the generation before it returned.
     Reload,
     /// Grid points were skipped, or the machine slept.

@@ -49,6 +49,8 @@ pub type AfterTick = Box<dyn FnMut(&Cycle, &BeatReport) + Send>;
 enum Command {
     SetInterval(Duration),
     With(Box<dyn FnOnce(&mut Cycle) + Send>),
+    /// A beat of its own for one phase.
+    Run(String, oneshot::Sender<Result<Arc<BeatReport>, String>>),
 }
 
 /// A running ticker, from outside.
@@ -86,13 +88,13 @@ impl TickerHandle {
     /// For those who ask for changes and do not follow the beats: unlike this handle it keeps no listener waiting for
     /// beats of a ticker that has ended.
     pub fn controls(&self) -> Controls {
-        Controls(self.commands.clone())
+        Controls(self.commands.clone(), self.reports.downgrade())
     }
 }
 
 /// What can be asked of a running ticker, and nothing else of it.
 #[derive(Clone)]
-pub struct Controls(mpsc::Sender<Command>);
+pub struct Controls(mpsc::Sender<Command>, broadcast::WeakSender<Arc<BeatReport>>);
 
 impl Controls {
     /// Does something with the phases between two beats, off the clock but on the ticker's own task: keep it short.
@@ -105,6 +107,24 @@ impl Controls {
         // Whoever asked may not wait for the answer any more.
         let change = move |cycle: &mut Cycle| _ = tell.send(change(cycle));
         self.0.send(Command::With(Box::new(change))).await.ok()?;
+        told.await.ok()
+    }
+}
+
+impl Controls {
+    /// Every beat from now on; None if the ticker has ended.
+    pub fn reports(&self) -> Option<broadcast::Receiver<Arc<BeatReport>>> {
+        self.1.upgrade().map(|reports| reports.subscribe())
+    }
+
+    /// Runs the phase `name` now, in a beat of its own between two ticks; its cadence does not change. None if the ticker
+    /// has ended.
+    ///
+    /// # Errors
+    /// Why it cannot run now.
+    pub async fn run_now(&self, name: &str) -> Option<Result<Arc<BeatReport>, String>> {
+        let (tell, told) = oneshot::channel();
+        self.0.send(Command::Run(name.to_owned(), tell)).await.ok()?;
         told.await.ok()
     }
 }
@@ -181,6 +201,10 @@ impl Ticker {
                 Some(command) = self.commands.recv() => match command {
                     Command::SetInterval(interval) => self.set_interval(interval),
                     Command::With(change) => self.change(change),
+                    Command::Run(name, tell) => {
+                        // Whoever asked may not wait for the answer any more.
+                        _ = tell.send(self.run_one(&name).await);
+                    }
                 },
                 () = pool.isolated().notified() => self.arm_urgent(0),
                 () = sleep => {
@@ -218,6 +242,22 @@ impl Ticker {
         }
     }
 
+    async fn run_one(&mut self, name: &str) -> Result<Arc<BeatReport>, String> {
+        self.cycle.as_mut().ok_or("the node is shutting down")?.order(name)?;
+        self.last_urgent += 1;
+        self.beat(self.urgent_beat()).await.ok_or_else(|| "the beat did not end; see the log".to_owned())
+    }
+
+    fn urgent_beat(&self) -> Beat {
+        Beat {
+            tick: self.last_tick,
+            urgent: self.last_urgent,
+            skipped: 0,
+            slept: Duration::ZERO,
+            lateness: Duration::ZERO,
+        }
+    }
+
     fn change(&mut self, change: Box<dyn FnOnce(&mut Cycle) + Send>) {
         let Some(cycle) = &mut self.cycle else { return };
         // As with beats: whatever goes wrong in there must not end the heart.
@@ -251,14 +291,7 @@ impl Ticker {
             if self.pool.live() == 0 {
                 self.last_urgent += 1;
                 self.pulse.count_urgent();
-                self.beat(Beat {
-                    tick: self.last_tick,
-                    urgent: self.last_urgent,
-                    skipped: 0,
-                    slept: Duration::ZERO,
-                    lateness: Duration::ZERO,
-                })
-                .await;
+                self.beat(self.urgent_beat()).await;
                 self.arm_urgent(next_wait);
             }
         }
@@ -288,8 +321,8 @@ impl Ticker {
     }
 
     /// Runs one beat, off the async threads unless phases run inline.
-    async fn beat(&mut self, beat: Beat) {
-        let Some(mut cycle) = self.cycle.take() else { return };
+    async fn beat(&mut self, beat: Beat) -> Option<Arc<BeatReport>> {
+        let mut cycle = self.cycle.take()?;
         let mut after_tick = self.after_tick.take();
         let inline = cycle.runs_inline();
         let whole = move || {
@@ -304,19 +337,24 @@ impl Ticker {
             (cycle, after_tick, report)
         };
         let ended = if inline { Ok(whole()) } else { tokio::task::spawn_blocking(whole).await };
+        let mut told = None;
         match ended {
             Ok((cycle, after_tick, report)) => {
                 self.cycle = Some(cycle);
                 self.after_tick = after_tick;
                 match report {
-                    // Nobody has to listen.
-                    Ok(report) => _ = self.reports.send(Arc::new(report)),
+                    Ok(report) => {
+                        let report = told.insert(Arc::new(report));
+                        // Nobody has to listen.
+                        _ = self.reports.send(Arc::clone(report));
+                    }
                     Err(_) => tracing::error!(tick = beat.tick, "a beat panicked outside its phases"),
                 }
             }
             Err(error) => tracing::error!(%error, "the runtime is ending; no more beats"),
         }
         self.send_pings();
+        told
     }
 
     fn send_pings(&mut self) {

@@ -83,6 +83,37 @@ impl Client {
         self.ask(Method::GET, path).await
     }
 
+    /// Asks for `path` and hands over each line of the answer, until it ends or `line` says that it is enough.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn lines(&self, path: &str, mut line: impl FnMut(&str) -> bool) -> Result<(), ClientError> {
+        let stream = self.connect().await?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(self.request(Method::GET, path)?).await;
+        let response = response.map_err(|error| self.broken(error))?;
+        if response.status() != StatusCode::OK {
+            return Err(self.broken(response.status()));
+        }
+        let mut body = response.into_body();
+        let mut rest = Vec::new();
+        'lines: while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(error))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let whole: Vec<u8> = rest.drain(..=end).collect();
+                let text = String::from_utf8_lossy(&whole);
+                if !text.trim().is_empty() && !line(text.trim()) {
+                    break 'lines;
+                }
+            }
+        }
+        connection.abort();
+        Ok(())
+    }
+
     /// Asks until the node has started, or patience is at its end.
     async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
         let begun = Instant::now();
@@ -97,13 +128,26 @@ impl Client {
     }
 
     async fn ask_once(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
-            _ => ClientError::NoNode { socket: self.socket.clone(), source },
-        })?;
+        let stream = self.connect().await?;
         tokio::time::timeout(PATIENCE, self.exchange(stream, method, path))
             .await
             .map_err(|_| self.broken("it took too long"))?
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
+            _ => ClientError::NoNode { socket: self.socket.clone(), source },
+        })
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request<Empty<Bytes>>, ClientError> {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, "groundskeeper")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.broken(error))
     }
 
     async fn exchange(
@@ -115,12 +159,7 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(hyper::header::HOST, "groundskeeper")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| self.broken(error))?;
+        let request = self.request(method, path)?;
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status();

@@ -7,17 +7,22 @@ use groundskeeper_sdk::phase::Tick;
 use super::Desk;
 use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status};
 use crate::clock::{Coarse, unix_seconds};
-use crate::cycle::{Frame, PhaseView};
+use crate::cycle::{BeatReport, Frame, PhaseView};
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
 use crate::reload::ReloadReport;
+use crate::ticker::Controls;
 
 /// A tick that did not end within so many intervals is a ticker that stands.
 const INTERVALS_ALIVE: u32 = 3;
 
 /// Failures in a row of a built-in phase after which the node is not ready.
 const FAILURES_TOLERATED: u32 = 3;
+
+fn going_down<T>() -> Result<T, String> {
+    Err("the node is shutting down".to_owned())
+}
 
 impl Desk {
     pub fn status(&self) -> Status {
@@ -73,19 +78,36 @@ impl Desk {
         let Some(reload) = &self.sources.reload else {
             return Err("this node has no folder for phases; name one with --phases or guests.dir".to_owned());
         };
-        reload.reload().await.ok_or_else(|| "the node is shutting down".to_owned())
+        reload.reload().await.map_or_else(going_down, Ok)
     }
 
     /// Lets a phase run again, however often it has failed, and bytes of it that have failed be tried again.
     pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
-        let Some(ticker) = &self.ticker else { return Err("this node has no ticker".to_owned()) };
+        let ticker = self.ticker()?;
         if let Some(reload) = &self.sources.reload {
             reload.forgive(&phase).await;
         }
         let name = phase.clone();
         let resumed = ticker.with_cycle(move |cycle| cycle.resume(&name)).await;
-        let was = resumed.unwrap_or_else(|| Err("the node is shutting down".to_owned()))?;
+        let was = resumed.unwrap_or_else(going_down)?;
         Ok(Resumed { phase, was })
+    }
+
+    /// Keeps a phase from running until it is resumed.
+    pub(super) async fn pause(&self, phase: String) -> Result<Resumed, String> {
+        let name = phase.clone();
+        let paused = self.ticker()?.with_cycle(move |cycle| cycle.pause(&name)).await;
+        let was = paused.unwrap_or_else(going_down)?;
+        Ok(Resumed { phase, was })
+    }
+
+    /// Runs one phase in a beat of its own.
+    pub(super) async fn run_now(&self, phase: &str) -> Result<Arc<BeatReport>, String> {
+        self.ticker()?.run_now(phase).await.unwrap_or_else(going_down)
+    }
+
+    fn ticker(&self) -> Result<&Controls, String> {
+        self.ticker.as_ref().ok_or_else(|| "this node has no ticker".to_owned())
     }
 
     /// The live connections, at most `limit` of them told one by one. O(slots ever used).

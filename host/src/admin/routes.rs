@@ -54,6 +54,20 @@ pub(super) async fn resume(State(desk): State<Arc<Desk>>, Path(name): Path<Strin
     }
 }
 
+pub(super) async fn pause(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
+    match desk.pause(name).await {
+        Ok(paused) => Json(paused).into_response(),
+        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+    }
+}
+
+pub(super) async fn run_now(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
+    match desk.run_now(&name).await {
+        Ok(report) => Json(&*report).into_response(),
+        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+    }
+}
+
 pub(super) async fn reload(State(desk): State<Arc<Desk>>) -> Response {
     match desk.reload().await {
         Ok(report) => Json(report).into_response(),

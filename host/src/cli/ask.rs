@@ -36,6 +36,45 @@ pub(super) fn resume(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result
     carry_out::<Resumed>(node, Method::POST, &path, json, show::resumed)
 }
 
+pub(super) fn pause(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let path = format!("/phases/{}/pause", path_segment(phase));
+    carry_out::<Resumed>(node, Method::POST, &path, json, show::paused)
+}
+
+pub(super) fn run_now(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let path = format!("/phases/{}/run", path_segment(phase));
+    let client = match client(node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = match runtime.block_on(client.post::<serde_json::Value>(&path)) {
+        Ok(report) => report,
+        Err(error) => return Ok(told(&error)),
+    };
+    let did_well = report["runs"].as_array().is_some_and(|runs| runs.iter().all(|run| run["result"] == "ok"));
+    if json {
+        print_json(&report)?;
+    } else {
+        print(&show::ran(&report))?;
+    }
+    Ok(if did_well { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+pub(super) fn tap(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let client = match client(node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let followed = runtime.block_on(client.lines("/tap", |line| {
+        let text = if json { format!("{line}\n") } else { show::event(line) };
+        // Whoever closed the pipe has seen enough.
+        print(&text).is_ok()
+    }));
+    Ok(followed.map_or_else(|error| told(&error), |()| ExitCode::SUCCESS))
+}
+
 /// How long `reload --wait` asks, and how often.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
 const RELOAD_AGAIN: Duration = Duration::from_millis(500);

@@ -5,6 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use groundskeeper_sdk::span::Span;
 
+use serde_json::Value;
+
 use crate::admin::answers::{Explanation, Health, Peer, Peers, Phases, Resumed, Status};
 use crate::config::Mode;
 use crate::journal::{Outcome, Record};
@@ -57,6 +59,65 @@ pub(super) fn status(status: &Status) -> String {
 
 pub(super) fn resumed(resumed: &Resumed) -> String {
     format!("{} runs again; it was {}\n", printable(&resumed.phase), resumed.was.as_str())
+}
+
+pub(super) fn paused(paused: &Resumed) -> String {
+    let phase = printable(&paused.phase);
+    format!(
+        "{phase} is paused; it was {}. `groundskeeper resume {phase}` lets it run again\n",
+        paused.was.as_str()
+    )
+}
+
+/// What a beat of its own came to, for one phase.
+pub(super) fn ran(report: &Value) -> String {
+    let runs = report["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if runs.is_empty() {
+        return "nothing ran\n".to_owned();
+    }
+    runs.iter().map(run).collect()
+}
+
+fn run(run: &Value) -> String {
+    let text = |value: &Value| printable(value.as_str().unwrap_or("-"));
+    let nanos = |took: &Value| {
+        took["secs"].as_u64().unwrap_or(0) * 1_000_000_000 + took["nanos"].as_u64().unwrap_or(0)
+    };
+    let did: Vec<String> = run["tally"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, n)| n.as_u64().is_some_and(|n| n > 0))
+        .map(|(what, n)| format!("{n} {}", what.replace('_', " ")))
+        .collect();
+    let did = if did.is_empty() { "asked for nothing".to_owned() } else { did.join(", ") };
+    let fuel = run["fuel"].as_u64().map(|fuel| format!(", fuel {fuel}")).unwrap_or_default();
+    let words = run["words"].as_str().map(|words| format!(": {}", printable(words))).unwrap_or_default();
+    format!(
+        "{} {} in {}{fuel}: {did}{words}\n",
+        text(&run["name"]),
+        text(&run["result"]),
+        micros(nanos(&run["took"]) / 1000)
+    )
+}
+
+/// One line of `tap`.
+pub(super) fn event(line: &str) -> String {
+    let Ok(event) = serde_json::from_str::<Value>(line) else { return format!("{}\n", printable(line)) };
+    match event["event"].as_str() {
+        Some("run") => format!("run     tick {}: {}", event["tick"], run(&event)),
+        Some("action") => match serde_json::from_value::<Record>(event) {
+            Ok(told) => format!("action  {}\n", record(&told)),
+            Err(_) => format!("{}\n", printable(line)),
+        },
+        Some("reload") => {
+            let text = |key: &str| printable(event[key].as_str().unwrap_or("-"));
+            let why = event["why"].as_str().map(|why| format!(": {}", printable(why))).unwrap_or_default();
+            format!("reload  {} {} {}{why}\n", text("phase"), text("digest"), text("change"))
+        }
+        Some("lost") => format!("lost    {} events came faster than they were read\n", event["events"]),
+        _ => format!("{}\n", printable(line)),
+    }
 }
 
 pub(super) fn reloaded(report: &ReloadReport) -> String {

@@ -61,7 +61,7 @@ metrics! {
     PHASE_RUNS = Counter "phase_runs" by ["phase", "result"]: "Runs by how they ended: ok, failed, rule, panicked, trapped, cut, overran";
     PHASE_DURATION = Histogram "phase_duration" in seconds by ["phase"]: "How long one run took";
     PHASE_FUEL = Counter "phase_fuel" by ["phase"]: "Fuel used by all runs, where it is measured";
-    PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, probation, tripped, stuck, quarantined, pending, rejected, off";
+    PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, probation, tripped, stuck, quarantined, pending, rejected, paused, off";
     PHASE_MISSED = Counter "phase_missed" by ["phase"]: "Due runs that did not happen";
     PHASE_PUT_OFF = Counter "phase_put_off" by ["phase"]: "Due runs of guests that waited for the next tick because the budget was used up";
     PHASE_REFUSED = Counter "phase_refused" by ["phase", "grant"]: "Asks that were refused, by the grant they come under";

@@ -34,6 +34,8 @@ pub struct Registered {
     kept: KeptPhase,
     /// Counts what would be worth writing to disk.
     changes: u64,
+    /// The operator keeps it from running.
+    pub is_paused: bool,
     /// Set while a run that was given up is still inside the phase.
     pub stuck: Option<Arc<AtomicBool>>,
     /// The tick whose budget its due run did not fit into, until it has run.
@@ -106,6 +108,7 @@ impl Registered {
             last_error: kept.quarantine.as_ref().map(|told| told.why.clone()),
             kept,
             changes: 0,
+            is_paused: false,
             stuck: None,
             owed_since: None,
             last_accepted: None,
@@ -301,6 +304,7 @@ impl Registered {
 
     /// Lets it run again at once, whatever it did.
     pub fn resume(&mut self) {
+        self.is_paused = false;
         self.breaker.reset();
         if self.kept.quarantine.take().is_some() {
             self.changes += 1;
@@ -341,6 +345,8 @@ impl Registered {
             PhaseState::Off
         } else if self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire)) {
             PhaseState::Stuck
+        } else if self.is_paused {
+            PhaseState::Paused
         } else if self.breaker.has_given_up() {
             PhaseState::Quarantined
         } else if self.breaker.is_open() {
@@ -356,7 +362,7 @@ impl Registered {
     pub fn status(&self, connected: u32) -> PhaseStatus {
         let every = self.schedule.cadence.every_n_ticks(connected);
         let state = self.state();
-        let runs_again = !matches!(state, PhaseState::Off | PhaseState::Quarantined);
+        let runs_again = !matches!(state, PhaseState::Off | PhaseState::Paused | PhaseState::Quarantined);
         let mut took: Vec<Duration> = self.took.iter().copied().collect();
         took.sort_unstable();
         let micros = |time: Duration| time.as_micros() as u64;

@@ -29,12 +29,14 @@ pub enum PhaseState {
     Pending,
     /// Wanted, and not there: `last_error` tells why.
     Rejected,
+    /// Kept from running by the operator, until it is resumed or the node starts anew.
+    Paused,
     /// Configured not to run.
     Off,
 }
 
 impl PhaseState {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Active,
         Self::Probation,
         Self::Tripped,
@@ -42,6 +44,7 @@ impl PhaseState {
         Self::Quarantined,
         Self::Pending,
         Self::Rejected,
+        Self::Paused,
         Self::Off,
     ];
 
@@ -55,6 +58,7 @@ impl PhaseState {
             Self::Probation => "probation",
             Self::Pending => "pending",
             Self::Rejected => "rejected",
+            Self::Paused => "paused",
             Self::Off => "off",
         }
     }
