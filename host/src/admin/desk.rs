@@ -7,7 +7,7 @@ use groundskeeper_sdk::phase::Tick;
 use super::Desk;
 use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status};
 use crate::clock::{Coarse, unix_seconds};
-use crate::cycle::{BeatReport, Frame, PhaseView};
+use crate::cycle::{BeatReport, Frame, Measures, PhaseView};
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
@@ -27,7 +27,8 @@ fn going_down<T>() -> Result<T, String> {
 impl Desk {
     pub fn status(&self) -> Status {
         let from = &self.sources;
-        let stats = from.pool.stats(from.healthy_above, from.stale_after);
+        let Measures { thresholds, stale_after } = *from.measures.lock();
+        let stats = from.pool.stats(thresholds.healthy_above, stale_after);
         let (notable, chatter) = from.journal.held();
         Status {
             node: from.pool.self_id(),
@@ -62,15 +63,15 @@ impl Desk {
     pub fn view(&self) -> Fixture {
         let from = &self.sources;
         let now = from.clock.coarse();
-        let frame =
-            Frame::take(&from.pool, &from.book, &from.broadcasts, self.thresholds, now, Coarse::default());
+        let thresholds = from.measures.lock().thresholds;
+        let frame = Frame::take(&from.pool, &from.book, &from.broadcasts, thresholds, now, Coarse::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.clock),
             seed: [rand::random(), rand::random()],
             ..Tick::default()
         };
-        Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, self.thresholds.healthy_above.into())
+        Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, thresholds.healthy_above.into())
     }
 
     /// Reads the drop-in folder now, and does what follows from it.
@@ -78,7 +79,13 @@ impl Desk {
         let Some(reload) = &self.sources.reload else {
             return Err("this node has no folder for phases; name one with --phases or guests.dir".to_owned());
         };
-        reload.reload().await.map_or_else(going_down, Ok)
+        // The config first: what it says of phases holds for those that come.
+        let config = match &self.reconfigure {
+            Some(reconfigure) => Some(reconfigure().await),
+            None => None,
+        };
+        let report = reload.reload().await.map_or_else(going_down, Ok)?;
+        Ok(ReloadReport { config, ..report })
     }
 
     /// Lets a phase run again, however often it has failed, and bytes of it that have failed be tried again.
