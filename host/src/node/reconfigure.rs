@@ -122,6 +122,8 @@ fn live_guests(old: &Guests, new: &Guests) -> Guests {
         dir: old.dir.clone(),
         allow_native: old.allow_native,
         reload_native: old.reload_native,
+        require: old.require,
+        public_key: old.public_key.clone(),
         ..new.clone()
     }
 }
@@ -153,7 +155,7 @@ pub fn compare(old: &Config, new: &Config) -> ConfigReport {
         guests.bans, guests.untouchable, phases.reaper, phases.reconnect, phases.broadcast_cleanup,
         phases.exchange_cleanup, log.level);
     keys!(restart: node.network, node.data_dir, pool.max_connections, pool.max_per_group, guests.dir,
-        guests.allow_native, guests.reload_native, log.format, shutdown.deadline, net.listen, net.advertise,
+        guests.allow_native, guests.reload_native, guests.require, guests.public_key, log.format, shutdown.deadline, net.listen, net.advertise,
         net.bootstrap, net.allow_private, net.handshake_timeout, net.request_timeout, net.bytes_per_second_per_peer,
         net.queue_bytes, net.max_frame, book.capacity, book.per_source_group, book.backoff_first, book.backoff_most,
         book.min_life, broadcasts.held, broadcasts.per_window, broadcasts.window, journal.notable, journal.chatter,

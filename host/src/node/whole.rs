@@ -17,7 +17,7 @@ use super::maintenance::{Maintenance, Options, TableLimits, Tables};
 use super::reconfigure::{ReadConfig, Reconfigurer, thresholds};
 use crate::book::BookLimits;
 use crate::clock::Clock;
-use crate::config::{Bootstrap, Config, Guest, Manifest, Trust};
+use crate::config::{Bootstrap, Config, Guest, Guests, Manifest, Trust};
 use crate::cycle::{BeatReport, Cycle, Measures};
 use crate::data::{DataError, DataFolder, KeptPhase};
 use crate::engine::{Fence, PhaseThread};
@@ -90,7 +90,8 @@ fn keeper(
     clock: &Arc<dyn Clock>,
 ) -> Option<(KeeperOptions, Keeper)> {
     let dir = config.guests.dir.clone()?;
-    let options = KeeperOptions { dir, reload_native: config.guests.reload_native };
+    let Guests { reload_native, require, public_key, .. } = config.guests.clone();
+    let options = KeeperOptions { dir, reload_native, require, public_key };
     let allow_native = config.guests.allow_native;
     let stage = LazyLoader { folder: Arc::clone(folder), allow_native, loader: None };
     let fence = Fence::Thread(PhaseThread::new());
