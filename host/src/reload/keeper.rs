@@ -1,6 +1,6 @@
 //! The protocol: from files that have come to rest to a phase that runs, and back if it does badly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -71,6 +71,10 @@ pub struct Keeper {
     pub(super) fence: Fence,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) looks: Looks,
+    /// Manifests as they were last read: most looks are about one file, and parsing is what they would be spent on.
+    parsed: BTreeMap<PathBuf, ManifestFile>,
+    /// Manifests that could not be read at the last look: that says nothing about what is in them.
+    unread: BTreeSet<PathBuf>,
     pub(super) units: BTreeMap<String, Unit>,
     libraries: u32,
     counts: ReloadCounts,
@@ -149,6 +153,8 @@ impl Keeper {
             fence,
             clock,
             looks: Looks::default(),
+            parsed: BTreeMap::new(),
+            unread: BTreeSet::new(),
             units: BTreeMap::new(),
             libraries: 0,
             counts: ReloadCounts { last_successful: true, ..ReloadCounts::default() },
@@ -237,13 +243,26 @@ impl Keeper {
             || is_due(self.next())
             || self.units.values().any(|unit| unit.missing_since.is_some());
         why.then(|| {
-            let files = self.folder.files();
-            arrange_manifests(there, |path| {
-                let bytes = files.read(path, MOST_MANIFEST_BYTES + 1).map_err(|error| error.to_string())?;
+            let (files, before) = (self.folder.files(), std::mem::take(&mut self.parsed));
+            self.unread.clear();
+            let mut read = |path: &Path| {
+                let bytes = files.read(path, MOST_MANIFEST_BYTES + 1).map_err(|error| {
+                    self.unread.insert(path.to_owned());
+                    error.to_string()
+                })?;
                 if bytes.len() as u64 > MOST_MANIFEST_BYTES {
                     return Err("it is too large for a manifest".to_owned());
                 }
                 String::from_utf8(bytes).map_err(|error| error.to_string())
+            };
+            arrange_manifests(there, |path| {
+                let text = read(&path);
+                let same = before.get(&path).filter(|file| Ok(&file.text) == text.as_ref());
+                let file = same.cloned().unwrap_or_else(|| ManifestFile::of(path, text));
+                if !file.text.is_empty() {
+                    self.parsed.insert(file.path.clone(), file.clone());
+                }
+                file
             })
         })
     }
@@ -339,7 +358,13 @@ impl Keeper {
             Err(problems) => {
                 let why = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
                 let is_module = file.path.extension().is_none_or(|extension| extension != "toml");
-                let refusal = if file.is_torn || is_module { Refusal::Unfinished } else { Refusal::Bad };
+                let refusal = if self.unread.contains(&file.path) {
+                    Refusal::Machine
+                } else if file.is_torn || is_module {
+                    Refusal::Unfinished
+                } else {
+                    Refusal::Bad
+                };
                 return Err((refusal(why), text_digest));
             }
         };

@@ -39,7 +39,8 @@ impl ManifestFile {
         Self::of(path, text)
     }
 
-    fn of(path: PathBuf, text: Result<String, String>) -> Self {
+    /// What reading the file `path` came to.
+    pub fn of(path: PathBuf, text: Result<String, String>) -> Self {
         let file = path.display().to_string();
         match text {
             Ok(text) => Self::parse(path, text),
@@ -91,7 +92,7 @@ pub fn is_manifest(text: &str) -> bool {
 /// A folder that is not there has no manifests. One that cannot be read is one entry with that problem.
 pub fn read_manifests(dir: &Path) -> Vec<ManifestFile> {
     match list(dir) {
-        Ok(paths) => arrange_manifests(paths, read_text),
+        Ok(paths) => arrange_manifests(paths, ManifestFile::read),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             let problem = Problem::of(dir.display().to_string(), format!("cannot be read: {error}"));
@@ -103,17 +104,12 @@ pub fn read_manifests(dir: &Path) -> Vec<ManifestFile> {
 /// As [`read_manifests`], of the files of a folder that somebody else has listed and reads.
 pub fn arrange_manifests(
     mut paths: Vec<PathBuf>,
-    mut read: impl FnMut(&Path) -> Result<String, String>,
+    read: impl FnMut(PathBuf) -> ManifestFile,
 ) -> Vec<ManifestFile> {
     paths.sort();
     let has = |path: &&PathBuf, extension: &str| path.extension().is_some_and(|found| found == extension);
     let manifests = paths.iter().filter(|path| has(path, "toml")).cloned();
-    let mut files: Vec<ManifestFile> = manifests
-        .map(|path: PathBuf| {
-            let text = read(&path);
-            ManifestFile::of(path, text)
-        })
-        .collect();
+    let mut files: Vec<ManifestFile> = manifests.map(read).collect();
     refuse_namesakes(&mut files);
     let told: BTreeSet<PathBuf> = files.iter().flat_map(claimed).collect();
     for runtime in [Runtime::Wasm, Runtime::Native] {
