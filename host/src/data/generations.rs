@@ -78,6 +78,11 @@ impl Head {
         !std::mem::take(&mut self.bad).is_empty()
     }
 
+    /// The generation before the one on probation, if that is what `digest` names: nobody wants the newer one any more.
+    pub fn taken_back(&self, digest: &[u8; 32]) -> Option<&Former> {
+        self.former.as_ref().filter(|former| self.on_probation && former.digest == *digest)
+    }
+
     fn digests(&self) -> impl Iterator<Item = [u8; 32]> + '_ {
         self.now.into_iter().chain(self.former.as_ref().map(|former| former.digest))
     }

@@ -145,14 +145,22 @@ impl Keeper {
         }
         let spec = self.load(&found.manifest, &found.text, &found.module, &found.bytes, false);
         let spec = spec.map_err(refused)?;
-        let kept = self.kept(name).map_err(refused)?;
-        let is_known = head.now == Some(digest);
+        let mut kept = self.kept(name).map_err(refused)?;
+        let taken_back = head.taken_back(&digest).cloned();
+        let is_known = head.now == Some(digest) || taken_back.is_some();
         if !is_known {
             let trial = scene.trial(&spec, &kept, &mut self.fence, TRIAL_LIMIT);
             trial.map_err(|why| refused(Refusal::Bad(format!("on trial: {why}"))))?;
         }
         let mut new = head.clone();
         (new.file, new.now) = (found.file.clone(), Some(digest));
+        if let Some(former) = taken_back {
+            (new.on_probation, new.former) = (false, None);
+            kept = former.kept;
+            if let Err(error) = self.folder.save_phase(name, &kept) {
+                tracing::error!(%error, phase = name, "cannot save what it remembers");
+            }
+        }
         if let Some(old) = head.now.filter(|_| !is_known && !head.on_probation) {
             new.former = Some(Former { digest: old, kept: kept.clone() });
             new.on_probation = true;

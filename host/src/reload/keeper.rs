@@ -494,18 +494,21 @@ impl Keeper {
             Some(kept) => kept.clone(),
             None => self.kept(&new.name)?,
         };
-        let trial = scene.trial(&spec, &kept, &mut self.fence, TRIAL_LIMIT);
-        trial.map_err(|why| Refusal::Bad(format!("on trial: {why}")))?;
         let Found { name, file, text, bytes, digest, .. } = new;
+        let old = self.units.get(&name).map(|unit| unit.head.clone()).unwrap_or_default();
+        let taken_back = old.taken_back(&digest);
+        // One that is taken back gets its own memory back, whatever the newer one has made of it.
+        let trial_on = taken_back.map_or(&kept, |former| &former.kept);
+        let trial = scene.trial(&spec, trial_on, &mut self.fence, TRIAL_LIMIT);
+        trial.map_err(|why| Refusal::Bad(format!("on trial: {why}")))?;
+        let is_taken_back = taken_back.is_some();
         let unit = self.units.entry(name.clone()).or_default();
-        let old = unit.head.clone();
         let former = match running {
             // What was never good is nothing to go back to.
             Some(_) if old.on_probation => old.former.clone(),
             Some(running) => Some(Former { digest: running, kept: kept.clone() }),
             None => None,
         };
-        let is_taken_back = old.on_probation && old.former.as_ref().is_some_and(|one| one.digest == digest);
         unit.head.file = file;
         unit.head.now = Some(digest);
         unit.head.on_probation = former.is_some() && !is_taken_back;
