@@ -662,8 +662,12 @@ impl Keeper {
 
     /// Takes note of probations that have ended.
     fn judge(&mut self, desk: &mut dyn Desk, report: &mut ReloadReport) {
-        let verdicts = ask(desk, |cycle| cycle.take_verdicts()).unwrap_or_default();
-        for Verdict { phase, digest, outcome } in verdicts {
+        let verdicts = ask(desk, |cycle| {
+            let verdicts = cycle.take_verdicts().into_iter();
+            // The generation that is back may have run since, and what it stored then is on the disk already.
+            verdicts.map(|verdict| (cycle.snapshot(&verdict.phase), verdict)).collect::<Vec<_>>()
+        });
+        for (now_kept, Verdict { phase, digest, outcome }) in verdicts.unwrap_or_default() {
             let Some(unit) = self.units.get_mut(&*phase) else { continue };
             match outcome {
                 Judged::Good => {
@@ -674,7 +678,7 @@ impl Keeper {
                 }
                 Judged::Returned { why, to, kept } => {
                     // First what it remembers: a crash in between tries the newer one again, on what it began with.
-                    if let Err(error) = self.folder.save_phase(&phase, &kept) {
+                    if let Err(error) = self.folder.save_phase(&phase, &now_kept.unwrap_or(kept)) {
                         tracing::error!(%error, phase = &*phase, "cannot save what it remembers");
                     }
                     unit.head.mark_bad(digest, why.clone());
