@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::keeper::{Keeper, Mood, Put, TRIAL_LIMIT, put};
-use super::report::ReloadReport;
+use super::report::{Change, ReloadReport};
 use super::unit::{Refusal, Unit};
 use super::{Desk, ask};
 use crate::config::{Declared, Manifest, ManifestFile};
@@ -86,6 +86,24 @@ impl Keeper {
         }
         self.tell(desk);
         Ok(())
+    }
+
+    /// What has a good generation and does not run: it could not be read, or the start was told to take nothing.
+    pub(super) fn bring_back(&mut self, mood: Mood, desk: &mut dyn Desk, report: &mut ReloadReport) {
+        let is_wanted = |unit: &Unit| unit.is_unread || mood == Mood::Ordered && unit.head.now.is_some();
+        let idle = self.units.iter().filter(|(_, unit)| unit.running.is_none() && is_wanted(unit));
+        let idle: Vec<String> = idle.map(|(name, _)| name.clone()).collect();
+        if idle.is_empty() {
+            return;
+        }
+        self.units.values_mut().for_each(|unit| unit.is_unread = false);
+        let puts: Vec<Put> = idle.iter().filter_map(|name| self.last_good(name)).collect();
+        self.put_first(puts, desk, report);
+        for name in idle {
+            if let Some(running) = self.units.get(&name).and_then(|unit| unit.running) {
+                self.note(&name, Change::Applied, Some(running), None, report);
+            }
+        }
     }
 
     fn put_first(&mut self, puts: Vec<Put>, desk: &mut dyn Desk, report: &mut ReloadReport) {
@@ -189,7 +207,8 @@ impl Keeper {
         let generation = match self.folder.load_generation(&digest) {
             Ok(generation) => generation?,
             Err(error) => {
-                tracing::error!(%error, phase = name, "a generation that was kept cannot be read");
+                tracing::error!(%error, phase = name, "a generation that was kept cannot be read; tried again");
+                self.units.entry(name.to_owned()).or_default().is_unread = true;
                 return None;
             }
         };
@@ -214,12 +233,23 @@ impl Keeper {
     fn last_good(&mut self, name: &str) -> Option<Put> {
         let head = self.units.get(name)?.head.clone();
         // One on probation was never good.
-        if let Some(now) = head.now.filter(|_| !head.on_probation)
-            && let Some(spec) = self.from_shelf(name, now)
-            && let Ok(kept) = self.kept(name)
-        {
-            self.units.get_mut(name)?.running = Some(now);
-            return Some(Put { spec, kept, former: None, last_runs: LastRuns::new() });
+        if let Some(now) = head.now.filter(|_| !head.on_probation) {
+            let spec = self.from_shelf(name, now);
+            let kept = self.kept(name);
+            let unit = self.units.get_mut(name)?;
+            match (spec, kept) {
+                (Some(spec), Ok(kept)) => {
+                    unit.running = Some(now);
+                    return Some(Put { spec, kept, former: None, last_runs: LastRuns::new() });
+                }
+                // A disk that fails for a moment is no reason to take away what the phase remembers.
+                (Some(_), Err(refusal)) => {
+                    unit.is_unread = matches!(refusal, Refusal::Machine(_));
+                    return None;
+                }
+                (None, _) if unit.is_unread => return None,
+                (None, _) => {}
+            }
         }
         let Former { digest, kept } = head.former?;
         let spec = self.from_shelf(name, digest)?;

@@ -19,7 +19,7 @@ use crate::config::{
     Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, Runtime, arrange_manifests,
 };
 use crate::cycle::Scene;
-use crate::data::{DataFolder, Former, Generation, Head, KeptPhase, generation_digest};
+use crate::data::{DataError, DataFolder, Former, Generation, Head, KeptPhase, generation_digest};
 use crate::engine::Fence;
 use crate::loader::{MOST_BYTES, Unfit};
 use crate::registry::{Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, short_digest};
@@ -211,6 +211,7 @@ impl Keeper {
             }
             Err(error) => self.cannot_look(&error),
         }
+        self.bring_back(mood, desk, &mut report);
         self.tell(desk);
         report.trouble.clone_from(&self.trouble);
         report.running = self.units.values().filter(|unit| unit.running.is_some()).count() as u32;
@@ -524,7 +525,10 @@ impl Keeper {
 
     /// What a phase kept that does not run.
     pub(super) fn kept(&self, name: &str) -> Result<KeptPhase, Refusal> {
-        let loaded = self.folder.load_phase(name).map_err(|error| Refusal::Bad(error.to_string()))?;
+        let loaded = self.folder.load_phase(name).map_err(|error| match error {
+            DataError::Newer { .. } => Refusal::Bad(error.to_string()),
+            _ => Refusal::Machine(error.to_string()),
+        })?;
         if let Some(warning) = loaded.warning {
             tracing::warn!(phase = name, "{warning}");
         }
@@ -755,7 +759,7 @@ impl Keeper {
     }
 
     /// One log line, one count, one event.
-    fn note(
+    pub(super) fn note(
         &mut self,
         phase: &str,
         change: Change,

@@ -20,6 +20,8 @@ pub(super) struct Unit {
     pub running: Option<[u8; 32]>,
     /// `head` is not on disk: the disk refused it.
     pub is_unsaved: bool,
+    /// Its last good generation could not be read, and so does not run.
+    pub is_unread: bool,
     /// What lies in the folder and does not run.
     pub candidate: Option<Candidate>,
     /// When the files were first seen to be gone.
