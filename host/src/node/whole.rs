@@ -99,21 +99,8 @@ fn keeper(
     Some((options, keeper))
 }
 
-/// After so many starts that did not come far, generations before those that ran are taken ...
-const STARTS_BEFORE_FORMER: u32 = 3;
-/// ... and after so many, nothing of the folder.
-const STARTS_BEFORE_NOTHING: u32 = 6;
-
 /// The tick that a start has to reach to count as one that came far.
 const FAR: u32 = 2;
-
-fn start_from(earlier_starts: u32) -> StartFrom {
-    match earlier_starts {
-        STARTS_BEFORE_NOTHING.. => StartFrom::Nothing,
-        STARTS_BEFORE_FORMER.. => StartFrom::Former,
-        _ => StartFrom::Folder,
-    }
-}
 
 /// What each phase kept. A guest whose file cannot be used is rejected: it would start over, and write over what a newer
 /// version of this program left.
@@ -243,7 +230,7 @@ impl Node {
         let started = tables.clock.mono();
         let measures = Arc::new(Mutex::new(Measures { thresholds, stale_after: config.stale_after() }));
         let earlier = folder.note_start();
-        let from = start_from(earlier);
+        let from = StartFrom::after(earlier);
         if from != StartFrom::Folder {
             let runs = if from == StartFrom::Former {
                 "generations before the last ones"

@@ -23,6 +23,23 @@ pub enum StartFrom {
     Nothing,
 }
 
+/// After so many starts that did not come far, generations before those that ran are taken ...
+const STARTS_BEFORE_FORMER: u32 = 3;
+/// ... and after so many, nothing of the folder.
+const STARTS_BEFORE_NOTHING: u32 = 6;
+
+impl StartFrom {
+    /// After so many starts that did not come far, as [`DataFolder::note_start`](crate::data::DataFolder::note_start)
+    /// counts them.
+    pub fn after(starts: u32) -> Self {
+        match starts {
+            STARTS_BEFORE_NOTHING.. => Self::Nothing,
+            STARTS_BEFORE_FORMER.. => Self::Former,
+            _ => Self::Folder,
+        }
+    }
+}
+
 /// Why a file is not begun with, and of which bytes that is said.
 type Refused = (Refusal, Option<[u8; 32]>);
 
@@ -56,7 +73,7 @@ impl Keeper {
             for file in files.iter().filter(|file| !file.is_built_in) {
                 let name = self.name_of(file);
                 let loaded = match trust {
-                    StartFrom::Nothing => Err(nothing_runs()),
+                    StartFrom::Nothing => Err(self.nothing_of(file, &name)),
                     _ => self.begin_with(file, &name, &scene),
                 };
                 match loaded {
@@ -261,9 +278,14 @@ impl Keeper {
         (unit.head.former, unit.head.on_probation, unit.is_unsaved) = (None, false, true);
         Some(Put { spec, kept, former: None, last_runs: LastRuns::new() })
     }
-}
 
-fn nothing_runs() -> Refused {
-    let why = "the last starts did not come far, so no phase of the folder runs; `groundskeeper reload` tries again";
-    (Refusal::Bad(why.to_owned()), None)
+    /// With the digest of its bytes, so that no look but an ordered one puts them in.
+    fn nothing_of(&mut self, file: &ManifestFile, name: &str) -> Refused {
+        let why = "the last starts did not come far, so no phase of the folder runs; `groundskeeper reload` tries again";
+        let digest = match self.read(file, name) {
+            Ok(found) => Some(found.digest),
+            Err((_, digest)) => digest,
+        };
+        (Refusal::Bad(why.to_owned()), digest)
+    }
 }
