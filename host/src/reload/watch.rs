@@ -2,9 +2,13 @@
 //! hint looks for himself, and looks from time to time without one.
 
 #[cfg(feature = "watch")]
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+#[cfg(feature = "watch")]
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "watch")]
+use std::time::SystemTime;
 
 #[cfg(feature = "watch")]
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -27,12 +31,17 @@ impl Watcher {
     pub fn follow<'a>(&mut self, _: impl Iterator<Item = &'a PathBuf>) {}
 }
 
+/// Device, inode and birth of a folder: one that is made anew may have the inode of the one before.
+#[cfg(feature = "watch")]
+type Identity = (u64, u64, Option<SystemTime>);
+
 /// Watches one folder, and the folders in which the files behind its links lie.
 #[cfg(feature = "watch")]
 pub struct Watcher {
     watcher: Option<RecommendedWatcher>,
     folder: PathBuf,
-    watched: BTreeSet<PathBuf>,
+    /// Folders, and which ones they were when they were last watched.
+    watched: BTreeMap<PathBuf, Option<Identity>>,
     hint: Arc<Notify>,
 }
 
@@ -52,7 +61,7 @@ impl Watcher {
         if let Err(error) = &watcher {
             tracing::warn!(%error, folder = %folder.display(), "cannot be watched; it is looked at once a tick");
         }
-        let watched = BTreeSet::new();
+        let watched = BTreeMap::new();
         let mut watcher = Self { watcher: watcher.ok(), folder: folder.to_owned(), watched, hint };
         watcher.follow(std::iter::empty());
         watcher
@@ -70,19 +79,27 @@ impl Watcher {
         links(&self.folder, &mut wanted);
         files.for_each(|path| links(path, &mut wanted));
         wanted.extend(self.folder.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned));
-        for gone in self.watched.difference(&wanted) {
+        for gone in self.watched.keys().filter(|folder| !wanted.contains(*folder)) {
             // Gone with its folder, as a rule.
             _ = watcher.unwatch(gone);
         }
-        let mut watched = BTreeSet::new();
+        let mut watched = BTreeMap::new();
         for folder in wanted {
             // Each time: a folder that was removed and made again has lost its watch.
             match watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                Ok(()) => _ = watched.insert(folder),
+                Ok(()) => {
+                    let which =
+                        folder.metadata().ok().map(|meta| (meta.dev(), meta.ino(), meta.created().ok()));
+                    watched.insert(folder, which);
+                }
                 Err(error) => {
                     tracing::debug!(%error, folder = %folder.display(), "not watched; it is looked at once a tick");
                 }
             }
+        }
+        if watched.iter().any(|(folder, which)| self.watched.get(folder) != Some(which)) {
+            // What changed in it since it was looked at was seen by nobody.
+            self.hint.notify_one();
         }
         self.watched = watched;
     }
