@@ -28,7 +28,6 @@ struct Inside {
     folders: BTreeSet<PathBuf>,
     weather: Weather,
     writes: i64,
-    operations: u64,
 }
 
 /// See the module.
@@ -45,10 +44,6 @@ impl Memory {
         self.0.lock().files.remove(path);
     }
 
-    pub fn get(&self, path: &Path) -> Option<Vec<u8>> {
-        self.0.lock().files.get(path).map(|(bytes, _)| bytes.clone())
-    }
-
     pub fn set(&self, weather: Weather) {
         self.0.lock().weather = weather;
     }
@@ -59,11 +54,6 @@ impl Memory {
 
     pub fn is_dead(&self) -> bool {
         self.0.lock().weather == Weather::Dead
-    }
-
-    /// How many there were so far.
-    pub fn operations(&self) -> u64 {
-        self.0.lock().operations
     }
 
     /// Files below `folder`.
@@ -82,7 +72,6 @@ impl Inside {
 
     /// Whether the next operation is done.
     fn may(&mut self, writes: bool) -> io::Result<()> {
-        self.operations += 1;
         let broken = || Err(io::Error::other("the disk is broken"));
         match &mut self.weather {
             Weather::Fine => Ok(()),

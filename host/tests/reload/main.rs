@@ -1,5 +1,10 @@
 //! Phases that change while the node runs: the protocol in simulation and on real files, and what a crash leaves.
 
 mod disk;
+mod faults;
+mod folder;
+mod kills;
 mod sim;
+mod starts;
+mod watching;
 mod world;

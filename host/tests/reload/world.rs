@@ -1,14 +1,15 @@
 //! A node without a network whose phases are scripts: a module is one line that says how its phase behaves.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use groundskeeper::clock::Clock;
-use groundskeeper::config::{Config, Guest, Manifest};
+use groundskeeper::config::{Config, Guest, Guests, Manifest};
 use groundskeeper::cycle::{Beat, BeatReport, Cycle, Thresholds, World};
-use groundskeeper::data::{DataFolder, Files};
+use groundskeeper::data::{DataError, DataFolder, Files};
 use groundskeeper::engine::{Body, Done, Ended, Fence, Job};
 use groundskeeper::loader::Unfit;
 use groundskeeper::node::{TableLimits, Tables};
@@ -17,6 +18,7 @@ use groundskeeper::registry::{Before, LastRuns, PhaseSpec, PhaseStatus, Registry
 use groundskeeper::reload::{Between, Keeper, KeeperOptions, Mood, ReloadReport, Stage, StartFrom};
 use groundskeeper_sdk::host::{Plan, Saved, Table};
 use groundskeeper_sdk::phase::Failure;
+use parking_lot::{Condvar, Mutex};
 use sha2::{Digest, Sha256};
 
 /// A clock that stands until it is moved.
@@ -43,7 +45,42 @@ impl Clock for Hand {
     }
 }
 
-/// What a module says: `version N`, then how the phase behaves: `good`, `trap-trial`, `trap-run N`, `bad-settings`.
+/// Holds a load, or a run that says `gated`, until it is opened.
+#[derive(Default)]
+pub struct Gate {
+    /// Whether it is shut, and how many have come to it since it was.
+    state: Mutex<(bool, u32)>,
+    moved: Condvar,
+}
+
+impl Gate {
+    /// A bound on every wait of a test: what takes longer is broken.
+    pub const LONGEST: Duration = Duration::from_secs(30);
+
+    pub fn shut(&self) {
+        *self.state.lock() = (true, 0);
+    }
+
+    pub fn open(&self) {
+        self.state.lock().0 = false;
+        self.moved.notify_all();
+    }
+
+    pub fn pass(&self) {
+        let mut state = self.state.lock();
+        state.1 += 1;
+        self.moved.notify_all();
+        self.moved.wait_while_for(&mut state, |(is_shut, _)| *is_shut, Self::LONGEST);
+    }
+
+    /// Returns when somebody has come to it.
+    pub fn wait_for_one(&self) {
+        let waited = self.moved.wait_while_for(&mut self.state.lock(), |(_, n)| *n == 0, Self::LONGEST);
+        assert!(!waited.timed_out(), "nobody came to the gate");
+    }
+}
+
+/// What a module says: `version N`, then how the phase behaves: `good`, `trap-trial`, `trap-run N`, `gated`.
 pub fn module(version: u32, behaviour: &str) -> String {
     format!("version {version} {behaviour}")
 }
@@ -56,6 +93,7 @@ pub fn manifest(name: &str, more: &str) -> String {
 struct Script {
     version: u32,
     traps_at: Option<u32>,
+    gated: Option<Scripts>,
     runs: AtomicU32,
     digest: [u8; 32],
 }
@@ -89,6 +127,10 @@ impl Body for Script {
         if self.traps_at == Some(run) {
             return Ended::Trapped(format!("scripted, in run {run}")).into();
         }
+        if let Some(scripts) = self.gated.as_ref().filter(|_| !is_trial) {
+            scripts.runs.pass();
+            scripts.ended.lock().push((job.tick.number, self.version));
+        }
         let mut plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
         let count = memory.map_or(0, |memory| u32::from_le_bytes(memory.bytes.try_into().unwrap()));
         plan.store(Saved { version: self.version, bytes: (count + 1u32).to_le_bytes().to_vec() });
@@ -96,9 +138,21 @@ impl Body for Script {
     }
 }
 
-/// Makes phases of scripts. `latch` is called in the middle of it.
+/// Makes phases of scripts.
+#[derive(Clone, Default)]
 pub struct Scripts {
-    pub latch: Box<dyn FnMut() + Send>,
+    /// Every load goes through it.
+    pub loads: Arc<Gate>,
+    /// And every run of a phase that says `gated`.
+    pub runs: Arc<Gate>,
+    /// Tick and version of those, as they ended.
+    ended: Arc<Mutex<Vec<(u32, u32)>>>,
+}
+
+impl Scripts {
+    pub fn ended(&self) -> Vec<(u32, u32)> {
+        self.ended.lock().clone()
+    }
 }
 
 impl Stage for Scripts {
@@ -110,7 +164,7 @@ impl Stage for Scripts {
         _path: &Path,
         module: &[u8],
     ) -> Result<PhaseSpec, Unfit> {
-        (self.latch)();
+        self.loads.pass();
         let digest: [u8; 32] = Sha256::digest(module).into();
         if guest.sha256.is_some_and(|pinned| pinned != digest) {
             return Err(Unfit::Unfinished("the manifest pins another module".to_owned()));
@@ -123,41 +177,56 @@ impl Stage for Scripts {
             return Err(Unfit::Unfinished("half a script".to_owned()));
         };
         let traps_at = match behaviour {
-            "good" => None,
+            "good" | "gated" => None,
             "trap-trial" => Some(0),
             "trap-run" => Some(words.next().unwrap().parse().unwrap()),
             _ => return Err(Unfit::Bad(format!("nobody knows {behaviour:?}"))),
         };
-        let body = Script { version, traps_at, runs: AtomicU32::new(0), digest };
+        let gated = (behaviour == "gated").then(|| self.clone());
+        let body = Script { version, traps_at, gated, runs: AtomicU32::new(0), digest };
         let digest = groundskeeper::data::generation_digest(&digest, text);
         Ok(PhaseSpec::guest(manifest, guest, format!("{version}"), Arc::new(body), digest))
     }
 }
+
+/// A process that another test is just making has our open files for a moment, and with them our locks.
+fn open(data: &Path, files: Arc<dyn Files>) -> DataFolder {
+    for _ in 0..Gate::LONGEST.as_millis() {
+        match DataFolder::open_on(data, Arc::clone(&files)) {
+            Err(DataError::Locked { .. }) => std::thread::sleep(Duration::from_millis(1)),
+            opened => return opened.expect("a folder of our own"),
+        }
+    }
+    panic!("{} stays locked", data.display())
+}
+
+/// Parsing the usual config takes longer than all else that a start does here.
+static GUESTS: LazyLock<Guests> = LazyLock::new(|| Config::default().guests);
 
 /// One process of a node, from its start to its end.
 pub struct Process {
     pub cycle: Cycle,
     pub keeper: Keeper,
     pub clock: Arc<Hand>,
-    pub dir: PathBuf,
     pub tick: u32,
     pub folder: Arc<DataFolder>,
+    /// A node whose start comes to an error here does not start.
+    pub begun: Result<(), DataError>,
+    /// Of each phase, how often what it keeps had changed when it was saved.
+    saved: BTreeMap<Arc<str>, u64>,
 }
 
 impl Process {
-    /// `data` has to be a folder that is there; what is kept in it goes through `files`, and so does the drop-in folder.
-    pub fn start(clock: &Arc<Hand>, data: &Path, files: Arc<dyn Files>, trust: StartFrom) -> Self {
-        Self::with(clock, data, files, trust, Scripts { latch: Box::new(|| {}) })
-    }
-
-    pub fn with(
+    /// `data` has to be a folder that is there; what is kept in it goes through `files`, and so does the drop-in folder
+    /// `dir`.
+    pub fn start(
         clock: &Arc<Hand>,
         data: &Path,
+        dir: &Path,
         files: Arc<dyn Files>,
         trust: StartFrom,
-        scripts: Scripts,
     ) -> Self {
-        let folder = Arc::new(DataFolder::open_on(data, files).expect("nobody else has it"));
+        let folder = Arc::new(open(data, files));
         let limits = TableLimits::for_connections(8);
         let tables = Tables::new(PeerId::from_bytes([0; 32]), limits, Arc::clone(clock) as _, None);
         let interval = Duration::from_secs(30);
@@ -173,16 +242,15 @@ impl Process {
             dialer: None,
             thresholds: Thresholds { healthy_above: 30, least: 5, most: 8 },
             stale_after: Duration::from_secs(90),
-            guests: Config::default().guests,
+            guests: GUESTS.clone(),
         };
         let mut cycle =
             Cycle::new(world, registry, Fence::Inline, interval, 42).measured_by(Box::new(|| Duration::ZERO));
-        let dir = PathBuf::from("/phases.d");
-        let options = KeeperOptions::trusting(dir.clone());
+        let options = KeeperOptions::trusting(dir.to_owned());
         let mut keeper = Keeper::new(
             options,
             Arc::clone(&folder),
-            Box::new(scripts),
+            Box::new(Scripts::default()),
             Fence::Inline,
             Arc::clone(clock) as _,
         );
@@ -190,9 +258,9 @@ impl Process {
             change(&mut cycle);
             true
         };
-        // A disk that fails at the start leaves a node without guests; that is for the test to see.
-        _ = keeper.begin(&mut desk, trust, &LastRuns::new());
-        Self { cycle, keeper, clock: Arc::clone(clock), dir, tick: 0, folder }
+        let begun = keeper.begin(&mut desk, trust, &LastRuns::new());
+        let saved = BTreeMap::new();
+        Self { cycle, keeper, clock: Arc::clone(clock), tick: 0, folder, begun, saved }
     }
 
     pub fn step(&mut self, mood: Mood) -> ReloadReport {
@@ -237,11 +305,14 @@ impl Process {
             Beat { tick: self.tick, urgent: 0, skipped: 0, slept: Duration::ZERO, lateness: Duration::ZERO };
         let report = self.cycle.beat(beat);
         for (name, kept, changes) in self.cycle.kept() {
-            if changes > 0 {
-                // The disk may be broken.
-                _ = self.folder.save_phase(name, kept);
+            // The disk may be broken: then it is tried again after the next tick.
+            if self.saved.get(name).copied().unwrap_or(0) != changes
+                && self.folder.save_phase(name, kept).is_ok()
+            {
+                self.saved.insert(Arc::clone(name), changes);
             }
         }
+        self.saved.retain(|name, _| self.cycle.snapshot(name).is_some());
         report
     }
 
