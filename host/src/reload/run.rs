@@ -66,6 +66,16 @@ impl ReloadHandle {
     pub fn counts(&self) -> ReloadCounts {
         *self.counts.lock()
     }
+
+    /// One that nobody is behind.
+    #[cfg(test)]
+    pub(crate) fn of_nobody(counts: ReloadCounts) -> Self {
+        Self {
+            orders: mpsc::channel(1).0,
+            events: broadcast::channel(1).0,
+            counts: Arc::new(Mutex::new(counts)),
+        }
+    }
 }
 
 /// Runs `keeper` on the current tokio runtime beside the ticker of `controls`, whose beats come in `beats`, until `stop`
