@@ -122,7 +122,8 @@ impl Runner {
                     }
                     Some(Order::Forgive(name)) => {
                         self.keeper.iter_mut().for_each(|(keeper, _)| keeper.forgive(&name));
-                        self.look(Mood::Hint).await.map(drop)
+                        // No file has changed: a look for changes would pass them by.
+                        self.look(Mood::Thorough).await.map(drop)
                     }
                     Some(Order::Hold(held)) => {
                         self.held = held;
