@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::cycle::Thresholds;
 use crate::metrics::{Metrics, Sources};
-use crate::ticker::TickerHandle;
+use crate::ticker::Controls;
 
 pub mod answers;
 mod client;
@@ -39,7 +39,7 @@ pub struct Desk {
     /// Where the node listens, as bound.
     pub local_addrs: Vec<SocketAddr>,
     /// For what is to be done between two beats; None where nothing can be.
-    pub ticker: Option<TickerHandle>,
+    pub ticker: Option<Controls>,
 }
 
 /// Answers on the admin socket until `shutdown` completes, then takes the socket away.

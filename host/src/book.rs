@@ -107,6 +107,8 @@ pub struct Book {
     known: Mutex<BTreeMap<SocketAddr, Known>>,
     /// Counts what would be worth writing to disk.
     changes: AtomicU64,
+    /// No back-off is longer, in milliseconds.
+    longest_wait: AtomicU64,
 }
 
 /// The dialable part of the book at one moment: neither connected nor being dialled, by ascending address.
@@ -126,7 +128,14 @@ pub struct BookRows {
 
 impl Book {
     pub fn new(limits: BookLimits, clock: Arc<dyn Clock>, journal: Arc<Journal>) -> Arc<Self> {
-        Arc::new(Self { limits, clock, journal, known: Mutex::default(), changes: AtomicU64::new(0) })
+        Arc::new(Self {
+            limits,
+            clock,
+            journal,
+            known: Mutex::default(),
+            changes: AtomicU64::new(0),
+            longest_wait: AtomicU64::new(u64::MAX),
+        })
     }
 
     /// Changes whenever an address came, went, was reached or was lost: what is on disk is old then.
@@ -259,10 +268,16 @@ impl Book {
         forgotten
     }
 
-    /// No back-off lasts longer than `most` from now on: while nobody is connected, and after a suspend.
-    pub fn cap_waits(&self, most: Duration) {
-        let latest = self.clock.mono() + most;
-        self.known.lock().values_mut().for_each(|one| one.wait_until = one.wait_until.min(latest));
+    /// From now on no back-off lasts longer than `most`, those under way and those to come; none lifts that for those
+    /// to come. For a node that is alone, and after a suspend.
+    pub fn cap_waits(&self, most: Option<Duration>) {
+        let millis = most.map_or(u64::MAX, |most| most.as_millis() as u64);
+        let mut known = self.known.lock();
+        self.longest_wait.store(millis, Ordering::Relaxed);
+        if let Some(most) = most {
+            let latest = self.clock.mono() + most;
+            known.values_mut().for_each(|one| one.wait_until = one.wait_until.min(latest));
+        }
     }
 
     /// Whether phases find fewer than `enough` addresses that may be dialled. O(n log c).
@@ -333,7 +348,8 @@ impl Book {
     fn backoff(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(20);
         let bound = self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_most);
-        rand::rng().random_range(Duration::ZERO..=bound)
+        let longest = Duration::from_millis(self.longest_wait.load(Ordering::Relaxed));
+        rand::rng().random_range(Duration::ZERO..=bound).min(longest)
     }
 }
 

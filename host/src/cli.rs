@@ -384,6 +384,7 @@ impl RunArgs {
             data_dir: self.data_dir.clone(),
             phases: self.phases.clone(),
             usual_data_dir: usual_data_dir(),
+            without_manifests: false,
             // Local peers live on addresses that no stranger is told.
             allow_private: (self.local_peers > 0).then_some(true),
         }

@@ -252,6 +252,9 @@ pub struct Overrides {
     pub phases: Option<PathBuf>,
     /// The data folder if neither a flag nor the file names one: the config asks no environment.
     pub usual_data_dir: Option<PathBuf>,
+    /// Leaves the drop-in folder alone: for those who only want to find a running node, which must not hang on a file
+    /// that somebody is editing.
+    pub without_manifests: bool,
     /// For nodes that live on one machine.
     pub allow_private: Option<bool>,
 }

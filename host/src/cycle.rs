@@ -17,7 +17,7 @@ use crate::engine::{Ended, Fence, Job};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
 use crate::pool::Pool;
-use crate::record::{Recorder, Taking};
+use crate::record::{RecordCounts, Recorder, Taking};
 use crate::registry::{LastRuns, PhaseBoard, PhaseState, Registered, Registry};
 
 mod apply;
@@ -42,8 +42,9 @@ const BEAT_BUDGET: Duration = Duration::from_secs(2);
 /// ... but not sooner than this: short intervals are for tests and demonstrations, on machines that may be busy.
 const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 
-/// While nobody is connected, and after a suspend, no address waits longer than this.
-const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(3);
+/// While nobody is connected, and after a suspend, no address waits longer than this. A dial may fail the moment
+/// before its peer is there; this wait and the longest one between two urgent beats are within 5 s then.
+const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(2);
 
 /// What a beat works on.
 pub struct World {
@@ -161,6 +162,11 @@ impl Cycle {
         self.recorder = Some(recorder);
     }
 
+    /// What the recorder has done so far, if there is one.
+    pub fn recorded(&self) -> Option<RecordCounts> {
+        self.recorder.as_ref().map(Recorder::counts)
+    }
+
     pub fn world(&self) -> &World {
         &self.world
     }
@@ -243,9 +249,8 @@ impl Cycle {
         self.world.pool.expire_protection();
         let now = self.world.clock.coarse();
         let late = self.note_lateness(&beat, now);
-        if beat.urgent > 0 || beat.slept > Duration::ZERO {
-            self.world.book.cap_waits(BACKOFF_WHEN_ALONE);
-        }
+        let is_alone = self.world.pool.live() == 0 || beat.slept > Duration::ZERO;
+        self.world.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
         let World { pool, book, broadcasts, thresholds, .. } = &self.world;
         let resumed_at = self.resumed_at.unwrap_or_default();
         let frame = Frame::take(pool, book, broadcasts, *thresholds, now, resumed_at);

@@ -2,10 +2,10 @@
 //!
 //! One that cannot be loaded never keeps another from being loaded: it comes out as refused, with the way out.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "wasm")]
+use std::{fs::File, io::Read};
 
 use sha2::{Digest, Sha256};
 
@@ -34,6 +34,7 @@ pub struct Loader {
     #[cfg(feature = "wasm")]
     wasm: Wasm,
     allow_native: bool,
+    #[cfg(feature = "dylib")]
     folder: PathBuf,
 }
 
@@ -48,6 +49,7 @@ impl Loader {
             #[cfg(feature = "wasm")]
             wasm: Wasm::new(Some(folder.clone())).map_err(|error| error.to_string())?,
             allow_native,
+            #[cfg(feature = "dylib")]
             folder,
         })
     }

@@ -11,6 +11,7 @@ mod decoder;
 mod encoder;
 mod file;
 mod fixture;
+mod head;
 mod output;
 mod recorder;
 mod replay;
@@ -20,6 +21,7 @@ mod tables;
 mod tests;
 mod view;
 mod whatif;
+mod writer;
 
 pub use beat::{Came, Changes, Fate, How, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
 pub use builtin::{BUILT_IN, WithSettings, builtin};

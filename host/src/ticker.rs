@@ -22,7 +22,7 @@ pub use grid::Grid;
 pub use pulse::Pulse;
 
 /// Waits between urgent beats while nobody is connected; the last one repeats. Mesh recovery has to take less than
-/// 5 s from when a peer is there, so no wait may be longer than 3 s.
+/// 5 s from when a peer is there, so no wait may be longer than 3 s: an address may have to wait 2 s by itself.
 const URGENT_WAITS: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3)];
 
@@ -75,6 +75,26 @@ impl TickerHandle {
         _ = self.commands.send(Command::SetInterval(interval)).await;
     }
 
+    /// Does something with the phases between two beats, as [`Controls::with_cycle`].
+    pub async fn with_cycle<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Cycle) -> R + Send + 'static,
+    ) -> Option<R> {
+        self.controls().with_cycle(change).await
+    }
+
+    /// For those who ask for changes and do not follow the beats: unlike this handle it keeps no listener waiting for
+    /// beats of a ticker that has ended.
+    pub fn controls(&self) -> Controls {
+        Controls(self.commands.clone())
+    }
+}
+
+/// What can be asked of a running ticker, and nothing else of it.
+#[derive(Clone)]
+pub struct Controls(mpsc::Sender<Command>);
+
+impl Controls {
     /// Does something with the phases between two beats, off the clock but on the ticker's own task: keep it short.
     /// None if the ticker has ended.
     pub async fn with_cycle<R: Send + 'static>(
@@ -84,7 +104,7 @@ impl TickerHandle {
         let (tell, told) = oneshot::channel();
         // Whoever asked may not wait for the answer any more.
         let change = move |cycle: &mut Cycle| _ = tell.send(change(cycle));
-        self.commands.send(Command::With(Box::new(change))).await.ok()?;
+        self.0.send(Command::With(Box::new(change))).await.ok()?;
         told.await.ok()
     }
 }
@@ -160,7 +180,7 @@ impl Ticker {
                 // Without any handle left this arm is off: nobody can ask for anything any more.
                 Some(command) = self.commands.recv() => match command {
                     Command::SetInterval(interval) => self.set_interval(interval),
-                    Command::With(change) => _ = self.cycle.as_mut().map(change),
+                    Command::With(change) => self.change(change),
                 },
                 () = pool.isolated().notified() => self.arm_urgent(0),
                 () = sleep => {
@@ -195,6 +215,14 @@ impl Ticker {
         self.pulse.set_interval(interval);
         if let Some(cycle) = &mut self.cycle {
             cycle.set_interval(interval);
+        }
+    }
+
+    fn change(&mut self, change: Box<dyn FnOnce(&mut Cycle) + Send>) {
+        let Some(cycle) = &mut self.cycle else { return };
+        // As with beats: whatever goes wrong in there must not end the heart.
+        if catch_unwind(AssertUnwindSafe(|| change(cycle))).is_err() {
+            tracing::error!("a change between two beats panicked");
         }
     }
 

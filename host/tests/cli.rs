@@ -126,6 +126,12 @@ fn check_reads_the_drop_in_folder_too() {
         "{}",
         err(&output)
     );
+    // Looking at a running node does not hang on what lies in its folder.
+    std::fs::create_dir(home.path().join("data")).unwrap();
+    std::fs::rename(&folder, home.path().join("data/phases.d")).unwrap();
+    assert_eq!(code(&groundskeeper(home.path(), &["status", "--data-dir", "data"])), 69);
+    std::fs::rename(home.path().join("data/phases.d"), &folder).unwrap();
+    std::fs::remove_file(folder.join("reaper.toml")).unwrap();
     let output = groundskeeper(home.path(), &["check", "--phases", "nowhere"]);
     assert!(out(&output).contains("--phases: there is no folder nowhere"), "{}", out(&output));
     for file in std::fs::read_dir(config_folder().join("invalid-manifests")).unwrap() {

@@ -181,28 +181,32 @@ async fn reconnect_sees_the_count_after_reaping_though_dead_tasks_are_stuck() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_alone_comes_back_within_5_seconds_of_a_peer_being_there() {
-    let mut rig = Rig::start(builtins());
-    rig.network.reachable.store(false, Relaxed);
-    (1..=3).for_each(|n| rig.know(n));
-    while rig.network.dials.lock().len() < 3 {
-        rig.beat().await;
-    }
-    rig.network.reachable.store(true, Relaxed);
-    let there = rig.clock.mono();
-    let report = loop {
-        let report = rig.beat().await;
-        if report.connected > 0 {
-            break report;
+    // Waits are drawn by lot.
+    for _ in 0..200 {
+        let mut rig = Rig::start(builtins());
+        let begun = rig.clock.mono();
+        rig.network.reachable.store(false, Relaxed);
+        (1..=3).for_each(|n| rig.know(n));
+        while rig.network.dials.lock().len() < 3 {
+            rig.beat().await;
         }
-    };
-    let took = rig.clock.mono() - there;
-    assert!(took <= Duration::from_secs(5), "took {took:?}");
-    assert_eq!(report.tick, 0, "urgent beats do not move the tick");
-    assert!(report.urgent > 0);
-    assert!(rig.network.dials.lock().iter().all(|(_, to)| (1..=3).any(|n| address(n) == *to)));
-    // The regular tick comes when it would have come.
-    let tick = rig.tick().await;
-    assert_eq!((tick.tick, rig.clock.mono()), (1, INTERVAL));
+        rig.network.reachable.store(true, Relaxed);
+        let there = rig.clock.mono();
+        let report = loop {
+            let report = rig.beat().await;
+            if report.connected > 0 {
+                break report;
+            }
+        };
+        let took = rig.clock.mono() - there;
+        assert!(took <= Duration::from_secs(5), "took {took:?}");
+        assert_eq!(report.tick, 0, "urgent beats do not move the tick");
+        assert!(report.urgent > 0);
+        assert!(rig.network.dials.lock().iter().all(|(_, to)| (1..=3).any(|n| address(n) == *to)));
+        // The regular tick comes when it would have come.
+        let tick = rig.tick().await;
+        assert_eq!((tick.tick, rig.clock.mono() - begun), (1, INTERVAL));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,9 +18,10 @@ use groundskeeper::record::{
     what_if,
 };
 use groundskeeper::registry::PhaseSpec;
-use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::column::{Address, Column, Count, Peer, address, peer};
+use groundskeeper_sdk::host::View;
 use groundskeeper_sdk::memory::Memory;
-use groundskeeper_sdk::phase::Failure;
+use groundskeeper_sdk::phase::{Failure, Tick};
 use groundskeeper_sdk::span::Span;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -67,14 +69,18 @@ fn phases() -> Vec<PhaseSpec> {
         }
         Ok(())
     }));
-    phases.push(closure("meet", 5, |_, view, plan| {
+    phases.push(closure("look", 1, |now, view, plan| {
+        plan.metric_add("seen", everything(now, view));
+        Ok(())
+    }));
+    phases.push(closure("meet", 5, |now, view, plan| {
         let mut met: Met = view.memory()?;
         met.runs += 1;
         for name in view.names(&view.peers().take(40)) {
             *met.by_id.entry(name.id + &name.address).or_default() += 1;
         }
         // A memory that is not changed is not written again.
-        if met.runs.is_multiple_of(3) {
+        if (now.number / 5).is_multiple_of(3) {
             plan.remember(&met)?;
         }
         Ok(())
@@ -92,6 +98,21 @@ fn phases() -> Vec<PhaseSpec> {
         }
     }));
     phases
+}
+
+/// A number that changes with whatever a phase can see.
+fn everything(now: &Tick, view: &View) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    format!("{now:?} {:?} {:?}", view.totals(), view.broadcasts()).hash(&mut hasher);
+    for name in peer::COLUMNS {
+        view.column(Column::<Peer, Count>::new(name)).hash(&mut hasher);
+    }
+    for name in address::COLUMNS {
+        view.column(Column::<Address, Count>::new(name)).hash(&mut hasher);
+    }
+    format!("{:?}", view.names(&view.rows::<Peer>().collect::<Vec<_>>())).hash(&mut hasher);
+    format!("{:?}", view.names(&view.rows::<Address>().collect::<Vec<_>>())).hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 fn lookup(info: &RunInfo) -> Option<Arc<dyn Body>> {
@@ -194,7 +215,7 @@ async fn a_recorded_day_replayed_is_the_same_day() {
             ran.iter().flat_map(|report| &report.runs).filter(|run| *run.name == *phase.name).count() as u64;
         assert_eq!((phase.runs, phase.identical, phase.skipped), (runs, runs, 0), "{phase:?}");
     }
-    assert_eq!(report.phases.len(), 8);
+    assert_eq!(report.phases.len(), 9);
 
     // What became of the asks is what the beats counted.
     let (mut asked, mut void, mut refused, mut failed) = (0, 0, 0, 0);
@@ -509,4 +530,33 @@ async fn the_verb_tells_what_differs_and_what_would_have_been() {
         let (code, _, err) = groundskeeper(folder.path(), args);
         assert!(code == 1 && err.contains(says), "{args:?}: {code} {err}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_while_a_phase_runs_keeps_its_name() {
+    type Leaving = Arc<parking_lot::Mutex<Option<Arc<FakePeer>>>>;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hour.gkr");
+    let leaving = Leaving::default();
+    let namer = |leaving: Leaving| {
+        closure("namer", 1, move |_, view, plan| {
+            if let Some(peer) = leaving.lock().take() {
+                peer.leave();
+            }
+            let peers = view.peers().take(8);
+            for (peer, name) in peers.iter().zip(view.names(&peers)) {
+                plan.health(*peer, -1, format!("{} at {}", name.id, name.address));
+            }
+            Ok(())
+        })
+    };
+    let mut rig = Rig::recording(vec![namer(Arc::clone(&leaving))], recorder(&path));
+    let first = rig.peer(1);
+    rig.peer(2);
+    *leaving.lock() = Some(first);
+    rig.ticks(3).await;
+    rig.stop().await;
+    let calm = |_: &RunInfo| Some(namer(Leaving::default()).body);
+    let report = replay(&Recording::open(&path).unwrap(), &calm);
+    assert_eq!((report.phases[0].runs, report.phases[0].identical), (3, 3), "{:#?}", report.differences);
 }

@@ -94,3 +94,8 @@ use native as backend;
 
 /// For `#[serde(crate = "groundskeeper_sdk::serde")]`, so that a phase needs no dependency on serde.
 pub use serde;
+
+/// The code on the page for authors is run with the other doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/write-a-phase.md")]
+pub struct WriteAPhase;

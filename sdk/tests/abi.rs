@@ -366,11 +366,14 @@ impl Phase for SlowPeers {
 }
 
 fn compiled() -> NativePhase {
+    library(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native/slow.c"))
+}
+
+fn library(source: &Path) -> NativePhase {
     // Two tests may compile it at once.
     let thread = std::thread::current();
-    let library = scratch(&format!("slow-{}.so", thread.name().unwrap_or_default()));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native/slow.c");
-    cc(&["-shared", "-fPIC", "-O1"], &source, &library);
+    let library = scratch(&format!("phase-{}.so", thread.name().unwrap_or_default()));
+    cc(&["-shared", "-fPIC", "-O1"], source, &library);
     // SAFETY: it is ours, and nothing runs when it is loaded.
     let library = unsafe { libloading::Library::new(library) }.unwrap();
     let library = Box::leak(Box::new(library));
@@ -378,6 +381,36 @@ fn compiled() -> NativePhase {
     let entry: extern "C" fn() -> *const gk_phase = unsafe { *library.get(abi::ENTRY).unwrap() };
     // SAFETY: the fixture keeps the header's promises.
     unsafe { NativePhase::new(entry()) }.unwrap()
+}
+
+#[test]
+fn the_phase_on_the_page_about_native_phases_compiles_and_does_what_it_says() {
+    let page = include_str!("../../docs/native-phases.md");
+    let code =
+        page.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the page has it");
+    let source = scratch("clogged.c");
+    std::fs::write(&source, code).unwrap();
+    let phase = library(&source);
+    assert_eq!(phase.summary(), "ends connections that take nothing any more");
+    phase.check("{}").unwrap();
+    assert!(phase.check("{\"a\":1}").unwrap_err().starts_with("there are no settings"));
+    let queued = [Some(1_025), Some(1_024), None, Some(9_999), Some(2_000)];
+    let world = queued.into_iter().fold(world(), |world, kib| {
+        world.peer(|p| {
+            match kib {
+                Some(kib) => p.with(peer::KIB_QUEUED, kib),
+                None => p.unknown(peer::KIB_QUEUED),
+            };
+        })
+    });
+    let mut plan = plan_of(&world);
+    let view: Arc<dyn Frozen> = Arc::new(world);
+    phase.run("{}", &Tick::default(), &view, &mut plan).unwrap().unwrap();
+    let asks: Vec<_> = plan.asks().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        asks,
+        ["disconnect 0: more than 1 MiB waits to be sent", "disconnect 3: more than 1 MiB waits to be sent"]
+    );
 }
 
 #[test]

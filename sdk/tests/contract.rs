@@ -288,3 +288,71 @@ fn levels_have_one_order() {
     assert_eq!(levels, rust.map(|level| format!("{level:?}").to_lowercase()));
     assert_eq!(rust.map(|level| level as u32), [abi::ERROR, abi::WARN, abi::INFO, abi::DEBUG]);
 }
+
+// ---- The page ----
+
+const PAGE: &str = include_str!("../../docs/contract.md");
+
+/// The rows of the first table after `before`, without its head: cells without backticks.
+fn table_after(before: &str) -> Vec<Vec<String>> {
+    let (_, rest) = PAGE.split_once(before).unwrap_or_else(|| panic!("the page says {before:?}"));
+    let lines =
+        rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let cells =
+        |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
+    lines.skip(2).map(cells).collect()
+}
+
+#[test]
+fn the_page_lists_the_interfaces_with_their_functions() {
+    let role = |role| match role {
+        Role::Types => "shapes",
+        Role::Read => "reading",
+        Role::Ask => "asking",
+        Role::Beside => "beside the plan",
+        Role::Export => "exported",
+    };
+    let grant = |needs_grant| if needs_grant { "yes" } else { "no" };
+    let listed = INTERFACES.iter().map(|it| {
+        vec![it.name.into(), role(it.role).into(), grant(it.needs_grant).into(), it.functions.join(", ")]
+    });
+    assert_eq!(table_after("## Interfaces"), listed.collect::<Vec<Vec<String>>>());
+}
+
+#[test]
+fn the_page_lists_the_columns_in_their_order() {
+    let names = |before| table_after(before).into_iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+    assert_eq!(names("`peers`: the live connections"), peer::COLUMNS);
+    assert_eq!(names("`book`: addresses"), address::COLUMNS);
+}
+
+#[test]
+fn the_page_lists_the_kinds_by_their_numbers() {
+    let listed: Vec<_> = table_after("## Asks").into_iter().map(|row| row[..3].to_vec()).collect();
+    let kinds = KINDS
+        .iter()
+        .enumerate()
+        .map(|(number, kind)| vec![number.to_string(), kind.name.to_owned(), kind.call.to_owned()]);
+    assert_eq!(listed, kinds.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_page_says_the_limits() {
+    let table = table_after("## Rules and limits");
+    for (rule, limit) in [
+        ("tests in one query", contract::TESTS),
+        ("limit of a query, from 1 up to", contract::ROWS as usize),
+        ("values out of one facts or column", contract::ROWS as usize),
+        ("rows of one names", contract::NAMES),
+        ("rows of all ping.ask in a run", contract::ROWS as usize),
+        ("asks in a plan", contract::ASKS_PER_PLAN),
+        ("bytes of a reason, from 1 up to", contract::REASON_BYTES),
+        ("names of metrics in a run", contract::METRICS),
+        ("bytes of a metric's name, of a-z 0-9 _", contract::METRIC_NAME_BYTES),
+    ] {
+        assert!(
+            table.contains(&vec![rule.to_owned(), limit.to_string()]),
+            "{rule}: {limit} is not in {table:?}"
+        );
+    }
+}

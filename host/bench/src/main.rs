@@ -14,6 +14,7 @@ mod net;
 mod nodes;
 mod ours;
 mod pool;
+mod record;
 mod report;
 mod rounds;
 mod seeds;
@@ -37,6 +38,7 @@ const GROUPS: &[Group] = &[
     Group { name: "idle", how: idle::HOW, run: idle::run },
     Group { name: "net", how: net::HOW, run: net::run },
     Group { name: "engine", how: engine::HOW, run: engine::run },
+    Group { name: "record", how: record::HOW, run: record::run },
 ];
 
 /// How much time a run may take.

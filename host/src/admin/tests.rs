@@ -240,7 +240,7 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
     let tables = Tables::new(id(1), TableLimits::for_connections(8), clock, None);
     let phases = crate::node::builtins(&Config::default().phases);
     let running = Maintenance::start(&tables, phases, Options::default()).unwrap();
-    let desk = Desk { ticker: Some(running.handle().clone()), ..(*node.desk).clone() };
+    let desk = Desk { ticker: Some(running.handle().controls()), ..(*node.desk).clone() };
     let path = node.folder.path().join("other.sock");
     let socket = AdminSocket::bind(&path).unwrap();
     let served = tokio::spawn(serve_admin(socket, Arc::new(desk), std::future::pending()));

@@ -10,7 +10,7 @@ use crate::config::Manifest;
 use crate::data::write_whole;
 use crate::engine::wasm::sha256;
 
-use super::inspect::{Inspection, inspect};
+use super::inspect::{Inspection, Subject, inspect};
 
 /// What was put where.
 pub struct Installed {
@@ -20,6 +20,8 @@ pub struct Installed {
     pub replaced: bool,
     /// The manifest was made up: nothing was about the module.
     pub made_up: bool,
+    /// What the phase misses in the settings that were made up: none.
+    pub misses: Option<String>,
 }
 
 /// Checks `file` and puts it into `folder` together with its manifest, which then pins its digest.
@@ -67,7 +69,11 @@ pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
     write_whole(&module, &bytes, mode).with_context(|| format!("cannot write {}", module.display()))?;
     write_whole(&manifest, text.as_bytes(), 0o644)
         .with_context(|| format!("cannot write {}", manifest.display()))?;
-    Ok(Installed { module, manifest, replaced, made_up: beside.is_none() })
+    let misses = match &beside {
+        Some(_) => None,
+        None => Subject::load(&module)?.guest().err().map(|error| format!("{error:#}")),
+    };
+    Ok(Installed { module, manifest, replaced, made_up: beside.is_none(), misses })
 }
 
 fn name_in(text: &str, path: &Path) -> Result<String> {

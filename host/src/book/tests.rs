@@ -77,8 +77,18 @@ async fn failures_back_off_with_jitter_within_their_bound() {
         assert_eq!(rows.failures, [round + 1]);
         assert!(u64::from(rows.wait_s[0]) <= bound.as_secs(), "round {round}: {} s", rows.wait_s[0]);
     }
-    desk.book.cap_waits(Duration::from_secs(3));
+    desk.book.cap_waits(Some(Duration::from_secs(3)));
     assert!(desk.book.freeze(&desk.pool).wait_s[0] <= 3);
+    for _ in 0..64 {
+        begin(&desk, at(1)).failed(&DialFailure::TimedOut);
+        assert!(desk.book.freeze(&desk.pool).wait_s[0] <= 3, "waits that begin later are capped too");
+    }
+    desk.book.cap_waits(None);
+    let long = |_| {
+        begin(&desk, at(1)).failed(&DialFailure::TimedOut);
+        desk.book.freeze(&desk.pool).wait_s[0] > 3
+    };
+    assert!((0..64).any(long), "until the cap is lifted");
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,6 +121,7 @@ fn client(node: &NodeArgs) -> anyhow::Result<Result<Client, ExitCode>> {
     let overrides = Overrides {
         data_dir: node.data_dir.clone(),
         usual_data_dir: usual_data_dir(),
+        without_manifests: true,
         ..Overrides::default()
     };
     match Config::load_with(node.config.as_deref(), &overrides) {

@@ -219,6 +219,8 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
             let overrides = Overrides {
                 data_dir: args.data_dir.clone(),
                 usual_data_dir: usual_data_dir(),
+                // A file there that is wrong may be what this is to put right.
+                without_manifests: true,
                 ..Overrides::default()
             };
             match Config::load_with(args.config.as_deref(), &overrides) {
@@ -231,10 +233,13 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
             }
         }
     };
-    let Installed { module, manifest, replaced, made_up } = author::install(&args.module, &folder)?;
+    let Installed { module, manifest, replaced, made_up, misses } = author::install(&args.module, &folder)?;
     let mut text = format!("{}\n{}\n", module.display(), manifest.display());
     if made_up {
         text += "  made up, in shadow mode: read it, then set mode = \"enforce\"\n";
+    }
+    if let Some(misses) = misses {
+        writeln!(text, "  it will not be loaded before its manifest has what it misses: {misses}")?;
     }
     text += if replaced {
         "  in the place of an earlier one; restart the node to run it\n"

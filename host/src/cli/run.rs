@@ -194,7 +194,7 @@ fn desk(config: &Config, node: &Node) -> Arc<Desk> {
         network: config.node.network.clone(),
         thresholds: node.thresholds(),
         local_addrs: node.net().local_addrs(),
-        ticker: Some(node.maintenance().handle().clone()),
+        ticker: Some(node.maintenance().handle().controls()),
     })
 }
 

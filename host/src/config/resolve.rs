@@ -40,14 +40,15 @@ pub(super) fn resolve(
     let raw = read(&mut document, overrides);
     let dir = phases_dir(&raw, folder, overrides);
     let named = overrides.phases.is_some() || raw.guests.dir.is_some();
-    if let Some(dir) = dir.as_ref().filter(|dir| named && !dir.is_dir()) {
+    let read_from = dir.as_deref().filter(|_| !overrides.without_manifests);
+    if let Some(dir) = read_from.filter(|dir| named && !dir.is_dir()) {
         let message = format!("there is no folder {}", dir.display());
         match overrides.phases {
             Some(_) => document.problems.push(Problem::of("--phases", message)),
             None => document.report_at("guests.dir", message, None),
         }
     }
-    let found = dir.as_deref().map(read_manifests).unwrap_or_default();
+    let found = read_from.map(read_manifests).unwrap_or_default();
     let names: Vec<String> = found.iter().map(|file| file.path.display().to_string()).collect();
     let (mut files, mut refused) = (Vec::new(), Vec::new());
     for (file, name) in found.iter().zip(&names).filter(|(file, _)| file.is_built_in) {

@@ -98,6 +98,49 @@ async fn a_peer_that_spoke_stays_if_the_reason_was_silence_and_goes_if_it_was_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_ends_on_terms_or_not_at_all() {
+    let pool = pool(4);
+    let (slot, _link) = join(&pool, 1, Direction::Inbound, 0).unwrap();
+    let (_other, _link) = join(&pool, 2, Direction::Inbound, 0).unwrap();
+    let terms = Terms { keep: 1, ban_for: Some(Duration::from_secs(60)), unless_seen_since: None };
+    let end = |terms| pool.disconnect_on(slot.key(), by_phase("slow"), terms);
+    assert_eq!(end(Terms { keep: 2, ..terms }), Verdict::TooFew);
+    assert_eq!((pool.live(), pool.bans()), (2, 0), "no ban without an end");
+    assert_eq!(end(terms), Verdict::Closed);
+    assert_eq!((pool.live(), pool.bans()), (1, 1));
+    assert_eq!(end(terms), Verdict::Gone);
+    drop(slot);
+    assert!(matches!(join(&pool, 1, Direction::Inbound, 1), Err(Denied::Banned(60))));
+}
+
+#[tokio::test]
+async fn whoever_ends_connections_at_once_leaves_as_many_as_are_to_be_left() {
+    let pool = pool(64);
+    let slots: Vec<_> = (1..=40).map(|n| join(&pool, n, Direction::Inbound, 0).unwrap().0).collect();
+    std::thread::scope(|threads| {
+        for part in slots.chunks(10) {
+            let pool = &pool;
+            threads.spawn(move || {
+                let terms = Terms { keep: 7, ..Terms::default() };
+                part.iter().for_each(|slot| _ = pool.disconnect_on(slot.key(), by_phase("all"), terms));
+            });
+        }
+    });
+    assert_eq!(pool.live(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_is_lowered_to_the_floor_and_raised_from_below_it() {
+    let pool = pool(1);
+    let (slot, _link) = join(&pool, 1, Direction::Inbound, 0).unwrap();
+    for (by, floor, moved) in
+        [(-50, 60, (100, 60)), (-5, 60, (60, 60)), (-40, 0, (60, 20)), (-9, 60, (20, 20)), (9, 60, (20, 29))]
+    {
+        assert_eq!(pool.adjust_health_above(slot.key(), by, floor), Some(moved));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn stale_keys_never_reach_the_next_tenant() {
     let pool = pool(1);
     let (first, _link) = join(&pool, 1, Direction::Inbound, 0).unwrap();
@@ -199,6 +242,11 @@ async fn protection_ends_by_itself_and_with_the_connection() {
     pool.expire_protection();
     assert!(!protected(&pool));
     pool.protect(slot.key(), Duration::from_secs(10));
+    // A shorter wish takes nothing away.
+    pool.protect(slot.key(), Duration::from_secs(1));
+    tokio::time::advance(Duration::from_secs(9)).await;
+    pool.expire_protection();
+    assert!(protected(&pool));
     drop(slot);
     let (_next, _link) = join(&pool, 2, Direction::Inbound, 0).unwrap();
     assert!(!protected(&pool));

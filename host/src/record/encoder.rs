@@ -28,6 +28,13 @@ pub(super) struct Beat<'b> {
     pub after: &'b Arc<Changes>,
 }
 
+/// The bytes of one beat.
+pub(super) struct Raw {
+    pub bytes: Vec<u8>,
+    /// Places in them where unlike meets unlike, ascending.
+    pub seams: Vec<usize>,
+}
+
 /// Why a beat is not written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Unwritable {
@@ -64,9 +71,9 @@ impl Encoder {
         &mut self,
         beat: &Beat<'_>,
         names: impl Fn(u32) -> Option<Arc<Naming>>,
-    ) -> Result<Vec<u8>, Unwritable> {
+    ) -> Result<Raw, Unwritable> {
         let before = self.before.take();
-        let mut out = Vec::new();
+        let (mut out, mut seams) = (Vec::new(), Vec::new());
         let moment = &beat.moment;
         moment.numbers().into_iter().for_each(|number| put(&mut out, number));
         if before.is_none() {
@@ -86,16 +93,19 @@ impl Encoder {
         let sources = put_rows(&mut out, old, conns, |out, conn| put(out, conn.into()));
         let came = conns.iter().zip(&sources).filter(|(_, source)| **source == NEW);
         put_names(&mut out, came.map(|(&conn, _)| names(conn)).collect());
+        seams.push(out.len());
         for (at, name) in peer::COLUMNS.iter().enumerate().filter(|(at, _)| *at != conn) {
             let old = before.map_or(&[][..], |before| before.peers(at));
-            put_column(&mut out, Rule::of(name), elapsed, &sources, old, beat.snapshot.peers(at));
+            let now = beat.snapshot.peers(at);
+            put_column(&mut out, &mut seams, Rule::of(name), elapsed, &sources, old, now);
         }
 
         let old = before.map_or(&[][..], |before| before.addresses());
         let sources = put_rows(&mut out, old, addresses, put_address);
         for (at, name) in address::COLUMNS.iter().enumerate() {
             let old = before.map_or(&[][..], |before| before.book(at));
-            put_column(&mut out, Rule::of(name), elapsed, &sources, old, beat.snapshot.book(at));
+            let now = beat.snapshot.book(at);
+            put_column(&mut out, &mut seams, Rule::of(name), elapsed, &sources, old, now);
         }
 
         if let Err(UnknownAsk(kind)) = self.known.put(&mut out, beat.runs, beat.after) {
@@ -103,7 +113,7 @@ impl Encoder {
             return Err(Unwritable::UnknownAsk(kind));
         }
         self.before = Some((beat.moment, Arc::clone(beat.snapshot)));
-        Ok(out)
+        Ok(Raw { bytes: out, seams })
     }
 }
 

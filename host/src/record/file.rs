@@ -9,21 +9,7 @@ use std::path::{Path, PathBuf};
 use super::beat::{RecordedBeat, called};
 use super::bytes::Corrupt;
 use super::decoder::Decoder;
-
-/// The version of the format that this host writes, and the newest that it reads.
-pub(super) const VERSION: u16 = 1;
-
-const MAGIC: [u8; 4] = *b"GKrc";
-
-/// Magic, version, two bytes of zero, CRC-32 of these eight.
-pub(super) const FILE_HEAD: usize = 12;
-
-/// Begins every record, so that a reader finds the next one behind damage. Not ASCII: text is no marker.
-const MARKER: [u8; 4] = [0xf7, b'G', b'K', 0xb7];
-
-/// Marker, kind, three bytes of zero, number, session, tick, urgent, two lengths, CRC-32 of the payload, CRC-32 of all
-/// that.
-pub(super) const RECORD_HEAD: usize = 44;
+use super::head::{FILE_HEAD, Head, Kind, MAGIC, MARKER, RECORD_HEAD, VERSION, u32_at};
 
 /// A whole beat of a million peers takes 90 MB before it is compressed: what is larger was not written by us.
 pub(super) const LARGEST_RAW: usize = 256 << 20;
@@ -53,95 +39,6 @@ pub enum ReadError {
     NoSuchBeat { name: String, wanted: String, has: String },
     #[error("{name}: {beat} cannot be read: {why}; beats from the next whole one on can")]
     Damaged { name: String, beat: String, why: &'static str },
-}
-
-/// What a record holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    /// A beat that rests on no other.
-    Whole = 0,
-    /// A beat as the difference from the one before.
-    Difference = 1,
-    /// Beats that were left out.
-    Gap = 2,
-}
-
-/// What stands before each record's payload.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Head {
-    pub kind: Kind,
-    /// Counts the records of the file from 0: a difference rests on the record before it.
-    pub number: u32,
-    pub session: u64,
-    /// Of a gap: its first tick.
-    pub tick: u32,
-    /// Of a gap: its last tick.
-    pub urgent: u32,
-    pub payload: u32,
-    /// Bytes of the payload before it was compressed; of a gap, how many beats it is long.
-    pub raw: u32,
-    pub payload_crc: u32,
-}
-
-pub(super) fn file_head() -> [u8; FILE_HEAD] {
-    let mut head = [0; FILE_HEAD];
-    head[..4].copy_from_slice(&MAGIC);
-    head[4..6].copy_from_slice(&VERSION.to_le_bytes());
-    let crc = crc32fast::hash(&head[..8]);
-    head[8..].copy_from_slice(&crc.to_le_bytes());
-    head
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..].first_chunk().copied().map_or(0, u32::from_le_bytes)
-}
-
-impl Head {
-    pub fn to_bytes(self) -> [u8; RECORD_HEAD] {
-        let mut bytes = [0; RECORD_HEAD];
-        bytes[..4].copy_from_slice(&MARKER);
-        bytes[4] = self.kind as u8;
-        bytes[12..20].copy_from_slice(&self.session.to_le_bytes());
-        let numbers = [
-            (8, self.number),
-            (20, self.tick),
-            (24, self.urgent),
-            (28, self.payload),
-            (32, self.raw),
-            (36, self.payload_crc),
-        ];
-        for (at, number) in numbers {
-            bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
-        }
-        let crc = crc32fast::hash(&bytes[..40]);
-        bytes[40..].copy_from_slice(&crc.to_le_bytes());
-        bytes
-    }
-
-    /// None if these are not the bytes of a head.
-    pub fn from_bytes(bytes: &[u8; RECORD_HEAD]) -> Option<Self> {
-        if bytes[..4] != MARKER || bytes[5..8] != [0; 3] || u32_at(bytes, 40) != crc32fast::hash(&bytes[..40])
-        {
-            return None;
-        }
-        let kind = match bytes[4] {
-            0 => Kind::Whole,
-            1 => Kind::Difference,
-            2 => Kind::Gap,
-            _ => return None,
-        };
-        let session = bytes[12..20].first_chunk().copied().map_or(0, u64::from_le_bytes);
-        Some(Self {
-            kind,
-            number: u32_at(bytes, 8),
-            session,
-            tick: u32_at(bytes, 20),
-            urgent: u32_at(bytes, 24),
-            payload: u32_at(bytes, 28),
-            raw: u32_at(bytes, 32),
-            payload_crc: u32_at(bytes, 36),
-        })
-    }
 }
 
 /// Where a recording's bytes come from.

@@ -6,7 +6,8 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::file::{FILE_HEAD, ReadError, Recording, file_head};
+use super::file::{ReadError, Recording};
+use super::head::{FILE_HEAD, file_head};
 use super::recorder::RecordError;
 
 /// Addresses of peers are in it: for its owner alone.

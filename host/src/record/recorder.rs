@@ -3,22 +3,22 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use groundskeeper_sdk::column::{address, peer};
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals, clean};
 use hashbrown::HashMap;
-use zstd::bulk::Compressor;
 
 use super::beat::{Came, Changes, Fate, Moment, Planned, RecordedRun, RunInfo};
-use super::encoder::{Beat, CONN, Encoder, conn_place};
-use super::file::{Gap, Head, Kind, LARGEST_RAW, ReadError};
+use super::encoder::{CONN, conn_place};
+use super::file::{Gap, ReadError};
 use super::output::{Output, Sink};
+use super::writer::{Counts, Job, Names, Writer, prune};
 use crate::engine::Body;
 use crate::pool::Naming;
 
@@ -27,9 +27,6 @@ const WAITING: usize = 4;
 
 /// How long the end of a recorder waits for the beats that still wait for the disk.
 const LAST_WAIT: Duration = Duration::from_secs(2);
-
-/// Fast, and within a few percent of the levels that take ten times as long.
-const ZSTD_LEVEL: i32 = 3;
 
 /// Why a recording cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -82,16 +79,6 @@ pub struct RecordCounts {
     pub stopped: bool,
 }
 
-#[derive(Default)]
-struct Counts {
-    beats: AtomicU64,
-    left_out: AtomicU64,
-    bytes: AtomicU64,
-    stopped: AtomicBool,
-}
-
-type Names = HashMap<u32, Arc<Naming>>;
-
 /// Writes what beats froze, and what came of it, into a file. Dropped, it writes what still waits.
 pub struct Recorder {
     jobs: Option<Sender<Job>>,
@@ -138,17 +125,7 @@ impl Recorder {
         let (jobs, waiting) = channel();
         let (free, places) = channel();
         (0..WAITING).for_each(|_| _ = free.send(()));
-        let writer = Writer {
-            sink,
-            number,
-            session: rand::random(),
-            whole_every: options.whole_every.max(1),
-            since_whole: 0,
-            encoder: Encoder::default(),
-            names: Names::new(),
-            compressor: Compressor::new(ZSTD_LEVEL)?,
-            counts: Arc::clone(&counts),
-        };
+        let writer = Writer::new(sink, number, options.whole_every, Arc::clone(&counts))?;
         let thread = std::thread::Builder::new();
         let writer = thread.name("gk-record".into()).spawn(move || writer.drain(&waiting, &free))?;
         Ok(Self {
@@ -194,6 +171,10 @@ impl Recorder {
             }
         }
         prune(names, conns);
+        if self.untold.len() > names.len() {
+            // The disk hangs, and connections come and go meanwhile.
+            self.untold.retain(|conn| names.contains_key(conn));
+        }
         Some(Taking { names: Arc::clone(&self.names), snapshot, moment, runs: Vec::new() })
     }
 
@@ -247,6 +228,12 @@ impl Recorder {
         }
     }
 
+    /// Names held, and how many of them wait to be told to the writer.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.names.len(), self.untold.len())
+    }
+
     fn send(&mut self, job: Job) {
         if let Some(jobs) = &self.jobs {
             // Nobody takes them any more if the writer has ended, which the next beat will find out.
@@ -265,8 +252,9 @@ impl Drop for Recorder {
         }
         self.jobs = None;
         // A disk that hangs must not hold up the node's end.
+        let until = Instant::now() + LAST_WAIT;
         loop {
-            match self.places.recv_timeout(LAST_WAIT) {
+            match self.places.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => return,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -276,17 +264,6 @@ impl Drop for Recorder {
             // A panicked writer has nothing more to say than its own panic message did.
             _ = writer.join();
         }
-    }
-}
-
-/// Forgets connections that have ended, now and then.
-fn prune(names: &mut Names, conns: &[u32]) {
-    /// So that a small pool is not gone through at each beat.
-    const SPARE: usize = 64;
-    if names.len() > 2 * conns.len() + SPARE {
-        let mut kept = Names::with_capacity(conns.len());
-        kept.extend(conns.iter().filter_map(|conn| Some((*conn, Arc::clone(names.get(conn)?)))));
-        *names = kept;
     }
 }
 
@@ -350,147 +327,5 @@ impl Frozen for Watched {
 
     fn memory(&self) -> Option<Saved> {
         self.view.memory()
-    }
-}
-
-enum Job {
-    Beat {
-        snapshot: Arc<dyn Snapshot>,
-        moment: Moment,
-        news: Vec<(u32, Arc<Naming>)>,
-        runs: Vec<RecordedRun>,
-        after: Arc<Changes>,
-    },
-    Gap(Gap),
-}
-
-/// What the writing thread holds.
-struct Writer {
-    sink: Box<dyn Sink>,
-    /// Of the next record in the file.
-    number: u32,
-    session: u64,
-    whole_every: u32,
-    since_whole: u32,
-    encoder: Encoder,
-    names: Names,
-    compressor: Compressor<'static>,
-    counts: Arc<Counts>,
-}
-
-impl Writer {
-    fn drain(mut self, jobs: &Receiver<Job>, free: &Sender<()>) {
-        while let Ok(job) = jobs.recv() {
-            let is_beat = matches!(job, Job::Beat { .. });
-            let written = match job {
-                Job::Beat { snapshot, moment, news, runs, after } => {
-                    self.names.extend(news);
-                    let beat = Beat { moment, snapshot: &snapshot, runs: &runs, after: &after };
-                    self.beat(&beat)
-                }
-                Job::Gap(gap) => self.gap(gap),
-            };
-            if let Err(error) = written {
-                self.counts.stopped.store(true, Relaxed);
-                tracing::error!(%error, "the recording stops here; what was recorded can be read");
-                return;
-            }
-            if is_beat {
-                // The recorder may have ended already.
-                _ = free.send(());
-            }
-        }
-        let Counts { beats, left_out, bytes, .. } = &*self.counts;
-        let (beats, left_out, bytes) = (beats.load(Relaxed), left_out.load(Relaxed), bytes.load(Relaxed));
-        tracing::info!(beats, left_out, bytes, "recording ended");
-    }
-
-    fn beat(&mut self, beat: &Beat<'_>) -> io::Result<()> {
-        if self.since_whole >= self.whole_every {
-            self.encoder.forget();
-        }
-        let Some((kind, raw)) = self.encode(beat) else { return self.leave_out(beat) };
-        let record = self.record(kind, beat, &raw)?;
-        if self.sink.has_room(record.len()) {
-            return self.append(kind, &record);
-        }
-        self.sink.turn_over()?;
-        self.number = 0;
-        self.encoder.forget();
-        let Some((kind, raw)) = self.encode(beat) else { return self.leave_out(beat) };
-        let record = self.record(kind, beat, &raw)?;
-        if !self.sink.has_room(record.len()) {
-            let words =
-                format!("one whole beat takes {} bytes, more than half of the recording may", record.len());
-            return Err(io::Error::other(words));
-        }
-        self.append(kind, &record)
-    }
-
-    /// A beat's bytes, uncompressed; none if it has to be left out.
-    fn encode(&mut self, beat: &Beat<'_>) -> Option<(Kind, Vec<u8>)> {
-        let kind = if self.encoder.is_new() { Kind::Whole } else { Kind::Difference };
-        prune(&mut self.names, beat.snapshot.peers(conn_place()));
-        let names = &self.names;
-        let encoded = self.encoder.encode(beat, |conn| names.get(&conn).cloned());
-        match encoded {
-            Ok(raw) if raw.len() <= LARGEST_RAW => return Some((kind, raw)),
-            Ok(raw) => {
-                tracing::warn!(bytes = raw.len(), "a beat is too large for the recording and is left out");
-                self.encoder.forget();
-            }
-            Err(error) => tracing::warn!(%error, "a beat cannot be recorded and is left out"),
-        }
-        None
-    }
-
-    fn leave_out(&mut self, beat: &Beat<'_>) -> io::Result<()> {
-        self.counts.left_out.fetch_add(1, Relaxed);
-        let tick = beat.moment.tick;
-        self.gap(Gap { beats: 1, first_tick: tick, last_tick: tick })
-    }
-
-    fn record(&mut self, kind: Kind, beat: &Beat<'_>, raw: &[u8]) -> io::Result<Vec<u8>> {
-        let payload = self.compressor.compress(raw)?;
-        let head = Head {
-            kind,
-            number: self.number,
-            session: self.session,
-            tick: beat.moment.tick,
-            urgent: beat.moment.urgent,
-            payload: payload.len() as u32,
-            raw: raw.len() as u32,
-            payload_crc: crc32fast::hash(&payload),
-        };
-        Ok([&head.to_bytes()[..], &payload].concat())
-    }
-
-    fn append(&mut self, kind: Kind, record: &[u8]) -> io::Result<()> {
-        self.sink.append(record)?;
-        self.number = self.number.wrapping_add(1);
-        self.since_whole = if kind == Kind::Whole { 1 } else { self.since_whole + 1 };
-        self.counts.beats.fetch_add(1, Relaxed);
-        self.counts.bytes.fetch_add(record.len() as u64, Relaxed);
-        Ok(())
-    }
-
-    fn gap(&mut self, gap: Gap) -> io::Result<()> {
-        let head = Head {
-            kind: Kind::Gap,
-            number: self.number,
-            session: self.session,
-            tick: gap.first_tick,
-            urgent: gap.last_tick,
-            payload: 0,
-            raw: gap.beats,
-            payload_crc: 0,
-        };
-        let record = head.to_bytes();
-        if self.sink.has_room(record.len()) {
-            self.sink.append(&record)?;
-            self.number = self.number.wrapping_add(1);
-            self.counts.bytes.fetch_add(record.len() as u64, Relaxed);
-        }
-        Ok(())
     }
 }

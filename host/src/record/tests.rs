@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::encoder::conn_place;
-use super::file::{FILE_HEAD, RECORD_HEAD, file_head};
+use super::head::{FILE_HEAD, RECORD_HEAD, file_head};
 use super::output::Sink;
 use super::*;
 use crate::peer::PeerId;
@@ -363,7 +363,7 @@ proptest! {
             let beat = super::encoder::Beat {
                 moment: made.moment, snapshot: &snapshot, runs: &made.runs, after: &made.after,
             };
-            let mut raw = encoder.encode(&beat, |conn| naming(conn).map(Arc::new)).unwrap();
+            let mut raw = encoder.encode(&beat, |conn| naming(conn).map(Arc::new)).unwrap().bytes;
             let at = at.index(raw.len());
             raw[at] = byte;
             let Ok(beat) = decoder.decode(1, which == 0, &raw) else { break };
@@ -448,6 +448,26 @@ fn what_the_disk_has_no_time_for_is_left_out_and_marked() {
     let gap = events.iter().find_map(|event| if let Event::Gap(gap) = event { Some(*gap) } else { None });
     assert_eq!(gap, Some(Gap { beats: left_out as u32, first_tick: written + 1, last_tick: 10 }));
     assert!(!events.iter().any(|event| matches!(event, Event::Damaged { .. })));
+}
+
+#[test]
+fn a_disk_that_hangs_costs_no_memory() {
+    let (open, gate) = channel();
+    let mut sink = Memory::new(usize::MAX);
+    sink.gate = Some(Arc::new(Mutex::new(gate)));
+    let options = RecorderOptions { patience: Duration::ZERO, ..options(120) };
+    let mut recorder = Recorder::into_sink(Box::new(sink.clone()), 0, options).unwrap();
+    // Everybody leaves at each tick, and others come.
+    for (at, mut made) in quiet(500, 20).into_iter().enumerate() {
+        made.peers[conn_place()] = (0..20).map(|row| row + 20 * at as u32).collect();
+        take(&mut recorder, &made);
+    }
+    let (names, untold) = recorder.held();
+    assert!(names <= 200 && untold <= 200, "{names} names, {untold} of them untold");
+    (0..9).for_each(|_| open.send(()).unwrap());
+    drop(recorder);
+    let events = read(sink.bytes.lock().clone());
+    assert!(matches!(events.last(), Some(Event::Gap(Gap { beats: 496, last_tick: 500, .. }))), "{events:?}");
 }
 
 #[test]

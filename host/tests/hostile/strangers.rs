@@ -303,11 +303,10 @@ fn a_core_module_whose_metadata_leads_in_a_circle_is_refused() {
         "no component can be made of it: what it says of itself names \"groundskeeper:phase/protect@1.1.0\" beside \
          groundskeeper:phase@0.1.0; make a component of it with wasm-tools"
     );
-    let twice = wat::embed(Wat::default().core(), groundskeeper_sdk::contract::WIT, "phase");
-    assert_eq!(
-        refused(&twice).to_string(),
-        "no component can be made of it: it says more than once what it is"
-    );
+    // Each of its sections is looked at: a linker leaves one for each object that names a world.
+    let twice = |core: Vec<u8>| wat::embed(core, groundskeeper_sdk::contract::WIT, "phase");
+    load(&Wasm::by_hand(None).unwrap(), &twice(Wat::default().core()));
+    assert!(refused(&twice(core)).to_string().contains("names \"groundskeeper:phase/protect@1.1.0\" beside"));
 }
 
 #[test]

@@ -53,11 +53,11 @@ pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
     if !is_core {
         return Ok(Cow::Borrowed(bytes));
     }
-    match metadata[..] {
-        [] => return Err(LoadError::CoreWithoutMetadata),
-        [metadata] => simple(metadata)?,
-        [..] => return Err(LoadError::NotAComponent("it says more than once what it is".to_owned())),
+    if metadata.is_empty() {
+        return Err(LoadError::CoreWithoutMetadata);
     }
+    // A linked module has one for each object that names a world.
+    metadata.into_iter().try_for_each(simple)?;
     let encode = || {
         let encoder = wit_component::ComponentEncoder::default().validate(true).module(bytes);
         encoder.and_then(|mut encoder| encoder.encode())
