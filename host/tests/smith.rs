@@ -1,7 +1,7 @@
 //! Modules that nobody wrote: made by wasm-smith to import the contract, and valid phases with bytes and sections moved.
 //! None may panic, hang or leave memory behind.
 //!
-//! `GROUNDSKEEPER_MODULES=10000 cargo test --test smith` makes more of them than a usual run.
+//! `GROUNDSKEEPER_MODULES=10000 cargo test --release --test smith -- --nocapture` makes more of them than a usual run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,8 +25,9 @@ use wit_parser::{Resolve, WorldId};
 mod wat;
 use wat::{FUNCTIONS, Wat};
 
-/// Of each kind, unless the environment says otherwise.
-const MODULES: usize = 1_000;
+/// Of each kind, unless the environment says otherwise: a compiler that is not optimised itself takes a tenth of a second
+/// for each.
+const MODULES: usize = 150;
 /// What memory may differ by between a fifth of them and all: the allocator's pages come and go. A tenth of what one
 /// leaked kilobyte a module would be at ten thousand of them.
 const SLACK_KIB: usize = 4_096;
@@ -36,11 +37,17 @@ const SLACK_KIB: usize = 4_096;
 struct Tally {
     /// Taken by the loader: validated, made a component, compiled and linked.
     loaded: usize,
+    /// Those of them that import functions of the contract.
+    importing: usize,
     /// Those of them that said what they are.
     described: usize,
-    /// Those of them whose run ended with a plan.
+    /// Runs of those, two each, by how they ended.
     planned: usize,
-    /// Asks in those plans.
+    failed: usize,
+    rule: usize,
+    trapped: usize,
+    cut: usize,
+    /// Asks in the plans.
     asks: usize,
 }
 
@@ -90,14 +97,22 @@ impl Tally {
     fn take(&mut self, wasm: &Wasm, bytes: &[u8], job: &Job) {
         let Ok(code) = wasm.load(bytes) else { return };
         self.loaded += 1;
+        self.importing += usize::from(!code.imports().is_empty());
         let Ok(guest) = Guest::new(wasm, code, setup()) else { return };
         self.described += 1;
         _ = guest.check();
         // The second one in the same instance, if the first one has left it whole.
         for _ in 0..2 {
-            if let Ended::Planned(parts) = guest.run(job).ended {
-                self.planned += 1;
-                self.asks += parts.asks.len();
+            match guest.run(job).ended {
+                Ended::Planned(parts) => {
+                    self.planned += 1;
+                    self.asks += parts.asks.len();
+                }
+                Ended::Failed(_) => self.failed += 1,
+                Ended::Rule(_) => self.rule += 1,
+                Ended::Trapped(_) => self.trapped += 1,
+                Ended::Cut { .. } => self.cut += 1,
+                ended @ (Ended::Panicked(_) | Ended::Overran { .. }) => panic!("{ended:?}"),
             }
         }
     }

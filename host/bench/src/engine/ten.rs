@@ -1,5 +1,6 @@
 //! Ten dropped-in phases in one tick of a real cycle.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use groundskeeper::registry::{Before, PhaseSpec, Registry};
 use super::{GROUP, Scratch};
 use crate::Effort;
 use crate::ours::Filled;
-use crate::report::{Reach, Report, Row};
+use crate::report::{Reach, Report, Row, number};
 use crate::rounds::{median, nanos};
 use crate::tick::world;
 
@@ -34,6 +35,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
         (cycle, filled)
     };
     let (mut phases, mut whole) = (Vec::new(), Vec::new());
+    let mut each = BTreeMap::<String, Each>::new();
     for round in 0..=rounds {
         cycle.1.spread(Duration::from_secs(40), Duration::from_secs(41));
         let beat = Beat {
@@ -49,6 +51,12 @@ pub fn run(effort: &Effort, report: &mut Report) {
         assert_eq!(told.runs.len(), PHASES, "all are due");
         for run in &told.runs {
             assert_eq!(run.result, "ok", "{}", run.name);
+            if round > 0 {
+                let each = each.entry(run.name.to_string()).or_default();
+                each.taken.push(nanos(run.took) / 1e3);
+                each.fuel = each.fuel.max(run.fuel.expect("a guest's is measured"));
+                each.memory = each.memory.max(run.memory.expect("a guest's is measured"));
+            }
         }
         if round > 0 {
             whole.push(taken);
@@ -59,6 +67,20 @@ pub fn run(effort: &Effort, report: &mut Report) {
     let row = |measure, values| Row::cost(GROUP, measure, subject, median(values), "ms");
     report.push(row("phases of one tick together, on the phase thread", phases).reach(Reach::AtMost(5.0)));
     report.push(row("the whole tick", whole));
+    for (name, each) in each {
+        let subject = format!("{name}, 10,000 peers");
+        let note =
+            format!("{} of fuel, {} KiB", number(each.fuel as f64), number((each.memory >> 10) as f64));
+        report.push(Row::cost(GROUP, "one of them", subject, median(each.taken), "us").note(note));
+    }
+}
+
+/// What the runs of one phase took, in microseconds, and the most that they used.
+#[derive(Default)]
+struct Each {
+    taken: Vec<f64>,
+    fuel: u64,
+    memory: u64,
 }
 
 /// The ready examples, two of them twice.
