@@ -17,7 +17,7 @@ use groundskeeper_sdk::contract::WIT;
 use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::rng::Rng;
 use groundskeeper_sdk::testing::world;
-use wasmparser::{Parser, Payload, TypeRef};
+use wasmparser::{FuncType, Parser, Payload, TypeRef, ValType};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
 
@@ -201,13 +201,18 @@ impl Smith {
             reference_types_enabled: rng.below(8) == 0,
             memory64_enabled: false,
             threads_enabled: false,
+            // Half of them: what traps at its fifth instruction calls nothing.
+            disallow_traps: rng.below(2) == 0,
+            // Few kinds of instruction, so that calls are among them.
+            allow_floats: rng.below(4) == 0,
+            simd_enabled: rng.below(4) == 0,
             exceptions_enabled: false,
             gc_enabled: false,
             relaxed_simd_enabled: false,
             ..wasm_smith::Config::default()
         };
         let module = wasm_smith::Module::new(config, &mut Unstructured::new(&matter)).unwrap();
-        let mut bytes = returning(&module.to_bytes());
+        let mut bytes = returning(&module.to_bytes(), &mut rng);
         embed_component_metadata(&mut bytes, &self.resolve, self.world, StringEncoding::UTF8).unwrap();
         bytes
     }
@@ -219,6 +224,8 @@ struct Result {
     instructions: &'static [u8],
     /// Whether it does first what wasm-smith made up.
     made_up: bool,
+    /// Whether it then calls what the module imports: wasm-smith itself does so in one module of eight.
+    calling: bool,
 }
 
 impl Result {
@@ -230,27 +237,37 @@ impl Result {
 
 /// The same module, with results that the contract can read: what a made-up function returns is an address somewhere, so
 /// that nearly every phase would end at being asked what it is.
-fn returning(module: &[u8]) -> Vec<u8> {
+fn returning(module: &[u8], rng: &mut Rng) -> Vec<u8> {
     const RESULTS: [Result; 4] = [
-        // No locals, 4096 or 64, end.
-        Result { function: "cabi_realloc", instructions: &[0, 0x41, 0x80, 0x20], made_up: false },
-        Result { function: "describe", instructions: &[0, 0x41, 0xc0, 0x00], made_up: false },
-        // Drop, 8, end.
-        Result { function: "check", instructions: &[0x1a, 0x41, 0x08], made_up: true },
-        Result { function: "run", instructions: &[0x1a, 0x41, 0x08], made_up: true },
+        // No locals, 4096 or 64.
+        Result {
+            function: "cabi_realloc",
+            instructions: &[0, 0x41, 0x80, 0x20],
+            made_up: false,
+            calling: false,
+        },
+        Result { function: "describe", instructions: &[0, 0x41, 0xc0, 0x00], made_up: false, calling: false },
+        // Drop, 8.
+        Result { function: "check", instructions: &[0x1a, 0x41, 0x08], made_up: true, calling: false },
+        Result { function: "run", instructions: &[0x1a, 0x41, 0x08], made_up: true, calling: true },
     ];
     const END: u8 = 0x0b;
-    let mut imported = 0;
+    let mut types: Vec<FuncType> = Vec::new();
+    let mut imported: Vec<FuncType> = Vec::new();
     let mut results: BTreeMap<u32, &Result> = BTreeMap::new();
     let mut bodies: Vec<Vec<u8>> = Vec::new();
     let mut code = None;
     for payload in Parser::new(0).parse_all(module) {
         match payload.unwrap() {
+            Payload::TypeSection(section) => {
+                types = section.into_iter_err_on_gc_types().collect::<std::result::Result<_, _>>().unwrap();
+            }
             Payload::ImportSection(imports) => {
-                imported = imports
-                    .into_imports()
-                    .filter(|import| matches!(import.as_ref().unwrap().ty, TypeRef::Func(_)))
-                    .count() as u32;
+                for import in imports.into_imports() {
+                    if let TypeRef::Func(ty) = import.unwrap().ty {
+                        imported.push(types[ty as usize].clone());
+                    }
+                }
             }
             Payload::ExportSection(exports) => {
                 for export in exports {
@@ -264,8 +281,10 @@ fn returning(module: &[u8]) -> Vec<u8> {
             Payload::CodeSectionStart { range, .. } => code = Some(range),
             Payload::CodeSectionEntry(body) => {
                 let mut bytes = module[body.range()].to_vec();
-                if let Some(result) = results.get(&(imported + bodies.len() as u32)) {
-                    bytes = [&bytes[..result.kept(bytes.len())], result.instructions, &[END]].concat();
+                if let Some(result) = results.get(&((imported.len() + bodies.len()) as u32)) {
+                    let calls = if result.calling { calls(&imported, rng) } else { Vec::new() };
+                    bytes =
+                        [&bytes[..result.kept(bytes.len())], &calls, result.instructions, &[END]].concat();
                 }
                 bodies.push(bytes);
             }
@@ -282,6 +301,29 @@ fn returning(module: &[u8]) -> Vec<u8> {
     let head = 1 + number(code.len()).len();
     let before = &module[..code.start - head];
     [before, &[module[code.start - head]], &number(content.len()), &content, &module[code.end..]].concat()
+}
+
+/// Calls of some of these functions, which are the first of their module, with small numbers.
+fn calls(imported: &[FuncType], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (at, function) in imported.iter().enumerate().filter(|_| rng.below(2) == 0).collect::<Vec<_>>() {
+        for parameter in function.params() {
+            // For the most part what is a row, a length and the place of a list at once; the last one is -1.
+            const SMALL: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 1, 1, 1, 2, 63, 0x7f];
+            let small = SMALL[rng.below(SMALL.len() as u64) as usize];
+            match parameter {
+                ValType::I32 => bytes.extend([0x41, small]),
+                ValType::I64 => bytes.extend([0x42, small]),
+                ValType::F32 => bytes.extend([0x43, 0, 0, small, 0]),
+                ValType::F64 => bytes.extend([0x44, 0, 0, 0, 0, 0, 0, small, 0]),
+                other => panic!("the contract has no {other:?}"),
+            }
+        }
+        bytes.push(0x10);
+        bytes.extend(number(at));
+        bytes.extend(function.results().iter().map(|_| 0x1a));
+    }
+    bytes
 }
 
 /// A number as WebAssembly writes it.
