@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::routing::{get, post};
+use axum::serve::Listener as _;
 use tokio::net::TcpListener;
 
 use crate::cycle::Thresholds;
@@ -57,6 +58,22 @@ pub async fn serve_admin(
         .route("/journal", get(routes::journal))
         .route("/view", get(routes::view));
     serve(Gate::new(socket), router, desk, shutdown).await;
+}
+
+/// Tells whoever asks on the admin socket that the node is starting, until `started`, and gives the socket back. Compiling
+/// phases for the first time takes seconds, and a question that waits unheard ends in a deadline that says nothing.
+pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = ()> + Send) -> AdminSocket {
+    let mut gate = Gate::new(socket);
+    tokio::pin!(started);
+    loop {
+        let (stream, _) = tokio::select! {
+            biased;
+            () = &mut started => return gate.into_inner(),
+            accepted = gate.accept() => accepted,
+        };
+        // Ends with its answer, or when the gate's time is up.
+        tokio::spawn(routes::starting(stream));
+    }
 }
 
 /// Answers `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.

@@ -30,6 +30,8 @@ pub use run::Prepared;
 pub mod exit {
     /// It was tried and it failed; also: not healthy, nobody to explain.
     pub const FAILED: u8 = 1;
+    /// What the flags say does not go together; clap's code.
+    pub const USAGE: u8 = 2;
     /// No node answers (EX_UNAVAILABLE).
     pub const NO_NODE: u8 = 69;
     /// The data folder cannot be used (EX_CANTCREAT).
@@ -65,7 +67,7 @@ pub struct Cli {
 pub enum Verb {
     /// Run a node
     Run(RunArgs),
-    /// Check a config with its phases, or one component with its manifest, and list every problem
+    /// Check a config with its phases, or one phase with its manifest, and list every problem
     Check(CheckArgs),
     /// Show how a running node is
     Status(NodeArgs),
@@ -81,13 +83,13 @@ pub enum Verb {
     Replay(ReplayArgs),
     /// Ask a running node whether it is alive: exit code 0 or 1, for containers
     Healthcheck(HealthArgs),
-    /// Start a new phase: source with a test, manifest, a view to try it on
+    /// Start a new phase: source (in Rust with a test), manifest, a view to try it on
     New(NewArgs),
     /// Build a phase: a WebAssembly component beside its manifest
     Build(BuildArgs),
     /// Run a phase once over a view, without effects: plan, fuel, memory
     Try(TryArgs),
-    /// Run a phase's tests, then compare it natively and as a component over the same views
+    /// Run a phase's tests, then compare it natively and as a component over the same views (C for components: with itself)
     Test(TestArgs),
     /// Put a phase and its manifest where a node looks for them
     Install(InstallArgs),
@@ -161,8 +163,8 @@ pub struct CheckArgs {
     /// The config file; without one, the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A component (.wasm), or the same as --config
-    #[arg(value_name = "FILE", conflicts_with = "config")]
+    /// A phase: its module or its manifest (for a native one --config says whether it is trusted); or the same as --config
+    #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
     #[arg(long, value_name = "DIR")]
@@ -251,7 +253,7 @@ pub struct BuildArgs {
 
 #[derive(Args, Debug)]
 pub struct TryArgs {
-    /// The component, or its manifest
+    /// The module, or its manifest; a native one runs only with a --config that allows native phases
     #[arg(value_name = "FILE")]
     pub module: PathBuf,
     #[command(flatten)]
@@ -310,8 +312,13 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
     let json = cli.json;
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args, json, start_logging),
-        Verb::Check(CheckArgs { file: Some(file), .. }) if author::is_module(&file) => {
-            author::check(&file, json)
+        Verb::Check(CheckArgs { file: Some(file), config, .. }) if author::is_phase(&file) => {
+            author::check(&file, config.as_deref(), json)
+        }
+        Verb::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
+            let (file, config) = (file.display(), config.display());
+            eprintln!("groundskeeper: {file} is a config, and so is --config {config}; name one of them");
+            Ok(ExitCode::from(exit::USAGE))
         }
         Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
         Verb::Status(node) => ask::status(&node, json),

@@ -32,7 +32,7 @@ pub use bootstrap::{BadBootstrap, Bootstrap};
 pub use builtin::{BUILTINS, BuiltIn};
 pub use bytes::Bytes;
 pub(crate) use manifest::is_phase_name;
-pub use manifest::{Declared, Guest, Manifest, ManifestFile, Runtime, read_manifests};
+pub use manifest::{Declared, Guest, Manifest, ManifestFile, Runtime, is_manifest, read_manifests};
 pub use policy::{
     BanGrant, DialFrom, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits,
     MemoryGrant, Mode, OnFailure, PingGrant, ProtectGrant, Trust,

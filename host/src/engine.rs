@@ -8,6 +8,8 @@ use groundskeeper_sdk::host::{AnyPhase, Frozen, LogLine, Parts, Plan, Table, Unw
 use groundskeeper_sdk::phase::{Failure, Tick};
 
 mod breaker;
+#[cfg(any(feature = "dylib", feature = "wasm"))]
+mod log;
 #[cfg(feature = "dylib")]
 pub mod native;
 mod thread;

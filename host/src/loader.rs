@@ -144,7 +144,7 @@ impl Loader {
         let phase = Native::load(path, digest, guest.settings.clone(), &self.folder);
         let phase = phase.map_err(|error| error.to_string())?;
         let version = phase.version().to_owned();
-        Ok((Arc::new(phase), version))
+        Ok((Arc::new(phase.within(guest.limits)), version))
     }
 
     #[cfg(not(feature = "dylib"))]

@@ -103,11 +103,17 @@ fn check_reads_the_drop_in_folder_too() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("phases.d");
     std::fs::create_dir(&folder).unwrap();
-    let good = "name = \"good\"\nkind = \"wasm\"\nmode = \"off\"\n";
-    std::fs::write(folder.join("good.toml"), good).unwrap();
+    let good = ready(&folder, "stats");
     let check =
         |args: &[&str]| groundskeeper(home.path(), &[&["check", "--phases", "phases.d"], args].concat());
-    assert_eq!(code(&check(&[])), 0, "{}", out(&check(&[])));
+    let output = check(&[]);
+    assert_eq!(code(&output), 0, "{}", out(&output));
+    let rows = "PHASE  KIND  SHA256        STATE\nstats  wasm  566b73ef2db4  loads\n";
+    assert_eq!(
+        out(&output),
+        format!("{rows}the built-in defaults with the phases of phases.d: no problems\n"),
+        "as a node would load them"
+    );
     std::fs::write(folder.join("bad.toml"), "name = \"bad\"\nkind = \"wasm\"\n[grants]\nban = true\n")
         .unwrap();
     std::fs::write(folder.join("lonely.wasm"), "").unwrap();
@@ -116,7 +122,17 @@ fn check_reads_the_drop_in_folder_too() {
     let text = out(&output);
     assert!(text.contains("phases.d/bad.toml:4: grants.ban: a ban ends a connection"), "{text}");
     assert!(text.contains("write lonely.toml beside it"), "{text}");
+    assert!(text.contains("\nbad     wasm  -             NOT loaded\n"), "{text}");
     assert!(text.ends_with("2 problems\n"), "{text}");
+    // A module is opened, not only named.
+    std::fs::write(folder.join("bad.toml"), "name = \"bad\"\nkind = \"wasm\"\n").unwrap();
+    std::fs::write(folder.join("bad.wasm"), "no module").unwrap();
+    let output = check(&["--json"]);
+    assert_eq!(code(&output), 78);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let phase = answer["phases"].as_array().unwrap().iter().find(|phase| phase["name"] == "bad").unwrap();
+    assert!(phase["problem"].as_str().unwrap().contains("bad.wasm: it is"), "{phase}");
+    std::fs::remove_file(good).unwrap();
     // A node goes on without them; a built-in phase's file is another matter.
     std::fs::write(folder.join("reaper.toml"), "name = \"reaper\"\nkind = \"built-in\"\nmod = 1\n").unwrap();
     let output = groundskeeper(home.path(), &["run", "--phases", "phases.d", "--ticks", "1"]);
@@ -138,6 +154,157 @@ fn check_reads_the_drop_in_folder_too() {
         std::fs::copy(file.unwrap().path(), folder.join("bad.toml")).unwrap();
         assert_eq!(code(&check(&[])), 78);
     }
+}
+
+/// The whole phase in C of the page about native phases, in a folder of its own.
+fn clogged(home: &Path) -> PathBuf {
+    let page = std::fs::read_to_string(config_folder().join("../docs/native-phases.md")).unwrap();
+    let block = |language: &str, begins: &str| {
+        let mut blocks = page.split("```").skip(1).step_by(2);
+        let block = blocks.find_map(|block| block.strip_prefix(language)?.strip_prefix(begins));
+        format!("{begins}{}", block.unwrap_or_else(|| panic!("{language}: {begins}")))
+    };
+    let folder = home.join("clogged");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("clogged.c"), block("c\n", "/* Ends")).unwrap();
+    std::fs::write(folder.join("clogged.toml"), block("toml\n", "name = \"clogged\"")).unwrap();
+    folder
+}
+
+#[test]
+fn a_folder_of_c_is_built_as_a_library_if_it_is_written_as_one() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = clogged(home.path());
+    let build = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_groundskeeper"));
+        // Compilers are found by the path.
+        command.args(["build", "--native", "clogged"]).current_dir(home.path()).output().unwrap()
+    };
+    let output = build();
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let library = std::fs::read(folder.join("clogged.so")).unwrap();
+    assert!(library.starts_with(b"\x7fELF"));
+
+    std::fs::write(folder.join("clogged.c"), "#include \"phase.h\"\n").unwrap();
+    let output = build();
+    assert_eq!(code(&output), 1);
+    let said = "no C file in clogged defines groundskeeper_phase_v1: they are written for a component";
+    assert!(err(&output).contains(said), "{}", err(&output));
+    std::fs::remove_file(folder.join("clogged.c")).unwrap();
+    assert!(err(&build()).contains("clogged has neither a Cargo.toml nor C files"));
+}
+
+/// One of the committed components with its manifest, in `folder`.
+fn ready(folder: &Path, name: &str) -> PathBuf {
+    for end in ["toml", "wasm"] {
+        let file = format!("{name}.{end}");
+        std::fs::copy(config_folder().join("../examples/ready").join(&file), folder.join(&file)).unwrap();
+    }
+    folder.join(name).with_extension("toml")
+}
+
+#[test]
+fn a_module_is_not_installed_with_a_manifest_of_another_kind() {
+    let home = tempfile::tempdir().unwrap();
+    let install = |file: &str| groundskeeper(home.path(), &["install", file, "--phases", "phases.d"]);
+    let manifest = ready(home.path(), "stats");
+    std::fs::write(home.path().join("stats.so"), b"\x7fELF, as far as it is looked at").unwrap();
+    let output = install("stats.so");
+    assert_eq!(code(&output), 1);
+    let said = "stats.toml: kind = \"wasm\", and stats.so is a shared library; write kind = \"native\"";
+    assert!(err(&output).contains(said), "{}", err(&output));
+
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let native = text.replace("kind = \"wasm\"", "kind = \"native\"");
+    for native in [native.clone(), native.replace("stats.wasm", "stats.so")] {
+        std::fs::write(&manifest, native).unwrap();
+        let output = install("stats.wasm");
+        assert_eq!(code(&output), 1);
+        let said = "stats.toml: kind = \"native\", and stats.wasm is a component; write kind = \"wasm\"";
+        assert!(err(&output).contains(said), "{}", err(&output));
+    }
+    assert!(!home.path().join("phases.d").exists(), "nothing was put there");
+    std::fs::write(&manifest, text).unwrap();
+    assert_eq!(code(&install("stats.wasm")), 0);
+}
+
+#[test]
+fn a_manifest_is_checked_with_its_module_and_not_as_a_config() {
+    let home = tempfile::tempdir().unwrap();
+    let check = |file: &str| groundskeeper(home.path(), &["check", file]);
+    let manifest = ready(home.path(), "stats");
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
+    assert!(
+        out(&output).starts_with("stats.wasm: ") && out(&output).contains("imports   metrics      granted")
+    );
+
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("metrics = true", "")).unwrap();
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 78);
+    assert!(out(&output).contains("add to [grants]: metrics = true"), "{}", out(&output));
+
+    std::fs::write(&manifest, text.replace("every_n_ticks", "every_n_tick")).unwrap();
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 78);
+    assert!(out(&output).contains("stats.toml:8: schedule.every_n_tick: unknown key"), "{}", out(&output));
+
+    std::fs::write(&manifest, text).unwrap();
+    std::fs::remove_file(home.path().join("stats.wasm")).unwrap();
+    let output = check("stats.toml");
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("stats.toml is about it: cannot read stats.wasm"), "{}", err(&output));
+
+    std::fs::write(home.path().join("reaper.toml"), "name = \"reaper\"\nkind = \"built-in\"\n").unwrap();
+    assert_eq!(out(&check("reaper.toml")), "reaper.toml: no problems\n");
+    std::fs::write(home.path().join("node.toml"), "").unwrap();
+    let output = groundskeeper(home.path(), &["check", "node.toml", "--config", "node.toml"]);
+    assert_eq!(code(&output), 2);
+}
+
+#[test]
+fn a_native_phase_is_looked_at_and_tried_where_a_config_trusts_it() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = clogged(home.path());
+    let mut build = Command::new(env!("CARGO_BIN_EXE_groundskeeper"));
+    assert!(
+        build.args(["build", "--native", "clogged"]).current_dir(home.path()).status().unwrap().success()
+    );
+    std::fs::write(home.path().join("node.toml"), "[guests]\nallow_native = true\n").unwrap();
+    let view = "{ \"peers\": [{ \"kib-queued\": 2000 }, { \"kib-queued\": 1 }] }";
+    std::fs::write(home.path().join("view.json"), view).unwrap();
+    let trusted = ["--config", "node.toml"];
+    for file in ["clogged/clogged.so", "clogged/clogged.toml"] {
+        let check = ["check", file];
+        let output = groundskeeper(home.path(), &check);
+        assert_eq!(code(&output), 78);
+        assert!(out(&output).contains("set guests.allow_native = true in a config"), "{}", out(&output));
+        let output = groundskeeper(home.path(), &[&check[..], &trusted].concat());
+        assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
+        assert!(
+            out(&output).starts_with("clogged/clogged.toml: ends connections that take nothing any more\n")
+        );
+
+        let dry = ["try", file, "--view", "view.json"];
+        let output = groundskeeper(home.path(), &dry);
+        assert_eq!(code(&output), 1);
+        assert!(err(&output).contains("set guests.allow_native = true in a config"), "{}", err(&output));
+        let output = groundskeeper(home.path(), &[&dry[..], &trusted].concat());
+        assert!(out(&output).contains("disconnect 0: more than 1 MiB waits"), "{}", err(&output));
+    }
+    let manifest = folder.join("clogged.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("native", "wasm")).unwrap();
+    let output = groundskeeper(home.path(), &["check", "clogged/clogged.so"]);
+    assert!(
+        err(&output).contains("kind = \"wasm\", and clogged/clogged.so is a shared library"),
+        "{}",
+        err(&output)
+    );
+    std::fs::remove_file(manifest).unwrap();
+    let output = groundskeeper(home.path(), &["check", "clogged/clogged.so"]);
+    assert!(err(&output).contains("write clogged.toml with kind = \"native\""), "{}", err(&output));
 }
 
 #[test]

@@ -103,6 +103,47 @@ fn epochs_end_a_guest_whose_fuel_lasts() {
     assert_eq!(words, "was inside for more than 250 ms ([limits] wall), in run");
 }
 
+/// Stores so many bytes if nothing is kept, and else what was kept.
+fn keeper(bytes: u32) -> Wat {
+    let run = format!(
+        "(call $memory.load (i32.const 256)) \
+         (if (i32.load8_u (i32.const 256)) \
+           (then (call $memory.store (i32.const 2) (i32.load (i32.const 264)) (i32.load (i32.const 268)))) \
+           (else (memory.fill (i32.const 65536) (i32.const 97) (i32.const {bytes})) \
+                 (call $memory.store (i32.const 1) (i32.const 65536) (i32.const {bytes})))) \
+         (i32.const 8)"
+    );
+    Wat { pages: 20, ..Wat::run(&run) }
+        .importing(&[("memory", "load", "(param i32)"), ("memory", "store", "(param i32 i32 i32)")])
+}
+
+#[test]
+fn a_grant_of_a_mebibyte_is_written_and_read_back_whole() {
+    let wasm = Wasm::by_hand(None).unwrap();
+    let granted = |max_bytes| Setup {
+        limits: Limits { fuel: 10_000_000, ..Limits::default() },
+        grants: Grants { memory: Some(MemoryGrant { max_bytes }), ..all() },
+        ..setup()
+    };
+    let nearly = (1 << 20) - 1;
+    let guest = Guest::new(&wasm, load(&wasm, &keeper(nearly).component()), granted(1 << 20)).unwrap();
+    let kept = |world: &World| match guest.run(&job(world)).ended {
+        Ended::Planned(parts) => parts.memory.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let first = kept(&world());
+    assert_eq!((first.version, first.bytes.len()), (1, nearly as usize));
+    let again = kept(&world().saved(first.clone()));
+    assert!(again.version == 2 && again.bytes == first.bytes);
+    // What is more than the grant is told as that.
+    let small = Guest::new(&wasm, load(&wasm, &keeper(nearly).component()), granted(800_000)).unwrap();
+    let Ended::Rule(words) = small.run(&job(&world())).ended else { panic!() };
+    assert_eq!(
+        words,
+        "memory.store: 1048575 bytes are more than the 800000 that [grants] memory allows, in run"
+    );
+}
+
 #[test]
 fn a_trap_says_where_with_names() {
     let inner = Wat {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use groundskeeper::author::c_compiler;
 use serde_json::Value;
 
 struct Newcomer<'a> {
@@ -87,4 +88,42 @@ fn a_new_phase_is_built_tested_installed_and_listed_with_its_cost() {
     for (step, seconds) in &newcomer.seconds {
         println!("{step:>18} {seconds:6.1} s");
     }
+}
+
+#[test]
+fn a_new_phase_in_c_has_its_own_name_and_asks_at_its_first_try() {
+    if let Err(why) = c_compiler() {
+        println!("NOT tested: {why}");
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let mut newcomer = Newcomer { folder: scratch.path(), seconds: Vec::new() };
+    let made = newcomer.step("new", scratch.path(), &["new", "calm-c", "--lang", "c"]);
+    let made = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(!made.contains("test,") && made.contains("calm-c: a phase in C, a manifest"), "{made}");
+    let phase = scratch.path().join("calm-c");
+    newcomer.step("build", &phase, &["build"]);
+    let tried = newcomer.step("try", &phase, &["try", "calm-c.wasm", "--view", "views/busy.json", "--json"]);
+    let tried: Value = serde_json::from_slice(&tried.stdout).unwrap();
+    assert_eq!(tried[0]["asks"], serde_json::json!(["disconnect 1: round trip 900 ms (limit 500ms)"]));
+    let checked = newcomer.step("check", &phase, &["check", "calm-c.wasm"]);
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains("calm-c.toml") && checked.contains("no problems"), "{checked}");
+
+    let test = |newcomer: &mut Newcomer<'_>| {
+        let output = newcomer.step("test", &phase, &["test"]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let tested = test(&mut newcomer);
+    assert!(tested.contains("twice as a component, with no native side, identical plans"), "{tested}");
+    assert!(!tested.contains("WARNING"), "{tested}");
+    let random: u64 =
+        tested.lines().find_map(|line| line.trim().split_once(" with asks")?.0.parse().ok()).unwrap();
+    assert!(random > 100, "views are made around rtt_over_ms too: {tested}");
+
+    let manifest = phase.join("calm-c.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("keep = 2", "keep = 1000000")).unwrap();
+    let tested = test(&mut newcomer);
+    assert!(tested.contains("WARNING: 0 asks: nothing was compared"), "{tested}");
 }

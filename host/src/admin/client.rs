@@ -10,11 +10,15 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use super::answers::Refusal;
 
 /// A node that has not answered by then does not answer: it works from memory alone.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node that says that it is starting is asked again so soon. Phases that were compiled before load faster than this.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +66,7 @@ impl Client {
     }
 
     fn answer<T: DeserializeOwned>(&self, (status, body): (StatusCode, Bytes)) -> Result<T, ClientError> {
-        if status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE && !is_refusal(&body) {
             return serde_json::from_slice(&body).map_err(|error| self.broken(error));
         }
         match serde_json::from_slice::<Refusal>(&body) {
@@ -79,7 +83,20 @@ impl Client {
         self.ask(Method::GET, path).await
     }
 
+    /// Asks until the node has started, or patience is at its end.
     async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let begun = Instant::now();
+        loop {
+            let (status, body) = self.ask_once(method.clone(), path).await?;
+            let is_starting = status == StatusCode::SERVICE_UNAVAILABLE && is_refusal(&body);
+            if !is_starting || begun.elapsed() + ASK_AGAIN > PATIENCE {
+                return Ok((status, body));
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    async fn ask_once(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
             _ => ClientError::NoNode { socket: self.socket.clone(), source },
@@ -128,6 +145,11 @@ impl Client {
     fn broken(&self, why: impl ToString) -> ClientError {
         ClientError::Broken { socket: self.socket.clone(), why: why.to_string() }
     }
+}
+
+/// Whether it is no answer to the question; a node that is not well answers with 503 too, and with its health.
+fn is_refusal(body: &Bytes) -> bool {
+    serde_json::from_slice::<Refusal>(body).is_ok()
 }
 
 /// Makes `text` fit between two slashes of a path (RFC 3986, section 2).

@@ -27,6 +27,11 @@ impl<L> Gate<L> {
     pub fn new(listener: L) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
+
+    /// The listener; connections that it let in stay.
+    pub fn into_inner(self) -> L {
+        self.listener
+    }
 }
 
 impl<L: Listener> Listener for Gate<L> {

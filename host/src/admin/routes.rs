@@ -1,12 +1,17 @@
 //! From HTTP to the desk and back. Decides nothing but status codes.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answers::{Health, Journal, Refusal};
 use super::explain::NoOne;
@@ -88,4 +93,16 @@ fn health(health: Health) -> Response {
 pub(super) async fn nothing_here() -> Response {
     (StatusCode::NOT_FOUND, Json(Refusal { error: "there is nothing at this path".to_owned() }))
         .into_response()
+}
+
+/// What a node that is not there yet says to every question.
+pub(super) const STARTING: &str = "the node is starting: it is loading its phases";
+
+/// Answers the one request of a connection.
+pub(super) async fn starting(stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let refusal = || (StatusCode::SERVICE_UNAVAILABLE, Json(Refusal { error: STARTING.to_owned() }));
+    let answer = service_fn(async |_| Ok::<_, Infallible>(refusal().into_response()));
+    let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answer).await;
+    // Whoever went away before the answer has no use for it.
+    served.unwrap_or_default();
 }

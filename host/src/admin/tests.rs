@@ -256,6 +256,37 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
 }
 
 #[tokio::test]
+async fn a_node_that_starts_says_so_and_whoever_asked_gets_the_answer_then() {
+    let node = Node::start();
+    let path = node.folder.path().join("other.sock");
+    let socket = AdminSocket::bind(&path).unwrap();
+    let (start, started) = oneshot::channel::<()>();
+    let starting = tokio::spawn(serve_starting(socket, async move { _ = started.await }));
+    let asking = tokio::spawn({
+        let client = Client::new(&path);
+        async move { client.get::<Phases>("/phases").await }
+    });
+    let raw = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            stream.write_all(b"GET /phases HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        })
+    };
+    let raw = raw.await.unwrap();
+    assert!(raw.starts_with("HTTP/1.1 503") && raw.contains("the node is starting"), "{raw}");
+    assert!(!asking.is_finished());
+    start.send(()).unwrap();
+    let socket = starting.await.unwrap();
+    let served = tokio::spawn(serve_admin(socket, Arc::clone(&node.desk), std::future::pending()));
+    assert_eq!(&*asking.await.unwrap().unwrap().phases[0].name, "reaper");
+    served.abort();
+}
+
+#[tokio::test]
 async fn shutdown_ends_the_api_and_takes_the_socket_away() {
     let mut node = Node::start();
     // A client that says nothing does not hold the shutdown up.

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use groundskeeper_sdk::abi::ENTRY;
 
+use super::c;
 use super::toolchain::{self, Toolchain};
 use crate::data::write_whole;
-use crate::engine::wasm::{Digest, Sizes, component_of, sha256, with_contract};
+use crate::engine::wasm::{Digest, Sizes, component_of, sha256};
 
 /// What a build left.
 pub struct Built {
@@ -37,13 +39,10 @@ const PROFILE: [&str; 5] = [
 pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
     let (name, core) = if folder.join("Cargo.toml").is_file() {
         rust(folder, note)?
-    } else if !c_files(folder)?.is_empty() {
-        c(folder, note)?
+    } else if !c::files(folder)?.is_empty() {
+        c::module(folder, note)?
     } else {
-        bail!(
-            "{} has neither a Cargo.toml nor C files; name the folder of a phase, or make one with `groundskeeper new`",
-            folder.display()
-        )
+        bail!(no_phase(folder))
     };
     let component = component_of(&core).with_context(|| format!("what {name} was built to is no phase"))?;
     let file = out.unwrap_or(folder).join(format!("{name}.wasm"));
@@ -51,18 +50,38 @@ pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> R
     Ok(Built { digest: sha256(&component), sizes: Sizes::of(&component).ok(), file })
 }
 
-/// Builds the Rust package in `folder` as a shared library, `<name>.so` there or in `out`.
+/// Builds the phase in `folder` (a Rust package, or C files that export the entry of a native phase) as a shared
+/// library, `<name>.so` there or in `out`.
 ///
 /// # Errors
-/// If the build fails, or makes no library.
+/// If the build fails, or makes no library; if the C files are written for a component.
 pub fn build_native(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
-    let mut command = Command::new("cargo");
-    command.args(["build", "--release", "--features", "groundskeeper-sdk/dylib"]);
-    let (name, library) = artifact(command, folder, note)?;
-    let bytes = fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
+    let (name, bytes) = if folder.join("Cargo.toml").is_file() {
+        let mut command = Command::new("cargo");
+        command.args(["build", "--release", "--features", "groundskeeper-sdk/dylib"]);
+        let (name, library) = artifact(command, folder, note)?;
+        (name, fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?)
+    } else if c::files(folder)?.is_empty() {
+        bail!(no_phase(folder))
+    } else if c::is_native(folder)? {
+        c::library(folder, note)?
+    } else {
+        bail!(
+            "no C file in {} defines {ENTRY}: they are written for a component (`groundskeeper build`); what a native \
+             phase in C looks like is in docs/native-phases.md",
+            folder.display()
+        )
+    };
     let file = out.unwrap_or(folder).join(format!("{name}.so"));
     write_whole(&file, &bytes, 0o755).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(Built { digest: sha256(&bytes), sizes: None, file })
+}
+
+fn no_phase(folder: &Path) -> String {
+    format!(
+        "{} has neither a Cargo.toml nor C files; name the folder of a phase, or make one with `groundskeeper new`",
+        folder.display()
+    )
 }
 
 fn rust(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
@@ -163,7 +182,7 @@ fn package(message: &serde_json::Value) -> String {
     }
 }
 
-fn shown(command: &Command) -> String {
+pub(super) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words = words.map(|word| word.to_string_lossy().into_owned());
     // The profile says nothing to a reader.
@@ -171,46 +190,4 @@ fn shown(command: &Command) -> String {
         !word.starts_with("profile.") && word != "--config" && !word.starts_with("--message-format")
     });
     words.collect::<Vec<_>>().join(" ")
-}
-
-fn c_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|end| end == "c"))
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-/// Compiles all C files of a folder, without a C library. The contract is added afterwards: no object file of it needs to
-/// be kept.
-fn c(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
-    let folder = fs::canonicalize(folder)?;
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let scratch = env::temp_dir().join(format!("groundskeeper-{}-{name}.wasm", std::process::id()));
-    let mut command = Command::new("clang");
-    command.args([
-        "--target=wasm32-unknown-unknown",
-        "-Os",
-        "-std=c11",
-        "-Wall",
-        "-Wextra",
-        "-fno-builtin",
-        "-nostdlib",
-    ]);
-    command
-        .args(["-Wl,--no-entry", "-Wl,--strip-debug", "-I."])
-        .arg(format!("-ffile-prefix-map={}=.", folder.display()));
-    command.arg("-o").arg(&scratch);
-    command.args(c_files(&folder)?.iter().filter_map(|file| file.file_name())).current_dir(&folder);
-    note(&format!("{} in {}", shown(&command), folder.display()));
-    let status = command.status().context("clang could not be run; install the packages clang and lld")?;
-    let core = fs::read(&scratch);
-    // Fails only if clang made nothing, which is told below.
-    _ = fs::remove_file(&scratch);
-    if !status.success() {
-        bail!("clang failed: {status}; if it found no linker, install the package lld");
-    }
-    Ok((name, with_contract(&core?)?))
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::beside::{manifest_of, runtime_of, wrong_kind};
 use crate::config::{
-    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, Problem, Schedule, read_manifests,
+    Declared, Grants, Guest as Declaration, Instance, Limits, Manifest, ManifestFile, Problem, Runtime,
+    Schedule,
 };
 use crate::engine::Body;
-use crate::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm, sha256};
+use crate::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm};
 
 /// What a component is, beside what its manifest says.
 #[derive(Debug, Serialize)]
@@ -46,9 +48,12 @@ pub struct Import {
 
 /// A module that loads, and the manifest about it if there is one.
 pub struct Subject {
+    /// Where the module is.
+    pub file: PathBuf,
+    pub sizes: Sizes,
     pub wasm: Wasm,
     pub code: Arc<Code>,
-    pub manifest: Option<(PathBuf, std::result::Result<Manifest, Vec<Problem>>)>,
+    pub manifest: Option<ManifestFile>,
 }
 
 impl Subject {
@@ -57,19 +62,36 @@ impl Subject {
     /// # Errors
     /// If it cannot be read or is no phase.
     pub fn load(file: &Path) -> Result<Self> {
-        if file.extension().is_some_and(|end| end == "toml") {
-            return Self::load(&module_of(file)?);
+        if file.extension().is_none_or(|end| end != "toml") {
+            return Self::of(file.to_owned(), manifest_of(file, Runtime::Wasm));
         }
-        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let manifest = ManifestFile::read(file.to_owned());
+        let module = match &manifest.manifest {
+            Ok(Manifest { body: Declared::Guest(guest), .. }) => file.with_file_name(&guest.module),
+            Ok(_) => bail!("{} is about a built-in phase", file.display()),
+            Err(problems) => bail!("{}", lines(problems)),
+        };
+        Self::of(module, Some(manifest)).with_context(|| format!("{} is about it", file.display()))
+    }
+
+    fn of(file: PathBuf, manifest: Option<ManifestFile>) -> Result<Self> {
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        if runtime_of(&bytes) == Runtime::Native {
+            bail!(
+                "{} is a shared library; this is for components, which `groundskeeper build` makes",
+                file.display()
+            );
+        }
         let wasm = Wasm::new(None)?;
         let code = wasm.load(&bytes).with_context(|| format!("{} is no phase", file.display()))?;
-        Ok(Self { wasm, code, manifest: manifest_of(file) })
+        let sizes = Sizes::of(&bytes)?;
+        Ok(Self { file, sizes, wasm, code, manifest })
     }
 
     /// What the manifest declares, if it can be read and is about a component.
     pub fn declared(&self) -> Option<&Declaration> {
-        match &self.manifest {
-            Some((_, Ok(Manifest { body: Declared::Guest(guest), .. }))) => Some(guest),
+        match &self.manifest.as_ref()?.manifest {
+            Ok(Manifest { body: Declared::Guest(guest), .. }) => Some(guest),
             _ => None,
         }
     }
@@ -79,8 +101,8 @@ impl Subject {
     /// # Errors
     /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
     pub fn guest(&self) -> Result<Guest> {
-        if let Some((_, Err(problems))) = &self.manifest {
-            bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        if let Some(ManifestFile { manifest: Err(problems), .. }) = &self.manifest {
+            bail!("{}", lines(problems));
         }
         let guest = Guest::new(&self.wasm, Arc::clone(&self.code), self.setup())?;
         guest.check().map_err(|problem| anyhow::anyhow!("[settings]: {problem}"))?;
@@ -90,7 +112,9 @@ impl Subject {
     /// The name and schedule that the manifest gives it, or those of a phase that runs at every tick.
     pub fn named(&self, file: &Path) -> (String, Schedule) {
         match &self.manifest {
-            Some((_, Ok(manifest))) => (manifest.name.clone(), manifest.schedule.clone()),
+            Some(ManifestFile { manifest: Ok(manifest), .. }) => {
+                (manifest.name.clone(), manifest.schedule.clone())
+            }
             _ => {
                 let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 (stem, Schedule::every(1))
@@ -117,46 +141,23 @@ impl Subject {
     }
 }
 
-/// The module that a manifest is about.
-fn module_of(manifest: &Path) -> Result<PathBuf> {
-    let text = fs::read_to_string(manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
-    match Manifest::parse(&text, &manifest.display().to_string()) {
-        Ok(Manifest { body: Declared::Guest(guest), .. }) => {
-            Ok(manifest.parent().unwrap_or(Path::new("")).join(guest.module))
-        }
-        Ok(_) => bail!("{} is about a built-in phase", manifest.display()),
-        Err(problems) => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
-    }
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// The manifest of the folder that is about the module `file`.
-fn manifest_of(file: &Path) -> Option<(PathBuf, std::result::Result<Manifest, Vec<Problem>>)> {
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let same = |module: &Path| fs::canonicalize(module).ok() == fs::canonicalize(file).ok();
-    let mut files = read_manifests(folder);
-    files.retain(|found| found.path.extension().is_some_and(|end| end == "toml"));
-    let about = files.iter().position(|found| found.module().is_some_and(|module| same(&module)));
-    // A manifest that cannot be read is about the module that it is called like.
-    let about = about.or_else(|| {
-        files.iter().position(|found| found.manifest.is_err() && found.path.file_stem() == file.file_stem())
-    });
-    about.map(|at| files.swap_remove(at)).map(|found| (found.path, found.manifest))
-}
-
-/// Looks at the component `file` and at its manifest.
+/// Looks at the component `file`, or the one that the manifest `file` is about, and at its manifest.
 ///
 /// # Errors
 /// If it cannot be read or is no phase; what only keeps a node from loading it is a problem of the inspection.
 pub fn inspect(file: &Path) -> Result<Inspection> {
     let subject = Subject::load(file)?;
-    let Subject { wasm, code, manifest } = &subject;
-    let bytes = fs::read(file)?;
+    let Subject { file, sizes, wasm, code, manifest } = &subject;
     let mut problems = Vec::new();
-    if let Some((_, Err(found))) = manifest {
-        problems.extend(found.iter().map(ToString::to_string));
+    if let Some(manifest) = manifest {
+        problems.extend(wrong_kind(manifest, file, Runtime::Wasm));
+        if let Err(found) = &manifest.manifest {
+            problems.extend(found.iter().map(ToString::to_string));
+        }
     }
     let declared = subject.declared();
     if declared.and_then(|guest| guest.sha256).is_some_and(|pinned| pinned != code.digest().0) {
@@ -194,13 +195,13 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     }
     Ok(Inspection {
         file: file.to_owned(),
-        sha256: sha256(&bytes).to_string(),
-        sizes: Sizes::of(&bytes)?,
+        sha256: code.digest().to_string(),
+        sizes: *sizes,
         summary,
         version,
         toolkit,
         contract: groundskeeper_sdk::contract::PACKAGE,
-        manifest: manifest.as_ref().map(|(path, _)| path.clone()),
+        manifest: manifest.as_ref().map(|manifest| manifest.path.clone()),
         imports,
         stubs: code.stubs().to_vec(),
         limits,

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use toml::Value;
 
-use crate::config::Manifest;
+use crate::config::{Manifest, ManifestFile, Runtime};
 use crate::data::write_whole;
 use crate::engine::wasm::sha256;
 
+use super::beside::{manifest_of, runtime_of, wrong_kind};
 use super::inspect::{Inspection, Subject, inspect};
 
 /// What was put where.
@@ -33,7 +34,12 @@ pub struct Installed {
 /// If the module is no phase or its manifest has problems, or the folder cannot be written. The folder is as it was then.
 pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
     let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let is_native = bytes.starts_with(b"\x7fELF");
+    let runtime = runtime_of(&bytes);
+    let is_native = runtime == Runtime::Native;
+    let beside = manifest_of(file, runtime);
+    if let Some(problem) = beside.as_ref().and_then(|manifest| wrong_kind(manifest, file, runtime)) {
+        bail!("{} is not installed:\n  {problem}", file.display());
+    }
     let inspected = if is_native { None } else { Some(inspect(file)?) };
     if let Some(Inspection { problems, .. }) = &inspected
         && !problems.is_empty()
@@ -41,20 +47,13 @@ pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
         bail!("{} is not installed:\n  {}", file.display(), problems.join("\n  "));
     }
     let digest = sha256(&bytes).to_string();
-    let beside = match &inspected {
-        Some(Inspection { manifest, .. }) => manifest.clone(),
-        None => Some(file.with_extension("toml")).filter(|path| path.is_file()),
-    };
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let (name, text) = match &beside {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            (name_in(&text, path)?, text)
-        }
+        Some(ManifestFile { path, text, .. }) => (name_in(text, path)?, text.clone()),
         None if is_native => bail!("{} has no manifest beside it; write {stem}.toml first", file.display()),
         None => (stem.clone(), made_up(&stem, inspected.as_ref())),
     };
-    let module = format!("{name}.{}", if is_native { "so" } else { "wasm" });
+    let module = format!("{name}.{}", runtime.extension());
     let text = with_keys(&text, &[("module", &module), ("sha256", &digest)]);
     let shown = format!("{name}.toml");
     if let Err(problems) = Manifest::parse(&text, &shown) {
@@ -96,7 +95,7 @@ fn made_up(name: &str, inspected: Option<&Inspection>) -> String {
 }
 
 /// The text with top-level keys set to strings, everything else and all comments as they were.
-fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
+pub(super) fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
     let is_key =
         |line: &str, key: &str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
     let top_ends = text.lines().position(|line| line.trim_start().starts_with('[')).unwrap_or(usize::MAX);

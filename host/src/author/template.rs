@@ -22,7 +22,7 @@ const RUST: [(&str, &str); 5] = [
     ("views/busy.json", include_str!("template/rust/busy.json.in")),
 ];
 
-/// The C example, under another name.
+/// The source of the C example, with a manifest and a view of its own.
 const C: [(&str, &str); 9] = [
     ("slow.c", include_str!("../../../examples/slow-peers-c/slow.c")),
     ("mini.c", include_str!("../../../examples/slow-peers-c/mini.c")),
@@ -30,9 +30,9 @@ const C: [(&str, &str); 9] = [
     ("string.h", include_str!("../../../examples/slow-peers-c/string.h")),
     ("phase.c", include_str!("../../../examples/slow-peers-c/phase.c")),
     ("phase.h", include_str!("../../../examples/slow-peers-c/phase.h")),
-    ("{name}.toml", include_str!("../../../examples/slow-peers-c/slow-peers-c.toml")),
+    ("{name}.toml", include_str!("template/c/manifest.toml.in")),
     ("README.md", include_str!("template/c/README.md.in")),
-    ("views/busy.json", include_str!("template/rust/busy.json.in")),
+    ("views/busy.json", include_str!("template/c/busy.json.in")),
 ];
 
 /// Makes the folder `name` below `parent`. `sdk` is a checkout of the SDK, if the published one is not to be used.

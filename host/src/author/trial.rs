@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::build::{build, build_native};
+use super::c;
 use super::dry::DryRun;
 use super::inspect::Subject;
 use super::scratch::Scratch;
@@ -34,7 +35,8 @@ pub struct Trial {
     pub asks: u64,
     /// Of one run: least, median, most.
     pub fuel: [u64; 3],
-    /// None for a phase that is not written in Rust: its component is compared with itself.
+    /// Whether there is a library too. If not, as for C written against the component's bindings, the component is
+    /// compared with itself.
     pub native: bool,
     /// The views on which they differ, each with both plans.
     pub different: Vec<String>,
@@ -62,7 +64,7 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
     let settings: Value = serde_json::from_str(&setup.settings)?;
     let component = subject.guest()?;
     let scratch = Scratch::new()?;
-    let native = if is_rust {
+    let native = if is_rust || c::is_native(folder)? {
         let built = build_native(folder, Some(scratch.path()), note)?;
         Some(Native::load(&built.file, built.digest.0, setup.settings, scratch.path())?)
     } else {

@@ -12,7 +12,7 @@ const ROWS: u64 = 60;
 pub fn random(seed: u64, settings: &Value) -> Value {
     let mut rng = Rng::new(seed);
     let mut hints = vec![1, 30];
-    thresholds(settings, &mut hints);
+    thresholds("", settings, &mut hints);
     let mut rows = |columns: &[&str]| -> Vec<Value> {
         // An empty table now and then, and few that are nearly empty.
         let rows = if rng.below(32) == 0 { rng.below(4) } else { 8 + rng.below(ROWS - 8) };
@@ -72,19 +72,44 @@ fn near(rng: &mut Rng, hints: &[u32]) -> u32 {
     }
 }
 
-/// Every number of the settings, times in seconds and in microseconds: the units of columns.
-fn thresholds(settings: &Value, found: &mut Vec<u32>) {
+/// Every number of the settings; times in seconds and in microseconds, the units of columns. A time is a text like
+/// "500ms", or a number under a key that ends with its unit, like `rtt_over_ms`.
+fn thresholds(key: &str, settings: &Value, found: &mut Vec<u32>) {
     let mut add = |number: u64| found.extend(u32::try_from(number).ok().filter(|number| *number > 0));
-    match settings {
-        Value::Number(number) => number.as_u64().into_iter().for_each(&mut add),
-        Value::String(text) => {
-            if let Ok(span) = text.parse::<Span>() {
-                add(span.as_secs().into());
-                add(span.as_micros());
-            }
+    let mut add_time = |text: &str| {
+        if let Ok(span) = text.parse::<Span>() {
+            add(span.as_secs().into());
+            add(span.as_micros());
         }
-        Value::Array(values) => values.iter().for_each(|value| thresholds(value, found)),
-        Value::Object(values) => values.values().for_each(|value| thresholds(value, found)),
+    };
+    match settings {
+        Value::Number(number) => {
+            if let Some((_, unit)) = key.rsplit_once(['_', '-']) {
+                add_time(&format!("{number}{unit}"));
+            }
+            number.as_u64().into_iter().for_each(add);
+        }
+        Value::String(text) => add_time(text),
+        Value::Array(values) => values.iter().for_each(|value| thresholds(key, value, found)),
+        Value::Object(values) => values.iter().for_each(|(key, value)| thresholds(key, value, found)),
         Value::Null | Value::Bool(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_threshold_in_the_units_of_columns_however_it_is_written() {
+        for settings in [json!({ "rtt_over": "500ms" }), json!({ "rtt_over_ms": 500 })] {
+            let mut found = Vec::new();
+            thresholds("", &settings, &mut found);
+            assert!(found.contains(&500_000), "{settings}: {found:?}");
+        }
+        let mut found = Vec::new();
+        thresholds("", &json!({ "settle_s": 120, "keep": 8, "of": { "lost": [2] } }), &mut found);
+        found.sort_unstable();
+        assert_eq!(found, [2, 8, 120, 120, 120_000_000]);
     }
 }

@@ -6,22 +6,24 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::check;
 use super::{
     BuildArgs, InstallArgs, NewArgs, TestArgs, TryArgs, ask, exit, print, print_json, refuse_config,
     usual_data_dir,
 };
-use crate::author::{self, Built, DryRun, Inspection, Installed, Subject, Trial};
-use crate::config::{Config, Overrides};
+use crate::author::{self, Built, DryRun, Inspection, Installed, Loading, Trial};
+use crate::config::{Config, Overrides, is_manifest};
 use crate::record::{Event, Fixture, Recording};
 
 pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let sdk = args.sdk.clone().or_else(author::sdk_nearby);
     let folder = author::create(Path::new("."), &args.name, args.lang, sdk.as_deref())?;
     let folder = folder.strip_prefix(".").unwrap_or(&folder).display();
-    print(&format!(
-        "{folder}: a phase with a test, a manifest and a view to try it on\n\
-         next: cd {folder} && groundskeeper build && groundskeeper test\n"
-    ))
+    let what = match args.lang {
+        author::Lang::Rust => "a phase with a test, a manifest and a view to try it on",
+        author::Lang::C => "a phase in C, a manifest and a view to try it on",
+    };
+    print(&format!("{folder}: {what}\nnext: cd {folder} && groundskeeper build && groundskeeper test\n"))
 }
 
 #[derive(Serialize)]
@@ -74,10 +76,14 @@ pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
             Err(code) => return Ok(code),
         }
     };
-    let guest = Subject::load(&args.module)?.guest()?;
+    let allow_native = match allows_native(args.node.config.as_deref()) {
+        Ok(allowed) => allowed,
+        Err(code) => return Ok(code),
+    };
+    let phase = author::load(&args.module, allow_native)?;
     let mut runs = Vec::new();
     for _ in 0..args.runs {
-        let run = DryRun::of(&guest, fixture.tick, fixture.view());
+        let run = DryRun::of(&*phase, fixture.tick, fixture.view());
         fixture.memory = run.memory.clone().or(fixture.memory);
         fixture.tick.number = fixture.tick.number.saturating_add(1);
         runs.push(run);
@@ -136,7 +142,8 @@ pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
     for one in failed.iter().take(3) {
         writeln!(text, "without a plan: {one}")?;
     }
-    let against = if *native { "natively and as a component" } else { "twice as a component" };
+    let against =
+        if *native { "natively and as a component" } else { "twice as a component, with no native side" };
     writeln!(
         text,
         "{}: {fixtures} views from files, {random_views} made from seed {}: {against}, {}",
@@ -148,26 +155,78 @@ pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
         }
     )?;
     writeln!(text, "  {with_asks} with asks, {asks} asks in all; {} runs without a plan", failed.len())?;
+    if *asks == 0 {
+        text += "  WARNING: 0 asks: nothing was compared; add a view to views/ in which the phase asks for something, or look \
+                 whether its settings are in the units of the columns (rtt-us: microseconds, idle-s: seconds)\n";
+    }
     writeln!(text, "  fuel of a run: least {}, median {}, most {}", fuel[0], fuel[1], fuel[2])?;
     print(&text)?;
     Ok(code)
 }
 
-/// Whether a file is a module and no config, by how it begins or is called.
-pub(super) fn is_module(file: &Path) -> bool {
+/// Whether a file is a phase and no config: a module, by how it begins or is called, or a manifest, by its keys.
+pub(super) fn is_phase(file: &Path) -> bool {
     let named = file.extension().is_some_and(|end| end == "wasm" || end == "so");
-    named || std::fs::read(file).is_ok_and(|bytes| bytes.starts_with(b"\0asm"))
+    let Ok(bytes) = std::fs::read(file) else { return named };
+    named
+        || bytes.starts_with(b"\0asm")
+        || bytes.starts_with(b"\x7fELF")
+        || std::str::from_utf8(&bytes).is_ok_and(is_manifest)
 }
 
-pub(super) fn check(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let inspection = author::inspect(file)?;
-    let code = if inspection.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) };
-    if json {
-        print_json(&inspection)?;
-    } else {
-        print(&shown(&inspection)?)?;
+/// Whether the operator trusts native phases; the exit code if the config that is to say it has problems.
+fn allows_native(config: Option<&Path>) -> Result<bool, ExitCode> {
+    let overrides = Overrides { without_manifests: true, ..Overrides::default() };
+    let Some(config) = config else { return Ok(false) };
+    match Config::load_with(Some(config), &overrides) {
+        Ok(config) => Ok(config.guests.allow_native),
+        Err(problems) => Err(refuse_config(&problems)),
     }
-    Ok(code)
+}
+
+pub(super) fn check(file: &Path, config: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
+    let allow_native = match allows_native(config) {
+        Ok(allowed) => allowed,
+        Err(code) => return Ok(code),
+    };
+    let code = |ok| if ok { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) };
+    if let Some(native) = author::load_native(file, allow_native)? {
+        if json {
+            print_json(&native)?
+        } else {
+            print(&loading(&native)?)?
+        };
+        return Ok(code(native.problem.is_none()));
+    }
+    if file.extension().is_some_and(|end| end == "toml")
+        && let Some(ended) = check::manifest(file, json)?
+    {
+        return Ok(ended);
+    }
+    let inspection = author::inspect(file)?;
+    if json {
+        print_json(&inspection)?
+    } else {
+        print(&shown(&inspection)?)?
+    };
+    Ok(code(inspection.problems.is_empty()))
+}
+
+/// A native phase.
+fn loading(phase: &Loading) -> Result<String, std::fmt::Error> {
+    let Loading { file, name, kind, summary, version, sha256, problem } = phase;
+    let mut text = format!("{}: {}\n", file.display(), summary.as_ref().unwrap_or(name));
+    writeln!(text, "  kind      {kind}: no sandbox, all the rights of the node")?;
+    for (head, said) in [("version", version), ("sha256", sha256)] {
+        if let Some(said) = said {
+            writeln!(text, "  {head:8}  {said}")?;
+        }
+    }
+    match problem {
+        Some(problem) => writeln!(text, "  problem   {problem}")?,
+        None => writeln!(text, "  no problems")?,
+    }
+    Ok(text)
 }
 
 fn shown(inspection: &Inspection) -> Result<String, std::fmt::Error> {

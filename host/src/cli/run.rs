@@ -107,10 +107,19 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
         })?),
         None => None,
     };
+    let started = CancellationToken::new();
+    let starting = |socket| tokio::spawn(admin::serve_starting(socket, started.clone().cancelled_owned()));
+    let starting = socket.map(starting);
     let clock = SystemClock::new();
     let locals = local::start(&mut config, local_peers, &clock)?;
     let additions = Additions { recorder, ..Additions::default() };
-    let node = match Node::start(&config, data, clock as Arc<dyn Clock>, additions) {
+    let node = Node::start(&config, data, clock as Arc<dyn Clock>, additions);
+    started.cancel();
+    let socket = match starting {
+        Some(starting) => Some(starting.await?),
+        None => None,
+    };
+    let node = match node {
         Ok(node) => node,
         Err(error) => return data_error_code(error.into()),
     };

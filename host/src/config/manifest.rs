@@ -22,7 +22,7 @@ mod folder;
 mod tests;
 mod written;
 
-pub use folder::{ManifestFile, read_manifests};
+pub use folder::{ManifestFile, is_manifest, read_manifests};
 pub(super) use written::Written;
 use written::{InstanceWord, Kind};
 

@@ -13,7 +13,9 @@ use groundskeeper_sdk::host::{Plan, Table, Unwound};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
+use super::log::Log;
 use super::{Body, Cost, Done, Ended, Job};
+use crate::config::Limits;
 
 /// Why a library is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,7 @@ pub struct Native {
     phase: NativePhase,
     settings: String,
     digest: [u8; 32],
+    limits: Limits,
 }
 
 impl Native {
@@ -76,7 +79,13 @@ impl Native {
         // Loaded or not, its name is of no more use: what is mapped stays.
         _ = fs::remove_file(&copy);
         let phase = phase.map_err(|why| NativeError::Load { path: shown(), why })?;
-        Ok(Self { phase, settings, digest })
+        Ok(Self { phase, settings, digest, limits: Limits::default() })
+    }
+
+    /// The same, held to these limits as far as a native phase can be: to those of its log.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The phase's own version.
@@ -131,7 +140,9 @@ impl Body for Native {
         let mut plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
         let ended = self.phase.run(&self.settings, &job.tick, &job.view, &mut plan);
         let mut parts = plan.into_parts();
-        let log = std::mem::take(&mut parts.log);
+        let mut log = Log::new(&self.limits);
+        parts.log.drain(..).for_each(|line| log.write(line.level, &line.text));
+        let log = log.take();
         let ended = match ended {
             Ok(Ok(())) => Ended::Planned(parts),
             Ok(Err(failure)) => Ended::Failed(failure),
@@ -139,5 +150,49 @@ impl Body for Native {
             Err(Unwound::Panic(text)) => Ended::Panicked(text),
         };
         Done { ended, log, cost: Cost::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use groundskeeper_sdk::abi::HEADER;
+    use groundskeeper_sdk::phase::Tick;
+    use groundskeeper_sdk::testing::world;
+
+    use super::*;
+
+    /// A phase in C whose `run` is `body`.
+    fn library(folder: &Path, body: &str) -> PathBuf {
+        let source = format!(
+            "#include \"groundskeeper_phase.h\"\n\
+             static uint32_t check(const gk_run *run) {{ (void)run; return GK_OK; }}\n\
+             static uint32_t decide(const gk_run *run) {{ {body} return GK_OK; }}\n\
+             const gk_phase *groundskeeper_phase_v1(void) {{\n\
+                 static const gk_phase phase = {{.size = sizeof(gk_phase), .abi = GK_ABI, .check = check, .run = decide}};\n\
+                 return &phase;\n}}\n"
+        );
+        fs::write(folder.join("groundskeeper_phase.h"), HEADER).unwrap();
+        fs::write(folder.join("phase.c"), source).unwrap();
+        let mut cc = std::process::Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()));
+        cc.args(["-std=c11", "-shared", "-fPIC", "-o", "phase.so", "phase.c"]).current_dir(folder);
+        assert!(cc.status().expect("a C compiler, as Rust needs it to link").success());
+        folder.join("phase.so")
+    }
+
+    #[test]
+    fn a_flood_of_log_lines_is_cut_and_counted_as_for_components() {
+        let folder = tempfile::tempdir().unwrap();
+        let flood = "for (int i = 0; i < 1000; i++) run->log(run->host, GK_INFO, GK_TEXT(\"a long line\"));";
+        let path = library(folder.path(), flood);
+        let digest = Sha256::digest(fs::read(&path).unwrap()).into();
+        let native = Native::load(&path, digest, "{}".to_owned(), folder.path()).unwrap();
+        let native = native.within(Limits { log_lines: 3, log_line_bytes: 6, ..Limits::default() });
+        let done = native.run(&Job { tick: Tick::default(), view: Arc::new(world()) });
+        assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+        let said: Vec<&str> = done.log.iter().map(|line| line.text.as_str()).collect();
+        let dropped = "997 more lines were dropped: [limits] log_lines = 3";
+        assert_eq!(said, ["a long", "a long", "a long", dropped]);
     }
 }

@@ -32,8 +32,8 @@ pub use inspect::{MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, Sizes, co
 /// The stack of a guest. A component that needs more recurses without an end, or was not written for this.
 const STACK_BYTES: usize = 512 << 10;
 
-/// Bytes that one call of a guest may make the host allocate: twice the longest list of the contract, with room for a
-/// reason and for settings.
+/// Bytes that one call of a guest may make the host allocate, besides what its memory grant lets it store: twice the
+/// longest list of the contract, with room for a reason and for settings.
 const HOSTCALL_BYTES: usize = 256 << 10;
 
 /// What all guests of a process share: the compiler, the host's functions, the clock behind the fuel.

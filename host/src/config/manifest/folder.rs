@@ -30,7 +30,8 @@ impl ManifestFile {
         Self { path, text: String::new(), name, is_built_in: false, manifest: Err(vec![problem]) }
     }
 
-    fn read(path: PathBuf) -> Self {
+    /// Reads one file.
+    pub fn read(path: PathBuf) -> Self {
         let file = path.display().to_string();
         match read_text(&path) {
             Ok(text) => Self::parse(path, text),
@@ -42,7 +43,8 @@ impl ManifestFile {
         }
     }
 
-    fn parse(path: PathBuf, text: String) -> Self {
+    /// The file `path`, if it said `text`.
+    pub fn parse(path: PathBuf, text: String) -> Self {
         let file = path.display().to_string();
         let manifest = Manifest::parse(&text, &file);
         let document = Document::parse(&text, &file);
@@ -66,6 +68,12 @@ impl ManifestFile {
             _ => None,
         }
     }
+}
+
+/// Whether a TOML file is about one phase. At its top a config has tables alone, and none of these.
+pub fn is_manifest(text: &str) -> bool {
+    let document = Document::parse(text, "");
+    ["name", "kind", "module", "mode", "schedule", "grants"].iter().any(|key| document.place(key).is_some())
 }
 
 /// Reads every manifest of the folder `dir`, by file name. A module that no manifest is about gets an entry of its own,

@@ -11,9 +11,10 @@ use wasmtime::Store;
 use wasmtime::component::{Instance as Linked, TypedFunc};
 
 use super::code::Code;
-use super::run::{Inside, Stage, cut};
+use super::run::{Inside, Stage};
 use super::{Backstop, HOSTCALL_BYTES, Wasm, shapes, trap};
 use crate::config::{Grants, Instance, Limits};
+use crate::engine::log::cut;
 use crate::engine::{Body, Cost, Done, Ended, Job};
 
 /// What a manifest says about a run.
@@ -130,7 +131,8 @@ impl Guest {
         let memory = self.setup.grants.memory.map_or(0, |grant| grant.max_bytes);
         let mut store = Store::new(&self.wasm.engine, Inside::new(limits, memory));
         store.limiter(|inside| &mut inside.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        // What a phase may keep it hands over in one call.
+        store.set_hostcall_fuel(HOSTCALL_BYTES + memory);
         self.arm(&mut store)?;
         Ok(store)
     }

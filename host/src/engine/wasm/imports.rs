@@ -148,7 +148,7 @@ fn table(linker: &mut Linker<Inside>, table: Table, calls: &'static Calls) -> Re
 fn column<'v>(view: &'v dyn Frozen, table: Table, call: &'static str, name: &str) -> Result<&'v [u32]> {
     view.column(table, name).ok_or_else(|| {
         let known = view.columns(table).join(", ");
-        let shown = host::clean(super::run::cut(name, 40)).into_owned();
+        let shown = host::clean(crate::engine::log::cut(name, 40)).into_owned();
         rule(call, format!("no column {shown:?}; this host knows {known}"))
     })
 }

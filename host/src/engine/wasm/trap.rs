@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use groundskeeper_sdk::host::{Level, RuleBroken, clean};
 use wasmtime::{Trap, WasmBacktrace};
 
-use super::run::{Inside, Refused, TABLE_ELEMENTS, cut};
+use super::run::{Inside, Refused, TABLE_ELEMENTS};
 use crate::config::Limits;
+use crate::engine::log::cut;
 use crate::engine::{Ended, Limit};
 
 /// Frames that are told: the innermost, where it happened.

@@ -1,0 +1,113 @@
+//! From a folder of C files to a core module or a shared library. Runs compilers, never what they made.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use groundskeeper_sdk::abi::{ENTRY, HEADER};
+
+use super::build::shown;
+use super::scratch::Scratch;
+use crate::engine::wasm::with_contract;
+
+/// The C files of a folder, by name.
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|end| end == "c"))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a C file of the folder defines what a native phase exports.
+pub(super) fn is_native(folder: &Path) -> Result<bool> {
+    let texts = files(folder)?.into_iter().map(fs::read);
+    let texts = texts.collect::<Result<Vec<_>, _>>().context("cannot read the C files")?;
+    Ok(texts.iter().any(|text| String::from_utf8_lossy(text).contains(ENTRY)))
+}
+
+/// The folder, whole, and what the phase in it is called: as the folder.
+fn named(folder: &Path) -> Result<(PathBuf, String)> {
+    let folder = fs::canonicalize(folder)?;
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok((folder, name))
+}
+
+/// Compiles all C files of a folder for this machine; the header of native phases is found without being there.
+pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
+    let (folder, name) = named(folder)?;
+    let scratch = Scratch::new()?;
+    fs::write(scratch.path().join("groundskeeper_phase.h"), HEADER)?;
+    let library = scratch.path().join("phase.so");
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(&compiler);
+    command
+        .args(["-std=c11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-I.", "-I"])
+        .arg(scratch.path());
+    command.arg(format!("-ffile-prefix-map={}=.", folder.display())).arg("-o").arg(&library);
+    command.args(files(&folder)?.iter().filter_map(|file| file.file_name())).current_dir(&folder);
+    note(&format!("{} in {}", shown(&command), folder.display()));
+    let compiler = compiler.to_string_lossy();
+    let status = command.status().with_context(|| {
+        format!("the C compiler {compiler} could not be run; install the package gcc or clang, or set CC")
+    })?;
+    if !status.success() {
+        bail!("{compiler} failed: {status}");
+    }
+    Ok((name, fs::read(&library)?))
+}
+
+/// Compiles all C files of a folder, without a C library. The contract is added afterwards: no object file of it needs to
+/// be kept.
+pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
+    c_compiler().map_err(anyhow::Error::msg)?;
+    let (folder, name) = named(folder)?;
+    let scratch = Scratch::new()?;
+    let module = scratch.path().join("phase.wasm");
+    let mut command = Command::new("clang");
+    command.args([
+        "--target=wasm32-unknown-unknown",
+        "-Os",
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+        "-fno-builtin",
+        "-nostdlib",
+    ]);
+    command
+        .args(["-Wl,--no-entry", "-Wl,--strip-debug", "-I."])
+        .arg(format!("-ffile-prefix-map={}=.", folder.display()));
+    command.arg("-o").arg(&module);
+    command.args(files(&folder)?.iter().filter_map(|file| file.file_name())).current_dir(&folder);
+    note(&format!("{} in {}", shown(&command), folder.display()));
+    let status = command.status().context("clang could not be run")?;
+    if !status.success() {
+        bail!("clang failed: {status}");
+    }
+    Ok((name, with_contract(&fs::read(&module)?)?))
+}
+
+/// Whether C becomes WebAssembly here.
+///
+/// # Errors
+/// What is missing, and the packages that have it.
+pub fn c_compiler() -> Result<(), String> {
+    let says = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let missing = |what| {
+        format!(
+            "nothing here builds C for WebAssembly: there is no {what}; install the packages clang and lld"
+        )
+    };
+    // Its own folder is looked into too, so clang is asked and not the path.
+    let linker = says("clang", &["--target=wasm32-unknown-unknown", "-print-prog-name=wasm-ld"]);
+    let linker = linker.ok_or_else(|| missing("clang"))?;
+    says(&linker, &["--version"]).ok_or_else(|| missing("wasm-ld"))?;
+    Ok(())
+}
