@@ -19,7 +19,7 @@ mod calls;
 mod fuel;
 pub mod loaded;
 mod peers;
-mod raw;
+pub mod raw;
 mod ten;
 mod view;
 
@@ -45,10 +45,10 @@ fn empty() -> Vec<u8> {
 }
 
 /// A folder that goes with it.
-struct Scratch(PathBuf);
+pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(what: &str) -> Self {
+    pub fn new(what: &str) -> Self {
         Self(std::env::temp_dir().join(format!("groundskeeper-bench-{}-{what}", std::process::id())))
     }
 }

@@ -15,6 +15,7 @@ mod nodes;
 mod ours;
 mod pool;
 mod record;
+mod reload;
 mod report;
 mod rounds;
 mod seeds;
@@ -39,6 +40,7 @@ const GROUPS: &[Group] = &[
     Group { name: "net", how: net::HOW, run: net::run },
     Group { name: "engine", how: engine::HOW, run: engine::run },
     Group { name: "record", how: record::HOW, run: record::run },
+    Group { name: "reload", how: reload::HOW, run: reload::run },
 ];
 
 /// How much time a run may take.

@@ -114,7 +114,7 @@ impl Raw {
 }
 
 /// The host's, word by word; what it compiles to shows whether it still is.
-fn config() -> Config {
+pub fn config() -> Config {
     let mut config = Config::new();
     config
         .concurrency_support(false)
