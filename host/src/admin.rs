@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,8 +12,8 @@ use axum::routing::{get, post};
 use axum::serve::Listener as _;
 use tokio::net::TcpListener;
 
-use crate::cycle::Thresholds;
 use crate::metrics::{Metrics, Sources};
+use crate::reload::ConfigReport;
 use crate::ticker::Controls;
 
 pub mod answers;
@@ -36,13 +37,16 @@ pub struct Desk {
     pub sources: Sources,
     pub metrics: Arc<Metrics>,
     pub network: String,
-    /// What phases see beside the tables.
-    pub thresholds: Thresholds,
     /// Where the node listens, as bound.
     pub local_addrs: Vec<SocketAddr>,
     /// For what is to be done between two beats; None where nothing can be.
     pub ticker: Option<Controls>,
+    /// Reads the config again; None where there is none to read.
+    pub reconfigure: Option<Reconfigure>,
 }
+
+/// Reads the config again and takes what can change.
+pub type Reconfigure = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ConfigReport> + Send>> + Send + Sync>;
 
 /// Answers on the admin socket until `shutdown` completes, then takes the socket away.
 pub async fn serve_admin(

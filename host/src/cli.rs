@@ -18,14 +18,13 @@ use crate::data::DataFolder;
 mod ask;
 mod author;
 mod check;
+mod configured;
 mod dev;
 mod local;
 pub mod notify;
 mod replay;
 mod run;
 mod show;
-
-pub use run::Prepared;
 
 /// What the process ends with. Those above 63 are of sysexits.h.
 pub mod exit {
@@ -340,8 +339,11 @@ pub struct InstallArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Sets what is logged from now on.
+pub type SetLevel = Box<dyn Fn(config::Level) + Send + Sync>;
+
 /// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
-pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log)) -> ExitCode {
+pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log) -> SetLevel) -> ExitCode {
     let json = cli.json;
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args, json, start_logging),

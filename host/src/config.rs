@@ -42,7 +42,7 @@ pub use policy::{
 };
 pub use problem::Problem;
 pub(crate) use problem::meant;
-pub use raw::{Level, LogFormat, Step, WakeOn};
+pub use raw::{Level, LogFormat, Require, Step, WakeOn};
 pub(crate) use schedule::unknown_name_hint;
 pub use schema::{manifest_schema, schema};
 
@@ -155,6 +155,9 @@ pub struct Guests {
     pub allow_native: bool,
     /// Native phases are replaced while the node runs.
     pub reload_native: bool,
+    pub require: Require,
+    /// There if `require` is `Signature`.
+    pub public_key: Option<String>,
     /// Bans included, as in the next.
     pub disconnects_per_tick: u32,
     pub disconnects_per_hour: u32,

@@ -48,6 +48,13 @@ const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 /// before its peer is there; this wait and the longest one between two urgent beats are within 5 s then.
 const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(2);
 
+/// What statistics and views measure by, for whoever asks between beats.
+#[derive(Clone, Copy, Debug)]
+pub struct Measures {
+    pub thresholds: Thresholds,
+    pub stale_after: Duration,
+}
+
 /// What a beat works on.
 pub struct World {
     pub pool: Arc<Pool>,
@@ -192,6 +199,13 @@ impl Cycle {
     /// Whether phases run on the caller's thread.
     pub fn runs_inline(&self) -> bool {
         matches!(self.fence, Fence::Inline)
+    }
+
+    /// Gives the beats to come other numbers.
+    pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: Guests) {
+        self.world.thresholds = thresholds;
+        self.world.stale_after = stale_after;
+        self.world.guests = guests;
     }
 
     pub fn set_interval(&mut self, interval: Duration) {

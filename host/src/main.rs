@@ -4,33 +4,46 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use groundskeeper::cli::{self, Cli};
+use groundskeeper::cli::{self, Cli, SetLevel};
 use groundskeeper::config::{Level, Log, LogFormat};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     cli::execute(Cli::parse(), start_logging)
 }
 
-/// To standard error: standard output is for results.
-fn start_logging(log: &Log) {
-    let level = match log.level {
+fn filter(level: Level) -> LevelFilter {
+    match level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
         Level::Info => LevelFilter::INFO,
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
-    };
+    }
+}
+
+/// To standard error: standard output is for results. Gives what sets the level later.
+fn start_logging(log: &Log) -> SetLevel {
     let terminal = std::io::stderr().is_terminal();
     let pretty = match log.format {
         LogFormat::Auto => terminal,
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    let (level, set_level) = reload::Layer::new(filter(log.level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(level);
     if pretty {
-        subscriber.with_ansi(terminal).with_target(false).compact().init();
+        subscriber.with(lines.with_ansi(terminal).with_target(false).compact()).init();
     } else {
-        subscriber.json().flatten_event(true).init();
+        subscriber.with(lines.json().flatten_event(true)).init();
     }
+    Box::new(move |level| {
+        if let Err(error) = set_level.reload(filter(level)) {
+            tracing::warn!(%error, "the log level stays as it is");
+        }
+    })
 }

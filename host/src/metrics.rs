@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 
 use crate::book::Book;
 use crate::clock::{Clock, Coarse};
-use crate::cycle::BeatReport;
+use crate::cycle::{BeatReport, Measures};
 use crate::flow::Broadcasts;
 use crate::journal::{Cause, Journal, Outcome, What};
 use crate::pool::Pool;
@@ -51,8 +51,7 @@ pub struct Sources {
     pub journal: Arc<Journal>,
     pub phases: Arc<PhaseBoard>,
     pub pulse: Arc<Pulse>,
-    pub healthy_above: u8,
-    pub stale_after: Duration,
+    pub measures: Arc<Mutex<Measures>>,
     /// Monotonic time when the node started.
     pub started: Duration,
     /// Where phases can be dropped in.
@@ -264,8 +263,9 @@ impl Scrape {
     }
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
-        let Sources { pool, journal, book, healthy_above, stale_after, .. } = &self.from;
-        let stats = pool.stats(*healthy_above, *stale_after);
+        let Sources { pool, journal, book, measures, .. } = &self.from;
+        let Measures { thresholds, stale_after } = *measures.lock();
+        let stats = pool.stats(thresholds.healthy_above, stale_after);
         let states = [("live", stats.total), ("handshaking", stats.handshaking), ("closing", stats.closing)];
         out.gauges(&list::POOL_CONNECTIONS, states.map(|(state, n)| ([state], n.into())))?;
         let directions = [("inbound", stats.inbound), ("outbound", stats.outbound)];

@@ -151,7 +151,7 @@ pub struct Pool {
     self_id: PeerId,
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
-    limits: PoolLimits,
+    limits: Mutex<PoolLimits>,
     capacity: u32,
     tags: Box<[Tag]>,
     last_seen: Box<[AtomicU32]>,
@@ -187,7 +187,7 @@ impl Pool {
             self_id,
             clock,
             journal,
-            limits,
+            limits: Mutex::new(limits),
             capacity,
             tags: (0..capacity).map(|_| Tag::new(Word::vacant(NONE))).collect(),
             last_seen: column(capacity, 0),
@@ -213,7 +213,13 @@ impl Pool {
     }
 
     pub fn limits(&self) -> PoolLimits {
-        self.limits
+        *self.limits.lock()
+    }
+
+    /// Changes what can change while there are connections. Those above a lowered limit stay: see [`Pool::disconnect`].
+    pub fn set_limits(&self, inbound: u32, outbound: u32, handshakes: u32) {
+        let mut limits = self.limits.lock();
+        *limits = PoolLimits { inbound, outbound, handshakes, ..*limits };
     }
 
     /// Live connections now: what phases call `connected`. One relaxed load.
@@ -251,7 +257,7 @@ impl Pool {
             return Err(Denied::ShuttingDown);
         }
         let mut members = self.members.lock();
-        if let Some(words) = members.over_limit(&self.limits, direction, NetGroup::of(address.ip())) {
+        if let Some(words) = members.over_limit(&self.limits(), direction, NetGroup::of(address.ip())) {
             return Err(Denied::Limit(words));
         }
         let slot = match members.free {

@@ -24,7 +24,7 @@ mod watch;
 pub use begin::StartFrom;
 pub use keeper::{Keeper, KeeperOptions, Mood};
 pub use look::{LONGEST_WAIT, Looks, QUIET};
-pub use report::{Change, ReloadCounts, ReloadEvent, ReloadReport};
+pub use report::{Change, ConfigReport, ReloadCounts, ReloadEvent, ReloadReport};
 pub use run::{ReloadHandle, run};
 pub use watch::Watcher;
 

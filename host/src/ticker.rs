@@ -117,6 +117,11 @@ impl Controls {
         self.1.upgrade().map(|reports| reports.subscribe())
     }
 
+    /// As [`TickerHandle::set_interval`]. None if the ticker has ended.
+    pub async fn set_interval(&self, interval: Duration) -> Option<()> {
+        self.0.send(Command::SetInterval(interval)).await.ok()
+    }
+
     /// Runs the phase `name` now, in a beat of its own between two ticks; its cadence does not change. None if the ticker
     /// has ended.
     ///

@@ -383,7 +383,6 @@ fn node() -> Node {
     let slot = attach(2, "192.0.2.2:7420");
     attach(3, "192.0.2.3:7420").retire(Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading"));
     let desk = Desk {
-        thresholds: groundskeeper::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
         sources: Sources {
             book: Book::new(BookLimits::default(), Arc::clone(&clock), Arc::clone(&journal)),
             broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
@@ -391,8 +390,10 @@ fn node() -> Node {
             journal,
             phases: Arc::default(),
             pulse: Arc::default(),
-            healthy_above: 30,
-            stale_after: Duration::from_secs(90),
+            measures: Arc::new(parking_lot::Mutex::new(groundskeeper::cycle::Measures {
+                thresholds: groundskeeper::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
+                stale_after: Duration::from_secs(90),
+            })),
             started: clock.mono(),
             reload: None,
             clock,
@@ -401,6 +402,7 @@ fn node() -> Node {
         network: "test".into(),
         local_addrs: Vec::new(),
         ticker: None,
+        reconfigure: None,
     };
     let runtime = Runtime::new().unwrap();
     let socket = {

@@ -10,7 +10,7 @@ use super::answers::{
     BookStatus, Health, Held, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status,
 };
 use crate::clock::{Coarse, unix_seconds};
-use crate::cycle::{BeatReport, Frame, PhaseView};
+use crate::cycle::{BeatReport, Frame, Measures, PhaseView};
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
@@ -30,7 +30,8 @@ fn going_down<T>() -> Result<T, String> {
 impl Desk {
     pub fn status(&self) -> Status {
         let from = &self.sources;
-        let stats = from.pool.stats(from.healthy_above, from.stale_after);
+        let Measures { thresholds, stale_after } = *from.measures.lock();
+        let stats = from.pool.stats(thresholds.healthy_above, stale_after);
         let (notable, chatter) = from.journal.held();
         Status {
             node: from.pool.self_id(),
@@ -65,20 +66,27 @@ impl Desk {
     pub fn view(&self) -> Fixture {
         let from = &self.sources;
         let now = from.clock.coarse();
-        let frame =
-            Frame::take(&from.pool, &from.book, &from.broadcasts, self.thresholds, now, Coarse::default());
+        let thresholds = from.measures.lock().thresholds;
+        let frame = Frame::take(&from.pool, &from.book, &from.broadcasts, thresholds, now, Coarse::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.clock),
             seed: [rand::random(), rand::random()],
             ..Tick::default()
         };
-        Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, self.thresholds.healthy_above.into())
+        Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, thresholds.healthy_above.into())
     }
 
     /// Reads the drop-in folder now, and does what follows from it.
     pub(super) async fn reload(&self) -> Result<ReloadReport, String> {
-        self.reload_handle()?.reload().await.map_or_else(going_down, Ok)
+        let reload = self.reload_handle()?;
+        // The config first: what it says of phases holds for those that come.
+        let config = match &self.reconfigure {
+            Some(reconfigure) => Some(reconfigure().await),
+            None => None,
+        };
+        let report = reload.reload().await.map_or_else(going_down, Ok)?;
+        Ok(ReloadReport { config, ..report })
     }
 
     /// Has changes in the drop-in folder wait, for a time or until they are ordered.

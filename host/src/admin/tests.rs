@@ -10,7 +10,6 @@ use super::*;
 use crate::book::{Book, BookLimits};
 use crate::clock::{Clock, TokioClock};
 use crate::config::Config;
-use crate::cycle::Thresholds;
 use crate::flow::{BroadcastLimits, Broadcasts};
 use crate::journal::{self, Asker, Cause, JournalLimits};
 use crate::node::{Maintenance, Options, TableLimits, Tables};
@@ -93,19 +92,21 @@ impl Node {
             journal,
             phases: Arc::clone(&board),
             pulse: Arc::clone(&pulse),
-            healthy_above: 30,
-            stale_after: Duration::from_secs(90),
+            measures: Arc::new(parking_lot::Mutex::new(crate::cycle::Measures {
+                thresholds: crate::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
+                stale_after: Duration::from_secs(90),
+            })),
             started: Duration::ZERO,
             reload: None,
             clock: dyn_clock,
         };
         let desk = Arc::new(Desk {
-            thresholds: Thresholds { healthy_above: 30, least: 5, most: 64 },
             sources,
             metrics: Arc::default(),
             network: "test".into(),
             local_addrs: vec!["127.0.0.1:7420".parse().unwrap()],
             ticker: None,
+            reconfigure: None,
         });
         let folder = tempfile::tempdir().unwrap();
         let socket = AdminSocket::bind(&folder.path().join("admin.sock")).unwrap();

@@ -1,6 +1,7 @@
 //! `run`: a node from flags to its end, and one readable line per tick. The node itself is elsewhere.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +13,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{RunArgs, admin_socket, data_dir, exit, local, notify, refuse_config};
-use crate::admin::{self, AdminSocket, Desk};
+use super::{RunArgs, SetLevel, admin_socket, configured, data_dir, exit, local, notify, refuse_config};
+use crate::admin::{self, AdminSocket, Desk, Reconfigure};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::cycle::BeatReport;
 use crate::data::{DataError, DataFolder};
 use crate::metrics::{Metrics, Sources};
-use crate::node::{Additions, Node, ShutdownStep, StartError};
+use crate::node::{Additions, Node, ReadConfig, Reconfigurer, ShutdownStep, StartError};
 use crate::record::{Recorder, RecorderOptions};
 use crate::reload::ReloadHandle;
 
@@ -27,8 +28,7 @@ use crate::reload::ReloadHandle;
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
 /// What a node is started with: checked config and locked folders.
-#[derive(Debug)]
-pub struct Prepared {
+struct Prepared {
     pub config: Config,
     pub data: DataFolder,
     /// One folder for each further local node.
@@ -41,6 +41,14 @@ pub struct Prepared {
     pub json: bool,
     /// Where beats are recorded.
     pub recorder: Option<Recorder>,
+    pub again: Again,
+}
+
+/// How the config is read once more, and how the log follows it.
+struct Again {
+    path: Option<PathBuf>,
+    read: ReadConfig,
+    set_level: SetLevel,
 }
 
 /// Prepares a node and runs it until it is told to stop.
@@ -50,17 +58,27 @@ pub struct Prepared {
 pub(super) fn run(
     args: &RunArgs,
     json: bool,
-    start_logging: impl FnOnce(&config::Log),
+    start_logging: impl FnOnce(&config::Log) -> SetLevel,
 ) -> anyhow::Result<ExitCode> {
     let mut config = match Config::load_with(args.config.as_deref(), &args.overrides()) {
         Ok(config) => config,
         Err(problems) => return Ok(refuse_config(&problems)),
     };
-    start_logging(&config.log);
+    let set_level = start_logging(&config.log);
     if args.local_peers > 0 && args.config.is_none() {
         local::keep_to_this_machine(&mut config);
     }
-    match prepare(args, config, json) {
+    let (path, overrides, on_one_machine) =
+        (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
+    let read = move || {
+        let mut config = Config::load_with(path.as_deref(), &overrides)?;
+        if on_one_machine {
+            local::keep_to_this_machine(&mut config);
+        }
+        Ok(config)
+    };
+    let again = Again { path: args.config.clone(), read: Box::new(read), set_level };
+    match prepare(args, config, json, again) {
         Ok(prepared) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let ended = runtime.block_on(run_node(prepared));
@@ -84,7 +102,7 @@ fn data_error_code(error: anyhow::Error) -> anyhow::Result<ExitCode> {
     Err(error)
 }
 
-fn prepare(args: &RunArgs, config: Config, json: bool) -> anyhow::Result<Prepared> {
+fn prepare(args: &RunArgs, config: Config, json: bool, again: Again) -> anyhow::Result<Prepared> {
     let path = data_dir(&config)?;
     let data = DataFolder::open(&path)?;
     let local_peers = (1..=args.local_peers)
@@ -94,11 +112,11 @@ fn prepare(args: &RunArgs, config: Config, json: bool) -> anyhow::Result<Prepare
     let max_bytes = args.record_max.0;
     let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
     let recorder = args.record.as_deref().map(recorder).transpose()?;
-    Ok(Prepared { config, data, local_peers, admin_socket, ticks: args.ticks, json, recorder })
+    Ok(Prepared { config, data, local_peers, admin_socket, ticks: args.ticks, json, recorder, again })
 }
 
 async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
-    let Prepared { mut config, data, local_peers, admin_socket, ticks, json, recorder } = prepared;
+    let Prepared { mut config, data, local_peers, admin_socket, ticks, json, recorder, again } = prepared;
     // Signals first: from here on, being told to stop means stopping in order.
     let mut signals = Signals::listen()?;
     let socket = admin_socket.as_deref().map(AdminSocket::bind).transpose()?;
@@ -126,7 +144,9 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     };
     local::introduce(&locals, &node);
 
-    let desk = desk(&config, &node);
+    let Again { path, read, set_level } = again;
+    let reconfigurer = Arc::new(node.reconfigurer(read, Box::new(move |config| set_level(config.log.level))));
+    let desk = desk(&config, &node, &reconfigurer);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
     if let Some(socket) = socket {
@@ -147,9 +167,16 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     out.greet(&config, &node, locals.len());
     let hangup = signal(SignalKind::hangup())?;
     let stopped_hangup = stopped(&stop);
-    let at_hangup = reload_at_hangup(hangup, node.reload().cloned());
+    let at_hangup = reload_at_hangup(hangup, node.reload().cloned(), Arc::clone(&reconfigurer));
     tasks.spawn(async move {
         tokio::select! { () = stopped_hangup => {}, () = at_hangup => {} }
+    });
+    let files = configured::Files { config: path, dir: config.guests.dir.clone() };
+    let beats = node.maintenance().handle().reports();
+    let watched = configured::follow(files, reconfigurer, beats);
+    let stopped_watch = stopped(&stop);
+    tasks.spawn(async move {
+        tokio::select! { () = stopped_watch => {}, () = watched => {} }
     });
     let follow = follow(node.maintenance().handle().reports(), ticks, &mut out);
     let why = tokio::select! {
@@ -190,8 +217,13 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn desk(config: &Config, node: &Node) -> Arc<Desk> {
+fn desk(config: &Config, node: &Node, reconfigurer: &Arc<Reconfigurer>) -> Arc<Desk> {
     let tables = node.tables();
+    let reconfigurer = Arc::clone(reconfigurer);
+    let reconfigure: Reconfigure = Arc::new(move || {
+        let reconfigurer = Arc::clone(&reconfigurer);
+        Box::pin(async move { reconfigurer.reconfigure().await })
+    });
     let sources = Sources {
         clock: Arc::clone(&tables.clock),
         pool: Arc::clone(&tables.pool),
@@ -200,8 +232,7 @@ fn desk(config: &Config, node: &Node) -> Arc<Desk> {
         journal: Arc::clone(&tables.journal),
         phases: Arc::clone(node.maintenance().board()),
         pulse: Arc::clone(node.maintenance().handle().pulse()),
-        healthy_above: config.pool.healthy_above,
-        stale_after: config.stale_after(),
+        measures: Arc::clone(node.measures()),
         started: node.started(),
         reload: node.reload().cloned(),
     };
@@ -209,9 +240,9 @@ fn desk(config: &Config, node: &Node) -> Arc<Desk> {
         sources,
         metrics: Arc::new(Metrics::default()),
         network: config.node.network.clone(),
-        thresholds: node.thresholds(),
         local_addrs: node.net().local_addrs(),
         ticker: Some(node.maintenance().handle().controls()),
+        reconfigure: Some(reconfigure),
     })
 }
 
@@ -244,26 +275,30 @@ async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: 
     }
 }
 
+/// Reads the config and looks at the drop-in folder at each SIGHUP.
+async fn reload_at_hangup(mut hangup: Signal, reload: Option<ReloadHandle>, reconfigurer: Arc<Reconfigurer>) {
+    while hangup.recv().await.is_some() {
+        notify::reloading();
+        configured::log(&reconfigurer.reconfigure().await);
+        let report = match &reload {
+            Some(reload) => reload.reload().await,
+            None => None,
+        };
+        notify::ready("reloaded");
+        if let Some(report) = report {
+            tracing::info!(
+                changes = report.events.len(),
+                good = report.is_good(),
+                "looked at the phases: SIGHUP"
+            );
+        }
+    }
+}
+
 /// SIGTERM and SIGINT.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-}
-
-/// Looks at the drop-in folder at each SIGHUP.
-async fn reload_at_hangup(mut hangup: Signal, reload: Option<ReloadHandle>) {
-    while hangup.recv().await.is_some() {
-        let Some(reload) = &reload else { continue };
-        notify::reloading();
-        let report = reload.reload().await;
-        notify::ready("reloaded");
-        let Some(report) = report else { return };
-        tracing::info!(
-            changes = report.events.len(),
-            good = report.is_good(),
-            "looked at the phases: SIGHUP"
-        );
-    }
 }
 
 impl Signals {

@@ -132,6 +132,16 @@ pub(super) fn reloaded(report: &ReloadReport) -> String {
     if let Some(trouble) = &report.trouble {
         text += &format!("{}\n", printable(trouble));
     }
+    if let Some(config) = &report.config {
+        for (keys, what) in [(&config.changed, "changed"), (&config.restart, "at the next start")] {
+            if !keys.is_empty() {
+                text += &format!("config: {what}: {}\n", keys.join(", "));
+            }
+        }
+        for problem in &config.problems {
+            text += &format!("config, which stays as it is: {}\n", printable(problem));
+        }
+    }
     if text.is_empty() {
         text += "nothing has changed\n";
     }

@@ -171,6 +171,18 @@ pub(super) struct Shutdown {
     pub deadline: Span,
 }
 
+/// What a dropped-in phase needs to be loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Require {
+    #[default]
+    Nothing,
+    /// Its manifest pins the digest of its module.
+    Digest,
+    /// That, and the manifest is signed.
+    Signature,
+}
+
 /// Phases that are dropped in, and what all of them together may do.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -181,6 +193,11 @@ pub(super) struct Guests {
     pub allow_native: bool,
     /// Replace those while the node runs too: for whoever writes one. None is ever unloaded.
     pub reload_native: bool,
+    /// What a phase needs to be loaded: "nothing"; a "digest" of its module in its manifest; or that and a "signature"
+    /// of the manifest, in a file beside it that ends with .minisig.
+    pub require: Require,
+    /// The key that signatures are checked against, as minisign writes it. There if require is "signature".
+    pub public_key: Option<String>,
     /// Connections that all guests together end in one tick, bans included.
     pub disconnects_per_tick: u32,
     /// Connections that all guests together end in any hour. At least disconnects_per_tick.
@@ -453,6 +470,8 @@ impl Default for Guests {
             dir: None,
             allow_native: false,
             reload_native: false,
+            require: Require::Nothing,
+            public_key: None,
             disconnects_per_tick: 4,
             disconnects_per_hour: 40,
             floor: None,

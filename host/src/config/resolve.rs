@@ -383,8 +383,26 @@ impl<'a> Check<'a> {
         if raw.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
             self.wrong("guests.dir", "is empty; leave the key out for the default folder".into());
         }
+        let key = raw.public_key.as_deref().map(str::trim);
+        let is_key = |key: &str| minisign_verify::PublicKey::from_base64(key).is_ok();
+        match key {
+            Some(key) if !is_key(key) => {
+                let message = format!(
+                    "{key:?} is no public key; copy the last line of the file that minisign made, minisign.pub"
+                );
+                self.wrong("guests.public_key", message);
+            }
+            None if raw.require == raw::Require::Signature => {
+                let message =
+                    "require = \"signature\" needs public_key, the last line of minisign.pub".to_owned();
+                self.wrong("guests.require", message);
+            }
+            _ => {}
+        }
         Guests {
             dir,
+            require: raw.require,
+            public_key: key.map(str::to_owned),
             allow_native: raw.allow_native,
             reload_native: raw.reload_native,
             disconnects_per_tick: raw.disconnects_per_tick,

@@ -24,8 +24,10 @@ fn sources(clock: &Arc<TokioClock>) -> Sources {
         journal,
         phases: Arc::default(),
         pulse: Arc::default(),
-        healthy_above: 30,
-        stale_after: Duration::from_secs(90),
+        measures: Arc::new(parking_lot::Mutex::new(crate::cycle::Measures {
+            thresholds: crate::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
+            stale_after: Duration::from_secs(90),
+        })),
         started: Duration::ZERO,
         reload: None,
         clock,

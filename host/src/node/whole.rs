@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
@@ -13,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::builtins::builtins;
 use super::maintenance::{Maintenance, Options, TableLimits, Tables};
+use super::reconfigure::{ReadConfig, Reconfigurer, thresholds};
 use crate::book::BookLimits;
 use crate::clock::Clock;
-use crate::config::{Bootstrap, Config, Guest, Manifest, Trust};
-use crate::cycle::{BeatReport, Cycle, Thresholds};
+use crate::config::{Bootstrap, Config, Guest, Guests, Manifest, Trust};
+use crate::cycle::{BeatReport, Cycle, Measures};
 use crate::data::{DataError, DataFolder, KeptPhase};
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, OutboxLimits};
@@ -88,7 +90,8 @@ fn keeper(
     clock: &Arc<dyn Clock>,
 ) -> Option<(KeeperOptions, Keeper)> {
     let dir = config.guests.dir.clone()?;
-    let options = KeeperOptions { dir, reload_native: config.guests.reload_native };
+    let Guests { reload_native, require, public_key, .. } = config.guests.clone();
+    let options = KeeperOptions { dir, reload_native, require, public_key };
     let allow_native = config.guests.allow_native;
     let stage = LazyLoader { folder: Arc::clone(folder), allow_native, loader: None };
     let fence = Fence::Thread(PhaseThread::new());
@@ -164,7 +167,9 @@ pub struct Node {
     reload: Option<(ReloadHandle, JoinHandle<()>)>,
     stop: CancellationToken,
     started: Duration,
-    thresholds: Thresholds,
+    measures: Arc<Mutex<Measures>>,
+    /// As it began.
+    config: Config,
     is_new: bool,
 }
 
@@ -220,11 +225,7 @@ impl Node {
         phases.extend(additions.phases);
         let mut rejected = additions.rejected;
         let kept = kept(&folder, &mut phases, &mut rejected)?;
-        let thresholds = Thresholds {
-            healthy_above: config.pool.healthy_above,
-            least: config.pool.least,
-            most: config.pool.most,
-        };
+        let thresholds = thresholds(&config.pool);
         let options = Options {
             interval: config.node.interval,
             dialer: Some(net.dialer()),
@@ -240,6 +241,7 @@ impl Node {
             ..Options::default()
         };
         let started = tables.clock.mono();
+        let measures = Arc::new(Mutex::new(Measures { thresholds, stale_after: config.stale_after() }));
         let earlier = folder.note_start();
         let from = start_from(earlier);
         if from != StartFrom::Folder {
@@ -268,7 +270,19 @@ impl Node {
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
         let is_new = key.is_new;
-        Ok(Self { tables, net, maintenance, folder, supply, reload, stop, started, thresholds, is_new })
+        Ok(Self {
+            tables,
+            net,
+            maintenance,
+            folder,
+            supply,
+            reload,
+            stop,
+            started,
+            measures,
+            config: config.clone(),
+            is_new,
+        })
     }
 
     pub fn id(&self) -> PeerId {
@@ -301,9 +315,15 @@ impl Node {
         &self.folder
     }
 
-    /// The operator's numbers that phases see beside the tables.
-    pub fn thresholds(&self) -> Thresholds {
-        self.thresholds
+    /// What statistics and views measure by.
+    pub fn measures(&self) -> &Arc<Mutex<Measures>> {
+        &self.measures
+    }
+
+    /// Whoever can give this node another config. `read` reads it, `log` sets what is logged by it.
+    pub fn reconfigurer(&self, read: ReadConfig, log: Box<dyn Fn(&Config) + Send + Sync>) -> Reconfigurer {
+        let (pool, ticker) = (Arc::clone(&self.tables.pool), self.maintenance.handle().controls());
+        Reconfigurer::new(read, self.config.clone(), pool, ticker, Arc::clone(&self.measures), log)
     }
 
     /// Monotonic time of the start.

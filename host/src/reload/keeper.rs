@@ -16,7 +16,7 @@ use super::unit::{Refusal, Unit};
 use super::{Desk, Stage, ask};
 use crate::clock::{Clock, unix_seconds};
 use crate::config::{
-    Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Runtime, arrange_manifests,
+    Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, Runtime, arrange_manifests,
 };
 use crate::cycle::Scene;
 use crate::data::{DataFolder, Former, Generation, Head, KeptPhase, generation_digest};
@@ -40,6 +40,16 @@ pub struct KeeperOptions {
     pub dir: PathBuf,
     /// Native phases are replaced while the node runs: for whoever writes them.
     pub reload_native: bool,
+    pub require: Require,
+    /// What signatures are checked against.
+    pub public_key: Option<String>,
+}
+
+impl KeeperOptions {
+    /// Nothing is required of what lies in `dir`.
+    pub fn trusting(dir: PathBuf) -> Self {
+        Self { dir, reload_native: false, require: Require::Nothing, public_key: None }
+    }
 }
 
 /// Why a look is taken.
@@ -251,7 +261,9 @@ impl Keeper {
         let guests = files.iter().filter(|file| !file.is_built_in);
         for file in guests {
             let name = self.name_of(file);
-            let parts: Vec<PathBuf> = [file.path.clone()].into_iter().chain(file.module()).collect();
+            let signature = (self.options.require == Require::Signature).then(|| signature_of(&file.path));
+            let parts: Vec<PathBuf> =
+                [file.path.clone()].into_iter().chain(file.module()).chain(signature).collect();
             let retry = self.units.get(&name).and_then(Unit::again_at).is_some_and(|at| now >= at);
             let dirty = parts.iter().any(|part| self.looks.is_dirty(part));
             let at_rest = parts.iter().all(|part| self.looks.is_at_rest(part, now));
@@ -331,6 +343,7 @@ impl Keeper {
                 return Err((refusal(why), text_digest));
             }
         };
+        self.require(file, &manifest).map_err(|refusal| (refusal, text_digest))?;
         let (module, bytes) = match file.module() {
             Some(module) => {
                 let bytes = self.folder.files().read(&module, MOST_BYTES as u64 + 1);
@@ -347,6 +360,40 @@ impl Keeper {
         let digest = generation_digest(&Sha256::digest(&bytes).into(), &file.text);
         let (file, text) = (file.path.clone(), file.text.clone());
         Ok(Found { name: name.to_owned(), file, text, manifest, module, bytes, digest })
+    }
+
+    /// Whether the manifest pins its module and is signed, as far as that is required.
+    fn require(&self, file: &ManifestFile, manifest: &Manifest) -> Result<(), Refusal> {
+        let KeeperOptions { require, public_key, .. } = &self.options;
+        let Declared::Guest(guest) = &manifest.body else { return Ok(()) };
+        if *require == Require::Nothing {
+            return Ok(());
+        }
+        let path = file.path.display();
+        if guest.sha256.is_none() {
+            let module = guest.module.display();
+            return Err(Refusal::Bad(format!(
+                "{path}: guests.require wants the digest of the module; write sha256 = \"..\", as `sha256sum {module}` says it"
+            )));
+        }
+        if *require == Require::Digest {
+            return Ok(());
+        }
+        let place = signature_of(&file.path);
+        let wrong = |why: &dyn std::fmt::Display| {
+            let (place, name) =
+                (place.display(), file.path.file_name().unwrap_or_default().to_string_lossy());
+            Refusal::Unfinished(format!(
+                "{place}: {why}; guests.require wants a signature of the manifest: minisign -S -m {name}"
+            ))
+        };
+        let text = self.folder.files().read(&place, MOST_MANIFEST_BYTES).map_err(|error| wrong(&error))?;
+        let signature = minisign_verify::Signature::decode(&String::from_utf8_lossy(&text));
+        let signature = signature.map_err(|error| wrong(&error))?;
+        let key = minisign_verify::PublicKey::from_base64(public_key.as_deref().unwrap_or_default());
+        let key = key.map_err(|error| wrong(&error))?;
+        // Ed25519 with and without hashing first: both are minisign's.
+        key.verify(file.text.as_bytes(), &signature, true).map_err(|error| wrong(&error))
     }
 
     /// Whether there is something to do about these files.
@@ -695,6 +742,13 @@ impl Keeper {
         _ = self.events.send(event.clone());
         report.events.push(event);
     }
+}
+
+/// Where the signature of a manifest lies.
+fn signature_of(manifest: &Path) -> PathBuf {
+    let mut path = manifest.as_os_str().to_owned();
+    path.push(".minisig");
+    path.into()
 }
 
 impl Found {

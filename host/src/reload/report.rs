@@ -56,6 +56,23 @@ pub struct ReloadEvent {
     pub unix_s: u32,
 }
 
+/// What reading the config again came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigReport {
+    /// Keys that took hold.
+    pub changed: Vec<String>,
+    /// Keys that differ from what runs and take hold at the next start.
+    pub restart: Vec<String>,
+    /// Why nothing was taken.
+    pub problems: Vec<String>,
+}
+
+impl ConfigReport {
+    pub fn is_good(&self) -> bool {
+        self.restart.is_empty() && self.problems.is_empty()
+    }
+}
+
 /// What a look at the folder came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadReport {
@@ -66,12 +83,16 @@ pub struct ReloadReport {
     /// Why the folder could not be looked at.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<String>,
+    /// What became of the config, if it was read again too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub config: Option<ConfigReport>,
 }
 
 impl ReloadReport {
     /// Whether what runs is what the files say.
     pub fn is_good(&self) -> bool {
-        self.trouble.is_none() && self.events.iter().all(|event| event.change.is_good())
+        let config = self.config.as_ref().is_none_or(ConfigReport::is_good);
+        config && self.trouble.is_none() && self.events.iter().all(|event| event.change.is_good())
     }
 }
 

@@ -178,7 +178,7 @@ impl Process {
         let mut cycle =
             Cycle::new(world, registry, Fence::Inline, interval, 42).measured_by(Box::new(|| Duration::ZERO));
         let dir = PathBuf::from("/phases.d");
-        let options = KeeperOptions { dir: dir.clone(), reload_native: false };
+        let options = KeeperOptions::trusting(dir.clone());
         let mut keeper = Keeper::new(
             options,
             Arc::clone(&folder),

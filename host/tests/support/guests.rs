@@ -41,6 +41,8 @@ pub fn no_rules() -> Guests {
     Guests {
         dir: None,
         reload_native: false,
+        require: groundskeeper::config::Require::Nothing,
+        public_key: None,
         allow_native: false,
         disconnects_per_tick: u32::MAX,
         disconnects_per_hour: u32::MAX,

@@ -81,7 +81,7 @@ impl Node {
         let maintenance = Maintenance::start(&tables, Vec::new(), options).expect("no phase is a bad one");
         let folder = Arc::new(DataFolder::open(&scratch.0.join("data")).expect("a folder of our own"));
         let loader = Loader::new(folder.artifacts(), false).expect("this machine runs guests");
-        let options = KeeperOptions { dir, reload_native: false };
+        let options = KeeperOptions::trusting(dir);
         let fence = Fence::Thread(PhaseThread::new());
         let mut keeper = Keeper::new(options.clone(), folder, Box::new(loader), fence, Arc::clone(&clock));
         let controls = maintenance.handle().controls();
