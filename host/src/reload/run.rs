@@ -82,6 +82,7 @@ impl ReloadHandle {
     #[cfg(test)]
     pub(crate) fn of_nobody(counts: ReloadCounts) -> Self {
         Self {
+            folder: Arc::from(Path::new("")),
             orders: mpsc::channel(1).0,
             events: broadcast::channel(1).0,
             counts: Arc::new(Mutex::new(counts)),
