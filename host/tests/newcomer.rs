@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use groundskeeper::admin::Client;
+use groundskeeper::admin::answers::Held;
 use groundskeeper::author::c_compiler;
+use groundskeeper::data::DataFolder;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -157,7 +160,11 @@ fn a_source_that_is_saved_runs_in_the_node_and_one_that_does_not_build_changes_n
 
     kill_process(Pid::from_child(&following.0), Signal::INT).unwrap();
     assert_eq!(following.0.wait().unwrap().code(), Some(0));
-    // The node looks by itself again.
+    // The node looks by itself again, also if whoever held it was killed.
+    let client = Client::new(&DataFolder::admin_socket(&data));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let held: Held = runtime.block_on(client.post("/reload/hold?for=1")).unwrap();
+    assert_eq!(held.folder, data.join("phases.d"));
     let manifest = data.join("phases.d/calm.toml");
     let text = std::fs::read_to_string(&manifest).unwrap();
     std::fs::write(&manifest, text + "# by hand\n").unwrap();

@@ -485,8 +485,7 @@ impl Keeper {
         unit.head.on_probation = former.is_some() && !is_taken_back;
         unit.head.former = former.filter(|_| !is_taken_back);
         let generation = Generation { manifest: text, module: bytes };
-        let saved = self.folder.save_generation(&generation);
-        if let Err(error) = saved.and_then(|()| self.folder.save_head(&name, &unit.head)) {
+        if let Err(error) = self.folder.save_with_head(&name, &unit.head, &generation) {
             unit.head = old;
             return Err(Refusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }
