@@ -242,6 +242,7 @@ fn grid(pulse: &Pulse, effort: &Effort, report: &mut Report) {
             let node = Node::start("grid", interval, &[PHASE.to_owned()], || pulse.new());
             let mut beats = node.beats();
             let begun = Instant::now();
+            let ticks = if busy { &mut ours } else { &mut control };
             while begun.elapsed() < span {
                 if busy {
                     node.ordered(PHASE, node.prepare(PHASE, &pulse.new()));
@@ -249,12 +250,12 @@ fn grid(pulse: &Pulse, effort: &Effort, report: &mut Report) {
                 } else {
                     std::thread::sleep(interval);
                 }
+                // Each time: only so many are kept.
+                while let Ok(beat) = beats.try_recv() {
+                    ticks.lateness.extend((beat.urgent == 0).then(|| ms(beat.lateness)));
+                }
             }
-            let ticks = if busy { &mut ours } else { &mut control };
             ticks.skipped += node.skipped() as f64;
-            while let Ok(beat) = beats.try_recv() {
-                ticks.lateness.extend((beat.urgent == 0).then(|| ms(beat.lateness)));
-            }
         }
     }
     let subject =
