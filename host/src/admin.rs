@@ -63,6 +63,7 @@ pub async fn serve_admin(
         .route("/phases/{name}/run", post(routes::run_now))
         .route("/tap", get(tap::tap))
         .route("/reload", post(routes::reload))
+        .route("/reload/hold", post(routes::hold))
         .route("/explain/{who}", get(routes::explain))
         .route("/journal", get(routes::journal))
         .route("/view", get(routes::view));

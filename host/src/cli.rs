@@ -19,6 +19,7 @@ mod ask;
 mod author;
 mod check;
 mod configured;
+mod dev;
 mod local;
 pub mod notify;
 mod replay;
@@ -100,6 +101,8 @@ pub enum Verb {
     Test(TestArgs),
     /// Put a phase and its manifest where a node looks for them
     Install(InstallArgs),
+    /// Build, check, try and install a phase at each change of its source, into a running node
+    Dev(DevArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
     Schema(SchemaArgs),
@@ -298,6 +301,19 @@ pub struct ViewArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct DevArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Do it once, and end with how that went
+    #[arg(long)]
+    pub once: bool,
+    /// The node that runs it
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
 pub struct TestArgs {
     /// Folder of the phase
     #[arg(value_name = "DIR", default_value = ".")]
@@ -354,6 +370,7 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log) -> SetLevel) -
         Verb::Try(args) => author::dry_run(&args, json),
         Verb::Test(args) => author::test(&args, json),
         Verb::Install(args) => author::install(&args),
+        Verb::Dev(args) => dev::dev(&args, json),
         Verb::New(args) => author::new(&args),
         Verb::Build(args) => author::build(&args, json),
         Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),

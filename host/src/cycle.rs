@@ -201,13 +201,6 @@ impl Cycle {
         matches!(self.fence, Fence::Inline)
     }
 
-    /// Gives the beats to come other numbers.
-    pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: Guests) {
-        self.world.thresholds = thresholds;
-        self.world.stale_after = stale_after;
-        self.world.guests = guests;
-    }
-
     pub fn set_interval(&mut self, interval: Duration) {
         self.interval = interval;
     }

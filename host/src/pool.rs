@@ -558,6 +558,19 @@ impl Pool {
         held
     }
 
+    /// Ends the protection of a connection.
+    pub fn end_protection(&self, key: ConnKey) {
+        let mut members = self.members.lock();
+        if self.tags.get(key.slot as usize).is_some_and(|tag| tag.set_protected(key.conn, false)) {
+            members.protected.remove(&key.slot);
+        }
+    }
+
+    /// Ends the ban of a peer.
+    pub fn end_ban(&self, id: &PeerId) {
+        self.members.lock().end_ban(id);
+    }
+
     /// Ends protections whose time is over. O(protected connections).
     pub fn expire_protection(&self) {
         let now = self.clock.coarse();

@@ -1,7 +1,7 @@
 //! Phases of the drop-in folder that come, change and go while the node runs. Decides which generation of a phase runs;
 //! loads none itself and runs none but in trial.
 //!
-//! The folder is what the operator wants; what runs is the last generation that was good. A look ([`look`]) finds files
+//! The folder is what the operator wants; what runs is the last generation that was good. A look finds files
 //! that have changed and come to rest. What they say is loaded and tried off the tick ([`Stage`]), written down, and put in
 //! between two beats; if it fails its first runs the generation before returns, with what it had kept. The protocol step
 //! by step: `docs/reload.md`.

@@ -12,12 +12,14 @@ use groundskeeper::config::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, Guests, HealthGrant, MemoryGrant, PingGrant,
     ProtectGrant,
 };
+use groundskeeper::data::KeptPhase;
 use groundskeeper::journal::{Outcome, What};
 use groundskeeper::node::Options;
-use groundskeeper::registry::PhaseSpec;
+use groundskeeper::registry::{LastRuns, PhaseSpec};
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::memory::Memory;
 use groundskeeper_sdk::plan::Plan;
+use groundskeeper_sdk::span::Span;
 use support::guests::*;
 use support::*;
 
@@ -585,4 +587,58 @@ async fn a_flood_of_futile_asks_is_told_by_its_number_and_pushes_nothing_out() {
     assert_eq!(rig.journal.held(), (notable, chatter + 65));
     let last = asked(&rig, "flood", What::Disconnect).pop().unwrap();
     assert_eq!((last.count, last.peer), (4000 - 64, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_force_above_a_lowered_ceiling_ends() {
+    let with = |protect: u32, ban: u32| {
+        let grants = Grants {
+            peers: true,
+            protect: Some(ProtectGrant { max_active: protect, max_duration: Duration::from_secs(86_400) }),
+            disconnect: disconnects(100, 100, 0),
+            ban: Some(BanGrant { max_active: ban, max_duration: Duration::from_secs(86_400) }),
+            ..Grants::default()
+        };
+        let mut spec = guest("keeper", grants, |tick, view, plan| {
+            let peers = view.peers().take(8);
+            if tick.number == 1 {
+                for (n, peer) in peers.into_iter().enumerate() {
+                    let time = Span::hours(1 + n as u64);
+                    if n < 4 { plan.protect(peer, time, "mine") } else { plan.ban(peer, time, "not mine") }
+                }
+            }
+            Ok(())
+        });
+        spec.digest = Some([protect as u8; 32]);
+        spec
+    };
+    let mut rig = rig(vec![with(8, 8)], no_rules());
+    let peers: Vec<_> = (1..=8).map(|n| rig.peer(n)).collect();
+    rig.tick().await;
+    let in_force = |rig: &Rig| {
+        let rows = rig.pool.freeze();
+        (rows.words().iter().filter(|word| word.protected()).count(), rig.pool.bans())
+    };
+    assert_eq!(in_force(&rig), (4, 4));
+    let put = |spec: PhaseSpec| {
+        let handle = rig.handle.clone();
+        async move {
+            let put = handle.with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::new()));
+            put.await.expect("the ticker runs").expect("a good phase");
+        }
+    };
+    put(with(2, 1)).await;
+    assert_eq!(in_force(&rig), (2, 1), "what would have lasted longest ends first");
+    assert!(rig.pool.freeze().words()[0].protected() && rig.pool.freeze().words()[1].protected());
+    let lowered = rig.handle.with_cycle(|cycle| {
+        let thresholds = cycle.world().thresholds;
+        cycle.set_world(thresholds, Duration::from_secs(90), Guests { protected: 1, bans: 0, ..no_rules() });
+    });
+    lowered.await.expect("the ticker runs");
+    assert_eq!(in_force(&rig), (1, 0));
+    assert!(rig.handle.with_cycle(|cycle| cycle.take_out("keeper").is_some()).await.unwrap());
+    assert_eq!(in_force(&rig), (0, 0));
+    let told = rig.journal.select(99, |record| record.what == What::Reload && !record.inputs.is_empty());
+    assert_eq!(told.len(), 3, "{told:?}");
+    drop(peers);
 }

@@ -430,3 +430,107 @@ fn the_readme_command_connects_to_at_least_five_peers_and_ends_with_zero() {
     let most = text.lines().filter(|line| line.starts_with("tick ")).filter_map(connected).max();
     assert!(most >= Some(5), "{text}");
 }
+
+#[test]
+fn phases_and_config_change_while_a_node_runs() {
+    let root = folder();
+    let home = root.path().join("node");
+    let dropped = home.join("data/phases.d");
+    std::fs::create_dir_all(&dropped).unwrap();
+    let node = Setup::new(&home, "500ms").start();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(home.join("data"))
+            .output()
+            .expect("the binary starts");
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    let phase = || {
+        let phases = node.ask(&["phases"]).expect("the node answers");
+        phases["phases"].as_array().unwrap().iter().find(|phase| phase["name"] == "stats").cloned()
+    };
+    let is = |key: &str, value: Value| phase().is_some_and(|phase| phase[key] == value);
+
+    // A component is dropped in.
+    let ready = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ready");
+    let manifest = std::fs::read_to_string(ready.join("stats.toml")).unwrap();
+    let place = dropped.join("stats.toml");
+    std::fs::copy(ready.join("stats.wasm"), dropped.join("stats.wasm")).unwrap();
+    std::fs::write(&place, &manifest).unwrap();
+    node.until("the phase runs", || phase().is_some_and(|phase| phase["runs"].as_u64() > Some(0)));
+
+    // Its manifest changes, goes through probation, and is good.
+    let faster = manifest.replace("every_n_ticks = 2", "every_n_ticks = 1");
+    std::fs::write(&place, &faster).unwrap();
+    node.until("the new schedule holds", || is("every_n_ticks", 1.into()));
+    node.until("it is good", || is("state", "active".into()));
+
+    // One that cannot be read is told, by the exit code too, and changes nothing.
+    std::fs::write(&place, "name = \"stats\"\nkind = \"wasm\"\nschedule = 7\n").unwrap();
+    let (code, told) = run(&["reload"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("stats") && told.contains("rejected") && told.contains("schedule"), "{told}");
+    let still = phase().unwrap();
+    assert_eq!((&still["state"], &still["candidate"]["state"]), (&"active".into(), &"rejected".into()));
+    std::fs::write(&place, &faster).unwrap();
+    assert_eq!(run(&["reload", "--wait"]).0, Some(0));
+    assert_eq!(phase().unwrap().get("candidate"), None);
+
+    // SIGHUP does the same.
+    std::fs::write(&place, &manifest).unwrap();
+    node.signal(Signal::HUP);
+    node.until("the old schedule holds again", || is("every_n_ticks", 2.into()));
+
+    // The operator's verbs; what happens is told as it happens.
+    let mut tap = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+        .args(["--json", "tap", "--data-dir"])
+        .arg(home.join("data"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(tap.stdout.take().unwrap()).lines().map_while(Result::ok);
+    lines.next().expect("something happens at each tick");
+    assert_eq!(run(&["pause", "stats"]).0, Some(0));
+    assert!(is("state", "paused".into()));
+    let before = phase().unwrap()["runs"].as_u64().unwrap();
+    let (code, told) = run(&["run-now", "stats"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(phase().unwrap()["runs"].as_u64(), Some(before + 1), "the one that was ordered");
+    assert_eq!(run(&["resume", "stats"]).0, Some(0));
+    let mut wanted = vec!["\"what\":\"pause\"", "\"what\":\"resume\"", "\"event\":\"run\""];
+    let deadline = Instant::now() + PATIENCE;
+    while !wanted.is_empty() {
+        let line = lines.next().expect("the node tells on");
+        assert!(Instant::now() < deadline, "waited in vain for {wanted:?}");
+        wanted.retain(|words| !line.contains(words));
+    }
+    tap.kill().unwrap();
+    tap.wait().unwrap();
+
+    // The config: what can change does, what cannot is named, a mistake changes nothing.
+    let config = home.join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("500ms", "400ms")).unwrap();
+    node.until("the interval holds", || node.status()["interval_ms"] == 400);
+    std::fs::write(
+        &config,
+        text.replace("500ms", "300ms") + "[book]\ncapacity = 100\nper_source_group = 10\n",
+    )
+    .unwrap();
+    let (code, told) = run(&["reload"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("at the next start: book.capacity, book.per_source_group"), "{told}");
+    node.until("the interval holds", || node.status()["interval_ms"] == 300);
+    std::fs::write(&config, text.replace("500ms", "soon")).unwrap();
+    let (code, told) = run(&["reload"]);
+    assert!(code == Some(1) && told.contains("node.interval"), "{told}");
+    assert_eq!(node.status()["interval_ms"], 300);
+
+    // Gone from the folder is gone from the node.
+    std::fs::remove_file(&place).unwrap();
+    std::fs::remove_file(dropped.join("stats.wasm")).unwrap();
+    node.until("the phase is gone", || phase().is_none());
+    assert_eq!(node.stop(), Some(0));
+}

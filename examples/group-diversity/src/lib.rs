@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-
 use groundskeeper_sdk::prelude::*;
 
 /// Drops the worst of the largest network group while it holds more than its share.
@@ -65,11 +63,11 @@ impl Phase for GroupDiversity {
 
 /// The group with the most members, the lowest of them if there are several, and how many it has.
 fn largest(groups: &[u32]) -> Option<(u32, u32)> {
-    let mut members = BTreeMap::<u32, u32>::new();
-    for group in groups.iter().filter(|group| **group != UNKNOWN) {
-        *members.entry(*group).or_default() += 1;
-    }
-    members.into_iter().rev().max_by_key(|(_, count)| *count)
+    let mut groups: Vec<u32> = groups.iter().copied().filter(|group| *group != UNKNOWN).collect();
+    // Sorted and counted in a row: several times as fast as a map with as many groups as peers.
+    groups.sort_unstable();
+    let members = groups.chunk_by(|one, next| one == next).map(|group| (group[0], group.len() as u32));
+    members.rev().max_by_key(|(_, count)| *count)
 }
 
 /// Those of a group that nobody protects: inbound first, then the least healthy, then the youngest.

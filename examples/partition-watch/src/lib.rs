@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-
 use groundskeeper_sdk::prelude::*;
 
 /// Compares the connections with those of the run before, and the members of each network group with each other.
@@ -57,16 +55,17 @@ impl PartitionWatch {
     fn silence(&self, view: &View) -> Silence {
         let (groups, idle) = (view.column(peer::GROUP), view.column(peer::IDLE));
         let limit = self.silent_after.as_secs_up();
-        let mut members = BTreeMap::<u32, (u32, u32)>::new();
-        for (group, idle) in groups.iter().zip(idle.iter()).filter(|(_, idle)| **idle != UNKNOWN) {
-            let (all, silent) = members.entry(*group).or_default();
-            (*all, *silent) = (*all + 1, *silent + u32::from(*idle >= limit));
+        let mut members: Vec<(u32, u32)> =
+            groups.iter().copied().zip(idle.iter().copied()).filter(|(_, idle)| *idle != UNKNOWN).collect();
+        // Group by group, and in each of them whoever spoke last comes first: if that is long ago, all are silent.
+        members.sort_unstable();
+        let mut silence = Silence { groups: 0, everywhere: !members.is_empty() };
+        for group in members.chunk_by(|one, next| one.0 == next.0) {
+            let silent = group[0].1 >= limit;
+            silence.groups += u32::from(silent && group.len() >= self.group_of as usize);
+            silence.everywhere &= silent;
         }
-        let silent = |(all, silent): &&(u32, u32)| all == silent;
-        Silence {
-            groups: members.values().filter(silent).filter(|(all, _)| *all >= self.group_of).count() as u32,
-            everywhere: !members.is_empty() && members.values().filter(silent).count() == members.len(),
-        }
+        silence
     }
 
     fn is_sign(&self, lost: u32, before: u32) -> bool {

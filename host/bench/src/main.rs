@@ -8,12 +8,14 @@ use std::process::ExitCode;
 
 #[expect(unsafe_code, reason = "a global allocator cannot be written without it")]
 mod alloc;
+mod engine;
 mod idle;
 mod net;
 mod nodes;
 mod ours;
 mod pool;
 mod record;
+mod reload;
 mod report;
 mod rounds;
 mod seeds;
@@ -36,7 +38,9 @@ const GROUPS: &[Group] = &[
     Group { name: "tick", how: tick::HOW, run: tick::run },
     Group { name: "idle", how: idle::HOW, run: idle::run },
     Group { name: "net", how: net::HOW, run: net::run },
+    Group { name: "engine", how: engine::HOW, run: engine::run },
     Group { name: "record", how: record::HOW, run: record::run },
+    Group { name: "reload", how: reload::HOW, run: reload::run },
 ];
 
 /// How much time a run may take.
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         match word.as_str() {
             idle::CHILD => return idle::child(variant, amount),
             net::live::CHILD => return net::live::child(variant, amount),
+            engine::loaded::CHILD => return engine::loaded::tell(variant, amount),
             nodes::FAR => return nodes::far(variant, amount),
             _ => {}
         }

@@ -168,7 +168,7 @@ impl Row {
 }
 
 /// Three digits that count, with separators: 1,234,000 and 0.0123.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude == 0.0 {
         return "0".to_owned();

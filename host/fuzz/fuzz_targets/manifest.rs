@@ -14,7 +14,12 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
             assert!(problems.iter().all(|problem| !problem.message.is_empty()));
         }
         Ok(Manifest { body: Declared::Guest(guest), .. }) => {
-            assert!(guest.module.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)));
+            assert!(
+                guest
+                    .module
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+            );
             assert!(guest.settings.starts_with('{') && guest.settings.ends_with('}'));
         }
         Ok(_) => {}

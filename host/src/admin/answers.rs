@@ -1,6 +1,7 @@
 //! What the API says, as types that the command line reads back. Append-only: a newer client talks to an older node.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,13 @@ pub struct Resumed {
     pub phase: String,
     /// How it stood before.
     pub was: PhaseState,
+}
+
+/// `POST /reload/hold?for=`, in seconds: changes in the drop-in folder wait so long, or until `POST /reload`. 0 ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The drop-in folder.
+    pub folder: PathBuf,
 }
 
 /// `GET /explain/{peer id, its beginning, ip:port or ip}`

@@ -1,17 +1,20 @@
 //! The answers themselves, from what the node knows right now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use groundskeeper_sdk::phase::Tick;
 
 use super::Desk;
-use super::answers::{BookStatus, Health, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status};
+use super::answers::{
+    BookStatus, Health, Held, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status,
+};
 use crate::clock::{Coarse, unix_seconds};
 use crate::cycle::{BeatReport, Frame, Measures, PhaseView};
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
-use crate::reload::ReloadReport;
+use crate::reload::{ReloadHandle, ReloadReport};
 use crate::ticker::Controls;
 
 /// A tick that did not end within so many intervals is a ticker that stands.
@@ -76,9 +79,7 @@ impl Desk {
 
     /// Reads the drop-in folder now, and does what follows from it.
     pub(super) async fn reload(&self) -> Result<ReloadReport, String> {
-        let Some(reload) = &self.sources.reload else {
-            return Err("this node has no folder for phases; name one with --phases or guests.dir".to_owned());
-        };
+        let reload = self.reload_handle()?;
         // The config first: what it says of phases holds for those that come.
         let config = match &self.reconfigure {
             Some(reconfigure) => Some(reconfigure().await),
@@ -86,6 +87,19 @@ impl Desk {
         };
         let report = reload.reload().await.map_or_else(going_down, Ok)?;
         Ok(ReloadReport { config, ..report })
+    }
+
+    /// Has changes in the drop-in folder wait, for a time or until they are ordered.
+    pub(super) async fn hold(&self, time: Duration) -> Result<Held, String> {
+        let reload = self.reload_handle()?;
+        reload.hold(time).await;
+        let folder = std::path::absolute(reload.folder()).map_err(|error| error.to_string())?;
+        Ok(Held { folder })
+    }
+
+    fn reload_handle(&self) -> Result<&ReloadHandle, String> {
+        let none = "this node has no folder for phases; name one with --phases or guests.dir";
+        self.sources.reload.as_ref().ok_or_else(|| none.to_owned())
     }
 
     /// Lets a phase run again, however often it has failed, and bytes of it that have failed be tried again.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -71,6 +72,19 @@ pub(super) async fn run_now(State(desk): State<Arc<Desk>>, Path(name): Path<Stri
 pub(super) async fn reload(State(desk): State<Arc<Desk>>) -> Response {
     match desk.reload().await {
         Ok(report) => Json(report).into_response(),
+        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Hold {
+    #[serde(rename = "for")]
+    seconds: u16,
+}
+
+pub(super) async fn hold(State(desk): State<Arc<Desk>>, Query(hold): Query<Hold>) -> Response {
+    match desk.hold(Duration::from_secs(hold.seconds.into())).await {
+        Ok(held) => Json(held).into_response(),
         Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
     }
 }

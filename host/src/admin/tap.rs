@@ -15,6 +15,7 @@ use hyper::body::{Bytes, Frame};
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::Desk;
 use crate::cycle::{BeatReport, PhaseRun};
@@ -63,7 +64,7 @@ async fn tell(desk: Arc<Desk>, lines: mpsc::Sender<Bytes>) {
     let mut seen = journal.select(1, |_| true).last().map_or(0, |record| record.seq);
     let Some(mut beats) = desk.ticker.as_ref().and_then(|ticker| ticker.reports()) else { return };
     let mut reloads = desk.sources.reload.as_ref().map(|reload| reload.events());
-    let mut look = tokio::time::interval(LOOK);
+    let mut look_at = Instant::now();
     let mut quiet = 0;
     loop {
         let told = tokio::select! {
@@ -83,7 +84,8 @@ async fn tell(desk: Arc<Desk>, lines: mpsc::Sender<Bytes>) {
                     Vec::new()
                 }
             },
-            _ = look.tick() => {
+            () = sleep_until(look_at) => {
+                look_at = Instant::now() + LOOK;
                 let records = journal.select(RECORDS, |record| record.seq > seen);
                 let mut told = Vec::new();
                 if let (Some(first), Some(last)) = (records.first(), records.last()) {

@@ -70,7 +70,7 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
     } else {
         None
     };
-    let fixtures = fixtures(&folder.join("views"))?;
+    let fixtures = read_fixtures(&folder.join("views"))?;
     let mut trial = Trial {
         module,
         fixtures: fixtures.len(),
@@ -126,7 +126,11 @@ impl Trial {
     }
 }
 
-fn fixtures(folder: &Path) -> Result<Vec<(String, Fixture)>> {
+/// The views of a folder, by file name; none if it is not there.
+///
+/// # Errors
+/// Every problem in the first that is wrong.
+pub fn read_fixtures(folder: &Path) -> Result<Vec<(String, Fixture)>> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(Vec::new()) };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|end| end == "json"));

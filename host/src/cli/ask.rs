@@ -85,22 +85,9 @@ pub(super) fn reload(node: &NodeArgs, wait: bool, json: bool) -> anyhow::Result<
         Err(code) => return Ok(code),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let begun = Instant::now();
-    let mut seen: Vec<ReloadEvent> = Vec::new();
-    let report = loop {
-        let mut report = match runtime.block_on(client.post::<ReloadReport>("/reload")) {
-            Ok(report) => report,
-            Err(error) => return Ok(told(&error)),
-        };
-        let is_pending = report.events.iter().any(|event| event.change == Change::Pending);
-        if !wait || !is_pending || begun.elapsed() > RELOAD_PATIENCE {
-            // What was applied at an earlier question is part of the answer.
-            seen.retain(|event| event.change.is_good());
-            seen.append(&mut report.events);
-            break ReloadReport { events: seen, ..report };
-        }
-        seen.append(&mut report.events);
-        std::thread::sleep(RELOAD_AGAIN);
+    let report = match runtime.block_on(have_reloaded(&client, wait)) {
+        Ok(report) => report,
+        Err(error) => return Ok(told(&error)),
     };
     let code = if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
     if json {
@@ -109,6 +96,24 @@ pub(super) fn reload(node: &NodeArgs, wait: bool, json: bool) -> anyhow::Result<
         print(&show::reloaded(&report))?;
     }
     Ok(code)
+}
+
+/// Has the node look, with `wait` until nothing is pending any more.
+pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadReport, ClientError> {
+    let begun = Instant::now();
+    let mut seen: Vec<ReloadEvent> = Vec::new();
+    loop {
+        let mut report: ReloadReport = client.post("/reload").await?;
+        let is_pending = report.events.iter().any(|event| event.change == Change::Pending);
+        if !wait || !is_pending || begun.elapsed() > RELOAD_PATIENCE {
+            // What was applied at an earlier question is part of the answer.
+            seen.retain(|event| event.change.is_good());
+            seen.append(&mut report.events);
+            return Ok(ReloadReport { events: seen, ..report });
+        }
+        seen.append(&mut report.events);
+        tokio::time::sleep(RELOAD_AGAIN).await;
+    }
 }
 
 pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {
@@ -178,11 +183,15 @@ pub(super) fn view(node: &NodeArgs) -> anyhow::Result<Result<Fixture, ExitCode>>
 
 fn told(error: &ClientError) -> ExitCode {
     eprintln!("groundskeeper: {error}");
-    ExitCode::from(match error {
+    ExitCode::from(code_of(error))
+}
+
+pub(super) fn code_of(error: &ClientError) -> u8 {
+    match error {
         ClientError::NoNode { .. } => exit::NO_NODE,
         ClientError::NotAllowed(_) => exit::NOT_ALLOWED,
         _ => exit::FAILED,
-    })
+    }
 }
 
 fn ask<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Result<T, ClientError>> {
@@ -191,7 +200,7 @@ fn ask<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Resul
 }
 
 /// Whom to ask; the exit code if the config that is to tell it has problems.
-fn client(node: &NodeArgs) -> anyhow::Result<Result<Client, ExitCode>> {
+pub(super) fn client(node: &NodeArgs) -> anyhow::Result<Result<Client, ExitCode>> {
     if let Some(socket) = &node.socket {
         return Ok(Ok(Client::new(socket)));
     }

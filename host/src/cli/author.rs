@@ -61,7 +61,7 @@ pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
 
 /// What is being done, on standard error.
 #[expect(clippy::print_stderr, reason = "a build takes a while and says what it does")]
-fn note(text: &str) {
+pub(super) fn note(text: &str) {
     eprintln!("groundskeeper: {text}");
 }
 

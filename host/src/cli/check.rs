@@ -11,6 +11,7 @@ use super::show::table;
 use super::{exit, print, print_json, usual_data_dir};
 use crate::author::{Loading, load_folder};
 use crate::config::{Config, Declared, Manifest, ManifestFile, Overrides, Problem, read_manifests};
+use crate::node::compare;
 
 #[derive(Serialize)]
 struct Checked {
@@ -18,16 +19,21 @@ struct Checked {
     problems: Vec<Problem>,
     /// Those of the drop-in folder; empty as long as the config has problems, for it says what is loaded.
     phases: Vec<Loading>,
+    /// Keys that the file sets and that a running node takes at its next start only.
+    at_start: Vec<String>,
 }
 
 pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { phases, usual_data_dir: usual_data_dir(), ..Overrides::default() };
     let mut name = file.map_or("the built-in defaults".to_owned(), |file| file.display().to_string());
-    let mut checked = Checked { ok: true, problems: Vec::new(), phases: Vec::new() };
+    let mut checked = Checked { ok: true, problems: Vec::new(), phases: Vec::new(), at_start: Vec::new() };
     let dir = match Config::load_with(file, &overrides) {
         Ok(config) => {
             if let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) {
                 checked.phases = load_folder(dir, config.guests.allow_native)?;
+            }
+            if let Ok(defaults) = Config::load_with(None, &overrides) {
+                checked.at_start = compare(&defaults, &config).restart;
             }
             config.guests.dir
         }
@@ -64,7 +70,7 @@ pub(super) fn manifest(file: &Path, json: bool) -> anyhow::Result<Option<ExitCod
         Ok(_) => Vec::new(),
         Err(problems) => problems,
     };
-    let checked = Checked { ok: problems.is_empty(), problems, phases: Vec::new() };
+    let checked = Checked { ok: problems.is_empty(), problems, phases: Vec::new(), at_start: Vec::new() };
     tell(&checked, &file.display().to_string(), json).map(Some)
 }
 
@@ -81,6 +87,10 @@ fn tell(checked: &Checked, name: &str, json: bool) -> anyhow::Result<ExitCode> {
     if !checked.phases.is_empty() {
         let head = ["PHASE", "KIND", "SHA256", "STATE"].map(str::to_owned).to_vec();
         text += &table([head].into_iter().chain(checked.phases.iter().map(row)).collect());
+    }
+    if !checked.at_start.is_empty() {
+        let keys = checked.at_start.join(", ");
+        writeln!(text, "a node that runs takes these keys at its next start, the others at once: {keys}")?;
     }
     match checked.problems.len() {
         0 => writeln!(text, "{name}: no problems")?,

@@ -111,6 +111,67 @@ impl Ledger {
     }
 }
 
+/// What has to end because a ceiling was lowered below what is in force.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Excess {
+    pub protected: Vec<ConnKey>,
+    pub bans: Vec<PeerId>,
+}
+
+impl Excess {
+    pub fn is_empty(&self) -> bool {
+        self.protected.is_empty() && self.bans.is_empty()
+    }
+}
+
+impl Used {
+    /// Takes out what is in force above these ceilings, that which would last longest first.
+    fn lower(&mut self, protected: u32, bans: u32) -> Excess {
+        let mut excess = Excess::default();
+        let mut held: Vec<(Duration, u32)> =
+            self.protected.iter().map(|(conn, (_, until))| (*until, *conn)).collect();
+        held.sort_unstable();
+        for (_, conn) in held.drain(held.len().min(protected as usize)..) {
+            excess.protected.extend(self.protected.remove(&conn).map(|(key, _)| key));
+        }
+        let mut held: Vec<(Duration, PeerId)> = self.bans.iter().map(|(id, until)| (*until, *id)).collect();
+        held.sort_unstable();
+        for (_, id) in held.drain(held.len().min(bans as usize)..) {
+            self.bans.remove(&id);
+            excess.bans.push(id);
+        }
+        excess
+    }
+
+    fn forget(&mut self, excess: &Excess) {
+        excess.protected.iter().for_each(|key| _ = self.protected.remove(&key.conn));
+        excess.bans.iter().for_each(|id| _ = self.bans.remove(id));
+    }
+}
+
+impl Ledger {
+    /// What has to end of what the guest `name` has in force, now that it is granted this. What another guest holds too
+    /// stays.
+    pub(super) fn lower(&mut self, name: &Arc<str>, grants: &Grants) -> Excess {
+        let Some(own) = self.each.get_mut(&(Arc::clone(name), false)) else { return Excess::default() };
+        let protected = grants.protect.map_or(0, |grant| grant.max_active);
+        let mut excess = own.lower(protected, grants.ban.map_or(0, |grant| grant.max_active));
+        let others =
+            self.each.iter().filter(|((other, shadow), _)| !shadow && other != name).map(|(_, used)| used);
+        excess.protected.retain(|key| !others.clone().any(|used| used.protected.contains_key(&key.conn)));
+        excess.bans.retain(|id| !others.clone().any(|used| used.bans.contains_key(id)));
+        self.all.forget(&excess);
+        excess
+    }
+
+    /// The same of all guests together.
+    pub(super) fn lower_all(&mut self, node: &Guests) -> Excess {
+        let excess = self.all.lower(node.protected, node.bans);
+        self.each.iter_mut().filter(|((_, shadow), _)| !shadow).for_each(|(_, used)| used.forget(&excess));
+        excess
+    }
+}
+
 /// The rules that hold for one guest.
 #[derive(Clone, Copy)]
 pub(super) struct Rules<'a> {

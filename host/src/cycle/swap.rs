@@ -7,10 +7,11 @@ use std::time::Duration;
 use groundskeeper_sdk::host::Saved;
 use groundskeeper_sdk::phase::{Failure, Tick};
 
+use super::ceilings::Excess;
 use super::{Cycle, Frame, Overlay, PhaseView, Thresholds, World};
 use crate::book::Book;
 use crate::clock::{Clock, unix_seconds};
-use crate::config::Mode;
+use crate::config::{Grants, Guests, Mode};
 use crate::data::KeptPhase;
 use crate::engine::{Ended, Fence, Job};
 use crate::flow::Broadcasts;
@@ -126,6 +127,7 @@ impl Cycle {
             },
         };
         self.registry.put(spec, arrival)?;
+        self.lower(&name);
         self.world.journal.record(Draft::new(Asker::Host, What::Reload, format!("{name} {version} runs")));
         self.publish();
         Ok(())
@@ -134,9 +136,43 @@ impl Cycle {
     /// Takes out a phase that was dropped in; what it kept, if it was there.
     pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
         let kept = self.registry.take_out(name)?;
+        let excess = self.ledger.lower(&name.into(), &Grants::default());
+        self.end(&excess, &format!("phase {name} is taken out"));
         self.world.journal.record(Draft::new(Asker::Host, What::Reload, format!("{name} is taken out")));
         self.publish();
         Some(kept)
+    }
+
+    /// Gives the beats to come other numbers. Of what guests have in force, what is above a lowered ceiling ends.
+    pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: Guests) {
+        let excess = self.ledger.lower_all(&guests);
+        self.end(&excess, "what all guests may have in force was lowered");
+        self.world.thresholds = thresholds;
+        self.world.stale_after = stale_after;
+        self.world.guests = guests;
+    }
+
+    /// Ends what a guest has in force above what it is granted now.
+    fn lower(&mut self, name: &str) {
+        let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) else { return };
+        if phase.is_guest() {
+            let excess = self.ledger.lower(&phase.name, &phase.policy.grants);
+            self.end(&excess, &format!("what phase {name} may have in force was lowered"));
+        }
+    }
+
+    fn end(&self, excess: &Excess, why: &str) {
+        if excess.is_empty() {
+            return;
+        }
+        let World { pool, journal, .. } = &self.world;
+        excess.protected.iter().for_each(|key| pool.end_protection(*key));
+        excess.bans.iter().for_each(|id| pool.end_ban(id));
+        let (protected, bans) = (excess.protected.len() as u32, excess.bans.len() as u32);
+        journal.record(Draft {
+            inputs: vec![("protections-ended".into(), protected), ("bans-ended".into(), bans)],
+            ..Draft::new(Asker::Host, What::Reload, why)
+        });
     }
 
     /// Puts a phase that has just begun on probation, with the generation to go back to.
@@ -165,6 +201,7 @@ impl Cycle {
     /// Judges a run of a phase that may be on probation; true if the generation before is back.
     pub(super) fn judge(&mut self, at: usize, tick: u32, failed: Option<&str>) -> bool {
         let Some(verdict) = self.registry.phases[at].judge(tick, failed) else { return false };
+        self.lower(&verdict.phase);
         let phase = &self.registry.phases[at];
         let returned = matches!(verdict.outcome, Judged::Returned { .. });
         if let Judged::Returned { why, .. } = &verdict.outcome {

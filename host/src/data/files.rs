@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::write::{sync_folder_of, write_whole};
+use super::write::{sync_folder_of, write_together, write_whole};
 
 /// What the file system says of a file without reading it. Two equal stamps: nobody has written to it in between, as far
 /// as the file system tells.
@@ -56,6 +56,15 @@ pub trait Files: Send + Sync {
     /// As the file system says; `file` is as it was then.
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
+    /// Replaces several files, each as [`Files::write`], and returns when all are on the disk. A crash leaves the first so
+    /// many of them new and the others old.
+    ///
+    /// # Errors
+    /// As the file system says; the first so many of them may be new then.
+    fn write_all(&self, files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
+        files.iter().try_for_each(|(file, bytes)| self.write(file, bytes, mode))
+    }
+
     /// # Errors
     /// As the file system says.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -104,6 +113,10 @@ impl Files for Disk {
 
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         write_whole(file, bytes, mode)
+    }
+
+    fn write_all(&self, files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
+        write_together(files, mode)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

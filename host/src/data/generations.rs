@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::state::{Loaded, StateFile};
+use super::state::{Loaded, MODE, StateFile};
 use super::{DataError, DataFolder, FOLDER_MODE, KeptPhase};
 
 /// Where these files are, in the data folder.
@@ -160,6 +160,22 @@ impl DataFolder {
     /// [`DataError::Io`].
     pub fn save_generation(&self, value: &Generation) -> Result<(), DataError> {
         generation(&value.digest()).save(&*self.files, &self.made_generations()?, value)
+    }
+
+    /// Saves a generation, and then the head that names it.
+    ///
+    /// # Errors
+    /// [`DataError::Io`]; the former head is still there then.
+    pub fn save_with_head(
+        &self,
+        phase: &str,
+        value: &Head,
+        generation_of_it: &Generation,
+    ) -> Result<(), DataError> {
+        let folder = self.made_generations()?;
+        let named = generation(&generation_of_it.digest()).encode(&folder, generation_of_it);
+        let files = [named, head(phase).encode(&folder, value)];
+        self.files.write_all(&files, MODE).map_err(DataError::io("cannot write", &files[1].0))
     }
 
     /// Removes one generation.

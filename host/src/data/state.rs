@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,9 @@ use crate::book::Entry;
 
 /// Names of phases and when each last ran, in seconds since 1970.
 pub type LastRuns = BTreeMap<String, u32>;
+
+/// The owner's, and for the group to read.
+pub(super) const MODE: u32 = 0o640;
 
 /// Ten bytes before the content.
 const HEAD: usize = 10;
@@ -75,6 +78,12 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     }
 
     pub fn save(&self, files: &dyn Files, folder: &Path, value: &T) -> Result<(), DataError> {
+        let (path, bytes) = self.encode(folder, value);
+        files.write(&path, &bytes, MODE).map_err(DataError::io("cannot write", &path))
+    }
+
+    /// What [`StateFile::save`] writes, and where.
+    pub fn encode(&self, folder: &Path, value: &T) -> (PathBuf, Vec<u8>) {
         let path = folder.join(&*self.name);
         let content = postcard::to_stdvec(value).expect("plain data in memory has a postcard form");
         let mut bytes = Vec::with_capacity(HEAD + content.len());
@@ -82,7 +91,7 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         bytes.extend(self.version.to_le_bytes());
         bytes.extend(checksum(self.version, &content).to_le_bytes());
         bytes.extend(content);
-        files.write(&path, &bytes, 0o640).map_err(DataError::io("cannot write", &path))
+        (path, bytes)
     }
 
     pub fn load(&self, files: &dyn Files, folder: &Path) -> Result<Loaded<T>, DataError> {

@@ -71,8 +71,8 @@ metrics! {
     PHASE_METRIC = Gauge "phase_metric" by ["phase", "name", "mode"]: "What a phase last set by metrics.set; at most 16 names a phase";
     PHASE_METRIC_ADDED = Counter "phase_metric_added" by ["phase", "name", "mode"]: "What a phase has added by metrics.add; at most 16 names a phase";
     RELOADS = Counter "reloads" by ["result"]: "Changes of dropped-in phases: applied, removed, rejected, pending, returned, proven";
-    RELOAD_SUCCESSFUL = Gauge "config_last_reload_successful" by []: "1 if the last change of dropped-in phases was taken whole, else 0";
-    RELOAD_SUCCESS = Gauge "config_last_reload_success_timestamp" in seconds by []: "When a change was last taken whole, in seconds since 1970; 0 if none was";
+    RELOAD_SUCCESSFUL = Gauge "config_last_reload_successful" by []: "1 if the phases that run are those that the drop-in folder says, else 0";
+    RELOAD_SUCCESS = Gauge "config_last_reload_success_timestamp" in seconds by []: "When a change last came to that, in seconds since 1970; 0 if none did";
     GENERATIONS = Gauge "phase_generations" by []: "Generations of dropped-in phases in memory: those that run, and those that could return";
     RELOAD_LOOKS = Counter "reload_looks" by []: "Looks at the drop-in folder";
     RELOAD_DIGESTS = Counter "reload_digests" by []: "Modules read and hashed";

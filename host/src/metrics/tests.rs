@@ -12,6 +12,7 @@ use crate::journal::{Asker, Draft, JournalLimits};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
 use crate::registry::PhaseMetric;
+use crate::reload::ReloadCounts;
 
 fn sources(clock: &Arc<TokioClock>) -> Sources {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
@@ -29,7 +30,7 @@ fn sources(clock: &Arc<TokioClock>) -> Sources {
             stale_after: Duration::from_secs(90),
         })),
         started: Duration::ZERO,
-        reload: None,
+        reload: Some(ReloadHandle::of_nobody(ReloadCounts::default())),
         clock,
     }
 }

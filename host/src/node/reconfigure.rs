@@ -1,6 +1,5 @@
 //! A config that changes while the node runs: what of it takes hold at once, and what waits for the next start.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -140,27 +139,92 @@ fn live_part(old: &Config, new: Config) -> Config {
     config
 }
 
+macro_rules! keys {
+    ($($section:ident.$key:ident),* $(,)?) => {
+        [$(Key {
+            name: concat!(stringify!($section), ".", stringify!($key)),
+            differs: |old, new| old.$section.$key != new.$section.$key,
+        }),*]
+    };
+}
+
+/// One key of the config.
+struct Key {
+    name: &'static str,
+    differs: fn(&Config, &Config) -> bool,
+}
+
+/// Keys that take hold while the node runs.
+const LIVE: [Key; 18] = keys!(
+    node.interval,
+    pool.max_inbound,
+    pool.max_outbound,
+    pool.max_handshakes,
+    pool.least,
+    pool.most,
+    pool.healthy_above,
+    guests.disconnects_per_tick,
+    guests.disconnects_per_hour,
+    guests.floor,
+    guests.protected,
+    guests.bans,
+    guests.untouchable,
+    phases.reaper,
+    phases.reconnect,
+    phases.broadcast_cleanup,
+    phases.exchange_cleanup,
+    log.level,
+);
+
+/// Keys that take hold when it starts.
+const AT_START: [Key; 35] = keys!(
+    node.network,
+    node.data_dir,
+    pool.max_connections,
+    pool.max_per_group,
+    guests.dir,
+    guests.allow_native,
+    guests.reload_native,
+    guests.require,
+    guests.public_key,
+    log.format,
+    shutdown.deadline,
+    net.listen,
+    net.advertise,
+    net.bootstrap,
+    net.allow_private,
+    net.handshake_timeout,
+    net.request_timeout,
+    net.bytes_per_second_per_peer,
+    net.queue_bytes,
+    net.max_frame,
+    book.capacity,
+    book.per_source_group,
+    book.backoff_first,
+    book.backoff_most,
+    book.min_life,
+    broadcasts.held,
+    broadcasts.per_window,
+    broadcasts.window,
+    journal.notable,
+    journal.chatter,
+    journal.file,
+    journal.file_max,
+    admin.enabled,
+    admin.socket,
+    telemetry.listen,
+);
+
 /// Which keys differ, by whether they take hold while the node runs.
 pub fn compare(old: &Config, new: &Config) -> ConfigReport {
-    let mut report = ConfigReport::default();
-    macro_rules! keys {
-        ($list:ident: $($section:ident.$key:ident),* $(,)?) => {
-            $(if old.$section.$key != new.$section.$key {
-                report.$list.push(concat!(stringify!($section), ".", stringify!($key)).to_owned());
-            })*
-        };
-    }
-    keys!(changed: node.interval, pool.max_inbound, pool.max_outbound, pool.max_handshakes, pool.least, pool.most,
-        pool.healthy_above, guests.disconnects_per_tick, guests.disconnects_per_hour, guests.floor, guests.protected,
-        guests.bans, guests.untouchable, phases.reaper, phases.reconnect, phases.broadcast_cleanup,
-        phases.exchange_cleanup, log.level);
-    keys!(restart: node.network, node.data_dir, pool.max_connections, pool.max_per_group, guests.dir,
-        guests.allow_native, guests.reload_native, guests.require, guests.public_key, log.format, shutdown.deadline, net.listen, net.advertise,
-        net.bootstrap, net.allow_private, net.handshake_timeout, net.request_timeout, net.bytes_per_second_per_peer,
-        net.queue_bytes, net.max_frame, book.capacity, book.per_source_group, book.backoff_first, book.backoff_most,
-        book.min_life, broadcasts.held, broadcasts.per_window, broadcasts.window, journal.notable, journal.chatter,
-        journal.file, journal.file_max, admin.enabled, admin.socket, telemetry.listen);
-    let told: BTreeSet<&String> = report.changed.iter().chain(&report.restart).collect();
-    debug_assert!(!told.is_empty() || old == new, "a key of the config is in neither list");
+    let differing = |keys: &[Key]| {
+        keys.iter().filter(|key| (key.differs)(old, new)).map(|key| key.name.to_owned()).collect::<Vec<_>>()
+    };
+    let report =
+        ConfigReport { changed: differing(&LIVE), restart: differing(&AT_START), ..ConfigReport::default() };
+    debug_assert!(
+        old == new || !(report.changed.is_empty() && report.restart.is_empty()),
+        "a key of the config is in neither list"
+    );
     report
 }

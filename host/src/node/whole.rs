@@ -423,6 +423,7 @@ async fn supply(
 fn saver(folder: Arc<DataFolder>) -> AfterTick {
     let mut saved_changes = 0;
     let mut saved_once = false;
+    let mut came_far = false;
     let mut saved_phases: HashMap<Arc<str>, u64> = HashMap::new();
     Box::new(move |cycle: &Cycle, report: &BeatReport| {
         let book = &cycle.world().book;
@@ -442,8 +443,10 @@ fn saver(folder: Arc<DataFolder>) -> AfterTick {
                 Err(error) => tracing::error!(%error, phase = &**name, "cannot save what it remembers"),
             }
         }
-        if report.tick == FAR {
+        // Ticks are skipped by a node that is slow to start, too.
+        if !came_far && report.tick >= FAR {
             folder.note_far();
+            came_far = true;
         }
         saved_phases.retain(|name, _| cycle.snapshot(name).is_some());
         if !saved_once || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {

@@ -207,6 +207,10 @@ impl Members {
         self.bans.insert(id, until);
     }
 
+    pub(super) fn end_ban(&mut self, id: &PeerId) {
+        self.bans.remove(id);
+    }
+
     /// When the peer's ban ends, if it is banned now. Expires by itself: no phase has to run for it.
     pub(super) fn banned_until(&self, id: &PeerId, now: Coarse) -> Option<Coarse> {
         self.bans.get(id).copied().filter(|until| *until > now)

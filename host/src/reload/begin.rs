@@ -202,7 +202,7 @@ impl Keeper {
         }
         let mut former = None;
         if new.on_probation {
-            former = new.former.clone().and_then(|one| Some((self.from_shelf(name, one.digest)?, one.kept)));
+            former = new.former.clone().and_then(|one| Some((self.shelved(name, one.digest)?, one.kept)));
             if former.is_none() {
                 (new.on_probation, new.former) = (false, None);
             }
@@ -220,7 +220,7 @@ impl Keeper {
     }
 
     /// A generation as it was kept.
-    fn from_shelf(&mut self, name: &str, digest: [u8; 32]) -> Option<PhaseSpec> {
+    fn shelved(&mut self, name: &str, digest: [u8; 32]) -> Option<PhaseSpec> {
         let generation = match self.folder.load_generation(&digest) {
             Ok(generation) => generation?,
             Err(error) => {
@@ -251,7 +251,7 @@ impl Keeper {
         let head = self.units.get(name)?.head.clone();
         // One on probation was never good.
         if let Some(now) = head.now.filter(|_| !head.on_probation) {
-            let spec = self.from_shelf(name, now);
+            let spec = self.shelved(name, now);
             let kept = self.kept(name);
             let unit = self.units.get_mut(name)?;
             match (spec, kept) {
@@ -269,7 +269,7 @@ impl Keeper {
             }
         }
         let Former { digest, kept } = head.former?;
-        let spec = self.from_shelf(name, digest)?;
+        let spec = self.shelved(name, digest)?;
         if let Err(error) = self.folder.save_phase(name, &kept) {
             tracing::error!(%error, phase = name, "cannot save what it remembers");
         }

@@ -215,12 +215,12 @@ impl Keeper {
         self.tell(desk);
         report.trouble.clone_from(&self.trouble);
         report.running = self.units.values().filter(|unit| unit.running.is_some()).count() as u32;
-        if !report.events.is_empty() || report.trouble.is_some() {
-            self.counts.last_successful = report.is_good();
-            if report.is_good() {
-                self.counts.last_successful_unix_s = unix_seconds(&*self.clock);
-            }
+        // What runs is what the files say, whatever it took.
+        let whole = self.trouble.is_none() && self.units.values().all(|unit| unit.candidate.is_none());
+        if whole && (!report.events.is_empty() || !self.counts.last_successful) {
+            self.counts.last_successful_unix_s = unix_seconds(&*self.clock);
         }
+        self.counts.last_successful = whole;
         report
     }
 
@@ -515,8 +515,7 @@ impl Keeper {
         unit.head.on_probation = former.is_some() && !is_taken_back;
         unit.head.former = former.filter(|_| !is_taken_back);
         let generation = Generation { manifest: text, module: bytes };
-        let saved = self.folder.save_generation(&generation);
-        if let Err(error) = saved.and_then(|()| self.folder.save_head(&name, &unit.head)) {
+        if let Err(error) = self.folder.save_with_head(&name, &unit.head, &generation) {
             unit.head = old;
             return Err(Refusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }

@@ -110,9 +110,9 @@ pub struct ReloadCounts {
     pub proven: u64,
     /// Generations in memory: those that run, and those that could return.
     pub generations: u64,
-    /// Whether the last look that changed something, or was to change something, did all of it.
+    /// Whether what runs is what the folder says.
     pub last_successful: bool,
-    /// Seconds since 1970 of the last look that did; 0 if none did.
+    /// Seconds since 1970 of the last change that came to that; 0 if none did.
     pub last_successful_unix_s: u32,
 }
 

@@ -1,5 +1,6 @@
 //! The keeper at work beside a running ticker: looks when there is a hint, at each tick, and when it is told to.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,17 +23,21 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Each so many ticks everything is read, in case a change left no trace: an hour of ticks of 30 s.
 const THOROUGH_EVERY: u32 = 120;
 
+/// A build takes less, or asks again.
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
+
 enum Order {
     Reload(oneshot::Sender<ReloadReport>),
     /// Gives what has failed under this name another chance.
     Forgive(String),
-    /// No looks until told otherwise, but those that are ordered.
-    Hold(bool),
+    /// No looks for so long, but those that are ordered.
+    Hold(Duration),
 }
 
 /// Reloads of a running node, from outside.
 #[derive(Clone)]
 pub struct ReloadHandle {
+    folder: Arc<Path>,
     orders: mpsc::Sender<Order>,
     events: broadcast::Sender<ReloadEvent>,
     counts: Arc<Mutex<ReloadCounts>>,
@@ -52,10 +57,16 @@ impl ReloadHandle {
         _ = self.orders.send(Order::Forgive(name.to_owned())).await;
     }
 
-    /// While held, changes in the folder wait; [`ReloadHandle::reload`] still works.
-    pub async fn hold(&self, held: bool) {
+    /// For so long from now on changes in the folder wait; [`ReloadHandle::reload`] still works. Zero ends it. It ends by
+    /// itself, so that nobody who is killed leaves a node that looks no more.
+    pub async fn hold(&self, time: Duration) {
         // As above.
-        _ = self.orders.send(Order::Hold(held)).await;
+        _ = self.orders.send(Order::Hold(time.min(LONGEST_HOLD))).await;
+    }
+
+    /// The drop-in folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Everything that happens to phases from now on.
@@ -65,6 +76,17 @@ impl ReloadHandle {
 
     pub fn counts(&self) -> ReloadCounts {
         *self.counts.lock()
+    }
+
+    /// One that nobody is behind.
+    #[cfg(test)]
+    pub(crate) fn of_nobody(counts: ReloadCounts) -> Self {
+        Self {
+            folder: Arc::from(Path::new("")),
+            orders: mpsc::channel(1).0,
+            events: broadcast::channel(1).0,
+            counts: Arc::new(Mutex::new(counts)),
+        }
     }
 }
 
@@ -80,9 +102,10 @@ pub fn run(
 ) -> (ReloadHandle, tokio::task::JoinHandle<()>) {
     let (orders, ordered) = mpsc::channel(8);
     let counts = Arc::new(Mutex::new(keeper.counts()));
-    let handle = ReloadHandle { orders, events: keeper.events(), counts: Arc::clone(&counts) };
+    let (folder, events) = (Arc::from(&*options.dir), keeper.events());
+    let handle = ReloadHandle { folder, orders, events, counts: Arc::clone(&counts) };
     let watcher = Watcher::start(&options.dir);
-    let runner = Runner { keeper: Some((keeper, watcher)), controls, clock, counts, held: false };
+    let runner = Runner { keeper: Some((keeper, watcher)), controls, clock, counts, held_until: None };
     let task = tokio::spawn(async move {
         tokio::select! {
             () = stop => {}
@@ -98,7 +121,7 @@ struct Runner {
     controls: Controls,
     clock: Arc<dyn Clock>,
     counts: Arc<Mutex<ReloadCounts>>,
-    held: bool,
+    held_until: Option<Duration>,
 }
 
 impl Runner {
@@ -111,7 +134,8 @@ impl Runner {
         // What has come since the node began.
         let mut looked = self.look(Mood::Hint).await.map(drop);
         while looked.is_some() {
-            let next = self.keeper.as_ref().and_then(|(keeper, _)| keeper.next()).filter(|_| !self.held);
+            let held = self.held_until();
+            let next = held.or_else(|| self.keeper.as_ref()?.0.next());
             let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
             looked = tokio::select! {
                 order = orders.recv() => match order {
@@ -122,23 +146,25 @@ impl Runner {
                     }
                     Some(Order::Forgive(name)) => {
                         self.keeper.iter_mut().for_each(|(keeper, _)| keeper.forgive(&name));
-                        self.look(Mood::Hint).await.map(drop)
+                        // No file has changed: a look for changes would pass them by.
+                        self.look(Mood::Thorough).await.map(drop)
                     }
-                    Some(Order::Hold(held)) => {
-                        self.held = held;
-                        Some(())
+                    Some(Order::Hold(time)) => {
+                        self.held_until = Some(self.clock.mono() + time);
+                        // What has come meanwhile, if this ends it.
+                        self.look(Mood::Hint).await.map(drop)
                     }
                     None => None,
                 },
                 beat = beats.recv() => match beat {
-                    Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) && !self.held => {
+                    Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) => {
                         self.look(Mood::Thorough).await.map(drop)
                     }
                     // Even while held: probations end at beats.
                     Ok(_) | Err(RecvError::Lagged(_)) => self.look(Mood::Hint).await.map(drop),
                     Err(RecvError::Closed) => None,
                 },
-                () = hint.notified(), if !self.held => {
+                () = hint.notified(), if held.is_none() => {
                     let looked = self.look(Mood::Hint).await.map(drop);
                     tokio::time::sleep(PAUSE).await;
                     looked
@@ -150,11 +176,16 @@ impl Runner {
         }
     }
 
+    fn held_until(&self) -> Option<Duration> {
+        self.held_until.filter(|until| *until > self.clock.mono())
+    }
+
     /// One look, off the async threads: it reads, compiles and waits for the end of a beat. None if there is nobody left
     /// to look.
     async fn look(&mut self, mood: Mood) -> Option<ReloadReport> {
         let (mut keeper, mut watcher) = self.keeper.take()?;
-        let (controls, runtime, held) = (self.controls.clone(), Handle::current(), self.held);
+        let (controls, runtime) = (self.controls.clone(), Handle::current());
+        let held = self.held_until().is_some();
         let looked = tokio::task::spawn_blocking(move || {
             let mut desk = |change: Between| runtime.block_on(controls.with_cycle(change)).is_some();
             let report = if held && mood != Mood::Ordered {

@@ -1,0 +1,107 @@
+//! The group `engine`: what a guest costs beside plain wasmtime, and beside the same phase compiled in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper::config::{
+    BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits, MemoryGrant,
+    PingGrant, ProtectGrant,
+};
+use groundskeeper::engine::wasm::{Guest, Setup, Wasm, with_contract};
+use groundskeeper::engine::{Body, Done, Ended, Job};
+use groundskeeper_sdk::phase::Tick;
+
+use crate::Effort;
+use crate::report::Report;
+
+mod calls;
+mod fuel;
+pub mod loaded;
+mod peers;
+pub mod raw;
+mod ten;
+mod view;
+
+pub const HOW: &str = "engine: medians of interleaved rounds (31; 9 with --quick). Raw is wasmtime with the same \
+    configuration (it compiles to the same bytes), limits, epoch, fuel and imports, and nothing of ours.";
+
+const GROUP: &str = "engine";
+
+const SLOW_PEERS: &[u8] = include_bytes!("../../../examples/ready/slow-peers.wasm");
+
+pub fn run(effort: &Effort, report: &mut Report) {
+    calls::run(effort, report);
+    peers::run(effort, report);
+    ten::run(effort, report);
+    fuel::run(effort, report);
+    loaded::run(effort, report);
+}
+
+/// A phase that does nothing, with the imports of one that drops slow peers: a core module with the contract's metadata.
+fn empty() -> Vec<u8> {
+    let text = include_str!("engine/empty.wat");
+    with_contract(&wat::parse_str(text).expect("text as above")).expect("it follows the contract")
+}
+
+/// A folder that goes with it.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new(what: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("groundskeeper-bench-{}-{what}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Everything granted, and so much fuel that a million peers do not use it up.
+fn setup(instance: Instance) -> Setup {
+    Setup {
+        settings: "{}".into(),
+        limits: Limits { fuel: 1_000_000_000, wall: Duration::from_secs(10), ..Limits::default() },
+        grants: Grants {
+            peers: true,
+            book: true,
+            broadcasts: true,
+            disconnect: Some(DisconnectGrant::default()),
+            health: Some(HealthGrant::default()),
+            ping: Some(PingGrant::default()),
+            dial: Some(DialGrant::default()),
+            protect: Some(ProtectGrant::default()),
+            ban: Some(BanGrant::default()),
+            forget: Some(ForgetGrant::default()),
+            cadence: true,
+            memory: Some(MemoryGrant::default()),
+            metrics: true,
+        },
+        instance,
+    }
+}
+
+fn guest(wasm: &Wasm, bytes: &[u8], setup: Setup) -> Guest {
+    let code = wasm.load(bytes).unwrap_or_else(|error| panic!("{error}"));
+    Guest::new(wasm, code, setup).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn job(peers: usize) -> Job {
+    let tick =
+        Tick { number: 7, since_last_s: Some(30), unix_s: 1_700_000_000, seed: [1, 2], ..Tick::default() };
+    Job { tick, view: Arc::new(view::Columns::new(peers)) }
+}
+
+/// How many asks a run ended with; anything but a plan is a mistake of the bench.
+fn asks(done: Done) -> usize {
+    match done.ended {
+        Ended::Planned(parts) => parts.asks.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn once(body: &dyn Body, job: &Job) -> usize {
+    asks(body.run(job))
+}

@@ -1,0 +1,207 @@
+//! A node without a network, put together as a whole one is: ticker, keeper, loader, watcher, real files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use groundskeeper::clock::{Clock, SystemClock};
+use groundskeeper::cycle::BeatReport;
+use groundskeeper::data::DataFolder;
+use groundskeeper::engine::{Fence, PhaseThread};
+use groundskeeper::loader::Loader;
+use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
+use groundskeeper::peer::PeerId;
+use groundskeeper::registry::LastRuns;
+use groundskeeper::reload::{
+    self, Between, Change, Keeper, KeeperOptions, ReloadEvent, ReloadHandle, StartFrom,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::engine::Scratch;
+
+/// Nobody waits longer for a file to be taken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn manifest(name: &str, more: &str) -> String {
+    format!(
+        "{more}name = \"{name}\"\nkind = \"wasm\"\nmodule = \"{name}.wasm\"\n\n[schedule]\nevery_n_ticks = 1\n\n[grants]\n\
+         peers = true\nping = {{ max_per_tick = 256 }}\n"
+    )
+}
+
+/// A file beside the folder, and where it belongs.
+pub struct Ready {
+    pub from: PathBuf,
+    to: PathBuf,
+}
+
+impl Ready {
+    fn rename(self) {
+        fs::rename(self.from, self.to).expect("one file system");
+    }
+}
+
+/// What the process has at one moment.
+pub struct Held {
+    pub resident_mb: f64,
+    pub mappings: f64,
+    pub descriptors: f64,
+    pub tasks: f64,
+    pub threads: f64,
+}
+
+pub struct Node {
+    runtime: Runtime,
+    maintenance: Option<Maintenance>,
+    reload: ReloadHandle,
+    task: Option<tokio::task::JoinHandle<()>>,
+    stop: Option<oneshot::Sender<()>>,
+    scratch: Scratch,
+}
+
+impl Node {
+    /// Starts one with a phase for each name, each of bytes of its own.
+    pub fn start(what: &str, interval: Duration, names: &[String], bytes: impl Fn() -> Vec<u8>) -> Self {
+        let scratch = Scratch::new(what);
+        let dir = scratch.0.join("phases.d");
+        fs::create_dir_all(&dir).expect("a folder of our own");
+        for name in names {
+            fs::write(dir.join(format!("{name}.wasm")), bytes()).expect("a folder of our own");
+            fs::write(dir.join(format!("{name}.toml")), manifest(name, "")).expect("a folder of our own");
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let inside = runtime.enter();
+        let clock = SystemClock::new() as Arc<dyn Clock>;
+        let limits = TableLimits::for_connections(1024);
+        let tables = Tables::new(PeerId::from_bytes([7; 32]), limits, Arc::clone(&clock), None);
+        let options = Options { interval, ..Options::default() };
+        let maintenance = Maintenance::start(&tables, Vec::new(), options).expect("no phase is a bad one");
+        let folder = Arc::new(DataFolder::open(&scratch.0.join("data")).expect("a folder of our own"));
+        let loader = Loader::new(folder.artifacts(), false).expect("this machine runs guests");
+        let options = KeeperOptions::trusting(dir);
+        let fence = Fence::Thread(PhaseThread::new());
+        let mut keeper = Keeper::new(options.clone(), folder, Box::new(loader), fence, Arc::clone(&clock));
+        let controls = maintenance.handle().controls();
+        let mut desk = |change: Between| runtime.block_on(controls.with_cycle(change)).is_some();
+        keeper.begin(&mut desk, StartFrom::Folder, &LastRuns::new()).expect("a folder of our own");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let beats = maintenance.handle().reports();
+        let stopped = async move { _ = stopped.await };
+        let (reload, task) = reload::run(keeper, &options, controls, beats, clock, stopped);
+        let running = maintenance.board().read().iter().filter(|phase| phase.last_error.is_none()).count();
+        assert_eq!(running, names.len(), "{:?}", maintenance.board().read());
+        drop(inside);
+        Self { runtime, maintenance: Some(maintenance), reload, task: Some(task), stop: Some(stop), scratch }
+    }
+
+    fn maintenance(&self) -> &Maintenance {
+        self.maintenance.as_ref().expect("until it is dropped")
+    }
+
+    pub fn beats(&self) -> broadcast::Receiver<Arc<BeatReport>> {
+        self.maintenance().handle().reports()
+    }
+
+    pub fn skipped(&self) -> u64 {
+        self.maintenance().handle().pulse().skipped()
+    }
+
+    /// Lays a module beside the folder.
+    pub fn prepare(&self, name: &str, bytes: &[u8]) -> Ready {
+        self.lay(format!("{name}.wasm"), bytes)
+    }
+
+    pub fn prepare_manifest(&self, name: &str, text: &str) -> Ready {
+        self.lay(format!("{name}.toml"), text.as_bytes())
+    }
+
+    fn lay(&self, file: String, bytes: &[u8]) -> Ready {
+        let ready =
+            Ready { from: self.scratch.0.join(&file), to: self.scratch.0.join("phases.d").join(file) };
+        fs::write(&ready.from, bytes).expect("a folder of our own");
+        ready
+    }
+
+    /// Puts the file in its place, and waits until the phase has run.
+    pub fn rename_to_run(&self, phase: &str, file: Ready) -> Duration {
+        let mut events = self.reload.events();
+        let begun = Instant::now();
+        file.rename();
+        self.runtime.block_on(applied(&mut events, 1));
+        self.run(phase);
+        begun.elapsed()
+    }
+
+    /// Puts many in their places, and waits until the last phase is in.
+    pub fn rename_all(&self, files: Vec<Ready>) -> Duration {
+        let (mut events, count) = (self.reload.events(), files.len());
+        let begun = Instant::now();
+        files.into_iter().for_each(Ready::rename);
+        self.runtime.block_on(applied(&mut events, count));
+        begun.elapsed()
+    }
+
+    /// Puts the file in its place, has it taken at once, and runs the phase.
+    pub fn ordered(&self, phase: &str, file: Ready) {
+        file.rename();
+        let report = self.runtime.block_on(self.reload.reload()).expect("it runs");
+        assert!(report.is_good() && !report.events.is_empty(), "{report:?}");
+        self.run(phase);
+    }
+
+    fn run(&self, phase: &str) {
+        let ran = self.runtime.block_on(self.maintenance().handle().controls().run_now(phase));
+        let report = ran.expect("it runs").expect("it may run");
+        assert!(report.runs.iter().any(|run| *run.name == *phase && run.result == "ok"), "{report:?}");
+    }
+
+    pub fn held(&self) -> Held {
+        let status = fs::read_to_string("/proc/self/status").expect("Linux");
+        let number = |name: &str| -> f64 {
+            let line = status.lines().find(|line| line.starts_with(name)).expect("Linux says so");
+            line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+        };
+        let mappings = fs::read_to_string("/proc/self/maps").expect("Linux").lines().count();
+        Held {
+            resident_mb: number("VmRSS:") / 1024.0,
+            mappings: mappings as f64,
+            descriptors: fs::read_dir("/proc/self/fd").expect("Linux").count() as f64,
+            tasks: self.runtime.metrics().num_alive_tasks() as f64,
+            threads: number("Threads:"),
+        }
+    }
+
+    /// A folder on the same file system.
+    pub fn folder(&self) -> &Path {
+        &self.scratch.0
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let (Some(task), Some(maintenance)) = (self.task.take(), self.maintenance.take()) {
+            self.runtime.block_on(async {
+                // Ended is all that is wanted.
+                _ = task.await;
+                maintenance.stop().await
+            });
+        }
+    }
+}
+
+/// Waits for so many phases to be put in; anything that goes wrong is a mistake of the bench.
+async fn applied(events: &mut broadcast::Receiver<ReloadEvent>, mut count: usize) {
+    while count > 0 {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await;
+        let event = event.expect("it was taken in time").expect("the keeper runs");
+        match event.change {
+            Change::Applied => count -= 1,
+            Change::Proven => {}
+            _ => panic!("{event:?}"),
+        }
+    }
+}
