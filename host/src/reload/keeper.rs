@@ -517,6 +517,8 @@ impl Keeper {
         let generation = Generation { manifest: text, module: bytes };
         if let Err(error) = self.folder.save_with_head(&name, &unit.head, &generation) {
             unit.head = old;
+            // The disk may have taken the new head and failed after that.
+            unit.is_unsaved = true;
             return Err(Refusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }
         Ok(Staged { name, spec, kept, head: old })

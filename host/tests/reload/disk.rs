@@ -15,6 +15,8 @@ pub enum Weather {
     Fine,
     /// The operation after so many fails, and then all is well again.
     FailsAfter(u64),
+    /// The operation after so many is done and told as failed, and then all is well again.
+    FailsLate(u64),
     /// Nothing can be written.
     Full,
     /// After so many operations the process is dead: nothing of what it does is done any more.
@@ -70,11 +72,15 @@ impl Inside {
         self.folders.extend(path.parent().map(Path::to_owned));
     }
 
-    /// Whether the next operation is done.
-    fn may(&mut self, writes: bool) -> io::Result<()> {
+    /// Whether the next operation is done, and if so, whether it is told as failed.
+    fn may(&mut self, writes: bool) -> io::Result<io::Result<()>> {
         let broken = || Err(io::Error::other("the disk is broken"));
         match &mut self.weather {
-            Weather::Fine => Ok(()),
+            Weather::Fine => Ok(Ok(())),
+            Weather::FailsLate(0) => {
+                self.weather = Weather::Fine;
+                Ok(Err(io::Error::other("the disk is broken, a little late")))
+            }
             Weather::FailsAfter(0) => {
                 self.weather = Weather::Fine;
                 broken()
@@ -83,12 +89,12 @@ impl Inside {
                 self.weather = Weather::Dead;
                 broken()
             }
-            Weather::FailsAfter(left) | Weather::DiesAfter(left) => {
+            Weather::FailsAfter(left) | Weather::FailsLate(left) | Weather::DiesAfter(left) => {
                 *left -= 1;
-                Ok(())
+                Ok(Ok(()))
             }
             Weather::Full if writes => Err(io::ErrorKind::StorageFull.into()),
-            Weather::Full => Ok(()),
+            Weather::Full => Ok(Ok(())),
             Weather::Dead => broken(),
         }
     }
@@ -97,7 +103,7 @@ impl Inside {
 impl Files for Memory {
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
         let mut inside = self.0.lock();
-        inside.may(false)?;
+        inside.may(false)??;
         if !inside.folders.contains(folder) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -107,43 +113,43 @@ impl Files for Memory {
 
     fn stamp(&self, file: &Path) -> io::Result<Stamp> {
         let mut inside = self.0.lock();
-        inside.may(false)?;
+        inside.may(false)??;
         inside.files.get(file).map(|(_, stamp)| *stamp).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
         let mut inside = self.0.lock();
-        inside.may(false)?;
+        inside.may(false)??;
         let (bytes, _) = inside.files.get(file).ok_or(io::ErrorKind::NotFound)?;
         Ok(bytes[..bytes.len().min(most as usize)].to_vec())
     }
 
     fn write(&self, file: &Path, bytes: &[u8], _mode: u32) -> io::Result<()> {
         let mut inside = self.0.lock();
-        inside.may(true)?;
+        let told = inside.may(true)?;
         inside.put(file, bytes);
-        Ok(())
+        told
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut inside = self.0.lock();
-        inside.may(true)?;
+        let told = inside.may(true)?;
         let (bytes, _) = inside.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         inside.put(to, &bytes);
-        Ok(())
+        told
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {
         let mut inside = self.0.lock();
-        inside.may(false)?;
+        let told = inside.may(false)?;
         inside.files.remove(file);
-        Ok(())
+        told
     }
 
     fn make_folder(&self, folder: &Path, _mode: u32) -> io::Result<()> {
         let mut inside = self.0.lock();
-        inside.may(true)?;
+        let told = inside.may(true)?;
         inside.folders.insert(folder.to_owned());
-        Ok(())
+        told
     }
 }

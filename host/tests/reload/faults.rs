@@ -72,19 +72,20 @@ fn heals(node: &Node, mut process: Process, wanted: [Option<u32>; 2], at: &str) 
 
 #[test]
 fn any_one_operation_of_a_reload_may_fail() {
-    // What "beta" becomes while "alpha" becomes version 2: good, bad on probation, gone.
-    for beta in ["good", "trap-run 1", "gone"] {
+    // What "beta" becomes while "alpha" becomes version 2: good, bad on probation, gone; and whether the operation is done.
+    let kinds = ["good", "trap-run 1", "gone"].into_iter().flat_map(|beta| [(beta, false), (beta, true)]);
+    for (beta, is_done) in kinds {
         let mut tried = 0;
         for k in 0.. {
             let (node, mut process) = Node::new();
-            let at = format!("operation {k} fails, beta is {beta}");
+            let at = format!("operation {k} fails, done: {is_done}, beta is {beta}");
             node.put("alpha", 2, "good");
             if beta == "gone" {
                 node.memory.delete(&Path::new(DIR).join("beta.toml"));
             } else {
                 node.put("beta", 2, beta);
             }
-            node.memory.set(Weather::FailsAfter(k));
+            node.memory.set(if is_done { Weather::FailsLate(k) } else { Weather::FailsAfter(k) });
             for _ in 0..6 {
                 process.step(Mood::Hint);
                 node.clock.advance(301);
@@ -106,7 +107,7 @@ fn any_one_operation_of_a_reload_may_fail() {
             }
             tried = k + 1;
         }
-        println!("beta is {beta}: {tried} operations failed in turn");
+        println!("beta is {beta}: {tried} operations failed in turn, done: {is_done}");
         assert!(tried > 20, "{beta}: {tried}");
     }
 }
