@@ -61,7 +61,7 @@ impl Pulse {
     }
 
     /// Bytes that never were.
-    fn new(&self) -> Vec<u8> {
+    fn another(&self) -> Vec<u8> {
         const CUSTOM: u8 = 0;
         self.next.set(self.next.get() + 1);
         let mut all = self.bytes.clone();
@@ -151,12 +151,12 @@ fn rows(
 /// One phase that changes: new bytes, known bytes, its manifest alone.
 fn one(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let times = effort.choose(200, 10);
-    let (raw, node) = (Raw::new(), Node::start("one", INTERVAL, &[PHASE.to_owned()], || pulse.new()));
+    let (raw, node) = (Raw::new(), Node::start("one", INTERVAL, &[PHASE.to_owned()], || pulse.another()));
     let subject = pulse.subject();
 
     let (mut ours, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..times {
-        let module = node.prepare(PHASE, &pulse.new());
+        let module = node.prepare(PHASE, &pulse.another());
         plain.push(raw.load(&module.from));
         ours.push(beside_settling(node.rename_to_run(PHASE, module)));
     }
@@ -166,7 +166,7 @@ fn one(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     rows(report, "the files that are synced for it", &subject, &synced, None, None);
 
     // Three, for to go back to the one before is another thing.
-    let known: Vec<Vec<u8>> = (0..3).map(|_| pulse.new()).collect();
+    let known: Vec<Vec<u8>> = (0..3).map(|_| pulse.another()).collect();
     known.iter().for_each(|bytes| _ = node.rename_to_run(PHASE, node.prepare(PHASE, bytes)));
     let ours: Vec<f64> = (0..times)
         .map(|at| beside_settling(node.rename_to_run(PHASE, node.prepare(PHASE, &known[at % known.len()]))))
@@ -185,11 +185,11 @@ fn one(pulse: &Pulse, effort: &Effort, report: &mut Report) {
 /// Many phases that change at once.
 fn many(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let names: Vec<String> = (0..MANY).map(|at| format!("pulse-{at}")).collect();
-    let (raw, node) = (Raw::new(), Node::start("many", INTERVAL, &names, || pulse.new()));
+    let (raw, node) = (Raw::new(), Node::start("many", INTERVAL, &names, || pulse.another()));
     let subject = format!("{MANY} phases");
     let (mut ours, mut known, mut plain) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.choose(5, 1) {
-        let modules: Vec<_> = names.iter().map(|name| node.prepare(name, &pulse.new())).collect();
+        let modules: Vec<_> = names.iter().map(|name| node.prepare(name, &pulse.another())).collect();
         plain.push(modules.iter().map(|module| raw.load(&module.from)).sum());
         let bytes: Vec<Vec<u8>> =
             modules.iter().map(|module| fs::read(&module.from).expect("just written")).collect();
@@ -211,8 +211,8 @@ fn many(pulse: &Pulse, effort: &Effort, report: &mut Report) {
 /// What reloads leave behind.
 fn growth(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let (warm, times) = (effort.choose(300, 20), effort.choose(1000, 100));
-    let node = Node::start("growth", INTERVAL, &[PHASE.to_owned()], || pulse.new());
-    let reload = || node.ordered(PHASE, node.prepare(PHASE, &pulse.new()));
+    let node = Node::start("growth", INTERVAL, &[PHASE.to_owned()], || pulse.another());
+    let reload = || node.ordered(PHASE, node.prepare(PHASE, &pulse.another()));
     (0..warm).for_each(|_| reload());
     let before = node.held();
     (0..times).for_each(|_| reload());
@@ -239,13 +239,13 @@ fn grid(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let (mut ours, mut control, mut reloads) = (Ticks::default(), Ticks::default(), 0);
     for round in 0..effort.choose(3, 1) {
         for busy in [round % 2 == 0, round % 2 == 1] {
-            let node = Node::start("grid", interval, &[PHASE.to_owned()], || pulse.new());
+            let node = Node::start("grid", interval, &[PHASE.to_owned()], || pulse.another());
             let mut beats = node.beats();
             let begun = Instant::now();
             let ticks = if busy { &mut ours } else { &mut control };
             while begun.elapsed() < span {
                 if busy {
-                    node.ordered(PHASE, node.prepare(PHASE, &pulse.new()));
+                    node.ordered(PHASE, node.prepare(PHASE, &pulse.another()));
                     reloads += 1;
                 } else {
                     std::thread::sleep(interval);
