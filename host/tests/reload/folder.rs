@@ -12,7 +12,7 @@ use groundskeeper::reload::{Change, Mood, StartFrom};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::world::{Hand, Process, manifest, module};
+use crate::world::{Hand, Process, manifest, module, now};
 
 /// A node on real folders, on a clock that is moved by hand.
 pub struct Room {
@@ -350,8 +350,8 @@ fn the_same_bytes_are_no_news() {
     // What is done, how often, how far apart, and how many digests that may cost.
     type Deed = fn(&Room);
     let table: [(&str, Deed, u32, u64, u64); 6] = [
-        ("touch", |room| set_time(room, "alpha.wasm", SystemTime::now()), 1, 20, 1),
-        ("touch the manifest", |room| set_time(room, "alpha.toml", SystemTime::now()), 1, 20, 1),
+        ("touch", |room| set_time(room, "alpha.wasm", now()), 1, 20, 1),
+        ("touch the manifest", |room| set_time(room, "alpha.toml", now()), 1, 20, 1),
         ("mtime in the past", |room| set_time(room, "alpha.wasm", SystemTime::UNIX_EPOCH), 1, 20, 1),
         ("written anew", |room| room.write("alpha.wasm", &module(1, "good")), 1, 20, 1),
         // While files are written to all the time they are read each five seconds.

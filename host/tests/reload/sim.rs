@@ -217,13 +217,13 @@ fn run(seed: u64) -> (u32, u32, u32) {
                 sim.look(Mood::Hint);
             }
             18 => {
-                let left = u64::from(sim.random.below(12));
+                let left = sim.random.below(12);
                 let weather = [Weather::FailsAfter(left), Weather::Full, Weather::Fine, Weather::Fine];
                 sim.memory.set(weather[sim.random.below(4) as usize]);
             }
             _ => {
                 // Dead in the middle of whatever comes next.
-                sim.memory.set(Weather::DiesAfter(u64::from(sim.random.below(12))));
+                sim.memory.set(Weather::DiesAfter(sim.random.below(12)));
                 for _ in 0..4 {
                     sim.look(Mood::Hint);
                     sim.clock.advance(400);

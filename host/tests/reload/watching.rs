@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::cycle::BeatReport;
@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::world::{Gate, Scripts, manifest, module};
+use crate::world::{Gate, Scripts, manifest, module, now};
 
 /// A tick that never comes while a test runs.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -229,7 +229,7 @@ async fn a_thousand_touches_a_second_cost_few_looks() {
     let touching = std::thread::spawn(move || {
         for _ in 0..2_000 {
             let file = File::options().write(true).open(&file).unwrap();
-            file.set_modified(SystemTime::now()).unwrap();
+            file.set_modified(now()).unwrap();
             std::thread::sleep(apart);
         }
     });

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use groundskeeper::clock::Clock;
+use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::config::{Config, Guest, Guests, Manifest};
 use groundskeeper::cycle::{Beat, BeatReport, Cycle, Thresholds, World};
 use groundskeeper::data::{DataError, DataFolder, Files};
@@ -43,6 +43,11 @@ impl Clock for Hand {
     fn unix(&self) -> Duration {
         self.mono() + Duration::from_secs(1_000_000)
     }
+}
+
+/// What a file is given that is touched.
+pub fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + SystemClock::new().unix()
 }
 
 /// Holds a load, or a run that says `gated`, until it is opened.
