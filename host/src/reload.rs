@@ -16,6 +16,7 @@ use crate::registry::PhaseSpec;
 mod begin;
 mod keeper;
 mod look;
+mod reading;
 mod report;
 mod run;
 mod unit;
