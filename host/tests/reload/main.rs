@@ -4,6 +4,7 @@ mod disk;
 mod faults;
 mod folder;
 mod kills;
+mod signed;
 mod sim;
 mod starts;
 mod watching;

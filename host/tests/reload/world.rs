@@ -231,6 +231,16 @@ impl Process {
         files: Arc<dyn Files>,
         trust: StartFrom,
     ) -> Self {
+        Self::start_with(clock, data, KeeperOptions::trusting(dir.to_owned()), files, trust)
+    }
+
+    pub fn start_with(
+        clock: &Arc<Hand>,
+        data: &Path,
+        options: KeeperOptions,
+        files: Arc<dyn Files>,
+        trust: StartFrom,
+    ) -> Self {
         let folder = Arc::new(open(data, files));
         let limits = TableLimits::for_connections(8);
         let tables = Tables::new(PeerId::from_bytes([0; 32]), limits, Arc::clone(clock) as _, None);
@@ -251,7 +261,6 @@ impl Process {
         };
         let mut cycle =
             Cycle::new(world, registry, Fence::Inline, interval, 42).measured_by(Box::new(|| Duration::ZERO));
-        let options = KeeperOptions::trusting(dir.to_owned());
         let mut keeper = Keeper::new(
             options,
             Arc::clone(&folder),
