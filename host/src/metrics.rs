@@ -258,6 +258,7 @@ impl Scrape {
         out.gauge(&list::RELOAD_SUCCESSFUL, u8::from(counts.last_successful).into())?;
         out.gauge(&list::RELOAD_SUCCESS, counts.last_successful_unix_s.into())?;
         out.gauge(&list::GENERATIONS, counts.generations as f64)?;
+        out.gauge(&list::LIBRARIES, counts.libraries as f64)?;
         out.counter(&list::RELOAD_LOOKS, counts.looks)?;
         out.counter(&list::RELOAD_DIGESTS, counts.digests)
     }

@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arbitrary::Unstructured;
-use groundskeeper::config::{
-    BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits, MemoryGrant,
-    PingGrant, ProtectGrant,
-};
+use groundskeeper::config::{Grants, Instance, Limits};
 use groundskeeper::engine::wasm::{Guest, Setup, Wasm};
 use groundskeeper::engine::{Body, Ended, Job};
 use groundskeeper_sdk::contract::WIT;
@@ -123,21 +120,7 @@ fn setup() -> Setup {
     Setup {
         settings: "{}".into(),
         limits: Limits { fuel: 20_000, memory: 1 << 20, ..Limits::default() },
-        grants: Grants {
-            peers: true,
-            book: true,
-            broadcasts: true,
-            disconnect: Some(DisconnectGrant::default()),
-            health: Some(HealthGrant::default()),
-            ping: Some(PingGrant::default()),
-            dial: Some(DialGrant::default()),
-            protect: Some(ProtectGrant::default()),
-            ban: Some(BanGrant::default()),
-            forget: Some(ForgetGrant::default()),
-            cadence: true,
-            memory: Some(MemoryGrant::default()),
-            metrics: true,
-        },
+        grants: Grants::everything(),
         instance: Instance::Persistent { max_runs: 2 },
     }
 }

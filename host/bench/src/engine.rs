@@ -4,10 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper::config::{
-    BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits, MemoryGrant,
-    PingGrant, ProtectGrant,
-};
+use groundskeeper::config::{Grants, Instance, Limits};
 use groundskeeper::engine::wasm::{Guest, Setup, Wasm, with_contract};
 use groundskeeper::engine::{Body, Done, Ended, Job};
 use groundskeeper_sdk::phase::Tick;
@@ -64,21 +61,7 @@ fn setup(instance: Instance) -> Setup {
     Setup {
         settings: "{}".into(),
         limits: Limits { fuel: 1_000_000_000, wall: Duration::from_secs(10), ..Limits::default() },
-        grants: Grants {
-            peers: true,
-            book: true,
-            broadcasts: true,
-            disconnect: Some(DisconnectGrant::default()),
-            health: Some(HealthGrant::default()),
-            ping: Some(PingGrant::default()),
-            dial: Some(DialGrant::default()),
-            protect: Some(ProtectGrant::default()),
-            ban: Some(BanGrant::default()),
-            forget: Some(ForgetGrant::default()),
-            cadence: true,
-            memory: Some(MemoryGrant::default()),
-            metrics: true,
-        },
+        grants: Grants::everything(),
         instance,
     }
 }

@@ -74,6 +74,7 @@ metrics! {
     RELOAD_SUCCESSFUL = Gauge "config_last_reload_successful" by []: "1 if the phases that run are those that the drop-in folder says, else 0";
     RELOAD_SUCCESS = Gauge "config_last_reload_success_timestamp" in seconds by []: "When a change last came to that, in seconds since 1970; 0 if none did";
     GENERATIONS = Gauge "phase_generations" by []: "Generations of dropped-in phases in memory: those that run, and those that could return";
+    LIBRARIES = Gauge "phase_libraries" by []: "Shared libraries of native phases loaded; none is ever unloaded";
     RELOAD_LOOKS = Counter "reload_looks" by []: "Looks at the drop-in folder";
     RELOAD_DIGESTS = Counter "reload_digests" by []: "Modules read and hashed";
     POOL_CONNECTIONS = Gauge "pool_connections" by ["state"]: "Connections by state: live, handshaking, closing";

@@ -540,6 +540,7 @@ impl Keeper {
         let candidates = self.units.values().filter_map(|unit| unit.candidate.as_ref());
         let rejected: Vec<RejectedPhase> = candidates.map(|candidate| candidate.told.clone()).collect();
         let running = self.units.values().filter(|unit| unit.running.is_some());
+        self.counts.libraries = self.libraries.into();
         self.counts.generations = running.map(|unit| 1 + u64::from(unit.head.former.is_some())).sum();
         ask(desk, move |cycle| {
             // Those that the application could not make are none of ours.

@@ -108,6 +108,8 @@ pub struct ReloadCounts {
     pub pending: u64,
     pub returned: u64,
     pub proven: u64,
+    /// Shared libraries loaded; none is ever unloaded.
+    pub libraries: u64,
     /// Generations in memory: those that run, and those that could return.
     pub generations: u64,
     /// Whether what runs is what the folder says.

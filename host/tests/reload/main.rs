@@ -1,5 +1,6 @@
 //! Phases that change while the node runs: the protocol in simulation and on real files, and what a crash leaves.
 
+mod components;
 mod disk;
 mod faults;
 mod folder;
@@ -7,5 +8,7 @@ mod kills;
 mod signed;
 mod sim;
 mod starts;
+#[path = "../support/wat.rs"]
+mod wat;
 mod watching;
 mod world;

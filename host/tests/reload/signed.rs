@@ -11,7 +11,7 @@ use groundskeeper::reload::{Change, KeeperOptions, Mood, StartFrom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 
-use crate::world::{Hand, Process, manifest, module};
+use crate::world::{Hand, Process, Scripts, manifest, module};
 
 /// A key pair whose signatures are written as minisign writes them.
 struct Signer(Ed25519KeyPair);
@@ -58,6 +58,7 @@ impl Node {
             options,
             Arc::new(Disk),
             StartFrom::Folder,
+            Box::new(Scripts::default()),
         );
         Self { home, process }
     }

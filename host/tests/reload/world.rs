@@ -231,7 +231,8 @@ impl Process {
         files: Arc<dyn Files>,
         trust: StartFrom,
     ) -> Self {
-        Self::start_with(clock, data, KeeperOptions::trusting(dir.to_owned()), files, trust)
+        let options = KeeperOptions::trusting(dir.to_owned());
+        Self::start_with(clock, data, options, files, trust, Box::new(Scripts::default()))
     }
 
     pub fn start_with(
@@ -240,6 +241,7 @@ impl Process {
         options: KeeperOptions,
         files: Arc<dyn Files>,
         trust: StartFrom,
+        stage: Box<dyn Stage>,
     ) -> Self {
         let folder = Arc::new(open(data, files));
         let limits = TableLimits::for_connections(8);
@@ -261,13 +263,8 @@ impl Process {
         };
         let mut cycle =
             Cycle::new(world, registry, Fence::Inline, interval, 42).measured_by(Box::new(|| Duration::ZERO));
-        let mut keeper = Keeper::new(
-            options,
-            Arc::clone(&folder),
-            Box::new(Scripts::default()),
-            Fence::Inline,
-            Arc::clone(clock) as _,
-        );
+        let mut keeper =
+            Keeper::new(options, Arc::clone(&folder), stage, Fence::Inline, Arc::clone(clock) as _);
         let mut desk = |change: Between| {
             change(&mut cycle);
             true
