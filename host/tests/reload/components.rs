@@ -68,6 +68,20 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
             "{name}: what lies there is shown"
         );
 
+        if change == Change::Returned {
+            // Bytes that have failed are not tried again, until the operator says that they may be.
+            assert_eq!(
+                process.step(Mood::Thorough).events.iter().filter(|event| event.change.is_good()).count(),
+                0
+            );
+            process.keeper.forgive("alpha");
+            let events = process.step(Mood::Thorough).events;
+            assert!(
+                events.iter().all(|event| event.why.as_deref().is_some_and(|why| why.contains("on trial")))
+            );
+            assert!(!events.is_empty(), "it is tried, and traps at this tick");
+        }
+
         // Put right, it is taken without a restart.
         fs::write(dir.join("alpha.wasm"), Wat::run("(nop) (i32.const 8)").component()).unwrap();
         let events = process.step(Mood::Ordered).events;
