@@ -21,7 +21,7 @@ use steps::Steps;
 const HELP: &str = "\
 cargo xtask VERB
 
-  check [PART..]                    everything but the tests; parts: fmt clippy doc deny guests
+  check [PART..]                    everything but the tests; parts: fmt deny clippy doc guests
   test                              every test of the workspace, doc tests and loom models included
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
   guests                            builds what runs as WebAssembly, with the toolchain that this machine has
