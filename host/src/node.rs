@@ -5,6 +5,8 @@ mod maintenance;
 #[cfg(feature = "net")]
 mod reconfigure;
 #[cfg(feature = "net")]
+mod tuning;
+#[cfg(feature = "net")]
 mod whole;
 
 pub use builtins::{BUILTINS, builtins};

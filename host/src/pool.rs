@@ -407,6 +407,12 @@ impl Pool {
         })
     }
 
+    /// Its health, if it is live. One load.
+    pub fn health(&self, key: ConnKey) -> Option<u8> {
+        let word = self.tags.get(key.slot as usize)?.load();
+        (word.is_live() && word.conn() == key.conn).then(|| word.health())
+    }
+
     /// Whether the connection's peer was seen after `view`.
     pub fn seen_since(&self, key: ConnKey, view: Coarse) -> bool {
         let seen = self.last_seen.get(key.slot as usize);

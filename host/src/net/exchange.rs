@@ -7,7 +7,6 @@ use crate::peer::{NetGroup, PeerId, is_public};
 
 use super::Net;
 use super::node::Node;
-use super::requests::Waiter;
 use super::wire::{MAX_PEERS_TOLD, Told, decode_peers, encode_peers};
 
 impl Node {
@@ -57,8 +56,6 @@ impl Net {
             }
         });
         // A queue that is full, or a table of questions that is: the next tick asks somebody else.
-        chosen.is_some_and(|conn| {
-            conn.ask_peer("peers", &[], &self.node.config.frame_caps, Waiter::PeerList).is_ok()
-        })
+        chosen.is_some_and(|conn| self.node.ask_for_peers(&conn).is_ok())
     }
 }

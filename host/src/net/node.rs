@@ -16,6 +16,7 @@ use super::refusals::Refusals;
 use super::roster::Roster;
 use super::settings::{NetConfig, Rooms};
 use super::tls::Tls;
+use super::traffic::Traffic;
 use super::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, MAX_LISTEN, Message, clipped};
 use crate::journal::{Asker, Cause};
 use crate::peer::PeerId;
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) handlers: Handlers,
     pub(crate) roster: Roster,
     pub(crate) refusals: Refusals,
+    pub(crate) traffic: Traffic,
     pub(crate) boot_nonce: u64,
     pub(crate) dials: Arc<Semaphore>,
     pub(crate) farewells: Semaphore,
@@ -56,6 +58,7 @@ impl Node {
             handlers,
             roster: Roster::new(rooms.pool.capacity()),
             refusals: Refusals::default(),
+            traffic: Traffic::new(config.tuning.clone(), rand::random()),
             boot_nonce: rand::random(),
             dials: Arc::new(Semaphore::new(config.dials_at_once)),
             farewells: Semaphore::new(FAREWELLS),

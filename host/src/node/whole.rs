@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::builtins::builtins;
 use super::maintenance::{Maintenance, Options, TableLimits, Tables};
 use super::reconfigure::{ReadConfig, Reconfigurer, thresholds};
+use super::tuning::tuning;
 use crate::book::BookLimits;
 use crate::clock::Clock;
 use crate::config::{Bootstrap, Config, Guest, Guests, Manifest, Trust};
@@ -310,7 +311,15 @@ impl Node {
     /// Whoever can give this node another config. `read` reads it, `log` sets what is logged by it.
     pub fn reconfigurer(&self, read: ReadConfig, log: Box<dyn Fn(&Config) + Send + Sync>) -> Reconfigurer {
         let (pool, ticker) = (Arc::clone(&self.tables.pool), self.maintenance.handle().controls());
-        Reconfigurer::new(read, self.config.clone(), pool, ticker, Arc::clone(&self.measures), log)
+        Reconfigurer::new(
+            read,
+            self.config.clone(),
+            pool,
+            Arc::clone(&self.net),
+            ticker,
+            Arc::clone(&self.measures),
+            log,
+        )
     }
 
     /// Monotonic time of the start.
@@ -504,6 +513,7 @@ fn net_config(config: &Config) -> NetConfig {
         frame_caps: FrameCaps::up_to(config.net.max_frame as usize),
         outbox: OutboxLimits { data_bytes: config.net.queue_bytes as usize, ..defaults.outbox },
         bytes_per_second_per_peer: config.net.bytes_per_second_per_peer,
+        tuning: tuning(config),
         ..defaults
     }
 }
