@@ -2,14 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use groundskeeper::clock::SystemClock;
-use groundskeeper::config::{Bootstrap, Config, Mode, Overrides, Schedule};
+use groundskeeper::book::{Dial, DialOrder, Dialing};
+use groundskeeper::config::{Config, Mode, Overrides, Schedule};
 use groundskeeper::data::DataFolder;
 use groundskeeper::journal::{Cause, What};
-use groundskeeper::node::{Additions, Node};
-use groundskeeper::registry::{PhaseSpec, PhaseState};
+use groundskeeper::node::{Node, StartError};
+use groundskeeper::registry::PhaseState;
 use groundskeeper_sdk::host::{AnyPhase, View};
 use groundskeeper_sdk::memory::Memory;
 use groundskeeper_sdk::phase::Tick;
@@ -24,19 +25,12 @@ fn config(bootstrap: &[&Node]) -> Config {
     config.node.interval = Duration::from_millis(500);
     config.net.listen = vec!["127.0.0.1:0".parse().expect("a constant address")];
     config.net.allow_private = true;
-    config.net.bootstrap = bootstrap
-        .iter()
-        .map(|node| {
-            let address = node.net().local_addrs()[0];
-            Bootstrap { id: Some(node.id()), host: address.ip().to_string(), port: address.port() }
-        })
-        .collect();
+    config.net.bootstrap = bootstrap.iter().filter_map(|node| node.as_bootstrap()).collect();
     config
 }
 
 fn start(config: &Config, folder: &Path) -> Node {
-    let folder = DataFolder::open(folder).expect("a folder of our own");
-    Node::start(config, folder, SystemClock::new(), Additions::default()).expect("a good config")
+    Node::builder().config(config.clone()).data_dir(folder).start().expect("a good config")
 }
 
 /// Waits, beat by beat, until `node` has `n` connections.
@@ -118,7 +112,7 @@ async fn a_node_started_twice_is_refused_by_the_lock_and_the_first_goes_on() {
     stop(other).await;
     std::fs::remove_file(folder_without_key.path().join("node.key")).expect("there was a key");
     let reopened = DataFolder::open(folder_without_key.path()).expect("unlocked");
-    let error = Node::start(&config(&[]), reopened, SystemClock::new(), Additions::default()).err();
+    let error = Node::builder().config(config(&[])).data_folder(reopened).start().err();
     assert!(error.expect("no new identity").to_string().contains("node.key"));
 }
 
@@ -164,10 +158,12 @@ async fn what_phases_remember_outlives_the_process_and_what_cannot_be_loaded_is_
     config.net.listen = vec!["127.0.0.1:0".parse().unwrap()];
     let mut runs = Vec::new();
     for _process in 0..3 {
-        let spec = PhaseSpec::built_in("counter", "application", "1", Arc::new(Counter), Schedule::every(1));
-        let additions = Additions { phases: vec![spec], ..Additions::default() };
-        let data = DataFolder::open(&data).unwrap();
-        let node = Node::start(&config, data, SystemClock::new(), additions).unwrap();
+        let node = Node::builder()
+            .config(config.clone())
+            .data_dir(&data)
+            .phase("counter", Counter, Schedule::every(1))
+            .start()
+            .unwrap();
         let mut reports = node.maintenance().handle().reports();
         for _tick in 0..2 {
             timeout(PATIENCE, reports.recv()).await.unwrap().unwrap();
@@ -182,4 +178,63 @@ async fn what_phases_remember_outlives_the_process_and_what_cannot_be_loaded_is_
         runs.push(String::from_utf8(kept.value.memory.unwrap().bytes).unwrap().parse::<u32>().unwrap());
     }
     assert!(runs[0] >= 2 && runs[1] >= runs[0] + 2 && runs[2] >= runs[1] + 2, "{runs:?}");
+}
+
+#[tokio::test]
+async fn what_a_builder_is_not_given_or_given_wrong_is_named_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let builder = || Node::builder().data_dir(folder.path()).listen([]);
+    let told = |error: Option<StartError>| error.expect("not to start").to_string();
+    assert!(told(Node::builder().start().err()).contains("`data_dir`"));
+    let wrong = told(builder().network("Über uns").interval(Duration::from_millis(7)).start().err());
+    assert!(wrong.contains("node.network: \"Über uns\" is not 1 to 32 of a-z"), "{wrong}");
+    assert!(wrong.contains("node.interval") && wrong.contains("100ms to 1h"), "{wrong}");
+    assert!(!folder.path().join("node.key").exists(), "nothing was begun");
+    let twice =
+        builder().phase("counter", Counter, Schedule::every(1)).phase("counter", Counter, Schedule::every(2));
+    assert!(told(twice.start().err()).contains("two phases are called \"counter\""));
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert!(told(builder().listen([held.local_addr().unwrap()]).start().err()).contains("net.listen"));
+    let outside = std::thread::scope(|scope| scope.spawn(|| builder().start().err()).join().unwrap());
+    assert!(told(outside).contains("runtime"));
+}
+
+/// Counts what it is asked to dial, and has the network do it.
+struct Counting {
+    dials: AtomicU32,
+    net: Arc<dyn Dial>,
+}
+
+impl Dial for Counting {
+    fn dial(&self, order: DialOrder, ticket: Dialing) {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        self.net.dial(order, ticket);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_builders_own_dialer_and_name_are_used() {
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let first = start(&config(&[]), folders[0].path());
+    let (told, counting) = std::sync::mpsc::channel();
+    let second = Node::builder()
+        .config(config(&[&first]))
+        .data_dir(folders[1].path())
+        .application("wombat", "2.7")
+        .dialer(move |_, net| {
+            let dialer = Arc::new(Counting { dials: 0.into(), net: net.dialer() });
+            told.send(Arc::clone(&dialer)).unwrap();
+            dialer
+        })
+        .start()
+        .unwrap();
+    until_connected(&second, 1).await;
+    until_connected(&first, 1).await;
+    assert!(counting.recv().unwrap().dials.load(Ordering::Relaxed) >= 1);
+    assert_eq!(second.peers(), [first.id()]);
+    let pool = &first.tables().pool;
+    let (key, _) = pool.peers().remove(0);
+    assert_eq!(pool.link(key).unwrap().agent(), "wombat/2.7");
+    stop(second).await;
+    stop(first).await;
 }

@@ -8,7 +8,7 @@ use crate::book::Source;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::data::DataFolder;
-use crate::node::{Additions, Node, StartError};
+use crate::node::{Node, StartError};
 
 /// How many of the local nodes the main one is told of; the others it has to find.
 const INTRODUCED: usize = 2;
@@ -39,7 +39,8 @@ pub(super) fn start(
     // They are company, not the node that is looked at.
     theirs.guests.dir = None;
     let clock = || Arc::clone(clock) as Arc<dyn Clock>;
-    folders.into_iter().map(|folder| Node::start(&theirs, folder, clock(), Additions::default())).collect()
+    let start = |folder| Node::builder().config(theirs.clone()).data_folder(folder).clock(clock()).start();
+    folders.into_iter().map(start).collect()
 }
 
 /// Tells every local node where the main one is, and the main one where the first few of them are.
