@@ -8,3 +8,4 @@ mod rounds;
 mod slow;
 mod strangers;
 mod talking;
+mod transport;
