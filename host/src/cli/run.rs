@@ -130,10 +130,10 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     let starting = |socket| tokio::spawn(admin::serve_starting(socket, started.clone().cancelled_owned()));
     let starting = socket.map(starting);
     let clock = SystemClock::new();
-    let locals = local::start(&mut config, local_peers, &clock)?;
+    let locals = local::start(&mut config, local_peers, &clock).await?;
     let builder = Node::builder().config(config.clone()).data_folder(data).clock(clock);
     let builder = recorder.into_iter().fold(builder, NodeBuilder::recorder);
-    let node = builder.start();
+    let node = builder.start().await;
     started.cancel();
     let socket = match starting {
         Some(starting) => Some(starting.await?),

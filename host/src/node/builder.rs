@@ -15,7 +15,7 @@ use crate::book::Dial;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Bootstrap, Config, Problem, Schedule};
 use crate::data::DataFolder;
-use crate::net::{Handlers, Net};
+use crate::net::{Handlers, Identity, Net, Transport};
 use crate::record::Recorder;
 use crate::registry::{PhaseSpec, RejectedPhase};
 
@@ -24,6 +24,9 @@ const KIND: &str = "application";
 
 /// Makes the dialer of a node out of what the node has.
 pub(super) type MakeDialer = Box<dyn FnOnce(&Tables, &Arc<Net>) -> Arc<dyn Dial> + Send>;
+
+/// Makes what opens connections out of the node's key.
+pub(super) type MakeTransport = Box<dyn FnOnce(&Identity) -> Arc<dyn Transport> + Send>;
 
 /// A phase of the application's, until the application's version is known.
 pub(super) struct OwnPhase {
@@ -48,6 +51,7 @@ pub struct NodeBuilder {
     own: Vec<OwnPhase>,
     specs: Vec<PhaseSpec>,
     pub(super) rejected: Vec<RejectedPhase>,
+    pub(super) transport: Option<MakeTransport>,
     pub(super) dialer: Option<MakeDialer>,
     pub(super) recorder: Option<Recorder>,
 }
@@ -68,21 +72,25 @@ impl Node {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// let loopback = ["127.0.0.1:0".parse()?];
-    /// let handlers = Handlers::new().on_request("double", |_peer, number| async move { Ok([number.clone(), number].concat().into()) });
+    /// let handlers = Handlers::new()
+    ///     .on_request("double", |_peer, text| async move { Ok([&text[..], &text[..]].concat().into()) });
     /// let one = Node::builder()
     ///     .data_dir(folder.path().join("one"))
     ///     .listen(loopback)
     ///     .private_network()
     ///     .handlers(handlers)
-    ///     .start()?;
+    ///     .start()
+    ///     .await?;
     /// let two = Node::builder()
     ///     .data_dir(folder.path().join("two"))
     ///     .listen(loopback)
     ///     .private_network()
     ///     .bootstrap(one.as_bootstrap())
-    ///     .start()?;
+    ///     // The default is half a minute.
+    ///     .interval(Duration::from_millis(200))
+    ///     .start()
+    ///     .await?;
     ///
-    /// // Alone, a node looks for company several times a second.
     /// let mut beats = two.maintenance().handle().reports();
     /// while two.peers().is_empty() {
     ///     beats.recv().await?;
@@ -105,6 +113,7 @@ impl Node {
             own: Vec::new(),
             specs: Vec::new(),
             rejected: Vec::new(),
+            transport: None,
             dialer: None,
             recorder: None,
         }
@@ -205,6 +214,16 @@ impl NodeBuilder {
         self
     }
 
+    /// Carries connections in place of TLS over TCP. `make` is given the node's key, which the transport has to prove to
+    /// the other end if anybody else can reach its network.
+    pub fn transport<T: Transport>(
+        mut self,
+        make: impl FnOnce(&Identity) -> Arc<T> + Send + 'static,
+    ) -> Self {
+        self.transport = Some(Box::new(|identity| make(identity)));
+        self
+    }
+
     /// Opens connections when phases ask for them, in place of the network's own dialer, which is `net.dialer()`: to
     /// have a say in whom it dials, or to bring connections of another kind to `tables.pool`.
     pub fn dialer<D: Dial>(
@@ -225,7 +244,7 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then, and nothing in the folder has changed but for a key made for a new node.
-    pub fn start(mut self) -> Result<Node, StartError> {
+    pub async fn start(mut self) -> Result<Node, StartError> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(StartError::NoRuntime);
         }
@@ -235,7 +254,7 @@ impl NodeBuilder {
             Some(Folder::At(path)) => DataFolder::open(&path)?,
             None => DataFolder::open(self.config.node.data_dir.as_deref().ok_or(StartError::NoFolder)?)?,
         };
-        Node::start(self, folder)
+        Node::start(self, folder).await
     }
 
     /// What peers are told the node runs, if the application said so.

@@ -171,9 +171,9 @@ pub struct ShutdownStep {
 
 impl Node {
     /// Starts what `wanted` describes, with the locked folder as its own.
-    pub(super) fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
+    pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
         let (clock, own_phases, agent) = (wanted.clock_or_systems(), wanted.take_phases(), wanted.agent());
-        let NodeBuilder { config, handlers, mut rejected, dialer, recorder, .. } = wanted;
+        let NodeBuilder { config, handlers, mut rejected, transport, dialer, recorder, .. } = wanted;
         let folder = Arc::new(folder);
         let key = folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?;
         let identity =
@@ -196,7 +196,12 @@ impl Node {
             journal: Arc::clone(&tables.journal),
             clock: Arc::clone(&tables.clock),
         };
-        let net = Net::start(net_config(&config, agent), &identity, rooms, handlers).map_err(|source| {
+        let net_config = net_config(&config, agent);
+        let started = match transport {
+            None => Net::start(net_config, &identity, rooms, handlers),
+            Some(make) => Net::start_over(make(&identity), net_config, rooms, handlers).await,
+        };
+        let net = started.map_err(|source| {
             let listen: Vec<String> = config.net.listen.iter().map(ToString::to_string).collect();
             StartError::Listen { listen: listen.join(", "), source }
         })?;
