@@ -86,15 +86,10 @@ impl Node {
     ///     .listen(loopback)
     ///     .private_network()
     ///     .bootstrap(one.as_bootstrap())
-    ///     // The default is half a minute.
-    ///     .interval(Duration::from_millis(200))
     ///     .start()
     ///     .await?;
     ///
-    /// let mut beats = two.maintenance().handle().reports();
-    /// while two.peers().is_empty() {
-    ///     beats.recv().await?;
-    /// }
+    /// two.until_connected(1).await;
     /// let answer = two.net().request(one.id(), "double", b"ab", Duration::from_secs(5)).await?;
     /// assert_eq!(&answer[..], b"abab");
     ///

@@ -38,6 +38,9 @@ const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
 /// With fewer addresses to dial than the reconnect phase may dial at once, a peer is asked for more.
 const ENOUGH_TO_DIAL: usize = 8;
 
+/// How often the pool is looked at by who waits for connections: they take a round trip or more.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -145,6 +148,7 @@ fn kept(
 
 /// A running node.
 pub struct Node {
+    identity: Identity,
     tables: Tables,
     net: Arc<Net>,
     maintenance: Maintenance,
@@ -254,11 +258,29 @@ impl Node {
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
         let is_new = key.is_new;
-        Ok(Self { tables, net, maintenance, folder, supply, reload, stop, started, measures, config, is_new })
+        Ok(Self {
+            identity,
+            tables,
+            net,
+            maintenance,
+            folder,
+            supply,
+            reload,
+            stop,
+            started,
+            measures,
+            config,
+            is_new,
+        })
     }
 
     pub fn id(&self) -> PeerId {
         self.tables.pool.self_id()
+    }
+
+    /// The node's key, to sign as this node what is passed on by others.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Whether the folder was new, so that the node has a new key.
@@ -277,6 +299,13 @@ impl Node {
     /// Whom it is connected to now. O(n).
     pub fn peers(&self) -> Vec<PeerId> {
         self.tables.pool.peers().into_iter().map(|(_, naming)| naming.id).collect()
+    }
+
+    /// Returns once there are `at_least` connections; never, if they never are. Ends nothing if it is dropped.
+    pub async fn until_connected(&self, at_least: u32) {
+        while self.tables.pool.live() < at_least {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     pub fn tables(&self) -> &Tables {
