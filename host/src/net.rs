@@ -37,6 +37,7 @@ mod standing;
 mod tests;
 mod tls;
 mod traffic;
+mod transport;
 mod tuning;
 #[doc(hidden)]
 pub mod wire;
@@ -50,6 +51,7 @@ pub use handshake::HandshakeError;
 pub use identity::{BadKey, Identity};
 pub use requests::{MAX_PENDING, RequestError, WhenFull};
 pub use settings::{MAX_NETWORK, NetConfig, Rooms};
+pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, Unproven};
 pub use tuning::Tuning;
 
 use crate::book::{Dial, DialOrder};
@@ -58,6 +60,7 @@ use crate::pool::{Direction, PeerFacts};
 use dialer::Dialer;
 use handshake::Outgoing;
 use node::Node;
+use transport::{Carrier, Door};
 
 /// For aborted tasks to be gone: they only have to be polled once more.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
@@ -109,6 +112,29 @@ impl Net {
         Self::start_with(tls, config, identity, rooms, handlers)
     }
 
+    /// The same over a transport that the application brings, in place of TLS over TCP. The node is the pool's own id:
+    /// whether its peers can prove that is up to the transport. `config.listen` is bound in its order.
+    ///
+    /// Connections cost a box each and their reads and writes an indirect call; limits, deadlines, hellos, frames and all
+    /// that follows are the same.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, or a network name that is empty or too long.
+    pub async fn start_over(
+        transport: Arc<dyn Transport>,
+        config: NetConfig,
+        rooms: Rooms,
+        handlers: Handlers,
+    ) -> io::Result<Self> {
+        check_name(&config.network)?;
+        let mut doors = Vec::new();
+        for &address in &config.listen {
+            let listener = transport.bind(address).await.map_err(|error| no_listening(address, &error))?;
+            doors.push(Door::Own(listener));
+        }
+        Self::open(Carrier::Own(transport), doors, config, rooms, handlers)
+    }
+
     fn start_with(
         tls: Result<tls::Tls, rustls::Error>,
         config: NetConfig,
@@ -116,15 +142,8 @@ impl Net {
         rooms: Rooms,
         handlers: Handlers,
     ) -> io::Result<Self> {
-        let invalid = |words: String| io::Error::new(io::ErrorKind::InvalidInput, words);
         let tls = tls.map_err(|error| invalid(error.to_string()))?;
-        if config.network.is_empty() || config.network.len() > MAX_NETWORK {
-            return Err(invalid(format!(
-                "network {:?} has {} bytes; 1 to {MAX_NETWORK} are allowed",
-                config.network,
-                config.network.len()
-            )));
-        }
+        check_name(&config.network)?;
         if identity.peer_id() != rooms.pool.self_id() {
             return Err(invalid(format!(
                 "the key is that of {}, the pool that of {}",
@@ -133,12 +152,24 @@ impl Net {
             )));
         }
         let listeners = listener::bind(&config.listen)?;
-        let bound = listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
-        let node = Arc::new(Node::new(config, rooms, tls, handlers, Handle::current()));
+        let doors = listeners.into_iter().map(|listener| Door::Tls(listener, tls.clone())).collect();
+        Self::open(Carrier::Tls(tls), doors, config, rooms, handlers)
+    }
+
+    /// Starts to accept at `doors`.
+    fn open(
+        carrier: Carrier,
+        doors: Vec<Door>,
+        config: NetConfig,
+        rooms: Rooms,
+        handlers: Handlers,
+    ) -> io::Result<Self> {
+        let bound = doors.iter().map(Door::local_addr).collect::<io::Result<_>>()?;
+        let node = Arc::new(Node::new(config, rooms, carrier, handlers, Handle::current()));
         *node.bound.lock() = bound;
         answering::start_workers(&node);
-        for listener in listeners {
-            node.tracker.spawn(listener::serve(Arc::clone(&node), listener));
+        for door in doors {
+            node.tracker.spawn(listener::serve(Arc::clone(&node), door));
         }
         Ok(Self { node })
     }
@@ -239,6 +270,21 @@ impl TrafficReport for Net {
         };
         listed.conns.iter().flat_map(of).collect()
     }
+}
+
+fn invalid(words: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, words)
+}
+
+fn no_listening(address: SocketAddr, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+}
+
+fn check_name(network: &str) -> io::Result<()> {
+    if (1..=MAX_NETWORK).contains(&network.len()) {
+        return Ok(());
+    }
+    Err(invalid(format!("network {network:?} has {} bytes; 1 to {MAX_NETWORK} are allowed", network.len())))
 }
 
 impl Drop for Net {

@@ -1,19 +1,28 @@
 //! Whole nodes in one process, over real TLS on loopback: they find each other, are restarted, and stop in order.
 
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use groundskeeper::clock::SystemClock;
-use groundskeeper::config::{Bootstrap, Config, Mode, Overrides, Schedule};
+use groundskeeper::book::{Dial, DialOrder, Dialing};
+use groundskeeper::config::{Config, Mode, Overrides, Schedule};
 use groundskeeper::data::DataFolder;
 use groundskeeper::journal::{Cause, What};
-use groundskeeper::node::{Additions, Node};
-use groundskeeper::registry::{PhaseSpec, PhaseState};
+use groundskeeper::net::{BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, Unproven};
+use groundskeeper::node::{Node, StartError};
+use groundskeeper::peer::PeerId;
+use groundskeeper::registry::PhaseState;
 use groundskeeper_sdk::host::{AnyPhase, View};
 use groundskeeper_sdk::memory::Memory;
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::plan::Plan;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// Long enough for a loaded machine; nothing is asserted about how long things took.
@@ -24,19 +33,12 @@ fn config(bootstrap: &[&Node]) -> Config {
     config.node.interval = Duration::from_millis(500);
     config.net.listen = vec!["127.0.0.1:0".parse().expect("a constant address")];
     config.net.allow_private = true;
-    config.net.bootstrap = bootstrap
-        .iter()
-        .map(|node| {
-            let address = node.net().local_addrs()[0];
-            Bootstrap { id: Some(node.id()), host: address.ip().to_string(), port: address.port() }
-        })
-        .collect();
+    config.net.bootstrap = bootstrap.iter().filter_map(|node| node.as_bootstrap()).collect();
     config
 }
 
-fn start(config: &Config, folder: &Path) -> Node {
-    let folder = DataFolder::open(folder).expect("a folder of our own");
-    Node::start(config, folder, SystemClock::new(), Additions::default()).expect("a good config")
+async fn start(config: &Config, folder: &Path) -> Node {
+    Node::builder().config(config.clone()).data_dir(folder).start().await.expect("a good config")
 }
 
 /// Waits, beat by beat, until `node` has `n` connections.
@@ -75,10 +77,10 @@ async fn stop(node: Node) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() {
     let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().expect("a temporary folder")).collect();
-    let first = start(&config(&[]), folders[0].path());
+    let first = start(&config(&[]), folders[0].path()).await;
     let mut others = Vec::new();
     for folder in &folders[1..] {
-        others.push(start(&config(&[&first]), folder.path()));
+        others.push(start(&config(&[&first]), folder.path()).await);
     }
     // Each learns of the others from the first, by peer exchange.
     until_connected(&first, 3).await;
@@ -93,7 +95,7 @@ async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() 
     let goodbye = first.tables().journal.explain(&id);
     let record = goodbye.iter().find(|record| record.what == What::Disconnect).expect("explained");
     assert_eq!(record.cause, Some(Cause::RemoteGoodbye), "{record:?}");
-    let back = start(&config(&[]), folders[3].path());
+    let back = start(&config(&[]), folders[3].path()).await;
     assert_eq!((back.id(), back.is_new()), (id, false));
     until_connected(&back, 3).await;
     until_connected(&first, 3).await;
@@ -108,17 +110,17 @@ async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_started_twice_is_refused_by_the_lock_and_the_first_goes_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let node = start(&config(&[]), folder.path());
+    let node = start(&config(&[]), folder.path()).await;
     let second = DataFolder::open(folder.path()).expect_err("locked");
     assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
     assert!(folder.path().join("node.key").exists());
     stop(node).await;
     let folder_without_key = tempfile::tempdir().expect("a temporary folder");
-    let other = start(&config(&[]), folder_without_key.path());
+    let other = start(&config(&[]), folder_without_key.path()).await;
     stop(other).await;
     std::fs::remove_file(folder_without_key.path().join("node.key")).expect("there was a key");
     let reopened = DataFolder::open(folder_without_key.path()).expect("unlocked");
-    let error = Node::start(&config(&[]), reopened, SystemClock::new(), Additions::default()).err();
+    let error = Node::builder().config(config(&[])).data_folder(reopened).start().await.err();
     assert!(error.expect("no new identity").to_string().contains("node.key"));
 }
 
@@ -164,10 +166,13 @@ async fn what_phases_remember_outlives_the_process_and_what_cannot_be_loaded_is_
     config.net.listen = vec!["127.0.0.1:0".parse().unwrap()];
     let mut runs = Vec::new();
     for _process in 0..3 {
-        let spec = PhaseSpec::built_in("counter", "application", "1", Arc::new(Counter), Schedule::every(1));
-        let additions = Additions { phases: vec![spec], ..Additions::default() };
-        let data = DataFolder::open(&data).unwrap();
-        let node = Node::start(&config, data, SystemClock::new(), additions).unwrap();
+        let node = Node::builder()
+            .config(config.clone())
+            .data_dir(&data)
+            .phase("counter", Counter, Schedule::every(1))
+            .start()
+            .await
+            .unwrap();
         let mut reports = node.maintenance().handle().reports();
         for _tick in 0..2 {
             timeout(PATIENCE, reports.recv()).await.unwrap().unwrap();
@@ -182,4 +187,134 @@ async fn what_phases_remember_outlives_the_process_and_what_cannot_be_loaded_is_
         runs.push(String::from_utf8(kept.value.memory.unwrap().bytes).unwrap().parse::<u32>().unwrap());
     }
     assert!(runs[0] >= 2 && runs[1] >= runs[0] + 2 && runs[2] >= runs[1] + 2, "{runs:?}");
+}
+
+#[tokio::test]
+async fn what_a_builder_is_not_given_or_given_wrong_is_named_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let builder = || Node::builder().data_dir(folder.path()).listen([]);
+    let told = |error: Option<StartError>| error.expect("not to start").to_string();
+    assert!(told(Node::builder().start().await.err()).contains("`data_dir`"));
+    let wrong = told(builder().network("Über uns").interval(Duration::from_millis(7)).start().await.err());
+    assert!(wrong.contains("node.network: \"Über uns\" is not 1 to 32 of a-z"), "{wrong}");
+    assert!(wrong.contains("node.interval") && wrong.contains("100ms to 1h"), "{wrong}");
+    assert!(!folder.path().join("node.key").exists(), "nothing was begun");
+    let twice =
+        builder().phase("counter", Counter, Schedule::every(1)).phase("counter", Counter, Schedule::every(2));
+    assert!(told(twice.start().await.err()).contains("two phases are called \"counter\""));
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    assert!(told(builder().listen([held.local_addr().unwrap()]).start().await.err()).contains("net.listen"));
+    let elsewhere = || {
+        // Polled by hand on a thread that tokio knows nothing of.
+        let mut start = std::pin::pin!(builder().start());
+        match start.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ended) => ended.err(),
+            Poll::Pending => None,
+        }
+    };
+    assert!(told(std::thread::scope(|scope| scope.spawn(elsewhere).join().unwrap())).contains("runtime"));
+}
+
+/// Counts what it is asked to dial, and has the network do it.
+struct Counting {
+    dials: AtomicU32,
+    net: Arc<dyn Dial>,
+}
+
+impl Dial for Counting {
+    fn dial(&self, order: DialOrder, ticket: Dialing) {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        self.net.dial(order, ticket);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_builders_own_dialer_and_name_are_used() {
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let first = start(&config(&[]), folders[0].path()).await;
+    let (told, counting) = std::sync::mpsc::channel();
+    let second = Node::builder()
+        .config(config(&[&first]))
+        .data_dir(folders[1].path())
+        .application("wombat", "2.7")
+        .dialer(move |_, net| {
+            let dialer = Arc::new(Counting { dials: 0.into(), net: net.dialer() });
+            told.send(Arc::clone(&dialer)).unwrap();
+            dialer
+        })
+        .start()
+        .await
+        .unwrap();
+    until_connected(&second, 1).await;
+    until_connected(&first, 1).await;
+    assert!(counting.recv().unwrap().dials.load(Ordering::Relaxed) >= 1);
+    assert_eq!(second.peers(), [first.id()]);
+    let pool = &first.tables().pool;
+    let (key, _) = pool.peers().remove(0);
+    assert_eq!(pool.link(key).unwrap().agent(), "wombat/2.7");
+    stop(second).await;
+    stop(first).await;
+}
+
+/// Plain TCP on which each end says who it is, and is believed: a network that nobody else can reach.
+struct Plain(PeerId);
+
+struct PlainListener(PeerId, TcpListener);
+
+async fn believe(me: PeerId, mut stream: TcpStream) -> Result<(BoxedStream, PeerId), HandshakeError> {
+    stream.write_all(me.as_bytes()).await?;
+    let mut other = [0; 32];
+    stream.read_exact(&mut other).await?;
+    Ok((Box::new(stream), PeerId::from_bytes(other)))
+}
+
+impl Transport for Plain {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>> {
+        let me = self.0;
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            Ok(Box::pin(believe(me, stream)) as Unproven)
+        })
+    }
+
+    fn bind(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        let me = self.0;
+        Box::pin(async move {
+            Ok(Box::new(PlainListener(me, TcpListener::bind(address).await?)) as Box<dyn Listener>)
+        })
+    }
+}
+
+impl Listener for PlainListener {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Unproven, SocketAddr)>> {
+        let Self(me, listener) = self;
+        Box::pin(async move {
+            let (stream, from) = listener.accept().await?;
+            Ok((Box::pin(believe(*me, stream)) as Unproven, from))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.1.local_addr()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_whose_builders_were_given_a_transport_mesh_over_it() {
+    let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let plain = |bootstrap: &[&Node], at: usize| {
+        let builder = Node::builder().config(config(bootstrap)).data_dir(folders[at].path());
+        builder.transport(|key: &Identity| Arc::new(Plain(key.peer_id()))).start()
+    };
+    let first = plain(&[], 0).await.unwrap();
+    let second = plain(&[&first], 1).await.unwrap();
+    // Over TLS nobody gets in: the ids would be taken for the beginning of a handshake.
+    let stranger = start(&config(&[&first]), folders[2].path()).await;
+    until_connected(&second, 1).await;
+    until_connected(&first, 1).await;
+    assert_eq!((first.peers(), second.peers()), (vec![second.id()], vec![first.id()]));
+    assert!(stranger.peers().is_empty());
+    for node in [stranger, second, first] {
+        stop(node).await;
+    }
 }

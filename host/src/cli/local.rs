@@ -8,7 +8,7 @@ use crate::book::Source;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::data::DataFolder;
-use crate::node::{Additions, Node, StartError};
+use crate::node::{Node, StartError};
 
 /// How many of the local nodes the main one is told of; the others it has to find.
 const INTRODUCED: usize = 2;
@@ -23,7 +23,7 @@ fn loopback() -> SocketAddr {
 }
 
 /// Starts one node per folder. Each is like the main node but for its port, and knows nobody yet.
-pub(super) fn start(
+pub(super) async fn start(
     config: &mut Config,
     folders: Vec<DataFolder>,
     clock: &Arc<SystemClock>,
@@ -38,8 +38,12 @@ pub(super) fn start(
     theirs.journal.file = None;
     // They are company, not the node that is looked at.
     theirs.guests.dir = None;
-    let clock = || Arc::clone(clock) as Arc<dyn Clock>;
-    folders.into_iter().map(|folder| Node::start(&theirs, folder, clock(), Additions::default())).collect()
+    let mut locals = Vec::new();
+    for folder in folders {
+        let clock = Arc::clone(clock) as Arc<dyn Clock>;
+        locals.push(Node::builder().config(theirs.clone()).data_folder(folder).clock(clock).start().await?);
+    }
+    Ok(locals)
 }
 
 /// Tells every local node where the main one is, and the main one where the first few of them are.

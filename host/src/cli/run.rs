@@ -15,12 +15,12 @@ use tokio_util::task::TaskTracker;
 
 use super::{RunArgs, SetLevel, admin_socket, configured, data_dir, exit, local, notify, refuse_config};
 use crate::admin::{self, AdminSocket, Desk, Reconfigure};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::cycle::BeatReport;
 use crate::data::{DataError, DataFolder};
 use crate::metrics::{Metrics, Sources};
-use crate::node::{Additions, Node, ReadConfig, Reconfigurer, ShutdownStep, StartError};
+use crate::node::{Node, NodeBuilder, ReadConfig, Reconfigurer, ShutdownStep, StartError};
 use crate::record::{Recorder, RecorderOptions};
 use crate::reload::ReloadHandle;
 
@@ -130,9 +130,10 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     let starting = |socket| tokio::spawn(admin::serve_starting(socket, started.clone().cancelled_owned()));
     let starting = socket.map(starting);
     let clock = SystemClock::new();
-    let locals = local::start(&mut config, local_peers, &clock)?;
-    let additions = Additions { recorder, ..Additions::default() };
-    let node = Node::start(&config, data, clock as Arc<dyn Clock>, additions);
+    let locals = local::start(&mut config, local_peers, &clock).await?;
+    let builder = Node::builder().config(config.clone()).data_folder(data).clock(clock);
+    let builder = recorder.into_iter().fold(builder, NodeBuilder::recorder);
+    let node = builder.start().await;
     started.cancel();
     let socket = match starting {
         Some(starting) => Some(starting.await?),

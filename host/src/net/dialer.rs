@@ -4,10 +4,9 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use super::handshake::{Greeted, HandshakeError, Outgoing, settle};
 use super::node::Node;
+use super::transport::Begun;
 use crate::book::{Dial, DialFailure, DialOrder, Dialing};
 use crate::pool::Direction;
 
@@ -43,25 +42,31 @@ impl Dial for Dialer {
 impl Node {
     async fn attempt(self: Arc<Self>, outgoing: Outgoing, ticket: Dialing) {
         let limit = self.config.connect_timeout;
-        let connect = tokio::time::timeout(limit, TcpStream::connect(outgoing.order.address));
+        let connect = tokio::time::timeout(limit, self.carrier.connect(outgoing.order.address));
         let connected = tokio::select! {
             biased;
             () = self.stop.cancelled() => return ticket.failed(&DialFailure::Abandoned),
             connected = connect => connected,
         };
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
+        let begun = match connected {
+            Ok(Ok(begun)) => begun,
             Ok(Err(error)) => return ticket.failed(&no_connection(&error)),
             Err(_) => return ticket.failed(&DialFailure::TimedOut),
         };
-        // Only delays small frames, if it fails.
-        _ = stream.set_nodelay(true);
         let mut ticket = Some(ticket);
         let limit = self.config.handshake_timeout;
         let handshake = tokio::time::timeout(limit, async {
-            let (stream, peer) = self.tls.connect(stream).await?;
             let connected = |peer| ticket.take().map(|ticket| ticket.connected(peer));
-            self.greet_outbound(stream, peer, outgoing, connected).await
+            match begun {
+                Begun::Tls(stream, tls) => {
+                    let (stream, peer) = tls.connect(stream).await?;
+                    self.greet_outbound(stream, peer, outgoing, connected).await
+                }
+                Begun::Own(unproven) => {
+                    let (stream, peer) = unproven.await?;
+                    self.greet_outbound(stream, peer, outgoing, connected).await
+                }
+            }
         });
         let ended = tokio::select! {
             biased;

@@ -3,9 +3,13 @@
 use std::fmt;
 
 use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use crate::peer::PeerId;
+
+/// Stands before everything that an application signs: none of it can be taken for a TLS handshake, which the same key
+/// signs too.
+const SIGNED: &[u8] = b"groundskeeper application signature 1\0";
 
 /// The secret ed25519 key that a node is known by.
 #[derive(Clone)]
@@ -48,6 +52,20 @@ impl Identity {
     pub fn peer_id(&self) -> PeerId {
         self.peer_id
     }
+
+    /// Signs `message` as this node, for [`Identity::has_signed`] on any other. What the message is for belongs into it: a
+    /// signature over one kind must not pass for another. About 30 microseconds.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let pair = Ed25519KeyPair::from_pkcs8(&self.pkcs8).expect("the key was read when it was given");
+        let signature = pair.sign(&[SIGNED, message].concat());
+        signature.as_ref().try_into().expect("an ed25519 signature has 64 bytes")
+    }
+
+    /// Whether `signature` is that of the node `peer` over `message`. Any bytes may be asked about. About 50 microseconds.
+    pub fn has_signed(peer: &PeerId, message: &[u8], signature: &[u8]) -> bool {
+        let key = UnparsedPublicKey::new(&ED25519, peer.as_bytes());
+        key.verify(&[SIGNED, message].concat(), signature).is_ok()
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -70,6 +88,21 @@ mod tests {
         *damaged.last_mut().unwrap() ^= 1;
         assert!(Identity::from_pkcs8(&damaged).is_err());
         assert!(Identity::from_pkcs8(b"").is_err());
+    }
+
+    #[test]
+    fn what_is_signed_is_known_by_its_signer_and_its_words() {
+        let (one, other) = (Identity::generate(), Identity::generate());
+        let signature = one.sign(b"words");
+        assert!(Identity::has_signed(&one.peer_id(), b"words", &signature));
+        assert!(!Identity::has_signed(&other.peer_id(), b"words", &signature));
+        assert!(!Identity::has_signed(&one.peer_id(), b"word", &signature));
+        assert!(!Identity::has_signed(&one.peer_id(), b"words", &signature[1..]));
+        // The bare key has not signed the bare words: no signature of TLS's is one of ours, nor the other way round.
+        let bare = Ed25519KeyPair::from_pkcs8(one.to_pkcs8()).unwrap().sign(b"words");
+        assert!(!Identity::has_signed(&one.peer_id(), b"words", bare.as_ref()));
+        let id = one.peer_id();
+        assert!(UnparsedPublicKey::new(&ED25519, id.as_bytes()).verify(b"words", &signature).is_err());
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::handshake::HandshakeError;
 use super::node::Node;
 use super::refusals::Refusal;
+use super::transport::{Begun, Door, prompt};
 use crate::peer::canonical;
 use crate::pool::{Admission, Direction};
 
@@ -26,10 +27,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 pub(crate) fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     addresses
         .iter()
-        .map(|&address| {
-            bind_one(address, addresses)
-                .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
-        })
+        .map(|&address| bind_one(address, addresses).map_err(|error| super::no_listening(address, &error)))
         .collect()
 }
 
@@ -51,18 +49,18 @@ fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
 }
 
 /// Accepts until the node stops.
-pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
+pub(crate) async fn serve(node: Arc<Node>, door: Door) {
     let mut wait = BACKOFF.0;
     loop {
         let accepted = tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = door.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => {
+            Ok((begun, address)) => {
                 wait = BACKOFF.0;
-                node.admit(stream, canonical(address));
+                node.admit(begun, canonical(address));
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(_) => {
@@ -86,27 +84,33 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 impl Node {
-    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+    fn admit(self: &Arc<Self>, begun: Begun, address: SocketAddr) {
         match self.rooms.pool.admit(Direction::Inbound, address) {
             Ok(admission) => {
                 let node = Arc::clone(self);
                 self.tracker
-                    .spawn_on(async move { node.welcome(stream, address, admission).await }, &self.runtime);
+                    .spawn_on(async move { node.welcome(begun, address, admission).await }, &self.runtime);
             }
             Err(denied) => {
-                drop(stream);
+                drop(begun);
                 self.refuse(Refusal::Limit, address, || denied.to_string());
             }
         }
     }
 
-    async fn welcome(self: Arc<Self>, stream: TcpStream, address: SocketAddr, admission: Admission) {
-        // Only delays small frames, if it fails.
-        _ = stream.set_nodelay(true);
+    async fn welcome(self: Arc<Self>, begun: Begun, address: SocketAddr, admission: Admission) {
         let limit = self.config.handshake_timeout;
         let handshake = tokio::time::timeout(limit, async {
-            let (stream, peer) = self.tls.accept(stream).await?;
-            self.greet_inbound(stream, peer, address, admission).await
+            match begun {
+                Begun::Tls(stream, tls) => {
+                    let (stream, peer) = tls.accept(prompt(stream)).await?;
+                    self.greet_inbound(stream, peer, address, admission).await
+                }
+                Begun::Own(unproven) => {
+                    let (stream, peer) = unproven.await?;
+                    self.greet_inbound(stream, peer, address, admission).await
+                }
+            }
         });
         let ended = tokio::select! {
             biased;

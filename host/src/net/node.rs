@@ -15,8 +15,8 @@ use super::handlers::Handlers;
 use super::refusals::Refusals;
 use super::roster::Roster;
 use super::settings::{NetConfig, Rooms};
-use super::tls::Tls;
 use super::traffic::Traffic;
+use super::transport::Carrier;
 use super::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, MAX_LISTEN, Message, clipped};
 use crate::journal::{Asker, Cause};
 use crate::peer::PeerId;
@@ -30,7 +30,7 @@ pub(crate) struct Node {
     pub(crate) config: NetConfig,
     pub(crate) rooms: Rooms,
     pub(crate) self_id: PeerId,
-    pub(crate) tls: Tls,
+    pub(crate) carrier: Carrier,
     pub(crate) handlers: Handlers,
     pub(crate) roster: Roster,
     pub(crate) refusals: Refusals,
@@ -48,13 +48,13 @@ impl Node {
     pub(crate) fn new(
         config: NetConfig,
         rooms: Rooms,
-        tls: Tls,
+        carrier: Carrier,
         handlers: Handlers,
         runtime: Handle,
     ) -> Self {
         Self {
             self_id: rooms.pool.self_id(),
-            tls,
+            carrier,
             handlers,
             roster: Roster::new(rooms.pool.capacity()),
             refusals: Refusals::default(),

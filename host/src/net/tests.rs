@@ -9,3 +9,4 @@ mod rounds;
 mod slow;
 mod strangers;
 mod talking;
+mod transport;

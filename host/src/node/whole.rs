@@ -12,23 +12,23 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::builder::NodeBuilder;
 use super::builtins::builtins;
 use super::maintenance::{Maintenance, Options, TableLimits, Tables};
 use super::reconfigure::{ReadConfig, Reconfigurer, thresholds};
 use super::tuning::tuning;
 use crate::book::BookLimits;
 use crate::clock::Clock;
-use crate::config::{Bootstrap, Config, Guest, Guests, Manifest, Trust};
+use crate::config::{Bootstrap, Config, Guest, Guests, Manifest, Problem, Trust};
 use crate::cycle::{BeatReport, Cycle, Measures};
 use crate::data::{DataError, DataFolder, KeptPhase};
 use crate::engine::{Fence, PhaseThread};
 use crate::flow::{BroadcastLimits, OutboxLimits};
 use crate::journal::{JournalFile, JournalLimits};
 use crate::loader::{Loader, Unfit};
-use crate::net::{FrameCaps, Handlers, Identity, Net, NetConfig, Rooms};
+use crate::net::{FrameCaps, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
-use crate::record::Recorder;
 use crate::registry::{BadPhases, PhaseSpec, RejectedPhase};
 use crate::reload::{self, Between, Keeper, KeeperOptions, ReloadHandle, Stage, StartFrom};
 use crate::ticker::AfterTick;
@@ -39,10 +39,21 @@ const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
 /// With fewer addresses to dial than the reconnect phase may dial at once, a peer is asked for more.
 const ENOUGH_TO_DIAL: usize = 8;
 
+/// How often the pool is looked at by who waits for connections: they take a round trip or more.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    #[error("a node runs on tokio and there is no runtime here; call `start` inside of one")]
+    NoRuntime,
+    #[error(
+        "no data folder is named; give the node one with `data_dir`, or with node.data_dir in its config"
+    )]
+    NoFolder,
+    #[error("{}", lines(.0))]
+    Settings(Vec<Problem>),
     #[error(transparent)]
     Data(#[from] DataError),
     #[error("the key in the data folder is damaged: {0}; restore node.key from a copy")]
@@ -55,6 +66,10 @@ pub enum StartError {
     Phases(#[from] BadPhases),
     #[error("phases cannot be loaded: {0}")]
     Guests(String),
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Loads phases once there is one to load: most nodes that run beside others in a process have none.
@@ -132,21 +147,9 @@ fn kept(
     Ok(kept)
 }
 
-/// What an application adds to a node.
-#[derive(Default)]
-pub struct Additions {
-    /// Its requests and broadcasts.
-    pub handlers: Handlers,
-    /// Its own phases, run behind the built-ins.
-    pub phases: Vec<PhaseSpec>,
-    /// Phases that it wanted and could not make, to be shown with their reasons.
-    pub rejected: Vec<RejectedPhase>,
-    /// Writes every beat into a file.
-    pub recorder: Option<Recorder>,
-}
-
 /// A running node.
 pub struct Node {
+    identity: Identity,
     tables: Tables,
     net: Arc<Net>,
     maintenance: Maintenance,
@@ -172,22 +175,16 @@ pub struct ShutdownStep {
 }
 
 impl Node {
-    /// Starts a node on the current tokio runtime, with the locked folder as its own.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing runs then, and nothing in the folder has changed but for a key made for a new node.
-    pub fn start(
-        config: &Config,
-        folder: DataFolder,
-        clock: Arc<dyn Clock>,
-        additions: Additions,
-    ) -> Result<Self, StartError> {
+    /// Starts what `wanted` describes, with the locked folder as its own.
+    pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
+        let (clock, own_phases, agent) = (wanted.clock_or_systems(), wanted.take_phases(), wanted.agent());
+        let NodeBuilder { config, handlers, mut rejected, transport, dialer, recorder, .. } = wanted;
         let folder = Arc::new(folder);
         let key = folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?;
         let identity =
             Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
         let tables =
-            Tables::new(identity.peer_id(), table_limits(config), clock, journal_file(config, &folder)?);
+            Tables::new(identity.peer_id(), table_limits(&config), clock, journal_file(&config, &folder)?);
         let book = folder.load_book()?;
         let schedule = folder.load_schedule()?;
         for warning in [&book.warning, &schedule.warning].into_iter().flatten() {
@@ -204,19 +201,23 @@ impl Node {
             journal: Arc::clone(&tables.journal),
             clock: Arc::clone(&tables.clock),
         };
-        let net = Net::start(net_config(config), &identity, rooms, additions.handlers).map_err(|source| {
+        let net_config = net_config(&config, agent);
+        let started = match transport {
+            None => Net::start(net_config, &identity, rooms, handlers),
+            Some(make) => Net::start_over(make(&identity), net_config, rooms, handlers).await,
+        };
+        let net = started.map_err(|source| {
             let listen: Vec<String> = config.net.listen.iter().map(ToString::to_string).collect();
             StartError::Listen { listen: listen.join(", "), source }
         })?;
         let net = Arc::new(net);
         let mut phases = builtins(&config.phases);
-        phases.extend(additions.phases);
-        let mut rejected = additions.rejected;
+        phases.extend(own_phases);
         let kept = kept(&folder, &mut phases, &mut rejected)?;
         let thresholds = thresholds(&config.pool);
         let options = Options {
             interval: config.node.interval,
-            dialer: Some(net.dialer()),
+            dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&tables, &net))),
             thresholds,
             stale_after: config.stale_after(),
             fence: Fence::Thread(PhaseThread::new()),
@@ -225,7 +226,7 @@ impl Node {
             rejected,
             guests: config.guests.clone(),
             after_tick: Some(saver(Arc::clone(&folder))),
-            recorder: additions.recorder,
+            recorder,
             ..Options::default()
         };
         let started = tables.clock.mono();
@@ -240,7 +241,7 @@ impl Node {
             };
             tracing::error!(starts = earlier, runs, "the last starts did not come to their second tick");
         }
-        let mut keeper = keeper(config, &folder, &tables.clock);
+        let mut keeper = keeper(&config, &folder, &tables.clock);
         let maintenance = Maintenance::start_with(&tables, phases, options, |cycle| {
             let Some((_, keeper)) = &mut keeper else { return Ok(()) };
             let mut desk = |change: Between| {
@@ -259,6 +260,7 @@ impl Node {
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));
         let is_new = key.is_new;
         Ok(Self {
+            identity,
             tables,
             net,
             maintenance,
@@ -268,7 +270,7 @@ impl Node {
             stop,
             started,
             measures,
-            config: config.clone(),
+            config,
             is_new,
         })
     }
@@ -277,9 +279,34 @@ impl Node {
         self.tables.pool.self_id()
     }
 
+    /// The node's key, to sign as this node what is passed on by others.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// Whether the folder was new, so that the node has a new key.
     pub fn is_new(&self) -> bool {
         self.is_new
+    }
+
+    /// This node as others name it to begin with: its id, at the first address that it advertises or listens on. None if
+    /// it does neither.
+    pub fn as_bootstrap(&self) -> Option<Bootstrap> {
+        let bound = self.net.local_addrs();
+        let at = self.config.net.advertise.first().or(bound.first())?;
+        Some(Bootstrap { id: Some(self.id()), host: at.ip().to_string(), port: at.port() })
+    }
+
+    /// Whom it is connected to now. O(n).
+    pub fn peers(&self) -> Vec<PeerId> {
+        self.tables.pool.peers().into_iter().map(|(_, naming)| naming.id).collect()
+    }
+
+    /// Returns once there are `at_least` connections; never, if they never are. Ends nothing if it is dropped.
+    pub async fn until_connected(&self, at_least: u32) {
+        while self.tables.pool.live() < at_least {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     pub fn tables(&self) -> &Tables {
@@ -501,12 +528,13 @@ fn table_limits(config: &Config) -> TableLimits {
     }
 }
 
-fn net_config(config: &Config) -> NetConfig {
+fn net_config(config: &Config, agent: Option<String>) -> NetConfig {
     let defaults = NetConfig::default();
     NetConfig {
         network: config.node.network.clone(),
         listen: config.net.listen.clone(),
         advertise: config.net.advertise.clone(),
+        agent: agent.unwrap_or_else(|| defaults.agent.clone()),
         bootstrap: config.net.bootstrap.clone(),
         handshake_timeout: config.net.handshake_timeout,
         answer_timeout: config.net.request_timeout,

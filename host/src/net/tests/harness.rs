@@ -17,7 +17,7 @@ use crate::journal::{Asker, Cause, Journal, JournalLimits, Outcome, Record, What
 use crate::net::frame::{FrameCaps, HEADER};
 use crate::net::tls::Tls;
 use crate::net::wire::{Hello, Message};
-use crate::net::{Handlers, Identity, Net, NetConfig, Rooms};
+use crate::net::{Handlers, Identity, Net, NetConfig, Rooms, Transport};
 use crate::peer::PeerId;
 use crate::pool::{Pool, PoolLimits};
 
@@ -100,22 +100,56 @@ pub(super) struct TestNode {
 
 impl Setup {
     pub(super) fn start(self) -> TestNode {
+        let (house, config, handlers) = self.furnish();
+        let net = Net::start(config, &house.identity, house.rooms.clone(), handlers).unwrap();
+        house.with(net)
+    }
+
+    /// The same without TLS and TCP.
+    pub(super) async fn start_over(self, transport: Arc<dyn Transport>) -> TestNode {
+        let (house, config, handlers) = self.furnish();
+        let net = Net::start_over(transport, config, house.rooms.clone(), handlers).await.unwrap();
+        house.with(net)
+    }
+
+    /// What comes of listening at `address` over `transport`.
+    pub(super) async fn try_over(
+        self,
+        transport: Arc<dyn Transport>,
+        address: SocketAddr,
+    ) -> std::io::Result<()> {
+        let (house, config, handlers) = self.furnish();
+        let config = NetConfig { listen: vec![address], ..config };
+        Net::start_over(transport, config, house.rooms, handlers).await.map(drop)
+    }
+
+    fn furnish(self) -> (House, NetConfig, Handlers) {
         let Setup { identity, config, pool, book, broadcasts, journal, handlers } = self;
         let later = Arc::new(LaterClock { clock: SystemClock::new(), later_ms: AtomicU64::new(0) });
         let clock: Arc<dyn Clock> = later.clone();
         let journal = Journal::new(Arc::clone(&clock), journal, None);
-        let pool = Pool::new(identity.peer_id(), pool, Arc::clone(&clock), Arc::clone(&journal));
-        let book = Book::new(book, Arc::clone(&clock), Arc::clone(&journal));
-        let broadcasts = Arc::new(Broadcasts::new(broadcasts));
         let rooms = Rooms {
-            pool: Arc::clone(&pool),
-            book: Arc::clone(&book),
-            broadcasts,
-            journal: Arc::clone(&journal),
+            pool: Pool::new(identity.peer_id(), pool, Arc::clone(&clock), Arc::clone(&journal)),
+            book: Book::new(book, Arc::clone(&clock), Arc::clone(&journal)),
+            broadcasts: Arc::new(Broadcasts::new(broadcasts)),
+            journal,
             clock,
         };
-        let net = Net::start(config, &identity, rooms, handlers).unwrap();
-        TestNode { net, identity, pool, book, journal, clock: later }
+        (House { identity, rooms, later }, config, handlers)
+    }
+}
+
+/// A node but for its network.
+struct House {
+    identity: Identity,
+    rooms: Rooms,
+    later: Arc<LaterClock>,
+}
+
+impl House {
+    fn with(self, net: Net) -> TestNode {
+        let Self { identity, rooms: Rooms { pool, book, journal, .. }, later: clock } = self;
+        TestNode { net, identity, pool, book, journal, clock }
     }
 }
 
