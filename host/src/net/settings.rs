@@ -41,6 +41,8 @@ pub struct NetConfig {
     pub outbox: OutboxLimits,
     /// What is read from one peer on average; bursts of a second's worth pass. The rest waits in the sender.
     pub bytes_per_second_per_peer: u64,
+    /// Boot nonce, ping nonces and choices by chance follow from it, for simulations; none: nobody can guess them.
+    pub seed: Option<u64>,
 }
 
 impl Default for NetConfig {
@@ -59,6 +61,7 @@ impl Default for NetConfig {
             frame_caps: FrameCaps::default(),
             outbox: OutboxLimits::default(),
             bytes_per_second_per_peer: 16 << 20,
+            seed: None,
         }
     }
 }
