@@ -16,6 +16,7 @@ pub mod admin;
 #[cfg(feature = "cli")]
 pub mod author;
 pub mod book;
+pub mod chance;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod clock;

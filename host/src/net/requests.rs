@@ -249,8 +249,10 @@ impl Pending {
     pub(crate) fn end(&self) {
         let mut open = self.0.lock();
         open.ended = true;
-        let waiting = std::mem::take(&mut open.waiting);
+        let mut waiting: Vec<_> = std::mem::take(&mut open.waiting).into_iter().collect();
         drop(open);
+        // In the order in which they asked: a simulation that is run again wakes them as before.
+        waiting.sort_unstable_by_key(|(id, _)| *id);
         drop(waiting);
     }
 

@@ -126,7 +126,7 @@ where
             ending: None,
             answering: Answering::default(),
             allowance: Allowance::new(node.config.bytes_per_second_per_peer, node.rooms.clock.coarse()),
-            pings: Pings::new(),
+            pings: Pings::new(node.chance.number()),
             group: NetGroup::of(address.ip()),
             place: Place { node: Arc::clone(node), conn: Arc::clone(&conn), slot: Some(slot), removal: None },
             _tenure: tenure,

@@ -43,6 +43,8 @@ pub struct NetConfig {
     pub tuning: Tuning,
     /// What is read from one peer on average; bursts of a second's worth pass. The rest waits in the sender.
     pub bytes_per_second_per_peer: u64,
+    /// Boot nonce, ping nonces and choices by chance follow from it, for simulations; none: nobody can guess them.
+    pub seed: Option<u64>,
 }
 
 impl Default for NetConfig {
@@ -62,6 +64,7 @@ impl Default for NetConfig {
             outbox: OutboxLimits::default(),
             tuning: Tuning::default(),
             bytes_per_second_per_peer: 16 << 20,
+            seed: None,
         }
     }
 }

@@ -431,6 +431,7 @@ async fn supply(
         // At the 1st, 2nd, 4th, 8th ... urgent beat in a row: name servers are not to be hammered.
         if u32::is_power_of_two(urgent) {
             let resolved = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 resolved = net.resolve_bootstrap() => resolved,
             };
@@ -439,6 +440,7 @@ async fn supply(
             }
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             report = reports.recv() => match report {
                 Ok(report) if report.urgent > 0 => urgent += 1,
@@ -518,6 +520,7 @@ fn table_limits(config: &Config) -> TableLimits {
             backoff_most: book.backoff_most,
             min_life: book.min_life,
             allow_private: net.allow_private,
+            seed: None,
         },
         broadcasts: BroadcastLimits {
             held: broadcasts.held,
