@@ -22,7 +22,7 @@ mod members;
 mod rows;
 mod slot;
 mod stats;
-#[allow(dead_code, reason = "the loom crate includes this file by path and uses all of it")]
+#[allow(dead_code, reason = "the models include this file by path and use all of it")]
 mod tag;
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
