@@ -3,5 +3,9 @@
 mod broadcasts;
 mod outbox;
 
-pub use broadcasts::{BroadcastId, BroadcastLimits, BroadcastTotals, Broadcasts};
-pub use outbox::{Lane, NotQueued, Outbox, OutboxLimits};
+#[doc(hidden)]
+pub use broadcasts::BroadcastId;
+pub use broadcasts::{BroadcastLimits, BroadcastTotals, Broadcasts};
+#[doc(hidden)]
+pub use outbox::{Lane, Outbox};
+pub use outbox::{NotQueued, OutboxLimits};
