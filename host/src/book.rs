@@ -338,6 +338,7 @@ impl Book {
     }
 
     /// How many addresses each network group has told us, for tests and `status`.
+    #[doc(hidden)]
     pub fn by_source(&self) -> HashMap<u32, usize> {
         let mut counts = HashMap::new();
         self.known

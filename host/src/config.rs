@@ -52,6 +52,7 @@ pub use schema::{manifest_schema, schema};
 
 /// A whole, valid config.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Config {
     pub node: Node,
     pub pool: Pool,
@@ -69,6 +70,7 @@ pub struct Config {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Node {
     pub network: String,
     pub interval: Duration,
@@ -77,6 +79,7 @@ pub struct Node {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Pool {
     pub max_connections: u32,
     pub max_inbound: u32,
@@ -92,6 +95,7 @@ pub struct Pool {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Net {
     pub listen: Vec<SocketAddr>,
     pub advertise: Vec<SocketAddr>,
@@ -105,6 +109,7 @@ pub struct Net {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Book {
     pub capacity: usize,
     pub per_source_group: usize,
@@ -114,6 +119,7 @@ pub struct Book {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Broadcasts {
     pub held: usize,
     pub per_window: u32,
@@ -121,6 +127,7 @@ pub struct Broadcasts {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Journal {
     pub notable: usize,
     pub chatter: usize,
@@ -130,6 +137,7 @@ pub struct Journal {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Admin {
     pub enabled: bool,
     /// None: `admin.sock` in the data folder.
@@ -137,16 +145,19 @@ pub struct Admin {
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Telemetry {
     pub listen: Option<SocketAddr>,
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Shutdown {
     pub deadline: Duration,
 }
 
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Log {
     pub level: Level,
     pub format: LogFormat,
@@ -178,6 +189,7 @@ pub struct Guests {
 
 /// The four built-in phases in the order in which they run.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Phases {
     pub reaper: Phase<Reaper>,
     pub reconnect: Phase<Reconnect>,

@@ -33,9 +33,13 @@ mod view;
 pub use apply::Tally;
 use apply::{Applied, Apply};
 use ceilings::{Ledger, Rules};
-pub use frame::{Frame, Thresholds};
+#[doc(hidden)]
+pub use frame::Frame;
+pub use frame::Thresholds;
 use pings::Pings;
+#[doc(hidden)]
 pub use swap::Scene;
+#[doc(hidden)]
 pub use view::{Overlay, PhaseView};
 
 /// What a beat may take before guests have to wait for the next tick, or a third of the interval if that is less. A native
@@ -50,12 +54,14 @@ const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(2);
 
 /// What statistics and views measure by, for whoever asks between beats.
 #[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
 pub struct Measures {
     pub thresholds: Thresholds,
     pub stale_after: Duration,
 }
 
 /// What a beat works on.
+#[doc(hidden)]
 pub struct World {
     pub pool: Arc<Pool>,
     pub book: Arc<Book>,
@@ -76,6 +82,7 @@ pub type Stopwatch = Box<dyn Fn() -> Duration + Send>;
 
 /// Which beat is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Beat {
     pub tick: u32,
     /// 0 for the tick itself, else the number of the urgent beat after it.
@@ -90,6 +97,7 @@ pub struct Beat {
 
 /// How one phase fared in a beat.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PhaseRun {
     pub name: Arc<str>,
     pub took: Duration,
@@ -106,6 +114,7 @@ pub struct PhaseRun {
 
 /// What one beat did.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct BeatReport {
     pub tick: u32,
     pub urgent: u32,

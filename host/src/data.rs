@@ -17,7 +17,9 @@ mod state;
 mod tests;
 mod write;
 
+#[doc(hidden)]
 pub use files::{Disk, Files, Stamp};
+#[doc(hidden)]
 pub use generations::{Former, Generation, Head, generation_digest};
 pub use phases::{KeptMemory, KeptPhase, Quarantine};
 pub use state::{LastRuns, Loaded};

@@ -11,11 +11,14 @@ mod breaker;
 #[cfg(any(feature = "dylib", feature = "wasm"))]
 mod log;
 #[cfg(feature = "dylib")]
+#[doc(hidden)]
 pub mod native;
 mod thread;
 #[cfg(feature = "wasm")]
+#[doc(hidden)]
 pub mod wasm;
 
+#[doc(hidden)]
 pub use breaker::{BREAKER_FAILURES, Breaker};
 pub use thread::PhaseThread;
 

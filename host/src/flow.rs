@@ -19,13 +19,32 @@ mod sync {
 mod tests;
 mod timeouts;
 
-pub use breaker::{Breaker, BreakerSettings, BreakerState, CallEnd, MOST_DOUBLED};
-pub use broadcasts::{BroadcastId, BroadcastLimits, BroadcastTotals, Broadcasts};
-pub use budget::{Budget, Pressure};
-pub use latency::{Latency, LatencySnapshot, MOST_NAMES, OTHER};
-pub use outbox::{NotQueued, Outbox, OutboxLimits, Parcel, Priority, Room, Taken};
+// What the network is built of; benches and tests use it, and nothing is promised of it.
+#[doc(hidden)]
+pub use breaker::{Breaker, CallEnd, MOST_DOUBLED};
+#[doc(hidden)]
+pub use broadcasts::BroadcastId;
+#[doc(hidden)]
+pub use budget::Budget;
+#[doc(hidden)]
+pub use latency::{Latency, MOST_NAMES, OTHER};
+#[doc(hidden)]
+pub use outbox::{Outbox, Parcel, Room, Taken};
+#[doc(hidden)]
 pub use queue::RequestQueue;
+#[doc(hidden)]
+pub use retry::{RetryBudget, SAVED};
+#[doc(hidden)]
+pub use routing::Turns;
+#[doc(hidden)]
+pub use timeouts::Estimator;
+
+pub use breaker::{BreakerSettings, BreakerState};
+pub use broadcasts::{BroadcastLimits, BroadcastTotals, Broadcasts};
+pub use budget::Pressure;
+pub use latency::LatencySnapshot;
+pub use outbox::{NotQueued, OutboxLimits, Priority};
 pub use report::{AttemptEnd, KindSnapshot, PeerBreaker, TrafficReport, TrafficSnapshot};
-pub use retry::{RetryBudget, RetrySettings, SAVED};
-pub use routing::{Route, Turns};
-pub use timeouts::{Estimator, TimeoutSettings};
+pub use retry::RetrySettings;
+pub use routing::Route;
+pub use timeouts::TimeoutSettings;

@@ -17,6 +17,7 @@ pub use file::JournalFile;
 /// Why a live connection ended. A closed set: a reason that is not here has to be named first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Cause {
     /// A phase asked for it; the record names which and why.
     Phase,
@@ -74,6 +75,7 @@ impl Cause {
 /// Who caused a record.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
+#[non_exhaustive]
 pub enum Asker {
     Phase {
         name: Arc<str>,
@@ -104,6 +106,7 @@ impl std::fmt::Display for Asker {
 /// What a record is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum What {
     /// A connection became live.
     Connect,
@@ -153,6 +156,7 @@ impl What {
 /// What became of an action.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "why")]
+#[non_exhaustive]
 pub enum Outcome {
     Applied,
     /// Begun; another record tells how it ended.
@@ -220,6 +224,7 @@ impl Draft {
 
 /// One line of the journal.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Record {
     /// Counts all records since the host started, from 1, without gaps.
     pub seq: u64,

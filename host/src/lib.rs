@@ -2,7 +2,8 @@
 //!
 //! [`pool`] holds the connections, [`ticker`] beats, [`cycle`] runs the phases of one beat and applies what they ask for,
 //! [`journal`] keeps who asked what and why. [`node::Maintenance`] puts these together for applications with connections
-//! of their own: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`].
+//! of their own: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`]. Applications that want a whole node, with
+//! messages and phases of theirs, begin with [`node::Node::builder`].
 //!
 //! Features, all on by default: `net` (connections over TLS, and whole nodes), `admin` (metrics, the local API and
 //! the telemetry listener), `wasm` (phases as WebAssembly components), `dylib` (phases as shared libraries), `cli` (the
@@ -11,13 +12,17 @@
 // Tests and tools may; the library may not: it reports by value, by journal and by tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+// Hidden modules are public for the binary, the benchmarks and the tests, and no promise: docs/library.md.
 #[cfg(feature = "admin")]
+#[doc(hidden)]
 pub mod admin;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod author;
 pub mod book;
 pub mod chance;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -28,6 +33,7 @@ pub mod flow;
 pub mod journal;
 pub mod loader;
 #[cfg(feature = "admin")]
+#[doc(hidden)]
 pub mod metrics;
 #[cfg(feature = "net")]
 pub mod net;
@@ -43,3 +49,8 @@ pub mod ticker;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/migrating.md")]
 pub struct Migrating;
+
+/// The program on the page for applications is run, too.
+#[cfg(all(doctest, feature = "net"))]
+#[doc = include_str!("../../docs/library.md")]
+pub struct Library;

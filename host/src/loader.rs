@@ -211,6 +211,7 @@ impl Loader {
 
 /// Why files make no phase.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Unfit {
     /// As far as can be told, the rest of it is on its way.
     #[error("{0}")]

@@ -72,6 +72,7 @@ pub struct Net {
 
 /// How a shutdown went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Stopped {
     /// Connections that were told goodbye.
     pub goodbyes: u32,

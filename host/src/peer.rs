@@ -15,6 +15,7 @@ pub struct PeerId([u8; 32]);
 
 /// Why a text is not a [`PeerId`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BadPeerId {
     #[error("peer id {0:?} has {1} characters; a peer id has 52, as `groundskeeper peers` prints it")]
     Length(String, usize),

@@ -32,10 +32,13 @@ mod tests;
 
 pub use link::{Goodbye, Link, Traffic};
 use members::{MAX_PROTECTED, Members, NONE};
-pub use rows::{Naming, Rows};
+pub use rows::Naming;
+#[doc(hidden)]
+pub use rows::Rows;
 pub use slot::{Admission, Slot};
 pub use stats::PoolStats;
 use tag::Tag;
+#[doc(hidden)]
 pub use tag::{State, Word};
 
 /// Health of a connection that has done nothing yet.
@@ -137,6 +140,7 @@ pub enum Verdict {
 
 /// Under which terms a connection is to end. All are looked at, and met, in one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Terms {
     /// It stays if the peer spoke after this moment.
     pub unless_seen_since: Option<Coarse>,

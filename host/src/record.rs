@@ -25,9 +25,13 @@ mod writer;
 
 pub use beat::{Came, Changes, Fate, How, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
 pub use builtin::{BUILT_IN, WithSettings, builtin};
-pub use file::{Event, Gap, ReadError, Recording, fuzz_read};
+#[doc(hidden)]
+pub use file::fuzz_read;
+pub use file::{Event, Gap, ReadError, Recording};
 pub use fixture::Fixture;
-pub use recorder::{RecordCounts, RecordError, Recorder, RecorderOptions, Snapshot, Taking};
+pub use recorder::{RecordCounts, RecordError, Recorder, RecorderOptions};
+#[doc(hidden)]
+pub use recorder::{Snapshot, Taking};
 pub use replay::{Damage, Difference, Extent, Lookup, PhaseReport, Report, replay};
 pub use view::Scene;
 pub use whatif::{Action, Agreement, Candidate, Dropped, Failed, WhatIf, what_if};

@@ -19,9 +19,14 @@ mod swap;
 #[cfg(test)]
 mod tests;
 
+#[doc(hidden)]
 pub use due::{Timing, spread};
+#[doc(hidden)]
 pub use registered::Registered;
-pub use status::{CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus, short_digest};
+#[doc(hidden)]
+pub use status::short_digest;
+pub use status::{CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
+#[doc(hidden)]
 pub use swap::{Arrival, Judged, PROBATION, Verdict};
 
 /// The most that a phase of the host's own may keep from run to run.
@@ -145,6 +150,7 @@ pub type LastRuns = BTreeMap<String, u32>;
 
 /// What an earlier process of this node left behind for its phases, and where the new one stands.
 #[derive(Clone, Default, Debug)]
+#[doc(hidden)]
 pub struct Before {
     pub last_runs: LastRuns,
     /// Memory and quarantine by phase name.
@@ -155,6 +161,7 @@ pub struct Before {
 }
 
 /// A node's phases in the order in which they run.
+#[doc(hidden)]
 pub struct Registry {
     pub(crate) phases: Vec<Registered>,
     pub(crate) rejected: Vec<RejectedPhase>,

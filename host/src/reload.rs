@@ -22,14 +22,21 @@ mod run;
 mod unit;
 mod watch;
 
+#[doc(hidden)]
 pub use begin::StartFrom;
+#[doc(hidden)]
 pub use keeper::{Keeper, KeeperOptions, Mood};
+#[doc(hidden)]
 pub use look::{LONGEST_WAIT, Looks, QUIET};
 pub use report::{Change, ConfigReport, ReloadCounts, ReloadEvent, ReloadReport};
-pub use run::{ReloadHandle, run};
+pub use run::ReloadHandle;
+#[doc(hidden)]
+pub use run::run;
+#[doc(hidden)]
 pub use watch::Watcher;
 
 /// Makes phases of files that were read.
+#[doc(hidden)]
 pub trait Stage: Send {
     /// # Errors
     /// What is wrong with them, and whether the rest may be on its way.
@@ -57,9 +64,11 @@ impl Stage for Loader {
 }
 
 /// What is done between two beats.
+#[doc(hidden)]
 pub type Between = Box<dyn FnOnce(&mut Cycle) + Send>;
 
 /// Whoever has the phases.
+#[doc(hidden)]
 pub trait Desk {
     /// Has something done between two beats, and returns when it was. False if there are no more beats.
     fn between(&mut self, change: Between) -> bool;

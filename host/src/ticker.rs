@@ -18,6 +18,7 @@ use crate::pool::{CLOSING_DEADLINE, Pool};
 mod grid;
 mod pulse;
 
+#[doc(hidden)]
 pub use grid::Grid;
 pub use pulse::Pulse;
 
@@ -135,6 +136,7 @@ impl Controls {
 }
 
 /// The ticker of one node.
+#[doc(hidden)]
 pub struct Ticker {
     cycle: Option<Cycle>,
     clock: Arc<dyn Clock>,

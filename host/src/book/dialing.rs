@@ -31,6 +31,7 @@ pub struct DialOrder {
 /// Why an attempt did not end in a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "detail")]
+#[non_exhaustive]
 pub enum DialFailure {
     /// Nothing listens there.
     Refused,

@@ -19,6 +19,7 @@ pub struct Bootstrap {
 
 /// Why a text is not a [`Bootstrap`] entry.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BadBootstrap {
     #[error("bootstrap {text:?}: {why}")]
     Id { text: String, why: BadPeerId },

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Prints itself on one line as `file:line: key: message; hint`, the form that editors jump to.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Problem {
     /// The file as it was named, or the flag that carried the value.
     pub file: String,

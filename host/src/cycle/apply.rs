@@ -30,6 +30,7 @@ const SPOKE: &str = "the peer spoke since the view was taken";
 
 /// What became of the asks of one or more plans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Tally {
     pub asked: u32,
     pub void: u32,

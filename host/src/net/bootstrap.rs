@@ -12,6 +12,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of the bootstrap list.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Resolved {
     /// Addresses now in the book.
     pub addresses: Vec<SocketAddr>,

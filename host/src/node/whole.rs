@@ -166,6 +166,7 @@ pub struct Node {
 
 /// One step of a shutdown and what it took.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ShutdownStep {
     pub number: u8,
     pub what: &'static str,
@@ -331,6 +332,7 @@ impl Node {
     }
 
     /// What statistics and views measure by.
+    #[doc(hidden)]
     pub fn measures(&self) -> &Arc<Mutex<Measures>> {
         &self.measures
     }

@@ -88,6 +88,7 @@ impl Rows {
 
 /// Who a row is, for logs and operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Naming {
     pub id: PeerId,
     pub address: SocketAddr,
@@ -96,6 +97,7 @@ pub struct Naming {
 
 impl Pool {
     /// The live connections now. One short lock: a bit is copied for each slot.
+    #[doc(hidden)]
     pub fn freeze(self: &Arc<Self>) -> Rows {
         let members = self.members.lock();
         let (live, later) = (members.live.clone(), members.next_conn);
@@ -105,11 +107,13 @@ impl Pool {
     }
 
     /// When each row was last seen, in [`Coarse`] units.
+    #[doc(hidden)]
     pub fn freeze_last_seen(&self, rows: &Rows) -> Vec<u32> {
         rows.column(&self.last_seen)
     }
 
     /// Whole seconds from when each row was last seen, or from `not_before` if that is later, until `now`.
+    #[doc(hidden)]
     pub fn freeze_idle(&self, rows: &Rows, now: Coarse, not_before: Coarse) -> Vec<u32> {
         // Signed, so that it becomes vector code; good for silences of up to eight years. Apart from the copying, which
         // does not: compilers leave loops over atomics as they are.
@@ -123,16 +127,19 @@ impl Pool {
     }
 
     /// When each row's handshake ended, in [`Coarse`] units.
+    #[doc(hidden)]
     pub fn freeze_connected_at(&self, rows: &Rows) -> Vec<u32> {
         rows.column(&self.connected_at)
     }
 
     /// Smoothed round-trip times in microseconds, `u32::MAX` if not known.
+    #[doc(hidden)]
     pub fn freeze_rtt(&self, rows: &Rows) -> Vec<u32> {
         rows.column(&self.rtt_us)
     }
 
     /// Network group of each row. A row whose slot was given back meanwhile gives any.
+    #[doc(hidden)]
     pub fn freeze_groups(&self, rows: &Rows) -> Vec<u32> {
         let mut groups = Vec::with_capacity(rows.len());
         for chunk in rows.slots().chunks(NAMES_PER_LOCK) {
@@ -143,6 +150,7 @@ impl Pool {
     }
 
     /// What each row's connection has carried; zero for one that has ended. One call of [`Link::traffic`] a row.
+    #[doc(hidden)]
     pub fn freeze_traffic(&self, rows: &Rows) -> Vec<Traffic> {
         let mut all = vec![Traffic::default(); rows.len()];
         self.for_links(rows, 0..rows.len(), |row, link| all[row] = link.traffic());
@@ -150,6 +158,7 @@ impl Pool {
     }
 
     /// Calls `each` with the link of every given row that is still live, outside the lock.
+    #[doc(hidden)]
     pub fn for_links(
         &self,
         rows: &Rows,
@@ -199,6 +208,7 @@ impl Pool {
     }
 
     /// When a live connection's handshake ended, and its smoothed round-trip time in microseconds.
+    #[doc(hidden)]
     pub fn age_and_rtt(&self, key: ConnKey) -> Option<(Coarse, u32)> {
         let at = key.slot as usize;
         let read = (Coarse(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));

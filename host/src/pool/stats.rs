@@ -10,6 +10,7 @@ use crate::clock::Coarse;
 
 /// What `status` shows of the pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PoolStats {
     /// Live connections.
     pub total: u32,

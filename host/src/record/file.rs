@@ -97,6 +97,7 @@ pub struct Gap {
 
 /// What a [`Recording`] gives, in its order.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event {
     Beat(Box<RecordedBeat>),
     Gap(Gap),

@@ -71,6 +71,7 @@ pub trait Snapshot: Send + Sync {
 
 /// What a recorder has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct RecordCounts {
     pub beats: u64,
     pub left_out: u64,

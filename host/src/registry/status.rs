@@ -13,6 +13,7 @@ use crate::config::Mode;
 /// How a phase stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PhaseState {
     #[default]
     Active,
@@ -66,6 +67,7 @@ impl PhaseState {
 
 /// One number of a phase's own.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PhaseMetric {
     pub name: String,
     /// Reported while the phase ran in shadow mode.
@@ -80,6 +82,7 @@ pub struct PhaseMetric {
 
 /// A newer generation of a phase that does not run, and why.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CandidateStatus {
     /// `pending` or `rejected`.
     pub state: PhaseState,
@@ -108,6 +111,7 @@ pub fn short_digest(digest: &[u8; 32]) -> String {
 
 /// What `phases` shows of one phase. Fields are only ever added, each with a default for older nodes.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PhaseStatus {
     pub name: Arc<str>,
     /// What it is made of: `built-in`, `wasm`, `native`.

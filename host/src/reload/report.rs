@@ -44,6 +44,7 @@ impl Change {
 
 /// One thing that happened to one phase.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ReloadEvent {
     pub phase: String,
     pub change: Change,
@@ -58,6 +59,7 @@ pub struct ReloadEvent {
 
 /// What reading the config again came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ConfigReport {
     /// Keys that took hold.
     pub changed: Vec<String>,
@@ -75,6 +77,7 @@ impl ConfigReport {
 
 /// What a look at the folder came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ReloadReport {
     /// Nothing for phases that stay as they were.
     pub events: Vec<ReloadEvent>,
@@ -98,6 +101,7 @@ impl ReloadReport {
 
 /// Numbers since the process started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[doc(hidden)]
 pub struct ReloadCounts {
     pub looks: u64,
     /// Modules read and hashed.

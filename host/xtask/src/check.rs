@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::api;
 use crate::guests;
 use crate::steps::{Steps, cargo, command, output};
 use crate::workspace::Workspace;
@@ -13,7 +14,7 @@ const HOST: &str = "groundskeeper";
 const DENY_VERSION: &str = include_str!("../cargo-deny.version");
 
 /// The cheap ones first.
-const PARTS: [&str; 5] = ["fmt", "deny", "clippy", "doc", "guests"];
+const PARTS: [&str; 6] = ["fmt", "deny", "clippy", "doc", "api", "guests"];
 
 /// Checks the given parts, or all of them.
 ///
@@ -29,6 +30,7 @@ pub fn run(steps: &mut Steps, parts: &[&str]) -> Result<()> {
             "clippy" => clippy(steps)?,
             "doc" => doc(steps)?,
             "deny" => deny(steps)?,
+            "api" => api::check(steps)?,
             _ => guests::run(steps)?,
         }
     }

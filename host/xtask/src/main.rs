@@ -1,6 +1,7 @@
 //! The verbs of this repository. Reads the command line and picks one; cargo and its tools do the work.
 
 mod advisories;
+mod api;
 mod bench;
 mod check;
 mod guests;
@@ -21,10 +22,11 @@ use steps::Steps;
 const HELP: &str = "\
 cargo xtask VERB
 
-  check [PART..]                    everything but the tests; parts: fmt deny clippy doc guests
+  check [PART..]                    everything but the tests; parts: fmt deny clippy doc api guests
   test                              every test of the workspace, doc tests and loom models included
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
   guests                            builds what runs as WebAssembly, with the toolchain that this machine has
+  api [--released]                  writes the public API down in docs/api; --released makes a promise of it
   ready                             builds the components of examples/ready anew
   sim                               the scenarios on a paused clock
   advisories                        known vulnerabilities in dependencies; needs the network
@@ -36,6 +38,9 @@ Each verb prints the commands it runs.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    if api::is_rustdoc() {
+        return api::be_rustdoc();
+    }
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut steps = Steps::new();
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
         Some((&"test", [])) => test::run(&mut steps),
         Some((&"bench", [group, flags @ ..])) => bench::run(&mut steps, group, flags),
         Some((&"guests", [])) => guests::run(&mut steps),
+        Some((&"api", flags)) => api::write(&mut steps, flags),
         Some((&"ready", [])) => guests::ready(&mut steps),
         Some((&"sim", flags)) => sim::run(&mut steps, flags),
         Some((&"advisories", [])) => advisories::run(&mut steps),

@@ -1,6 +1,6 @@
 //! What cargo says about this workspace: its packages, their features, the rustc they need. Changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -15,6 +15,7 @@ pub fn root() -> PathBuf {
 /// The packages of this workspace.
 pub struct Workspace {
     packages: Vec<Value>,
+    target: PathBuf,
 }
 
 impl Workspace {
@@ -24,12 +25,22 @@ impl Workspace {
         let metadata = output(cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
         let metadata = metadata.context("cargo metadata failed; run it by hand to see why")?;
         let mut metadata: Value = serde_json::from_str(&metadata)?;
+        let target = metadata["target_directory"].as_str().context("cargo metadata names no target")?.into();
         let packages = metadata["packages"].as_array_mut().context("cargo metadata lists no packages")?;
-        Ok(Self { packages: std::mem::take(packages) })
+        Ok(Self { packages: std::mem::take(packages), target })
     }
 
     fn package(&self, name: &str) -> Option<&Value> {
         self.packages.iter().find(|package| package["name"] == name)
+    }
+
+    /// Where cargo builds.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    pub fn version(&self, name: &str) -> Option<&str> {
+        self.package(name)?["version"].as_str()
     }
 
     pub fn has(&self, name: &str) -> bool {

@@ -1,0 +1,413 @@
+//! The public API of the crates that others build on, as listings in `docs/api`: what it is now, and what of it may not
+//! go without a version that says so. Reads rustdoc's JSON; rules about versions are here, the rest is review.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::steps::{Steps, cargo};
+use crate::workspace::{Workspace, root};
+
+/// What applications and phases build on.
+const CRATES: [&str; 3] = ["groundskeeper-sdk", "groundskeeper-phases", "groundskeeper"];
+
+/// Set for this program when cargo runs it in place of rustdoc.
+const AS_RUSTDOC: &str = "GROUNDSKEEPER_XTASK_AS_RUSTDOC";
+
+/// Lines that one crate's errors name; the rest is counted.
+const SHOWN: usize = 40;
+
+/// A crate's version as far as promises go.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Version(u32, u32, u32);
+
+impl Version {
+    /// Whether users of `self` have to expect that things are gone in `later`, as cargo resolves versions.
+    fn may_break_in(self, later: Version) -> bool {
+        match self {
+            Version(0, 0, _) => later > self,
+            Version(0, minor, _) => later.0 > 0 || later.1 > minor,
+            Version(major, ..) => later.0 > major,
+        }
+    }
+}
+
+impl FromStr for Version {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let plain = text.split(['-', '+']).next().unwrap_or_default();
+        let numbers: Vec<u32> =
+            plain.split('.').map(str::parse).collect::<Result<_, _>>().with_context(|| text.to_owned())?;
+        let [major, minor, patch] = numbers[..] else { bail!("{text} is not a version") };
+        Ok(Self(major, minor, patch))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// What `docs/api` says of one crate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Listing {
+    /// The version that was released last. None: none ever was, and nothing is promised.
+    released: Option<Version>,
+    /// Items of that version.
+    promised: BTreeSet<String>,
+    /// Items that came since. They may go again.
+    since: BTreeSet<String>,
+}
+
+/// How a crate differs from its listing.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Findings {
+    /// What breaks a promise, and the version that would be free to.
+    broken: Vec<String>,
+    /// Items that are not in the listing, and those that are no longer there and may go.
+    new: Vec<String>,
+    gone: Vec<String>,
+}
+
+impl Listing {
+    fn parse(text: &str) -> Result<Self> {
+        let head = text.lines().next().unwrap_or_default();
+        let state =
+            head.rsplit_once(": ").map(|(_, state)| state).context("the first line is `# CRATE: STATE`")?;
+        let released = match state {
+            "not released" => None,
+            state => Some(state.strip_prefix("released as ").context("not a state")?.parse()?),
+        };
+        let items = || {
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#') || line.starts_with("#["))
+        };
+        let since = items().filter_map(|line| line.strip_prefix("+ ")).map(str::to_owned).collect();
+        let promised = items().filter(|line| !line.starts_with("+ ")).map(str::to_owned).collect();
+        Ok(match released {
+            None => Self { released, promised: BTreeSet::new(), since: promised },
+            Some(_) => Self { released, promised, since },
+        })
+    }
+
+    fn text(&self, name: &str) -> String {
+        let state =
+            self.released.map_or("not released".to_owned(), |version| format!("released as {version}"));
+        let mut text = format!("# {name}: {state}\n#\n");
+        text.push_str(
+            "# Its public API, an item a line. `cargo xtask api` writes down what has come and gone.\n",
+        );
+        if self.released.is_some() {
+            text.push_str("# Lines with a plus came after that version.\n");
+        }
+        text.push('\n');
+        let all: BTreeSet<&String> = self.promised.union(&self.since).collect();
+        for item in all {
+            let sign = if self.released.is_some() && self.since.contains(item) { "+ " } else { "" };
+            writeln!(text, "{sign}{item}").expect("a string takes everything");
+        }
+        text
+    }
+
+    /// Compares with the items that there are `now`, in a crate that calls itself `version`.
+    fn compare(&self, now: &BTreeSet<String>, version: Version) -> Findings {
+        let known = |item: &String| self.promised.contains(item) || self.since.contains(item);
+        let mut findings = Findings {
+            new: now.iter().filter(|item| !known(item)).cloned().collect(),
+            gone: self.since.difference(now).cloned().collect(),
+            broken: Vec::new(),
+        };
+        let lost: Vec<&String> = self.promised.difference(now).collect();
+        if self.released.is_none_or(|released| released.may_break_in(version)) {
+            findings.gone.extend(lost.into_iter().cloned());
+            return findings;
+        }
+        findings.broken.extend(lost.into_iter().map(|item| format!("gone or changed: {item}")));
+        findings.broken.extend(findings.new.iter().filter_map(|item| self.broken_by(item)));
+        findings
+    }
+
+    /// Why something new breaks users of what was promised.
+    fn broken_by(&self, item: &str) -> Option<String> {
+        if item.starts_with("impl !") || item.contains("> !core::marker::") {
+            return Some(format!("a promise is taken back: {item}"));
+        }
+        // `pub a::b::Enum::Variant`: whoever matches on the enum must know all of them.
+        let path = item.strip_prefix("pub ")?.split([' ', '(', '=']).next()?;
+        let (owner, _) = path.rsplit_once("::")?;
+        let is_closed = self.promised.contains(&format!("pub enum {owner}"));
+        is_closed.then(|| format!("new in an enum that may be matched in full: {item}"))
+    }
+}
+
+/// Compares every crate with its listing.
+///
+/// # Errors
+/// What is broken, item by item; else what has to be written down.
+pub fn check(steps: &mut Steps) -> Result<()> {
+    let mut trouble = String::new();
+    for found in look(steps)? {
+        let Crate { name, version, items, listing, .. } = &found;
+        let Some(listing) = listing else {
+            bail!("docs/api has no listing of {name}; run `cargo xtask api`")
+        };
+        let Findings { broken, new, gone } = listing.compare(items, *version);
+        let released = listing.released.map_or_else(String::new, |version| version.to_string());
+        tell(&mut trouble, &broken, |item| format!("{name}: {item}\n"));
+        if !broken.is_empty() {
+            writeln!(
+                trouble,
+                "{name}: {released} promised otherwise: keep it (deprecated, if need be), or give {name} a version that may break"
+            )?;
+        }
+        let lines: Vec<String> = new
+            .iter()
+            .map(|item| format!("+ {item}"))
+            .chain(gone.iter().map(|item| format!("- {item}")))
+            .collect();
+        tell(&mut trouble, &lines, |line| format!("{name}: {line}\n"));
+        if !lines.is_empty() {
+            writeln!(trouble, "{name}: not written down; look through it and run `cargo xtask api`")?;
+        }
+    }
+    ensure!(trouble.is_empty(), "the public API is not what docs/api says\n{}", trouble.trim_end());
+    Ok(())
+}
+
+fn tell(trouble: &mut String, lines: &[String], shown: impl Fn(&str) -> String) {
+    lines.iter().take(SHOWN).for_each(|line| trouble.push_str(&shown(line)));
+    if lines.len() > SHOWN {
+        trouble.push_str(&shown(&format!("and {} more", lines.len() - SHOWN)));
+    }
+}
+
+/// Writes every listing anew. With `--released` everything that there is becomes a promise of the crates' version.
+///
+/// # Errors
+/// If a promise would be broken; nothing of that crate is written then.
+pub fn write(steps: &mut Steps, flags: &[&str]) -> Result<()> {
+    let releases = match flags {
+        [] => false,
+        ["--released"] => true,
+        _ => bail!("cargo xtask api takes --released or nothing"),
+    };
+    for Crate { name, version, items, listing, path } in look(steps)? {
+        let before =
+            listing.unwrap_or(Listing { released: None, promised: BTreeSet::new(), since: BTreeSet::new() });
+        let Findings { broken, new, gone } = before.compare(&items, version);
+        ensure!(broken.is_empty(), "{name} breaks a promise:\n{}", broken.join("\n"));
+        let after = if releases {
+            Listing { released: Some(version), promised: items, since: BTreeSet::new() }
+        } else {
+            let promised: BTreeSet<String> = before.promised.intersection(&items).cloned().collect();
+            let since = items.difference(&promised).cloned().collect();
+            Listing { promised, since, ..before }
+        };
+        std::fs::write(&path, after.text(name))?;
+        eprintln!("{name}: {} new, {} gone", new.len(), gone.len());
+    }
+    Ok(())
+}
+
+/// A crate as it is.
+struct Crate {
+    name: &'static str,
+    version: Version,
+    items: BTreeSet<String>,
+    listing: Option<Listing>,
+    path: PathBuf,
+}
+
+fn look(steps: &mut Steps) -> Result<Vec<Crate>> {
+    let workspace = Workspace::read()?;
+    let one = |name: &'static str| {
+        let mut rustdoc = cargo(&["rustdoc", "--locked", "--package", name, "--lib", "--"]);
+        rustdoc.args(["-Z", "unstable-options", "--output-format", "json"]);
+        // Not for all of cargo: build scripts look at what it takes, and everything would be built anew.
+        rustdoc.env("RUSTDOC", std::env::current_exe()?).env(AS_RUSTDOC, "1");
+        steps.run(&format!("api of {name}"), rustdoc)?;
+        let json = workspace.target().join("doc").join(format!("{}.json", name.replace('-', "_")));
+        let items = items(&json)?;
+        let version = workspace.version(name).context("a package has a version")?.parse()?;
+        let path = root().join("docs/api").join(format!("{name}.txt"));
+        let listing = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(Listing::parse(&text).with_context(|| path.display().to_string())?),
+            Err(_) => None,
+        };
+        Ok(Crate { name, version, items, listing, path })
+    };
+    CRATES.into_iter().map(one).collect()
+}
+
+fn items(json: &Path) -> Result<BTreeSet<String>> {
+    // What std implements for everything is no promise of ours.
+    let api = public_api::Builder::from_rustdoc_json(json).omit_blanket_impls(true).build().context(
+        "this rustdoc writes JSON of a form that the crate public-api cannot read in the version of host/xtask/Cargo.toml; \
+         take another version of it, or run with RUSTUP_TOOLCHAIN set to the rustc that docs/decisions/0020 names",
+    )?;
+    Ok(api.items().map(ToString::to_string).filter(|line| is_promise(line)).collect())
+}
+
+/// Whether a line is worth having. That a type is `Send` would be a line for each of them; that it is not is one where it
+/// matters, and shows when it comes.
+fn is_promise(line: &str) -> bool {
+    let head = line.split(" for ").next().filter(|head| head.starts_with("impl")).unwrap_or_default();
+    let says = |what: &str| head.contains(what);
+    if says("core::marker::Send") || says("core::marker::Sync") {
+        return line.contains(" !core::marker::") || !line.contains(" for ");
+    }
+    let nothing =
+        ["Freeze", "Unpin", "UnsafeUnpin", "StructuralPartialEq"].map(|name| format!("core::marker::{name}"));
+    !says("core::panic::unwind_safe::") && !nothing.iter().any(|name| says(name))
+}
+
+/// Whether this process is to be rustdoc: see [`be_rustdoc`].
+pub fn is_rustdoc() -> bool {
+    std::env::var_os(AS_RUSTDOC).is_some()
+}
+
+/// Becomes the rustdoc of this toolchain, with its JSON unlocked.
+pub fn be_rustdoc() -> ExitCode {
+    let mut rustdoc = Command::new("rustdoc");
+    rustdoc.args(std::env::args_os().skip(1)).env("RUSTC_BOOTSTRAP", "1").env_remove(AS_RUSTDOC);
+    // Comes back only if it cannot.
+    eprintln!("xtask: rustdoc: {}", rustdoc.exec());
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(items: &[&str]) -> BTreeSet<String> {
+        items.iter().map(|item| (*item).to_owned()).collect()
+    }
+
+    const PROMISED: [&str; 4] =
+        ["pub enum a::Closed", "#[non_exhaustive] pub enum a::Open", "pub fn a::f(u32)", "pub struct a::S"];
+
+    fn listing(released: Option<&str>, since: &[&str]) -> Listing {
+        let all = set(&PROMISED);
+        match released {
+            Some(version) => Listing { released: version.parse().ok(), promised: all, since: set(since) },
+            None => Listing { released: None, promised: BTreeSet::new(), since: all },
+        }
+    }
+
+    /// The listing, what has changed, the version now; what is broken, new and gone.
+    #[test]
+    fn what_is_removed_or_changed_breaks_a_promise_unless_the_version_says_so() {
+        type Row<'a> = (Option<&'a str>, &'a [&'a str], &'a [&'a str], &'a str, [&'a [&'a str]; 3]);
+        let rows: &[Row<'_>] = &[
+            (Some("0.1.0"), &[], &[], "0.1.0", [&[], &[], &[]]),
+            (
+                Some("0.1.0"),
+                &[],
+                &["pub fn a::f(u32)"],
+                "0.1.1",
+                [&["gone or changed: pub fn a::f(u32)"], &[], &[]],
+            ),
+            (Some("0.1.0"), &[], &["pub fn a::f(u32)"], "0.2.0", [&[], &[], &["pub fn a::f(u32)"]]),
+            (
+                Some("1.4.0"),
+                &[],
+                &["pub fn a::f(u32)"],
+                "1.5.0",
+                [&["gone or changed: pub fn a::f(u32)"], &[], &[]],
+            ),
+            (Some("1.4.0"), &[], &["pub fn a::f(u32)"], "2.0.0", [&[], &[], &["pub fn a::f(u32)"]]),
+            (
+                Some("0.1.0"),
+                &["pub fn a::f(u64)"],
+                &["pub fn a::f(u32)"],
+                "0.1.0",
+                [&["gone or changed: pub fn a::f(u32)"], &["pub fn a::f(u64)"], &[]],
+            ),
+            (Some("0.1.0"), &["pub fn a::g()"], &[], "0.1.0", [&[], &["pub fn a::g()"], &[]]),
+            (
+                Some("0.1.0"),
+                &["impl !core::marker::Send for a::S"],
+                &[],
+                "0.1.0",
+                [
+                    &["a promise is taken back: impl !core::marker::Send for a::S"],
+                    &["impl !core::marker::Send for a::S"],
+                    &[],
+                ],
+            ),
+            (
+                Some("0.1.0"),
+                &["pub a::Closed::New(u32)"],
+                &[],
+                "0.1.0",
+                [
+                    &["new in an enum that may be matched in full: pub a::Closed::New(u32)"],
+                    &["pub a::Closed::New(u32)"],
+                    &[],
+                ],
+            ),
+            (Some("0.1.0"), &["pub a::Open::New"], &[], "0.1.0", [&[], &["pub a::Open::New"], &[]]),
+            (Some("0.1.0"), &["pub a::Closed::New"], &[], "0.2.0", [&[], &["pub a::Closed::New"], &[]]),
+            (
+                None,
+                &["pub fn a::g()"],
+                &["pub fn a::f(u32)"],
+                "0.1.0",
+                [&[], &["pub fn a::g()"], &["pub fn a::f(u32)"]],
+            ),
+        ];
+        for (released, come, went, version, expected) in rows {
+            let mut now = set(&PROMISED);
+            now.extend(set(come));
+            now.retain(|item| !went.contains(&item.as_str()));
+            let Findings { broken, new, gone } =
+                listing(*released, &[]).compare(&now, version.parse().unwrap());
+            assert_eq!(
+                [broken, new, gone],
+                expected.map(|items| items.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>()),
+                "{released:?} {come:?} {went:?} {version}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_came_after_a_release_may_go_before_the_next() {
+        let listing = listing(Some("0.1.0"), &["pub fn a::g()"]);
+        let findings = listing.compare(&set(&PROMISED), Version(0, 1, 1));
+        assert_eq!(findings, Findings { gone: vec!["pub fn a::g()".into()], ..Findings::default() });
+    }
+
+    #[test]
+    fn listings_survive_their_text() {
+        for one in
+            [listing(None, &[]), listing(Some("0.1.0"), &["pub fn a::g()"]), listing(Some("1.2.3"), &[])]
+        {
+            assert_eq!(Listing::parse(&one.text("a")).unwrap(), one);
+        }
+        assert!(Listing::parse("# a: soon\n").is_err() && Listing::parse("").is_err());
+    }
+
+    #[test]
+    fn lines_that_say_nothing_are_left_out() {
+        for (line, kept) in [
+            ("impl core::marker::Send for a::S", false),
+            ("impl !core::marker::Send for a::S", true),
+            ("impl<T> !core::marker::Sync for a::S<T>", true),
+            ("impl !core::marker::Freeze for a::S", false),
+            ("impl !core::panic::unwind_safe::UnwindSafe for a::S", false),
+            ("impl core::marker::StructuralPartialEq for a::S", false),
+            ("impl core::marker::Copy for a::S", true),
+            ("impl<T> a::S<T> where T: core::marker::Send", true),
+            ("pub fn a::f(impl core::marker::Send)", true),
+            ("impl core::clone::Clone for a::S", true),
+        ] {
+            assert_eq!(is_promise(line), kept, "{line}");
+        }
+    }
+}
