@@ -235,7 +235,8 @@ impl Node {
         match verdict {
             Verdict::Keep => {}
             Verdict::Punish => {
-                self.blame(from, PUNISHMENT, Asker::Application, || format!("bad broadcast on {topic:?}"));
+                _ = self
+                    .judge(from, PUNISHMENT, Asker::Application, || format!("bad broadcast on {topic:?}"));
             }
             Verdict::Relay => {
                 // It came in under the cap, so it goes out under it.

@@ -33,6 +33,8 @@ pub(crate) struct Conn {
     pub(crate) standing: Arc<Standing>,
     /// Requests of ours that are open here.
     pub(crate) in_flight: AtomicU32,
+    /// Health that wrong or missing answers have cost it, and that it can earn back.
+    pub(crate) owed: AtomicU32,
     asks: AtomicU8,
     goodbye: Mutex<Option<Goodbye>>,
     task: OnceLock<AbortHandle>,
@@ -65,6 +67,7 @@ impl Conn {
             pending: Pending::default(),
             standing,
             in_flight: AtomicU32::new(0),
+            owed: AtomicU32::new(0),
             asks: AtomicU8::new(0),
             goodbye: Mutex::default(),
             task: OnceLock::new(),

@@ -30,6 +30,13 @@ const TWICE: i32 = -10;
 /// Health taken for more than was asked for: as for a bad broadcast.
 const TOO_MUCH: i32 = -25;
 
+/// Health given back for each answer, of what was taken for answers.
+const ANSWERED: u32 = 1;
+
+/// Health given back for an answered ping, of what was taken for answers: whoever is not asked any more can still show that
+/// it is there, and is asked again after some minutes.
+const PONG: u32 = 5;
+
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -368,6 +375,7 @@ impl Node {
             Ok(_) => {
                 kind.answered(took);
                 verdict.tell(CallEnd::Succeeded, took);
+                self.give_back(conn, ANSWERED);
             }
             Err(error) => {
                 let end = error.call_end(patient && sent.load(Relaxed));
@@ -377,7 +385,7 @@ impl Node {
                     && end == CallEnd::Failed
                 {
                     kind.times.missed();
-                    self.blame(conn, NO_ANSWER, Asker::Host, || {
+                    self.take_back(conn, NO_ANSWER, || {
                         format!("no answer to {:?} within {timeout:?}", kind.name)
                     });
                 }
@@ -442,12 +450,33 @@ impl Node {
             Answered::Delivered | Answered::PeerList | Answered::Late | Answered::NeverAsked => return,
         };
         self.traffic.counts.misbehaved.fetch_add(1, Relaxed);
-        self.blame(conn, by, Asker::Host, || words.to_owned());
+        self.take_back(conn, by, || words.to_owned());
     }
 
-    /// Takes health from a connection, and says why in the journal.
-    pub(crate) fn blame(&self, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) {
-        let Some((before, after)) = self.rooms.pool.adjust_health(conn.key, by) else { return };
+    /// Takes health for an answer. It can be earned back; what phases and the application took cannot, by this way.
+    fn take_back(&self, conn: &Conn, by: i32, why: impl FnOnce() -> String) {
+        let taken = self.judge(conn, by, Asker::Host, why);
+        conn.owed.fetch_add(taken, Relaxed);
+    }
+
+    /// An answered ping earns back health that was taken for answers.
+    pub(crate) fn ponged(&self, conn: &Conn) {
+        self.give_back(conn, PONG);
+    }
+
+    fn give_back(&self, conn: &Conn, most: u32) {
+        // One relaxed load for whoever owes nothing, which is nearly everybody.
+        if conn.owed.load(Relaxed) == 0 {
+            return;
+        }
+        let owed = conn.owed.fetch_update(Relaxed, Relaxed, |owed| Some(owed.saturating_sub(most)));
+        let by = owed.unwrap_or_default().min(most);
+        self.judge(conn, by as i32, Asker::Host, || "answers again".to_owned());
+    }
+
+    /// Changes the health of a connection, and says why in the journal. By how much it has changed.
+    pub(crate) fn judge(&self, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
+        let Some((before, after)) = self.rooms.pool.adjust_health(conn.key, by) else { return 0 };
         if before != after {
             self.rooms.journal.record(Draft {
                 peer: Some(conn.peer),
@@ -456,6 +485,7 @@ impl Node {
                 ..Draft::new(asker, What::Health, why())
             });
         }
+        before.abs_diff(after).into()
     }
 }
 

@@ -215,7 +215,10 @@ where
                 _ = self.place.conn.control(node.encode(&Message::Pong { nonce }));
             }
             Message::Pong { nonce } => match self.pings.answered(nonce, node.rooms.clock.mono()) {
-                Heard::Fresh(rtt) => self.place.slot().pong(rtt),
+                Heard::Fresh(rtt) => {
+                    self.place.slot().pong(rtt);
+                    node.ponged(&self.place.conn);
+                }
                 Heard::Late => self.place.slot().set_pings_lost(0),
                 Heard::Again => {}
                 Heard::NeverAsked => return Err(self.broke_rules(&"an answer to a ping that was never sent")),

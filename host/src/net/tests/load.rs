@@ -258,6 +258,18 @@ async fn wrong_answers_cost_their_peer_and_nobody_else() {
     let too_much = RequestError::TooMuch { got: 11, most: 10 };
     assert_eq!(greedy, AskError::NoAnswer { asked: 1, last: too_much });
     assert_eq!(health(&id), 70);
+    // Who answers a ping earns some of it back.
+    let key = a.pool.find(&id).unwrap();
+    a.pool.link(key).unwrap().ping();
+    let nonce = loop {
+        let heard =
+            raw.hear(|said| if let Message::Ping { nonce } = said { Some(*nonce) } else { None }).await;
+        if let Some(nonce) = heard {
+            break nonce;
+        }
+    };
+    raw.say(Message::Pong { nonce }).await;
+    until("it has got health back", || health(&id) == 75).await;
     // Twice.
     let twice = ask(id, 100);
     until("it is asked", || a.net.traffic().pending == 1).await;
@@ -265,7 +277,8 @@ async fn wrong_answers_cost_their_peer_and_nobody_else() {
         raw.say(Message::Response { id: 3, status: Status::Ok, payload: b"once" }).await;
     }
     assert_eq!(&twice.await.unwrap().unwrap().payload[..], b"once");
-    until("it has cost health", || health(&id) == 60).await;
+    // And one for the answer.
+    until("it has cost health", || health(&id) == 66).await;
     assert_eq!(a.net.traffic().misbehaved, 2);
     // What nobody asked for.
     raw.say(Message::Response { id: 1 << 40, status: Status::Ok, payload: b"made up" }).await;
@@ -275,7 +288,7 @@ async fn wrong_answers_cost_their_peer_and_nobody_else() {
     assert_eq!(health(&b.id()), 100);
     assert_eq!(a.net.ask(Ask::new("who", b"")).await.unwrap().from, b.id());
     let told = a.journal.select(usize::MAX, |record| record.what == What::Health);
-    assert!(told.len() == 3 && told.iter().all(|record| record.peer == Some(id)));
+    assert!(told.len() == 5 && told.iter().all(|record| record.peer == Some(id)));
 }
 
 #[tokio::test]
