@@ -274,6 +274,12 @@ fn five_processes_agree_through_a_kill_and_a_stop_and_a_stranger_stays_out() {
     assert_eq!(stranger.tell("peers", "peers")["connected"].as_array().map(Vec::len), Some(0));
     let theirs: Vec<&String> = one.finals.values().collect();
     assert!(stranger.finals.values().all(|block| !theirs.contains(&block)));
+    // Told to stop while each asks and pays and the others answer, they end in order all the same.
+    for node in [&mut one, &mut two, &mut three, &mut four, &mut fifth] {
+        for _ in 0..50 {
+            writeln!(node.input, "send {} 1\nask finalized\nask block", ids[1]).expect("it reads");
+        }
+    }
     for node in [one, two, three, four, fifth, stranger] {
         assert_eq!(node.stop(), Some(0));
     }
