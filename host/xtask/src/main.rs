@@ -26,7 +26,7 @@ cargo xtask VERB
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
   guests                            builds what runs as WebAssembly, with the toolchain that this machine has
   ready                             builds the components of examples/ready anew
-  sim                               the scenarios on a paused clock
+  sim [--seeds N | --seed S]        ten simulated hosts for ten minutes: 200 seeds, N, or exactly S and what happens in it
   advisories                        known vulnerabilities in dependencies; needs the network
 
 Each verb prints the commands it runs.
