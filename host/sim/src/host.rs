@@ -17,7 +17,7 @@ use groundskeeper::journal::{Cause, JournalLimits};
 use groundskeeper::net::{Audience, Handlers, Net, NetConfig, RequestError, Rooms, Verdict};
 use groundskeeper::node::{Maintenance, Options, TableLimits, Tables, builtins};
 use groundskeeper::peer::PeerId;
-use groundskeeper::pool::PoolLimits;
+use groundskeeper::pool::{Direction, PoolLimits};
 use groundskeeper_sdk::rng::Rng;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -36,6 +36,8 @@ pub(crate) const BOOTSTRAP: usize = 3;
 const ENOUGH_TO_DIAL: usize = 8;
 /// Broadcasts of one who says much, 4 KiB each: a socket and a queue hold less than half of them.
 const MUCH: u32 = 200;
+/// Within which hosts start for the first time: one tick.
+const STAGGER_MS: u64 = 30_000;
 /// For a shutdown.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,10 @@ pub(crate) enum Order {
     Stall(Duration),
     /// Broadcasts more than a queue holds.
     SayMuch,
+    /// Takes a slot that nobody will give back, for tests of the judges.
+    LeakSlot,
+    /// Has a task that panics, for the same.
+    Panic,
 }
 
 /// A simulated machine: what outlives its processes.
@@ -186,6 +192,10 @@ fn is_whole(bytes: &[u8]) -> bool {
 /// One process from its start to its end. Crashes drop it.
 pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     let life_number = machine.lives.lock().len();
+    if life_number == 0 && !machine.roomy {
+        // Hosts that start together would tick together, and one that has just been healed would be dialled at once.
+        tokio::time::sleep(Duration::from_millis(machine.drawn(0, 5) % STAGGER_MS)).await;
+    }
     let clock = TokioClock::starting_at(EPOCH + now());
     let tables =
         Tables::new(machine.ids[machine.host], machine.limits(life_number), Arc::clone(&clock) as _, None);
@@ -231,6 +241,7 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports));
     let talk = tokio::spawn(talk(Arc::clone(&machine), Arc::clone(&net), tables.clone(), life_number));
 
+    let mut leaked = None;
     loop {
         tokio::select! {
             biased;
@@ -239,6 +250,8 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
                     let (machine, net) = (Arc::clone(&machine), Arc::clone(&net));
                     tokio::spawn(say_much(machine, net, life_number));
                 }
+                Some(Order::LeakSlot) => leaked = tables.pool.admit(Direction::Outbound, SocketAddr::new(ip_of(0), 1)).ok(),
+                Some(Order::Panic) => _ = tokio::spawn(async { panic!("on purpose") }),
                 Some(Order::Stall(time)) => tokio::time::advance(time).await,
                 Some(Order::Leave) | None => break,
             },
@@ -253,6 +266,7 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     maintenance.stop().await;
     net.shutdown(DEADLINE).await;
     judge.afterwards();
+    drop(leaked);
     *machine.book.lock() = tables.book.entries();
     life.ended.store(true, Relaxed);
     Ok(())

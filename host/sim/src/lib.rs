@@ -12,7 +12,7 @@ mod weather;
 
 pub use alone::recovery;
 pub use many::{Ended, run_all};
-pub use scenario::{Figures, HOSTS, LENGTH, Outcome, Tell, run};
+pub use scenario::{Figures, HOSTS, LENGTH, Outcome, Sabotage, Tell, run, run_sabotaged};
 pub use stopped::{Kind, deliveries};
 
 /// The line that runs one seed again.

@@ -31,6 +31,8 @@ const RECOVERY: Duration = Duration::from_secs(5);
 /// Within which everybody is connected with everybody, over others if need be, once all faults are lifted: a mute
 /// connection is given up after 90 to 120 s, and the next tick or two dial anew.
 const MESH: Duration = Duration::from_secs(180);
+/// When a test of the judges does what must not be.
+const SABOTAGE: Duration = Duration::from_secs(100);
 /// When everybody is told to leave.
 const STOP: Duration = Duration::from_secs(590);
 /// Packets take so long, most of them less.
@@ -97,9 +99,31 @@ pub enum Tell {
 
 /// Runs `seed`, with a hash over all journals at the end if that is wanted.
 pub fn run(seed: u64, hash: bool, tell: Tell) -> Outcome {
+    judge(World::new(seed, hash, tell))
+}
+
+/// Something that must not be, for tests of the judges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    /// A slot is taken and never given back.
+    SlotLeaked,
+    /// Host 9 hears nobody from second 100 on, and no fault says so.
+    CutOff,
+    /// A task of a host panics.
+    Panic,
+}
+
+/// Runs `seed` with one sabotage and no other faults.
+pub fn run_sabotaged(seed: u64, sabotage: Sabotage) -> Outcome {
+    let mut world = World::new(seed, false, Tell::Nothing);
+    world.coming.clear();
+    world.sabotage = Some(sabotage);
+    judge(world)
+}
+
+fn judge(mut world: World) -> Outcome {
     count_panics();
     let panics = PANICS.with(Cell::get);
-    let mut world = World::new(seed, hash, tell);
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
     if ended.is_err() {
         world.complain("the simulation itself panicked");
@@ -145,6 +169,7 @@ struct World {
     figures: Figures,
     hash: Option<Sha256>,
     tell: Tell,
+    sabotage: Option<Sabotage>,
 }
 
 impl World {
@@ -199,6 +224,7 @@ impl World {
             random,
             hash: hash.then(Sha256::new),
             tell,
+            sabotage: None,
         }
     }
 
@@ -220,6 +246,11 @@ impl World {
         let mut mesh = None;
         while self.now() < STOP {
             self.change_faults();
+            if self.now() >= SABOTAGE
+                && let Some(sabotage) = self.sabotage.take()
+            {
+                self.commit(sabotage);
+            }
             self.step();
             let now = self.now();
             self.look_for_the_lonely();
@@ -247,6 +278,19 @@ impl World {
                 self.complain(&format!("host {host} has not stopped"));
             }
             self.seal(host);
+        }
+    }
+
+    fn commit(&mut self, sabotage: Sabotage) {
+        match sabotage {
+            Sabotage::SlotLeaked => self.order(9, Order::LeakSlot),
+            Sabotage::Panic => self.order(9, Order::Panic),
+            Sabotage::CutOff => {
+                for other in 0..9 {
+                    self.weather.set_unheard(other, bit(9));
+                    self.sim.partition(ip_of(other), ip_of(9));
+                }
+            }
         }
     }
 
