@@ -28,7 +28,7 @@ cargo xtask VERB
   guests                            builds what runs as WebAssembly, with the toolchain that this machine has
   api [--released]                  writes the public API down in docs/api; --released makes a promise of it
   ready                             builds the components of examples/ready anew
-  sim                               the scenarios on a paused clock
+  sim [--seeds N | --seed S]        ten simulated hosts for ten minutes: 200 seeds, N, or exactly S and what happens in it
   advisories                        known vulnerabilities in dependencies; needs the network
 
 Each verb prints the commands it runs.

@@ -1,0 +1,195 @@
+//! What befalls the hosts, and when: drawn from the seed before the run begins. Does nothing itself.
+
+use std::time::Duration;
+
+use groundskeeper_sdk::rng::Rng;
+
+use crate::scenario::HOSTS;
+use crate::weather::{Mask, bit};
+
+/// How packets between two sides are lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum How {
+    /// They wait, and come when it is over: what TCP makes of a short cut by sending again.
+    Held,
+    /// They are gone, and connections that lost some stay mute after it is over: a path that has forgotten them.
+    Dropped,
+}
+
+/// How a host goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    /// It says goodbye to everybody.
+    Orderly,
+    /// The process ends; its system closes the sockets.
+    Killed,
+    /// Nobody hears anything.
+    PowerLoss,
+}
+
+/// One thing that befalls hosts. `side` is one of two sides; all links between them and the rest are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    Split {
+        side: Mask,
+        how: How,
+    },
+    /// Nobody hears anybody.
+    Apart {
+        how: How,
+    },
+    /// Nothing from `side` reaches the rest; everything else does.
+    OneWay {
+        side: Mask,
+    },
+    /// Packets are lost now and then: TCP stops for the time of a retransmission, and seldom gives a connection up.
+    Lossy {
+        side: Mask,
+    },
+    /// Packets take up to `latency`.
+    Far {
+        side: Mask,
+        latency: Duration,
+    },
+    /// It does not read from its sockets.
+    Deaf {
+        host: usize,
+    },
+    /// All connections between the sides break at once.
+    Break {
+        side: Mask,
+    },
+    Down {
+        host: usize,
+        exit: Exit,
+        keeps_book: bool,
+    },
+    /// Its wall clock jumps by so many milliseconds.
+    WallStep {
+        host: usize,
+        by_ms: i64,
+    },
+    /// Its boot clock has gone on for `time` and its monotonic one has not. The others have not noticed.
+    Suspend {
+        host: usize,
+        time: Duration,
+    },
+    /// It did not run for `time` by its own clock. The others have not noticed.
+    Stall {
+        host: usize,
+        time: Duration,
+    },
+}
+
+/// A fault and when it begins and ends, in time since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Trouble {
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+    pub(crate) fault: Fault,
+}
+
+pub(crate) fn everybody() -> Mask {
+    bit(HOSTS) - 1
+}
+
+impl Fault {
+    /// Hosts that cannot be expected to be connected meanwhile. Of two sides the smaller one; both, if it is not small.
+    pub(crate) fn troubles(&self) -> Mask {
+        match *self {
+            Self::Split { side, .. }
+            | Self::OneWay { side }
+            | Self::Lossy { side }
+            | Self::Far { side, .. } => {
+                let rest = everybody() & !side;
+                let smaller = if side.count_ones() <= rest.count_ones() { side } else { rest };
+                if smaller.count_ones() < HOSTS as u32 / 3 { smaller } else { everybody() }
+            }
+            Self::Apart { .. } => everybody(),
+            Self::Deaf { host }
+            | Self::Down { host, .. }
+            | Self::WallStep { host, .. }
+            | Self::Suspend { host, .. }
+            | Self::Stall { host, .. } => bit(host),
+            Self::Break { .. } => 0,
+        }
+    }
+}
+
+/// Draws what befalls the hosts between `from` and `until`; everything is over by then.
+pub(crate) fn draw(random: &mut Rng, from: Duration, until: Duration) -> Vec<Trouble> {
+    let count = 5 + random.below(6);
+    let mut troubles: Vec<Trouble> = (0..count).map(|_| draw_one(random, from, until)).collect();
+    if random.below(2) == 0 {
+        // Something is still wrong at the end, and has been for long enough that connections were given up.
+        let how = if random.below(3) == 0 { How::Held } else { How::Dropped };
+        let fault = match random.below(3) {
+            0 => Fault::Apart { how },
+            1 => Fault::Split { side: half(random), how },
+            _ => Fault::Split { side: bit(random.below(HOSTS as u64) as usize), how },
+        };
+        let lasts = Duration::from_millis(130_000 + random.below(170_000));
+        troubles.push(Trouble { from: until - lasts, until, fault });
+    }
+    troubles.sort_by_key(|trouble| trouble.from);
+    // A host that is down already does not go down again.
+    let mut down: Vec<(usize, Duration)> = Vec::new();
+    troubles.retain(|trouble| {
+        let Fault::Down { host, .. } = trouble.fault else { return true };
+        let free = !down.iter().any(|(other, until)| *other == host && trouble.from <= *until + MARGIN);
+        if free {
+            down.push((host, trouble.until));
+        }
+        free
+    });
+    troubles
+}
+
+/// Between two outages of one host.
+const MARGIN: Duration = Duration::from_secs(2);
+
+fn draw_one(random: &mut Rng, begin: Duration, end: Duration) -> Trouble {
+    let seconds = |random: &mut Rng, least: u64, most: u64| {
+        Duration::from_millis(least * 1000 + random.below((most - least) * 1000))
+    };
+    let room = (end - begin).as_secs();
+    let from = begin + seconds(random, 0, room - 30);
+    let host = random.below(HOSTS as u64) as usize;
+    let how = if random.below(2) == 0 { How::Held } else { How::Dropped };
+    let (fault, lasts) = match random.below(16) {
+        0 | 1 => (Fault::Split { side: half(random), how }, seconds(random, 5, 240)),
+        2 | 3 => (Fault::Split { side: bit(host), how }, seconds(random, 5, 240)),
+        4 => {
+            let side = if random.below(2) == 0 { bit(host) } else { half(random) };
+            (Fault::OneWay { side }, seconds(random, 5, 200))
+        }
+        5 => (Fault::Lossy { side: half(random) }, seconds(random, 20, 200)),
+        6 => {
+            let latency = seconds(random, 0, 2) + Duration::from_millis(300);
+            (Fault::Far { side: half(random), latency }, seconds(random, 20, 200))
+        }
+        7 | 8 => (Fault::Deaf { host }, seconds(random, 5, 200)),
+        9 => (
+            Fault::Break { side: if random.below(2) == 0 { bit(host) } else { half(random) } },
+            Duration::ZERO,
+        ),
+        10..=12 => {
+            let exit = [Exit::Orderly, Exit::Killed, Exit::PowerLoss][random.below(3) as usize];
+            (Fault::Down { host, exit, keeps_book: random.below(2) == 0 }, seconds(random, 8, 150))
+        }
+        13 => {
+            let by_ms = random.below(7_200_000) as i64 - 3_600_000;
+            (Fault::WallStep { host, by_ms }, Duration::ZERO)
+        }
+        14 => (Fault::Suspend { host, time: seconds(random, 2, 20_000) }, Duration::ZERO),
+        _ => (Fault::Stall { host, time: seconds(random, 1, 400) }, Duration::ZERO),
+    };
+    Trouble { from, until: (from + lasts).min(end), fault }
+}
+
+/// Half of the hosts, by lot.
+fn half(random: &mut Rng) -> Mask {
+    let mut hosts: Vec<usize> = (0..HOSTS).collect();
+    random.shuffle(&mut hosts);
+    hosts[..HOSTS / 2].iter().fold(0, |mask, host| mask | bit(*host))
+}

@@ -1,0 +1,80 @@
+//! Many seeds on as many threads as there are cores. Keeps going when one fails.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::scenario::{Figures, Outcome, Tell, run};
+
+/// What came of many seeds.
+#[derive(Default)]
+pub struct Ended {
+    /// Each seed that failed, with what did not hold and the line that runs it again.
+    pub failed: Vec<String>,
+    /// Over all seeds; of times, the longest.
+    pub sum: Figures,
+}
+
+/// Complaints of one seed that are told: what follows the first ones is seldom news.
+const TOLD: usize = 5;
+
+/// Runs every seed of `seeds`, in any order. `tell` gets the words of each that failed, as soon as it has.
+pub fn run_all(seeds: Range<u64>, tell: impl Fn(&str) + Sync) -> Ended {
+    let ended = Mutex::new(Ended::default());
+    let next = AtomicU64::new(seeds.start);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let outcome = run(seed, false, Tell::Nothing);
+                    ended.lock().take(&outcome, &tell);
+                }
+            });
+        }
+    });
+    ended.into_inner()
+}
+
+impl Ended {
+    fn take(&mut self, outcome: &Outcome, tell: impl Fn(&str)) {
+        let (sum, one) = (&mut self.sum, outcome.figures);
+        *sum = Figures {
+            faults: sum.faults + one.faults,
+            processes: sum.processes + one.processes,
+            disconnects: sum.disconnects + one.disconnects,
+            delivered: sum.delivered + one.delivered,
+            queue_full: sum.queue_full + one.queue_full,
+            answered: sum.answered + one.answered,
+            unanswered: sum.unanswered + one.unanswered,
+            beats: sum.beats + one.beats,
+            checks: sum.checks + one.checks,
+            isolations: sum.isolations + one.isolations,
+            recovered_within: longest(sum.recovered_within, one.recovered_within),
+            mesh_within: longest(sum.mesh_within, one.mesh_within),
+        };
+        if outcome.complaints.is_empty() {
+            return;
+        }
+        let mut words =
+            format!("seed {} failed; run it again with: {}", outcome.seed, crate::replay_line(outcome.seed));
+        for complaint in outcome.complaints.iter().take(TOLD) {
+            words.push_str(&format!("\n    {complaint}"));
+        }
+        if outcome.complaints.len() > TOLD {
+            words.push_str(&format!("\n    and {} more", outcome.complaints.len() - TOLD));
+        }
+        tell(&words);
+        self.failed.push(words);
+    }
+}
+
+fn longest(a: Duration, b: Duration) -> Duration {
+    a.max(b)
+}

@@ -1,0 +1,93 @@
+//! One peer that stops reading, among many: when the others get what they are sent, to the millisecond.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::host::{self, Machine, Tallies};
+use crate::scenario::HOSTS;
+use crate::weather::{Weather, bit, ip_of};
+
+/// Fine enough to tell milliseconds apart.
+const STEP: Duration = Duration::from_millis(1);
+/// Every packet takes as long: turmoil draws latencies for all hosts from one source, so that one packet less of the
+/// stopped peer would shift those of all others.
+const LATENCY: Duration = Duration::from_millis(20);
+/// By then everybody is connected with everybody.
+const MESHED: Duration = Duration::from_secs(25);
+const END: Duration = Duration::from_secs(40);
+/// Sends; the last host is the one that stops.
+const SENDER: usize = 0;
+
+/// What the last host does from the moment on at which the others begin to get broadcasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Reads,
+    /// Reads nothing: queues to it fill at all its peers.
+    Stopped,
+    /// Was never there.
+    Absent,
+}
+
+/// When each other host got which broadcast, in milliseconds since the start, and how many queues were full.
+pub fn deliveries(seed: u64, last: Kind) -> (BTreeMap<(usize, u32), u128>, u32) {
+    let weather = Arc::new(Weather::new(HOSTS));
+    let (ids, complaints) = (Arc::new(host::ids(seed)), Arc::new(Mutex::default()));
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(seed)
+        .tick_duration(STEP)
+        .simulation_duration(END * 2)
+        .min_message_latency(LATENCY)
+        .max_message_latency(LATENCY)
+        .build();
+    let machines: Vec<_> = (0..HOSTS - usize::from(last == Kind::Absent))
+        .map(|host| {
+            Arc::new(Machine {
+                host,
+                seed,
+                ids: Arc::clone(&ids),
+                weather: Arc::clone(&weather),
+                interval: Duration::from_secs(5),
+                roomy: true,
+                chatty: false,
+                heard: Mutex::default(),
+                tallies: Arc::new(Tallies::default()),
+                lives: Mutex::default(),
+                book: Mutex::default(),
+                complaints: Arc::clone(&complaints),
+            })
+        })
+        .collect();
+    for machine in &machines {
+        let machine = Arc::clone(machine);
+        sim.host(ip_of(machine.host), move || host::run(Arc::clone(&machine)));
+    }
+    let mut begun = false;
+    while sim.elapsed() < END {
+        sim.step().expect("no host ends by itself");
+        if sim.elapsed() >= MESHED && !begun {
+            begun = true;
+            let live = machines.iter().map(|machine| machine.life().expect("it runs").tables.pool.live());
+            let all = machines.len() as u32 - 1;
+            assert!(
+                live.clone().all(|live| live == all),
+                "not everybody is connected: {:?}",
+                live.collect::<Vec<_>>()
+            );
+            if last == Kind::Stopped {
+                weather.set_deaf(bit(HOSTS - 1));
+            }
+            machines[SENDER].life().expect("it runs").say_much();
+        }
+    }
+    assert!(complaints.lock().is_empty(), "{:?}", complaints.lock());
+    let others = machines.iter().take(HOSTS - 1).filter(|machine| machine.host != SENDER);
+    let heard = others.flat_map(|machine| {
+        let heard = std::mem::take(&mut *machine.heard.lock());
+        heard.into_iter().map(|(number, at)| ((machine.host, number), at.as_millis()))
+    });
+    let full = machines[SENDER].tallies.queue_full.load(std::sync::atomic::Ordering::Relaxed);
+    (heard.collect(), full as u32)
+}
