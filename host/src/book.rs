@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::chance::Chance;
 use crate::clock::{Clock, unix_seconds};
 use crate::journal::Journal;
 use crate::peer::{NetGroup, PeerId, canonical, is_public};
@@ -33,6 +33,8 @@ pub struct BookLimits {
     pub min_life: Duration,
     /// Whether addresses outside the public internet are taken from others and told to others.
     pub allow_private: bool,
+    /// Back-offs and samples follow from it, for simulations; none: nobody can guess them.
+    pub seed: Option<u64>,
 }
 
 impl Default for BookLimits {
@@ -44,6 +46,7 @@ impl Default for BookLimits {
             backoff_most: Duration::from_secs(3600),
             min_life: Duration::from_secs(60),
             allow_private: false,
+            seed: None,
         }
     }
 }
@@ -104,6 +107,7 @@ pub struct Book {
     limits: BookLimits,
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
+    chance: Chance,
     known: Mutex<BTreeMap<SocketAddr, Known>>,
     /// Counts what would be worth writing to disk.
     changes: AtomicU64,
@@ -129,6 +133,7 @@ pub struct BookRows {
 impl Book {
     pub fn new(limits: BookLimits, clock: Arc<dyn Clock>, journal: Arc<Journal>) -> Arc<Self> {
         Arc::new(Self {
+            chance: Chance::new(limits.seed),
             limits,
             clock,
             journal,
@@ -297,9 +302,8 @@ impl Book {
         });
         let mut chosen: Vec<_> = told.map(|one| (one.entry.address, one.entry.peer)).collect();
         drop(known);
-        let mut random = rand::rng();
         for at in 0..chosen.len().min(limit) {
-            let other = random.random_range(at..chosen.len());
+            let other = at + self.chance.below(chosen.len() - at);
             chosen.swap(at, other);
         }
         chosen.truncate(limit);
@@ -350,7 +354,7 @@ impl Book {
         let doublings = failures.saturating_sub(1).min(20);
         let bound = self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_most);
         let longest = Duration::from_millis(self.longest_wait.load(Ordering::Relaxed));
-        rand::rng().random_range(Duration::ZERO..=bound).min(longest)
+        self.chance.up_to(bound).min(longest)
     }
 }
 

@@ -18,6 +18,7 @@ mod builtin;
 mod bytes;
 mod document;
 mod manifest;
+mod performance;
 mod policy;
 mod problem;
 mod raw;
@@ -35,6 +36,9 @@ pub(crate) use manifest::is_phase_name;
 pub use manifest::{
     Declared, Guest, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Runtime, arrange_manifests, is_manifest,
     read_manifests,
+};
+pub use performance::{
+    BackpressureConfig, BreakerConfig, Performance, RetryConfig, TimeoutConfig, TimeoutsConfig,
 };
 pub use policy::{
     BanGrant, DialFrom, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits,
@@ -58,6 +62,7 @@ pub struct Config {
     pub journal: Journal,
     pub admin: Admin,
     pub telemetry: Telemetry,
+    pub performance: Performance,
     pub shutdown: Shutdown,
     pub log: Log,
     pub guests: Guests,

@@ -140,6 +140,8 @@ pub enum What {
     Late,
     /// The owner of a closing connection did not let go in time and was aborted.
     Aborted,
+    /// Requests to a peer are stopped, tried, or let through again.
+    Breaker,
 }
 
 impl What {

@@ -20,6 +20,7 @@ pub mod admin;
 #[doc(hidden)]
 pub mod author;
 pub mod book;
+pub mod chance;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

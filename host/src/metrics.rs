@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 use crate::book::Book;
 use crate::clock::{Clock, Coarse};
 use crate::cycle::{BeatReport, Measures};
-use crate::flow::Broadcasts;
+use crate::flow::{AttemptEnd, BreakerState, Broadcasts, Priority, TrafficReport};
 use crate::journal::{Cause, Journal, Outcome, What};
 use crate::pool::Pool;
 use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
@@ -56,6 +56,8 @@ pub struct Sources {
     pub started: Duration,
     /// Where phases can be dropped in.
     pub reload: Option<ReloadHandle>,
+    /// What its network says of itself, if it has one.
+    pub traffic: Option<Arc<dyn TrafficReport>>,
 }
 
 #[derive(Default)]
@@ -182,6 +184,7 @@ impl Collector for Scrape {
         self.phases(&mut out)?;
         self.reloads(&mut out)?;
         self.connections(&mut out)?;
+        self.traffic(&mut out)?;
         self.memories(&mut out)
     }
 }
@@ -285,6 +288,38 @@ impl Scrape {
         drop(counts);
         out.gauge(&list::BOOK_ADDRESSES, book.len() as f64)?;
         out.gauge(&list::BOOK_DIALING, book.dialing().into())
+    }
+
+    fn traffic(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let Some(report) = &self.from.traffic else { return Ok(()) };
+        let (now, kinds, breakers) = (report.traffic(), report.kinds(), report.breakers());
+        out.gauge(&list::QUEUED, now.queued_bytes as f64)?;
+        out.gauge(&list::QUEUE_BUDGET, now.budget_bytes as f64)?;
+        let fates = [("sent", now.sent), ("full", now.full), ("refused", now.refused), ("shed", now.shed)];
+        let frames = fates.into_iter().flat_map(|(fate, counts)| {
+            Priority::ALL.map(|priority| ([priority.as_str(), fate], counts[priority as usize]))
+        });
+        out.counters(&list::FRAMES, frames)?;
+        out.counter(&list::FRAMES_EXPIRED, now.expired)?;
+        out.gauge(&list::REQUESTS_OPEN, now.pending as f64)?;
+        let ends = kinds.iter().flat_map(|kind| {
+            AttemptEnd::ALL.map(|end| ([&*kind.kind, end.as_str()], kind.ends[end as usize]))
+        });
+        out.counters(&list::REQUESTS, ends)?;
+        let quantiles = kinds.iter().filter(|kind| kind.latency.count > 0).flat_map(|kind| {
+            let of = &kind.latency;
+            let all = [("0.5", of.p50_us), ("0.95", of.p95_us), ("0.99", of.p99_us), ("0.999", of.p999_us)];
+            all.map(|(quantile, us)| ([&*kind.kind, quantile], us as f64 / 1e6))
+        });
+        out.gauges(&list::REQUEST_LATENCY, quantiles)?;
+        out.counter(&list::REQUESTS_RETRIED, now.retried)?;
+        out.counter(&list::REQUESTS_HEDGED, now.hedged)?;
+        out.counter(&list::ANSWERS_BAD, now.misbehaved)?;
+        let not_closed = [BreakerState::Open, BreakerState::HalfOpen].map(|state| {
+            ([state.as_str()], breakers.iter().filter(|breaker| breaker.state == state).count() as f64)
+        });
+        out.gauges(&list::BREAKERS, not_closed)?;
+        out.counter(&list::BREAKERS_OPENED, now.breakers_opened)
     }
 
     fn memories(&self, out: &mut Out<'_, '_>) -> fmt::Result {

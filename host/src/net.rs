@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 mod allowance;
 mod answering;
+mod asking;
 mod bootstrap;
 mod broadcasting;
 mod conn;
@@ -21,6 +22,7 @@ pub mod frame;
 mod handlers;
 mod handshake;
 mod identity;
+mod kinds;
 mod listener;
 mod masks;
 mod node;
@@ -30,24 +32,30 @@ mod requests;
 mod roster;
 mod session;
 mod settings;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traffic;
 mod transport;
+mod tuning;
 #[doc(hidden)]
 pub mod wire;
 
+pub use asking::{Answer, Ask, AskError};
 pub use bootstrap::Resolved;
-pub use broadcasting::{Audience, BroadcastError, Sent};
+pub use broadcasting::{Audience, Broadcast, BroadcastError, IfFull, Sent};
 pub use frame::FrameCaps;
-pub use handlers::{BUILT_IN, Handlers, Verdict};
+pub use handlers::{BUILT_IN, Capacity, Handlers, Verdict};
 pub use handshake::HandshakeError;
 pub use identity::{BadKey, Identity};
-pub use requests::{MAX_PENDING, RequestError};
+pub use requests::{MAX_PENDING, RequestError, WhenFull};
 pub use settings::{MAX_NETWORK, NetConfig, Rooms};
 pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, Unproven};
+pub use tuning::Tuning;
 
 use crate::book::{Dial, DialOrder};
+use crate::flow::{KindSnapshot, PeerBreaker, TrafficReport, TrafficSnapshot};
 use crate::pool::{Direction, PeerFacts};
 use dialer::Dialer;
 use handshake::Outgoing;
@@ -160,6 +168,7 @@ impl Net {
         let bound = doors.iter().map(Door::local_addr).collect::<io::Result<_>>()?;
         let node = Arc::new(Node::new(config, rooms, carrier, handlers, Handle::current()));
         *node.bound.lock() = bound;
+        answering::start_workers(&node);
         for door in doors {
             node.tracker.spawn(listener::serve(Arc::clone(&node), door));
         }
@@ -181,7 +190,12 @@ impl Net {
         self.node.refusals.total()
     }
 
-    /// Tasks now: one per listener, connection, handshake and dial.
+    /// Other numbers to bound traffic by, from now on.
+    pub fn tune(&self, tuning: Tuning) {
+        self.node.traffic.tune(tuning);
+    }
+
+    /// Tasks now: one per listener, connection, handshake, dial, and request that is being worked on at once.
     pub fn tasks(&self) -> usize {
         self.node.tracker.len()
     }
@@ -235,6 +249,27 @@ impl Net {
         }
         node.refusals.flush(&node.rooms.journal);
         Stopped { goodbyes, aborted }
+    }
+}
+
+impl TrafficReport for Net {
+    fn traffic(&self) -> TrafficSnapshot {
+        self.node.traffic.snapshot()
+    }
+
+    fn kinds(&self) -> Vec<KindSnapshot> {
+        self.node.traffic.kinds.snapshot()
+    }
+
+    fn breakers(&self) -> Vec<PeerBreaker> {
+        let now = self.node.rooms.clock.mono();
+        let listed = self.node.roster.listed();
+        let of = |conn: &Arc<conn::Conn>| {
+            let peer = conn.peer;
+            let breakers = conn.standing.breakers(now).into_iter();
+            breakers.map(move |(kind, state)| PeerBreaker { peer, kind, state })
+        };
+        listed.conns.iter().flat_map(of).collect()
     }
 }
 

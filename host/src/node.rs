@@ -7,6 +7,8 @@ mod maintenance;
 #[cfg(feature = "net")]
 mod reconfigure;
 #[cfg(feature = "net")]
+mod tuning;
+#[cfg(feature = "net")]
 mod whole;
 
 #[cfg(feature = "net")]

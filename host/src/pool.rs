@@ -22,7 +22,7 @@ mod members;
 mod rows;
 mod slot;
 mod stats;
-#[allow(dead_code, reason = "the loom crate includes this file by path and uses all of it")]
+#[allow(dead_code, reason = "the models include this file by path and use all of it")]
 mod tag;
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
@@ -409,6 +409,12 @@ impl Pool {
             let word = tag.load();
             word.is_live() && word.conn() == key.conn
         })
+    }
+
+    /// Its health, if it is live. One load.
+    pub fn health(&self, key: ConnKey) -> Option<u8> {
+        let word = self.tags.get(key.slot as usize)?.load();
+        (word.is_live() && word.conn() == key.conn).then(|| word.health())
     }
 
     /// Whether the connection's peer was seen after `view`.

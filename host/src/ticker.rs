@@ -217,6 +217,7 @@ impl Ticker {
                 () = sleep => {
                     if self.next_tick_at() < self.clock.mono() && self.skipped() > 0 {
                         tokio::select! {
+                            biased;
                             () = &mut shutdown => break,
                             () = tokio::time::sleep(LATE_GRACE) => {}
                         }

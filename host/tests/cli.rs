@@ -384,6 +384,7 @@ fn node() -> Node {
     attach(3, "192.0.2.3:7420").retire(Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading"));
     let desk = Desk {
         sources: Sources {
+            traffic: None,
             book: Book::new(BookLimits::default(), Arc::clone(&clock), Arc::clone(&journal)),
             broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
             pool,

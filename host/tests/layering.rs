@@ -7,9 +7,10 @@ use std::process::Command;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A room may use the rooms before it and no other. Which one owns what is told in `docs/architecture.md`.
-const ORDER: [&str; 22] = [
-    "peer", "clock", "config", "journal", "pool", "book", "flow", "data", "net", "engine", "registry",
-    "loader", "record", "cycle", "ticker", "reload", "metrics", "admin", "node", "author", "cli", "main",
+const ORDER: [&str; 23] = [
+    "peer", "clock", "chance", "config", "journal", "pool", "book", "flow", "data", "net", "engine",
+    "registry", "loader", "record", "cycle", "ticker", "reload", "metrics", "admin", "node", "author", "cli",
+    "main",
 ];
 
 /// Which packages of this workspace a package may use.

@@ -528,6 +528,17 @@ fn phases_and_config_change_while_a_node_runs() {
     assert!(code == Some(1) && told.contains("node.interval"), "{told}");
     assert_eq!(node.status()["interval_ms"], 300);
 
+    // What bounds traffic is among what can change, and an absurd value is refused with its range.
+    let budget = |size: &str| format!("{text}\n[performance.backpressure]\nqueue_budget = \"{size}\"\n");
+    std::fs::write(&config, budget("8 MiB")).unwrap();
+    let (code, told) = run(&["reload"]);
+    assert!(code == Some(0) && told.contains("performance.backpressure"), "{told}");
+    assert_eq!(node.status()["traffic"]["budget_bytes"], 8 << 20);
+    std::fs::write(&config, budget("8 KiB")).unwrap();
+    let (code, told) = run(&["reload"]);
+    assert!(code == Some(1) && told.contains("8 KiB is out of range: 1 MiB to 64 GiB"), "{told}");
+    assert_eq!(node.status()["traffic"]["budget_bytes"], 8 << 20);
+
     // Gone from the folder is gone from the node.
     std::fs::remove_file(&place).unwrap();
     std::fs::remove_file(dropped.join("stats.wasm")).unwrap();

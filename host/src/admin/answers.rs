@@ -1,10 +1,13 @@
 //! What the API says, as types that the command line reads back. Append-only: a newer client talks to an older node.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::flow::{BreakerState, KindSnapshot, TrafficSnapshot};
 use crate::journal::Record;
 use crate::peer::PeerId;
 use crate::pool::{Direction, PoolStats};
@@ -25,6 +28,12 @@ pub struct Status {
     pub pool: PoolStatus,
     pub book: BookStatus,
     pub journal: JournalStatus,
+    /// What the network says of itself, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficSnapshot>,
+    /// Requests of this node, by kind.
+    #[serde(default)]
+    pub requests: Vec<KindSnapshot>,
     pub phases: Vec<PhaseStatus>,
 }
 
@@ -80,6 +89,9 @@ pub struct Peer {
     pub kib_in: u32,
     pub kib_out: u32,
     pub kib_queued: u32,
+    /// Its circuit breakers that are not closed, by kind of request.
+    #[serde(default)]
+    pub breakers: BTreeMap<Arc<str>, BreakerState>,
     /// What the peer says it runs. Untrusted.
     pub agent: String,
 }

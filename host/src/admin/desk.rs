@@ -54,6 +54,8 @@ impl Desk {
                 chatter,
                 lines_lost: from.journal.lines_lost(),
             },
+            traffic: from.traffic.as_ref().map(|report| report.traffic()),
+            requests: from.traffic.as_ref().map(|report| report.kinds()).unwrap_or_default(),
             phases: from.phases.read().to_vec(),
         }
     }
@@ -143,6 +145,7 @@ impl Desk {
         let now = self.sources.clock.coarse();
         let (seen, since) = (pool.freeze_last_seen(rows), pool.freeze_connected_at(rows));
         let (rtt, traffic) = (pool.freeze_rtt(rows), pool.freeze_traffic(rows));
+        let breakers = self.sources.traffic.as_ref().map(|report| report.breakers()).unwrap_or_default();
         let told = which.into_iter().filter_map(|row| {
             let (key, word) = (rows.key(row), rows.words()[row]);
             // One that ended meanwhile and whose slot has another tenant is left out.
@@ -161,6 +164,11 @@ impl Desk {
                 kib_in: traffic[row].kib_in,
                 kib_out: traffic[row].kib_out,
                 kib_queued: traffic[row].kib_queued,
+                breakers: breakers
+                    .iter()
+                    .filter(|breaker| breaker.peer == name.id)
+                    .map(|breaker| (Arc::clone(&breaker.kind), breaker.state))
+                    .collect(),
                 agent: name.agent,
             })
         });

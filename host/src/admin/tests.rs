@@ -86,6 +86,7 @@ impl Node {
         pulse.set_interval(Duration::from_secs(30));
         board.write(vec![phase()]);
         let sources = Sources {
+            traffic: None,
             book: Book::new(BookLimits::default(), Arc::clone(&dyn_clock), Arc::clone(&journal)),
             broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
             pool,

@@ -226,6 +226,7 @@ fn desk(config: &Config, node: &Node, reconfigurer: &Arc<Reconfigurer>) -> Arc<D
         Box::pin(async move { reconfigurer.reconfigure().await })
     });
     let sources = Sources {
+        traffic: Some(Arc::clone(node.net()) as _),
         clock: Arc::clone(&tables.clock),
         pool: Arc::clone(&tables.pool),
         book: Arc::clone(&tables.book),

@@ -1,6 +1,7 @@
 //! Answers as text for a terminal. What peers say is shown with its control characters escaped.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use groundskeeper_sdk::span::Span;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use crate::admin::answers::{Explanation, Health, Peer, Peers, Phases, Resumed, Status};
 use crate::config::Mode;
+use crate::flow::{BreakerState, KindSnapshot, LatencySnapshot, TrafficSnapshot};
 use crate::journal::{Outcome, Record};
 use crate::pool::Direction;
 use crate::pool::PoolStats;
@@ -27,6 +29,8 @@ pub(super) fn status(status: &Status) -> String {
         pool,
         book,
         journal,
+        traffic,
+        requests,
         phases,
     } = status;
     let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
@@ -53,8 +57,41 @@ pub(super) fn status(status: &Status) -> String {
         ("book", format!("{} addresses, {} bans", book.addresses, pool.bans)),
         ("ended", format!("{} connections since the start", journal.disconnects)),
     ];
-    let facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]);
-    format!("{}\n{}", table(facts.into()), phase_table(phases))
+    let mut facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]).to_vec();
+    if let Some(traffic) = traffic {
+        facts.push(vec!["traffic".to_owned(), traffic_words(traffic)]);
+    }
+    let requests = if requests.is_empty() { String::new() } else { format!("\n{}", request_table(requests)) };
+    format!("{}{requests}\n{}", table(facts), phase_table(phases))
+}
+
+fn traffic_words(traffic: &TrafficSnapshot) -> String {
+    let dropped: u64 = [traffic.full, traffic.refused, traffic.shed].iter().flatten().sum();
+    format!(
+        "{} of {} KiB queued, {} frames sent, {} dropped or refused, {} too late; {} requests open",
+        traffic.queued_bytes.div_ceil(1024),
+        traffic.budget_bytes / 1024,
+        traffic.sent.iter().sum::<u64>(),
+        dropped,
+        traffic.expired,
+        traffic.pending
+    )
+}
+
+/// How requests of each kind fare.
+fn request_table(requests: &[KindSnapshot]) -> String {
+    let head = ["REQUEST", "ANSWERED", "FAILED", "BUSY", "TIMED OUT", "OTHER", "P50", "P99", "P999"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(requests.iter().map(|of| {
+        let [answered, failed, busy, timed_out, other @ ..] = of.ends;
+        let LatencySnapshot { p50_us, p99_us, p999_us, .. } = of.latency;
+        let counts = [answered, failed, busy, timed_out, other.iter().sum()].map(|count| count.to_string());
+        let mut row = vec![printable(&of.kind)];
+        row.extend(counts);
+        row.extend([p50_us, p99_us, p999_us].map(micros));
+        row
+    }));
+    table(rows)
 }
 
 pub(super) fn resumed(resumed: &Resumed) -> String {
@@ -228,7 +265,7 @@ fn phase_table(phases: &[PhaseStatus]) -> String {
 }
 
 pub(super) fn peers(peers: &Peers) -> String {
-    let head = ["PEER", "ADDRESS", "WAY", "HEALTH", "IDLE", "AGE", "RTT", "IN", "OUT", "AGENT"];
+    let head = ["PEER", "ADDRESS", "WAY", "HEALTH", "IDLE", "AGE", "RTT", "IN", "OUT", "BREAKERS", "AGENT"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(peers.peers.iter().map(peer));
     let mut text = if peers.peers.is_empty() { String::new() } else { table(rows) };
@@ -256,6 +293,13 @@ fn peer(peer: &Peer) -> Vec<String> {
         peer.rtt_us.map_or("-".to_owned(), |rtt| micros(rtt.into())),
         format!("{} KiB", peer.kib_in),
         format!("{} KiB", peer.kib_out),
+        if peer.breakers.is_empty() {
+            "-".to_owned()
+        } else {
+            let of =
+                |(kind, state): (&Arc<str>, &BreakerState)| format!("{} {}", printable(kind), state.as_str());
+            peer.breakers.iter().map(of).collect::<Vec<_>>().join(", ")
+        },
         printable(&peer.agent),
     ]
 }

@@ -14,14 +14,15 @@ pub(super) enum Bound {
     Time(Span, Span),
     Size(Bytes, Bytes),
     Count(u64, u64),
+    Fraction(f64, f64),
 }
 
-use Bound::{Count, Size, Time};
+use Bound::{Count, Fraction, Size, Time};
 
 /// A connection that is worth a slot costs about 10 KiB: a million is where one machine ends.
 pub(super) const MOST_CONNECTIONS: u64 = 1_000_000;
 
-pub(super) const BOUNDS: [(&str, Bound); 35] = [
+pub(super) const BOUNDS: [(&str, Bound); 50] = [
     ("node.interval", Time(Span::millis(100), Span::hours(1))),
     ("pool.max_connections", Count(1, MOST_CONNECTIONS)),
     ("pool.max_inbound", Count(0, MOST_CONNECTIONS)),
@@ -47,6 +48,21 @@ pub(super) const BOUNDS: [(&str, Bound); 35] = [
     ("journal.notable", Count(16, 1_000_000)),
     ("journal.chatter", Count(16, 1_000_000)),
     ("journal.file_max", Size(Bytes::kib(64), Bytes::gib(1024))),
+    ("performance.backpressure.max_pending", Count(1, 1_000_000)),
+    ("performance.backpressure.memory_pressure_threshold", Fraction(0.1, 1.0)),
+    ("performance.backpressure.queue_budget", Size(Bytes::mib(1), Bytes::gib(64))),
+    ("performance.circuit_breaker.failure_threshold", Count(1, 1000)),
+    ("performance.circuit_breaker.timeout", Time(Span::millis(100), Span::hours(1))),
+    ("performance.circuit_breaker.success_threshold", Count(1, 100)),
+    ("performance.circuit_breaker.error_rate", Fraction(0.01, 1.0)),
+    ("performance.circuit_breaker.window", Time(Span::secs(1), Span::hours(1))),
+    ("performance.retry.max_retries", Count(0, 10)),
+    ("performance.retry.first_wait", Time(Span::millis(1), Span::mins(1))),
+    ("performance.retry.longest_wait", Time(Span::millis(1), Span::mins(10))),
+    ("performance.retry.budget", Fraction(0.0, 1.0)),
+    ("performance.timeouts.default.base_timeout", Time(Span::millis(1), Span::mins(5))),
+    ("performance.timeouts.default.min_timeout", Time(Span::millis(1), Span::mins(5))),
+    ("performance.timeouts.default.max_timeout", Time(Span::millis(1), Span::mins(10))),
     ("guests.disconnects_per_tick", Count(0, 4096)),
     ("guests.disconnects_per_hour", Count(0, MOST_CONNECTIONS)),
     ("guests.floor", Count(0, MOST_CONNECTIONS)),
@@ -69,6 +85,7 @@ impl Bound {
             Count(least, most) => value.as_u64().is_none_or(|n| (least..=most).contains(&n)),
             Time(least, most) => inside(value, least, most),
             Size(least, most) => inside(value, least, most),
+            Fraction(least, most) => value.as_f64().is_none_or(|part| (least..=most).contains(&part)),
         }
     }
 
@@ -88,6 +105,7 @@ impl fmt::Display for Bound {
             Count(least, most) => write!(f, "{least} to {most}"),
             Time(least, most) => write!(f, "{least} to {most}"),
             Size(least, most) => write!(f, "{least} to {most}"),
+            Fraction(least, most) => write!(f, "{least} to {most}"),
         }
     }
 }

@@ -75,6 +75,12 @@ impl<'i> Document<'i> {
         self.torn
     }
 
+    /// The names of the keys of the table at `path`.
+    pub fn names(&self, path: &[&str]) -> Vec<String> {
+        let table = self.table(path);
+        table.into_iter().flatten().map(|(key, _)| key.get_ref().clone().into_owned()).collect()
+    }
+
     /// What kind of value stands at `path`, in TOML's words.
     pub fn kind_of(&self, path: &[&str]) -> Option<&'static str> {
         let (last, above) = path.split_last()?;

@@ -26,6 +26,7 @@ pub(super) struct Raw {
     pub book: Book,
     pub broadcasts: Broadcasts,
     pub journal: Journal,
+    pub performance: super::performance::Raw,
     pub admin: Admin,
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,

@@ -12,6 +12,7 @@ use super::bounds::{self, BOUNDS};
 use super::builtin::{self, BUILTINS as PHASES, BuiltIn, Settings};
 use super::document::Document;
 use super::manifest::{Declared, Manifest, read_manifests};
+use super::performance;
 use super::policy::Mode;
 use super::problem::Problem;
 use super::raw::{self, Raw};
@@ -103,6 +104,7 @@ fn read(from: &mut Document<'_>, overrides: &Overrides) -> Raw {
         "book",
         "broadcasts",
         "journal",
+        "performance",
         "admin",
         "telemetry",
         "shutdown",
@@ -119,6 +121,7 @@ fn read(from: &mut Document<'_>, overrides: &Overrides) -> Raw {
         book: from.section(&["book"], &[]),
         broadcasts: from.section(&["broadcasts"], &[]),
         journal: from.section(&["journal"], &[]),
+        performance: performance::read(from),
         admin: from.section(&["admin"], &[]),
         telemetry: from.section(&["telemetry"], &[]),
         shutdown: from.section(&["shutdown"], &[]),
@@ -220,6 +223,9 @@ impl<'a> Check<'a> {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
         }
+        for (key, message) in performance::problems(&raw.performance) {
+            self.wrong(&key, message);
+        }
         let guests = self.guests(&raw.guests, dir, pool.least);
         let phases = self.phases(raw.phases);
         self.reaper_gives_a_chance(&phases.reaper, raw.node.interval);
@@ -256,6 +262,7 @@ impl<'a> Check<'a> {
                 file: raw.journal.file,
                 file_max: raw.journal.file_max.0,
             },
+            performance: performance::resolve(raw.performance),
             admin: Admin { enabled: raw.admin.enabled, socket: raw.admin.socket },
             telemetry: Telemetry { listen: raw.telemetry.listen },
             shutdown: Shutdown { deadline: raw.shutdown.deadline.into() },

@@ -45,6 +45,10 @@ fn described<T: JsonSchema>(bounds: &[(&str, Bound)]) -> Value {
 
 /// A property of a table, or of the table that may be written instead of a truth value.
 fn property<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Value> {
-    let table = if of.get("properties").is_some() { of } else { of.get_mut("anyOf")?.get_mut(1)? };
+    let table = if of.get("anyOf").is_none() { of } else { of.get_mut("anyOf")?.get_mut(1)? };
+    if table["properties"].get(name).is_none() {
+        // A table whose keys are names that the author of the file chooses.
+        return table.get_mut("additionalProperties").filter(|rest| rest.is_object());
+    }
     table.get_mut("properties")?.get_mut(name)
 }

@@ -57,6 +57,33 @@ fn the_shipped_file_has_every_key_and_no_other() {
     assert!(Config::parse(&shipped_with_optional_keys(), "x").is_ok());
 }
 
+/// The two blocks of the plan that the project began from, as it has them.
+#[test]
+fn profiles_are_read_and_say_what_they_say() {
+    let profile = |name: &str| {
+        let text = std::fs::read_to_string(folder().join(name)).unwrap();
+        Config::parse(&text, name).unwrap().performance
+    };
+    let (much, soon) = (profile("high-throughput.toml"), profile("low-latency.toml"));
+    let facts = |of: &Performance| {
+        let Performance { backpressure, circuit_breaker, timeouts, .. } = of;
+        let raft = timeouts.by_kind["raft_message"];
+        (
+            (backpressure.max_pending, backpressure.enable_priority, backpressure.memory_pressure_threshold),
+            (
+                circuit_breaker.failure_threshold,
+                circuit_breaker.timeout.as_secs(),
+                circuit_breaker.success_threshold,
+            ),
+            (raft.base.as_millis(), raft.least.as_millis(), raft.most.as_millis(), raft.adaptive),
+        )
+    };
+    assert_eq!(facts(&much), ((50_000, true, 0.9), (3, 30, 5), (200, 200, 2000, true)));
+    assert_eq!(facts(&soon), ((10_000, true, 0.7), (2, 10, 2), (50, 50, 500, true)));
+    let usual = Config::default().performance;
+    assert_eq!((&much.retry, &much.timeouts.usual), (&usual.retry, &usual.timeouts.usual));
+}
+
 #[test]
 fn the_shipped_file_names_every_range() {
     let (mut section, mut comment) = (String::new(), String::new());

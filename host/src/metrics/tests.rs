@@ -7,7 +7,7 @@ use super::*;
 use crate::book::{BookLimits, Source};
 use crate::clock::TokioClock;
 use crate::cycle::{PhaseRun, Tally};
-use crate::flow::BroadcastLimits;
+use crate::flow::{BroadcastLimits, KindSnapshot, LatencySnapshot, PeerBreaker, TrafficSnapshot};
 use crate::journal::{Asker, Draft, JournalLimits};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
@@ -19,6 +19,7 @@ fn sources(clock: &Arc<TokioClock>) -> Sources {
     let journal = Journal::new(Arc::clone(&clock), JournalLimits::default(), None);
     let limits = PoolLimits::only_capacity(16);
     Sources {
+        traffic: Some(Arc::new(Busy)),
         pool: Pool::new(PeerId::from_bytes([1; 32]), limits, Arc::clone(&clock), Arc::clone(&journal)),
         book: Book::new(BookLimits::default(), Arc::clone(&clock), Arc::clone(&journal)),
         broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
@@ -33,6 +34,39 @@ fn sources(clock: &Arc<TokioClock>) -> Sources {
         reload: Some(ReloadHandle::of_nobody(ReloadCounts::default())),
         clock,
     }
+}
+
+/// A network under load.
+struct Busy;
+
+impl TrafficReport for Busy {
+    fn traffic(&self) -> TrafficSnapshot {
+        let mut now = TrafficSnapshot::default();
+        (now.queued_bytes, now.shed, now.breakers_opened) = (4096, [0, 0, 5, 7], 2);
+        now
+    }
+
+    fn kinds(&self) -> Vec<KindSnapshot> {
+        let latency = LatencySnapshot { count: 9, p99_us: 2_500, ..LatencySnapshot::default() };
+        vec![KindSnapshot::new("block".into(), [9, 0, 4, 0, 0, 0, 0], latency)]
+    }
+
+    fn breakers(&self) -> Vec<PeerBreaker> {
+        let peer = PeerId::from_bytes([2; 32]);
+        vec![PeerBreaker { peer, kind: "block".into(), state: BreakerState::Open }]
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_is_told_by_priority_and_by_kind() {
+    let text = Arc::new(Metrics::default()).render(&sources(&TokioClock::starting_at(Duration::ZERO)));
+    let at = |start| value(&text, start);
+    assert_eq!(at("groundskeeper_send_queue_bytes"), 4096.0);
+    assert_eq!(at("groundskeeper_frames_total{priority=\"bulk\",fate=\"shed\"}"), 7.0);
+    assert_eq!(at("groundskeeper_requests_total{kind=\"block\",result=\"busy\"}"), 4.0);
+    assert_eq!(at("groundskeeper_request_latency_seconds{kind=\"block\",quantile=\"0.99\"}"), 0.0025);
+    assert_eq!(at("groundskeeper_breakers{state=\"open\"}"), 1.0);
+    assert_eq!(at("groundskeeper_breakers_opened_total"), 2.0);
 }
 
 fn report(result: &'static str) -> BeatReport {

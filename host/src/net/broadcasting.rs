@@ -2,6 +2,7 @@
 //! shared by all queues. Knows no topic by itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +13,8 @@ use super::conn::Conn;
 use super::handlers::Verdict;
 use super::node::Node;
 use super::wire::{MAX_NAME, Message, TooLarge};
-use crate::flow::BroadcastId;
-use crate::journal::{Asker, Draft, What};
+use crate::flow::{BroadcastId, NotQueued, Pressure, Priority};
+use crate::journal::Asker;
 use crate::peer::PeerId;
 
 /// Health taken for a broadcast that the application finds bad: four of them use up a connection's health.
@@ -44,6 +45,56 @@ pub enum BroadcastError {
     BadTopic,
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
+    #[error(transparent)]
+    Pressure(#[from] Pressure),
+    /// The others have it.
+    #[error("{} connections had no room for it in their queues", .0.full)]
+    Full(Sent),
+}
+
+/// A broadcast that is not sent in the usual way.
+#[derive(Clone, Copy, Debug)]
+pub struct Broadcast<'a> {
+    topic: &'a str,
+    payload: &'a [u8],
+    audience: Audience<'a>,
+    priority: Priority,
+    if_full: IfFull,
+}
+
+/// What a full send queue means for a broadcast. It is counted in any case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IfFull {
+    /// That peer goes without.
+    #[default]
+    Drop,
+    /// That peer goes without, and the caller is told so by an error.
+    Fail,
+    /// Waits for room, for at most so long; then that peer goes without.
+    Wait(Duration),
+}
+
+impl<'a> Broadcast<'a> {
+    /// To all connections; whose queue is full goes without.
+    pub fn new(topic: &'a str, payload: &'a [u8]) -> Self {
+        Self { topic, payload, audience: Audience::All, priority: Priority::Broadcast, if_full: IfFull::Drop }
+    }
+
+    pub fn to(mut self, audience: Audience<'a>) -> Self {
+        self.audience = audience;
+        self
+    }
+
+    /// It can wait for everything else.
+    pub fn bulk(mut self) -> Self {
+        self.priority = Priority::Bulk;
+        self
+    }
+
+    pub fn if_full(mut self, if_full: IfFull) -> Self {
+        self.if_full = if_full;
+        self
+    }
 }
 
 /// The first 16 bytes of SHA-256 over topic and payload. The topic's length keeps "ab" + "c" and "a" + "bc" apart.
@@ -70,24 +121,48 @@ impl Net {
         payload: &[u8],
         audience: Audience<'_>,
     ) -> Result<Sent, BroadcastError> {
-        let node = &self.node;
-        if topic.is_empty() || topic.len() > MAX_NAME {
-            return Err(BroadcastError::BadTopic);
+        self.node.broadcast(&Broadcast::new(topic, payload).to(audience)).map(|out| out.sent)
+    }
+
+    /// The same, with a choice of priority and of what a full queue means.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]: nobody got it, but for [`BroadcastError::Full`].
+    pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
+        let Out { frame, mut sent, full } = self.node.broadcast(&broadcast)?;
+        match broadcast.if_full {
+            IfFull::Drop => Ok(sent),
+            IfFull::Fail if sent.full > 0 => Err(BroadcastError::Full(sent)),
+            IfFull::Fail => Ok(sent),
+            IfFull::Wait(time) => {
+                let end = tokio::time::Instant::now() + time;
+                // One after the other: the deadline is the same for all, and room that was made does not go away by itself.
+                for conn in full {
+                    let got_it = self.node.queue_by(&conn, broadcast.priority, &frame, end).await;
+                    sent.full -= u32::from(got_it != Err(NotQueued::Full));
+                    sent.queued += u32::from(got_it.is_ok());
+                }
+                Ok(sent)
+            }
         }
-        let frame = Message::Broadcast { topic, payload }.encode(&node.config.frame_caps)?;
-        let now = node.rooms.clock.coarse();
-        node.rooms.broadcasts.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
-        node.rooms.broadcasts.first_seen(id_of(topic, payload), now);
-        Ok(node.fan_out(&frame, audience))
     }
 }
 
-impl Sent {
-    fn push(&mut self, conn: &Conn, frame: &Bytes) {
-        use crate::flow::NotQueued;
-        match conn.data(frame.clone()) {
-            Ok(()) => self.queued += 1,
-            Err(NotQueued::Full) => self.full += 1,
+/// What a broadcast has come to, and who had no room for it.
+struct Out {
+    frame: Bytes,
+    sent: Sent,
+    full: Vec<Arc<Conn>>,
+}
+
+impl Out {
+    fn push(&mut self, node: &Node, conn: &Arc<Conn>, priority: Priority) {
+        match node.queue(conn, priority, self.frame.clone().into()) {
+            Ok(()) => self.sent.queued += 1,
+            Err(NotQueued::Full) => {
+                self.sent.full += 1;
+                self.full.push(Arc::clone(conn));
+            }
             // It has ended meanwhile: not a connection any more.
             Err(NotQueued::Ended) => {}
         }
@@ -95,24 +170,57 @@ impl Sent {
 }
 
 impl Node {
-    fn fan_out(&self, frame: &Bytes, audience: Audience<'_>) -> Sent {
-        let mut sent = Sent::default();
+    fn broadcast(&self, broadcast: &Broadcast<'_>) -> Result<Out, BroadcastError> {
+        let &Broadcast { topic, payload, audience, priority, .. } = broadcast;
+        if topic.is_empty() || topic.len() > MAX_NAME {
+            return Err(BroadcastError::BadTopic);
+        }
+        let frame = Message::Broadcast { topic, payload }.encode(&self.config.frame_caps)?;
+        let frame = self.charge(priority, frame)?;
+        let now = self.rooms.clock.coarse();
+        self.rooms.broadcasts.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
+        self.rooms.broadcasts.first_seen(id_of(topic, payload), now);
+        Ok(self.fan_out(frame, audience, priority))
+    }
+
+    fn fan_out(&self, frame: Bytes, audience: Audience<'_>, priority: Priority) -> Out {
+        let mut out = Out { frame, sent: Sent::default(), full: Vec::new() };
         match audience {
-            Audience::All => self.roster.for_each(|conn| sent.push(conn, frame)),
+            Audience::All => self.roster.for_each(|conn| out.push(self, conn, priority)),
             Audience::AllBut(peers) => self.roster.for_each(|conn| {
                 if !peers.contains(&conn.peer) {
-                    sent.push(conn, frame);
+                    out.push(self, conn, priority);
                 }
             }),
             Audience::Only(peers) => {
                 for peer in peers {
                     if let Some(conn) = self.connection_to(peer) {
-                        sent.push(&conn, frame);
+                        out.push(self, &conn, priority);
                     }
                 }
             }
         }
-        sent
+        out
+    }
+
+    /// Queues `frame` as soon as there is room, until `end`.
+    async fn queue_by(
+        &self,
+        conn: &Conn,
+        priority: Priority,
+        frame: &Bytes,
+        end: tokio::time::Instant,
+    ) -> Result<(), NotQueued> {
+        loop {
+            let room = conn.outbox.room();
+            match conn.outbox.push(self.traffic.lane(priority), frame.clone()) {
+                Err(NotQueued::Full) => {}
+                other => return other,
+            }
+            if tokio::time::timeout_at(end, room).await.is_err() {
+                return Err(NotQueued::Full);
+            }
+        }
     }
 
     /// Delivers and passes on what `from` sent, the first time it is seen. A topic without a handler is not our business.
@@ -126,27 +234,18 @@ impl Node {
             catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload))).unwrap_or(Verdict::Keep);
         match verdict {
             Verdict::Keep => {}
-            Verdict::Punish => self.punish(from, topic),
+            Verdict::Punish => {
+                self.blame(from, PUNISHMENT, Asker::Application, || format!("bad broadcast on {topic:?}"));
+            }
             Verdict::Relay => {
                 // It came in under the cap, so it goes out under it.
                 if let Ok(frame) =
                     (Message::Broadcast { topic, payload: &payload }).encode(&self.config.frame_caps)
+                    && let Ok(frame) = self.charge(Priority::Broadcast, frame)
                 {
-                    self.fan_out(&frame, Audience::AllBut(&[from.peer]));
+                    self.fan_out(frame, Audience::AllBut(&[from.peer]), Priority::Broadcast);
                 }
             }
-        }
-    }
-
-    fn punish(&self, from: &Conn, topic: &str) {
-        let Some((before, after)) = self.rooms.pool.adjust_health(from.key, PUNISHMENT) else { return };
-        if before != after {
-            self.rooms.journal.record(Draft {
-                peer: Some(from.peer),
-                conn: Some(from.key.conn),
-                inputs: vec![("health".into(), before.into()), ("health-after".into(), after.into())],
-                ..Draft::new(Asker::Application, What::Health, format!("bad broadcast on {topic:?}"))
-            });
         }
     }
 }

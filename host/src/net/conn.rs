@@ -1,8 +1,8 @@
 //! What the rest of the node holds of a connection: its queue, its counters and what is asked of it. The connection
 //! itself belongs to its session's task.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +11,10 @@ use tokio::task::AbortHandle;
 
 use super::requests::Pending;
 use super::settings::NetConfig;
+use super::standing::Standing;
 use super::wire::{Hello, MAX_WORDS, clipped};
 use crate::clock::Clock;
-use crate::flow::{Lane, NotQueued, Outbox};
+use crate::flow::{NotQueued, Outbox, Priority};
 use crate::peer::PeerId;
 use crate::pool::{ConnKey, Goodbye, Link, Traffic};
 
@@ -28,6 +29,10 @@ pub(crate) struct Conn {
     pub(crate) since: Duration,
     pub(crate) outbox: Outbox,
     pub(crate) pending: Pending,
+    /// How the peer has answered, over all of its connections.
+    pub(crate) standing: Arc<Standing>,
+    /// Requests of ours that are open here.
+    pub(crate) in_flight: AtomicU32,
     asks: AtomicU8,
     goodbye: Mutex<Option<Goodbye>>,
     task: OnceLock<AbortHandle>,
@@ -48,6 +53,7 @@ impl Conn {
         peer: PeerId,
         key: ConnKey,
         hello: &Hello,
+        standing: Arc<Standing>,
         config: &NetConfig,
         clock: &dyn Clock,
     ) -> Self {
@@ -57,6 +63,8 @@ impl Conn {
             since: clock.mono(),
             outbox: Outbox::new(config.outbox),
             pending: Pending::default(),
+            standing,
+            in_flight: AtomicU32::new(0),
             asks: AtomicU8::new(0),
             goodbye: Mutex::default(),
             task: OnceLock::new(),
@@ -90,11 +98,19 @@ impl Conn {
     }
 
     pub(crate) fn control(&self, frame: Bytes) -> Result<(), NotQueued> {
-        self.outbox.push(Lane::Control, frame)
+        self.outbox.push(Priority::Control, frame)
     }
 
-    pub(crate) fn data(&self, frame: Bytes) -> Result<(), NotQueued> {
-        self.outbox.push(Lane::Data, frame)
+    /// Drops what matters least until at most `fair` bytes wait; whoever asked is told. How many frames, by priority.
+    pub(crate) fn shed(&self, fair: usize) -> [u32; Priority::COUNT] {
+        let mut shed = [0; Priority::COUNT];
+        for (priority, tag) in self.outbox.shed(fair) {
+            shed[priority as usize] += 1;
+            if let Some(id) = tag {
+                self.pending.shed(id);
+            }
+        }
+        shed
     }
 
     pub(crate) fn count_in(&self, bytes: usize) {

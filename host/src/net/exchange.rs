@@ -1,13 +1,10 @@
 //! Peer exchange: what this node tells of others, and what it believes of what it is told. Asks nobody by itself.
 
-use rand::RngExt;
-
 use crate::book::Source;
 use crate::peer::{NetGroup, PeerId, is_public};
 
 use super::Net;
 use super::node::Node;
-use super::requests::Waiter;
 use super::wire::{MAX_PEERS_TOLD, Told, decode_peers, encode_peers};
 
 impl Node {
@@ -48,17 +45,15 @@ impl Net {
     ///
     /// For nodes whose book has nobody left to dial: a peer that knew nobody when it was first asked may know some by now.
     pub fn ask_for_addresses(&self) -> bool {
-        let mut random = rand::rng();
-        let (mut chosen, mut met) = (None, 0_u32);
-        self.node.roster.for_each(|conn| {
+        let node = &self.node;
+        let (mut chosen, mut met) = (None, 0);
+        node.roster.for_each(|conn| {
             met += 1;
-            if random.random_ratio(1, met) {
+            if node.chance.below(met) == 0 {
                 chosen = Some(conn.clone());
             }
         });
         // A queue that is full, or a table of questions that is: the next tick asks somebody else.
-        chosen.is_some_and(|conn| {
-            conn.ask_peer("peers", &[], &self.node.config.frame_caps, Waiter::PeerList).is_ok()
-        })
+        chosen.is_some_and(|conn| node.ask_for_peers(&conn).is_ok())
     }
 }

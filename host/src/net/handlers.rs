@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::answering::Desk;
 use super::wire::MAX_NAME;
+use crate::flow::Priority;
 use crate::peer::PeerId;
 
 /// What to do with a broadcast that was seen for the first time.
@@ -23,8 +25,26 @@ pub enum Verdict {
 }
 
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
-type RequestHandler = Box<dyn Fn(PeerId, Bytes) -> Answering + Send + Sync>;
 type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> Verdict + Send + Sync>;
+
+/// What answers one kind of request.
+pub(crate) struct RequestHandler {
+    pub(crate) run: Box<dyn Fn(PeerId, Bytes) -> Answering + Send + Sync>,
+    /// Of its answers.
+    pub(crate) priority: Priority,
+    /// Where its requests wait, if only some are answered at once.
+    pub(crate) desk: Option<Desk>,
+}
+
+/// How much of one kind of request a node takes on, over all connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    /// Requests that are worked on at once. At least 1.
+    pub at_once: usize,
+    /// Requests that wait for their turn; further ones are told at once that the node is busy. At least 1. Twice what is
+    /// worked on keeps the workers busy; more only makes answers late.
+    pub waiting: usize,
+}
 
 /// The handlers of one node, by request kind and by topic.
 #[derive(Default)]
@@ -41,19 +61,53 @@ impl Handlers {
         Self::default()
     }
 
-    /// Answers requests of `kind`. `handler` is called on the connection's task and must return its future at once; the
-    /// future runs on a task of its own and is dropped when the connection ends.
+    /// Answers requests of `kind`. `handler` is called on the connection's task, and its future begins there: neither may
+    /// block or compute for long before the first wait. A future that has to wait goes on on a task of its own, and is
+    /// dropped when the connection ends.
     ///
     /// # Panics
     /// If `kind` is empty, longer than 64 bytes, the host's own, or handled already: a mistake in the program.
-    pub fn on_request<F, A>(mut self, kind: &str, handler: F) -> Self
+    pub fn on_request<F, A>(self, kind: &str, handler: F) -> Self
+    where
+        F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Bytes, String>> + Send + 'static,
+    {
+        self.answer(kind, handler, None)
+    }
+
+    /// Answers requests of `kind`, so many at once over all connections, each on one of `capacity.at_once` tasks. A few more
+    /// wait; who comes on top is told "busy" and can ask somebody else. So a node that is asked for more than it can do
+    /// does what it can, and memory stays flat.
+    ///
+    /// # Panics
+    /// As [`Handlers::on_request`].
+    pub fn on_request_limited<F, A>(self, kind: &str, capacity: Capacity, handler: F) -> Self
+    where
+        F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Bytes, String>> + Send + 'static,
+    {
+        self.answer(kind, handler, Some(Desk::new(capacity)))
+    }
+
+    fn answer<F, A>(mut self, kind: &str, handler: F, desk: Option<Desk>) -> Self
     where
         F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
         A: Future<Output = Result<Bytes, String>> + Send + 'static,
     {
         assert!(!BUILT_IN.contains(&kind), "request kind {kind:?} is answered by the host");
-        let handler: RequestHandler = Box::new(move |peer, payload| Box::pin(handler(peer, payload)));
-        insert(&mut self.requests, kind, handler);
+        let run = Box::new(move |peer, payload| -> Answering { Box::pin(handler(peer, payload)) });
+        insert(&mut self.requests, kind, RequestHandler { run, priority: Priority::Request, desk });
+        self
+    }
+
+    /// Answers to `kind` wait behind everything else: for large transfers.
+    ///
+    /// # Panics
+    /// If `kind` has no handler yet.
+    pub fn answers_in_bulk(mut self, kind: &str) -> Self {
+        let handler = self.requests.get_mut(kind).and_then(Arc::get_mut);
+        handler.unwrap_or_else(|| panic!("request kind {kind:?} has no handler yet")).priority =
+            Priority::Bulk;
         self
     }
 
@@ -72,6 +126,10 @@ impl Handlers {
 
     pub(crate) fn request(&self, kind: &str) -> Option<&Arc<RequestHandler>> {
         self.requests.get(kind)
+    }
+
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Arc<RequestHandler>> {
+        self.requests.values()
     }
 
     pub(crate) fn broadcast(&self, topic: &str) -> Option<&Arc<BroadcastHandler>> {

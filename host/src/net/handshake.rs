@@ -20,7 +20,7 @@ use super::wire::{
 use crate::book::{DialFailure, DialOrder, Dialing, Source, Tenure};
 use crate::journal::{Asker, Cause};
 use crate::peer::PeerId;
-use crate::pool::{Admission, Denied, Removal, Slot};
+use crate::pool::{Admission, ConnKey, Denied, Removal, Slot};
 
 /// For a goodbye to reach one whom we turn away.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -162,7 +162,7 @@ impl Node {
         if hello.features & FEATURE_ALONE != 0 {
             self.bury_ghost(&peer, hello.boot_nonce);
         }
-        let conn = Arc::new(Conn::new(peer, admission.key(), &hello, &self.config, &*self.rooms.clock));
+        let conn = Arc::new(self.conn(peer, admission.key(), &hello));
         conn.control(self.hello(0)).expect("an empty queue has room for a hello");
         let slot = match self.enter(admission, &conn) {
             Ok(slot) => slot,
@@ -209,7 +209,7 @@ impl Node {
             self.say_goodbye(stream, Cause::Phase, text).await;
             return Ok(Greeted::Alive(peer));
         }
-        let conn = Arc::new(Conn::new(peer, admission.key(), &hello, &self.config, &*self.rooms.clock));
+        let conn = Arc::new(self.conn(peer, admission.key(), &hello));
         match self.enter(admission, &conn) {
             Ok(slot) => {
                 Session::start(self, stream, conn, slot, order.address, connected(peer));
@@ -223,10 +223,20 @@ impl Node {
         }
     }
 
+    /// A connection with the peer's record of earlier ones.
+    fn conn(&self, peer: PeerId, key: ConnKey, hello: &Hello) -> Conn {
+        let known = self.connection_to(&peer).map(|other| Arc::clone(&other.standing));
+        let standing = known.unwrap_or_else(|| self.traffic.standings.take(&peer));
+        Conn::new(peer, key, hello, standing, &self.config, &*self.rooms.clock)
+    }
+
     /// Asks the pool to take the connection. Whoever finds it live finds it in the roster too, so that goes first.
     fn enter(&self, admission: Admission, conn: &Arc<Conn>) -> Result<Slot, Denied> {
         self.roster.enter(Arc::clone(conn));
-        admission.go_live(conn.peer, conn.clone()).inspect_err(|_| self.roster.leave(conn.key))
+        admission.go_live(conn.peer, conn.clone()).inspect_err(|_| {
+            self.roster.leave(conn.key);
+            self.traffic.standings.keep(conn.peer, &conn.standing);
+        })
     }
 
     async fn exchange_hellos<S>(

@@ -15,8 +15,10 @@ use super::handlers::Handlers;
 use super::refusals::Refusals;
 use super::roster::Roster;
 use super::settings::{NetConfig, Rooms};
+use super::traffic::Traffic;
 use super::transport::Carrier;
 use super::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, MAX_LISTEN, Message, clipped};
+use crate::chance::Chance;
 use crate::journal::{Asker, Cause};
 use crate::peer::PeerId;
 use crate::pool::{ConnKey, Link, Removal, Verdict};
@@ -33,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) handlers: Handlers,
     pub(crate) roster: Roster,
     pub(crate) refusals: Refusals,
+    pub(crate) traffic: Traffic,
+    pub(crate) chance: Chance,
     pub(crate) boot_nonce: u64,
     pub(crate) dials: Arc<Semaphore>,
     pub(crate) farewells: Semaphore,
@@ -50,13 +54,16 @@ impl Node {
         handlers: Handlers,
         runtime: Handle,
     ) -> Self {
+        let chance = Chance::new(config.seed);
         Self {
             self_id: rooms.pool.self_id(),
             carrier,
             handlers,
             roster: Roster::new(rooms.pool.capacity()),
             refusals: Refusals::default(),
-            boot_nonce: rand::random(),
+            traffic: Traffic::new(config.tuning.clone(), chance.number()),
+            boot_nonce: chance.number(),
+            chance,
             dials: Arc::new(Semaphore::new(config.dials_at_once)),
             farewells: Semaphore::new(FAREWELLS),
             bound: Mutex::default(),

@@ -27,15 +27,9 @@ pub(crate) struct Pings {
 }
 
 impl Pings {
-    pub(crate) fn new() -> Self {
-        Self {
-            base: rand::random(),
-            sent: 0,
-            answered: 0,
-            sent_at: Duration::ZERO,
-            sent_coarse: Coarse(0),
-            lost: 0,
-        }
+    /// `base` is one that the peer cannot guess.
+    pub(crate) fn new(base: u64) -> Self {
+        Self { base, sent: 0, answered: 0, sent_at: Duration::ZERO, sent_coarse: Coarse(0), lost: 0 }
     }
 
     /// The nonce of the next ping, and how many in a row are lost before it. Any sign of life since the last one counts
@@ -69,7 +63,7 @@ mod tests {
     #[test]
     fn answers_are_told_apart() {
         let ms = Duration::from_millis;
-        let mut pings = Pings::new();
+        let mut pings = Pings::new(u64::MAX);
         let (first, _) = pings.next(ms(0), Coarse(10), Coarse(10));
         let (second, lost) = pings.next(ms(100), Coarse(11), Coarse(10));
         assert_eq!(lost, 1);
@@ -82,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_sign_of_life_counts_as_the_answer() {
-        let mut pings = Pings::new();
+        let mut pings = Pings::new(u64::MAX);
         for at in 0..3 {
             assert_eq!(pings.next(Duration::ZERO, Coarse(at), Coarse(0)).1, at as u8);
         }

@@ -1,6 +1,8 @@
-//! Questions to one peer and their answers, matched by number. Gives up by time-out; decides nothing by an answer.
+//! Questions to one peer and their answers, matched by number. Chooses no peer and asks nobody twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,13 +11,24 @@ use tokio::sync::oneshot;
 
 use super::Net;
 use super::conn::Conn;
-use super::frame::FrameCaps;
-use super::wire::{Message, Status, TooLarge};
-use crate::flow::NotQueued;
+use super::kinds::Kind;
+use super::node::Node;
+use super::wire::{MAX_NAME, MAX_WORDS, Message, Status, TooLarge, clipped, printable};
+use crate::flow::{AttemptEnd, BreakerState, CallEnd, NotQueued, Parcel, Pressure, Priority};
+use crate::journal::{Asker, Draft, What};
 use crate::peer::PeerId;
 
 /// Questions that may be open at one peer.
 pub const MAX_PENDING: usize = 256;
+
+/// Health taken for no answer in time: it takes twenty of them, and the breaker opens long before.
+const NO_ANSWER: i32 = -5;
+
+/// Health taken for answering twice: harmless to us, but nobody does it by accident often.
+const TWICE: i32 = -10;
+
+/// Health taken for more than was asked for: as for a bad broadcast.
+const TOO_MUCH: i32 = -25;
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,38 +38,108 @@ pub enum RequestError {
     NotConnected(PeerId),
     #[error("{MAX_PENDING} requests to this peer are open already")]
     TooManyPending,
+    #[error("{0} requests are open already, as many as performance.backpressure.max_pending allows")]
+    TooManyInAll(usize),
+    #[error("the peer failed too many requests of kind {0:?} of late; its breaker is open")]
+    BreakerOpen(Arc<str>),
     #[error("request kind {0:?} is not 1 to 64 bytes long")]
     BadKind(String),
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
     #[error(transparent)]
     NotQueued(#[from] NotQueued),
+    #[error(transparent)]
+    Pressure(#[from] Pressure),
+    #[error("dropped before it was sent: memory was short")]
+    Shed,
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     #[error("the connection ended before the answer came")]
     Disconnected,
     #[error("the peer does not handle this kind of request")]
     NotHandled,
-    #[error("the peer is busy with other requests of ours")]
+    #[error("the peer is busy with other requests")]
     Busy,
     /// The peer's handler failed; its words, untrusted.
     #[error("the peer failed to answer: {0}")]
     Failed(String),
+    #[error("an answer of {got} bytes where {most} were asked for")]
+    TooMuch { got: usize, most: usize },
+}
+
+impl RequestError {
+    /// What it says about the peer.
+    fn call_end(&self, patient: bool) -> CallEnd {
+        match self {
+            Self::NotHandled | Self::Failed(_) | Self::TooMuch { .. } => CallEnd::Failed,
+            // Who was not given the time it usually takes is not to blame.
+            Self::TimedOut(_) if patient => CallEnd::Failed,
+            _ => CallEnd::Unknown,
+        }
+    }
+
+    fn attempt_end(&self) -> AttemptEnd {
+        match self {
+            Self::NotHandled | Self::Failed(_) | Self::TooMuch { .. } => AttemptEnd::Failed,
+            Self::Busy => AttemptEnd::Busy,
+            Self::TimedOut(_) => AttemptEnd::TimedOut,
+            Self::BreakerOpen(_) => AttemptEnd::Refused,
+            _ => AttemptEnd::Lost,
+        }
+    }
+}
+
+/// What a full send queue means for a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WhenFull {
+    /// It is an error at once.
+    #[default]
+    Fail,
+    /// Waits for room, as long as it would wait for the answer.
+    Wait,
+}
+
+/// What one attempt sends, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) kind: &'a Arc<Kind>,
+    pub(crate) name: &'a str,
+    pub(crate) payload: &'a [u8],
+    pub(crate) priority: Priority,
+    pub(crate) when_full: WhenFull,
+    /// Bytes of an answer.
+    pub(crate) most: usize,
+}
+
+/// What a caller hears.
+pub(crate) enum Reply {
+    Answer(Status, Bytes),
+    Shed,
+    TooMuch(usize),
 }
 
 /// Whom an answer is for.
 pub(crate) enum Waiter {
-    Caller(oneshot::Sender<(Status, Bytes)>),
+    Caller {
+        reply: oneshot::Sender<Reply>,
+        /// Bytes of an answer.
+        most: usize,
+    },
     /// The host's own question for peers, asked once per connection.
     PeerList,
 }
 
 /// What became of an answer.
+#[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Answered {
     Delivered,
     PeerList,
     /// Its request was given up before.
     Late,
+    /// It was answered before.
+    Again,
+    /// More than was asked for; the caller knows.
+    TooMuch,
     /// Nobody ever asked this.
     NeverAsked,
 }
@@ -65,11 +148,28 @@ pub(crate) enum Answered {
 #[derive(Default)]
 pub(crate) struct Pending(Mutex<Open>);
 
+/// Questions that were given up and may still be answered; of older ones it is not known any more.
+const GIVEN_UP: usize = 128;
+
 #[derive(Default)]
 struct Open {
     next: u64,
     waiting: HashMap<u64, Waiter>,
+    given_up: VecDeque<u64>,
+    /// Questions below this number may have been given up or answered: nobody knows any more.
+    unknown_below: u64,
     ended: bool,
+}
+
+impl Open {
+    fn remove(&mut self, id: u64) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id);
+        if self.waiting.is_empty() && self.waiting.capacity() > 64 {
+            // A burst is over.
+            self.waiting = HashMap::new();
+        }
+        waiter
+    }
 }
 
 impl Pending {
@@ -87,31 +187,60 @@ impl Pending {
         Ok(id)
     }
 
-    pub(crate) fn forget(&self, id: u64) {
+    /// Takes a question back. One that was not sent cannot be answered.
+    fn forget(&self, id: u64, sent: bool) {
         let mut open = self.0.lock();
-        open.waiting.remove(&id);
-        if open.waiting.is_empty() {
-            // Most connections ask one question in their life.
-            open.waiting = HashMap::new();
+        let was_open = open.remove(id).is_some();
+        if was_open && sent {
+            if open.given_up.len() >= GIVEN_UP
+                && let Some(oldest) = open.given_up.pop_front()
+            {
+                open.unknown_below = oldest + 1;
+            }
+            open.given_up.push_back(id);
         }
     }
 
-    pub(crate) fn answer(&self, id: u64, status: Status, payload: impl FnOnce() -> Bytes) -> Answered {
-        let mut open = self.0.lock();
-        let asked = id < open.next;
-        let waiter = open.waiting.remove(&id);
-        if open.waiting.is_empty() {
-            open.waiting = HashMap::new();
+    /// The question was dropped from the send queue.
+    pub(crate) fn shed(&self, id: u64) {
+        let waiter = self.0.lock().remove(id);
+        if let Some(Waiter::Caller { reply, .. }) = waiter {
+            _ = reply.send(Reply::Shed);
         }
+    }
+
+    pub(crate) fn answer(
+        &self,
+        id: u64,
+        status: Status,
+        size: usize,
+        payload: impl FnOnce() -> Bytes,
+    ) -> Answered {
+        let mut open = self.0.lock();
+        let waiter = open.remove(id);
+        let late = waiter.is_none()
+            && (open
+                .given_up
+                .iter()
+                .position(|&other| other == id)
+                .map(|at| open.given_up.remove(at))
+                .is_some()
+                || id < open.unknown_below);
+        let asked = id < open.next;
         drop(open);
         match waiter {
-            Some(Waiter::Caller(caller)) => {
+            Some(Waiter::Caller { reply, most }) if status == Status::Ok && size > most => {
+                _ = reply.send(Reply::TooMuch(size));
+                Answered::TooMuch
+            }
+            Some(Waiter::Caller { reply, .. }) => {
                 // Who has stopped waiting a moment ago is as late as who stopped before.
-                _ = caller.send((status, payload()));
+                _ = reply.send(Reply::Answer(status, payload()));
                 Answered::Delivered
             }
             Some(Waiter::PeerList) => Answered::PeerList,
-            None if asked => Answered::Late,
+            None if late => Answered::Late,
+            None if asked => Answered::Again,
             None => Answered::NeverAsked,
         }
     }
@@ -120,8 +249,10 @@ impl Pending {
     pub(crate) fn end(&self) {
         let mut open = self.0.lock();
         open.ended = true;
-        let waiting = std::mem::take(&mut open.waiting);
+        let mut waiting: Vec<_> = std::mem::take(&mut open.waiting).into_iter().collect();
         drop(open);
+        // In the order in which they asked: a simulation that is run again wakes them as before.
+        waiting.sort_unstable_by_key(|(id, _)| *id);
         drop(waiting);
     }
 
@@ -131,45 +262,218 @@ impl Pending {
     }
 }
 
-impl Conn {
-    /// Puts a question into the queue; the number under which its answer is awaited.
-    pub(crate) fn ask_peer(
-        &self,
-        kind: &str,
-        payload: &[u8],
-        caps: &FrameCaps,
-        waiter: Waiter,
-    ) -> Result<u64, RequestError> {
-        let id = self.pending.begin(waiter)?;
-        let queued = Message::Request { id, kind, payload }
-            .encode(caps)
-            .map_err(RequestError::from)
-            .and_then(|frame| Ok(self.data(frame)?));
-        if let Err(error) = queued {
-            self.pending.forget(id);
-            return Err(error);
-        }
-        Ok(id)
+/// Takes a question back when its asker stops waiting, for whatever reason.
+struct Asked<'a> {
+    node: &'a Node,
+    conn: &'a Conn,
+    id: u64,
+    sent: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.conn.pending.forget(self.id, self.sent);
+        self.conn.in_flight.fetch_sub(1, Relaxed);
+        self.node.traffic.pending.fetch_sub(1, Relaxed);
     }
 }
 
-/// Takes a question back when its asker stops waiting, for whatever reason.
-struct Question<'a> {
+/// The duty to tell the breaker how an attempt ended.
+struct Verdict<'a> {
+    node: &'a Node,
     conn: &'a Conn,
-    id: u64,
+    kind: &'a Arc<Kind>,
+    told: bool,
 }
 
-impl Drop for Question<'_> {
+impl Verdict<'_> {
+    fn tell(&mut self, end: CallEnd, took: Duration) {
+        self.told = true;
+        let Self { node, conn, kind, .. } = self;
+        let tuning = node.traffic.tuning.load();
+        let now = node.rooms.clock.mono();
+        if let Some(state) = conn.standing.end(kind, end, took, now, &tuning.breaker) {
+            if state == BreakerState::Open {
+                node.traffic.counts.breakers_opened.fetch_add(1, Relaxed);
+            }
+            node.rooms.journal.record(Draft {
+                peer: Some(conn.peer),
+                conn: Some(conn.key.conn),
+                ..Draft::new(
+                    Asker::Host,
+                    What::Breaker,
+                    format!("{} for requests of kind {:?}", state.as_str(), kind.name),
+                )
+            });
+        }
+    }
+}
+
+impl Drop for Verdict<'_> {
     fn drop(&mut self) {
-        self.conn.pending.forget(self.id);
+        if !self.told {
+            self.kind.count(AttemptEnd::Dropped);
+            self.tell(CallEnd::Unknown, Duration::ZERO);
+        }
+    }
+}
+
+impl Node {
+    /// The host's own question for peers. Not sent if the queue is full.
+    pub(crate) fn ask_for_peers(&self, conn: &Conn) -> Result<(), RequestError> {
+        let id = conn.pending.begin(Waiter::PeerList)?;
+        let queued = Message::Request { id, kind: "peers", payload: &[] }
+            .encode(&self.config.frame_caps)
+            .map_err(RequestError::from)
+            .and_then(|frame| Ok(self.queue(conn, Priority::Request, frame.into())?));
+        queued.inspect_err(|_| conn.pending.forget(id, false))
+    }
+
+    /// Puts a charged frame into the connection's queue, in the lane that it has now.
+    pub(crate) fn queue(&self, conn: &Conn, priority: Priority, parcel: Parcel) -> Result<(), NotQueued> {
+        let queued = conn.outbox.push(self.traffic.lane(priority), parcel);
+        if queued == Err(NotQueued::Full) {
+            self.traffic.counts.full[priority as usize].fetch_add(1, Relaxed);
+        }
+        queued
+    }
+
+    /// How long to wait for an answer of this kind from this peer.
+    pub(crate) fn timeout(&self, conn: &Conn, kind: &Arc<Kind>) -> Duration {
+        conn.standing.timeout(kind, &self.traffic.tuning.load().timeout_of(&kind.name))
+    }
+
+    /// Asks once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
+    pub(crate) async fn ask_once(
+        &self,
+        conn: &Conn,
+        question: Question<'_>,
+        timeout: Duration,
+    ) -> Result<Bytes, RequestError> {
+        let kind = question.kind;
+        let clock = &self.rooms.clock;
+        let began = clock.mono();
+        if !conn.standing.admit(kind, began) {
+            kind.count(AttemptEnd::Refused);
+            return Err(RequestError::BreakerOpen(Arc::clone(&kind.name)));
+        }
+        let patient = timeout >= self.timeout(conn, kind);
+        let mut verdict = Verdict { node: self, conn, kind, told: false };
+        let sent = AtomicBool::new(false);
+        let exchange = self.exchange(conn, question, began + timeout, &sent);
+        let answer = tokio::time::timeout(timeout, exchange).await;
+        let answer = answer.unwrap_or(Err(RequestError::TimedOut(timeout)));
+        let took = clock.mono().saturating_sub(began);
+        match &answer {
+            Ok(_) => {
+                kind.answered(took);
+                verdict.tell(CallEnd::Succeeded, took);
+            }
+            Err(error) => {
+                let end = error.call_end(patient && sent.load(Relaxed));
+                kind.count(error.attempt_end());
+                verdict.tell(end, took);
+                if let RequestError::TimedOut(_) = error
+                    && end == CallEnd::Failed
+                {
+                    kind.times.missed();
+                    self.blame(conn, NO_ANSWER, Asker::Host, || {
+                        format!("no answer to {:?} within {timeout:?}", kind.name)
+                    });
+                }
+            }
+        }
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        conn: &Conn,
+        question: Question<'_>,
+        expires: Duration,
+        sent: &AtomicBool,
+    ) -> Result<Bytes, RequestError> {
+        let traffic = &self.traffic;
+        let Question { name, payload, priority, most, .. } = question;
+        let in_all = traffic.pending.fetch_add(1, Relaxed);
+        conn.in_flight.fetch_add(1, Relaxed);
+        let (reply, answer) = oneshot::channel();
+        let begun = conn.pending.begin(Waiter::Caller { reply, most });
+        let mut asked = Asked { node: self, conn, id: *begun.as_ref().unwrap_or(&u64::MAX), sent: false };
+        let id = begun?;
+        let max_pending = traffic.tuning.load().max_pending;
+        if in_all >= max_pending {
+            return Err(RequestError::TooManyInAll(max_pending));
+        }
+        let frame = Message::Request { id, kind: name, payload }.encode(&self.config.frame_caps)?;
+        loop {
+            let room = (question.when_full == WhenFull::Wait).then(|| conn.outbox.room());
+            let queued = self.charge(priority, frame.clone()).map_err(RequestError::from).and_then(|frame| {
+                Ok(self.queue(conn, priority, Parcel { frame, expires: Some(expires), tag: Some(id) })?)
+            });
+            match (queued, room) {
+                (Ok(()), _) => break,
+                (Err(RequestError::NotQueued(NotQueued::Full)), Some(room)) => room.await,
+                (Err(RequestError::Pressure(_)), Some(_)) => traffic.budget.room(priority, frame.len()).await,
+                (Err(error), _) => return Err(error),
+            }
+        }
+        asked.sent = true;
+        sent.store(true, Relaxed);
+        match answer.await {
+            Err(_) => Err(RequestError::Disconnected),
+            Ok(Reply::Answer(Status::Ok, payload)) => Ok(payload),
+            Ok(Reply::Answer(Status::NotHandled, _)) => Err(RequestError::NotHandled),
+            Ok(Reply::Answer(Status::Busy, _)) => Err(RequestError::Busy),
+            Ok(Reply::Answer(Status::Failed, words)) => {
+                let words = String::from_utf8_lossy(&words);
+                Err(RequestError::Failed(printable(clipped(&words, MAX_WORDS))))
+            }
+            Ok(Reply::Shed) => Err(RequestError::Shed),
+            Ok(Reply::TooMuch(got)) => Err(RequestError::TooMuch { got, most }),
+        }
+    }
+
+    /// What the peer did with an answer costs its connection health.
+    pub(crate) fn blame_answer(&self, conn: &Conn, what: &Answered) {
+        let (by, words) = match what {
+            Answered::Again => (TWICE, "answered a request twice"),
+            Answered::TooMuch => (TOO_MUCH, "answered more than was asked for"),
+            Answered::Delivered | Answered::PeerList | Answered::Late | Answered::NeverAsked => return,
+        };
+        self.traffic.counts.misbehaved.fetch_add(1, Relaxed);
+        self.blame(conn, by, Asker::Host, || words.to_owned());
+    }
+
+    /// Takes health from a connection, and says why in the journal.
+    pub(crate) fn blame(&self, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) {
+        let Some((before, after)) = self.rooms.pool.adjust_health(conn.key, by) else { return };
+        if before != after {
+            self.rooms.journal.record(Draft {
+                peer: Some(conn.peer),
+                conn: Some(conn.key.conn),
+                inputs: vec![("health".into(), before.into()), ("health-after".into(), after.into())],
+                ..Draft::new(asker, What::Health, why())
+            });
+        }
+    }
+}
+
+pub(crate) fn check_kind(kind: &str) -> Result<(), RequestError> {
+    match kind.len() {
+        1..=MAX_NAME => Ok(()),
+        _ => Err(RequestError::BadKind(kind.to_owned())),
     }
 }
 
 impl Net {
-    /// Asks `peer` and waits for the answer, at most `timeout`. Dropping the future takes the question back.
+    /// Asks `peer` once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
+    ///
+    /// [`Net::ask`] chooses whom to ask, how long to wait, and whether to try again.
     ///
     /// # Errors
-    /// [`RequestError`]; the connection is not touched by any of them.
+    /// [`RequestError`]. No answer within a time in which the peer usually answers costs it health, and adds to what opens
+    /// its breaker.
     pub async fn request(
         &self,
         peer: PeerId,
@@ -177,26 +481,17 @@ impl Net {
         payload: &[u8],
         timeout: Duration,
     ) -> Result<Bytes, RequestError> {
-        if kind.is_empty() || kind.len() > super::wire::MAX_NAME {
-            return Err(RequestError::BadKind(kind.to_owned()));
-        }
+        check_kind(kind)?;
         let conn = self.node.connection_to(&peer).ok_or(RequestError::NotConnected(peer))?;
-        let (caller, answer) = oneshot::channel();
-        let id = conn.ask_peer(kind, payload, &self.node.config.frame_caps, Waiter::Caller(caller))?;
-        let _question = Question { conn: &conn, id };
-        match tokio::time::timeout(timeout, answer).await {
-            Err(_) => Err(RequestError::TimedOut(timeout)),
-            Ok(Err(_)) => Err(RequestError::Disconnected),
-            Ok(Ok((Status::Ok, payload))) => Ok(payload),
-            Ok(Ok((Status::NotHandled, _))) => Err(RequestError::NotHandled),
-            Ok(Ok((Status::Busy, _))) => Err(RequestError::Busy),
-            Ok(Ok((Status::Failed, words))) => {
-                let words = String::from_utf8_lossy(&words);
-                Err(RequestError::Failed(super::wire::printable(super::wire::clipped(
-                    &words,
-                    super::wire::MAX_WORDS,
-                ))))
-            }
-        }
+        let known = self.node.traffic.kinds.of(kind);
+        let question = Question {
+            kind: &known,
+            name: kind,
+            payload,
+            priority: Priority::Request,
+            when_full: WhenFull::Fail,
+            most: usize::MAX,
+        };
+        self.node.ask_once(&conn, question, timeout).await
     }
 }

@@ -1,7 +1,9 @@
 //! The node's own connections by slot number, for broadcasts and requests. Who is live is the pool's word, not its.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::conn::Conn;
@@ -15,11 +17,25 @@ type Block = Mutex<Vec<Option<Arc<Conn>>>>;
 /// Connections by slot, in blocks that take no memory before they are used.
 pub(crate) struct Roster {
     blocks: Box<[Block]>,
+    /// Counts comings and goings.
+    changes: AtomicU64,
+    listed: ArcSwap<Listed>,
+}
+
+/// All connections at one moment, to choose from without a lock.
+#[derive(Default)]
+pub(crate) struct Listed {
+    changes: u64,
+    pub(crate) conns: Vec<Arc<Conn>>,
 }
 
 impl Roster {
     pub(crate) fn new(capacity: u32) -> Self {
-        Self { blocks: (0..capacity.div_ceil(BLOCK)).map(|_| Mutex::default()).collect() }
+        Self {
+            blocks: (0..capacity.div_ceil(BLOCK)).map(|_| Mutex::default()).collect(),
+            changes: AtomicU64::new(0),
+            listed: ArcSwap::default(),
+        }
     }
 
     fn place(&self, slot: u32) -> (&Block, usize) {
@@ -34,6 +50,8 @@ impl Roster {
             block.resize(at + 1, None);
         }
         block[at] = Some(conn);
+        drop(block);
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Gives the place up, unless a later connection has it.
@@ -42,7 +60,22 @@ impl Roster {
         let mut block = block.lock();
         let left = block.get_mut(at).and_then(|place| place.take_if(|conn| conn.key == key));
         drop(block);
+        self.changes.fetch_add(1, Ordering::Release);
         drop(left);
+    }
+
+    /// The connections, listed anew if one has come or gone since the last call: O(1) in between, with no lock.
+    pub(crate) fn listed(&self) -> arc_swap::Guard<Arc<Listed>> {
+        let changes = self.changes.load(Ordering::Acquire);
+        let listed = self.listed.load();
+        if listed.changes == changes {
+            return listed;
+        }
+        let mut conns = Vec::with_capacity(listed.conns.len() + 1);
+        self.for_each(|conn| conns.push(Arc::clone(conn)));
+        // Of two that list at once, either is right: who comes meanwhile has counted a change.
+        self.listed.store(Arc::new(Listed { changes, conns }));
+        self.listed.load()
     }
 
     pub(crate) fn find(&self, key: ConnKey) -> Option<Arc<Conn>> {

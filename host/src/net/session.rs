@@ -21,7 +21,7 @@ use super::frame::{Frame, FrameReader};
 use super::handshake::FAREWELL;
 use super::node::Node;
 use super::pings::{Heard, Pings};
-use super::requests::{Answered, Waiter};
+use super::requests::Answered;
 use super::wire::{Message, Status, cause_of, code_of, printable};
 use crate::book::Tenure;
 use crate::journal::{Asker, Cause};
@@ -69,6 +69,7 @@ impl Drop for Place {
         self.node.roster.leave(self.conn.key);
         self.conn.outbox.end();
         self.conn.pending.end();
+        self.node.traffic.standings.keep(self.conn.peer, &self.conn.standing);
         if let Some(slot) = self.slot.take() {
             slot.retire(self.removal.take().unwrap_or_else(|| {
                 let words = "its task was ended from outside: a panic, or the runtime stopped";
@@ -116,7 +117,7 @@ where
         tenure: Option<Tenure>,
     ) {
         // Refused only if the connection is ending already.
-        _ = conn.ask_peer("peers", &[], &node.config.frame_caps, Waiter::PeerList);
+        _ = node.ask_for_peers(&conn);
         let session = Self {
             io,
             reader: FrameReader::default(),
@@ -125,7 +126,7 @@ where
             ending: None,
             answering: Answering::default(),
             allowance: Allowance::new(node.config.bytes_per_second_per_peer, node.rooms.clock.coarse()),
-            pings: Pings::new(),
+            pings: Pings::new(node.chance.number()),
             group: NetGroup::of(address.ip()),
             place: Place { node: Arc::clone(node), conn: Arc::clone(&conn), slot: Some(slot), removal: None },
             _tenure: tenure,
@@ -182,25 +183,30 @@ where
                     self.place.slot().peer_seen(clock.coarse());
                     self.place.conn.count_in(bytes.len());
                     self.allowance.spend(bytes.len());
-                    self.take_in(bytes)?;
+                    self.take_in(cx, bytes)?;
                 }
             }
         }
         Ok(true)
     }
 
-    fn take_in(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+    fn take_in(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Stop> {
         let node = Arc::clone(&self.place.node);
         loop {
             match self.reader.next(&mut bytes, &node.config.frame_caps) {
-                Ok(Some(frame)) => self.receive(&node, frame)?,
+                Ok(Some(frame)) => self.receive(cx, &node, frame)?,
                 Ok(None) => return Ok(()),
                 Err(bad) => return Err(self.broke_rules(&bad)),
             }
         }
     }
 
-    fn receive(&mut self, node: &Arc<Node>, Frame { kind, body }: Frame) -> Result<(), Stop> {
+    fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        node: &Arc<Node>,
+        Frame { kind, body }: Frame,
+    ) -> Result<(), Stop> {
         let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
         match message {
             Message::Hello(_) => return Err(self.broke_rules(&"a second hello")),
@@ -226,11 +232,14 @@ where
                 node.take_broadcast(&self.place.conn, topic, body.slice_ref(payload));
             }
             Message::Request { id, kind, payload } => {
-                self.answering.serve(node, &self.place.conn, id, kind, body.slice_ref(payload));
+                self.answering.serve(cx, node, &self.place.conn, id, kind, body.slice_ref(payload));
             }
             Message::Response { id, status, payload } => {
-                match self.place.conn.pending.answer(id, status, || body.slice_ref(payload)) {
+                let answered =
+                    self.place.conn.pending.answer(id, status, payload.len(), || body.slice_ref(payload));
+                match answered {
                     Answered::Delivered | Answered::Late => {}
+                    Answered::Again | Answered::TooMuch => node.blame_answer(&self.place.conn, &answered),
                     Answered::PeerList if status == Status::Ok => {
                         if node.learn_peers(payload, self.group).is_err() {
                             return Err(self.broke_rules(&"a peer list that is too long or cannot be read"));
@@ -267,8 +276,7 @@ where
     /// Writes what the socket takes. Afterwards the next push, or at least the next nudge, wakes the task.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            let outbox = &self.place.conn.outbox;
-            if self.batch.is_empty() && !outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, cx.waker()) {
+            if self.batch.is_empty() && !self.take(cx) {
                 if self.batch.capacity() > 4 {
                     self.batch = VecDeque::new();
                 }
@@ -285,6 +293,15 @@ where
                 }
             }
         }
+    }
+
+    /// The next frames to write. False if there are none.
+    fn take(&mut self, cx: &mut Context<'_>) -> bool {
+        let Place { node, conn, .. } = &self.place;
+        let now = || node.rooms.clock.mono();
+        let taken = conn.outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, now, cx.waker());
+        node.traffic.counts.took(&taken);
+        !taken.is_empty()
     }
 
     fn write_batch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::frame::FrameCaps;
+use super::tuning::Tuning;
 use crate::book::Book;
 use crate::clock::Clock;
 use crate::config::Bootstrap;
@@ -39,8 +40,11 @@ pub struct NetConfig {
     pub dials_at_once: usize,
     pub frame_caps: FrameCaps,
     pub outbox: OutboxLimits,
+    pub tuning: Tuning,
     /// What is read from one peer on average; bursts of a second's worth pass. The rest waits in the sender.
     pub bytes_per_second_per_peer: u64,
+    /// Boot nonce, ping nonces and choices by chance follow from it, for simulations; none: nobody can guess them.
+    pub seed: Option<u64>,
 }
 
 impl Default for NetConfig {
@@ -54,11 +58,13 @@ impl Default for NetConfig {
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(30),
-            answers_at_once: 16,
+            answers_at_once: 64,
             dials_at_once: 32,
             frame_caps: FrameCaps::default(),
             outbox: OutboxLimits::default(),
+            tuning: Tuning::default(),
             bytes_per_second_per_peer: 16 << 20,
+            seed: None,
         }
     }
 }

@@ -4,6 +4,7 @@ mod duplicates;
 mod endings;
 mod exchange;
 mod harness;
+mod load;
 mod rounds;
 mod slow;
 mod strangers;

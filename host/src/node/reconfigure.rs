@@ -5,10 +5,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::builtins::builtins;
+use super::tuning::tuning;
 use crate::config::{Config, Guests, Pool as PoolConfig, Problem};
 use crate::cycle::{Measures, Thresholds};
 use crate::data::KeptPhase;
 use crate::journal::{Asker, Cause};
+use crate::net::Net;
 use crate::pool::{Direction, Pool, Removal};
 use crate::registry::LastRuns;
 use crate::reload::ConfigReport;
@@ -23,6 +25,7 @@ pub struct Reconfigurer {
     /// What holds.
     config: tokio::sync::Mutex<Config>,
     pool: Arc<Pool>,
+    net: Arc<Net>,
     ticker: Controls,
     measures: Arc<Mutex<Measures>>,
     /// Sets what is logged.
@@ -34,11 +37,12 @@ impl Reconfigurer {
         read: ReadConfig,
         config: Config,
         pool: Arc<Pool>,
+        net: Arc<Net>,
         ticker: Controls,
         measures: Arc<Mutex<Measures>>,
         log: Box<dyn Fn(&Config) + Send + Sync>,
     ) -> Self {
-        Self { read, config: tokio::sync::Mutex::new(config), pool, ticker, measures, log }
+        Self { read, config: tokio::sync::Mutex::new(config), pool, net, ticker, measures, log }
     }
 
     /// Reads the config again. What can change does, between two beats; one with a problem changes nothing.
@@ -85,6 +89,7 @@ impl Reconfigurer {
             self.ticker.set_interval(new.node.interval).await.ok_or_else(going_down)?;
         }
         (self.log)(new);
+        self.net.tune(tuning(new));
         let PoolConfig { max_inbound, max_outbound, max_handshakes, .. } = new.pool;
         self.pool.set_limits(max_inbound, max_outbound, max_handshakes);
         self.lower(Direction::Inbound, max_inbound, "pool.max_inbound");
@@ -134,6 +139,7 @@ fn live_part(old: &Config, new: Config) -> Config {
     config.phases = new.phases;
     config.node.interval = new.node.interval;
     config.log.level = new.log.level;
+    config.performance = new.performance;
     let (max_connections, max_per_group) = (old.pool.max_connections, old.pool.max_per_group);
     config.pool = PoolConfig { max_connections, max_per_group, ..new.pool };
     config
@@ -155,7 +161,7 @@ struct Key {
 }
 
 /// Keys that take hold while the node runs.
-const LIVE: [Key; 18] = keys!(
+const LIVE: [Key; 22] = keys!(
     node.interval,
     pool.max_inbound,
     pool.max_outbound,
@@ -169,6 +175,10 @@ const LIVE: [Key; 18] = keys!(
     guests.protected,
     guests.bans,
     guests.untouchable,
+    performance.backpressure,
+    performance.circuit_breaker,
+    performance.retry,
+    performance.timeouts,
     phases.reaper,
     phases.reconnect,
     phases.broadcast_cleanup,

@@ -16,6 +16,7 @@ use super::builder::NodeBuilder;
 use super::builtins::builtins;
 use super::maintenance::{Maintenance, Options, TableLimits, Tables};
 use super::reconfigure::{ReadConfig, Reconfigurer, thresholds};
+use super::tuning::tuning;
 use crate::book::BookLimits;
 use crate::clock::Clock;
 use crate::config::{Bootstrap, Config, Guest, Guests, Manifest, Problem, Trust};
@@ -339,7 +340,15 @@ impl Node {
     /// Whoever can give this node another config. `read` reads it, `log` sets what is logged by it.
     pub fn reconfigurer(&self, read: ReadConfig, log: Box<dyn Fn(&Config) + Send + Sync>) -> Reconfigurer {
         let (pool, ticker) = (Arc::clone(&self.tables.pool), self.maintenance.handle().controls());
-        Reconfigurer::new(read, self.config.clone(), pool, ticker, Arc::clone(&self.measures), log)
+        Reconfigurer::new(
+            read,
+            self.config.clone(),
+            pool,
+            Arc::clone(&self.net),
+            ticker,
+            Arc::clone(&self.measures),
+            log,
+        )
     }
 
     /// Monotonic time of the start.
@@ -424,6 +433,7 @@ async fn supply(
         // At the 1st, 2nd, 4th, 8th ... urgent beat in a row: name servers are not to be hammered.
         if u32::is_power_of_two(urgent) {
             let resolved = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 resolved = net.resolve_bootstrap() => resolved,
             };
@@ -432,6 +442,7 @@ async fn supply(
             }
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             report = reports.recv() => match report {
                 Ok(report) if report.urgent > 0 => urgent += 1,
@@ -511,6 +522,7 @@ fn table_limits(config: &Config) -> TableLimits {
             backoff_most: book.backoff_most,
             min_life: book.min_life,
             allow_private: net.allow_private,
+            seed: None,
         },
         broadcasts: BroadcastLimits {
             held: broadcasts.held,
@@ -534,6 +546,7 @@ fn net_config(config: &Config, agent: Option<String>) -> NetConfig {
         frame_caps: FrameCaps::up_to(config.net.max_frame as usize),
         outbox: OutboxLimits { data_bytes: config.net.queue_bytes as usize, ..defaults.outbox },
         bytes_per_second_per_peer: config.net.bytes_per_second_per_peer,
+        tuning: tuning(config),
         ..defaults
     }
 }

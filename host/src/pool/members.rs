@@ -48,6 +48,7 @@ pub(super) struct Members {
     bans: HashMap<PeerId, Coarse>,
     pub(super) protected: HashMap<u32, Coarse>,
     shards: Vec<HashTable<u32>>,
+    /// Places peers in the index, which is asked and never walked: its secret does not show in what the pool does.
     hash: RandomState,
 }
 
@@ -200,7 +201,8 @@ impl Members {
     pub(super) fn ban(&mut self, id: PeerId, until: Coarse, now: Coarse) {
         self.bans.retain(|_, until| *until > now);
         if self.bans.len() >= MAX_BANS
-            && let Some(soonest) = self.bans.iter().min_by_key(|(_, until)| until.0).map(|(id, _)| *id)
+            && let Some(soonest) =
+                self.bans.iter().min_by_key(|(id, until)| (until.0, **id)).map(|(id, _)| *id)
         {
             self.bans.remove(&soonest);
         }

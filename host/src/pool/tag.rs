@@ -1,6 +1,6 @@
 //! One slot's state, generation and small facts in a single atomic word. Knows no time, no peer and no lock.
 //!
-//! `host/loom` includes this file by path and checks every interleaving of its operations.
+//! `host/models` includes this file by path and checks every interleaving of its operations.
 
 use super::sync::{AtomicU64, Ordering};
 

@@ -10,7 +10,7 @@ use super::harness::{PATIENCE, Raw, Setup, node, until};
 use crate::flow::BroadcastLimits;
 use crate::journal::{Cause, Outcome};
 use crate::net::wire::{Message, Status};
-use crate::net::{Audience, BroadcastError, Handlers, RequestError, Sent, Verdict};
+use crate::net::{Audience, BroadcastError, Handlers, NetConfig, RequestError, Sent, Verdict};
 use crate::peer::PeerId;
 
 #[tokio::test]
@@ -79,7 +79,9 @@ async fn the_seventeenth_request_at_once_is_busy_and_the_end_of_a_connection_end
             std::future::pending().await
         }
     });
-    let b = Setup { handlers, ..Setup::default() }.start();
+    let base = Setup::default();
+    let config = NetConfig { answers_at_once: 16, ..base.config };
+    let b = Setup { config, handlers, ..base }.start();
     let a = Arc::new(node());
     a.connect(&b).await;
     let to = b.id();

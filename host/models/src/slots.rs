@@ -1,10 +1,7 @@
-//! The models: what must hold whatever the order. Each runs two or three threads over one word.
+//! The slot's state word: what must hold whatever the order. Each model runs two or three threads over one word.
 
-use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use loom::thread;
-
-use crate::tag::{State, Tag, Word};
+use super::check::{Arc, AtomicU32, Ordering::Relaxed, model, thread};
+use super::tag::{State, Tag, Word};
 
 /// The connection whose end is contested, and the one that takes its slot afterwards.
 const OLD: u32 = 7;
@@ -20,7 +17,7 @@ fn live(conn: u32) -> Tag {
 
 #[test]
 fn of_two_closers_exactly_one_wins() {
-    loom::model(|| {
+    model(|| {
         let tag = Arc::new(live(OLD));
         let closers = [0, 1].map(|_| {
             let tag = Arc::clone(&tag);
@@ -37,7 +34,7 @@ fn of_two_closers_exactly_one_wins() {
 
 #[test]
 fn a_stale_closer_never_closes_the_next_tenant() {
-    loom::model(|| {
+    model(|| {
         let tag = Arc::new(live(OLD));
         let stale = {
             let tag = Arc::clone(&tag);
@@ -56,7 +53,7 @@ fn a_stale_closer_never_closes_the_next_tenant() {
 
 #[test]
 fn stale_helpers_leave_the_next_tenant_as_it_is() {
-    loom::model(|| {
+    model(|| {
         let tag = Arc::new(live(OLD));
         let stale = {
             let tag = Arc::clone(&tag);
@@ -79,7 +76,7 @@ fn stale_helpers_leave_the_next_tenant_as_it_is() {
 
 #[test]
 fn health_moves_before_the_end_or_not_at_all() {
-    loom::model(|| {
+    model(|| {
         let tag = Arc::new(live(OLD));
         let judge = {
             let tag = Arc::clone(&tag);
@@ -99,7 +96,7 @@ fn health_moves_before_the_end_or_not_at_all() {
 
 #[test]
 fn no_change_of_one_fact_loses_a_change_of_another() {
-    loom::model(|| {
+    model(|| {
         let tag = Arc::new(live(OLD));
         let owner = {
             let tag = Arc::clone(&tag);
@@ -120,7 +117,7 @@ fn no_change_of_one_fact_loses_a_change_of_another() {
 
 #[test]
 fn two_judges_of_health_both_count() {
-    loom::model(|| {
+    model(|| {
         let tag = Arc::new(live(OLD));
         let other = {
             let tag = Arc::clone(&tag);
@@ -134,7 +131,7 @@ fn two_judges_of_health_both_count() {
 
 #[test]
 fn who_sees_live_sees_the_columns_written_before() {
-    loom::model(|| {
+    model(|| {
         let tag = Arc::new(Tag::new(Word::handshaking(OLD, true, HEALTH)));
         let last_seen = Arc::new(AtomicU32::new(0));
         let reader = {
