@@ -29,8 +29,8 @@ use crate::log::{ChainLog, Record};
 use crate::upkeep::Upkeep;
 use crate::wire::{Above, AtHeight, NewPeer, TipUpdate, Wallet, decode, encode, fitting, kind, topic};
 
-/// How long an answer may take, from whomever it comes in the end.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a peer may take to echo what it is sent.
+const ECHO_WITHIN: Duration = Duration::from_secs(3);
 
 /// A node that hears nothing new asks around so often: after a cut there may be nobody left who proposes.
 const SLOTS_BETWEEN_LOOKS: u32 = 8;
@@ -330,32 +330,31 @@ impl ChainNode {
     /// One request of the given kind to whoever answers it, for people who want to see one.
     async fn ask_somebody(&self, kind: &str, argument: Option<PeerId>) -> Result<Value> {
         let net = self.node.net();
-        let peers = self.node.peers();
         Ok(match kind {
             kind::GENESIS => {
-                json!({ "event": kind, "answer": ask::<Genesis>(net, &peers, kind, &()).await? })
+                json!({ "event": kind, "answer": ask::<Genesis>(net, None, kind, &()).await? })
             }
             kind::BLOCK => {
-                let blocks: Vec<Certified> = ask(net, &peers, kind, &Above(0)).await?;
+                let blocks: Vec<Certified> = ask(net, None, kind, &Above(0)).await?;
                 let digests = blocks.iter().map(|one| one.block().digest().to_string());
                 json!({ "event": kind, "answer": digests.collect::<Vec<_>>() })
             }
             kind::MEMPOOL => {
-                let waiting: Vec<Transaction> = ask(net, &peers, kind, &()).await?;
+                let waiting: Vec<Transaction> = ask(net, None, kind, &()).await?;
                 let ids = waiting.iter().map(|one| one.id().to_string());
                 json!({ "event": kind, "answer": ids.collect::<Vec<_>>() })
             }
             kind::FINALIZED => {
-                let finals: Vec<AtHeight> = ask(net, &peers, kind, &Above(0)).await?;
+                let finals: Vec<AtHeight> = ask(net, None, kind, &Above(0)).await?;
                 json!({ "event": kind, "answer": shown(&finals) })
             }
             kind::WALLET => {
                 let of = argument.unwrap_or(self.node.id());
-                told_wallet("asked-wallet", &ask(net, &peers, kind, &of).await?)
+                told_wallet("asked-wallet", &ask(net, None, kind, &of).await?)
             }
             "ping" => {
-                let peer = *peers.first().context("there is nobody to ping")?;
-                let echo = net.request(peer, kind, b"chain", ANSWER_WITHIN).await?;
+                let peer = *self.node.peers().first().context("there is nobody to ping")?;
+                let echo = net.request(peer, kind, b"chain", ECHO_WITHIN).await?;
                 json!({ "event": kind, "from": peer, "is_echo": &echo[..] == b"chain" })
             }
             "peers" => json!({ "event": "asked-peers", "is_asked": net.ask_for_addresses() }),
@@ -403,7 +402,7 @@ async fn fetch_genesis(settings: &Settings, network: &str) -> Result<Genesis> {
     let node = builder(settings, network).data_dir(&settings.data_dir).start().await?;
     let genesis = loop {
         node.until_connected(1).await;
-        let answer = ask::<Genesis>(node.net(), &node.peers(), kind::GENESIS, &()).await;
+        let answer = ask::<Genesis>(node.net(), None, kind::GENESIS, &()).await;
         // Its name is its digest, so whoever made one up is found out.
         if let Ok(genesis) = answer
             && genesis.network() == network
@@ -560,7 +559,7 @@ async fn fetch_blocks(net: &Net, peer: PeerId, shared: &Shared) -> Result<usize>
     let mut above = shared.ledger.lock().last_final().height;
     let mut new = 0;
     loop {
-        let batch: Vec<Certified> = ask(net, &[peer], kind::BLOCK, &Above(above)).await?;
+        let batch: Vec<Certified> = ask(net, Some(peer), kind::BLOCK, &Above(above)).await?;
         let Some(last) = batch.last() else { return Ok(new) };
         ensure!(last.block().height > above, "{peer} tells the same blocks again");
         above = last.block().height;
@@ -578,7 +577,7 @@ async fn fetch_blocks(net: &Net, peer: PeerId, shared: &Shared) -> Result<usize>
 
 /// Takes the transactions that wait at one peer, and tells all others of those that are news.
 async fn fetch_transactions(net: &Net, peer: PeerId, shared: &Shared) -> Result<()> {
-    let waiting: Vec<Transaction> = ask(net, &[peer], kind::MEMPOOL, &()).await?;
+    let waiting: Vec<Transaction> = ask(net, Some(peer), kind::MEMPOOL, &()).await?;
     let now = shared.slot();
     for transaction in waiting {
         let payload = encode(&transaction);
@@ -589,16 +588,20 @@ async fn fetch_transactions(net: &Net, peer: PeerId, shared: &Shared) -> Result<
     Ok(())
 }
 
-/// Asks one of `peers`, and another one if that fails: the library chooses whom, and how long to wait. The only place in
-/// which the chain asks anything; every question can be asked twice.
+/// Asks `peer`, or whoever can answer. The only place in which the chain asks anything.
 async fn ask<A: DeserializeOwned>(
     net: &Net,
-    peers: &[PeerId],
+    peer: Option<PeerId>,
     kind: &str,
     question: &impl Serialize,
 ) -> Result<A> {
-    let question = encode(question);
-    let answer = net.ask(Ask::new(kind, &question).among(peers).idempotent().within(ANSWER_WITHIN)).await?;
+    let payload = encode(question);
+    // Nothing changes by being asked twice.
+    let asking = Ask::new(kind, &payload).idempotent();
+    let answer = match peer {
+        Some(peer) => net.ask(asking.among(&[peer])).await?,
+        None => net.ask(asking).await?,
+    };
     decode(&answer.payload).with_context(|| format!("{} answered {kind:?} with something else", answer.from))
 }
 

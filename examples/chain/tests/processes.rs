@@ -263,7 +263,9 @@ fn five_processes_agree_through_a_kill_and_a_stop_and_a_stranger_stays_out() {
     }
 
     // The stranger has tried meanwhile, and is alone with its own blocks.
+    let deadline = Instant::now() + PATIENCE;
     let refused = loop {
+        assert!(Instant::now() < deadline, "nobody has told the stranger off");
         let journal = stranger.tell("journal", "journal").to_string();
         if journal.contains("it belongs to another network") {
             break journal;
