@@ -49,8 +49,9 @@ const BEAT_BUDGET: Duration = Duration::from_secs(2);
 const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 
 /// While nobody is connected, and after a suspend, no address waits longer than this. A dial may fail the moment
-/// before its peer is there; this wait and the longest one between two urgent beats are within 5 s then.
-const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(2);
+/// before its peer is there; this wait, the longest one between two urgent beats, and the last half second of a dial, in
+/// which nothing is asked any more, are within 5 s then, with a handshake.
+const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(1);
 
 /// What statistics and views measure by, for whoever asks between beats.
 #[derive(Clone, Copy, Debug)]

@@ -2,13 +2,19 @@
 //! retries nothing; how an attempt ended is told to its ticket.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::handshake::{Greeted, HandshakeError, Outgoing, settle};
 use super::node::Node;
 use super::transport::Begun;
 use crate::book::{Dial, DialFailure, DialOrder, Dialing};
 use crate::pool::Direction;
+
+/// While nobody is connected, an attempt that has no answer is begun again after so long, beside the first. TCP asks again
+/// after 1, 3 and 7 s: an attempt of 5 s would be deaf for its last two, and a path may come back in that very moment.
+const ANEW_WHEN_ALONE: Duration = Duration::from_millis(1500);
 
 pub(crate) struct Dialer(pub(crate) Arc<Node>);
 
@@ -40,9 +46,37 @@ impl Dial for Dialer {
 }
 
 impl Node {
+    /// Up to three tries, each beside the one before, if this node is alone; else one. The first that ends counts.
+    async fn connect(&self, address: SocketAddr) -> io::Result<Begun> {
+        let mut first = std::pin::pin!(self.carrier.connect(address));
+        if self.rooms.pool.live() > 0 {
+            return first.await;
+        }
+        if let Ok(ended) = tokio::time::timeout(ANEW_WHEN_ALONE, &mut first).await {
+            return ended;
+        }
+        let mut second = std::pin::pin!(self.carrier.connect(address));
+        let both = async {
+            tokio::select! {
+                biased;
+                ended = &mut first => ended,
+                ended = &mut second => ended,
+            }
+        };
+        let mut both = std::pin::pin!(both);
+        if let Ok(ended) = tokio::time::timeout(ANEW_WHEN_ALONE, &mut both).await {
+            return ended;
+        }
+        tokio::select! {
+            biased;
+            ended = both => ended,
+            ended = self.carrier.connect(address) => ended,
+        }
+    }
+
     async fn attempt(self: Arc<Self>, outgoing: Outgoing, ticket: Dialing) {
         let limit = self.config.connect_timeout;
-        let connect = tokio::time::timeout(limit, self.carrier.connect(outgoing.order.address));
+        let connect = tokio::time::timeout(limit, self.connect(outgoing.order.address));
         let connected = tokio::select! {
             biased;
             () = self.stop.cancelled() => return ticket.failed(&DialFailure::Abandoned),

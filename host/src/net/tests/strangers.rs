@@ -141,8 +141,9 @@ async fn a_node_that_does_not_answer_our_dial() {
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     assert_eq!(failed(&a.dial(deaf.local_addr().unwrap(), None).await), "no answer in time");
     let nobody = deaf.local_addr().unwrap();
-    drop(deaf);
+    // Before the port is free: it could be given this one.
     let b = node();
+    drop(deaf);
     assert_eq!(failed(&b.dial(nobody, None).await), "nothing listens there");
     a.is_empty_again().await;
     b.is_empty_again().await;
