@@ -79,7 +79,7 @@ impl ReloadHandle {
     }
 
     /// One that nobody is behind.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "admin"))]
     pub(crate) fn of_nobody(counts: ReloadCounts) -> Self {
         Self {
             folder: Arc::from(Path::new("")),

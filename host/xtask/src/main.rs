@@ -8,6 +8,7 @@ mod guests;
 mod sim;
 mod steps;
 mod test;
+mod tsan;
 // One file for both: the binary's `build` picks a toolchain in the same way.
 #[path = "../../src/author/toolchain.rs"]
 mod toolchain;
@@ -29,6 +30,7 @@ cargo xtask VERB
   api [--released]                  writes the public API down in docs/api; --released makes a promise of it
   ready                             builds the components of examples/ready anew
   sim [--seeds N | --seed S]        ten simulated hosts for ten minutes: 200 seeds, N, or exactly S and what happens in it
+  tsan                              what threads share, under ThreadSanitizer
   advisories                        known vulnerabilities in dependencies; needs the network
 
 Each verb prints the commands it runs.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Some((&"api", flags)) => api::write(&mut steps, flags),
         Some((&"ready", [])) => guests::ready(&mut steps),
         Some((&"sim", flags)) => sim::run(&mut steps, flags),
+        Some((&"tsan", [])) => tsan::run(&mut steps),
         Some((&"advisories", [])) => advisories::run(&mut steps),
         Some(_) => {
             eprint!("xtask: there is no such verb, or not with these words: {}\n\n{HELP}", words.join(" "));
