@@ -3,7 +3,7 @@
 use crate::Effort;
 use crate::report::Report;
 
-mod broadcast;
+pub mod broadcast;
 pub mod live;
 mod stalled;
 
