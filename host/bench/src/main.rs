@@ -71,6 +71,7 @@ fn main() -> ExitCode {
             idle::CHILD => return idle::child(variant, amount),
             net::live::CHILD => return net::live::child(variant, amount),
             engine::loaded::CHILD => return engine::loaded::tell(variant, amount),
+            net::overload::CHILD => return net::overload::child(variant, amount),
             nodes::FAR => return nodes::far(variant, amount),
             _ => {}
         }
