@@ -9,6 +9,7 @@ use std::process::ExitCode;
 #[expect(unsafe_code, reason = "a global allocator cannot be written without it")]
 mod alloc;
 mod engine;
+mod flow;
 mod idle;
 mod net;
 mod nodes;
@@ -38,6 +39,7 @@ const GROUPS: &[Group] = &[
     Group { name: "tick", how: tick::HOW, run: tick::run },
     Group { name: "idle", how: idle::HOW, run: idle::run },
     Group { name: "net", how: net::HOW, run: net::run },
+    Group { name: "flow", how: flow::HOW, run: flow::run },
     Group { name: "engine", how: engine::HOW, run: engine::run },
     Group { name: "record", how: record::HOW, run: record::run },
     Group { name: "reload", how: reload::HOW, run: reload::run },
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
             idle::CHILD => return idle::child(variant, amount),
             net::live::CHILD => return net::live::child(variant, amount),
             engine::loaded::CHILD => return engine::loaded::tell(variant, amount),
+            net::overload::CHILD => return net::overload::child(variant, amount),
             nodes::FAR => return nodes::far(variant, amount),
             _ => {}
         }

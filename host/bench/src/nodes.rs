@@ -52,6 +52,11 @@ pub struct BenchNode {
 impl BenchNode {
     /// Call inside a runtime.
     pub fn start(shape: &Shape) -> Self {
+        Self::answering(shape, Handlers::new())
+    }
+
+    /// The same for a node that answers requests.
+    pub fn answering(shape: &Shape, handlers: Handlers) -> Self {
         let Shape { capacity, masks, listens, outbox } = *shape;
         let identity = Identity::generate();
         let limits = TableLimits {
@@ -68,14 +73,16 @@ impl BenchNode {
             // All of 127.0.0.0/8: one address for each connection.
             listen: if listens { vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))] } else { Vec::new() },
             outbox,
+            // Nor traffic.
+            bytes_per_second_per_peer: u64::MAX,
             ..NetConfig::default()
         };
         let Tables { pool, book, broadcasts, journal, clock } = tables.clone();
         let rooms = Rooms { pool, book, broadcasts, journal, clock };
         let masks: Vec<_> = (0..masks).map(|_| Identity::generate()).collect();
         let net = match masks.is_empty() {
-            true => Net::start(config, &identity, rooms, Handlers::new()),
-            false => Net::start_masked(&masks, config, &identity, rooms, Handlers::new()),
+            true => Net::start(config, &identity, rooms, handlers),
+            false => Net::start_masked(&masks, config, &identity, rooms, handlers),
         };
         Self { net: net.expect("a port of the system's choice is free"), tables }
     }

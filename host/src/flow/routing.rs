@@ -43,21 +43,32 @@ impl Turns {
 
     /// Chooses among `count` candidates by their numbers; none if none is usable.
     ///
-    /// `usable` says who can be asked, `load` how many requests are open there. For [`Route::LowestRtt`] the candidates
-    /// are numbered from the fastest to the slowest. O(1) while most are usable, O(count) when few are.
+    /// `usable` says who can be asked, `cost` what asking there costs: how many requests are open, or, for
+    /// [`Route::LowestRtt`], the round trip. O(1) while most are usable, O(count) when few are, and always for the lowest
+    /// round trip.
     pub fn choose(
         &self,
         route: Route,
         count: usize,
         usable: impl Fn(usize) -> bool,
-        load: impl Fn(usize) -> u32,
+        cost: impl Fn(usize) -> u32,
     ) -> Option<usize> {
         if count == 0 {
             return None;
         }
         match route {
             Route::RoundRobin => search(self.turn.fetch_add(1, Relaxed), count, usable),
-            Route::LowestRtt => (0..count).find(|&at| usable(at)),
+            Route::LowestRtt => {
+                let mut best = None;
+                for at in 0..count {
+                    let cost = cost(at);
+                    // The first of equals, and who cannot be the best is not looked at any closer.
+                    if best.is_none_or(|(least, _)| cost < least) && usable(at) {
+                        best = Some((cost, at));
+                    }
+                }
+                best.map(|(_, at)| at)
+            }
             Route::LeastLoaded => {
                 let mut first = None;
                 for _ in 0..DRAWS {
@@ -66,7 +77,7 @@ impl Turns {
                         _ if !usable(at) => {}
                         None => first = Some(at),
                         Some(other) if other == at => {}
-                        Some(other) => return Some(if load(at) < load(other) { at } else { other }),
+                        Some(other) => return Some(if cost(at) < cost(other) { at } else { other }),
                     }
                 }
                 first.or_else(|| search(self.random(), count, usable))
@@ -129,7 +140,9 @@ mod tests {
     #[test]
     fn the_fastest_usable_one() {
         let turns = Turns::new(0);
-        assert_eq!(turns.choose(Route::LowestRtt, 10, |at| at >= 3, |_| 0), Some(3));
+        assert_eq!(turns.choose(Route::LowestRtt, 10, |at| at >= 3, |_| u32::MAX), Some(3));
+        let rtt = [10, 20, 7, 9, 9, 30];
+        assert_eq!(turns.choose(Route::LowestRtt, 6, |at| at != 2, |at| rtt[at]), Some(3));
     }
 
     proptest! {

@@ -1,8 +1,8 @@
 //! Requests to whoever can answer: chooses among healthy peers, waits as long as answers of that kind take, and tries
 //! again, or twice at once, where that is allowed. Knows no kind by itself.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,56 +143,41 @@ type Asked = Vec<PeerId>;
 
 impl Node {
     /// Whether `conn` may be asked, apart from who is meant.
-    fn can_ask(&self, conn: &Conn, kind: &Kind, healthy_above: u8, now: Duration) -> bool {
+    fn can_ask(&self, conn: &Conn, kind: &Kind, healthy_above: u8) -> bool {
         self.rooms.pool.health(conn.key).is_some_and(|health| health > healthy_above)
-            && conn.standing.would_admit(kind, now)
+            && conn.standing.would_admit(kind, || self.rooms.clock.mono())
             && (conn.in_flight.load(Relaxed) as usize) < MAX_PENDING
     }
 
     /// The next peer to ask.
     fn route(&self, ask: &Ask<'_>, kind: &Kind, asked: &[PeerId]) -> Option<Arc<Conn>> {
         let healthy_above = self.traffic.tuning.load().healthy_above;
-        let now = OnceLock::new();
         let listed = self.roster.listed();
-        let sorted;
-        let conns = match ask.route {
-            Route::LowestRtt => {
-                sorted = self.by_rtt(&listed.conns);
-                &sorted[..]
-            }
-            Route::RoundRobin | Route::LeastLoaded => &listed.conns[..],
-        };
+        let conns = &listed.conns[..];
         let usable = |at: usize| {
             let conn = &conns[at];
-            // The time matters only to breakers that are open.
-            let now = *now.get_or_init(|| self.rooms.clock.mono());
-            self.can_ask(conn, kind, healthy_above, now)
+            self.can_ask(conn, kind, healthy_above)
                 && !asked.contains(&conn.peer)
                 && !ask.but.contains(&conn.peer)
                 && ask.among.is_none_or(|among| among.contains(&conn.peer))
         };
-        let load = |at: usize| conns[at].in_flight.load(Relaxed);
-        let at = self.traffic.turns.choose(ask.route, conns.len(), usable, load)?;
+        let cost = |at: usize| match ask.route {
+            // Who has not answered a ping yet comes last.
+            Route::LowestRtt => self.rooms.pool.age_and_rtt(conns[at].key).map_or(u32::MAX, |(_, rtt)| rtt),
+            Route::RoundRobin | Route::LeastLoaded => conns[at].in_flight.load(Relaxed),
+        };
+        let at = self.traffic.turns.choose(ask.route, conns.len(), usable, cost)?;
         Some(Arc::clone(&conns[at]))
-    }
-
-    /// By the round trip of the last ping; who has not answered one yet comes last. O(n log n).
-    fn by_rtt(&self, conns: &[Arc<Conn>]) -> Vec<Arc<Conn>> {
-        let rtt = |conn: &Arc<Conn>| self.rooms.pool.age_and_rtt(conn.key).map_or(u32::MAX, |(_, rtt)| rtt);
-        let mut sorted = conns.to_vec();
-        sorted.sort_by_cached_key(rtt);
-        sorted
     }
 
     fn nobody(&self, kind: &Kind) -> AskError {
         let healthy_above = self.traffic.tuning.load().healthy_above;
-        let now = self.rooms.clock.mono();
         let listed = self.roster.listed();
         let health = |conn: &Arc<Conn>| self.rooms.pool.health(conn.key);
         let live = listed.conns.iter().filter(|conn| health(conn).is_some()).count();
         let unhealthy =
             listed.conns.iter().filter(|conn| health(conn).is_some_and(|h| h <= healthy_above)).count();
-        let askable = listed.conns.iter().filter(|conn| self.can_ask(conn, kind, healthy_above, now)).count();
+        let askable = listed.conns.iter().filter(|conn| self.can_ask(conn, kind, healthy_above)).count();
         AskError::NobodyToAsk { live, unhealthy, open: live.saturating_sub(unhealthy + askable) }
     }
 
@@ -301,7 +286,7 @@ impl Net {
     ///
     /// Each attempt waits as long as answers of its kind take from that peer (`performance.timeouts`). Peers whose breaker
     /// is open for the kind are passed over. Choosing takes well under a microsecond with [`Route::RoundRobin`] and
-    /// [`Route::LeastLoaded`]; [`Route::LowestRtt`] sorts all connections. Dropping the future takes everything back.
+    /// [`Route::LeastLoaded`]; [`Route::LowestRtt`] looks at all connections. Dropping the future takes everything back.
     ///
     /// # Errors
     /// [`AskError`].

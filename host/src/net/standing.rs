@@ -44,12 +44,13 @@ impl Standing {
         act(&mut kinds[at])
     }
 
-    /// Whether a request of this kind would be let through. One relaxed load while no breaker is open.
-    pub(crate) fn would_admit(&self, kind: &Kind, now: Duration) -> bool {
+    /// Whether a request of this kind would be let through. One relaxed load while no breaker is open; `now` is asked for
+    /// the monotonic time only if one is.
+    pub(crate) fn would_admit(&self, kind: &Kind, now: impl FnOnce() -> Duration) -> bool {
         self.troubled.load(Relaxed) == 0 || {
             let kinds = self.kinds.lock();
             let known = kinds.iter().find(|known| std::ptr::eq(&*known.kind, kind));
-            known.is_none_or(|known| known.breaker.would_admit(now))
+            known.is_none_or(|known| known.breaker.would_admit(now()))
         }
     }
 
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(record.end(&kind, CallEnd::Failed, took, now, &settings), Some(BreakerState::Open));
         standings.keep(peer, &record);
         let again = standings.take(&peer);
-        assert!(!again.would_admit(&kind, now) && again.would_admit(&kinds.of("tip"), now));
+        assert!(!again.would_admit(&kind, || now) && again.would_admit(&kinds.of("tip"), || now));
         assert_eq!(again.breakers(now), [("block".into(), BreakerState::Open)]);
         assert!(standings.0.lock().order.is_empty());
     }

@@ -11,7 +11,7 @@ use groundskeeper::net::frame::FrameCaps;
 use groundskeeper::net::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, Message};
 use groundskeeper::net::{Audience, Sent};
 use groundskeeper::pool::{Direction, PeerFacts};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, RwLock, mpsc};
 use tokio::task::yield_now;
@@ -142,7 +142,16 @@ pub fn framed(payload: &[u8]) -> usize {
 
 /// Brings in a connection whose peer has said hello: its other end.
 pub async fn adopted(node: &BenchNode, peer: usize) -> DuplexStream {
-    let (near, mut far) = duplex(STREAM);
+    let (near, far) = duplex(STREAM);
+    greeted(node, peer, near, far).await
+}
+
+/// The same over any two ends of a stream.
+pub async fn greeted<N, F>(node: &BenchNode, peer: usize, near: N, mut far: F) -> F
+where
+    N: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: AsyncWrite + Unpin,
+{
     let hello = Message::Hello(Hello {
         least_version: LEAST_VERSION,
         greatest_version: GREATEST_VERSION,
@@ -153,13 +162,14 @@ pub async fn adopted(node: &BenchNode, peer: usize) -> DuplexStream {
     });
     let hello = hello.encode(&FrameCaps::default()).expect("a hello is under its cap");
     far.write_all(&hello).await.expect("the stream has room for a hello");
+    far.flush().await.expect("the stream has room for a hello");
     let facts = PeerFacts { id: id(peer), address: address(peer), direction: Direction::Inbound };
     node.net.adopt(near, facts).await.expect("it said a proper hello");
     far
 }
 
 /// Reads until the other side closes.
-pub async fn drain(mut stream: DuplexStream, taken: Taken) {
+pub async fn drain(mut stream: impl AsyncRead + Unpin, taken: Taken) {
     let mut buffer = [0; 2048];
     while let Ok(read) = stream.read(&mut buffer).await
         && read > 0

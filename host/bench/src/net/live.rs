@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +17,7 @@ use crate::alloc::held_by;
 use crate::nodes::{BenchNode, Shape, room_for};
 use crate::pool::scan::thousands;
 use crate::report::{Reach, Report, Row};
+use crate::rounds::cpu_micros;
 
 /// The word by which this program calls itself.
 pub const CHILD: &str = "net-child";
@@ -79,11 +79,11 @@ pub fn child(variant: &str, count: &str) -> ExitCode {
 
 /// Made one after the other: how long each took, and what all hold once they are quiet.
 fn told(runtime: &Runtime, make: impl Future<Output = Vec<Duration>>) -> Value {
-    let (rss, cpu) = (resident(), cpu_us());
+    let (rss, cpu) = (resident(), cpu_micros());
     let (live, (mut took, cpu)) = held_by(|| {
         runtime.block_on(async {
             let took = make.await;
-            let cpu = cpu_us() - cpu;
+            let cpu = cpu_micros() - cpu;
             sleep(QUIET).await;
             (took, cpu)
         })
@@ -152,15 +152,14 @@ fn tcp(runtime: &Runtime, count: usize) -> Value {
     })
 }
 
-fn cpu_us() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
-    let micros = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e6 + time.tv_usec() as f64;
-    micros(usage.user_time()) + micros(usage.system_time())
-}
-
 /// Bytes of this process that are in memory.
 fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    resident_of("self")
+}
+
+/// Bytes of the process with this id that are in memory.
+pub fn resident_of(process: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
     kib.unwrap_or(0) * 1024

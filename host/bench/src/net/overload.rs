@@ -1,0 +1,275 @@
+//! A node that is asked for four times as much as it can do: what it answers meanwhile, what it holds, and whether it is
+//! still heard. It has a process of its own; who asks is this one.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use groundskeeper::net::{Capacity, Handlers, RequestError};
+use groundskeeper::peer::PeerId;
+use groundskeeper::pool::ConnKey;
+use tokio::runtime::Builder;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::GROUP;
+use super::live::resident_of;
+use crate::Effort;
+use crate::nodes::{BenchNode, Shape};
+use crate::report::{Reach, Report, Row};
+
+/// The word by which this program calls itself.
+pub const CHILD: &str = "overload-child";
+
+const KIND: &str = "work";
+
+/// What the node does at once, and how many wait.
+const CAPACITY: Capacity = Capacity { at_once: 8, waiting: 16 };
+
+/// How long each takes; the runtime's timer counts whole milliseconds.
+const WORK: Duration = Duration::from_millis(1);
+
+/// Requests in flight while capacity is measured: always one that waits for whoever is done.
+const CLOSED: usize = 12;
+
+/// So many times its capacity is asked of it.
+const TIMES: f64 = 4.0;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two pings.
+const PING_EVERY: Duration = Duration::from_millis(20);
+
+pub fn run(effort: &Effort, report: &mut Report) {
+    let time = Duration::from_secs(effort.choose(60, 5));
+    let Some((child, port)) = Overloaded::start() else {
+        eprintln!("net: a child process failed; no figures for overload");
+        return;
+    };
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let asker = Arc::new(runtime.block_on(Asker::connected(port)));
+    let calm = Duration::from_secs(effort.choose(10, 2));
+    let capacity = runtime.block_on(asker.clone().closed(calm));
+    let calm_pings = runtime.block_on(asker.clone().pings(calm / 2));
+    let (offered, held, pings) = runtime.block_on(async {
+        let pings = tokio::spawn(asker.clone().pings(time));
+        let held = tokio::spawn(held(child.id(), time));
+        let offered = asker.clone().open(capacity * TIMES, time).await;
+        (offered, held.await.expect("it only waits"), pings.await.expect("it only waits"))
+    });
+    let seconds = time.as_secs();
+    let subject = format!("offered {TIMES} times its capacity for {seconds} s");
+    let row = |measure, value, unit| Row::rate(GROUP, measure, subject.as_str(), value, unit);
+    report.push(
+        row("answered under overload", offered.answered, "1/s")
+            .against("capacity, 12 in flight", capacity)
+            .reach(Reach::Times(0.9))
+            .note(offered.words()),
+    );
+    let [quarter, end] = held.map(|bytes| bytes as f64 / 1024.0);
+    let cost = |measure, value, unit| Row::cost(GROUP, measure, subject.as_str(), value, unit);
+    report.push(
+        cost("memory of the node at the end", end, "KiB").against("after a quarter of the time", quarter),
+    );
+    report.push(
+        cost("pings to it, p99", at(&pings, 0.99), "ms")
+            .against("without load", at(&calm_pings, 0.99))
+            .reach(Reach::AtMost(100.0))
+            .note(format!(
+                "{} pings, p50 {:.3} ms, longest {:.3} ms",
+                pings.len(),
+                at(&pings, 0.5),
+                at(&pings, 1.0)
+            )),
+    );
+}
+
+/// Of sorted times, in milliseconds.
+fn at(sorted: &[f64], part: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((last as f64 * part) as usize).copied().unwrap_or(f64::NAN)
+}
+
+/// The node that is asked too much. Ends with its handle.
+struct Overloaded(Child);
+
+impl Overloaded {
+    fn start() -> Option<(Self, u16)> {
+        let mut child = Command::new(std::env::current_exe().ok()?)
+            .args([CHILD, "serve", "1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let told = child.stdout.take().and_then(|out| BufReader::new(out).lines().next());
+        let child = Self(child);
+        Some((child, told?.ok()?.parse().ok()?))
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Overloaded {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// What [`Overloaded`] runs: says where it listens, and works until its standard input ends.
+pub fn child(_: &str, _: &str) -> ExitCode {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let node = runtime.block_on(async {
+        let work = |_, _| async {
+            sleep(WORK).await;
+            Ok(Bytes::new())
+        };
+        let handlers = Handlers::new().on_request_limited(KIND, CAPACITY, work);
+        BenchNode::answering(&Shape { listens: true, ..Shape::of(4) }, handlers)
+    });
+    println!("{}", node.port());
+    _ = std::io::stdout().flush();
+    _ = std::io::stdin().read(&mut [0]);
+    drop(node);
+    ExitCode::SUCCESS
+}
+
+/// Bytes in memory after a quarter of `time`, and a moment before its end.
+async fn held(process: u32, time: Duration) -> [usize; 2] {
+    let process = process.to_string();
+    sleep(time / 4).await;
+    let quarter = resident_of(&process);
+    sleep(time * 7 / 10).await;
+    [quarter, resident_of(&process)]
+}
+
+/// Who asks, over one connection.
+struct Asker {
+    node: BenchNode,
+    peer: PeerId,
+    key: ConnKey,
+}
+
+/// Requests a second, by how they ended.
+#[derive(Default)]
+struct Offered {
+    offered: f64,
+    answered: f64,
+    busy: f64,
+    not_sent: f64,
+    other: f64,
+}
+
+impl Offered {
+    fn words(&self) -> String {
+        let Self { offered, busy, not_sent, other, .. } = self;
+        format!("{offered:.0}/s offered, {busy:.0}/s told busy, {not_sent:.0}/s not sent, {other:.1}/s other")
+    }
+}
+
+#[derive(Default)]
+struct Ends {
+    answered: AtomicU64,
+    busy: AtomicU64,
+    not_sent: AtomicU64,
+    other: AtomicU64,
+}
+
+impl Asker {
+    async fn connected(port: u16) -> Self {
+        let node = BenchNode::start(&Shape::of(4));
+        node.learn(port, 1);
+        // It is live there before it is live here.
+        node.connect(0, port, || node.live()).await;
+        let (key, naming) = node.tables.pool.peers().swap_remove(0);
+        Self { node, peer: naming.id, key }
+    }
+
+    async fn ask(&self) -> Result<Bytes, RequestError> {
+        self.node.net.request(self.peer, KIND, &[], PATIENCE).await
+    }
+
+    /// Answers a second while as many ask as keep it busy, each again when it is answered.
+    async fn closed(self: Arc<Self>, time: Duration) -> f64 {
+        let begun = Instant::now();
+        let mut askers = JoinSet::new();
+        for _ in 0..CLOSED {
+            let asker = Arc::clone(&self);
+            askers.spawn(async move {
+                let mut answered = 0_u64;
+                while begun.elapsed() < time {
+                    answered += u64::from(asker.ask().await.is_ok());
+                }
+                answered
+            });
+        }
+        askers.join_all().await.into_iter().sum::<u64>() as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Asks `rate` times a second, whatever becomes of it.
+    async fn open(self: Arc<Self>, rate: f64, time: Duration) -> Offered {
+        let ends = Arc::new(Ends::default());
+        let begun = Instant::now();
+        let mut ticks = interval(Duration::from_millis(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut offered = 0_u64;
+        let mut asking = JoinSet::new();
+        while begun.elapsed() < time {
+            ticks.tick().await;
+            let due = (begun.elapsed().as_secs_f64() * rate) as u64;
+            while offered < due {
+                offered += 1;
+                let (asker, ends) = (Arc::clone(&self), Arc::clone(&ends));
+                asking.spawn(async move {
+                    let end = match asker.ask().await {
+                        Ok(_) => &ends.answered,
+                        Err(RequestError::Busy) => &ends.busy,
+                        Err(RequestError::TooManyPending | RequestError::NotQueued(_)) => &ends.not_sent,
+                        Err(_) => &ends.other,
+                    };
+                    end.fetch_add(1, Relaxed);
+                });
+            }
+            while asking.try_join_next().is_some() {}
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let count = |end: &AtomicU64| end.load(Relaxed) as f64 / seconds;
+        Offered {
+            offered: offered as f64 / seconds,
+            answered: count(&ends.answered),
+            busy: count(&ends.busy),
+            not_sent: count(&ends.not_sent),
+            other: count(&ends.other),
+        }
+    }
+
+    /// Round trips in milliseconds, sorted: pings as the ticker sends them, each after the last one's answer.
+    async fn pings(self: Arc<Self>, time: Duration) -> Vec<f64> {
+        let pool = &self.node.tables.pool;
+        let link = pool.link(self.key).expect("the connection lasts");
+        let smoothed = || pool.age_and_rtt(self.key).map_or(u32::MAX, |(_, rtt)| rtt);
+        let (begun, mut times) = (Instant::now(), Vec::new());
+        while begun.elapsed() < time {
+            let before = smoothed();
+            link.ping();
+            let sent = Instant::now();
+            // A round trip that changes nothing took as long as those before, unless it is still under way.
+            while smoothed() == before && sent.elapsed() < PING_EVERY * 10 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let after = smoothed();
+            if before != u32::MAX {
+                // The pool keeps an eighth of each.
+                times.push((8.0 * f64::from(after) - 7.0 * f64::from(before)) / 1000.0);
+            }
+            sleep(PING_EVERY.saturating_sub(sent.elapsed())).await;
+        }
+        times.sort_by(f64::total_cmp);
+        times
+    }
+}
