@@ -132,7 +132,9 @@ impl Node {
     /// in an eighth of a second. O(connections).
     fn relieve(&self, now: Coarse) {
         let traffic = &self.traffic;
-        if traffic.relieved.swap(now.0.max(1), Relaxed) == now.0.max(1) {
+        // One more than the time: 0 is never.
+        let moment = now.0.wrapping_add(1);
+        if traffic.relieved.swap(moment, Relaxed) == moment {
             return;
         }
         let listed = self.roster.listed();
