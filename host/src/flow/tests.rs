@@ -174,8 +174,9 @@ async fn many_ask_and_many_work_and_nothing_is_lost_or_done_twice() {
                     } else {
                         queue.drain(&mut batch, 16).await;
                     }
-                    left.add_permits(batch.len());
+                    let taken = batch.len();
                     batch.drain(..).for_each(|item: usize| _ = done[item].fetch_add(1, Relaxed));
+                    left.add_permits(taken);
                 }
             })
         })

@@ -54,7 +54,7 @@ impl Answering {
             _ => match node.handlers.request(kind) {
                 None => conn.respond(node, id, Priority::Request, Status::NotHandled, &[]),
                 Some(_) if self.under_way.load(Relaxed) as usize >= node.config.answers_at_once => {
-                    conn.busy(node, id);
+                    conn.refuse(node, id);
                 }
                 Some(handler) => {
                     let answer = Answer::of(node, conn, id, handler.priority, &self.under_way);
@@ -93,7 +93,7 @@ impl Answering {
     fn tell_peers(&mut self, node: &Node, conn: &Conn, id: u64) {
         let now = node.rooms.clock.coarse();
         if self.told_peers.is_some_and(|at| now.seconds_since(at) < PEERS_EVERY_S) {
-            return conn.busy(node, id);
+            return conn.refuse(node, id);
         }
         self.told_peers = Some(now);
         conn.respond(node, id, Priority::Request, Status::Ok, &node.peers_for(&conn.peer));
@@ -118,6 +118,13 @@ impl Conn {
         }
     }
 
+    /// Tells the asker at once that there is too much to do. Many are told so in one moment, and the control lane is short:
+    /// whoever is not told waits for its time-out, and takes a busy peer for a dead one.
+    fn refuse(&self, node: &Node, id: u64) {
+        self.respond(node, id, Priority::Request, Status::Busy, &[]);
+    }
+
+    /// The last resort, when nothing else has room.
     fn busy(&self, node: &Node, id: u64) {
         let busy = Message::Response { id, status: Status::Busy, payload: &[] };
         if let Ok(frame) = busy.encode(&node.config.frame_caps) {
@@ -172,7 +179,7 @@ impl Answer {
 
     fn refuse(mut self) {
         self.given = true;
-        self.conn.busy(&self.node, self.id);
+        self.conn.refuse(&self.node, self.id);
     }
 }
 

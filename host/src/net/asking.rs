@@ -151,7 +151,18 @@ impl Node {
 
     /// The next peer to ask.
     fn route(&self, ask: &Ask<'_>, kind: &Kind, asked: &[PeerId]) -> Option<Arc<Conn>> {
-        let healthy_above = self.traffic.tuning.load().healthy_above;
+        self.choose(ask, kind, asked, Arc::clone)
+    }
+
+    /// What `take` makes of the connection to ask next.
+    fn choose<R>(
+        &self,
+        ask: &Ask<'_>,
+        kind: &Kind,
+        asked: &[PeerId],
+        take: impl FnOnce(&Arc<Conn>) -> R,
+    ) -> Option<R> {
+        let healthy_above = self.traffic.healthy_above.load(Relaxed);
         let listed = self.roster.listed();
         let conns = &listed.conns[..];
         let usable = |at: usize| {
@@ -167,11 +178,11 @@ impl Node {
             Route::RoundRobin | Route::LeastLoaded => conns[at].in_flight.load(Relaxed),
         };
         let at = self.traffic.turns.choose(ask.route, conns.len(), usable, cost)?;
-        Some(Arc::clone(&conns[at]))
+        Some(take(&conns[at]))
     }
 
     fn nobody(&self, kind: &Kind) -> AskError {
-        let healthy_above = self.traffic.tuning.load().healthy_above;
+        let healthy_above = self.traffic.healthy_above.load(Relaxed);
         let listed = self.roster.listed();
         let health = |conn: &Arc<Conn>| self.rooms.pool.health(conn.key);
         let live = listed.conns.iter().filter(|conn| health(conn).is_some()).count();
@@ -299,6 +310,6 @@ impl Net {
     /// Whom [`Net::ask`] would ask now. For applications that send by themselves, and for measuring.
     pub fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
         let kind = self.node.traffic.kinds.of(ask.kind);
-        self.node.route(ask, &kind, &[]).map(|conn| conn.peer)
+        self.node.choose(ask, &kind, &[], |conn| conn.peer)
     }
 }

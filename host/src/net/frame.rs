@@ -123,7 +123,8 @@ pub struct FrameReader {
     body: Option<(Kind, usize, BytesMut)>,
 }
 
-/// A body grows as its bytes arrive, from this: a length that somebody claims costs nothing until it is paid.
+/// A body grows as its bytes arrive, from this or from twice what is there of it: a length that somebody claims costs
+/// nothing until it is paid, and one that is nearly paid is allocated once.
 const FIRST_PIECE: usize = 4096;
 
 impl FrameReader {
@@ -149,7 +150,8 @@ impl FrameReader {
                     self.have = 0;
                     return Ok(Some(Frame { kind, body: Bytes::copy_from_slice(whole) }));
                 }
-                self.body.insert((kind, size, BytesMut::with_capacity(size.min(FIRST_PIECE))))
+                let paid = input.len().saturating_mul(2).max(FIRST_PIECE);
+                self.body.insert((kind, size, BytesMut::with_capacity(size.min(paid))))
             }
         };
         let taken = input.len().min(*size - body.len());

@@ -1,11 +1,12 @@
 //! Questions to one peer and their answers, matched by number. Chooses no peer and asks nobody twice.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -161,6 +162,7 @@ const GIVEN_UP: usize = 128;
 #[derive(Default)]
 struct Open {
     next: u64,
+    /// The numbers are ours, so that nobody can choose them badly.
     waiting: HashMap<u64, Waiter>,
     given_up: VecDeque<u64>,
     /// Questions below this number may have been given up or answered: nobody knows any more.
@@ -275,11 +277,15 @@ struct Asked<'a> {
     conn: &'a Conn,
     id: u64,
     sent: bool,
+    /// Whoever answers has taken it out already.
+    answered: bool,
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        self.conn.pending.forget(self.id, self.sent);
+        if !self.answered {
+            self.conn.pending.forget(self.id, self.sent);
+        }
         self.conn.in_flight.fetch_sub(1, Relaxed);
         self.node.traffic.pending.fetch_sub(1, Relaxed);
     }
@@ -407,7 +413,8 @@ impl Node {
         conn.in_flight.fetch_add(1, Relaxed);
         let (reply, answer) = oneshot::channel();
         let begun = conn.pending.begin(Waiter::Caller { reply, most });
-        let mut asked = Asked { node: self, conn, id: *begun.as_ref().unwrap_or(&u64::MAX), sent: false };
+        let id = *begun.as_ref().unwrap_or(&u64::MAX);
+        let mut asked = Asked { node: self, conn, id, sent: false, answered: false };
         let id = begun?;
         let max_pending = traffic.tuning.load().max_pending;
         if in_all >= max_pending {
@@ -428,7 +435,9 @@ impl Node {
         }
         asked.sent = true;
         sent.store(true, Relaxed);
-        match answer.await {
+        let answer = answer.await;
+        asked.answered = answer.is_ok();
+        match answer {
             Err(_) => Err(RequestError::Disconnected),
             Ok(Reply::Answer(Status::Ok, payload)) => Ok(payload),
             Ok(Reply::Answer(Status::NotHandled, _)) => Err(RequestError::NotHandled),

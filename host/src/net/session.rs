@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -34,8 +35,8 @@ const READ_BUFFER: usize = 16 * 1024;
 /// Reads in one poll, after which others have their turn.
 const READS_PER_POLL: usize = 8;
 
-/// Frames that one write may gather.
-const BATCH_FRAMES: usize = 16;
+/// Frames that one write may gather: small ones share a TLS record and a call into the system.
+const BATCH_FRAMES: usize = 64;
 
 /// Bytes taken from the queue at once. What is taken is no longer overtaken by control frames.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -46,6 +47,8 @@ pub(crate) struct Session<S> {
     io: S,
     reader: FrameReader,
     batch: VecDeque<Bytes>,
+    /// Others were let run first, who may have more for this batch.
+    gathering: bool,
     unflushed: bool,
     ending: Option<Ending>,
     answering: Answering,
@@ -122,6 +125,7 @@ where
             io,
             reader: FrameReader::default(),
             batch: VecDeque::new(),
+            gathering: false,
             unflushed: false,
             ending: None,
             answering: Answering::default(),
@@ -279,14 +283,23 @@ where
     /// Writes what the socket takes. Afterwards the next push, or at least the next nudge, wakes the task.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
-            if self.batch.is_empty() && !self.take(cx) {
-                if self.batch.capacity() > 4 {
-                    self.batch = VecDeque::new();
+            if self.batch.is_empty() {
+                if !self.take(cx) {
+                    if self.batch.capacity() > 4 {
+                        self.batch = VecDeque::new();
+                    }
+                    return match self.flush(cx) {
+                        Poll::Ready(flushed) => flushed,
+                        Poll::Pending => Ok(()),
+                    };
                 }
-                return match self.flush(cx) {
-                    Poll::Ready(flushed) => flushed,
-                    Poll::Pending => Ok(()),
-                };
+                if self.expects_more() {
+                    self.gathering = true;
+                    cx.waker().wake_by_ref();
+                    return Ok(());
+                }
+            } else if std::mem::take(&mut self.gathering) {
+                self.take(cx);
             }
             match self.write_batch(cx) {
                 Poll::Ready(written) => written?,
@@ -296,6 +309,14 @@ where
                 }
             }
         }
+    }
+
+    /// Whether to look once more before writing: answers wake many who ask at once, and the first of them to ask again
+    /// wakes this task before the others have run. They come first if it takes another turn.
+    fn expects_more(&self) -> bool {
+        let open = self.place.conn.in_flight.load(Relaxed) as usize;
+        let bytes: usize = self.batch.iter().map(Bytes::len).sum();
+        self.batch.len() < open.min(BATCH_FRAMES) && bytes < BATCH_BYTES
     }
 
     /// The next frames to write. False if there are none.

@@ -2,7 +2,7 @@
 //! requests are routed. Owns no connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,6 +17,8 @@ use crate::flow::{Budget, Pressure, Priority, RetryBudget, Taken, TrafficSnapsho
 /// Shared by all connections of one node.
 pub(crate) struct Traffic {
     pub(crate) tuning: ArcSwap<Tuning>,
+    /// Of the tuning: every routing decision asks for it, and for nothing else there.
+    pub(crate) healthy_above: AtomicU8,
     pub(crate) budget: Arc<Budget>,
     pub(crate) standings: Standings,
     pub(crate) kinds: Kinds,
@@ -65,6 +67,7 @@ impl Traffic {
     pub(crate) fn new(tuning: Tuning, seed: u64) -> Self {
         Self {
             budget: Budget::new(tuning.budget, tuning.pressure),
+            healthy_above: tuning.healthy_above.into(),
             tuning: ArcSwap::from_pointee(tuning),
             standings: Standings::default(),
             kinds: Kinds::default(),
@@ -78,6 +81,7 @@ impl Traffic {
 
     pub(crate) fn tune(&self, tuning: Tuning) {
         self.budget.set(tuning.budget, tuning.pressure);
+        self.healthy_above.store(tuning.healthy_above, Relaxed);
         self.tuning.store(Arc::new(tuning));
     }
 
@@ -128,7 +132,9 @@ impl Node {
     /// in an eighth of a second. O(connections).
     fn relieve(&self, now: Coarse) {
         let traffic = &self.traffic;
-        if traffic.relieved.swap(now.0.max(1), Relaxed) == now.0.max(1) {
+        // One more than the time: 0 is never.
+        let moment = now.0.wrapping_add(1);
+        if traffic.relieved.swap(moment, Relaxed) == moment {
             return;
         }
         let listed = self.roster.listed();
