@@ -5,7 +5,10 @@
 //! The ring under the request queue is crossbeam's, which checks it itself; a locked one stands for it.
 
 #![cfg(test)]
-#![expect(clippy::duplicate_mod, reason = "one source, two checkers: each has its own atomics and locks under it")]
+#![expect(
+    clippy::duplicate_mod,
+    reason = "one source, two checkers: each has its own atomics and locks under it"
+)]
 
 mod by_loom;
 mod by_shuttle;

@@ -13,7 +13,7 @@ use groundskeeper::peer::PeerId;
 use groundskeeper::pool::ConnKey;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use super::GROUP;
 use super::live::resident_of;
@@ -215,12 +215,10 @@ impl Asker {
     async fn open(self: Arc<Self>, rate: f64, time: Duration) -> Offered {
         let ends = Arc::new(Ends::default());
         let begun = Instant::now();
-        let mut ticks = interval(Duration::from_millis(1));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut offered = 0_u64;
         let mut asking = JoinSet::new();
         while begun.elapsed() < time {
-            ticks.tick().await;
+            sleep(Duration::from_millis(1)).await;
             let due = (begun.elapsed().as_secs_f64() * rate) as u64;
             while offered < due {
                 offered += 1;
