@@ -3,8 +3,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -163,12 +163,17 @@ struct Offered {
     busy: f64,
     not_sent: f64,
     other: f64,
+    /// The first of these.
+    example: Option<RequestError>,
 }
 
 impl Offered {
     fn words(&self) -> String {
-        let Self { offered, busy, not_sent, other, .. } = self;
-        format!("{offered:.0}/s offered, {busy:.0}/s told busy, {not_sent:.0}/s not sent, {other:.1}/s other")
+        let Self { offered, busy, not_sent, other, example, .. } = self;
+        let example = example.as_ref().map_or_else(String::new, |error| format!(" ({error})"));
+        format!(
+            "{offered:.0}/s offered, {busy:.0}/s told busy, {not_sent:.0}/s not sent, {other:.1}/s other{example}"
+        )
     }
 }
 
@@ -178,6 +183,7 @@ struct Ends {
     busy: AtomicU64,
     not_sent: AtomicU64,
     other: AtomicU64,
+    example: OnceLock<RequestError>,
 }
 
 impl Asker {
@@ -228,7 +234,10 @@ impl Asker {
                         Ok(_) => &ends.answered,
                         Err(RequestError::Busy) => &ends.busy,
                         Err(RequestError::TooManyPending | RequestError::NotQueued(_)) => &ends.not_sent,
-                        Err(_) => &ends.other,
+                        Err(other) => {
+                            _ = ends.example.set(other);
+                            &ends.other
+                        }
                     };
                     end.fetch_add(1, Relaxed);
                 });
@@ -243,6 +252,7 @@ impl Asker {
             busy: count(&ends.busy),
             not_sent: count(&ends.not_sent),
             other: count(&ends.other),
+            example: ends.example.get().cloned(),
         }
     }
 

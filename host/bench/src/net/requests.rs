@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use groundskeeper::flow::OutboxLimits;
 use groundskeeper::net::{Ask, Handlers};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
@@ -27,8 +28,8 @@ const KIND: &str = "echo";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn run(effort: &Effort, report: &mut Report) {
-    for (size, count, name) in [(64, 50_000, "64 B"), (16 << 10, 10_000, "16 KiB")] {
-        let count = effort.choose(count, count / 5);
+    for (size, count, name) in [(64, 20_000, "64 B"), (16 << 10, 4_000, "16 KiB")] {
+        let count = effort.choose(count, count / 2);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let payload = Bytes::from(vec![7; size]);
         let pair = Arc::new(runtime.block_on(Pair::connected()));
@@ -62,8 +63,10 @@ struct Pair {
 impl Pair {
     async fn connected() -> Self {
         let handlers = Handlers::new().on_request(KIND, |_, payload| async move { Ok(payload) });
-        let there = BenchNode::answering(&Shape { listens: true, ..Shape::of(4) }, handlers);
-        let here = BenchNode::start(&Shape::of(4));
+        // Queues have room for all that is in flight, as those by hand and by the library have.
+        let outbox = OutboxLimits { data_bytes: 4 << 20, ..OutboxLimits::default() };
+        let there = BenchNode::answering(&Shape { listens: true, outbox, ..Shape::of(4) }, handlers);
+        let here = BenchNode::start(&Shape { outbox, ..Shape::of(4) });
         here.learn(there.port(), 1);
         here.connect(0, there.port(), || there.live()).await;
         Self { here, there }
