@@ -112,7 +112,9 @@ fn remapped(folder: &Path) -> OsString {
     let mut flags = OsString::new();
     // Later ones win, so the widest comes first.
     let wide = [(home, "/home"), (cargo.clone(), "/cargo"), (rustup, "/rustup")];
-    for (from, to) in wide.into_iter().chain(registries).chain([(root, "/phase")]) {
+    let named = wide.into_iter().chain(registries).chain([(root, "/phase")]);
+    let named = named.map(|(from, to)| (from, to.to_owned()));
+    for (from, to) in named.chain(std_sources().map(|(from, to)| (Some(from), to))) {
         let Some(from) = from.and_then(|from| fs::canonicalize(from).ok()) else { continue };
         if !flags.is_empty() {
             flags.push("\u{1f}");
@@ -123,6 +125,19 @@ fn remapped(folder: &Path) -> OsString {
         flags.push(to);
     }
     flags
+}
+
+/// Where the sources of std are, if they are there, and what they are called where they are not: a component must not have
+/// other bytes because of them.
+fn std_sources() -> Option<(PathBuf, String)> {
+    let told = |flags: &[&str]| {
+        let output = Command::new("rustc").args(flags).stderr(Stdio::null()).output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let sysroot = told(&["--print", "sysroot"])?;
+    let version = told(&["--version", "--verbose"])?;
+    let hash = version.lines().find_map(|line| line.strip_prefix("commit-hash: "))?;
+    Some((Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), format!("/rustc/{hash}")))
 }
 
 /// Where cargo's workspace of `folder` begins.
