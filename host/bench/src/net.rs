@@ -3,6 +3,7 @@
 use crate::Effort;
 use crate::report::Report;
 
+mod beside;
 pub mod broadcast;
 mod fanout;
 pub mod live;
@@ -21,6 +22,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     live::run(effort, report);
     broadcast::run(effort, report);
     stalled::run(effort, report);
+    beside::run(effort, report);
     requests::run(effort, report);
     fanout::run(effort, report);
     overload::run(effort, report);
