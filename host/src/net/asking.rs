@@ -12,7 +12,8 @@ use super::Net;
 use super::conn::Conn;
 use super::kinds::Kind;
 use super::node::Node;
-use super::requests::{MAX_PENDING, Question, RequestError, WhenFull, check_kind};
+use super::request_error::{MAX_PENDING, RequestError};
+use super::requests::{Question, WhenFull, check_kind};
 use crate::flow::{Priority, Route};
 use crate::peer::PeerId;
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use super::requests::Pending;
+use super::pending::Pending;
 use super::settings::NetConfig;
 use super::standing::Standing;
 use super::wire::{Hello, MAX_WORDS, clipped};

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handshake::{Greeted, HandshakeError, Outgoing, settle};
+use super::handshake::{Greeted, Outgoing, settle};
+use super::handshake_error::HandshakeError;
 use super::node::Node;
 use super::transport::Begun;
 use crate::book::{Dial, DialFailure, DialOrder, Dialing};

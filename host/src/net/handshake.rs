@@ -3,112 +3,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::conn::Conn;
 use super::frame::{NoFrame, read_one};
+use super::handshake_error::HandshakeError;
 use super::node::Node;
-use super::refusals::Refusal;
 use super::session::Session;
-use super::tls::explain;
 use super::wire::{
-    FEATURE_ALONE, FEATURE_PROBE, GREATEST_VERSION, Hello, LEAST_VERSION, MAX_WORDS, Message, cause_of,
-    clipped, code_of, printable,
+    FAREWELL, FEATURE_ALONE, FEATURE_PROBE, GREATEST_VERSION, Hello, LEAST_VERSION, MAX_WORDS, Message,
+    cause_of, clipped, code_of, printable,
 };
-use crate::book::{DialFailure, DialOrder, Dialing, Source, Tenure};
+use crate::book::{DialOrder, Dialing, Source, Tenure};
 use crate::journal::{Asker, Cause};
 use crate::peer::PeerId;
 use crate::pool::{Admission, ConnKey, Denied, Removal, Slot};
-
-/// For a goodbye to reach one whom we turn away.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Why a handshake did not end in a connection.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HandshakeError {
-    #[error("it showed no ed25519 key")]
-    NoKey,
-    #[error("it showed a key that is not proper: {0}")]
-    BadKey(String),
-    #[error("another key than expected answered: {got}")]
-    WrongKey { got: PeerId },
-    #[error("it belongs to another network")]
-    OtherNetwork,
-    #[error("it does not speak the protocol: {0}")]
-    Garbage(String),
-    #[error("the handshake was not done within {0:?}")]
-    TimedOut(Duration),
-    #[error("it hung up during the handshake")]
-    Closed,
-    #[error("the connection was lost during the handshake: {0}")]
-    Lost(String),
-    #[error("it speaks versions {least} to {greatest}, this node {LEAST_VERSION} to {GREATEST_VERSION}")]
-    Version { least: u16, greatest: u16 },
-    #[error("it sent {0} instead of a hello")]
-    BadHello(String),
-    #[error("it turned us away: {text}")]
-    TurnedAway { cause: Option<Cause>, text: String },
-    #[error("it is this node itself")]
-    SelfDial,
-    #[error("{denied}")]
-    Denied { denied: Denied, peer: PeerId },
-    #[error("the node is shutting down")]
-    Stopped,
-}
-
-impl HandshakeError {
-    /// The same for the address book, which knows a closed set.
-    pub(crate) fn into_failure(self) -> DialFailure {
-        match self {
-            Self::WrongKey { got } => DialFailure::WrongKey { got },
-            Self::OtherNetwork => DialFailure::OtherNetwork,
-            Self::TimedOut(_) => DialFailure::TimedOut,
-            Self::SelfDial | Self::Denied { denied: Denied::SelfDial, .. } => DialFailure::SelfDial,
-            Self::TurnedAway { cause: Some(Cause::Replaced), .. }
-            | Self::Denied { denied: Denied::Duplicate, .. } => DialFailure::Duplicate,
-            Self::TurnedAway { cause: Some(Cause::Banned | Cause::Limits | Cause::Shutdown), text } => {
-                DialFailure::Denied(text)
-            }
-            Self::Denied { denied, .. } => DialFailure::Denied(denied.to_string()),
-            Self::Stopped => DialFailure::Abandoned,
-            other => DialFailure::Handshake(other.to_string()),
-        }
-    }
-
-    pub(crate) fn kind(&self) -> Refusal {
-        match self {
-            Self::NoKey | Self::BadKey(_) | Self::WrongKey { .. } => Refusal::Key,
-            Self::OtherNetwork => Refusal::OtherNetwork,
-            Self::Garbage(_) => Refusal::Garbage,
-            Self::TimedOut(_) => Refusal::TimedOut,
-            Self::Version { .. } | Self::BadHello(_) => Refusal::Hello,
-            Self::Closed | Self::Lost(_) | Self::TurnedAway { .. } | Self::Stopped => Refusal::Closed,
-            Self::SelfDial | Self::Denied { .. } => Refusal::Denied,
-        }
-    }
-
-    /// What the other side is told, if it can be told anything.
-    fn farewell(&self) -> Option<(Cause, String)> {
-        let cause = match self {
-            Self::Version { .. } | Self::BadHello(_) | Self::WrongKey { .. } | Self::SelfDial => {
-                Cause::ProtocolError
-            }
-            Self::Denied { denied, .. } => match denied {
-                Denied::Duplicate => Cause::Replaced,
-                Denied::Banned(_) => Cause::Banned,
-                Denied::ShuttingDown => Cause::Shutdown,
-                Denied::SelfDial => Cause::ProtocolError,
-                Denied::Limit(_) | Denied::Full(_) => Cause::Limits,
-            },
-            Self::Stopped => Cause::Shutdown,
-            _ => return None,
-        };
-        Some((cause, self.to_string()))
-    }
-}
 
 /// An attempt to be at the other end of which there is somebody.
 pub(crate) struct Outgoing {
@@ -153,8 +63,8 @@ impl Node {
             }
         };
         if hello.features & FEATURE_PROBE != 0 {
-            stream.write_all(&self.hello(0)).await.map_err(|error| explain(&error))?;
-            stream.flush().await.map_err(|error| explain(&error))?;
+            stream.write_all(&self.hello(0)).await?;
+            stream.flush().await?;
             // The prober says goodbye; the caller's deadline ends it otherwise.
             while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
             return Ok(());
@@ -250,15 +160,15 @@ impl Node {
     {
         let probing = if probe { FEATURE_PROBE } else { 0 };
         let alone = if self.rooms.pool.find(peer).is_none() { FEATURE_ALONE } else { 0 };
-        stream.write_all(&self.hello(probing | alone)).await.map_err(|error| explain(&error))?;
-        stream.flush().await.map_err(|error| explain(&error))?;
+        stream.write_all(&self.hello(probing | alone)).await?;
+        stream.flush().await?;
         self.read_hello(stream).await
     }
 
     async fn read_hello<S: AsyncRead + Unpin>(&self, stream: &mut S) -> Result<Hello, HandshakeError> {
         let frame = read_one(stream).await.map_err(|error| match error {
             NoFrame::Bad(bad) => HandshakeError::BadHello(bad.to_string()),
-            NoFrame::Lost(lost) => explain(&lost),
+            NoFrame::Lost(lost) => lost.into(),
         })?;
         match Message::decode(frame.kind, &frame.body) {
             Ok(Message::Hello(hello)) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::handshake::HandshakeError;
+use super::handshake_error::HandshakeError;
 use super::node::Node;
 use super::refusals::Refusal;
 use super::transport::{Begun, Door, prompt};

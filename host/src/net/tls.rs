@@ -1,7 +1,6 @@
 //! Encryption and proof of identity: mutual TLS 1.3 with raw ed25519 keys (RFC 7250) on both sides. Trusts no
 //! authority, resumes nothing, and does not decide whose key is welcome.
 
-use std::io;
 use std::sync::Arc;
 
 use rustls::client::ResolvesClientCert;
@@ -11,13 +10,11 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectP
 use rustls::server::ResolvesServerCert;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::handshake::HandshakeError;
+use super::handshake_error::HandshakeError;
 use super::identity::Identity;
 use super::wire::PROTOCOL_MAJOR;
 use crate::peer::PeerId;
@@ -202,7 +199,7 @@ impl Tls {
     {
         let limit =
             |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(RUSTLS_BUFFER));
-        let stream = self.acceptor.accept_with(stream, limit).await.map_err(|error| explain(&error))?;
+        let stream = self.acceptor.accept_with(stream, limit).await?;
         self.finish(TlsStream::Server(stream))
     }
 
@@ -215,8 +212,7 @@ impl Tls {
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
         let limit =
             |connection: &mut rustls::ClientConnection| connection.set_buffer_limit(Some(RUSTLS_BUFFER));
-        let stream =
-            self.connector.connect_with(name, stream, limit).await.map_err(|error| explain(&error))?;
+        let stream = self.connector.connect_with(name, stream, limit).await?;
         self.finish(TlsStream::Client(stream))
     }
 
@@ -241,28 +237,6 @@ pub(super) fn certified_key(
     let signer = provider.key_provider.load_private_key(secret.into())?;
     let spki = [&ED25519_SPKI[..], identity.peer_id().as_bytes()].concat();
     Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signer)))
-}
-
-/// What a failure of the transport means, as far as TLS can tell.
-pub(crate) fn explain(error: &io::Error) -> HandshakeError {
-    use rustls::Error as E;
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<E>()) {
-        Some(E::NoApplicationProtocol | E::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
-            HandshakeError::OtherNetwork
-        }
-        Some(
-            E::NoCertificatesPresented
-            | E::AlertReceived(AlertDescription::CertificateRequired)
-            | E::PeerIncompatible(
-                rustls::PeerIncompatible::IncorrectCertificateTypeExtension
-                | rustls::PeerIncompatible::UnsolicitedCertificateTypeExtension,
-            ),
-        ) => HandshakeError::NoKey,
-        Some(E::InvalidCertificate(why)) => HandshakeError::BadKey(why.to_string()),
-        Some(other) => HandshakeError::Garbage(other.to_string()),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => HandshakeError::Closed,
-        None => HandshakeError::Lost(error.to_string()),
-    }
 }
 
 /// A client that shows no key, for tests.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::handshake::HandshakeError;
-use super::tls::{Tls, explain};
+use super::handshake_error::HandshakeError;
+use super::tls::Tls;
 use crate::peer::PeerId;
 
 /// A future on the heap: one allocation per accept, connection or proof, none per message.
@@ -74,13 +74,6 @@ pub trait Listener: Send + Sync + 'static {
     /// # Errors
     /// If it cannot tell: the network does not start then.
     fn local_addr(&self) -> io::Result<SocketAddr>;
-}
-
-impl From<io::Error> for HandshakeError {
-    /// What a failure of the stream means.
-    fn from(error: io::Error) -> Self {
-        explain(&error)
-    }
 }
 
 /// What opens a node's connections. TLS over TCP is known by its types, so that its streams are in no box.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::{SeqAccess, Visitor};
@@ -40,6 +41,9 @@ pub const FEATURE_PROBE: u64 = 1;
 
 /// The dialer has no live connection to the one it dials. If that one thinks otherwise, it holds a ghost.
 pub const FEATURE_ALONE: u64 = 2;
+
+/// For a goodbye to reach one whom we turn away.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The first message of both sides.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
