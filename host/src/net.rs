@@ -25,7 +25,6 @@ mod handshake_error;
 mod identity;
 mod kinds;
 mod listener;
-mod masks;
 mod node;
 mod pending;
 mod pings;
@@ -64,6 +63,7 @@ use crate::pool::{Direction, PeerFacts};
 use dialer::Dialer;
 use handshake::Outgoing;
 use node::Node;
+use tls::Tls;
 use transport::{Carrier, Door};
 
 /// For aborted tasks to be gone: they only have to be polled once more.
@@ -96,25 +96,18 @@ impl Net {
         rooms: Rooms,
         handlers: Handlers,
     ) -> io::Result<Self> {
-        let tls = tls::Tls::new(identity, &config.network);
-        Self::start_with(tls, config, identity, rooms, handlers)
-    }
-
-    /// The same, but each handshake shows the next key of `masks`: for benches, in which two networks are thousands of
-    /// peers to each other.
-    ///
-    /// # Errors
-    /// As of [`Net::start`].
-    #[doc(hidden)]
-    pub fn start_masked(
-        masks: &[Identity],
-        config: NetConfig,
-        identity: &Identity,
-        rooms: Rooms,
-        handlers: Handlers,
-    ) -> io::Result<Self> {
-        let tls = tls::Tls::masked(masks, &config.network);
-        Self::start_with(tls, config, identity, rooms, handlers)
+        check_name(&config.network)?;
+        if identity.peer_id() != rooms.pool.self_id() {
+            return Err(invalid(format!(
+                "the key is that of {}, the pool that of {}",
+                identity.peer_id(),
+                rooms.pool.self_id()
+            )));
+        }
+        let tls = Tls::new(identity, &config.network).map_err(|error| invalid(error.to_string()))?;
+        let listeners = listener::bind(&config.listen)?;
+        let doors = listeners.into_iter().map(|listener| Door::Tls(listener, tls.clone())).collect();
+        Self::open(Carrier::Tls(tls), doors, config, rooms, handlers)
     }
 
     /// The same over a transport that the application brings, in place of TLS over TCP. The node is the pool's own id:
@@ -138,27 +131,6 @@ impl Net {
             doors.push(Door::Own(listener));
         }
         Self::open(Carrier::Own(transport), doors, config, rooms, handlers)
-    }
-
-    fn start_with(
-        tls: Result<tls::Tls, rustls::Error>,
-        config: NetConfig,
-        identity: &Identity,
-        rooms: Rooms,
-        handlers: Handlers,
-    ) -> io::Result<Self> {
-        let tls = tls.map_err(|error| invalid(error.to_string()))?;
-        check_name(&config.network)?;
-        if identity.peer_id() != rooms.pool.self_id() {
-            return Err(invalid(format!(
-                "the key is that of {}, the pool that of {}",
-                identity.peer_id(),
-                rooms.pool.self_id()
-            )));
-        }
-        let listeners = listener::bind(&config.listen)?;
-        let doors = listeners.into_iter().map(|listener| Door::Tls(listener, tls.clone())).collect();
-        Self::open(Carrier::Tls(tls), doors, config, rooms, handlers)
     }
 
     /// Starts to accept at `doors`.

@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use groundskeeper::book::{BookLimits, Source};
 use groundskeeper::clock::SystemClock;
 use groundskeeper::flow::{BroadcastLimits, OutboxLimits};
@@ -13,6 +15,8 @@ use groundskeeper::net::{Handlers, Identity, Net, NetConfig, Rooms};
 use groundskeeper::node::{TableLimits, Tables};
 use groundskeeper::pool::PoolLimits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::masks::MaskedTls;
 
 /// The word by which this program calls itself to be the other end.
 pub const FAR: &str = "far-child";
@@ -79,10 +83,13 @@ impl BenchNode {
         };
         let Tables { pool, book, broadcasts, journal, clock } = tables.clone();
         let rooms = Rooms { pool, book, broadcasts, journal, clock };
-        let masks: Vec<_> = (0..masks).map(|_| Identity::generate()).collect();
-        let net = match masks.is_empty() {
-            true => Net::start(config, &identity, rooms, handlers),
-            false => Net::start_masked(&masks, config, &identity, rooms, handlers),
+        let net = match masks {
+            0 => Net::start(config, &identity, rooms, handlers),
+            _ => {
+                let transport = Arc::new(MaskedTls::new(masks, &config.network));
+                let start = Net::start_over(transport, config, rooms, handlers);
+                start.now_or_never().expect("binding an address waits for nothing")
+            }
         };
         Self { net: net.expect("a port of the system's choice is free"), tables }
     }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use rustls::client::ResolvesClientCert;
+use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::ResolvesServerCert;
+use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
@@ -150,28 +150,13 @@ impl Tls {
     pub(crate) fn new(identity: &Identity, network: &str) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = certified_key(identity, &provider)?;
-        Self::showing(
-            Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&key))),
-            Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(key)),
-            provider,
-            network,
-        )
-    }
-
-    /// The same with a choice of keys to show.
-    pub(super) fn showing(
-        as_server: Arc<dyn ResolvesServerCert>,
-        as_client: Arc<dyn ResolvesClientCert>,
-        provider: Arc<CryptoProvider>,
-        network: &str,
-    ) -> Result<Self, rustls::Error> {
         let algorithms = provider.signature_verification_algorithms;
         let alpn: Arc<[u8]> = format!("gk/{PROTOCOL_MAJOR}/{network}").into_bytes().into();
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(AnyRawKey { algorithms }))
-            .with_cert_resolver(as_server);
+            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&key))));
         server.alpn_protocols = vec![alpn.to_vec()];
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -180,7 +165,7 @@ impl Tls {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyRawKey { algorithms }))
-            .with_client_cert_resolver(as_client);
+            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key)));
         client.alpn_protocols = vec![alpn.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
         client.enable_sni = false;
@@ -229,10 +214,7 @@ impl Tls {
     }
 }
 
-pub(super) fn certified_key(
-    identity: &Identity,
-    provider: &CryptoProvider,
-) -> Result<Arc<CertifiedKey>, rustls::Error> {
+fn certified_key(identity: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, rustls::Error> {
     let secret = PrivatePkcs8KeyDer::from(identity.to_pkcs8().to_vec());
     let signer = provider.key_provider.load_private_key(secret.into())?;
     let spki = [&ED25519_SPKI[..], identity.peer_id().as_bytes()].concat();
