@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
@@ -15,34 +16,43 @@ mod asking;
 mod bootstrap;
 mod broadcasting;
 mod conn;
+mod conn_health;
+mod counters;
 mod dialer;
 mod exchange;
+mod farewells;
 #[doc(hidden)]
 pub mod frame;
+mod frame_sender;
 mod handlers;
 mod handshake;
 mod handshake_error;
+mod hello;
 mod identity;
 mod kinds;
 mod listener;
-mod node;
+mod open_answer;
+mod own_addresses;
+mod peer_choice;
+mod peer_record;
 mod pending;
 mod pings;
+mod place;
 mod refusals;
 mod request_error;
 mod requests;
 mod roster;
 mod session;
 mod settings;
-mod standing;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod traffic;
 mod transport;
 mod tuning;
 #[doc(hidden)]
 pub mod wire;
+mod work_queue;
 
 pub use asking::{Answer, Ask, AskError};
 pub use bootstrap::Resolved;
@@ -58,20 +68,55 @@ pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, Unp
 pub use tuning::Tuning;
 
 use crate::book::{Dial, DialOrder};
-use crate::flow::{KindSnapshot, PeerBreaker, TrafficReport, TrafficSnapshot};
+use crate::chance::Chance;
+use crate::flow::{KindSnapshot, PeerBreaker, Priority, TrafficReport, TrafficSnapshot};
+use crate::peer::PeerId;
 use crate::pool::{Direction, PeerFacts};
+use answering::Answers;
+use asking::RoutedRequests;
+use bootstrap::BootstrapResolver;
+use broadcasting::Broadcaster;
+use conn_health::ConnHealth;
+use counters::Counters;
 use dialer::Dialer;
-use handshake::Outgoing;
-use node::Node;
+use exchange::PeerExchange;
+use frame_sender::FrameSender;
+use handshake::{Greeter, Outgoing};
+use hello::Hellos;
+use listener::Acceptor;
+use own_addresses::OwnAddresses;
+use peer_choice::PeerChoice;
+use place::Places;
+use refusals::Refusals;
+use requests::{Question, Requests, check_kind};
+use roster::Roster;
+use session::{Receivers, Sessions};
+use tasks::Tasks;
 use tls::Tls;
 use transport::{Carrier, Door};
+use tuning::CurrentTuning;
 
 /// For aborted tasks to be gone: they only have to be polled once more.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 /// The network of one node. Dropped without [`Net::shutdown`] it stops at once and says goodbye to nobody.
 pub struct Net {
-    node: Arc<Node>,
+    rooms: Rooms,
+    tasks: Tasks,
+    roster: Arc<Roster>,
+    places: Arc<Places>,
+    addresses: Arc<OwnAddresses>,
+    refusals: Arc<Refusals>,
+    greeter: Arc<Greeter>,
+    dialer: Arc<Dialer>,
+    sender: Arc<FrameSender>,
+    requests: Arc<Requests>,
+    routed: RoutedRequests,
+    broadcaster: Arc<Broadcaster>,
+    exchange: Arc<PeerExchange>,
+    bootstrap: BootstrapResolver,
+    chance: Arc<Chance>,
+    handshake_timeout: Duration,
 }
 
 /// How a shutdown went.
@@ -127,7 +172,8 @@ impl Net {
         check_name(&config.network)?;
         let mut doors = Vec::new();
         for &address in &config.listen {
-            let listener = transport.bind(address).await.map_err(|error| no_listening(address, &error))?;
+            let listener =
+                transport.bind(address).await.map_err(|error| listener::no_listening(address, &error))?;
             doors.push(Door::Own(listener));
         }
         Self::open(Carrier::Own(transport), doors, config, rooms, handlers)
@@ -142,38 +188,80 @@ impl Net {
         handlers: Handlers,
     ) -> io::Result<Self> {
         let bound = doors.iter().map(Door::local_addr).collect::<io::Result<_>>()?;
-        let node = Arc::new(Node::new(config, rooms, carrier, handlers, Handle::current()));
-        *node.bound.lock() = bound;
-        answering::start_workers(&node);
+        let addresses = Arc::new(OwnAddresses::new(bound, config.advertise.clone()));
+        let tasks = Tasks::new(Handle::current());
+        let chance = Arc::new(Chance::new(config.seed));
+        let (turns_seed, boot_nonce) = (chance.number(), chance.number());
+        let tuning = Arc::new(CurrentTuning::new(config.tuning.clone()));
+        let counters = Arc::new(Counters::default());
+        let roster = Roster::new(&rooms.pool);
+        let (request_handlers, broadcast_handlers) = handlers.into_parts();
+
+        let sender = FrameSender::new(&config, &rooms, &tuning, &counters, &roster);
+        let health = ConnHealth::new(&rooms, &counters);
+        let requests = Requests::new(&rooms, &tuning, &counters, &sender, &health);
+        let choice = PeerChoice::new(&rooms, &tuning, &roster, turns_seed);
+        let routed = RoutedRequests::new(&tuning, &counters, &requests, choice);
+        let exchange = PeerExchange::new(&rooms, &addresses, &sender);
+        let broadcaster = Broadcaster::new(&rooms, broadcast_handlers, &roster, &sender, &health);
+        let answers = Answers::new(&config, &rooms, request_handlers, &sender, &exchange);
+        answers.start_workers(&tasks);
+
+        let places = Places::new(&config, &rooms, &roster);
+        let receivers =
+            Receivers { answers, broadcaster: broadcaster.clone(), exchange: exchange.clone(), health };
+        let sessions = Sessions::new(&config, &rooms, &tasks, &places, &counters, &chance, receivers);
+        let hellos = Hellos::new(boot_nonce, &config, &addresses);
+        let greeter = Greeter::new(&config, &rooms, &roster, &places, &sessions, hellos);
+        let dialer = Dialer::new(&config, &rooms, &tasks, &greeter, carrier);
+        let refusals = Refusals::new(&rooms);
+        let acceptor = Acceptor::new(&config, &rooms, &tasks, &greeter, &refusals);
         for door in doors {
-            node.tracker.spawn(listener::serve(Arc::clone(&node), door));
+            tasks.spawn(acceptor.clone().serve(door));
         }
-        Ok(Self { node })
+        Ok(Self {
+            bootstrap: BootstrapResolver::new(&config, &rooms),
+            handshake_timeout: config.handshake_timeout,
+            rooms,
+            tasks,
+            roster,
+            places,
+            addresses,
+            refusals,
+            greeter,
+            dialer,
+            sender,
+            requests,
+            routed,
+            broadcaster,
+            exchange,
+            chance,
+        })
     }
 
     /// Where it listens, with the ports that the system chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.node.bound.lock().clone()
+        self.addresses.bound().to_vec()
     }
 
     /// What opens connections when the cycle asks for them.
     pub fn dialer(&self) -> Arc<dyn Dial> {
-        Arc::new(Dialer(Arc::clone(&self.node)))
+        self.dialer.clone()
     }
 
     /// Incoming connections that never became live, since the start. The journal has them in sums.
     pub fn refused(&self) -> u64 {
-        self.node.refusals.total()
+        self.refusals.total()
     }
 
     /// Other numbers to bound traffic by, from now on.
     pub fn tune(&self, tuning: Tuning) {
-        self.node.traffic.tune(tuning);
+        self.sender.tune(tuning);
     }
 
     /// Tasks now: one per listener, connection, handshake, dial, and request that is being worked on at once.
     pub fn tasks(&self) -> usize {
-        self.node.tracker.len()
+        self.tasks.count()
     }
 
     /// Brings in a stream whose peer is known already: a plain transport, as simulations have. Greets it and runs it
@@ -186,19 +274,22 @@ impl Net {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let PeerFacts { id, address, direction } = facts;
-        let node = &self.node;
-        let admission = node
+        let greeter = &self.greeter;
+        let admission = self
             .rooms
             .pool
             .admit(direction, address)
             .map_err(|denied| HandshakeError::Denied { denied, peer: id })?;
-        let limit = node.config.handshake_timeout;
+        let limit = self.handshake_timeout;
         let greeting = async {
             match direction {
-                Direction::Inbound => node.greet_inbound(stream, id, address, admission).await,
+                Direction::Inbound => greeter.greet_inbound(stream, id, address, admission).await,
                 Direction::Outbound => {
                     let order = DialOrder { address, expect: Some(id), probe: false };
-                    node.greet_outbound(stream, id, Outgoing { order, admission }, |_| None).await.map(drop)
+                    greeter
+                        .greet_outbound(stream, id, Outgoing { order, admission }, |_| None)
+                        .await
+                        .map(drop)
                 }
             }
         };
@@ -208,41 +299,126 @@ impl Net {
     /// Stops in order: no newcomers, goodbye to everybody, wait for their tasks, abort what is left at `deadline`.
     /// Takes at most a second more than `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> Stopped {
-        let node = &self.node;
-        node.rooms.pool.refuse_newcomers();
-        node.stop.cancel();
+        self.rooms.pool.refuse_newcomers();
+        self.tasks.stop();
         let mut live = Vec::new();
-        node.roster.for_each(|conn| live.push(conn.key));
+        self.roster.for_each(|conn| live.push(conn.key));
         let mut goodbyes = 0;
         for key in live {
-            goodbyes += u32::from(node.disconnect_for_shutdown(key));
+            goodbyes += u32::from(self.places.disconnect_for_shutdown(key));
         }
-        node.tracker.close();
+        self.tasks.close();
         let mut aborted = 0;
-        if tokio::time::timeout(deadline, node.tracker.wait()).await.is_err() {
-            aborted = node.abort_sessions();
-            _ = tokio::time::timeout(ABORT_GRACE, node.tracker.wait()).await;
+        if tokio::time::timeout(deadline, self.tasks.ended()).await.is_err() {
+            aborted = self.roster.abort_all();
+            _ = tokio::time::timeout(ABORT_GRACE, self.tasks.ended()).await;
         }
-        node.refusals.flush(&node.rooms.journal);
+        self.refusals.flush();
         Stopped { goodbyes, aborted }
+    }
+
+    /// Asks `peer` once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
+    ///
+    /// [`Net::ask`] chooses whom to ask, how long to wait, and whether to try again.
+    ///
+    /// # Errors
+    /// [`RequestError`]. No answer within a time in which the peer usually answers costs it health, and adds to what opens
+    /// its breaker.
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        kind: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Bytes, RequestError> {
+        check_kind(kind)?;
+        let conn = self.roster.find_peer(&peer).ok_or(RequestError::NotConnected(peer))?;
+        let question = Question {
+            kind: &self.requests.kind(kind),
+            name: kind,
+            payload,
+            priority: Priority::Request,
+            when_full: WhenFull::Fail,
+            most: usize::MAX,
+        };
+        self.requests.ask_once(&conn, question, timeout).await
+    }
+
+    /// Asks a healthy peer; a request that is idempotent is tried again with another one if that fails.
+    ///
+    /// Each attempt waits as long as answers of its kind take from that peer (`performance.timeouts`). Peers whose breaker
+    /// is open for the kind are passed over. Choosing takes well under a microsecond with [`Route::RoundRobin`] and
+    /// [`Route::LeastLoaded`]; [`Route::LowestRtt`] looks at all connections. Dropping the future takes everything back.
+    ///
+    /// [`Route::RoundRobin`]: crate::flow::Route::RoundRobin
+    /// [`Route::LeastLoaded`]: crate::flow::Route::LeastLoaded
+    /// [`Route::LowestRtt`]: crate::flow::Route::LowestRtt
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, AskError> {
+        self.routed.ask(&ask).await
+    }
+
+    /// Whom [`Net::ask`] would ask now. For applications that send by themselves, and for measuring.
+    pub fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
+        self.routed.choose(ask)
+    }
+
+    /// Queues `payload` for every connection of `audience`, in microseconds per hundred peers; waits for nobody.
+    ///
+    /// It takes one place of the broadcast window, and it is remembered, so that it is not delivered here when it
+    /// comes back.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]: nobody got it.
+    pub fn broadcast(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        audience: Audience<'_>,
+    ) -> Result<Sent, BroadcastError> {
+        self.broadcaster.send(&Broadcast::new(topic, payload).to(audience))
+    }
+
+    /// The same, with a choice of priority and of what a full queue means.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]: nobody got it, but for [`BroadcastError::Full`].
+    pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
+        self.broadcaster.send_with(broadcast).await
+    }
+
+    /// Resolves all bootstrap names, at once and within 5 s, and puts what they say into the book. For the start, and
+    /// for a node that has lost everybody. The entries' addresses may have changed, so nothing is cached.
+    pub async fn resolve_bootstrap(&self) -> Resolved {
+        self.bootstrap.resolve().await
+    }
+
+    /// Asks one connection, chosen by chance, for addresses; what comes goes into the book. False if nobody is there.
+    ///
+    /// For nodes whose book has nobody left to dial: a peer that knew nobody when it was first asked may know some by now.
+    pub fn ask_for_addresses(&self) -> bool {
+        // A queue that is full, or a table of questions that is: the next tick asks somebody else.
+        self.roster.draw(&self.chance).is_some_and(|conn| self.exchange.ask(&conn).is_ok())
     }
 }
 
 impl TrafficReport for Net {
     fn traffic(&self) -> TrafficSnapshot {
-        self.node.traffic.snapshot()
+        self.sender.snapshot()
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
-        self.node.traffic.kinds.snapshot()
+        self.requests.kinds()
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {
-        let now = self.node.rooms.clock.mono();
-        let listed = self.node.roster.listed();
+        let now = self.rooms.clock.mono();
+        let listed = self.roster.listed();
         let of = |conn: &Arc<conn::Conn>| {
             let peer = conn.peer;
-            let breakers = conn.standing.breakers(now).into_iter();
+            let breakers = conn.record.breakers(now).into_iter();
             breakers.map(move |(kind, state)| PeerBreaker { peer, kind, state })
         };
         listed.conns.iter().flat_map(of).collect()
@@ -251,10 +427,6 @@ impl TrafficReport for Net {
 
 fn invalid(words: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, words)
-}
-
-fn no_listening(address: SocketAddr, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
 }
 
 fn check_name(network: &str) -> io::Result<()> {
@@ -266,8 +438,8 @@ fn check_name(network: &str) -> io::Result<()> {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        self.node.stop.cancel();
-        self.node.tracker.close();
-        self.node.abort_sessions();
+        self.tasks.stop();
+        self.tasks.close();
+        self.roster.abort_all();
     }
 }

@@ -1,20 +1,20 @@
-//! Requests to whoever can answer: chooses among healthy peers, waits as long as answers of that kind take, and tries
-//! again, or twice at once, where that is allowed. Knows no kind by itself.
+//! Requests to any peer that can answer: waits as long as answers of that kind take, and tries again, or twice at once,
+//! where that is allowed. Knows no kind by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Net;
 use super::conn::Conn;
-use super::kinds::Kind;
-use super::node::Node;
-use super::request_error::{MAX_PENDING, RequestError};
-use super::requests::{Question, WhenFull, check_kind};
-use crate::flow::{Priority, Route};
+use super::counters::Counters;
+use super::kinds::RequestKind;
+use super::peer_choice::{Candidates, PeerChoice, Unusable};
+use super::request_error::RequestError;
+use super::requests::{Question, Requests, WhenFull, check_kind};
+use super::tuning::CurrentTuning;
+use crate::flow::{Priority, RetryBudget, Route};
 use crate::peer::PeerId;
 
 /// A request to whoever can answer it.
@@ -31,9 +31,7 @@ use crate::peer::PeerId;
 pub struct Ask<'a> {
     kind: &'a str,
     payload: &'a [u8],
-    route: Route,
-    among: Option<&'a [PeerId]>,
-    but: &'a [PeerId],
+    candidates: Candidates<'a>,
     priority: Priority,
     when_full: WhenFull,
     idempotent: bool,
@@ -48,9 +46,7 @@ impl<'a> Ask<'a> {
         Self {
             kind,
             payload,
-            route: Route::default(),
-            among: None,
-            but: &[],
+            candidates: Candidates::default(),
             priority: Priority::Request,
             when_full: WhenFull::Fail,
             idempotent: false,
@@ -62,19 +58,19 @@ impl<'a> Ask<'a> {
 
     /// How to choose among the peers that can be asked.
     pub fn route(mut self, route: Route) -> Self {
-        self.route = route;
+        self.candidates.route = route;
         self
     }
 
     /// Only these.
     pub fn among(mut self, peers: &'a [PeerId]) -> Self {
-        self.among = Some(peers);
+        self.candidates.among = Some(peers);
         self
     }
 
     /// None of these.
     pub fn but(mut self, peers: &'a [PeerId]) -> Self {
-        self.but = peers;
+        self.candidates.but = peers;
         self
     }
 
@@ -142,75 +138,56 @@ pub enum AskError {
 /// Who was asked already.
 type Asked = Vec<PeerId>;
 
-impl Node {
-    /// Whether `conn` may be asked, apart from who is meant.
-    fn can_ask(&self, conn: &Conn, kind: &Kind, healthy_above: u8) -> bool {
-        self.rooms.pool.health(conn.key).is_some_and(|health| health > healthy_above)
-            && conn.standing.would_admit(kind, || self.rooms.clock.mono())
-            && (conn.in_flight.load(Relaxed) as usize) < MAX_PENDING
+/// Requests that may go to several peers, one after the other or two at once.
+pub(crate) struct RoutedRequests {
+    requests: Arc<Requests>,
+    choice: PeerChoice,
+    retries: RetryBudget,
+    tuning: Arc<CurrentTuning>,
+    counters: Arc<Counters>,
+}
+
+impl RoutedRequests {
+    pub(crate) fn new(
+        tuning: &Arc<CurrentTuning>,
+        counters: &Arc<Counters>,
+        requests: &Arc<Requests>,
+        choice: PeerChoice,
+    ) -> Self {
+        let (requests, tuning, counters) = (requests.clone(), tuning.clone(), counters.clone());
+        Self { requests, choice, retries: RetryBudget::default(), tuning, counters }
     }
 
-    /// The next peer to ask.
-    fn route(&self, ask: &Ask<'_>, kind: &Kind, asked: &[PeerId]) -> Option<Arc<Conn>> {
-        self.choose(ask, kind, asked, Arc::clone)
+    /// The peer that would be asked now.
+    pub(crate) fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
+        let kind = self.requests.kind(ask.kind);
+        self.choice.choose(&ask.candidates, &kind, &[], |conn| conn.peer)
     }
 
-    /// What `take` makes of the connection to ask next.
-    fn choose<R>(
-        &self,
-        ask: &Ask<'_>,
-        kind: &Kind,
-        asked: &[PeerId],
-        take: impl FnOnce(&Arc<Conn>) -> R,
-    ) -> Option<R> {
-        let healthy_above = self.traffic.healthy_above.load(Relaxed);
-        let listed = self.roster.listed();
-        let conns = &listed.conns[..];
-        let usable = |at: usize| {
-            let conn = &conns[at];
-            self.can_ask(conn, kind, healthy_above)
-                && !asked.contains(&conn.peer)
-                && !ask.but.contains(&conn.peer)
-                && ask.among.is_none_or(|among| among.contains(&conn.peer))
-        };
-        let cost = |at: usize| match ask.route {
-            // Who has not answered a ping yet comes last.
-            Route::LowestRtt => self.rooms.pool.age_and_rtt(conns[at].key).map_or(u32::MAX, |(_, rtt)| rtt),
-            Route::RoundRobin | Route::LeastLoaded => conns[at].in_flight.load(Relaxed),
-        };
-        let at = self.traffic.turns.choose(ask.route, conns.len(), usable, cost)?;
-        Some(take(&conns[at]))
+    /// The next connection to ask.
+    fn route(&self, ask: &Ask<'_>, kind: &RequestKind, asked: &[PeerId]) -> Option<Arc<Conn>> {
+        self.choice.choose(&ask.candidates, kind, asked, Arc::clone)
     }
 
-    fn nobody(&self, kind: &Kind) -> AskError {
-        let healthy_above = self.traffic.healthy_above.load(Relaxed);
-        let listed = self.roster.listed();
-        let health = |conn: &Arc<Conn>| self.rooms.pool.health(conn.key);
-        let live = listed.conns.iter().filter(|conn| health(conn).is_some()).count();
-        let unhealthy =
-            listed.conns.iter().filter(|conn| health(conn).is_some_and(|h| h <= healthy_above)).count();
-        let askable = listed.conns.iter().filter(|conn| self.can_ask(conn, kind, healthy_above)).count();
-        AskError::NobodyToAsk { live, unhealthy, open: live.saturating_sub(unhealthy + askable) }
-    }
-
-    async fn ask(&self, ask: &Ask<'_>, kind: &Arc<Kind>) -> Result<Answer, AskError> {
-        let traffic = &self.traffic;
-        let tuning = traffic.tuning.load_full();
+    pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, AskError> {
+        check_kind(ask.kind).map_err(AskError::Bad)?;
+        let kind = &self.requests.kind(ask.kind);
+        let tuning = self.tuning.get_full();
         let most = tuning.timeout_of(ask.kind);
         let began = Instant::now();
         let end = began + ask.within.unwrap_or(2 * if most.adaptive { most.most } else { most.base });
         let retries = if ask.idempotent { tuning.retry.most } else { 0 };
-        traffic.retries.earn(&tuning.retry);
+        self.retries.earn(&tuning.retry);
         let mut asked = Asked::new();
         let mut last = None;
         for retry in 0..=retries {
             let Some(conn) = self.route(ask, kind, &asked) else { break };
             if retry > 0 {
-                if !traffic.retries.spend() {
+                if !self.retries.spend() {
                     break;
                 }
-                traffic.counts.retried.fetch_add(1, Relaxed);
-                let wait = tuning.retry.wait(retry - 1, traffic.turns.random());
+                self.counters.retried();
+                let wait = tuning.retry.wait(retry - 1, self.choice.random());
                 if timeout_at(end, sleep(wait)).await.is_err() {
                     break;
                 }
@@ -230,7 +207,10 @@ impl Node {
         }
         Err(match last {
             Some(last) => AskError::NoAnswer { asked: asked.len() as u32, last },
-            None => self.nobody(kind),
+            None => {
+                let Unusable { live, unhealthy, open } = self.choice.unusable(kind);
+                AskError::NobodyToAsk { live, unhealthy, open }
+            }
         })
     }
 
@@ -238,7 +218,7 @@ impl Node {
     async fn one_or_two(
         &self,
         ask: &Ask<'_>,
-        kind: &Arc<Kind>,
+        kind: &Arc<RequestKind>,
         conn: Arc<Conn>,
         end: Instant,
         asked: &mut Asked,
@@ -251,10 +231,10 @@ impl Node {
         if let Ok(answer) = tokio::time::timeout(p95, &mut first).await {
             return answer;
         }
-        let Some(other) = self.route(ask, kind, asked).filter(|_| self.traffic.retries.spend()) else {
+        let Some(other) = self.route(ask, kind, asked).filter(|_| self.retries.spend()) else {
             return first.await;
         };
-        self.traffic.counts.hedged.fetch_add(1, Relaxed);
+        self.counters.hedged();
         asked.push(other.peer);
         let second = std::pin::pin!(self.one(ask, kind, other, end));
         let mut second = second;
@@ -275,12 +255,12 @@ impl Node {
     async fn one(
         &self,
         ask: &Ask<'_>,
-        kind: &Arc<Kind>,
+        kind: &Arc<RequestKind>,
         conn: Arc<Conn>,
         end: Instant,
     ) -> Result<(PeerId, Bytes), RequestError> {
         let left = end.saturating_duration_since(Instant::now());
-        let timeout = self.timeout(&conn, kind).min(left);
+        let timeout = self.requests.timeout(&conn, kind).min(left);
         let question = Question {
             kind,
             name: ask.kind,
@@ -289,28 +269,6 @@ impl Node {
             when_full: ask.when_full,
             most: ask.most,
         };
-        self.ask_once(&conn, question, timeout).await.map(|payload| (conn.peer, payload))
-    }
-}
-
-impl Net {
-    /// Asks a healthy peer; a request that is idempotent is tried again with another one if that fails.
-    ///
-    /// Each attempt waits as long as answers of its kind take from that peer (`performance.timeouts`). Peers whose breaker
-    /// is open for the kind are passed over. Choosing takes well under a microsecond with [`Route::RoundRobin`] and
-    /// [`Route::LeastLoaded`]; [`Route::LowestRtt`] looks at all connections. Dropping the future takes everything back.
-    ///
-    /// # Errors
-    /// [`AskError`].
-    pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, AskError> {
-        check_kind(ask.kind).map_err(AskError::Bad)?;
-        let kind = self.node.traffic.kinds.of(ask.kind);
-        self.node.ask(&ask, &kind).await
-    }
-
-    /// Whom [`Net::ask`] would ask now. For applications that send by themselves, and for measuring.
-    pub fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
-        let kind = self.node.traffic.kinds.of(ask.kind);
-        self.node.choose(ask, &kind, &[], |conn| conn.peer)
+        self.requests.ask_once(&conn, question, timeout).await.map(|payload| (conn.peer, payload))
     }
 }

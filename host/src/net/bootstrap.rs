@@ -1,10 +1,11 @@
 //! Resolving the nodes that the operator names, anew at each use. Dials nobody.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Net;
-use crate::book::{Learned, Source};
+use super::settings::{NetConfig, Rooms};
+use crate::book::{Book, Learned, Source};
 use crate::config::Bootstrap;
 
 /// For a name server to answer. All names are asked for at once.
@@ -20,12 +21,20 @@ pub struct Resolved {
     pub failed: Vec<(Bootstrap, String)>,
 }
 
-impl Net {
-    /// Resolves all bootstrap names, at once and within 5 s, and puts what they say into the book. For the start, and
-    /// for a node that has lost everybody. The entries' addresses may have changed, so nothing is cached.
-    pub async fn resolve_bootstrap(&self) -> Resolved {
+pub(crate) struct BootstrapResolver {
+    entries: Vec<Bootstrap>,
+    book: Arc<Book>,
+}
+
+impl BootstrapResolver {
+    pub(crate) fn new(config: &NetConfig, rooms: &Rooms) -> Self {
+        Self { entries: config.bootstrap.clone(), book: rooms.book.clone() }
+    }
+
+    /// Resolves all entries, at once and within 5 s, and puts their addresses into the book.
+    pub(crate) async fn resolve(&self) -> Resolved {
         let mut lookups = tokio::task::JoinSet::new();
-        for entry in self.node.config.bootstrap.iter().cloned() {
+        for entry in self.entries.iter().cloned() {
             lookups.spawn(async move {
                 let lookup = tokio::net::lookup_host((entry.host.as_str(), entry.port));
                 let found = match tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await {
@@ -39,7 +48,7 @@ impl Net {
         let mut resolved = Resolved::default();
         while let Some(done) = lookups.join_next().await {
             let Ok((entry, found)) = done else { continue };
-            let found = found.map(|all| self.learn_bootstrap(&entry, all));
+            let found = found.map(|all| self.learn(&entry, all));
             match found {
                 Ok(Ok(addresses)) => resolved.addresses.extend(addresses),
                 Ok(Err(why)) | Err(why) => resolved.failed.push((entry, why)),
@@ -48,11 +57,11 @@ impl Net {
         resolved
     }
 
-    fn learn_bootstrap(&self, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+    fn learn(&self, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
         let mut why = "the name has no addresses".to_owned();
         let mut taken = Vec::new();
         for address in found {
-            match self.node.rooms.book.learn(address, entry.id, Source::Bootstrap) {
+            match self.book.learn(address, entry.id, Source::Bootstrap) {
                 Learned::Refused(words) => why = format!("{address}: {words}"),
                 Learned::New | Learned::Known => taken.push(crate::peer::canonical(address)),
             }

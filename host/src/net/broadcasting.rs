@@ -8,17 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-use super::Net;
 use super::conn::Conn;
-use super::handlers::Verdict;
-use super::node::Node;
+use super::conn_health::ConnHealth;
+use super::frame_sender::FrameSender;
+use super::handlers::{BroadcastHandlers, Verdict};
+use super::roster::Roster;
+use super::settings::Rooms;
 use super::wire::{MAX_NAME, Message, TooLarge};
-use crate::flow::{BroadcastId, NotQueued, Pressure, Priority};
-use crate::journal::Asker;
+use crate::clock::Clock;
+use crate::flow::{BroadcastId, Broadcasts, NotQueued, Pressure, Priority};
 use crate::peer::PeerId;
-
-/// Health taken for a broadcast that the application finds bad: four of them use up a connection's health.
-const PUNISHMENT: i32 = -25;
 
 /// Who is to get a broadcast.
 #[derive(Clone, Copy, Debug)]
@@ -107,47 +106,6 @@ fn id_of(topic: &str, payload: &[u8]) -> BroadcastId {
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
-impl Net {
-    /// Queues `payload` for every connection of `audience`, in microseconds per hundred peers; waits for nobody.
-    ///
-    /// It takes one place of the broadcast window, and it is remembered, so that it is not delivered here when it
-    /// comes back.
-    ///
-    /// # Errors
-    /// [`BroadcastError`]: nobody got it.
-    pub fn broadcast(
-        &self,
-        topic: &str,
-        payload: &[u8],
-        audience: Audience<'_>,
-    ) -> Result<Sent, BroadcastError> {
-        self.node.broadcast(&Broadcast::new(topic, payload).to(audience)).map(|out| out.sent)
-    }
-
-    /// The same, with a choice of priority and of what a full queue means.
-    ///
-    /// # Errors
-    /// [`BroadcastError`]: nobody got it, but for [`BroadcastError::Full`].
-    pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
-        let Out { frame, mut sent, full } = self.node.broadcast(&broadcast)?;
-        match broadcast.if_full {
-            IfFull::Drop => Ok(sent),
-            IfFull::Fail if sent.full > 0 => Err(BroadcastError::Full(sent)),
-            IfFull::Fail => Ok(sent),
-            IfFull::Wait(time) => {
-                let end = tokio::time::Instant::now() + time;
-                // One after the other: the deadline is the same for all, and room that was made does not go away by itself.
-                for conn in full {
-                    let got_it = self.node.queue_by(&conn, broadcast.priority, &frame, end).await;
-                    sent.full -= u32::from(got_it != Err(NotQueued::Full));
-                    sent.queued += u32::from(got_it.is_ok());
-                }
-                Ok(sent)
-            }
-        }
-    }
-}
-
 /// What a broadcast has come to, and who had no room for it.
 struct Out {
     frame: Bytes,
@@ -156,8 +114,8 @@ struct Out {
 }
 
 impl Out {
-    fn push(&mut self, node: &Node, conn: &Arc<Conn>, priority: Priority) {
-        match node.queue(conn, priority, self.frame.clone().into()) {
+    fn push(&mut self, sender: &FrameSender, conn: &Arc<Conn>, priority: Priority) {
+        match sender.queue(conn, priority, self.frame.clone().into()) {
             Ok(()) => self.sent.queued += 1,
             Err(NotQueued::Full) => {
                 self.sent.full += 1;
@@ -169,33 +127,86 @@ impl Out {
     }
 }
 
-impl Node {
-    fn broadcast(&self, broadcast: &Broadcast<'_>) -> Result<Out, BroadcastError> {
+/// Sends the broadcasts of this node, and delivers and passes on those of others.
+pub(crate) struct Broadcaster {
+    handlers: BroadcastHandlers,
+    sender: Arc<FrameSender>,
+    roster: Arc<Roster>,
+    health: Arc<ConnHealth>,
+    window: Arc<Broadcasts>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Broadcaster {
+    pub(crate) fn new(
+        rooms: &Rooms,
+        handlers: BroadcastHandlers,
+        roster: &Arc<Roster>,
+        sender: &Arc<FrameSender>,
+        health: &Arc<ConnHealth>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            handlers,
+            sender: sender.clone(),
+            roster: roster.clone(),
+            health: health.clone(),
+            window: rooms.broadcasts.clone(),
+            clock: rooms.clock.clone(),
+        })
+    }
+
+    /// Queues a broadcast for all of its audience. Waits for nothing.
+    pub(crate) fn send(&self, broadcast: &Broadcast<'_>) -> Result<Sent, BroadcastError> {
+        self.queue_all(broadcast).map(|out| out.sent)
+    }
+
+    /// The same, and then does what a full queue means for this broadcast.
+    pub(crate) async fn send_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
+        let Out { frame, mut sent, full } = self.queue_all(&broadcast)?;
+        match broadcast.if_full {
+            IfFull::Drop => Ok(sent),
+            IfFull::Fail if sent.full > 0 => Err(BroadcastError::Full(sent)),
+            IfFull::Fail => Ok(sent),
+            IfFull::Wait(time) => {
+                let end = tokio::time::Instant::now() + time;
+                // One after the other: the deadline is the same for all, and room that was made does not go away by itself.
+                for conn in full {
+                    let got_it = self.sender.queue_by(&conn, broadcast.priority, &frame, end).await;
+                    sent.full -= u32::from(got_it != Err(NotQueued::Full));
+                    sent.queued += u32::from(got_it.is_ok());
+                }
+                Ok(sent)
+            }
+        }
+    }
+
+    fn queue_all(&self, broadcast: &Broadcast<'_>) -> Result<Out, BroadcastError> {
         let &Broadcast { topic, payload, audience, priority, .. } = broadcast;
         if topic.is_empty() || topic.len() > MAX_NAME {
             return Err(BroadcastError::BadTopic);
         }
-        let frame = Message::Broadcast { topic, payload }.encode(&self.config.frame_caps)?;
-        let frame = self.charge(priority, frame)?;
-        let now = self.rooms.clock.coarse();
-        self.rooms.broadcasts.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
-        self.rooms.broadcasts.first_seen(id_of(topic, payload), now);
+        let frame = self.sender.encode(&Message::Broadcast { topic, payload })?;
+        let frame = self.sender.charge(priority, frame)?;
+        let now = self.clock.coarse();
+        self.window.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
+        self.window.first_seen(id_of(topic, payload), now);
         Ok(self.fan_out(frame, audience, priority))
     }
 
     fn fan_out(&self, frame: Bytes, audience: Audience<'_>, priority: Priority) -> Out {
         let mut out = Out { frame, sent: Sent::default(), full: Vec::new() };
+        let sender = &*self.sender;
         match audience {
-            Audience::All => self.roster.for_each(|conn| out.push(self, conn, priority)),
+            Audience::All => self.roster.for_each(|conn| out.push(sender, conn, priority)),
             Audience::AllBut(peers) => self.roster.for_each(|conn| {
                 if !peers.contains(&conn.peer) {
-                    out.push(self, conn, priority);
+                    out.push(sender, conn, priority);
                 }
             }),
             Audience::Only(peers) => {
                 for peer in peers {
-                    if let Some(conn) = self.connection_to(peer) {
-                        out.push(self, &conn, priority);
+                    if let Some(conn) = self.roster.find_peer(peer) {
+                        out.push(sender, &conn, priority);
                     }
                 }
             }
@@ -203,30 +214,10 @@ impl Node {
         out
     }
 
-    /// Queues `frame` as soon as there is room, until `end`.
-    async fn queue_by(
-        &self,
-        conn: &Conn,
-        priority: Priority,
-        frame: &Bytes,
-        end: tokio::time::Instant,
-    ) -> Result<(), NotQueued> {
-        loop {
-            let room = conn.outbox.room();
-            match conn.outbox.push(self.traffic.lane(priority), frame.clone()) {
-                Err(NotQueued::Full) => {}
-                other => return other,
-            }
-            if tokio::time::timeout_at(end, room).await.is_err() {
-                return Err(NotQueued::Full);
-            }
-        }
-    }
-
     /// Delivers and passes on what `from` sent, the first time it is seen. A topic without a handler is not our business.
-    pub(crate) fn take_broadcast(&self, from: &Conn, topic: &str, payload: Bytes) {
-        let Some(handler) = self.handlers.broadcast(topic) else { return };
-        if !self.rooms.broadcasts.first_seen(id_of(topic, &payload), self.rooms.clock.coarse()) {
+    pub(crate) fn take(&self, from: &Conn, topic: &str, payload: Bytes) {
+        let Some(handler) = self.handlers.get(topic) else { return };
+        if !self.window.first_seen(id_of(topic, &payload), self.clock.coarse()) {
             return;
         }
         // A handler that panics must not take the connection with it: the peer did nothing wrong.
@@ -234,15 +225,11 @@ impl Node {
             catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload))).unwrap_or(Verdict::Keep);
         match verdict {
             Verdict::Keep => {}
-            Verdict::Punish => {
-                _ = self
-                    .judge(from, PUNISHMENT, Asker::Application, || format!("bad broadcast on {topic:?}"));
-            }
+            Verdict::Punish => self.health.bad_broadcast(from, topic),
             Verdict::Relay => {
                 // It came in under the cap, so it goes out under it.
-                if let Ok(frame) =
-                    (Message::Broadcast { topic, payload: &payload }).encode(&self.config.frame_caps)
-                    && let Ok(frame) = self.charge(Priority::Broadcast, frame)
+                if let Ok(frame) = self.sender.encode(&Message::Broadcast { topic, payload: &payload })
+                    && let Ok(frame) = self.sender.charge(Priority::Broadcast, frame)
                 {
                     self.fan_out(frame, Audience::AllBut(&[from.peer]), Priority::Broadcast);
                 }

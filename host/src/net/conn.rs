@@ -9,12 +9,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::peer_record::PeerRecord;
 use super::pending::Pending;
-use super::settings::NetConfig;
-use super::standing::Standing;
 use super::wire::{Hello, MAX_WORDS, clipped};
 use crate::clock::Clock;
-use crate::flow::{NotQueued, Outbox, Priority};
+use crate::flow::{NotQueued, Outbox, OutboxLimits, Priority};
 use crate::peer::PeerId;
 use crate::pool::{ConnKey, Goodbye, Link, Traffic};
 
@@ -30,11 +29,11 @@ pub(crate) struct Conn {
     pub(crate) outbox: Outbox,
     pub(crate) pending: Pending,
     /// How the peer has answered, over all of its connections.
-    pub(crate) standing: Arc<Standing>,
+    pub(crate) record: Arc<PeerRecord>,
     /// Requests of ours that are open here.
-    pub(crate) in_flight: AtomicU32,
+    open_requests: AtomicU32,
     /// Health that wrong or missing answers have cost it, and that it can earn back.
-    pub(crate) owed: AtomicU32,
+    owed: AtomicU32,
     asks: AtomicU8,
     goodbye: Mutex<Option<Goodbye>>,
     task: OnceLock<AbortHandle>,
@@ -55,18 +54,18 @@ impl Conn {
         peer: PeerId,
         key: ConnKey,
         hello: &Hello,
-        standing: Arc<Standing>,
-        config: &NetConfig,
+        record: Arc<PeerRecord>,
+        outbox: OutboxLimits,
         clock: &dyn Clock,
     ) -> Self {
         Self {
             peer,
             key,
             since: clock.mono(),
-            outbox: Outbox::new(config.outbox),
+            outbox: Outbox::new(outbox),
             pending: Pending::default(),
-            standing,
-            in_flight: AtomicU32::new(0),
+            record,
+            open_requests: AtomicU32::new(0),
             owed: AtomicU32::new(0),
             asks: AtomicU8::new(0),
             goodbye: Mutex::default(),
@@ -114,6 +113,35 @@ impl Conn {
             }
         }
         shed
+    }
+
+    /// Requests of ours that are open here.
+    pub(crate) fn open_requests(&self) -> u32 {
+        self.open_requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn request_opened(&self) {
+        self.open_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn request_closed(&self) {
+        self.open_requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes health that answers have cost it.
+    pub(crate) fn owe(&self, health: u32) {
+        self.owed.fetch_add(health, Ordering::Relaxed);
+    }
+
+    /// How much of the owed health is paid back, `most` at once; None if nothing is owed.
+    pub(crate) fn repay(&self, most: u32) -> Option<u32> {
+        // One relaxed load for those that owe nothing, which are nearly all.
+        if self.owed.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let less = |owed: u32| Some(owed.saturating_sub(most));
+        let owed = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        Some(owed.unwrap_or_default().min(most))
     }
 
     pub(crate) fn count_in(&self, bytes: usize) {

@@ -6,51 +6,81 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handshake::{Greeted, Outgoing, settle};
+use tokio::sync::Semaphore;
+
+use super::handshake::{Greeted, Greeter, Outgoing, settle};
 use super::handshake_error::HandshakeError;
-use super::node::Node;
-use super::transport::Begun;
+use super::settings::{NetConfig, Rooms};
+use super::tasks::Tasks;
+use super::transport::{Begun, Carrier};
 use crate::book::{Dial, DialFailure, DialOrder, Dialing};
-use crate::pool::Direction;
+use crate::pool::{Direction, Pool};
 
 /// While nobody is connected, an attempt that has no answer is begun again after so long, beside the first. TCP asks again
 /// after 1, 3 and 7 s: an attempt of 5 s would be deaf for its last two, and a path may come back in that very moment.
 const ANEW_WHEN_ALONE: Duration = Duration::from_millis(1500);
 
-pub(crate) struct Dialer(pub(crate) Arc<Node>);
+/// Takes orders to dial.
+pub(crate) struct Dialer {
+    at_once: usize,
+    in_flight: Arc<Semaphore>,
+    attempts: Arc<Attempts>,
+}
 
-impl Dial for Dialer {
-    fn dial(&self, order: DialOrder, ticket: Dialing) {
-        let node = Arc::clone(&self.0);
-        if node.stop.is_cancelled() {
-            return ticket.failed(&DialFailure::Abandoned);
-        }
-        let Ok(place) = Arc::clone(&node.dials).try_acquire_owned() else {
-            let most = node.config.dials_at_once;
-            return ticket.failed(&DialFailure::Denied(format!("{most} dials are in flight already")));
-        };
-        // The pool's limits before any work, as for those who come to us.
-        let admission = match node.rooms.pool.admit(Direction::Outbound, order.address) {
-            Ok(admission) => admission,
-            Err(denied) => return ticket.failed(&DialFailure::Denied(denied.to_string())),
-        };
-        let runtime = node.runtime.clone();
-        let tracker = node.tracker.clone();
-        tracker.spawn_on(
-            async move {
-                node.attempt(Outgoing { order, admission }, ticket).await;
-                drop(place);
-            },
-            &runtime,
-        );
+/// Carries out one attempt at a time per task.
+struct Attempts {
+    carrier: Carrier,
+    greeter: Arc<Greeter>,
+    pool: Arc<Pool>,
+    tasks: Tasks,
+    connect_timeout: Duration,
+    handshake_timeout: Duration,
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        config: &NetConfig,
+        rooms: &Rooms,
+        tasks: &Tasks,
+        greeter: &Arc<Greeter>,
+        carrier: Carrier,
+    ) -> Arc<Self> {
+        let NetConfig { connect_timeout, handshake_timeout, dials_at_once: at_once, .. } = *config;
+        let (greeter, pool, tasks) = (greeter.clone(), rooms.pool.clone(), tasks.clone());
+        let attempts = Attempts { carrier, greeter, pool, tasks, connect_timeout, handshake_timeout };
+        let in_flight = Arc::new(Semaphore::new(at_once));
+        Arc::new(Self { at_once, in_flight, attempts: Arc::new(attempts) })
     }
 }
 
-impl Node {
+impl Dial for Dialer {
+    fn dial(&self, order: DialOrder, ticket: Dialing) {
+        let attempts = Arc::clone(&self.attempts);
+        if attempts.tasks.is_stopping() {
+            return ticket.failed(&DialFailure::Abandoned);
+        }
+        let Ok(place) = Arc::clone(&self.in_flight).try_acquire_owned() else {
+            let most = self.at_once;
+            return ticket.failed(&DialFailure::Denied(format!("{most} dials are in flight already")));
+        };
+        // The pool's limits before any work, as for those who come to us.
+        let admission = match attempts.pool.admit(Direction::Outbound, order.address) {
+            Ok(admission) => admission,
+            Err(denied) => return ticket.failed(&DialFailure::Denied(denied.to_string())),
+        };
+        let tasks = attempts.tasks.clone();
+        tasks.spawn(async move {
+            attempts.run(Outgoing { order, admission }, ticket).await;
+            drop(place);
+        });
+    }
+}
+
+impl Attempts {
     /// Up to three tries, each beside the one before, if this node is alone; else one. The first that ends counts.
     async fn connect(&self, address: SocketAddr) -> io::Result<Begun> {
         let mut first = std::pin::pin!(self.carrier.connect(address));
-        if self.rooms.pool.live() > 0 {
+        if self.pool.live() > 0 {
             return first.await;
         }
         if let Ok(ended) = tokio::time::timeout(ANEW_WHEN_ALONE, &mut first).await {
@@ -75,12 +105,12 @@ impl Node {
         }
     }
 
-    async fn attempt(self: Arc<Self>, outgoing: Outgoing, ticket: Dialing) {
-        let limit = self.config.connect_timeout;
+    async fn run(&self, outgoing: Outgoing, ticket: Dialing) {
+        let limit = self.connect_timeout;
         let connect = tokio::time::timeout(limit, self.connect(outgoing.order.address));
         let connected = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return ticket.failed(&DialFailure::Abandoned),
+            () = self.tasks.stopping() => return ticket.failed(&DialFailure::Abandoned),
             connected = connect => connected,
         };
         let begun = match connected {
@@ -89,23 +119,23 @@ impl Node {
             Err(_) => return ticket.failed(&DialFailure::TimedOut),
         };
         let mut ticket = Some(ticket);
-        let limit = self.config.handshake_timeout;
+        let limit = self.handshake_timeout;
         let handshake = tokio::time::timeout(limit, async {
             let connected = |peer| ticket.take().map(|ticket| ticket.connected(peer));
             match begun {
                 Begun::Tls(stream, tls) => {
                     let (stream, peer) = tls.connect(stream).await?;
-                    self.greet_outbound(stream, peer, outgoing, connected).await
+                    self.greeter.greet_outbound(stream, peer, outgoing, connected).await
                 }
                 Begun::Own(unproven) => {
                     let (stream, peer) = unproven.await?;
-                    self.greet_outbound(stream, peer, outgoing, connected).await
+                    self.greeter.greet_outbound(stream, peer, outgoing, connected).await
                 }
             }
         });
         let ended = tokio::select! {
             biased;
-            () = self.stop.cancelled() => Err(HandshakeError::Stopped),
+            () = self.tasks.stopping() => Err(HandshakeError::Stopped),
             ended = handshake => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
         };
         let Some(ticket) = ticket else { return };

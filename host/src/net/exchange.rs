@@ -1,20 +1,51 @@
-//! Peer exchange: what this node tells of others, and what it believes of what it is told. Asks nobody by itself.
+//! Peer exchange: what this node tells of others, and what it believes of what it is told. Asks when the caller says so.
 
-use crate::book::Source;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::conn::Conn;
+use super::frame_sender::FrameSender;
+use super::own_addresses::OwnAddresses;
+use super::pending::Waiter;
+use super::request_error::RequestError;
+use super::settings::Rooms;
+use super::wire::{MAX_PEERS_TOLD, Message, Told, decode_peers, encode_peers};
+use crate::book::{Book, Learned, Source};
+use crate::flow::Priority;
 use crate::peer::{NetGroup, PeerId, is_public};
 
-use super::Net;
-use super::node::Node;
-use super::wire::{MAX_PEERS_TOLD, Told, decode_peers, encode_peers};
+pub(crate) struct PeerExchange {
+    self_id: PeerId,
+    addresses: Arc<OwnAddresses>,
+    book: Arc<Book>,
+    sender: Arc<FrameSender>,
+}
 
-impl Node {
+impl PeerExchange {
+    pub(crate) fn new(rooms: &Rooms, addresses: &Arc<OwnAddresses>, sender: &Arc<FrameSender>) -> Arc<Self> {
+        let (self_id, book) = (rooms.pool.self_id(), rooms.book.clone());
+        Arc::new(Self { self_id, addresses: addresses.clone(), book, sender: sender.clone() })
+    }
+
+    /// The host's own question for peers. Not sent if the queue is full.
+    pub(crate) fn ask(&self, conn: &Conn) -> Result<(), RequestError> {
+        let id = conn.pending.begin(Waiter::PeerList)?;
+        let request = Message::Request { id, kind: "peers", payload: &[] };
+        let queued = self
+            .sender
+            .encode(&request)
+            .map_err(RequestError::from)
+            .and_then(|frame| Ok(self.sender.queue(conn, Priority::Request, frame.into())?));
+        queued.inspect_err(|_| conn.pending.forget(id, false))
+    }
+
     /// The answer to "peers": ourselves where we are told to be, then reached addresses by chance, without the asker.
     pub(crate) fn peers_for(&self, asker: &PeerId) -> Vec<u8> {
-        let book = &self.rooms.book;
+        let book = &self.book;
         let allow_private = book.limits().allow_private;
         let ourselves = self
-            .config
-            .advertise
+            .addresses
+            .advertised()
             .iter()
             .filter(|address| allow_private || is_public(address.ip()))
             .map(|&address| (address, Some(self.self_id)));
@@ -23,37 +54,18 @@ impl Node {
         encode_peers(&told)
     }
 
-    /// Takes a peer list from somebody in `group`. How many addresses were new.
+    /// Takes a peer list from a peer in `group`. How many addresses were new.
     ///
     /// Addresses that the book refuses are passed over; a list that breaks the rules is an error and nothing is taken.
-    pub(crate) fn learn_peers(&self, payload: &[u8], group: NetGroup) -> Result<usize, postcard::Error> {
-        let told = decode_peers(payload)?;
-        let ours = self.told_addresses();
-        let others = told
-            .into_iter()
-            .filter(|(address, peer)| peer.as_ref() != Some(&self.self_id) && !ours.contains(address));
-        Ok(others
-            .filter(|&(address, peer)| {
-                self.rooms.book.learn(address, peer, Source::Told(group)) == crate::book::Learned::New
-            })
-            .count())
-    }
-}
-
-impl Net {
-    /// Asks one connection, chosen by chance, for addresses; what comes goes into the book. False if nobody is there.
-    ///
-    /// For nodes whose book has nobody left to dial: a peer that knew nobody when it was first asked may know some by now.
-    pub fn ask_for_addresses(&self) -> bool {
-        let node = &self.node;
-        let (mut chosen, mut met) = (None, 0);
-        node.roster.for_each(|conn| {
-            met += 1;
-            if node.chance.below(met) == 0 {
-                chosen = Some(conn.clone());
-            }
-        });
-        // A queue that is full, or a table of questions that is: the next tick asks somebody else.
-        chosen.is_some_and(|conn| node.ask_for_peers(&conn).is_ok())
+    pub(crate) fn learn(&self, payload: &[u8], group: NetGroup) -> Result<usize, postcard::Error> {
+        let ours = self.addresses.told();
+        let is_other = |address: &SocketAddr, peer: &Option<PeerId>| {
+            peer.as_ref() != Some(&self.self_id) && !ours.contains(address)
+        };
+        let told = decode_peers(payload)?.into_iter();
+        let others = told.filter(|(address, peer)| is_other(address, peer));
+        let new = others
+            .filter(|&(address, peer)| self.book.learn(address, peer, Source::Told(group)) == Learned::New);
+        Ok(new.count())
     }
 }

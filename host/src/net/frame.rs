@@ -205,31 +205,3 @@ where
     stream.read_exact(&mut body).await?;
     Ok(Frame { kind, body: body.into() })
 }
-
-/// Feeds arbitrary bytes to the decoder in two pieces and decodes every frame: what the fuzz target runs.
-#[doc(hidden)]
-pub fn fuzz_decode(bytes: &[u8]) {
-    let caps = FrameCaps { broadcast: 4096, request: 4096, response: 4096 };
-    let mut reader = FrameReader::default();
-    let cut = bytes.first().map_or(0, |&first| usize::from(first).min(bytes.len()));
-    for piece in [&bytes[..cut], &bytes[cut..]] {
-        let mut piece = piece;
-        while !piece.is_empty() {
-            match reader.next(&mut piece, &caps) {
-                Ok(Some(frame)) => decode_and_encode(&frame, &caps),
-                Ok(None) => assert!(piece.is_empty(), "a reader that wants more has taken all there was"),
-                Err(_) => return,
-            }
-            assert!(reader.held() <= 2 * 4096, "a reader holds at most the largest frame");
-        }
-    }
-    _ = super::wire::decode_peers(bytes);
-}
-
-fn decode_and_encode(frame: &Frame, caps: &FrameCaps) {
-    if let Ok(message) = super::wire::Message::decode(frame.kind, &frame.body) {
-        let again = message.encode(caps).expect("what came in under the cap goes out under it");
-        let body = &again[HEADER..];
-        assert_eq!(super::wire::Message::decode(frame.kind, body).as_ref(), Ok(&message));
-    }
-}

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::answering::Desk;
 use super::wire::MAX_NAME;
 use crate::flow::Priority;
 use crate::peer::PeerId;
@@ -24,16 +22,16 @@ pub enum Verdict {
     Punish,
 }
 
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
-type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> Verdict + Send + Sync>;
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
+pub(crate) type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> Verdict + Send + Sync>;
 
 /// What answers one kind of request.
 pub(crate) struct RequestHandler {
-    pub(crate) run: Box<dyn Fn(PeerId, Bytes) -> Answering + Send + Sync>,
+    pub(crate) run: Box<dyn Fn(PeerId, Bytes) -> HandlerFuture + Send + Sync>,
     /// Of its answers.
     pub(crate) priority: Priority,
-    /// Where its requests wait, if only some are answered at once.
-    pub(crate) desk: Option<Desk>,
+    /// If only some are answered at once.
+    pub(crate) capacity: Option<Capacity>,
 }
 
 /// How much of one kind of request a node takes on, over all connections.
@@ -46,11 +44,17 @@ pub struct Capacity {
     pub waiting: usize,
 }
 
+/// By request kind.
+pub(crate) type RequestHandlers = HashMap<String, RequestHandler>;
+
+/// By topic.
+pub(crate) type BroadcastHandlers = HashMap<String, BroadcastHandler>;
+
 /// The handlers of one node, by request kind and by topic.
 #[derive(Default)]
 pub struct Handlers {
-    requests: HashMap<String, Arc<RequestHandler>>,
-    broadcasts: HashMap<String, Arc<BroadcastHandler>>,
+    requests: RequestHandlers,
+    broadcasts: BroadcastHandlers,
 }
 
 /// Request kinds that the host answers itself.
@@ -86,17 +90,17 @@ impl Handlers {
         F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
         A: Future<Output = Result<Bytes, String>> + Send + 'static,
     {
-        self.answer(kind, handler, Some(Desk::new(capacity)))
+        self.answer(kind, handler, Some(capacity))
     }
 
-    fn answer<F, A>(mut self, kind: &str, handler: F, desk: Option<Desk>) -> Self
+    fn answer<F, A>(mut self, kind: &str, handler: F, capacity: Option<Capacity>) -> Self
     where
         F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
         A: Future<Output = Result<Bytes, String>> + Send + 'static,
     {
         assert!(!BUILT_IN.contains(&kind), "request kind {kind:?} is answered by the host");
-        let run = Box::new(move |peer, payload| -> Answering { Box::pin(handler(peer, payload)) });
-        insert(&mut self.requests, kind, RequestHandler { run, priority: Priority::Request, desk });
+        let run = Box::new(move |peer, payload| -> HandlerFuture { Box::pin(handler(peer, payload)) });
+        insert(&mut self.requests, kind, RequestHandler { run, priority: Priority::Request, capacity });
         self
     }
 
@@ -105,7 +109,7 @@ impl Handlers {
     /// # Panics
     /// If `kind` has no handler yet.
     pub fn answers_in_bulk(mut self, kind: &str) -> Self {
-        let handler = self.requests.get_mut(kind).and_then(Arc::get_mut);
+        let handler = self.requests.get_mut(kind);
         handler.unwrap_or_else(|| panic!("request kind {kind:?} has no handler yet")).priority =
             Priority::Bulk;
         self
@@ -124,22 +128,14 @@ impl Handlers {
         self
     }
 
-    pub(crate) fn request(&self, kind: &str) -> Option<&Arc<RequestHandler>> {
-        self.requests.get(kind)
-    }
-
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &Arc<RequestHandler>> {
-        self.requests.values()
-    }
-
-    pub(crate) fn broadcast(&self, topic: &str) -> Option<&Arc<BroadcastHandler>> {
-        self.broadcasts.get(topic)
+    pub(crate) fn into_parts(self) -> (RequestHandlers, BroadcastHandlers) {
+        (self.requests, self.broadcasts)
     }
 }
 
-fn insert<H>(handlers: &mut HashMap<String, Arc<H>>, name: &str, handler: H) {
+fn insert<H>(handlers: &mut HashMap<String, H>, name: &str, handler: H) {
     assert!((1..=MAX_NAME).contains(&name.len()), "name {name:?} must have 1 to {MAX_NAME} bytes");
-    let before = handlers.insert(name.to_owned(), Arc::new(handler));
+    let before = handlers.insert(name.to_owned(), handler);
     assert!(before.is_none(), "{name:?} has a handler already");
 }
 

@@ -11,7 +11,7 @@ use crate::flow::{AttemptEnd, Estimator, KindSnapshot, Latency, MOST_NAMES, OTHE
 
 /// One kind of request.
 #[derive(Debug)]
-pub(crate) struct Kind {
+pub(crate) struct RequestKind {
     pub(crate) name: Arc<str>,
     pub(crate) times: Estimator,
     latency: Latency,
@@ -23,7 +23,7 @@ pub(crate) struct Kind {
 /// Answers between two looks at a kind's quantiles: a look copies 4 KiB.
 const LOOKED_UP: u64 = 64;
 
-impl Kind {
+impl RequestKind {
     fn new(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -56,23 +56,23 @@ impl Kind {
 
 /// All kinds that were asked for, by name.
 #[derive(Default)]
-pub(crate) struct Kinds(RwLock<BTreeMap<Arc<str>, Arc<Kind>>>);
+pub(crate) struct RequestKinds(RwLock<BTreeMap<Arc<str>, Arc<RequestKind>>>);
 
-impl Kinds {
+impl RequestKinds {
     /// What is known of `name`; beyond [`MOST_NAMES`] kinds, new ones share a place.
-    pub(crate) fn of(&self, name: &str) -> Arc<Kind> {
+    pub(crate) fn of(&self, name: &str) -> Arc<RequestKind> {
         if let Some(kind) = self.0.read().get(name) {
             return Arc::clone(kind);
         }
         let mut kinds = self.0.write();
         let name = if kinds.len() < MOST_NAMES { name } else { OTHER };
-        let kind = kinds.entry(name.into()).or_insert_with(|| Arc::new(Kind::new(name)));
+        let kind = kinds.entry(name.into()).or_insert_with(|| Arc::new(RequestKind::new(name)));
         Arc::clone(kind)
     }
 
     pub(crate) fn snapshot(&self) -> Vec<KindSnapshot> {
         let kinds = self.0.read();
-        let of = |kind: &Arc<Kind>| {
+        let of = |kind: &Arc<RequestKind>| {
             let ends = std::array::from_fn(|end| kind.ends[end].load(Relaxed));
             KindSnapshot::new(Arc::clone(&kind.name), ends, kind.latency.snapshot())
         };

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 
+use super::handshake::Greeter;
 use super::handshake_error::HandshakeError;
-use super::node::Node;
-use super::refusals::Refusal;
+use super::refusals::{Refusal, Refusals};
+use super::settings::{NetConfig, Rooms};
+use super::tasks::Tasks;
 use super::transport::{Begun, Door, prompt};
 use crate::peer::canonical;
-use crate::pool::{Admission, Direction};
+use crate::pool::{Admission, Direction, Pool};
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: u32 = 1024;
@@ -27,7 +29,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 pub(crate) fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     addresses
         .iter()
-        .map(|&address| bind_one(address, addresses).map_err(|error| super::no_listening(address, &error)))
+        .map(|&address| bind_one(address, addresses).map_err(|error| no_listening(address, &error)))
         .collect()
 }
 
@@ -48,29 +50,93 @@ fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
     socket.listen(BACKLOG)
 }
 
-/// Accepts until the node stops.
-pub(crate) async fn serve(node: Arc<Node>, door: Door) {
-    let mut wait = BACKOFF.0;
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = node.stop.cancelled() => return,
-            accepted = door.accept() => accepted,
-        };
-        match accepted {
-            Ok((begun, address)) => {
-                wait = BACKOFF.0;
-                node.admit(begun, canonical(address));
-            }
-            Err(error) if is_about_one_connection(&error) => {}
-            Err(_) => {
-                tokio::select! {
-                    biased;
-                    () = node.stop.cancelled() => return,
-                    () = tokio::time::sleep(wait) => {}
+/// Takes connections in.
+pub(crate) struct Acceptor {
+    pool: Arc<Pool>,
+    greeter: Arc<Greeter>,
+    refusals: Arc<Refusals>,
+    tasks: Tasks,
+    handshake_timeout: Duration,
+}
+
+impl Acceptor {
+    pub(crate) fn new(
+        config: &NetConfig,
+        rooms: &Rooms,
+        tasks: &Tasks,
+        greeter: &Arc<Greeter>,
+        refusals: &Arc<Refusals>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            pool: rooms.pool.clone(),
+            greeter: greeter.clone(),
+            refusals: refusals.clone(),
+            tasks: tasks.clone(),
+            handshake_timeout: config.handshake_timeout,
+        })
+    }
+
+    /// Accepts until the node stops.
+    pub(crate) async fn serve(self: Arc<Self>, door: Door) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.tasks.stopping() => return,
+                accepted = door.accept() => accepted,
+            };
+            match accepted {
+                Ok((begun, address)) => {
+                    wait = BACKOFF.0;
+                    self.admit(begun, canonical(address));
                 }
-                wait = (wait * 2).min(BACKOFF.1);
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => {
+                    tokio::select! {
+                        biased;
+                        () = self.tasks.stopping() => return,
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
             }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, begun: Begun, address: SocketAddr) {
+        match self.pool.admit(Direction::Inbound, address) {
+            Ok(admission) => {
+                let acceptor = Arc::clone(self);
+                self.tasks.spawn(async move { acceptor.welcome(begun, address, admission).await });
+            }
+            Err(denied) => {
+                drop(begun);
+                self.refusals.note(Refusal::Limit, address, || denied.to_string());
+            }
+        }
+    }
+
+    async fn welcome(&self, begun: Begun, address: SocketAddr, admission: Admission) {
+        let limit = self.handshake_timeout;
+        let handshake = tokio::time::timeout(limit, async {
+            match begun {
+                Begun::Tls(stream, tls) => {
+                    let (stream, peer) = tls.accept(prompt(stream)).await?;
+                    self.greeter.greet_inbound(stream, peer, address, admission).await
+                }
+                Begun::Own(unproven) => {
+                    let (stream, peer) = unproven.await?;
+                    self.greeter.greet_inbound(stream, peer, address, admission).await
+                }
+            }
+        });
+        let ended = tokio::select! {
+            biased;
+            () = self.tasks.stopping() => Err(HandshakeError::Stopped),
+            ended = handshake => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
+        };
+        if let Err(error) = ended {
+            self.refusals.note(error.kind(), address, || error.to_string());
         }
     }
 }
@@ -83,46 +149,6 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-impl Node {
-    fn admit(self: &Arc<Self>, begun: Begun, address: SocketAddr) {
-        match self.rooms.pool.admit(Direction::Inbound, address) {
-            Ok(admission) => {
-                let node = Arc::clone(self);
-                self.tracker
-                    .spawn_on(async move { node.welcome(begun, address, admission).await }, &self.runtime);
-            }
-            Err(denied) => {
-                drop(begun);
-                self.refuse(Refusal::Limit, address, || denied.to_string());
-            }
-        }
-    }
-
-    async fn welcome(self: Arc<Self>, begun: Begun, address: SocketAddr, admission: Admission) {
-        let limit = self.config.handshake_timeout;
-        let handshake = tokio::time::timeout(limit, async {
-            match begun {
-                Begun::Tls(stream, tls) => {
-                    let (stream, peer) = tls.accept(prompt(stream)).await?;
-                    self.greet_inbound(stream, peer, address, admission).await
-                }
-                Begun::Own(unproven) => {
-                    let (stream, peer) = unproven.await?;
-                    self.greet_inbound(stream, peer, address, admission).await
-                }
-            }
-        });
-        let ended = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(HandshakeError::Stopped),
-            ended = handshake => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
-        };
-        if let Err(error) = ended {
-            self.refuse(error.kind(), address, || error.to_string());
-        }
-    }
-
-    fn refuse(&self, kind: Refusal, address: SocketAddr, why: impl FnOnce() -> String) {
-        self.refusals.note(kind, address, why, self.rooms.clock.coarse(), &self.rooms.journal);
-    }
+pub(crate) fn no_listening(address: SocketAddr, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
 }

@@ -2,11 +2,13 @@
 //! attack cannot flood the journal. Refuses nobody itself.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Coarse;
+use super::settings::Rooms;
+use crate::clock::{Clock, Coarse};
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
 
 /// One record of a kind in this time, whatever comes.
@@ -40,21 +42,21 @@ struct Sum {
     since: u32,
 }
 
-#[derive(Default)]
 pub(crate) struct Refusals {
     sums: Mutex<([Sum; KINDS], u64)>,
+    journal: Arc<Journal>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Refusals {
+    pub(crate) fn new(rooms: &Rooms) -> Arc<Self> {
+        let Rooms { journal, clock, .. } = rooms.clone();
+        Arc::new(Self { sums: Mutex::default(), journal, clock })
+    }
+
     /// Takes note of one refusal. At most one record per kind and window; its count tells how many it stands for.
-    pub(crate) fn note(
-        &self,
-        kind: Refusal,
-        address: SocketAddr,
-        why: impl FnOnce() -> String,
-        now: Coarse,
-        journal: &Journal,
-    ) {
+    pub(crate) fn note(&self, kind: Refusal, address: SocketAddr, why: impl FnOnce() -> String) {
+        let now = self.clock.coarse();
         let mut sums = self.sums.lock();
         sums.1 += 1;
         let sum = &mut sums.0[kind as usize];
@@ -65,14 +67,14 @@ impl Refusals {
         let count = std::mem::take(&mut sum.since);
         sum.recorded = Some(now);
         drop(sums);
-        record(journal, Some(address), why(), count);
+        record(&self.journal, Some(address), why(), count);
     }
 
     /// Records what is summed and not yet told. For shutdown.
-    pub(crate) fn flush(&self, journal: &Journal) {
+    pub(crate) fn flush(&self) {
         let waiting: u32 = self.sums.lock().0.iter_mut().map(|sum| std::mem::take(&mut sum.since)).sum();
         if waiting > 0 {
-            record(journal, None, "not recorded one by one".into(), waiting);
+            record(&self.journal, None, "not recorded one by one".into(), waiting);
         }
     }
 

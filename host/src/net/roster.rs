@@ -7,7 +7,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::conn::Conn;
-use crate::pool::ConnKey;
+use crate::chance::Chance;
+use crate::peer::PeerId;
+use crate::pool::{ConnKey, Link, Pool};
 
 /// Slots behind one lock: a broadcast holds it for as many pushes, about ten microseconds.
 const BLOCK: u32 = 64;
@@ -20,6 +22,7 @@ pub(crate) struct Roster {
     /// Counts comings and goings.
     changes: AtomicU64,
     listed: ArcSwap<Listed>,
+    pool: Arc<Pool>,
 }
 
 /// All connections at one moment, to choose from without a lock.
@@ -30,12 +33,13 @@ pub(crate) struct Listed {
 }
 
 impl Roster {
-    pub(crate) fn new(capacity: u32) -> Self {
-        Self {
-            blocks: (0..capacity.div_ceil(BLOCK)).map(|_| Mutex::default()).collect(),
+    pub(crate) fn new(pool: &Arc<Pool>) -> Arc<Self> {
+        Arc::new(Self {
+            blocks: (0..pool.capacity().div_ceil(BLOCK)).map(|_| Mutex::default()).collect(),
             changes: AtomicU64::new(0),
             listed: ArcSwap::default(),
-        }
+            pool: pool.clone(),
+        })
     }
 
     fn place(&self, slot: u32) -> (&Block, usize) {
@@ -82,6 +86,31 @@ impl Roster {
         let (block, at) = self.place(key.slot);
         let block = block.lock();
         block.get(at)?.as_ref().filter(|conn| conn.key == key).cloned()
+    }
+
+    /// The live connection to `peer`, if it is one of ours.
+    pub(crate) fn find_peer(&self, peer: &PeerId) -> Option<Arc<Conn>> {
+        self.find(self.pool.find(peer)?)
+    }
+
+    /// One connection by chance.
+    pub(crate) fn draw(&self, chance: &Chance) -> Option<Arc<Conn>> {
+        let (mut chosen, mut met) = (None, 0);
+        self.for_each(|conn| {
+            met += 1;
+            if chance.below(met) == 0 {
+                chosen = Some(Arc::clone(conn));
+            }
+        });
+        chosen
+    }
+
+    /// Ends the task of every connection without asking. How many there were.
+    pub(crate) fn abort_all(&self) -> u32 {
+        let mut left = Vec::new();
+        self.for_each(|conn| left.push(Arc::clone(conn)));
+        left.iter().for_each(|conn| conn.abort());
+        left.len() as u32
     }
 
     /// Calls `each` for every connection, one block of slots at a time under its lock.

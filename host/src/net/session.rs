@@ -8,7 +8,6 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -16,17 +15,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::allowance::Allowance;
-use super::answering::Answering;
-use super::conn::Conn;
-use super::frame::{Frame, FrameReader};
-use super::node::Node;
+use super::answering::{Answers, ConnAnswers};
+use super::broadcasting::Broadcaster;
+use super::conn_health::ConnHealth;
+use super::counters::Counters;
+use super::exchange::PeerExchange;
+use super::frame::{Frame, FrameCaps, FrameReader};
 use super::pending::Answered;
 use super::pings::{Heard, Pings};
+use super::place::{Place, Places};
+use super::settings::{NetConfig, Rooms};
+use super::tasks::Tasks;
 use super::wire::{FAREWELL, Message, Status, cause_of, code_of, printable};
 use crate::book::Tenure;
+use crate::chance::Chance;
+use crate::clock::Clock;
 use crate::journal::{Asker, Cause};
 use crate::peer::NetGroup;
-use crate::pool::{Goodbye, Removal, Slot};
+use crate::pool::{Goodbye, Removal};
 
 /// On the stack while a poll lasts: an idle connection holds no read buffer. One TLS record fits.
 const READ_BUFFER: usize = 16 * 1024;
@@ -41,7 +47,7 @@ const BATCH_FRAMES: usize = 64;
 const BATCH_BYTES: usize = 32 * 1024;
 
 /// The task of one connection.
-pub(crate) struct Session<S> {
+struct Session<S> {
     /// First, so that the descriptor is given back before the slot is.
     io: S,
     reader: FrameReader,
@@ -50,40 +56,85 @@ pub(crate) struct Session<S> {
     gathering: bool,
     unflushed: bool,
     ending: Option<Ending>,
-    answering: Answering,
+    answering: ConnAnswers,
     allowance: Allowance,
     pings: Pings,
     group: NetGroup,
     place: Place,
+    shared: Arc<Sessions>,
     _tenure: Option<Tenure>,
 }
 
-/// What has to be given back however the task ends: by itself, by a panic, or aborted.
-struct Place {
-    node: Arc<Node>,
-    conn: Arc<Conn>,
-    slot: Option<Slot>,
-    removal: Option<Removal>,
+/// Starts the sessions of a node, and holds what all of them use.
+pub(crate) struct Sessions {
+    caps: FrameCaps,
+    bytes_per_second: u64,
+    tasks: Tasks,
+    places: Arc<Places>,
+    counters: Arc<Counters>,
+    chance: Arc<Chance>,
+    clock: Arc<dyn Clock>,
+    receivers: Receivers,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.node.roster.leave(self.conn.key);
-        self.conn.outbox.end();
-        self.conn.pending.end();
-        self.node.traffic.standings.keep(self.conn.peer, &self.conn.standing);
-        if let Some(slot) = self.slot.take() {
-            slot.retire(self.removal.take().unwrap_or_else(|| {
-                let words = "its task was ended from outside: a panic, or the runtime stopped";
-                Removal::new(Asker::Host, Cause::OwnerDropped, words)
-            }));
-        }
+/// What acts on messages of peers.
+pub(crate) struct Receivers {
+    pub(crate) answers: Answers,
+    pub(crate) broadcaster: Arc<Broadcaster>,
+    pub(crate) exchange: Arc<PeerExchange>,
+    pub(crate) health: Arc<ConnHealth>,
+}
+
+impl Sessions {
+    pub(crate) fn new(
+        config: &NetConfig,
+        rooms: &Rooms,
+        tasks: &Tasks,
+        places: &Arc<Places>,
+        counters: &Arc<Counters>,
+        chance: &Arc<Chance>,
+        receivers: Receivers,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            caps: config.frame_caps,
+            bytes_per_second: config.bytes_per_second_per_peer,
+            tasks: tasks.clone(),
+            places: places.clone(),
+            counters: counters.clone(),
+            chance: chance.clone(),
+            clock: rooms.clock.clone(),
+            receivers,
+        })
     }
-}
 
-impl Place {
-    fn slot(&self) -> &Slot {
-        self.slot.as_ref().expect("the slot is held until the task ends")
+    /// Starts the task of a connection that has just become live, and asks the peer for others.
+    pub(crate) fn start<S>(self: &Arc<Self>, io: S, place: Place, address: SocketAddr, tenure: Option<Tenure>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let conn = Arc::clone(place.conn());
+        // Refused only if the connection is ending already.
+        _ = self.receivers.exchange.ask(&conn);
+        let session = Session {
+            io,
+            reader: FrameReader::default(),
+            batch: VecDeque::new(),
+            gathering: false,
+            unflushed: false,
+            ending: None,
+            answering: ConnAnswers::default(),
+            allowance: Allowance::new(self.bytes_per_second, self.clock.coarse()),
+            pings: Pings::new(self.chance.number()),
+            group: NetGroup::of(address.ip()),
+            place,
+            shared: Arc::clone(self),
+            _tenure: tenure,
+        };
+        conn.owned_by(self.tasks.spawn(session));
+        if self.tasks.is_stopping() {
+            // It went live after the shutdown had looked who is.
+            self.places.disconnect_for_shutdown(conn.key);
+        }
     }
 }
 
@@ -109,39 +160,6 @@ impl<S> Session<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Starts the task of a connection that has just become live, and asks the peer for others.
-    pub(crate) fn start(
-        node: &Arc<Node>,
-        io: S,
-        conn: Arc<Conn>,
-        slot: Slot,
-        address: SocketAddr,
-        tenure: Option<Tenure>,
-    ) {
-        // Refused only if the connection is ending already.
-        _ = node.ask_for_peers(&conn);
-        let session = Self {
-            io,
-            reader: FrameReader::default(),
-            batch: VecDeque::new(),
-            gathering: false,
-            unflushed: false,
-            ending: None,
-            answering: Answering::default(),
-            allowance: Allowance::new(node.config.bytes_per_second_per_peer, node.rooms.clock.coarse()),
-            pings: Pings::new(node.chance.number()),
-            group: NetGroup::of(address.ip()),
-            place: Place { node: Arc::clone(node), conn: Arc::clone(&conn), slot: Some(slot), removal: None },
-            _tenure: tenure,
-        };
-        let key = conn.key;
-        conn.owned_by(node.tracker.spawn_on(session, &node.runtime).abort_handle());
-        if node.stop.is_cancelled() {
-            // It went live after the shutdown had looked who is.
-            node.disconnect_for_shutdown(key);
-        }
-    }
-
     fn talk(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         self.answering.poll_done(cx);
         let more = self.read(cx)?;
@@ -149,7 +167,7 @@ where
             if let Err(error) = self.write(cx) {
                 return Err(self.write_failed(cx, &error));
             }
-            let asks = self.place.conn.take_asks();
+            let asks = self.place.conn().take_asks();
             if let Some(goodbye) = asks.close {
                 return Err(Stop::Goodbye(goodbye));
             }
@@ -168,7 +186,7 @@ where
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
         for _ in 0..READS_PER_POLL {
-            let clock = Arc::clone(&self.place.node.rooms.clock);
+            let clock = Arc::clone(&self.shared.clock);
             if self.allowance.poll(cx, &*clock).is_pending() {
                 return Ok(false);
             }
@@ -184,7 +202,7 @@ where
                 Poll::Ready(Ok(())) => {
                     let bytes = buffer.filled();
                     self.place.slot().peer_seen(clock.coarse());
-                    self.place.conn.count_in(bytes.len());
+                    self.place.conn().count_in(bytes.len());
                     self.allowance.spend(bytes.len());
                     self.take_in(cx, bytes)?;
                 }
@@ -194,10 +212,10 @@ where
     }
 
     fn take_in(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Stop> {
-        let node = Arc::clone(&self.place.node);
+        let shared = Arc::clone(&self.shared);
         loop {
-            match self.reader.next(&mut bytes, &node.config.frame_caps) {
-                Ok(Some(frame)) => self.receive(cx, &node, frame)?,
+            match self.reader.next(&mut bytes, &shared.caps) {
+                Ok(Some(frame)) => self.receive(cx, &shared, frame)?,
                 Ok(None) => return Ok(()),
                 Err(bad) => return Err(self.broke_rules(&bad)),
             }
@@ -207,20 +225,21 @@ where
     fn receive(
         &mut self,
         cx: &mut Context<'_>,
-        node: &Arc<Node>,
+        shared: &Sessions,
         Frame { kind, body }: Frame,
     ) -> Result<(), Stop> {
+        let receivers = &shared.receivers;
         let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
         match message {
             Message::Hello(_) => return Err(self.broke_rules(&"a second hello")),
             Message::Ping { nonce } => {
                 // A peer that floods us with pings and does not read the answers goes without: the lane is bounded.
-                _ = self.place.conn.control(node.encode(&Message::Pong { nonce }));
+                _ = self.place.conn().control(Message::Pong { nonce }.encode_bounded());
             }
-            Message::Pong { nonce } => match self.pings.answered(nonce, node.rooms.clock.mono()) {
+            Message::Pong { nonce } => match self.pings.answered(nonce, shared.clock.mono()) {
                 Heard::Fresh(rtt) => {
                     self.place.slot().pong(rtt);
-                    node.ponged(&self.place.conn);
+                    receivers.health.ponged(self.place.conn());
                 }
                 Heard::Late => self.place.slot().set_pings_lost(0),
                 Heard::Again => {}
@@ -235,19 +254,28 @@ where
                 return Err(over(Asker::Remote, Cause::RemoteGoodbye, words));
             }
             Message::Broadcast { topic, payload } => {
-                node.take_broadcast(&self.place.conn, topic, body.slice_ref(payload));
+                receivers.broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
             }
             Message::Request { id, kind, payload } => {
-                self.answering.serve(cx, node, &self.place.conn, id, kind, body.slice_ref(payload));
+                self.answering.serve(
+                    cx,
+                    &receivers.answers,
+                    self.place.conn(),
+                    id,
+                    kind,
+                    body.slice_ref(payload),
+                );
             }
             Message::Response { id, status, payload } => {
                 let answered =
-                    self.place.conn.pending.answer(id, status, payload.len(), || body.slice_ref(payload));
+                    self.place.conn().pending.answer(id, status, payload.len(), || body.slice_ref(payload));
                 match answered {
                     Answered::Delivered | Answered::Late => {}
-                    Answered::Again | Answered::TooMuch => node.blame_answer(&self.place.conn, &answered),
+                    Answered::Again | Answered::TooMuch => {
+                        receivers.health.blame_answer(self.place.conn(), &answered)
+                    }
                     Answered::PeerList if status == Status::Ok => {
-                        if node.learn_peers(payload, self.group).is_err() {
+                        if receivers.exchange.learn(payload, self.group).is_err() {
                             return Err(self.broke_rules(&"a peer list that is too long or cannot be read"));
                         }
                     }
@@ -265,18 +293,18 @@ where
     fn broke_rules(&self, what: &dyn std::fmt::Display) -> Stop {
         let removal = Removal::new(Asker::Remote, Cause::ProtocolError, what.to_string());
         let goodbye = Goodbye { cause: removal.cause, text: removal.reason.clone() };
-        self.place.node.rooms.pool.disconnect(self.place.conn.key, removal, None);
+        self.place.disconnect(removal);
         // If the pool had closed it already, the peer hears that reason.
-        Stop::Goodbye(self.place.conn.take_asks().close.unwrap_or(goodbye))
+        Stop::Goodbye(self.place.conn().take_asks().close.unwrap_or(goodbye))
     }
 
     fn ping(&mut self) {
-        let clock = &self.place.node.rooms.clock;
+        let clock = &self.shared.clock;
         let slot = self.place.slot();
         let (nonce, lost) = self.pings.next(clock.mono(), clock.coarse(), slot.last_seen());
         slot.set_pings_lost(lost);
         // A full lane is a peer that does not read: its ping counts as sent, and will count as lost.
-        _ = self.place.conn.control(self.place.node.encode(&Message::Ping { nonce }));
+        _ = self.place.conn().control(Message::Ping { nonce }.encode_bounded());
     }
 
     /// Writes what the socket takes. Afterwards the next push, or at least the next nudge, wakes the task.
@@ -303,7 +331,7 @@ where
             match self.write_batch(cx) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => {
-                    self.place.conn.outbox.wait_for_nudge(cx.waker());
+                    self.place.conn().outbox.wait_for_nudge(cx.waker());
                     return Ok(());
                 }
             }
@@ -313,17 +341,17 @@ where
     /// Whether to look once more before writing: answers wake many who ask at once, and the first of them to ask again
     /// wakes this task before the others have run. They come first if it takes another turn.
     fn expects_more(&self) -> bool {
-        let open = self.place.conn.in_flight.load(Relaxed) as usize;
+        let open = self.place.conn().open_requests() as usize;
         let bytes: usize = self.batch.iter().map(Bytes::len).sum();
         self.batch.len() < open.min(BATCH_FRAMES) && bytes < BATCH_BYTES
     }
 
     /// The next frames to write. False if there are none.
     fn take(&mut self, cx: &mut Context<'_>) -> bool {
-        let Place { node, conn, .. } = &self.place;
-        let now = || node.rooms.clock.mono();
+        let (shared, conn) = (&self.shared, self.place.conn());
+        let now = || shared.clock.mono();
         let taken = conn.outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, now, cx.waker());
-        node.traffic.counts.took(&taken);
+        shared.counters.taken(&taken);
         !taken.is_empty()
     }
 
@@ -335,7 +363,7 @@ where
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.place.conn.count_out(written);
+            self.place.conn().count_out(written);
             self.unflushed = true;
             while let Some(front) = self.batch.front_mut()
                 && written > 0
@@ -373,11 +401,11 @@ where
     }
 
     fn begin_ending(&mut self, Goodbye { cause, text }: Goodbye) {
-        let conn = &self.place.conn;
+        let conn = self.place.conn();
         self.batch.extend(conn.outbox.end());
         conn.pending.end();
-        self.batch.push_back(self.place.node.encode(&Message::Goodbye { code: code_of(cause), text: &text }));
-        self.answering = Answering::default();
+        self.batch.push_back(Message::Goodbye { code: code_of(cause), text: &text }.encode_bounded());
+        self.answering = ConnAnswers::default();
         self.ending = Some(Ending { deadline: Box::pin(tokio::time::sleep(FAREWELL)), closed: false });
     }
 
@@ -445,7 +473,7 @@ where
             match session.talk(cx) {
                 Ok(()) => return Poll::Pending,
                 Err(Stop::Over(removal)) => {
-                    session.place.removal = Some(removal);
+                    session.place.set_removal(removal);
                     return Poll::Ready(());
                 }
                 Err(Stop::Goodbye(goodbye)) => session.begin_ending(goodbye),

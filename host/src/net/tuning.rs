@@ -1,8 +1,12 @@
 //! The numbers by which traffic is bounded and requests are made; they can change while the network runs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use crate::flow::{BreakerSettings, RetrySettings, TimeoutSettings};
+use arc_swap::{ArcSwap, Guard};
+
+use crate::flow::{BreakerSettings, Priority, RetrySettings, TimeoutSettings};
 
 /// How the network behaves under load.
 #[derive(Clone, PartialEq, Debug)]
@@ -43,5 +47,45 @@ impl Default for Tuning {
 impl Tuning {
     pub fn timeout_of(&self, kind: &str) -> TimeoutSettings {
         self.timeouts.get(kind).copied().unwrap_or(self.timeout)
+    }
+}
+
+/// The tuning in force, read on the paths of frames and requests.
+pub(crate) struct CurrentTuning {
+    values: ArcSwap<Tuning>,
+    /// Of the values: every routing decision asks for it, and for nothing else there.
+    healthy_above: AtomicU8,
+}
+
+impl CurrentTuning {
+    pub(crate) fn new(tuning: Tuning) -> Self {
+        Self { healthy_above: tuning.healthy_above.into(), values: ArcSwap::from_pointee(tuning) }
+    }
+
+    pub(crate) fn set(&self, tuning: Tuning) {
+        self.healthy_above.store(tuning.healthy_above, Relaxed);
+        self.values.store(Arc::new(tuning));
+    }
+
+    /// For a moment; not across an await.
+    pub(crate) fn get(&self) -> Guard<Arc<Tuning>> {
+        self.values.load()
+    }
+
+    pub(crate) fn get_full(&self) -> Arc<Tuning> {
+        self.values.load_full()
+    }
+
+    pub(crate) fn healthy_above(&self) -> u8 {
+        self.healthy_above.load(Relaxed)
+    }
+
+    /// The lane of a frame of this priority.
+    pub(crate) fn lane(&self, priority: Priority) -> Priority {
+        match priority {
+            Priority::Control => priority,
+            _ if self.values.load().priorities => priority,
+            _ => Priority::Request,
+        }
     }
 }

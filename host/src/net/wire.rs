@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::frame::{FrameCaps, Kind};
+use super::frame::{Frame, FrameCaps, FrameReader, HEADER, Kind};
 use crate::journal::Cause;
 use crate::peer::PeerId;
 
@@ -135,6 +135,11 @@ impl<'a> Message<'a> {
         }
         frame[..4].copy_from_slice(&(size as u32).to_le_bytes());
         Ok(Bytes::from(frame))
+    }
+
+    /// The same for a hello, ping, pong or goodbye, whose size this node bounds itself.
+    pub fn encode_bounded(&self) -> Bytes {
+        self.encode(&FrameCaps::default()).expect("hellos, pings and goodbyes are built within their caps")
     }
 
     fn size_hint(&self) -> usize {
@@ -290,6 +295,34 @@ pub fn clipped(text: &str, most: usize) -> &str {
 /// A stranger's words, fit for a terminal and for one line of a log.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Feeds arbitrary bytes to the decoder in two pieces and decodes every frame: what the fuzz target runs.
+#[doc(hidden)]
+pub fn fuzz_decode(bytes: &[u8]) {
+    let caps = FrameCaps { broadcast: 4096, request: 4096, response: 4096 };
+    let mut reader = FrameReader::default();
+    let cut = bytes.first().map_or(0, |&first| usize::from(first).min(bytes.len()));
+    for piece in [&bytes[..cut], &bytes[cut..]] {
+        let mut piece = piece;
+        while !piece.is_empty() {
+            match reader.next(&mut piece, &caps) {
+                Ok(Some(frame)) => decode_and_encode(&frame, &caps),
+                Ok(None) => assert!(piece.is_empty(), "a reader that wants more has taken all there was"),
+                Err(_) => return,
+            }
+            assert!(reader.held() <= 2 * 4096, "a reader holds at most the largest frame");
+        }
+    }
+    _ = decode_peers(bytes);
+}
+
+fn decode_and_encode(frame: &Frame, caps: &FrameCaps) {
+    if let Ok(message) = Message::decode(frame.kind, &frame.body) {
+        let again = message.encode(caps).expect("what came in under the cap goes out under it");
+        let body = &again[HEADER..];
+        assert_eq!(Message::decode(frame.kind, body).as_ref(), Ok(&message));
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::net::frame::{BadFrame, FrameReader, HEADER, MOST_EVER, fuzz_decode};
+use crate::net::frame::{BadFrame, FrameReader, HEADER, MOST_EVER};
 
 fn caps() -> FrameCaps {
     FrameCaps::default()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::kinds::Kind;
+use super::kinds::RequestKind;
 use crate::flow::{Breaker, BreakerSettings, BreakerState, CallEnd, Estimator, TimeoutSettings};
 use crate::peer::PeerId;
 
@@ -17,27 +17,27 @@ const REMEMBERED: usize = 4096;
 
 /// One peer's record.
 #[derive(Debug, Default)]
-pub(crate) struct Standing {
-    kinds: Mutex<Vec<Answers>>,
+pub(crate) struct PeerRecord {
+    kinds: Mutex<Vec<KindRecord>>,
     /// Breakers that are not closed: while there is none, nobody has to look at them.
     troubled: AtomicU32,
 }
 
 #[derive(Debug)]
-struct Answers {
-    kind: Arc<Kind>,
+struct KindRecord {
+    kind: Arc<RequestKind>,
     breaker: Breaker,
     times: Estimator,
 }
 
-impl Standing {
-    fn with<R>(&self, kind: &Arc<Kind>, act: impl FnOnce(&mut Answers) -> R) -> R {
+impl PeerRecord {
+    fn with<R>(&self, kind: &Arc<RequestKind>, act: impl FnOnce(&mut KindRecord) -> R) -> R {
         let mut kinds = self.kinds.lock();
         let at = match kinds.iter().position(|known| Arc::ptr_eq(&known.kind, kind)) {
             Some(at) => at,
             None => {
                 let (breaker, times) = (Breaker::default(), Estimator::default());
-                kinds.push(Answers { kind: Arc::clone(kind), breaker, times });
+                kinds.push(KindRecord { kind: Arc::clone(kind), breaker, times });
                 kinds.len() - 1
             }
         };
@@ -46,7 +46,7 @@ impl Standing {
 
     /// Whether a request of this kind would be let through. One relaxed load while no breaker is open; `now` is asked for
     /// the monotonic time only if one is.
-    pub(crate) fn would_admit(&self, kind: &Kind, now: impl FnOnce() -> Duration) -> bool {
+    pub(crate) fn would_admit(&self, kind: &RequestKind, now: impl FnOnce() -> Duration) -> bool {
         self.troubled.load(Relaxed) == 0 || {
             let kinds = self.kinds.lock();
             let known = kinds.iter().find(|known| std::ptr::eq(&*known.kind, kind));
@@ -55,14 +55,14 @@ impl Standing {
     }
 
     /// Asks to send a request; if it may be sent, its end has to be told.
-    pub(crate) fn admit(&self, kind: &Arc<Kind>, now: Duration) -> bool {
+    pub(crate) fn admit(&self, kind: &Arc<RequestKind>, now: Duration) -> bool {
         self.with(kind, |answers| answers.breaker.admit(now))
     }
 
     /// Tells how a request ended. The breaker's new state if that changed it.
     pub(crate) fn end(
         &self,
-        kind: &Arc<Kind>,
+        kind: &Arc<RequestKind>,
         how: CallEnd,
         took: Duration,
         now: Duration,
@@ -88,7 +88,7 @@ impl Standing {
     }
 
     /// How long to wait for an answer of this kind.
-    pub(crate) fn timeout(&self, kind: &Arc<Kind>, settings: &TimeoutSettings) -> Duration {
+    pub(crate) fn timeout(&self, kind: &Arc<RequestKind>, settings: &TimeoutSettings) -> Duration {
         self.with(kind, |answers| settings.after(&answers.times, &kind.times))
     }
 
@@ -109,17 +109,17 @@ impl Standing {
 
 /// The records of peers that have left.
 #[derive(Default)]
-pub(crate) struct Standings(Mutex<Left>);
+pub(crate) struct PeerRecords(Mutex<Left>);
 
 #[derive(Default)]
 struct Left {
-    records: HashMap<PeerId, Arc<Standing>>,
+    records: HashMap<PeerId, Arc<PeerRecord>>,
     order: VecDeque<PeerId>,
 }
 
-impl Standings {
+impl PeerRecords {
     /// The record of a peer that has come.
-    pub(crate) fn take(&self, peer: &PeerId) -> Arc<Standing> {
+    pub(crate) fn take(&self, peer: &PeerId) -> Arc<PeerRecord> {
         let mut left = self.0.lock();
         let Some(record) = left.records.remove(peer) else { return Arc::default() };
         left.order.retain(|other| other != peer);
@@ -127,7 +127,7 @@ impl Standings {
     }
 
     /// Keeps the record of a peer that leaves, if it says anything. O(records kept) only if the peer is among them.
-    pub(crate) fn keep(&self, peer: PeerId, record: &Arc<Standing>) {
+    pub(crate) fn keep(&self, peer: PeerId, record: &Arc<PeerRecord>) {
         if record.is_spotless() {
             return;
         }
@@ -146,40 +146,40 @@ impl Standings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::kinds::Kinds;
+    use crate::net::kinds::RequestKinds;
 
     #[test]
     fn a_record_outlives_the_connection_and_spotless_ones_are_forgotten() {
-        let (standings, kinds) = (Standings::default(), Kinds::default());
+        let (records, kinds) = (PeerRecords::default(), RequestKinds::default());
         let (kind, peer) = (kinds.of("block"), PeerId::from_bytes([7; 32]));
         let settings = BreakerSettings { failures: 1, ..BreakerSettings::default() };
         let (now, took) = (Duration::from_secs(1), Duration::from_millis(1));
 
-        let record = standings.take(&peer);
-        standings.keep(peer, &record);
-        assert!(standings.0.lock().records.is_empty());
+        let record = records.take(&peer);
+        records.keep(peer, &record);
+        assert!(records.0.lock().records.is_empty());
         assert!(record.admit(&kind, now));
         assert_eq!(record.end(&kind, CallEnd::Failed, took, now, &settings), Some(BreakerState::Open));
-        standings.keep(peer, &record);
-        let again = standings.take(&peer);
+        records.keep(peer, &record);
+        let again = records.take(&peer);
         assert!(!again.would_admit(&kind, || now) && again.would_admit(&kinds.of("tip"), || now));
         assert_eq!(again.breakers(now), [("block".into(), BreakerState::Open)]);
-        assert!(standings.0.lock().order.is_empty());
+        assert!(records.0.lock().order.is_empty());
     }
 
     #[test]
     fn records_are_bounded() {
-        let (standings, kind) = (Standings::default(), Kinds::default().of("block"));
+        let (records, kind) = (PeerRecords::default(), RequestKinds::default().of("block"));
         for n in 0..REMEMBERED + 100 {
-            let record = Arc::new(Standing::default());
+            let record = Arc::new(PeerRecord::default());
             record.admit(&kind, Duration::ZERO);
             let settings = BreakerSettings::default();
             record.end(&kind, CallEnd::Failed, Duration::ZERO, Duration::ZERO, &settings);
             let mut id = [0; 32];
             id[..8].copy_from_slice(&n.to_le_bytes());
-            standings.keep(PeerId::from_bytes(id), &record);
+            records.keep(PeerId::from_bytes(id), &record);
         }
-        let left = standings.0.lock();
+        let left = records.0.lock();
         assert_eq!((left.records.len(), left.order.len()), (REMEMBERED, REMEMBERED));
     }
 }

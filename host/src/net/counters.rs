@@ -1,0 +1,92 @@
+//! Frames and requests of one node's network, counted over all connections since the start.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::flow::{Budget, Priority, Taken, TrafficSnapshot};
+
+type ByPriority = [AtomicU64; Priority::COUNT];
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    sent: ByPriority,
+    full: ByPriority,
+    shed: ByPriority,
+    expired: AtomicU64,
+    retried: AtomicU64,
+    hedged: AtomicU64,
+    breakers_opened: AtomicU64,
+    misbehaved: AtomicU64,
+    /// Requests of this node that are open now.
+    open: AtomicUsize,
+}
+
+fn load(counts: &ByPriority) -> [u64; Priority::COUNT] {
+    std::array::from_fn(|at| counts[at].load(Relaxed))
+}
+
+impl Counters {
+    /// A session took frames from its send queue.
+    pub(crate) fn taken(&self, taken: &Taken) {
+        for (count, &frames) in self.sent.iter().zip(&taken.frames) {
+            if frames > 0 {
+                count.fetch_add(frames.into(), Relaxed);
+            }
+        }
+        if taken.expired > 0 {
+            self.expired.fetch_add(taken.expired.into(), Relaxed);
+        }
+    }
+
+    /// A send queue had no room for a frame.
+    pub(crate) fn full(&self, priority: Priority) {
+        self.full[priority as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn shed(&self, frames: [u32; Priority::COUNT]) {
+        for (count, frames) in self.shed.iter().zip(frames) {
+            count.fetch_add(frames.into(), Relaxed);
+        }
+    }
+
+    pub(crate) fn retried(&self) {
+        self.retried.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn hedged(&self) {
+        self.hedged.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn breaker_opened(&self) {
+        self.breakers_opened.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn misbehaved(&self) {
+        self.misbehaved.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request as open. How many were open before.
+    pub(crate) fn request_opened(&self) -> usize {
+        self.open.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn request_closed(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self, budget: &Budget) -> TrafficSnapshot {
+        TrafficSnapshot {
+            queued_bytes: budget.used() as u64,
+            budget_bytes: budget.limit() as u64,
+            sent: load(&self.sent),
+            full: load(&self.full),
+            refused: Priority::ALL.map(|priority| budget.refused(priority)),
+            shed: load(&self.shed),
+            expired: self.expired.load(Relaxed),
+            pending: self.open.load(Relaxed) as u64,
+            retried: self.retried.load(Relaxed),
+            hedged: self.hedged.load(Relaxed),
+            breakers_opened: self.breakers_opened.load(Relaxed),
+            misbehaved: self.misbehaved.load(Relaxed),
+        }
+    }
+}
