@@ -307,11 +307,10 @@ impl Net {
         for key in live {
             goodbyes += u32::from(self.places.disconnect_for_shutdown(key));
         }
-        self.tasks.close();
         let mut aborted = 0;
-        if tokio::time::timeout(deadline, self.tasks.ended()).await.is_err() {
+        if !self.tasks.ended_within(deadline).await {
             aborted = self.roster.abort_all();
-            _ = tokio::time::timeout(ABORT_GRACE, self.tasks.ended()).await;
+            self.tasks.ended_within(ABORT_GRACE).await;
         }
         self.refusals.flush();
         Stopped { goodbyes, aborted }
@@ -439,7 +438,6 @@ fn check_name(network: &str) -> io::Result<()> {
 impl Drop for Net {
     fn drop(&mut self) {
         self.tasks.stop();
-        self.tasks.close();
         self.roster.abort_all();
     }
 }

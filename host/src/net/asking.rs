@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::conn::Conn;
-use super::counters::Counters;
+use super::counters::{Counters, Event};
 use super::kinds::RequestKind;
 use super::peer_choice::{Candidates, PeerChoice, Unusable};
 use super::request_error::RequestError;
@@ -186,7 +186,7 @@ impl RoutedRequests {
                 if !self.retries.spend() {
                     break;
                 }
-                self.counters.retried();
+                self.counters.count(Event::Retried);
                 let wait = tuning.retry.wait(retry - 1, self.choice.random());
                 if timeout_at(end, sleep(wait)).await.is_err() {
                     break;
@@ -234,7 +234,7 @@ impl RoutedRequests {
         let Some(other) = self.route(ask, kind, asked).filter(|_| self.retries.spend()) else {
             return first.await;
         };
-        self.counters.hedged();
+        self.counters.count(Event::Hedged);
         asked.push(other.peer);
         let second = std::pin::pin!(self.one(ask, kind, other, end));
         let mut second = second;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::conn::Conn;
-use super::counters::Counters;
+use super::counters::{Counters, Event};
 use super::pending::Answered;
 use super::settings::Rooms;
 use crate::journal::{Asker, Draft, Journal, What};
@@ -51,7 +51,7 @@ impl ConnHealth {
             Answered::TooMuch => (TOO_MUCH, "answered more than was asked for"),
             Answered::Delivered | Answered::PeerList | Answered::Late | Answered::NeverAsked => return,
         };
-        self.counters.misbehaved();
+        self.counters.count(Event::Misbehaved);
         self.take(conn, by, || words.to_owned());
     }
 

@@ -6,16 +6,22 @@ use crate::flow::{Budget, Priority, Taken, TrafficSnapshot};
 
 type ByPriority = [AtomicU64; Priority::COUNT];
 
+/// What is counted apart from frames by priority.
+#[derive(Clone, Copy)]
+pub(crate) enum Event {
+    Expired,
+    Retried,
+    Hedged,
+    BreakerOpened,
+    Misbehaved,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     sent: ByPriority,
     full: ByPriority,
     shed: ByPriority,
-    expired: AtomicU64,
-    retried: AtomicU64,
-    hedged: AtomicU64,
-    breakers_opened: AtomicU64,
-    misbehaved: AtomicU64,
+    events: [AtomicU64; 5],
     /// Requests of this node that are open now.
     open: AtomicUsize,
 }
@@ -33,7 +39,7 @@ impl Counters {
             }
         }
         if taken.expired > 0 {
-            self.expired.fetch_add(taken.expired.into(), Relaxed);
+            self.events[Event::Expired as usize].fetch_add(taken.expired.into(), Relaxed);
         }
     }
 
@@ -48,20 +54,8 @@ impl Counters {
         }
     }
 
-    pub(crate) fn retried(&self) {
-        self.retried.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn hedged(&self) {
-        self.hedged.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn breaker_opened(&self) {
-        self.breakers_opened.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn misbehaved(&self) {
-        self.misbehaved.fetch_add(1, Relaxed);
+    pub(crate) fn count(&self, event: Event) {
+        self.events[event as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts a request as open. How many were open before.
@@ -74,6 +68,7 @@ impl Counters {
     }
 
     pub(crate) fn snapshot(&self, budget: &Budget) -> TrafficSnapshot {
+        let events = |event: Event| self.events[event as usize].load(Relaxed);
         TrafficSnapshot {
             queued_bytes: budget.used() as u64,
             budget_bytes: budget.limit() as u64,
@@ -81,12 +76,12 @@ impl Counters {
             full: load(&self.full),
             refused: Priority::ALL.map(|priority| budget.refused(priority)),
             shed: load(&self.shed),
-            expired: self.expired.load(Relaxed),
+            expired: events(Event::Expired),
             pending: self.open.load(Relaxed) as u64,
-            retried: self.retried.load(Relaxed),
-            hedged: self.hedged.load(Relaxed),
-            breakers_opened: self.breakers_opened.load(Relaxed),
-            misbehaved: self.misbehaved.load(Relaxed),
+            retried: events(Event::Retried),
+            hedged: events(Event::Hedged),
+            breakers_opened: events(Event::BreakerOpened),
+            misbehaved: events(Event::Misbehaved),
         }
     }
 }

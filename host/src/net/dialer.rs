@@ -20,19 +20,15 @@ use crate::pool::{Direction, Pool};
 /// after 1, 3 and 7 s: an attempt of 5 s would be deaf for its last two, and a path may come back in that very moment.
 const ANEW_WHEN_ALONE: Duration = Duration::from_millis(1500);
 
-/// Takes orders to dial.
+/// Takes orders to dial. Each attempt's task has a clone.
+#[derive(Clone)]
 pub(crate) struct Dialer {
-    at_once: usize,
-    in_flight: Arc<Semaphore>,
-    attempts: Arc<Attempts>,
-}
-
-/// Carries out one attempt at a time per task.
-struct Attempts {
     carrier: Carrier,
     greeter: Arc<Greeter>,
     pool: Arc<Pool>,
     tasks: Tasks,
+    at_once: usize,
+    in_flight: Arc<Semaphore>,
     connect_timeout: Duration,
     handshake_timeout: Duration,
 }
@@ -47,36 +43,19 @@ impl Dialer {
     ) -> Arc<Self> {
         let NetConfig { connect_timeout, handshake_timeout, dials_at_once: at_once, .. } = *config;
         let (greeter, pool, tasks) = (greeter.clone(), rooms.pool.clone(), tasks.clone());
-        let attempts = Attempts { carrier, greeter, pool, tasks, connect_timeout, handshake_timeout };
         let in_flight = Arc::new(Semaphore::new(at_once));
-        Arc::new(Self { at_once, in_flight, attempts: Arc::new(attempts) })
+        Arc::new(Self {
+            carrier,
+            greeter,
+            pool,
+            tasks,
+            at_once,
+            in_flight,
+            connect_timeout,
+            handshake_timeout,
+        })
     }
-}
 
-impl Dial for Dialer {
-    fn dial(&self, order: DialOrder, ticket: Dialing) {
-        let attempts = Arc::clone(&self.attempts);
-        if attempts.tasks.is_stopping() {
-            return ticket.failed(&DialFailure::Abandoned);
-        }
-        let Ok(place) = Arc::clone(&self.in_flight).try_acquire_owned() else {
-            let most = self.at_once;
-            return ticket.failed(&DialFailure::Denied(format!("{most} dials are in flight already")));
-        };
-        // The pool's limits before any work, as for those who come to us.
-        let admission = match attempts.pool.admit(Direction::Outbound, order.address) {
-            Ok(admission) => admission,
-            Err(denied) => return ticket.failed(&DialFailure::Denied(denied.to_string())),
-        };
-        let tasks = attempts.tasks.clone();
-        tasks.spawn(async move {
-            attempts.run(Outgoing { order, admission }, ticket).await;
-            drop(place);
-        });
-    }
-}
-
-impl Attempts {
     /// Up to three tries, each beside the one before, if this node is alone; else one. The first that ends counts.
     async fn connect(&self, address: SocketAddr) -> io::Result<Begun> {
         let mut first = std::pin::pin!(self.carrier.connect(address));
@@ -143,6 +122,28 @@ impl Attempts {
             Ok(Greeted::Live(peer) | Greeted::Alive(peer)) => ticket.alive(peer),
             Err(error) => settle(ticket, error),
         }
+    }
+}
+
+impl Dial for Dialer {
+    fn dial(&self, order: DialOrder, ticket: Dialing) {
+        if self.tasks.is_stopping() {
+            return ticket.failed(&DialFailure::Abandoned);
+        }
+        let Ok(place) = Arc::clone(&self.in_flight).try_acquire_owned() else {
+            let most = self.at_once;
+            return ticket.failed(&DialFailure::Denied(format!("{most} dials are in flight already")));
+        };
+        // The pool's limits before any work, as for those who come to us.
+        let admission = match self.pool.admit(Direction::Outbound, order.address) {
+            Ok(admission) => admission,
+            Err(denied) => return ticket.failed(&DialFailure::Denied(denied.to_string())),
+        };
+        let dialer = self.clone();
+        self.tasks.spawn(async move {
+            dialer.run(Outgoing { order, admission }, ticket).await;
+            drop(place);
+        });
     }
 }
 

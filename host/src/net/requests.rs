@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::conn::Conn;
 use super::conn_health::ConnHealth;
-use super::counters::Counters;
+use super::counters::{Counters, Event};
 use super::frame_sender::FrameSender;
 use super::kinds::{RequestKind, RequestKinds};
 use super::pending::{Reply, Waiter};
@@ -218,7 +218,7 @@ impl Attempt<'_> {
         let now = requests.clock.mono();
         if let Some(state) = conn.record.end(kind, end, took, now, &tuning.breaker) {
             if state == BreakerState::Open {
-                requests.counters.breaker_opened();
+                requests.counters.count(Event::BreakerOpened);
             }
             requests.journal.record(Draft {
                 peer: Some(conn.peer),

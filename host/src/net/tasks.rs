@@ -1,6 +1,7 @@
 //! The tasks of one node's network: starts them, counts them and asks them to stop.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -42,12 +43,9 @@ impl Tasks {
         self.stop.cancelled()
     }
 
-    /// Ends when all tasks have ended, once [`Tasks::close`] was called.
-    pub(crate) async fn ended(&self) {
-        self.tracker.wait().await;
-    }
-
-    pub(crate) fn close(&self) {
+    /// Waits for all tasks to end, at most `limit`. Whether they have.
+    pub(crate) async fn ended_within(&self, limit: Duration) -> bool {
         self.tracker.close();
+        tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
     }
 }

@@ -77,6 +77,7 @@ pub trait Listener: Send + Sync + 'static {
 }
 
 /// What opens a node's connections. TLS over TCP is known by its types, so that its streams are in no box.
+#[derive(Clone)]
 pub(crate) enum Carrier {
     Tls(Tls),
     Own(Arc<dyn Transport>),
