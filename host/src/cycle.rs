@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use groundskeeper_sdk::host::{Level, LogLine, Metric, Parts, Saved};
+use groundskeeper_sdk::host::{Frozen, Level, LogLine, Metric, Parts, Saved};
 use groundskeeper_sdk::phase::{Failure, Tick};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::book::{Book, Dial};
 use crate::clock::{Clock, Coarse, unix_seconds};
 use crate::config::{Guests, Mode, WakeOn};
 use crate::data::KeptPhase;
-use crate::engine::{Ended, Fence, Job};
+use crate::engine::{Changes, Ended, Fence, Job, PhaseView};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Journal, Outcome, What};
 use crate::pool::Pool;
@@ -22,25 +22,22 @@ use crate::registry::{LastRuns, PhaseBoard, PhaseState, Registered, Registry, Ve
 
 mod apply;
 mod ceilings;
-mod frame;
 mod pings;
 mod recording;
+mod snapshot;
 mod swap;
 #[cfg(test)]
 mod tests;
-mod view;
 
 pub use apply::Tally;
 use apply::{Applied, Apply};
 use ceilings::{Ledger, Rules};
-#[doc(hidden)]
-pub use frame::Frame;
-pub use frame::Thresholds;
 use pings::Pings;
+pub use snapshot::Thresholds;
+#[doc(hidden)]
+pub use snapshot::TickSnapshot;
 #[doc(hidden)]
 pub use swap::Scene;
-#[doc(hidden)]
-pub use view::{Overlay, PhaseView};
 
 /// What a beat may take before guests have to wait for the next tick, or a third of the interval if that is less. A native
 /// phase that has not come back by then is stuck ...
@@ -333,9 +330,10 @@ impl Cycle {
         self.world.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
         let World { pool, book, broadcasts, thresholds, .. } = &self.world;
         let resumed_at = self.resumed_at.unwrap_or_default();
-        let frame = Frame::take(pool, book, broadcasts, *thresholds, now, resumed_at);
-        let connected_before = frame.rows().len() as u32;
-        let mut run = BeatRun { beat, late, frame, overlay: Arc::default(), urgent_dials: 0, taking: None };
+        let snapshot = TickSnapshot::take(pool, book, broadcasts, *thresholds, now, resumed_at);
+        let connected_before = snapshot.rows().len() as u32;
+        let mut run =
+            BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, taking: None };
         let mut report = BeatReport {
             tick: beat.tick,
             urgent: beat.urgent,
@@ -476,8 +474,9 @@ impl Cycle {
         let since_last = phase.last_accepted.map(|at| mono.saturating_sub(at).as_secs());
         let since_last = since_last.or(phase.last_run_unix.map(|at| unix.saturating_sub(at).into()));
         let memory = phase.memory_cap().and_then(|_| phase.memory());
-        let view = PhaseView::new(Arc::clone(&run.frame), Arc::clone(&run.overlay), memory);
-        let view: Arc<PhaseView> = Arc::new(view);
+        let names = recording::names(self.recorder.as_mut(), &self.world, self.interval, run);
+        let view = PhaseView::new(Arc::clone(&run.snapshot), Arc::clone(&run.changes), memory);
+        let view = Arc::new(view.with_names(names));
         let job = Job {
             tick: Tick {
                 number: tick,
@@ -487,7 +486,7 @@ impl Cycle {
                 unix_s: unix,
                 seed: seed(self.secret, &beat, &phase.name),
             },
-            view: recording::watched(self.recorder.as_mut(), &self.world, self.interval, run, &view),
+            view: Arc::clone(&view) as Arc<dyn Frozen>,
         };
         let given = job.tick;
         phase.missed += u64::from(missed);
@@ -540,13 +539,19 @@ impl Cycle {
     }
 
     /// Applies an accepted plan and notes that the phase did well.
-    fn accept(&mut self, at: usize, parts: Parts, view: &PhaseView, run: &mut BeatRun) -> Tally {
+    fn accept(
+        &mut self,
+        at: usize,
+        parts: Parts,
+        view: &PhaseView<TickSnapshot>,
+        run: &mut BeatRun,
+    ) -> Tally {
         let Self { world, registry, ledger, pings, .. } = self;
         let phase = &mut registry.phases[at];
         let Parts { asks, memory, log: _, metrics } = parts;
         if !asks.is_empty() {
             // What later phases see of the state words is how they were before the first change of the beat.
-            run.frame.rows().words();
+            run.snapshot.rows().words();
         }
         let shadow = phase.is_shadow();
         let rules = Rules {
@@ -558,19 +563,19 @@ impl Cycle {
         let now = world.clock.mono();
         let allowance =
             phase.is_guest().then(|| ledger.allowance(&phase.name, shadow, run.beat.tick, now, rules));
-        let mut scratch = Overlay::default();
-        let overlay = if shadow {
-            scratch.clone_from(&run.overlay);
+        let mut scratch = Changes::default();
+        let changes = if shadow {
+            scratch.clone_from(&run.changes);
             &mut scratch
         } else {
-            Arc::make_mut(&mut run.overlay)
+            Arc::make_mut(&mut run.changes)
         };
         let mut apply = Apply {
             world,
             by: phase.asker(),
-            frame: &run.frame,
+            snapshot: &run.snapshot,
             view,
-            overlay,
+            changes,
             pings,
             urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
             allowance,
@@ -643,8 +648,8 @@ fn log(phase: &Registered, line: &LogLine) {
 struct BeatRun {
     beat: Beat,
     late: bool,
-    frame: Arc<Frame>,
-    overlay: Arc<Overlay>,
+    snapshot: Arc<TickSnapshot>,
+    changes: Arc<Changes>,
     urgent_dials: u32,
     /// The beat's record, from the first run on, if it is recorded.
     taking: Option<Taking>,
@@ -653,7 +658,7 @@ struct BeatRun {
 impl BeatRun {
     /// Connections after what the plans before this phase ended.
     fn connected(&self) -> u32 {
-        (self.frame.rows().len() - self.overlay.closed.len()) as u32
+        (self.snapshot.rows().len() - self.changes.closed.len()) as u32
     }
 }
 

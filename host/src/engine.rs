@@ -14,6 +14,7 @@ mod log;
 #[doc(hidden)]
 pub mod native;
 mod thread;
+mod view;
 #[cfg(feature = "wasm")]
 #[doc(hidden)]
 pub mod wasm;
@@ -21,6 +22,9 @@ pub mod wasm;
 #[doc(hidden)]
 pub use breaker::{BREAKER_FAILURES, Breaker};
 pub use thread::PhaseThread;
+pub use view::Changes;
+#[doc(hidden)]
+pub use view::{NameOf, PhaseView, Snapshot};
 
 /// A phase together with its settings, whatever it is made of.
 pub trait Body: Send + Sync {

@@ -16,14 +16,14 @@ mod output;
 mod recorder;
 mod replay;
 mod runs;
+mod snapshot;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod view;
 mod whatif;
 mod writer;
 
-pub use beat::{Came, Changes, Fate, How, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
+pub use beat::{Came, Fate, How, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
 pub use builtin::{BUILT_IN, WithSettings, builtin};
 #[doc(hidden)]
 pub use file::fuzz_read;
@@ -31,7 +31,9 @@ pub use file::{Event, Gap, ReadError, Recording};
 pub use fixture::Fixture;
 pub use recorder::{RecordCounts, RecordError, Recorder, RecorderOptions};
 #[doc(hidden)]
-pub use recorder::{Snapshot, Taking};
+pub use recorder::{Recordable, Taking};
 pub use replay::{Damage, Difference, Extent, Lookup, PhaseReport, Report, replay};
-pub use view::Scene;
+pub use snapshot::RecordedSnapshot;
 pub use whatif::{Action, Agreement, Candidate, Dropped, Failed, WhatIf, what_if};
+
+pub use crate::engine::Changes;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use groundskeeper::book::{Book, BookLimits, Source};
 use groundskeeper::clock::Coarse;
 use groundskeeper::config::Config;
-use groundskeeper::cycle::{Beat, BeatReport, Cycle, Frame, Thresholds, World};
+use groundskeeper::cycle::{Beat, BeatReport, Cycle, Thresholds, TickSnapshot, World};
 use groundskeeper::engine::{Fence, PhaseThread};
 use groundskeeper::flow::{BroadcastLimits, Broadcasts};
 use groundskeeper::node::builtins;
@@ -128,8 +128,9 @@ impl Ours {
         self.filled.refill();
         self.filled.spread(IDLE, STALE);
         let World { pool, book, broadcasts, thresholds, clock, .. } = self.cycle.world();
-        let (freeze, frame) =
-            timed(|| Frame::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default()));
+        let (freeze, frame) = timed(|| {
+            TickSnapshot::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default())
+        });
         drop(frame);
         self.tick += ALL_DUE;
         let cpu = cpu_micros();

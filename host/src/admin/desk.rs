@@ -10,7 +10,8 @@ use super::answers::{
     BookStatus, Health, Held, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status,
 };
 use crate::clock::{Coarse, unix_seconds};
-use crate::cycle::{BeatReport, Frame, Measures, PhaseView};
+use crate::cycle::{BeatReport, Measures, TickSnapshot};
+use crate::engine::PhaseView;
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
@@ -69,14 +70,15 @@ impl Desk {
         let from = &self.sources;
         let now = from.clock.coarse();
         let thresholds = from.measures.lock().thresholds;
-        let frame = Frame::take(&from.pool, &from.book, &from.broadcasts, thresholds, now, Coarse::default());
+        let snapshot =
+            TickSnapshot::take(&from.pool, &from.book, &from.broadcasts, thresholds, now, Coarse::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.clock),
             seed: [rand::random(), rand::random()],
             ..Tick::default()
         };
-        Fixture::of(&PhaseView::new(frame, Arc::default(), None), tick, thresholds.healthy_above.into())
+        Fixture::of(&PhaseView::new(snapshot, Arc::default(), None), tick, thresholds.healthy_above.into())
     }
 
     /// Reads the drop-in folder now, and does what follows from it.

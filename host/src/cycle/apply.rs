@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::World;
 use super::ceilings::{Allowance, Standing};
-use super::frame::Frame;
 use super::pings::Pings;
 use super::recording::fate;
-use super::view::{Overlay, PhaseView};
+use super::snapshot::TickSnapshot;
+use crate::engine::{Changes, PhaseView};
 use crate::journal::{Asker, Cause, Draft, Outcome, What};
 use crate::pool::{Removal, Terms, Verdict};
 use crate::record::Fate;
@@ -71,10 +71,10 @@ impl std::ops::AddAssign for Tally {
 pub(super) struct Apply<'a> {
     pub world: &'a World,
     pub by: Asker,
-    pub frame: &'a Arc<Frame>,
-    pub view: &'a PhaseView,
+    pub snapshot: &'a Arc<TickSnapshot>,
+    pub view: &'a PhaseView<TickSnapshot>,
     /// What the plans of this beat have changed. In shadow mode a copy, which nobody else sees.
-    pub overlay: &'a mut Overlay,
+    pub changes: &'a mut Changes,
     pub pings: &'a mut VecDeque<Pings>,
     /// Dials started in this beat so far, if the beat is an urgent one.
     pub urgent_dials: Option<&'a mut u32>,
@@ -129,7 +129,7 @@ impl Apply<'_> {
             Ask::Health { peer, by, reason } => self.health(peer, by, &reason),
             Ask::Protect { peer, for_s, reason } => self.protect(peer, for_s, &reason),
             Ask::Ping { peers } => {
-                let rows = peers.into_iter().filter_map(|row| self.view.peer_row(row)).map(|row| row as u32);
+                let rows = peers.into_iter().filter_map(|row| self.peer_row(row)).map(|row| row as u32);
                 let rows = rows.collect();
                 self.ping(rows, String::new());
             }
@@ -147,6 +147,11 @@ impl Apply<'_> {
         }
     }
 
+    /// The snapshot's row for a row of the phase's view.
+    fn peer_row(&self, row: u32) -> Option<usize> {
+        self.view.snapshot_row(Table::Peers, row)
+    }
+
     fn draft(&self, what: What, reason: impl Into<String>) -> Draft {
         Draft::new(self.by.clone(), what, reason)
     }
@@ -157,12 +162,12 @@ impl Apply<'_> {
 
     /// A record about one peer of the view.
     fn about(&self, what: What, row: usize, reason: &str) -> Draft {
-        let naming = self.frame.naming(row);
+        let naming = self.snapshot.naming(row);
         Draft {
-            conn: Some(self.frame.rows().key(row).conn),
+            conn: Some(self.snapshot.rows().key(row).conn),
             peer: naming.as_ref().map(|naming| naming.id),
             address: naming.as_ref().map(|naming| naming.address),
-            inputs: self.frame.inputs(row),
+            inputs: self.snapshot.inputs(row),
             ..self.draft(what, reason)
         }
     }
@@ -225,8 +230,8 @@ impl Apply<'_> {
 
     /// Health of a row, as the plans of this beat leave it so far.
     fn health_of(&self, row: usize) -> u8 {
-        let changed = self.overlay.health.get(&(row as u32)).copied();
-        changed.unwrap_or_else(|| self.frame.rows().words()[row].health())
+        let changed = self.changes.health.get(&(row as u32)).copied();
+        changed.unwrap_or_else(|| self.snapshot.rows().words()[row].health())
     }
 
     fn is_healthy(&self, health: u8) -> bool {
@@ -235,7 +240,7 @@ impl Apply<'_> {
 
     /// A connection that this plan has ended, or would have.
     fn ended(&mut self, row: usize) {
-        self.overlay.closed.insert(row as u32);
+        self.changes.closed.insert(row as u32);
         if self.is_healthy(self.health_of(row))
             && let Some(healthy) = &mut self.outcome.healthy
         {
@@ -247,23 +252,23 @@ impl Apply<'_> {
         self.outcome.ended_in_shadow += u32::from(self.shadow);
     }
 
-    /// The frame's row of a connection that is still to be touched, or a record that says why it is not.
+    /// The snapshot's row of a connection that is still to be touched, or a record that says why it is not.
     fn touchable(&mut self, what: What, row: u32, reason: &str, of_the_silent: bool) -> Option<usize> {
-        let row = self.view.peer_row(row)?;
-        if self.overlay.closed.contains(&(row as u32)) {
+        let row = self.peer_row(row)?;
+        if self.changes.closed.contains(&(row as u32)) {
             self.void(what, row, reason, ENDED_ALREADY);
             return None;
         }
         // The dead are not connections: protection keeps the living. A guest is not believed to know which they are.
         let exempt = of_the_silent && self.allowance.is_none();
         let is_protected =
-            self.frame.rows().words()[row].protected() || self.overlay.protected.contains(&(row as u32));
+            self.snapshot.rows().words()[row].protected() || self.changes.protected.contains(&(row as u32));
         if is_protected && !exempt {
             self.refused(what, row, reason, "the peer is protected".to_owned());
             return None;
         }
         if let Some(allowance) = &self.allowance
-            && let Err(words) = allowance.touchable(self.frame.naming(row).map(|naming| naming.id))
+            && let Err(words) = allowance.touchable(self.snapshot.naming(row).map(|naming| naming.id))
         {
             self.refused(what, row, reason, words);
             return None;
@@ -287,8 +292,8 @@ impl Apply<'_> {
             Ok(keep) => keep,
             Err(words) => return self.refused(what, row, &reason, words),
         };
-        let key = self.frame.rows().key(row);
-        let unless_seen_since = if_silent.then(|| self.frame.silent_since(row));
+        let key = self.snapshot.rows().key(row);
+        let unless_seen_since = if_silent.then(|| self.snapshot.silent_since(row));
         if self.shadow {
             return match self.world.pool.is_live(key) {
                 false => self.void(what, row, &reason, ENDED_ALREADY),
@@ -303,7 +308,7 @@ impl Apply<'_> {
             };
         }
         let removal = Removal {
-            inputs: self.frame.inputs(row),
+            inputs: self.snapshot.inputs(row),
             ..Removal::new(self.by.clone(), Cause::Phase, reason.clone())
         };
         let terms = Terms { unless_seen_since, keep, ..Terms::default() };
@@ -343,11 +348,11 @@ impl Apply<'_> {
             return self.in_shadow(draft);
         }
         let removal = Removal {
-            inputs: self.frame.inputs(row),
+            inputs: self.snapshot.inputs(row),
             ..Removal::new(self.by.clone(), Cause::Banned, reason)
         };
         let terms = Terms { keep, ban_for: Some(time), ..Terms::default() };
-        let verdict = self.world.pool.disconnect_on(self.frame.rows().key(row), removal, terms);
+        let verdict = self.world.pool.disconnect_on(self.snapshot.rows().key(row), removal, terms);
         match verdict {
             Verdict::TooFew => {
                 let words = format!("{keep} connections have to be left");
@@ -376,11 +381,11 @@ impl Apply<'_> {
         // Raising is not touching: whoever is kept from guests may still be praised by them.
         let row = match by < 0 && self.allowance.is_some() {
             true => self.touchable(what, row, reason, false),
-            false => self.view.peer_row(row),
+            false => self.peer_row(row),
         };
         let Some(row) = row else { return };
         let mut draft = self.about(what, row, reason);
-        let (Some(id), false) = (draft.peer, self.overlay.closed.contains(&(row as u32))) else {
+        let (Some(id), false) = (draft.peer, self.changes.closed.contains(&(row as u32))) else {
             return self.not_applied(draft, Outcome::Void(ENDED_ALREADY.into()));
         };
         let health = self.health_of(row);
@@ -394,7 +399,7 @@ impl Apply<'_> {
             Ok(granted) => granted,
             Err(words) => return self.not_applied(draft, Outcome::Refused(words)),
         };
-        let key = self.frame.rows().key(row);
+        let key = self.snapshot.rows().key(row);
         let moved = if self.shadow {
             let after = i32::from(health).saturating_add(by).clamp(health.min(floor).into(), 100);
             self.world.pool.is_live(key).then_some((health, after as u8))
@@ -406,7 +411,7 @@ impl Apply<'_> {
         };
         draft.inputs.push(("health-before".into(), before.into()));
         draft.inputs.push(("health-after".into(), after.into()));
-        self.overlay.health.insert(row as u32, after);
+        self.changes.health.insert(row as u32, after);
         let (was, is) = (self.is_healthy(before), self.is_healthy(after));
         if let Some(healthy) = &mut self.outcome.healthy {
             *healthy = (*healthy + u32::from(is)).saturating_sub(u32::from(was));
@@ -422,9 +427,9 @@ impl Apply<'_> {
     }
 
     fn protect(&mut self, row: u32, for_s: u32, reason: &str) {
-        let Some(row) = self.view.peer_row(row) else { return };
+        let Some(row) = self.peer_row(row) else { return };
         let (key, wished, live) =
-            (self.frame.rows().key(row), Duration::from_secs(for_s.into()), self.live());
+            (self.snapshot.rows().key(row), Duration::from_secs(for_s.into()), self.live());
         let pool = &self.world.pool;
         let granted = match &mut self.allowance {
             Some(allowance) => allowance.protect(key, wished, live, |key| pool.is_live(key)),
@@ -440,7 +445,7 @@ impl Apply<'_> {
             let words = "the connection has ended, or as many as can be are protected";
             return self.not_applied(draft, Outcome::Void(words.into()));
         }
-        self.overlay.protected.insert(row as u32);
+        self.changes.protected.insert(row as u32);
         if let Some(allowance) = &mut self.allowance {
             allowance.protected(key, time);
         }
@@ -454,7 +459,7 @@ impl Apply<'_> {
     fn ping_matching(&mut self, tests: &[Test]) {
         let mut rows = Vec::new();
         query::matching(self.view, Table::Peers, tests, &mut |row| {
-            rows.extend(self.view.peer_row(row).map(|row| row as u32));
+            rows.extend(self.peer_row(row).map(|row| row as u32));
         });
         let words = if tests.is_empty() {
             "everyone".to_owned()
@@ -485,28 +490,28 @@ impl Apply<'_> {
         }
         self.outcome.tally.pinged += count;
         self.record(draft);
-        self.pings.push_back(Pings::new(Arc::clone(self.frame), rows));
+        self.pings.push_back(Pings::new(Arc::clone(self.snapshot), rows));
     }
 
     fn dial(&mut self, row: u32, probe: bool, reason: String) {
         let what = if probe { What::Probe } else { What::Dial };
-        let Some(row) = self.view.book_row(row) else {
+        let Some(row) = self.view.snapshot_row(Table::Book, row) else {
             let draft = self.draft(what, reason);
             return self.not_applied(draft, Outcome::Refused("no such row in the address book".into()));
         };
-        let address = self.frame.book().addresses[row];
+        let address = self.snapshot.book().addresses[row];
         let draft = Draft {
             address: Some(address),
-            inputs: self.frame.book_inputs(row),
+            inputs: self.snapshot.book_inputs(row),
             ..self.draft(what, reason.clone())
         };
         let Some(dialer) = &self.world.dialer else {
             return self.not_applied(draft, Outcome::Refused("this node has no dialer".into()));
         };
-        if self.overlay.dialed.contains(&(row as u32)) {
+        if self.changes.dialed.contains(&(row as u32)) {
             return self.not_applied(draft, Outcome::Void("it is being dialled already".into()));
         }
-        let wait_s = self.frame.book().wait_s[row];
+        let wait_s = self.snapshot.book().wait_s[row];
         let connections = self.live() + self.world.book.dialing() + self.outcome.dialed_in_shadow;
         if let Some(allowance) = &mut self.allowance
             && let Err(words) = allowance.dial(probe, wait_s, connections)
@@ -541,7 +546,7 @@ impl Apply<'_> {
     }
 
     fn dialed(&mut self, row: usize) {
-        self.overlay.dialed.insert(row as u32);
+        self.changes.dialed.insert(row as u32);
         if let Some(allowance) = &mut self.allowance {
             allowance.dialed();
         }

@@ -4,18 +4,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::World;
-use super::frame::Frame;
+use super::snapshot::TickSnapshot;
 
 /// Pings that were asked for and are still to be handed to the connections.
 pub(super) struct Pings {
-    frame: Arc<Frame>,
+    snapshot: Arc<TickSnapshot>,
     rows: Vec<u32>,
     next: usize,
 }
 
 impl Pings {
-    pub(super) fn new(frame: Arc<Frame>, rows: Vec<u32>) -> Self {
-        Self { frame, rows, next: 0 }
+    pub(super) fn new(snapshot: Arc<TickSnapshot>, rows: Vec<u32>) -> Self {
+        Self { snapshot, rows, next: 0 }
     }
 }
 
@@ -25,7 +25,7 @@ pub(super) fn send_pings(world: &World, waiting: &mut VecDeque<Pings>, mut most:
         let end = batch.rows.len().min(batch.next + most);
         most -= end - batch.next;
         let rows = batch.rows[batch.next..end].iter().map(|&row| row as usize);
-        world.pool.for_links(batch.frame.rows(), rows, |_, link| link.ping());
+        world.pool.for_links(batch.snapshot.rows(), rows, |_, link| link.ping());
         batch.next = end;
         if batch.next < batch.rows.len() {
             return true;

@@ -5,24 +5,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::phase::Tick;
 
-use super::frame::Frame;
-use super::view::{Overlay, PhaseView};
+use super::snapshot::TickSnapshot;
 use super::{BeatRun, Tally, World};
-use crate::engine::Run;
+use crate::engine::{NameOf, PhaseView, Run, Snapshot};
 use crate::pool::Naming;
-use crate::record::{Came, Changes, Fate, Moment, RecordedRun, Recorder, RunInfo, Snapshot};
+use crate::record::{Came, Fate, Moment, Recordable, RecordedRun, Recorder, RunInfo, Taking};
 use crate::registry::Registered;
 
-impl Snapshot for Frame {
-    fn peers(&self, place: usize) -> &[u32] {
-        self.peer_column(place)
+impl Recordable for TickSnapshot {
+    fn peers(&self, column: PeerColumn) -> &[u32] {
+        self.peer_column(column)
     }
 
-    fn book(&self, place: usize) -> &[u32] {
-        self.book_column(place)
+    fn book(&self, column: AddressColumn) -> &[u32] {
+        self.address_column(column)
     }
 
     fn addresses(&self) -> &[SocketAddr] {
@@ -30,44 +30,29 @@ impl Snapshot for Frame {
     }
 
     fn naming(&self, row: usize) -> Option<Naming> {
-        Frame::naming(self, row)
+        TickSnapshot::naming(self, row)
     }
 }
 
-impl From<&Overlay> for Changes {
-    fn from(overlay: &Overlay) -> Self {
-        Self {
-            closed: overlay.closed.iter().copied().collect(),
-            health: overlay.health.iter().map(|(&row, &health)| (row, health)).collect(),
-            protected: overlay.protected.iter().copied().collect(),
-            dialed: overlay.dialed.iter().copied().collect(),
-        }
-    }
-}
-
-/// The view that a phase gets. With a recorder, the first one of a beat freezes every column.
-pub(super) fn watched(
+/// The names that a phase is to see, if the beat is recorded: those of the beat's beginning, as every column is. The
+/// first call of a beat freezes every column.
+pub(super) fn names(
     recorder: Option<&mut Recorder>,
     world: &World,
     interval: Duration,
     run: &mut BeatRun,
-    view: &Arc<PhaseView>,
-) -> Arc<dyn Frozen> {
-    let view = Arc::clone(view) as Arc<dyn Frozen>;
-    let Some(recorder) = recorder else { return view };
+) -> Option<Arc<NameOf>> {
+    let recorder = recorder?;
     if run.taking.is_none() {
-        let frame = Arc::clone(&run.frame) as Arc<dyn Snapshot>;
-        run.taking = recorder.begin(frame, moment(world, interval, run));
+        let snapshot = Arc::clone(&run.snapshot) as Arc<dyn Recordable>;
+        run.taking = recorder.begin(snapshot, moment(world, interval, run));
     }
-    match &run.taking {
-        Some(taking) => taking.watch(view),
-        None => view,
-    }
+    run.taking.as_ref().map(Taking::names)
 }
 
 fn moment(world: &World, interval: Duration, run: &BeatRun) -> Moment {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let thresholds = run.frame.thresholds();
+    let thresholds = run.snapshot.thresholds();
     Moment {
         tick: run.beat.tick,
         urgent: run.beat.urgent,
@@ -78,11 +63,11 @@ fn moment(world: &World, interval: Duration, run: &BeatRun) -> Moment {
         mono_ms: ms(world.clock.mono()),
         unix_ms: ms(world.clock.unix()),
         interval_ms: ms(interval),
-        dialing: run.frame.dialing(),
+        dialing: run.snapshot.dialing(),
         healthy_above: thresholds.healthy_above.into(),
         least: thresholds.least,
         most: thresholds.most,
-        broadcasts: run.frame.broadcasts(),
+        broadcasts: run.snapshot.broadcasts(),
     }
 }
 
@@ -92,7 +77,7 @@ pub(super) fn ran(
     run: &mut BeatRun,
     (at, phase): (usize, &Registered),
     tick: Tick,
-    view: &PhaseView,
+    view: &PhaseView<TickSnapshot>,
     ran: &Run,
 ) {
     let (Some(recorder), Some(taking)) = (recorder, &mut run.taking) else { return };
@@ -109,7 +94,7 @@ pub(super) fn ran(
         phase: info,
         tick,
         memory: view.memory(),
-        before: Arc::new(Changes::from(&*run.overlay)),
+        before: Arc::clone(&run.changes),
         took_us: u64::try_from(ran.took.as_micros()).unwrap_or(u64::MAX),
         fuel: ran.done.cost.fuel,
         came: Came::of(&ran.done.ended),
@@ -119,7 +104,7 @@ pub(super) fn ran(
 /// Ends the beat's record.
 pub(super) fn ended(recorder: Option<&mut Recorder>, run: BeatRun) {
     if let (Some(recorder), Some(taking)) = (recorder, run.taking) {
-        recorder.commit(taking, Arc::new(Changes::from(&*run.overlay)));
+        recorder.commit(taking, run.changes);
     }
 }
 

@@ -8,12 +8,12 @@ use groundskeeper_sdk::host::Saved;
 use groundskeeper_sdk::phase::{Failure, Tick};
 
 use super::ceilings::Excess;
-use super::{Cycle, Frame, Overlay, PhaseView, Thresholds, World};
+use super::{Cycle, Thresholds, TickSnapshot, World};
 use crate::book::Book;
 use crate::clock::{Clock, unix_seconds};
 use crate::config::{Grants, Guests, Mode};
 use crate::data::KeptPhase;
-use crate::engine::{Ended, Fence, Job};
+use crate::engine::{Changes, Ended, Fence, Job, PhaseView};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Outcome, What};
 use crate::pool::Pool;
@@ -50,8 +50,14 @@ impl Scene {
         limit: Duration,
     ) -> Result<(), String> {
         let now = self.clock.coarse();
-        let frame =
-            Frame::take(&self.pool, &self.book, &self.broadcasts, self.thresholds, now, Default::default());
+        let snapshot = TickSnapshot::take(
+            &self.pool,
+            &self.book,
+            &self.broadcasts,
+            self.thresholds,
+            now,
+            Default::default(),
+        );
         let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
         let memory = match spec.policy.mode {
             Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
@@ -68,7 +74,7 @@ impl Scene {
             ));
         }
         let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
-        let view = PhaseView::new(frame, Arc::new(Overlay::default()), memory);
+        let view = PhaseView::new(snapshot, Arc::new(Changes::default()), memory);
         let job = Job {
             tick: Tick {
                 number: self.tick,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use groundskeeper_sdk::host::{Ask, BroadcastTotals, Change, Frozen, Metric, Parts, Saved};
 use groundskeeper_sdk::phase::{Failure, Tick};
 
-use super::view::{Scene, View};
-use crate::engine::{Ended, Limit};
+use super::snapshot::RecordedSnapshot;
+use crate::engine::{Changes, Ended, Limit, PhaseView};
 
 /// When a beat was, and the node's numbers beside its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,18 +45,6 @@ impl Moment {
 
 pub(super) fn called(tick: u32, urgent: u32) -> String {
     if urgent == 0 { format!("tick {tick}") } else { format!("tick {tick} urgent {urgent}") }
-}
-
-/// What the plans of earlier phases of a beat had changed when a phase ran. Rows are those of the beat's start.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Changes {
-    /// Connections that were closed. All lists ascend.
-    pub closed: Vec<u32>,
-    /// Rows and the health they had by then.
-    pub health: Vec<(u32, u8)>,
-    pub protected: Vec<u32>,
-    /// Rows of the book that were being dialled by then.
-    pub dialed: Vec<u32>,
 }
 
 /// A phase as it ran: what is needed to run it again.
@@ -204,7 +192,7 @@ pub struct RecordedBeat {
     pub session: u64,
     pub moment: Moment,
     /// What was frozen when it began.
-    pub scene: Arc<Scene>,
+    pub snapshot: Arc<RecordedSnapshot>,
     /// The runs in their order.
     pub runs: Vec<RecordedRun>,
     /// What the whole beat had changed.
@@ -217,9 +205,10 @@ impl RecordedBeat {
         self.view_with(&Arc::default(), memory)
     }
 
-    /// The view as it was when `changes` had been made: [`RecordedRun::before`] or [`RecordedBeat::after`].
+    /// The view as it was when `changes` had been made: [`RecordedRun::before`] or [`RecordedBeat::after`]
+    /// of this beat; a view of rows that are not there panics.
     pub fn view_with(&self, changes: &Arc<Changes>, memory: Option<Saved>) -> Arc<dyn Frozen> {
-        Arc::new(View::new(Arc::clone(&self.scene), Arc::clone(changes), memory))
+        Arc::new(PhaseView::new(Arc::clone(&self.snapshot), Arc::clone(changes), memory))
     }
 
     /// The view that a recorded run had.

@@ -1,26 +1,26 @@
 //! Bytes as one beat, given the beats since the last whole one. Refuses what no recorder writes; takes memory in
 //! proportion to what it reads.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{BroadcastTotals, Name, Totals, clean};
 
 use super::beat::{Moment, RecordedBeat};
 use super::bytes::{Bytes, Corrupt};
-use super::encoder::CONN;
 use super::runs::Known;
+use super::snapshot::{AddressColumns, PeerColumns, RecordedSnapshot};
 use super::tables::{Elapsed, NEW, Rule, take_column, take_rows};
-use super::view::{Column, Scene};
 use crate::peer::PeerId;
 
 /// A contract has a dozen columns; this leaves room for the ones to come.
 const MOST_COLUMNS: usize = 64;
 
 /// A column as it is written: also one that this version of the host does not know.
-struct Written {
-    name: Option<&'static str>,
+struct Written<C> {
+    column: Option<C>,
     rule: Rule,
     values: Arc<Vec<u32>>,
 }
@@ -30,9 +30,9 @@ struct Tables {
     moment: Moment,
     conns: Arc<Vec<u32>>,
     names: Arc<Vec<Arc<Name>>>,
-    peers: Vec<Written>,
+    peers: Vec<Written<PeerColumn>>,
     addresses: Arc<Vec<SocketAddr>>,
-    book: Vec<Written>,
+    book: Vec<Written<AddressColumn>>,
 }
 
 /// What the beats read so far have told.
@@ -59,9 +59,9 @@ impl Decoder {
                 moment,
                 conns: Arc::default(),
                 names: Arc::default(),
-                peers: take_layout(&mut bytes, peer::COLUMNS)?,
+                peers: take_layout(&mut bytes, peer_column)?,
                 addresses: Arc::default(),
-                book: take_layout(&mut bytes, address::COLUMNS)?,
+                book: take_layout(&mut bytes, AddressColumn::from_name)?,
             }
         } else {
             before.ok_or(Corrupt("the beat that it rests on is not there"))?
@@ -86,41 +86,52 @@ impl Decoder {
             addresses: Arc::new(addresses),
             book,
         };
-        let scene = Arc::new(tables.scene());
-        // Rows that an overlay names are looked up without asking again.
+        let snapshot = Arc::new(tables.snapshot());
+        // Rows that changes name are looked up without asking again.
         let (peers, book) = (tables.conns.len() as u32, tables.addresses.len() as u32);
-        let fits = |rows: &[u32], count: u32| rows.last().is_none_or(|last| *last < count);
+        let fits = |rows: &BTreeSet<u32>, count: u32| rows.last().is_none_or(|last| *last < count);
         let all_fit = runs.iter().map(|run| &run.before).chain([&after]).all(|changes| {
             fits(&changes.closed, peers)
                 && fits(&changes.protected, peers)
-                && changes.health.last().is_none_or(|(row, _)| *row < peers)
+                && changes.health.last_key_value().is_none_or(|(row, _)| *row < peers)
                 && fits(&changes.dialed, book)
         });
         if !all_fit {
             return Err(Corrupt("a changed row is not there"));
         }
         self.before = Some(tables);
-        Ok(RecordedBeat { session, moment, scene, runs, after })
+        Ok(RecordedBeat { session, moment, snapshot, runs, after })
     }
 }
 
 impl Tables {
-    fn scene(&self) -> Scene {
-        let known = |columns: &[Written]| -> Vec<Column> {
-            let known =
-                |column: &Written| Some(Column { name: column.name?, values: Arc::clone(&column.values) });
-            columns.iter().filter_map(known).collect()
-        };
-        let mut peers = vec![Column { name: CONN, values: Arc::clone(&self.conns) }];
-        peers.extend(known(&self.peers));
+    fn snapshot(&self) -> RecordedSnapshot {
+        let mut peers = PeerColumns::default();
+        peers[PeerColumn::Conn as usize] = Some(Arc::clone(&self.conns));
+        for Written { column, values, .. } in &self.peers {
+            if let Some(column) = column {
+                peers[*column as usize] = Some(Arc::clone(values));
+            }
+        }
+        let mut book = AddressColumns::default();
+        for Written { column, values, .. } in &self.book {
+            if let Some(column) = column {
+                book[*column as usize] = Some(Arc::clone(values));
+            }
+        }
         let Moment { dialing, healthy_above, least, most, broadcasts, .. } = self.moment;
-        let mut scene =
-            Scene::new((peers, Arc::clone(&self.names)), (known(&self.book), Arc::clone(&self.addresses)));
-        scene.totals = Totals { dialing, least, most, ..Totals::default() };
-        scene.healthy_above = healthy_above;
-        scene.broadcasts = broadcasts;
-        scene
+        let (names, addresses) = (Arc::clone(&self.names), Arc::clone(&self.addresses));
+        let mut snapshot = RecordedSnapshot::new((peers, names), (book, addresses));
+        snapshot.totals = Totals { dialing, least, most, ..Totals::default() };
+        snapshot.healthy_above = healthy_above;
+        snapshot.broadcasts = broadcasts;
+        snapshot
     }
+}
+
+/// The number of a connection is its row's identity, and never a column of its own.
+fn peer_column(name: &str) -> Option<PeerColumn> {
+    PeerColumn::from_name(name).filter(|column| *column != PeerColumn::Conn)
 }
 
 fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
@@ -160,29 +171,25 @@ fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
     })
 }
 
-fn take_layout(bytes: &mut Bytes<'_>, known: &'static [&'static str]) -> Result<Vec<Written>, Corrupt> {
+fn take_layout<C>(bytes: &mut Bytes<'_>, known: fn(&str) -> Option<C>) -> Result<Vec<Written<C>>, Corrupt> {
     let count = bytes.count()?;
     if count > MOST_COLUMNS {
         return Err(Corrupt("there are more columns than there can be"));
     }
     let column = |_| {
         let name = bytes.text()?;
-        Ok(Written {
-            name: known.iter().copied().find(|known| *known == name && name != CONN),
-            rule: Rule::from_byte(bytes.byte()?)?,
-            values: Arc::default(),
-        })
+        Ok(Written { column: known(name), rule: Rule::from_byte(bytes.byte()?)?, values: Arc::default() })
     };
     (0..count).map(column).collect()
 }
 
-fn take_columns(
+fn take_columns<C>(
     bytes: &mut Bytes<'_>,
-    columns: Vec<Written>,
+    columns: Vec<Written<C>>,
     sources: &[u32],
     elapsed: Elapsed,
-) -> Result<Vec<Written>, Corrupt> {
-    let next = |column: Written| {
+) -> Result<Vec<Written<C>>, Corrupt> {
+    let next = |column: Written<C>| {
         let values = take_column(bytes, column.rule, elapsed, sources, &column.values)?;
         Ok(Written { values: Arc::new(values), ..column })
     };

@@ -2,28 +2,21 @@
 
 use std::sync::Arc;
 
-use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::BroadcastTotals;
 
-use super::beat::{Changes, Moment, RecordedRun};
+use super::beat::{Moment, RecordedRun};
 use super::bytes::{put, put_address, put_text};
-use super::recorder::Snapshot;
+use super::recorder::Recordable;
 use super::runs::{Known, UnknownAsk};
 use super::tables::{Elapsed, MOST_ROWS, NEW, Rule, put_column, put_rows};
+use crate::engine::Changes;
 use crate::pool::Naming;
-
-/// The column that tells which connection a row is; it is written as the rows' identity.
-pub(super) const CONN: &str = "conn";
-
-/// Where [`CONN`] is among the contract's columns.
-pub(super) fn conn_place() -> usize {
-    peer::COLUMNS.iter().position(|name| *name == CONN).expect("the contract has it")
-}
 
 /// Everything about one beat that is written.
 pub(super) struct Beat<'b> {
     pub moment: Moment,
-    pub snapshot: &'b Arc<dyn Snapshot>,
+    pub snapshot: &'b Arc<dyn Recordable>,
     pub runs: &'b [RecordedRun],
     pub after: &'b Arc<Changes>,
 }
@@ -47,7 +40,7 @@ pub(super) enum Unwritable {
 /// What the beats written so far have told a reader.
 #[derive(Default)]
 pub(super) struct Encoder {
-    before: Option<(Moment, Arc<dyn Snapshot>)>,
+    before: Option<(Moment, Arc<dyn Recordable>)>,
     known: Known,
 }
 
@@ -77,35 +70,35 @@ impl Encoder {
         let moment = &beat.moment;
         moment.numbers().into_iter().for_each(|number| put(&mut out, number));
         if before.is_none() {
-            put_layout(&mut out, peer::COLUMNS);
-            put_layout(&mut out, address::COLUMNS);
+            let peers = written_peers().map(|column| (column.name(), Rule::of_peers(column)));
+            put_layout(&mut out, &peers.collect::<Vec<_>>());
+            put_layout(&mut out, &AddressColumn::ALL.map(|column| (column.name(), Rule::of_book(column))));
         }
         let elapsed = before.as_ref().map_or(Elapsed::default(), |(before, _)| moment.elapsed_since(before));
         let before = before.as_ref().map(|(_, snapshot)| snapshot);
 
-        let conn = conn_place();
-        let conns = beat.snapshot.peers(conn);
+        let conns = beat.snapshot.peers(PeerColumn::Conn);
         let addresses = beat.snapshot.addresses();
         if let Some(rows) = [conns.len(), addresses.len()].into_iter().find(|rows| *rows > MOST_ROWS) {
             return Err(Unwritable::TooManyRows(rows));
         }
-        let old = before.map_or(&[][..], |before| before.peers(conn));
+        let old = before.map_or(&[][..], |before| before.peers(PeerColumn::Conn));
         let sources = put_rows(&mut out, old, conns, |out, conn| put(out, conn.into()));
         let came = conns.iter().zip(&sources).filter(|(_, source)| **source == NEW);
         put_names(&mut out, came.map(|(&conn, _)| names(conn)).collect());
         seams.push(out.len());
-        for (at, name) in peer::COLUMNS.iter().enumerate().filter(|(at, _)| *at != conn) {
-            let old = before.map_or(&[][..], |before| before.peers(at));
-            let now = beat.snapshot.peers(at);
-            put_column(&mut out, &mut seams, Rule::of(name), elapsed, &sources, old, now);
+        for column in written_peers() {
+            let old = before.map_or(&[][..], |before| before.peers(column));
+            let now = beat.snapshot.peers(column);
+            put_column(&mut out, &mut seams, Rule::of_peers(column), elapsed, &sources, old, now);
         }
 
         let old = before.map_or(&[][..], |before| before.addresses());
         let sources = put_rows(&mut out, old, addresses, put_address);
-        for (at, name) in address::COLUMNS.iter().enumerate() {
-            let old = before.map_or(&[][..], |before| before.book(at));
-            let now = beat.snapshot.book(at);
-            put_column(&mut out, &mut seams, Rule::of(name), elapsed, &sources, old, now);
+        for column in AddressColumn::ALL {
+            let old = before.map_or(&[][..], |before| before.book(column));
+            let now = beat.snapshot.book(column);
+            put_column(&mut out, &mut seams, Rule::of_book(column), elapsed, &sources, old, now);
         }
 
         if let Err(UnknownAsk(kind)) = self.known.put(&mut out, beat.runs, beat.after) {
@@ -117,13 +110,17 @@ impl Encoder {
     }
 }
 
+/// The columns of peers that are written as such: the number of a connection is its row's identity.
+fn written_peers() -> impl Iterator<Item = PeerColumn> {
+    PeerColumn::ALL.into_iter().filter(|column| *column != PeerColumn::Conn)
+}
+
 /// Names of columns and how each is written, so that a reader needs no list of its own.
-fn put_layout(out: &mut Vec<u8>, columns: &[&str]) {
-    let written = || columns.iter().filter(|name| **name != CONN);
-    put(out, written().count() as u64);
-    for name in written() {
+fn put_layout(out: &mut Vec<u8>, columns: &[(&str, Rule)]) {
+    put(out, columns.len() as u64);
+    for (name, rule) in columns {
         put_text(out, name);
-        out.push(Rule::of(name).to_byte());
+        out.push(rule.to_byte());
     }
 }
 

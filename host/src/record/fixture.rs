@@ -6,15 +6,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use groundskeeper_sdk::column::{UNKNOWN, address, peer};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn, UNKNOWN};
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals};
 use groundskeeper_sdk::phase::Tick;
 use serde_json::{Value, json};
 
-use super::beat::{Changes, RecordedBeat, RecordedRun};
+use super::beat::{RecordedBeat, RecordedRun};
 use super::replay::hex;
-use super::view::{Column, Scene, View};
+use super::snapshot::RecordedSnapshot;
 use crate::config::Problem;
+use crate::engine::{PhaseView, Snapshot};
 
 mod reader;
 use reader::Reader;
@@ -25,7 +26,7 @@ const LARGEST: u64 = 256 << 20;
 /// One view with its tick and the memory of the phase that is to read it.
 #[derive(Clone, Debug)]
 pub struct Fixture {
-    scene: Arc<Scene>,
+    snapshot: Arc<RecordedSnapshot>,
     pub tick: Tick,
     pub memory: Option<Saved>,
 }
@@ -33,11 +34,9 @@ pub struct Fixture {
 impl Default for Fixture {
     /// No peers, no addresses, 5 to 64 connections wanted, tick 1.
     fn default() -> Self {
-        let columns = |names: &'static [&'static str]| -> Vec<Column> {
-            names.iter().map(|name| Column { name, values: Arc::default() }).collect()
-        };
-        let peers = (columns(peer::COLUMNS), Arc::default());
-        let mut scene = Scene::new(peers, (columns(address::COLUMNS), Arc::default()));
+        let peers = PeerColumn::ALL.map(|_| Some(Arc::default()));
+        let book = AddressColumn::ALL.map(|_| Some(Arc::default()));
+        let mut snapshot = RecordedSnapshot::new((peers, Arc::default()), (book, Arc::default()));
         let tick = Tick {
             number: 1,
             since_last_s: Some(30),
@@ -45,9 +44,9 @@ impl Default for Fixture {
             seed: [1, 2],
             ..Tick::default()
         };
-        scene.totals = Totals { least: 5, most: 64, ..Totals::default() };
-        scene.healthy_above = 30;
-        Self { scene: Arc::new(scene), tick, memory: None }
+        snapshot.totals = Totals { least: 5, most: 64, ..Totals::default() };
+        snapshot.healthy_above = 30;
+        Self { snapshot: Arc::new(snapshot), tick, memory: None }
     }
 }
 
@@ -85,28 +84,18 @@ impl Fixture {
 
     /// What `view` shows, to be written down. A connection counts as healthy above `healthy_above`.
     pub fn of(view: &dyn Frozen, tick: Tick, healthy_above: u32) -> Self {
-        let columns = |table: Table| -> Vec<Column> {
-            // Columns that only a newer host knows are not written down.
-            let known = match table {
-                Table::Peers => peer::COLUMNS,
-                Table::Book => address::COLUMNS,
-            };
-            let column = |name: &&'static str| {
-                let values = view.column(table, name)?.to_vec();
-                Some(Column { name, values: Arc::new(values) })
-            };
-            known.iter().filter_map(column).collect()
-        };
+        // Columns that only a newer host knows are not written down.
+        let column = |table: Table, name: &str| Some(Arc::new(view.column(table, name)?.to_vec()));
+        let peers = PeerColumn::ALL.map(|known| column(Table::Peers, known.name()));
+        let book = AddressColumn::ALL.map(|known| column(Table::Book, known.name()));
         let names = |table| (0..view.rows(table)).map(move |row| view.name(table, row));
         // The address of a row of the book is always one; anything else would be nobody's.
         let addresses = names(Table::Book).map(|name| name.address.parse().unwrap_or(NOWHERE)).collect();
-        let mut scene = Scene::new(
-            (columns(Table::Peers), Arc::new(names(Table::Peers).map(Arc::new).collect())),
-            (columns(Table::Book), Arc::new(addresses)),
-        );
-        (scene.totals, scene.broadcasts) = (view.totals(), view.broadcasts());
-        scene.healthy_above = healthy_above;
-        Self { scene: Arc::new(scene), tick, memory: view.memory() }
+        let peer_names = names(Table::Peers).map(Arc::new).collect();
+        let mut snapshot = RecordedSnapshot::new((peers, Arc::new(peer_names)), (book, Arc::new(addresses)));
+        (snapshot.totals, snapshot.broadcasts) = (view.totals(), view.broadcasts());
+        snapshot.healthy_above = healthy_above;
+        Self { snapshot: Arc::new(snapshot), tick, memory: view.memory() }
     }
 
     /// The view at the start of a recorded beat, with the time of its tick; a phase has never run before it.
@@ -123,19 +112,19 @@ impl Fixture {
 
     /// The view as a phase gets it.
     pub fn view(&self) -> Arc<dyn Frozen> {
-        Arc::new(View::new(Arc::clone(&self.scene), Arc::<Changes>::default(), self.memory.clone()))
+        Arc::new(PhaseView::new(Arc::clone(&self.snapshot), Arc::default(), self.memory.clone()))
     }
 
     /// A row a line, so that people find their way and a changed row is a changed line.
     pub fn to_json(&self) -> String {
         let Tick { number, since_last_s, missed, late, unix_s, seed } = self.tick;
-        let Totals { dialing, least, most, .. } = self.scene.totals;
-        let BroadcastTotals { held, oldest_s, in_window, window_s } = self.scene.broadcasts;
+        let Totals { dialing, least, most, .. } = self.snapshot.totals;
+        let BroadcastTotals { held, oldest_s, in_window, window_s } = self.snapshot.broadcasts;
         let tick = json!({
             "number": number, "since-last-s": since_last_s, "missed": missed, "late": late, "unix-s": unix_s,
             "seed": seed,
         });
-        let healthy_above = self.scene.healthy_above;
+        let healthy_above = self.snapshot.healthy_above;
         let totals =
             json!({ "dialing": dialing, "least": least, "most": most, "healthy-above": healthy_above });
         let broadcasts =
@@ -156,19 +145,28 @@ impl Fixture {
     }
 
     fn rows_json(&self, table: Table) -> String {
-        let rows: Vec<String> = (0..self.scene.rows(table)).map(|row| self.row_json(table, row)).collect();
+        let rows: Vec<String> = (0..self.snapshot.rows(table)).map(|row| self.row_json(table, row)).collect();
         if rows.is_empty() { "[]".to_owned() } else { format!("[\n    {}\n  ]", rows.join(",\n    ")) }
     }
 
     fn row_json(&self, table: Table, row: usize) -> String {
-        let Name { id, address, agent } = self.scene.name(table, row);
+        let Name { id, address, agent } = self.snapshot.name(table, row);
         let mut cells = match table {
             Table::Peers => vec![("id", json!(id)), ("address", json!(address)), ("agent", json!(agent))],
             Table::Book => vec![("address", json!(address))],
         };
-        for name in self.scene.columns(table) {
-            let value = self.scene.column(table, name).and_then(|values| values.get(row).copied());
-            cells.push((name, json!(value.filter(|value| *value != UNKNOWN))));
+        let columns: Vec<(&str, Option<&[u32]>)> = match table {
+            Table::Peers => {
+                PeerColumn::ALL.map(|column| (column.name(), self.snapshot.peers(column))).to_vec()
+            }
+            Table::Book => {
+                AddressColumn::ALL.map(|column| (column.name(), self.snapshot.book(column))).to_vec()
+            }
+        };
+        for (name, values) in columns {
+            let Some(values) = values else { continue };
+            let value = values.get(row).copied().filter(|value| *value != UNKNOWN);
+            cells.push((name, json!(value)));
         }
         // By hand: a map would sort the names to the end.
         let cells: Vec<String> = cells.iter().map(|(key, value)| format!("{key:?}: {value}")).collect();
@@ -192,7 +190,7 @@ fn memory_value(memory: &Saved) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use groundskeeper_sdk::column::peer;
+    use groundskeeper_sdk::column::{address, peer};
     use groundskeeper_sdk::span::Span;
     use groundskeeper_sdk::testing::world;
 

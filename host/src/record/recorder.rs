@@ -10,16 +10,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use groundskeeper_sdk::column::{address, peer};
-use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals, clean};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
+use groundskeeper_sdk::host::{Name, clean};
 use hashbrown::HashMap;
 
-use super::beat::{Came, Changes, Fate, Moment, Planned, RecordedRun, RunInfo};
-use super::encoder::{CONN, conn_place};
+use super::beat::{Came, Fate, Moment, Planned, RecordedRun, RunInfo};
 use super::file::{Gap, ReadError};
 use super::output::{Output, Sink};
 use super::writer::{Counts, Job, Names, Writer, prune};
-use crate::engine::Body;
+use crate::engine::{Body, Changes, NameOf};
 use crate::pool::Naming;
 
 /// Beats that may wait for the disk.
@@ -59,11 +58,11 @@ impl Default for RecorderOptions {
 }
 
 /// What one beat froze, all columns of it. Does not change once made.
-pub trait Snapshot: Send + Sync {
-    /// The column at this place of [`peer::COLUMNS`], for all rows.
-    fn peers(&self, place: usize) -> &[u32];
-    /// The column at this place of [`groundskeeper_sdk::column::address::COLUMNS`], for all rows.
-    fn book(&self, place: usize) -> &[u32];
+pub trait Recordable: Send + Sync {
+    /// A column of the peers, for all rows.
+    fn peers(&self, column: PeerColumn) -> &[u32];
+    /// A column of the address book, for all rows.
+    fn book(&self, column: AddressColumn) -> &[u32];
     fn addresses(&self) -> &[SocketAddr];
     /// Who a row of the peers is, asked while the beat is running; none once its connection has ended.
     fn naming(&self, row: usize) -> Option<Naming>;
@@ -104,7 +103,7 @@ impl fmt::Debug for Recorder {
 
 /// One beat while it runs.
 pub struct Taking {
-    snapshot: Arc<dyn Snapshot>,
+    snapshot: Arc<dyn Recordable>,
     moment: Moment,
     names: Arc<Names>,
     runs: Vec<RecordedRun>,
@@ -154,13 +153,13 @@ impl Recorder {
 
     /// Begins a beat that is going to run a phase; none if the recording has stopped. Has every column frozen now, and
     /// asks once for each new connection's name.
-    pub fn begin(&mut self, snapshot: Arc<dyn Snapshot>, moment: Moment) -> Option<Taking> {
+    pub fn begin(&mut self, snapshot: Arc<dyn Recordable>, moment: Moment) -> Option<Taking> {
         if self.counts.stopped.load(Relaxed) {
             return None;
         }
-        (0..peer::COLUMNS.len()).for_each(|place| _ = snapshot.peers(place));
-        (0..address::COLUMNS.len()).for_each(|place| _ = snapshot.book(place));
-        let conns = snapshot.peers(conn_place());
+        PeerColumn::ALL.into_iter().for_each(|column| _ = snapshot.peers(column));
+        AddressColumn::ALL.into_iter().for_each(|column| _ = snapshot.book(column));
+        let conns = snapshot.peers(PeerColumn::Conn);
         let names = Arc::make_mut(&mut self.names);
         for (row, conn) in conns.iter().enumerate() {
             if !names.contains_key(conn)
@@ -269,9 +268,17 @@ impl Drop for Recorder {
 }
 
 impl Taking {
-    /// The view that a phase is to get: the same, except that names are those of the beat's beginning, as every column is.
-    pub fn watch(&self, view: Arc<dyn Frozen>) -> Arc<dyn Frozen> {
-        Arc::new(Watched { view, names: Arc::clone(&self.names) })
+    /// The names of connections as they were when the beat began.
+    pub fn names(&self) -> Arc<NameOf> {
+        let names = Arc::clone(&self.names);
+        Arc::new(move |conn| match names.get(&conn) {
+            Some(naming) => Name {
+                id: naming.id.to_string(),
+                address: naming.address.to_string(),
+                agent: naming.agent.clone(),
+            },
+            None => Name::default(),
+        })
     }
 
     /// Notes a run that has ended.
@@ -284,49 +291,5 @@ impl Taking {
         if let Some(RecordedRun { came: Came::Planned(Planned { fates, .. }), .. }) = self.runs.last_mut() {
             *fates = became;
         }
-    }
-}
-
-/// A view with names that do not change while it is used.
-struct Watched {
-    view: Arc<dyn Frozen>,
-    names: Arc<Names>,
-}
-
-impl Frozen for Watched {
-    fn rows(&self, table: Table) -> u32 {
-        self.view.rows(table)
-    }
-
-    fn column(&self, table: Table, name: &str) -> Option<&[u32]> {
-        self.view.column(table, name)
-    }
-
-    fn columns(&self, table: Table) -> &[&str] {
-        self.view.columns(table)
-    }
-
-    fn totals(&self) -> Totals {
-        self.view.totals()
-    }
-
-    fn broadcasts(&self) -> BroadcastTotals {
-        self.view.broadcasts()
-    }
-
-    fn name(&self, table: Table, row: u32) -> Name {
-        if table == Table::Book {
-            return self.view.name(table, row);
-        }
-        let conn = self.view.column(table, CONN).and_then(|conns| conns.get(row as usize));
-        conn.and_then(|conn| self.names.get(conn)).map_or_else(Name::default, |naming| Name {
-            id: naming.id.to_string(),
-            address: naming.address.to_string(),
-            agent: naming.agent.clone(),
-        })
-    }
-
-    fn memory(&self) -> Option<Saved> {
-        self.view.memory()
     }
 }

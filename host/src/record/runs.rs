@@ -8,9 +8,9 @@ use std::sync::Arc;
 use groundskeeper_sdk::host::{Ask, Change, Metric, Saved, Test};
 use groundskeeper_sdk::phase::Tick;
 
-use super::beat::{Came, Changes, Fate, How, Planned, RecordedRun, RunInfo};
+use super::beat::{Came, Fate, How, Planned, RecordedRun, RunInfo};
 use super::bytes::{Bytes, Corrupt, put, put_bytes, put_rows, put_text, unzigzag, zigzag};
-use crate::engine::Limit;
+use crate::engine::{Changes, Limit};
 
 /// An ask that this version of the format has no form for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,8 +192,8 @@ fn put_changes(out: &mut Vec<u8>, last: &Arc<Changes>, now: &Arc<Changes>) {
     for rows in [closed, protected, dialed] {
         put_rows(out, rows.iter().copied());
     }
-    put_rows(out, health.iter().map(|&(row, _)| row));
-    out.extend(health.iter().map(|&(_, health)| health));
+    put_rows(out, health.keys().copied());
+    out.extend(health.values());
 }
 
 fn take_changes(bytes: &mut Bytes<'_>, last: &Arc<Changes>) -> Result<Arc<Changes>, Corrupt> {
@@ -208,8 +208,12 @@ fn take_changes(bytes: &mut Bytes<'_>, last: &Arc<Changes>) -> Result<Arc<Change
     let (closed, protected, dialed) = (ascending()?, ascending()?, ascending()?);
     let rows = ascending()?;
     let values = bytes.exactly(rows.len())?;
-    let health = rows.into_iter().zip(values.iter().copied()).collect();
-    Ok(Arc::new(Changes { closed, health, protected, dialed }))
+    Ok(Arc::new(Changes {
+        closed: closed.into_iter().collect(),
+        health: rows.into_iter().zip(values.iter().copied()).collect(),
+        protected: protected.into_iter().collect(),
+        dialed: dialed.into_iter().collect(),
+    }))
 }
 
 const PLANNED: u8 = 0;

@@ -7,7 +7,7 @@
 
 use std::hash::Hash;
 
-use groundskeeper_sdk::column::{MOST, UNKNOWN};
+use groundskeeper_sdk::column::{AddressColumn, MOST, PeerColumn, UNKNOWN};
 use hashbrown::HashMap;
 
 use super::bytes::{Bytes, Corrupt, put, unzigzag, zigzag};
@@ -44,16 +44,35 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// The best rule for a column of the contract. Any rule is exact for any column.
-    pub fn of(column: &str) -> Self {
-        let (foretell, missed) = match column {
-            "idle-s" => (Foretell::GrowsMono, Missed::Value),
-            "age-s" => (Foretell::GrowsMono, Missed::Distance),
-            "heard-s" | "reached-s" => (Foretell::GrowsUnix, Missed::Value),
-            "wait-s" => (Foretell::FallsMono, Missed::Value),
-            _ => (Foretell::Same, Missed::Distance),
-        };
-        Self { foretell, missed }
+    const USUAL: Self = Self { foretell: Foretell::Same, missed: Missed::Distance };
+
+    /// The best rule for a column of the peers. Any rule is exact for any column.
+    pub fn of_peers(column: PeerColumn) -> Self {
+        match column {
+            PeerColumn::Idle => Self { foretell: Foretell::GrowsMono, missed: Missed::Value },
+            PeerColumn::Age => Self { foretell: Foretell::GrowsMono, missed: Missed::Distance },
+            PeerColumn::Conn
+            | PeerColumn::Health
+            | PeerColumn::Rtt
+            | PeerColumn::PingsLost
+            | PeerColumn::KibIn
+            | PeerColumn::KibOut
+            | PeerColumn::KibQueued
+            | PeerColumn::Group
+            | PeerColumn::Inbound
+            | PeerColumn::Protected => Self::USUAL,
+        }
+    }
+
+    /// The best rule for a column of the address book.
+    pub fn of_book(column: AddressColumn) -> Self {
+        match column {
+            AddressColumn::Heard | AddressColumn::Reached => {
+                Self { foretell: Foretell::GrowsUnix, missed: Missed::Value }
+            }
+            AddressColumn::Wait => Self { foretell: Foretell::FallsMono, missed: Missed::Value },
+            AddressColumn::Failures | AddressColumn::Group => Self::USUAL,
+        }
     }
 
     pub fn to_byte(self) -> u8 {
@@ -336,7 +355,7 @@ mod tests {
             let mut bytes = Bytes(&noise);
             if let Ok((rows, sources)) = take_rows(&mut bytes, &before, Bytes::small) {
                 prop_assert!(rows.len() <= before.len() + noise.len());
-                _ = take_column(&mut bytes, Rule::of("idle-s"), Elapsed::default(), &sources, &before);
+                _ = take_column(&mut bytes, Rule::of_peers(PeerColumn::Idle), Elapsed::default(), &sources, &before);
             }
         }
     }
@@ -351,7 +370,7 @@ mod tests {
         put_column(
             &mut out,
             &mut Vec::new(),
-            Rule::of("age-s"),
+            Rule::of_peers(PeerColumn::Age),
             elapsed,
             &sources,
             &[5, UNKNOWN, 0],
@@ -360,7 +379,7 @@ mod tests {
         put_column(
             &mut out,
             &mut Vec::new(),
-            Rule::of("wait-s"),
+            Rule::of_book(AddressColumn::Wait),
             elapsed,
             &sources,
             &[45, 0, 3],
@@ -370,7 +389,7 @@ mod tests {
         put_column(
             &mut out,
             &mut Vec::new(),
-            Rule::of("idle-s"),
+            Rule::of_peers(PeerColumn::Idle),
             elapsed,
             &sources,
             &[5, 90, 0],

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn, address, peer};
 use groundskeeper_sdk::host::{Ask, BroadcastTotals, Change, Metric, Saved, Table};
 use groundskeeper_sdk::phase::Tick;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::encoder::conn_place;
 use super::head::{FILE_HEAD, RECORD_HEAD, file_head};
 use super::output::Sink;
 use super::*;
@@ -46,13 +45,13 @@ fn socket(n: u32) -> SocketAddr {
     }
 }
 
-impl Snapshot for Made {
-    fn peers(&self, place: usize) -> &[u32] {
-        &self.peers[place]
+impl Recordable for Made {
+    fn peers(&self, column: PeerColumn) -> &[u32] {
+        &self.peers[column as usize]
     }
 
-    fn book(&self, place: usize) -> &[u32] {
-        &self.book[place]
+    fn book(&self, column: AddressColumn) -> &[u32] {
+        &self.book[column as usize]
     }
 
     fn addresses(&self) -> &[SocketAddr] {
@@ -60,7 +59,7 @@ impl Snapshot for Made {
     }
 
     fn naming(&self, row: usize) -> Option<Naming> {
-        naming(self.peers[conn_place()][row])
+        naming(self.peers[PeerColumn::Conn as usize][row])
     }
 }
 
@@ -74,7 +73,7 @@ fn assert_same(read: &RecordedBeat, made: &Made) {
     for (place, name) in address::COLUMNS.iter().enumerate() {
         assert_eq!(view.column(Table::Book, name), Some(&made.book[place][..]), "{name}");
     }
-    for (row, conn) in made.peers[conn_place()].iter().enumerate() {
+    for (row, conn) in made.peers[PeerColumn::Conn as usize].iter().enumerate() {
         let name = view.name(Table::Peers, row as u32);
         let naming = naming(*conn);
         assert_eq!(name.id, naming.as_ref().map_or_else(String::new, |naming| naming.id.to_string()));
@@ -200,7 +199,8 @@ fn changes(peers: usize, book: usize) -> impl Strategy<Value = Arc<Changes>> {
     (some_rows(peers), some_rows(peers), some_rows(peers), some_rows(book)).prop_map(
         |(closed, health, protected, dialed)| {
             let health = health.into_iter().map(|row| (row, row as u8)).collect();
-            Arc::new(Changes { closed, health, protected, dialed })
+            let (closed, protected) = (closed.into_iter().collect(), protected.into_iter().collect());
+            Arc::new(Changes { closed, health, protected, dialed: dialed.into_iter().collect() })
         },
     )
 }
@@ -244,7 +244,7 @@ fn made() -> impl Strategy<Value = Made> {
         let times = (any::<u32>(), any::<bool>(), 0_u64..1 << 40, 0_u64..1 << 40, any::<u32>());
         (tables, runs, changes(rows, known), times).prop_map(move |(tables, runs, after, times)| {
             let (mut peers, book) = tables;
-            peers[conn_place()] = conns.clone();
+            peers[PeerColumn::Conn as usize] = conns.clone();
             let (tick, late, mono_ms, unix_ms, dialing) = times;
             let moment = Moment {
                 tick,
@@ -359,7 +359,7 @@ proptest! {
         let mut decoder = super::decoder::Decoder::default();
         let mut encoder = super::encoder::Encoder::default();
         for (which, made) in made.iter().enumerate() {
-            let snapshot = Arc::new(made.clone()) as Arc<dyn Snapshot>;
+            let snapshot = Arc::new(made.clone()) as Arc<dyn Recordable>;
             let beat = super::encoder::Beat {
                 moment: made.moment, snapshot: &snapshot, runs: &made.runs, after: &made.after,
             };
@@ -459,7 +459,7 @@ fn a_disk_that_hangs_costs_no_memory() {
     let mut recorder = Recorder::into_sink(Box::new(sink.clone()), 0, options).unwrap();
     // Everybody leaves at each tick, and others come.
     for (at, mut made) in quiet(500, 20).into_iter().enumerate() {
-        made.peers[conn_place()] = (0..20).map(|row| row + 20 * at as u32).collect();
+        made.peers[PeerColumn::Conn as usize] = (0..20).map(|row| row + 20 * at as u32).collect();
         take(&mut recorder, &made);
     }
     let (names, untold) = recorder.held();
@@ -550,14 +550,17 @@ fn a_newer_format_is_refused_by_name() {
 #[test]
 fn the_view_of_a_run_is_less_what_was_changed_before_it() {
     let mut made = quiet(1, 6).remove(0);
-    let place = |wanted| peer::COLUMNS.iter().position(|name| *name == wanted).unwrap();
-    made.peers[place("health")] = vec![100; 6];
-    made.peers[place("protected")] = vec![0; 6];
+    made.peers[PeerColumn::Health as usize] = vec![100; 6];
+    made.peers[PeerColumn::Protected as usize] = vec![0; 6];
     made.addresses = vec![socket(1), socket(2), socket(3)];
     made.book = vec![vec![7, 8, 9]; address::COLUMNS.len()];
     made.moment.healthy_above = 30;
-    let changes =
-        Changes { closed: vec![0, 4], health: vec![(4, 1), (5, 20)], protected: vec![1], dialed: vec![1] };
+    let changes = Changes {
+        closed: [0, 4].into(),
+        health: [(4, 1), (5, 20)].into(),
+        protected: [1].into(),
+        dialed: [1].into(),
+    };
     made.after = Arc::new(changes);
     let beat = beats(record(&[made], 120)).remove(0);
     let view = beat.view_with(&beat.after, None);

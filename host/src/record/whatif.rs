@@ -11,11 +11,11 @@ use groundskeeper_sdk::query;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::beat::{Came, Changes, Fate, Moment, Planned, RecordedBeat, RecordedRun};
+use super::beat::{Came, Fate, Moment, Planned, RecordedBeat, RecordedRun};
 use super::file::Recording;
 use super::replay::Extent;
 use crate::config::{Schedule, WakeOn};
-use crate::engine::{Body, Job};
+use crate::engine::{Body, Changes, Job};
 use crate::registry::{MEMORY_BYTES, Timing};
 
 /// A phase to be tried on recorded hours.

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender};
 
+use groundskeeper_sdk::column::PeerColumn;
 use hashbrown::HashMap;
 use zstd::bulk::Compressor;
 
-use super::beat::{Changes, Moment, RecordedRun};
-use super::encoder::{Beat, Encoder, Raw, conn_place};
+use super::beat::{Moment, RecordedRun};
+use super::encoder::{Beat, Encoder, Raw};
 use super::file::{Gap, LARGEST_RAW};
 use super::head::{Head, Kind};
 use super::output::Sink;
-use super::recorder::Snapshot;
+use super::recorder::Recordable;
+use crate::engine::Changes;
 use crate::pool::Naming;
 
 /// What is left after foretelling is noise, in which higher levels look for repetitions that are not there: they are up to
@@ -39,7 +41,7 @@ pub(super) type Names = HashMap<u32, Arc<Naming>>;
 /// What the recorder hands over.
 pub(super) enum Job {
     Beat {
-        snapshot: Arc<dyn Snapshot>,
+        snapshot: Arc<dyn Recordable>,
         moment: Moment,
         news: Vec<(u32, Arc<Naming>)>,
         runs: Vec<RecordedRun>,
@@ -130,7 +132,7 @@ impl Writer {
     /// A beat's bytes, uncompressed; none if it has to be left out.
     fn encode(&mut self, beat: &Beat<'_>) -> Option<(Kind, Raw)> {
         let kind = if self.encoder.is_new() { Kind::Whole } else { Kind::Difference };
-        prune(&mut self.names, beat.snapshot.peers(conn_place()));
+        prune(&mut self.names, beat.snapshot.peers(PeerColumn::Conn));
         let names = &self.names;
         let encoded = self.encoder.encode(beat, |conn| names.get(&conn).cloned());
         match encoded {
