@@ -15,6 +15,9 @@ use groundskeeper::config::{
 use groundskeeper::data::KeptPhase;
 use groundskeeper::journal::{Outcome, What};
 use groundskeeper::node::Options;
+use groundskeeper::record::{
+    Came, Candidate, Event, Fate, Planned, Recorder, RecorderOptions, Recording, what_if,
+};
 use groundskeeper::registry::{LastRuns, PhaseSpec};
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::memory::Memory;
@@ -344,6 +347,61 @@ async fn pings_are_cut_by_peers_not_by_asks() {
     assert_eq!(counts, [(8, true), (6, false), (4, true)]);
     assert_eq!(peers.iter().map(|peer| peer.pings.load(Relaxed)).sum::<u32>(), 12);
     assert_eq!(rig.tick().await.tally.pinged, 12, "the next tick has its own");
+}
+
+/// The fates that one tick of `spec` leaves in a recording, and what its asks of `action` are said to have done.
+async fn recorded(spec: PhaseSpec, action: &str, fill: impl Fn(&mut Rig)) -> (Vec<Fate>, u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("asks.gkr");
+    // Time stands still for the writer, so it may take what it needs.
+    let options = RecorderOptions { patience: Duration::from_secs(60), ..RecorderOptions::default() };
+    let candidate =
+        Candidate { name: spec.name.clone(), body: Arc::clone(&spec.body), schedule: spec.schedule.clone() };
+    let mut rig = Rig::recording(vec![spec], Recorder::start(&path, options).unwrap());
+    fill(&mut rig);
+    rig.tick().await;
+    rig.stop().await;
+    let recording = Recording::open(&path).unwrap();
+    let Some(Event::Beat(beat)) = recording.events().next() else { panic!("nothing was recorded") };
+    let Came::Planned(Planned { fates, .. }) = beat.runs[0].came.clone() else { panic!("{beat:?}") };
+    let report = what_if(&recording, &candidate, 1);
+    let did_apply = report.actions.iter().find(|known| known.action == action).unwrap().did_apply;
+    (fates, did_apply)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_of_ten_with_four_granted_is_not_recorded_as_refused() {
+    let pinger = |name: &str| {
+        let ping = Some(PingGrant { max_per_tick: 4 });
+        guest(name, Grants { ping, ..Grants::default() }, |_, view, plan| {
+            plan.ping(&view.peers().take(10));
+            plan.ping(&view.peers().take(1));
+            Ok(())
+        })
+    };
+    let peers = |rig: &mut Rig| (1..=10).for_each(|n| _ = rig.peer(n));
+    let (fates, did_apply) = recorded(pinger("pinger"), "ping", peers).await;
+    assert_eq!(fates, [Fate::Partial { granted: 4 }, Fate::Refused]);
+    assert_eq!(did_apply, 4, "what-if counts the peers that were pinged");
+    let (fates, did_apply) = recorded(in_shadow(pinger("shadow")), "ping", peers).await;
+    assert_eq!((fates[0], did_apply), (Fate::Shadow, 0), "nothing of it was done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forget_that_is_granted_in_part_is_not_recorded_as_refused() {
+    let forget = Some(ForgetGrant { max_per_tick: 4, min_left: 0 });
+    let forgetful = guest("forgetful", Grants { forget, ..Grants::default() }, |_, _, plan| {
+        plan.forget_addresses(Duration::ZERO);
+        plan.forget_broadcasts(Duration::ZERO);
+        Ok(())
+    });
+    let (fates, did_apply) = recorded(forgetful, "forget-addresses", |rig| {
+        (1..=10).for_each(|n| rig.know(n));
+        rig.broadcasts.first_seen([1; 16], rig.clock.coarse());
+    })
+    .await;
+    assert_eq!(fates, [Fate::Partial { granted: 4 }, Fate::Refused]);
+    assert_eq!(did_apply, 1);
 }
 
 fn explorer(dial: Option<DialGrant>) -> PhaseSpec {

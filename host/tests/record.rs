@@ -229,7 +229,8 @@ async fn a_recorded_day_replayed_is_the_same_day() {
                     kinds.extend(asks.iter().map(|ask| ask.kind()));
                     asked += asks.len() as u32;
                     void += fates.iter().filter(|fate| **fate == Fate::Void).count() as u32;
-                    refused += fates.iter().filter(|fate| **fate == Fate::Refused).count() as u32;
+                    let is_refused = |fate: &&Fate| matches!(fate, Fate::Refused | Fate::Partial { .. });
+                    refused += fates.iter().filter(is_refused).count() as u32;
                 }
                 Came::Failed { .. } => failed += 1,
             }

@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::World;
 use super::ceilings::{Allowance, Standing};
 use super::pings::Pings;
-use super::recording::fate;
 use super::snapshot::TickSnapshot;
 use crate::engine::{Changes, PhaseView};
 use crate::journal::{Asker, Cause, Draft, Outcome, What};
@@ -26,6 +25,8 @@ const DIALS_PER_URGENT_BEAT: u32 = 8;
 const FUTILE_TOLD: u32 = 64;
 
 const ENDED_ALREADY: &str = "the connection had ended already";
+/// Plans are checked when they are made: no ask names a row of the peers that is not there.
+const NO_SUCH_ROW: AskOutcome = AskOutcome::Applied(Effect::None);
 const SPOKE: &str = "the peer spoke since the view was taken";
 
 /// What became of the asks of one or more plans.
@@ -64,6 +65,109 @@ impl std::ops::AddAssign for Tally {
         self.protected += other.protected;
         self.broadcasts_forgotten += other.broadcasts_forgotten;
         self.addresses_forgotten += other.addresses_forgotten;
+    }
+}
+
+/// What one ask did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing that is counted.
+    None,
+    Disconnected,
+    /// With the connection, if it was still there.
+    Banned {
+        disconnected: bool,
+    },
+    HealthChanged,
+    /// Peers.
+    Pinged(u32),
+    Dialed,
+    Probed,
+    Protected,
+    BroadcastsForgotten(u32),
+    AddressesForgotten(u32),
+}
+
+/// What became of one ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AskOutcome {
+    Applied(Effect),
+    /// Overtaken by events.
+    Void,
+    Refused,
+    /// Would have been applied if the phase were not in shadow mode.
+    Shadow,
+    /// The allowance sufficed for a part, which was applied. The rest was refused.
+    Partial(Effect),
+    /// Would have been granted in part if the phase were not in shadow mode.
+    PartialShadow,
+}
+
+impl AskOutcome {
+    fn is_refused(self) -> bool {
+        matches!(self, Self::Refused | Self::Partial(_) | Self::PartialShadow)
+    }
+
+    /// The same ask, of which a part was refused.
+    fn in_part(self) -> Self {
+        match self {
+            Self::Applied(effect) => Self::Partial(effect),
+            Self::Shadow => Self::PartialShadow,
+            other => other,
+        }
+    }
+}
+
+impl From<AskOutcome> for Fate {
+    fn from(outcome: AskOutcome) -> Self {
+        match outcome {
+            AskOutcome::Applied(_) => Self::Applied,
+            AskOutcome::Void => Self::Void,
+            AskOutcome::Refused => Self::Refused,
+            AskOutcome::Shadow | AskOutcome::PartialShadow => Self::Shadow,
+            AskOutcome::Partial(effect) => Self::Partial { granted: effect.count() },
+        }
+    }
+}
+
+impl Effect {
+    /// What it was done to: peers, entries, or one.
+    fn count(self) -> u32 {
+        match self {
+            Self::Pinged(n) | Self::BroadcastsForgotten(n) | Self::AddressesForgotten(n) => n,
+            _ => 1,
+        }
+    }
+}
+
+impl Tally {
+    fn note(&mut self, outcome: AskOutcome) {
+        self.asked += 1;
+        self.refused += u32::from(outcome.is_refused());
+        match outcome {
+            AskOutcome::Applied(effect) | AskOutcome::Partial(effect) => self.note_effect(effect),
+            AskOutcome::Void => self.void += 1,
+            AskOutcome::Shadow | AskOutcome::PartialShadow => self.shadow += 1,
+            AskOutcome::Refused => {}
+        }
+    }
+
+    fn note_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Disconnected => self.disconnected += 1,
+            Effect::Banned { disconnected } => {
+                self.banned += 1;
+                self.disconnected += u32::from(disconnected);
+            }
+            Effect::HealthChanged => self.health_changed += 1,
+            Effect::Pinged(peers) => self.pinged += peers,
+            Effect::Dialed => self.dialed += 1,
+            Effect::Probed => self.probed += 1,
+            Effect::Protected => self.protected += 1,
+            Effect::BroadcastsForgotten(n) => self.broadcasts_forgotten += n,
+            Effect::AddressesForgotten(n) => self.addresses_forgotten += n,
+        }
     }
 }
 
@@ -108,11 +212,14 @@ pub(super) struct Applied {
 impl Apply<'_> {
     pub(super) fn plan(&mut self, asks: Vec<Ask>) {
         for ask in asks {
-            self.outcome.tally.asked += 1;
-            self.outcome.interface = ask.interface();
-            let before = self.outcome.tally;
-            self.one(ask);
-            self.outcome.fates.push(fate(&before, &self.outcome.tally));
+            let interface = ask.interface();
+            self.outcome.interface = interface;
+            let outcome = self.one(ask);
+            self.outcome.tally.note(outcome);
+            if outcome.is_refused() {
+                *self.outcome.refused.entry(interface).or_default() += 1;
+            }
+            self.outcome.fates.push(outcome.into());
         }
         for (interface, count) in std::mem::take(&mut self.outcome.futile_untold) {
             let words = format!("came to nothing as well, like the {FUTILE_TOLD} asks told one by one");
@@ -121,7 +228,7 @@ impl Apply<'_> {
         }
     }
 
-    fn one(&mut self, ask: Ask) {
+    fn one(&mut self, ask: Ask) -> AskOutcome {
         match ask {
             Ask::Disconnect { peer, reason } => self.disconnect(peer, reason, false),
             Ask::DisconnectIfSilent { peer, reason } => self.disconnect(peer, reason, true),
@@ -131,7 +238,7 @@ impl Apply<'_> {
             Ask::Ping { peers } => {
                 let rows = peers.into_iter().filter_map(|row| self.peer_row(row)).map(|row| row as u32);
                 let rows = rows.collect();
-                self.ping(rows, String::new());
+                self.ping(rows, String::new())
             }
             Ask::PingMatching { tests } => self.ping_matching(&tests),
             Ask::Dial { address, reason } => self.dial(address, false, reason),
@@ -142,7 +249,7 @@ impl Apply<'_> {
             unserved => {
                 let words = format!("this host does not know how to {}", unserved.kind());
                 let draft = self.draft(What::PhaseFailed, unserved.reason());
-                self.not_applied(draft, Outcome::Refused(words));
+                self.not_applied(draft, Outcome::Refused(words))
             }
         }
     }
@@ -172,21 +279,17 @@ impl Apply<'_> {
         }
     }
 
-    fn not_applied(&mut self, draft: Draft, outcome: Outcome) {
-        if self.count_futile(matches!(outcome, Outcome::Void(_))) {
+    fn not_applied(&mut self, draft: Draft, outcome: Outcome) -> AskOutcome {
+        let is_void = matches!(outcome, Outcome::Void(_));
+        if self.is_told() {
             self.record(Draft { outcome, ..draft });
         }
+        if is_void { AskOutcome::Void } else { AskOutcome::Refused }
     }
 
     /// Counts an ask that came to nothing. Whether it is to be told by itself.
-    fn count_futile(&mut self, is_void: bool) -> bool {
-        let Applied { tally, refused, futile, futile_untold, interface, .. } = &mut self.outcome;
-        if is_void {
-            tally.void += 1;
-        } else {
-            tally.refused += 1;
-            *refused.entry(interface).or_default() += 1;
-        }
+    fn is_told(&mut self) -> bool {
+        let Applied { futile, futile_untold, interface, .. } = &mut self.outcome;
         *futile += 1;
         let told = *futile <= FUTILE_TOLD;
         if !told {
@@ -195,24 +298,32 @@ impl Apply<'_> {
         told
     }
 
-    fn void(&mut self, what: What, row: usize, reason: &str, words: &str) {
-        if self.count_futile(true) {
+    fn void(&mut self, what: What, row: usize, reason: &str, words: &str) -> AskOutcome {
+        if self.is_told() {
             let outcome = Outcome::Void(words.to_owned());
             self.record(Draft { outcome, ..self.about(what, row, reason) });
         }
+        AskOutcome::Void
     }
 
-    fn refused(&mut self, what: What, row: usize, reason: &str, words: String) {
-        if self.count_futile(false) {
+    fn refused(&mut self, what: What, row: usize, reason: &str, words: String) -> AskOutcome {
+        if self.is_told() {
             let outcome = Outcome::Refused(words);
             self.record(Draft { outcome, ..self.about(what, row, reason) });
         }
+        AskOutcome::Refused
     }
 
     /// Tells an ask that shadow mode keeps from being done.
-    fn in_shadow(&mut self, draft: Draft) {
-        self.outcome.tally.shadow += 1;
+    fn in_shadow(&mut self, draft: Draft) -> AskOutcome {
         self.record(Draft { outcome: Outcome::Shadow, ..draft });
+        AskOutcome::Shadow
+    }
+
+    /// Tells an ask that was done.
+    fn applied(&self, draft: Draft, effect: Effect) -> AskOutcome {
+        self.record(draft);
+        AskOutcome::Applied(effect)
     }
 
     /// Connections now, as this plan leaves them so far.
@@ -253,27 +364,30 @@ impl Apply<'_> {
     }
 
     /// The snapshot's row of a connection that is still to be touched, or a record that says why it is not.
-    fn touchable(&mut self, what: What, row: u32, reason: &str, of_the_silent: bool) -> Option<usize> {
-        let row = self.peer_row(row)?;
+    fn touchable(
+        &mut self,
+        what: What,
+        row: u32,
+        reason: &str,
+        of_the_silent: bool,
+    ) -> Result<usize, AskOutcome> {
+        let row = self.peer_row(row).ok_or(NO_SUCH_ROW)?;
         if self.changes.closed.contains(&(row as u32)) {
-            self.void(what, row, reason, ENDED_ALREADY);
-            return None;
+            return Err(self.void(what, row, reason, ENDED_ALREADY));
         }
         // The dead are not connections: protection keeps the living. A guest is not believed to know which they are.
         let exempt = of_the_silent && self.allowance.is_none();
         let is_protected =
             self.snapshot.rows().words()[row].protected() || self.changes.protected.contains(&(row as u32));
         if is_protected && !exempt {
-            self.refused(what, row, reason, "the peer is protected".to_owned());
-            return None;
+            return Err(self.refused(what, row, reason, "the peer is protected".to_owned()));
         }
         if let Some(allowance) = &self.allowance
             && let Err(words) = allowance.touchable(self.snapshot.naming(row).map(|naming| naming.id))
         {
-            self.refused(what, row, reason, words);
-            return None;
+            return Err(self.refused(what, row, reason, words));
         }
-        Some(row)
+        Ok(row)
     }
 
     /// How many connections an ask for the end of this one has to leave.
@@ -285,9 +399,12 @@ impl Apply<'_> {
         self.allowance.as_mut().map_or(Ok(0), |allowance| allowance.disconnect(is_healthy, standing))
     }
 
-    fn disconnect(&mut self, row: u32, reason: String, if_silent: bool) {
+    fn disconnect(&mut self, row: u32, reason: String, if_silent: bool) -> AskOutcome {
         let what = What::Disconnect;
-        let Some(row) = self.touchable(what, row, &reason, if_silent) else { return };
+        let row = match self.touchable(what, row, &reason, if_silent) {
+            Ok(row) => row,
+            Err(outcome) => return outcome,
+        };
         let keep = match self.may_end(row) {
             Ok(keep) => keep,
             Err(words) => return self.refused(what, row, &reason, words),
@@ -295,17 +412,16 @@ impl Apply<'_> {
         let key = self.snapshot.rows().key(row);
         let unless_seen_since = if_silent.then(|| self.snapshot.silent_since(row));
         if self.shadow {
-            return match self.world.pool.is_live(key) {
-                false => self.void(what, row, &reason, ENDED_ALREADY),
-                true if unless_seen_since.is_some_and(|view| self.world.pool.seen_since(key, view)) => {
-                    self.void(what, row, &reason, SPOKE);
-                }
-                true => {
-                    let draft = self.about(what, row, &reason);
-                    self.ended(row);
-                    self.in_shadow(draft);
-                }
-            };
+            let pool = &self.world.pool;
+            if !pool.is_live(key) {
+                return self.void(what, row, &reason, ENDED_ALREADY);
+            }
+            if unless_seen_since.is_some_and(|view| pool.seen_since(key, view)) {
+                return self.void(what, row, &reason, SPOKE);
+            }
+            let draft = self.about(what, row, &reason);
+            self.ended(row);
+            return self.in_shadow(draft);
         }
         let removal = Removal {
             inputs: self.snapshot.inputs(row),
@@ -315,19 +431,22 @@ impl Apply<'_> {
         match self.world.pool.disconnect_on(key, removal, terms) {
             Verdict::Closed => {
                 self.ended(row);
-                self.outcome.tally.disconnected += 1;
+                AskOutcome::Applied(Effect::Disconnected)
             }
             Verdict::Gone => self.void(what, row, &reason, ENDED_ALREADY),
             Verdict::Spoke => self.void(what, row, &reason, SPOKE),
             Verdict::TooFew => {
-                self.refused(what, row, &reason, format!("{keep} connections have to be left"));
+                self.refused(what, row, &reason, format!("{keep} connections have to be left"))
             }
         }
     }
 
-    fn ban(&mut self, row: u32, for_s: u32, reason: &str) {
+    fn ban(&mut self, row: u32, for_s: u32, reason: &str) -> AskOutcome {
         let what = What::Ban;
-        let Some(row) = self.touchable(what, row, reason, false) else { return };
+        let row = match self.touchable(what, row, reason, false) {
+            Ok(row) => row,
+            Err(outcome) => return outcome,
+        };
         let wished = Duration::from_secs(for_s.into());
         let granted = match &mut self.allowance {
             Some(allowance) => allowance.ban(wished),
@@ -353,21 +472,18 @@ impl Apply<'_> {
         };
         let terms = Terms { keep, ban_for: Some(time), ..Terms::default() };
         let verdict = self.world.pool.disconnect_on(self.snapshot.rows().key(row), removal, terms);
+        let disconnected = verdict == Verdict::Closed;
         match verdict {
             Verdict::TooFew => {
                 let words = format!("{keep} connections have to be left");
                 return self.not_applied(draft, Outcome::Refused(words));
             }
-            Verdict::Closed => {
-                self.ended(row);
-                self.outcome.tally.disconnected += 1;
-            }
+            Verdict::Closed => self.ended(row),
             // The ban is worth as much without a connection.
             Verdict::Gone | Verdict::Spoke => self.world.pool.ban(id, time),
         }
         self.banned(id, time);
-        self.outcome.tally.banned += 1;
-        self.record(draft);
+        self.applied(draft, Effect::Banned { disconnected })
     }
 
     fn banned(&mut self, id: crate::peer::PeerId, time: Duration) {
@@ -376,14 +492,18 @@ impl Apply<'_> {
         }
     }
 
-    fn health(&mut self, row: u32, by: i32, reason: &str) {
+    fn health(&mut self, row: u32, by: i32, reason: &str) -> AskOutcome {
         let what = What::Health;
-        // Raising is not touching: whoever is kept from guests may still be praised by them.
-        let row = match by < 0 && self.allowance.is_some() {
-            true => self.touchable(what, row, reason, false),
-            false => self.peer_row(row),
+        // Raising health is allowed even for untouchable peers.
+        let row = if by < 0 && self.allowance.is_some() {
+            self.touchable(what, row, reason, false)
+        } else {
+            self.peer_row(row).ok_or(NO_SUCH_ROW)
         };
-        let Some(row) = row else { return };
+        let row = match row {
+            Ok(row) => row,
+            Err(outcome) => return outcome,
+        };
         let mut draft = self.about(what, row, reason);
         let (Some(id), false) = (draft.peer, self.changes.closed.contains(&(row as u32))) else {
             return self.not_applied(draft, Outcome::Void(ENDED_ALREADY.into()));
@@ -422,12 +542,11 @@ impl Apply<'_> {
         if self.shadow {
             return self.in_shadow(draft);
         }
-        self.outcome.tally.health_changed += 1;
-        self.record(draft);
+        self.applied(draft, Effect::HealthChanged)
     }
 
-    fn protect(&mut self, row: u32, for_s: u32, reason: &str) {
-        let Some(row) = self.peer_row(row) else { return };
+    fn protect(&mut self, row: u32, for_s: u32, reason: &str) -> AskOutcome {
+        let Some(row) = self.peer_row(row) else { return NO_SUCH_ROW };
         let (key, wished, live) =
             (self.snapshot.rows().key(row), Duration::from_secs(for_s.into()), self.live());
         let pool = &self.world.pool;
@@ -452,11 +571,10 @@ impl Apply<'_> {
         if self.shadow {
             return self.in_shadow(draft);
         }
-        self.outcome.tally.protected += 1;
-        self.record(draft);
+        self.applied(draft, Effect::Protected)
     }
 
-    fn ping_matching(&mut self, tests: &[Test]) {
+    fn ping_matching(&mut self, tests: &[Test]) -> AskOutcome {
         let mut rows = Vec::new();
         query::matching(self.view, Table::Peers, tests, &mut |row| {
             rows.extend(self.peer_row(row).map(|row| row as u32));
@@ -466,34 +584,37 @@ impl Apply<'_> {
         } else {
             tests.iter().map(Test::to_string).collect::<Vec<_>>().join(", ")
         };
-        self.ping(rows, words);
+        self.ping(rows, words)
     }
 
-    fn ping(&mut self, mut rows: Vec<u32>, reason: String) {
+    fn ping(&mut self, mut rows: Vec<u32>, reason: String) -> AskOutcome {
         let wished = rows.len();
+        let mut is_partial = false;
         if let Some(allowance) = &mut self.allowance {
             let (granted, words) = allowance.ping(wished);
             rows.truncate(granted);
             if let Some(words) = words {
                 let draft =
                     Draft { count: (wished - granted) as u32, ..self.draft(What::Ping, reason.clone()) };
-                self.not_applied(draft, Outcome::Refused(words));
+                let refused = self.not_applied(draft, Outcome::Refused(words));
                 if granted == 0 {
-                    return;
+                    return refused;
                 }
+                is_partial = true;
             }
         }
         let count = rows.len() as u32;
         let draft = Draft { count, ..self.draft(What::Ping, reason) };
-        if self.shadow {
-            return self.in_shadow(draft);
-        }
-        self.outcome.tally.pinged += count;
-        self.record(draft);
-        self.pings.push_back(Pings::new(Arc::clone(self.snapshot), rows));
+        let outcome = if self.shadow {
+            self.in_shadow(draft)
+        } else {
+            self.pings.push_back(Pings::new(Arc::clone(self.snapshot), rows));
+            self.applied(draft, Effect::Pinged(count))
+        };
+        if is_partial { outcome.in_part() } else { outcome }
     }
 
-    fn dial(&mut self, row: u32, probe: bool, reason: String) {
+    fn dial(&mut self, row: u32, probe: bool, reason: String) -> AskOutcome {
         let what = if probe { What::Probe } else { What::Dial };
         let Some(row) = self.view.snapshot_row(Table::Book, row) else {
             let draft = self.draft(what, reason);
@@ -537,12 +658,8 @@ impl Apply<'_> {
             return self.not_applied(draft, Outcome::Void("it is being dialled already".into()));
         };
         self.dialed(row);
-        if probe {
-            self.outcome.tally.probed += 1;
-        } else {
-            self.outcome.tally.dialed += 1;
-        }
         dialer.dial(order, ticket);
+        AskOutcome::Applied(if probe { Effect::Probed } else { Effect::Dialed })
     }
 
     fn dialed(&mut self, row: usize) {
@@ -552,66 +669,71 @@ impl Apply<'_> {
         }
     }
 
-    fn forget_broadcasts(&mut self, older_than_s: u32) {
+    fn forget_broadcasts(&mut self, older_than_s: u32) -> AskOutcome {
         let broadcasts = &self.world.broadcasts;
         let (age, now) = (Duration::from_secs(older_than_s.into()), self.world.clock.coarse());
         let words = format!("older than {older_than_s} s");
         let held = || (broadcasts.forgettable(age, now), broadcasts.totals(now).held as usize);
-        let Some(most) = self.may_forget(What::ForgetBroadcasts, &words, held) else { return };
-        let forgotten = if self.shadow {
-            most.min(broadcasts.forgettable(age, now))
-        } else {
-            broadcasts.forget_some(age, now, most)
+        let share = match self.may_forget(What::ForgetBroadcasts, &words, held) {
+            Ok(share) => share,
+            Err(outcome) => return outcome,
         };
-        self.forgot(What::ForgetBroadcasts, words, forgotten);
+        let forgotten = if self.shadow {
+            share.most.min(broadcasts.forgettable(age, now))
+        } else {
+            broadcasts.forget_some(age, now, share.most)
+        };
+        let effect = Effect::BroadcastsForgotten(forgotten as u32);
+        self.forgot(What::ForgetBroadcasts, words, effect, share)
     }
 
-    fn forget_addresses(&mut self, not_heard_for_s: u32) {
+    fn forget_addresses(&mut self, not_heard_for_s: u32) -> AskOutcome {
         let book = &self.world.book;
         let age = Duration::from_secs(not_heard_for_s.into());
         let words = format!("not heard of for {not_heard_for_s} s");
         let held = || (book.forgettable(age), book.len());
-        let Some(most) = self.may_forget(What::ForgetAddresses, &words, held) else { return };
-        let forgotten =
-            if self.shadow { most.min(book.forgettable(age)) } else { book.forget_some(age, most) };
-        self.forgot(What::ForgetAddresses, words, forgotten);
+        let share = match self.may_forget(What::ForgetAddresses, &words, held) {
+            Ok(share) => share,
+            Err(outcome) => return outcome,
+        };
+        let forgotten = if self.shadow {
+            share.most.min(book.forgettable(age))
+        } else {
+            book.forget_some(age, share.most)
+        };
+        let effect = Effect::AddressesForgotten(forgotten as u32);
+        self.forgot(What::ForgetAddresses, words, effect, share)
     }
 
-    /// How many entries may go: `table` tells how many would, of how many. None if none may.
+    /// How many entries may go: `table` tells how many would, of how many. Refused if none may.
     fn may_forget(
         &mut self,
         what: What,
         reason: &str,
         table: impl FnOnce() -> (usize, usize),
-    ) -> Option<usize> {
-        let Some(allowance) = &mut self.allowance else { return Some(usize::MAX) };
+    ) -> Result<ForgetShare, AskOutcome> {
+        let Some(allowance) = &mut self.allowance else {
+            return Ok(ForgetShare { most: usize::MAX, is_partial: false });
+        };
         let (wished, held) = table();
         let (granted, words) = allowance.forget(wished, held);
-        let is_whole = words.is_none();
-        if let Some(words) = words {
-            let draft = Draft { count: (wished - granted) as u32, ..self.draft(what, reason) };
-            self.not_applied(draft, Outcome::Refused(words));
-        }
-        (is_whole || granted > 0).then_some(granted)
+        let Some(words) = words else { return Ok(ForgetShare { most: granted, is_partial: false }) };
+        let draft = Draft { count: (wished - granted) as u32, ..self.draft(what, reason) };
+        let refused = self.not_applied(draft, Outcome::Refused(words));
+        if granted > 0 { Ok(ForgetShare { most: granted, is_partial: true }) } else { Err(refused) }
     }
 
-    fn forgot(&mut self, what: What, reason: String, forgotten: usize) {
+    fn forgot(&mut self, what: What, reason: String, effect: Effect, share: ForgetShare) -> AskOutcome {
+        let count = effect.count();
         if let Some(allowance) = &mut self.allowance {
-            allowance.forgot(forgotten);
+            allowance.forgot(count);
         }
-        let count = forgotten as u32;
         let draft = Draft { count, ..self.draft(what, reason) };
-        if self.shadow {
-            return self.in_shadow(draft);
-        }
-        match what {
-            What::ForgetBroadcasts => self.outcome.tally.broadcasts_forgotten += count,
-            _ => self.outcome.tally.addresses_forgotten += count,
-        }
-        self.record(draft);
+        let outcome = if self.shadow { self.in_shadow(draft) } else { self.applied(draft, effect) };
+        if share.is_partial { outcome.in_part() } else { outcome }
     }
 
-    fn again_in(&mut self, ticks: u32) {
+    fn again_in(&mut self, ticks: u32) -> AskOutcome {
         let draft = self.draft(What::AgainIn, format!("in {ticks} ticks"));
         if let Some(allowance) = &self.allowance
             && let Err(words) = allowance.granted("cadence")
@@ -623,8 +745,16 @@ impl Apply<'_> {
         if self.shadow {
             return self.in_shadow(draft);
         }
-        self.record(draft);
+        self.applied(draft, Effect::None)
     }
+}
+
+/// What one ask may forget.
+#[derive(Clone, Copy)]
+struct ForgetShare {
+    most: usize,
+    /// It asked for more.
+    is_partial: bool,
 }
 
 /// The reason of something that lasts, with the time that was granted.

@@ -422,8 +422,8 @@ impl Allowance<'_> {
         (granted, words)
     }
 
-    pub(super) fn forgot(&mut self, entries: usize) {
-        self.own.forgotten = self.own.forgotten.saturating_add(entries as u32);
+    pub(super) fn forgot(&mut self, entries: u32) {
+        self.own.forgotten = self.own.forgotten.saturating_add(entries);
     }
 }
 

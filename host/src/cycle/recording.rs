@@ -10,10 +10,10 @@ use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::phase::Tick;
 
 use super::snapshot::TickSnapshot;
-use super::{BeatRun, Tally, World};
+use super::{BeatRun, World};
 use crate::engine::{NameOf, PhaseView, Run, Snapshot};
 use crate::pool::Naming;
-use crate::record::{Came, Fate, Moment, Recordable, RecordedRun, Recorder, RunInfo, Taking};
+use crate::record::{Came, Moment, Recordable, RecordedRun, Recorder, RunInfo, Taking};
 use crate::registry::Registered;
 
 impl Recordable for TickSnapshot {
@@ -105,18 +105,5 @@ pub(super) fn ran(
 pub(super) fn ended(recorder: Option<&mut Recorder>, run: BeatRun) {
     if let (Some(recorder), Some(taking)) = (recorder, run.taking) {
         recorder.commit(taking, run.changes);
-    }
-}
-
-/// What became of one ask, by what was counted when it was applied.
-pub(super) fn fate(before: &Tally, after: &Tally) -> Fate {
-    if after.void > before.void {
-        Fate::Void
-    } else if after.refused > before.refused {
-        Fate::Refused
-    } else if after.shadow > before.shadow {
-        Fate::Shadow
-    } else {
-        Fate::Applied
     }
 }

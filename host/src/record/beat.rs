@@ -107,6 +107,10 @@ pub enum Fate {
     Refused,
     /// Would have been applied if its phase were not in shadow mode.
     Shadow,
+    /// A part was applied, the rest refused: `granted` peers were pinged, or entries forgotten.
+    Partial {
+        granted: u32,
+    },
 }
 
 /// How a run failed.

@@ -249,7 +249,12 @@ fn put_came(out: &mut Vec<u8>, came: &Came) -> Result<(), UnknownAsk> {
     out.push(all_applied.into());
     if !all_applied {
         put(out, fates.len() as u64);
-        out.extend(fates.iter().map(|fate| *fate as u8));
+        out.extend(fates.iter().map(fate_number));
+        for fate in fates {
+            if let Fate::Partial { granted } = fate {
+                put(out, (*granted).into());
+            }
+        }
     }
     put_memory(out, memory.as_ref());
     put(out, metrics.len() as u64);
@@ -269,6 +274,29 @@ fn put_came(out: &mut Vec<u8>, came: &Came) -> Result<(), UnknownAsk> {
     Ok(())
 }
 
+/// Only ever append: the numbers are those in the file.
+fn fate_number(fate: &Fate) -> u8 {
+    match fate {
+        Fate::Applied => 0,
+        Fate::Void => 1,
+        Fate::Refused => 2,
+        Fate::Shadow => 3,
+        Fate::Partial { .. } => 4,
+    }
+}
+
+/// The fate of a number; what goes with it is read from `bytes`.
+fn take_fate(bytes: &mut Bytes<'_>, number: u8) -> Result<Fate, Corrupt> {
+    Ok(match number {
+        0 => Fate::Applied,
+        1 => Fate::Void,
+        2 => Fate::Refused,
+        3 => Fate::Shadow,
+        4 => Fate::Partial { granted: bytes.small()? },
+        _ => return Err(Corrupt("what became of an ask is not known")),
+    })
+}
+
 fn take_came(bytes: &mut Bytes<'_>) -> Result<Came, Corrupt> {
     let kind = bytes.byte()?;
     if kind != PLANNED {
@@ -280,15 +308,8 @@ fn take_came(bytes: &mut Bytes<'_>) -> Result<Came, Corrupt> {
     let fates = if bytes.flag()? {
         vec![Fate::Applied; asks.len()]
     } else {
-        let fates = bytes.bytes()?;
-        let fate = |byte: &u8| match byte {
-            0 => Ok(Fate::Applied),
-            1 => Ok(Fate::Void),
-            2 => Ok(Fate::Refused),
-            3 => Ok(Fate::Shadow),
-            _ => Err(Corrupt("what became of an ask is not known")),
-        };
-        fates.iter().map(fate).collect::<Result<_, _>>()?
+        let numbers = bytes.bytes()?;
+        numbers.iter().map(|number| take_fate(bytes, *number)).collect::<Result<_, _>>()?
     };
     let kind = bytes.byte()?;
     let memory = take_memory(bytes, kind)?;

@@ -175,7 +175,13 @@ fn saved() -> impl Strategy<Value = Option<Saved>> {
 }
 
 fn came() -> impl Strategy<Value = Came> {
-    let fate = prop_oneof![Just(Fate::Applied), Just(Fate::Void), Just(Fate::Refused), Just(Fate::Shadow)];
+    let fate = prop_oneof![
+        Just(Fate::Applied),
+        Just(Fate::Void),
+        Just(Fate::Refused),
+        Just(Fate::Shadow),
+        any::<u32>().prop_map(|granted| Fate::Partial { granted })
+    ];
     let metric = ("[a-z]{1,5}", any::<u32>(), any::<bool>()).prop_map(|(name, n, add)| Metric {
         name,
         change: if add { Change::Add(n) } else { Change::Set(f64::from(n) / 3.0) },

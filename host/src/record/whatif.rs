@@ -246,9 +246,15 @@ impl<'c> Trial<'c> {
             for (at, ask) in asks.iter().enumerate() {
                 let amount = amount(ask, &*view);
                 self.asked[ask.number()] += amount;
-                if fates.get(at) == Some(&Fate::Applied) {
-                    self.applied[ask.number()] += amount;
-                    applied.push(ask);
+                match fates.get(at) {
+                    Some(Fate::Applied) => {
+                        self.applied[ask.number()] += amount;
+                        applied.push(ask);
+                    }
+                    Some(Fate::Partial { granted }) => {
+                        self.applied[ask.number()] += amount.min((*granted).into());
+                    }
+                    Some(Fate::Void | Fate::Refused | Fate::Shadow) | None => {}
                 }
             }
             for (conn, one) in drops(applied, &*view, beat, &run.phase.name) {
