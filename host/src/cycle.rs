@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Frozen, Level, LogLine, Metric, Parts, Saved};
 use groundskeeper_sdk::phase::{Failure, Tick};
 use serde::Serialize;
@@ -31,7 +32,7 @@ mod tests;
 
 pub use apply::Tally;
 use apply::{Applied, Apply};
-use ceilings::{Ledger, Rules};
+use ceilings::{Ledger, Refusal, Rules};
 use pings::Pings;
 pub use snapshot::Thresholds;
 #[doc(hidden)]
@@ -614,17 +615,17 @@ fn broken_rule(phase: &Registered, parts: &Parts) -> Option<String> {
 /// Takes over what an accepted run wants to keep, if it may. A component cannot even ask without the grant.
 fn keep(world: &World, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
     let is_granted = |interface| !phase.is_guest() || phase.policy.grants.allows(interface);
-    let (may_remember, may_count) = (is_granted("memory"), is_granted("metrics"));
-    let mut refuse = |interface: &'static str, what| {
+    let (may_remember, may_count) = (is_granted(Interface::Memory), is_granted(Interface::Metrics));
+    let mut refuse = |interface: Interface, what| {
         *phase.refused.entry(interface).or_default() += 1;
-        let outcome = Outcome::Refused(ceilings::not_granted(interface));
+        let outcome = Outcome::Refused(Refusal::NotGranted(interface).to_string());
         world.journal.record(Draft { outcome, ..Draft::new(phase.asker(), what, "") });
     };
     if !may_remember && memory.is_some() {
-        refuse("memory", What::Memory);
+        refuse(Interface::Memory, What::Memory);
     }
     if !may_count && !metrics.is_empty() {
-        refuse("metrics", What::Metrics);
+        refuse(Interface::Metrics, What::Metrics);
     }
     if let Some(saved) = memory.filter(|_| may_remember) {
         phase.remember(saved);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use groundskeeper::config::{DisconnectGrant, Grants, Instance, Limits, MemoryGrant};
 use groundskeeper::engine::wasm::{Code, Guest, LoadError, Setup, SetupError, Wasm};
 use groundskeeper::engine::{Body, Done, Ended, Job, Limit};
+use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::testing::{World, world};
 
@@ -181,7 +182,7 @@ fn an_import_that_is_not_granted_is_refused_with_the_line_to_add() {
             .importing(&[("ban", "ask", "(param i32 i32 i32 i32)")]);
     let wasm = Wasm::by_hand(None).unwrap();
     let code = load(&wasm, &wat.component());
-    assert_eq!(code.imports(), ["ban"]);
+    assert_eq!(code.imports(), [Interface::Ban]);
     let Err(error) = Guest::new(&wasm, code, setup()) else { panic!() };
     assert_eq!(
         error.to_string(),

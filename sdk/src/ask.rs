@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::contract::{KINDS, Kind};
+use crate::contract::{Interface, KINDS, Kind};
 use crate::query::Test;
 use crate::span::Span;
 
@@ -61,7 +61,7 @@ impl Ask {
     }
 
     /// The interface that it came through, which is also its grant: `disconnect`.
-    pub fn interface(&self) -> &'static str {
+    pub fn interface(&self) -> Interface {
         self.entry().interface
     }
 

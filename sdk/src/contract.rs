@@ -36,9 +36,9 @@ pub enum Role {
     Export,
 }
 
-/// One interface of the contract: one capability, one `[grants]` key, one metric label.
+/// What the contract says of one interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Interface {
+pub struct InterfaceEntry {
     /// Its name, such as `disconnect`.
     pub name: &'static str,
     /// What it is for.
@@ -49,39 +49,87 @@ pub struct Interface {
     pub functions: &'static [&'static str],
 }
 
-const fn interface(
-    name: &'static str,
-    role: Role,
-    needs_grant: bool,
-    functions: &'static [&'static str],
-) -> Interface {
-    Interface { name, role, needs_grant, functions }
+macro_rules! interfaces {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $role:expr, $needs_grant:literal, [$($function:literal),*];)*) => {
+        /// An interface of the contract: one capability, one `[grants]` key, one metric label.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+        pub enum Interface {
+            $($(#[$doc])* $variant,)*
+        }
+
+        /// Every interface, in the WIT's order: that of [`Interface`].
+        pub const INTERFACES: &[InterfaceEntry] = &[$(InterfaceEntry {
+            name: $name,
+            role: $role,
+            needs_grant: $needs_grant,
+            functions: &[$($function),*],
+        }),*];
+
+        impl Interface {
+            /// Every interface, in the WIT's order.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+        }
+    };
 }
 
-/// Every interface, in the WIT's order.
-pub const INTERFACES: &[Interface] = &[
-    interface("types", Role::Types, false, &[]),
-    interface(
-        "peers",
-        Role::Read,
-        true,
-        &["totals-now", "select", "count", "facts", "column", "names", "columns"],
-    ),
-    interface("book", Role::Read, true, &["select", "count", "facts", "column", "names", "columns"]),
-    interface("broadcasts", Role::Read, true, &["totals-now"]),
-    interface("disconnect", Role::Ask, true, &["ask", "ask-if-silent"]),
-    interface("health", Role::Ask, true, &["adjust"]),
-    interface("ping", Role::Ask, true, &["ask", "matching"]),
-    interface("dial", Role::Ask, true, &["ask", "probe"]),
-    interface("protect", Role::Ask, true, &["ask"]),
-    interface("ban", Role::Ask, true, &["ask"]),
-    interface("forget", Role::Ask, true, &["broadcasts", "addresses"]),
-    interface("cadence", Role::Ask, true, &["again-in"]),
-    interface("memory", Role::Beside, true, &["load", "store"]),
-    interface("log", Role::Beside, false, &["write"]),
-    interface("metrics", Role::Beside, true, &["add", "set"]),
-    interface("lifecycle", Role::Export, false, &["describe", "check", "run"]),
-];
+interfaces! {
+    /// Shapes only.
+    Types = "types", Role::Types, false, [];
+    /// The connected peers.
+    Peers = "peers", Role::Read, true,
+        ["totals-now", "select", "count", "facts", "column", "names", "columns"];
+    /// The address book.
+    Book = "book", Role::Read, true, ["select", "count", "facts", "column", "names", "columns"];
+    /// The memory of broadcasts.
+    Broadcasts = "broadcasts", Role::Read, true, ["totals-now"];
+    /// Ends connections.
+    Disconnect = "disconnect", Role::Ask, true, ["ask", "ask-if-silent"];
+    /// Moves the health of peers.
+    Health = "health", Role::Ask, true, ["adjust"];
+    /// Pings peers.
+    Ping = "ping", Role::Ask, true, ["ask", "matching"];
+    /// Dials addresses of the book.
+    Dial = "dial", Role::Ask, true, ["ask", "probe"];
+    /// Keeps peers from being disconnected.
+    Protect = "protect", Role::Ask, true, ["ask"];
+    /// Refuses peers for a while.
+    Ban = "ban", Role::Ask, true, ["ask"];
+    /// Forgets broadcasts and addresses.
+    Forget = "forget", Role::Ask, true, ["broadcasts", "addresses"];
+    /// Chooses when the phase runs again.
+    Cadence = "cadence", Role::Ask, true, ["again-in"];
+    /// What the phase keeps between runs.
+    Memory = "memory", Role::Beside, true, ["load", "store"];
+    /// Lines of log.
+    Log = "log", Role::Beside, false, ["write"];
+    /// Counters and gauges.
+    Metrics = "metrics", Role::Beside, true, ["add", "set"];
+    /// What a phase exports.
+    Lifecycle = "lifecycle", Role::Export, false, ["describe", "check", "run"];
+}
+
+impl Interface {
+    /// What the contract says of it.
+    pub const fn entry(self) -> &'static InterfaceEntry {
+        &INTERFACES[self as usize]
+    }
+
+    /// Its name, such as `disconnect`.
+    pub const fn name(self) -> &'static str {
+        self.entry().name
+    }
+
+    /// The interface of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|interface| interface.name() == name)
+    }
+}
+
+impl std::fmt::Display for Interface {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// Every call of a phase into its host, `interface.function`, in the WIT's order.
 pub const CALLS: &[&str] = &[
@@ -124,27 +172,27 @@ pub struct Kind {
     /// The journal's word, such as `disconnect-if-silent`.
     pub name: &'static str,
     /// The interface, which is also the grant.
-    pub interface: &'static str,
+    pub interface: Interface,
     /// `interface.function`.
     pub call: &'static str,
 }
 
-const fn kind(name: &'static str, interface: &'static str, call: &'static str) -> Kind {
+const fn kind(name: &'static str, interface: Interface, call: &'static str) -> Kind {
     Kind { name, interface, call }
 }
 
 /// Every kind of action. Its index is its number in the journal and in the C table: only ever append.
 pub const KINDS: &[Kind] = &[
-    kind("disconnect", "disconnect", "disconnect.ask"),
-    kind("disconnect-if-silent", "disconnect", "disconnect.ask-if-silent"),
-    kind("health", "health", "health.adjust"),
-    kind("ping", "ping", "ping.ask"),
-    kind("ping-matching", "ping", "ping.matching"),
-    kind("dial", "dial", "dial.ask"),
-    kind("probe", "dial", "dial.probe"),
-    kind("protect", "protect", "protect.ask"),
-    kind("ban", "ban", "ban.ask"),
-    kind("forget-broadcasts", "forget", "forget.broadcasts"),
-    kind("forget-addresses", "forget", "forget.addresses"),
-    kind("again-in", "cadence", "cadence.again-in"),
+    kind("disconnect", Interface::Disconnect, "disconnect.ask"),
+    kind("disconnect-if-silent", Interface::Disconnect, "disconnect.ask-if-silent"),
+    kind("health", Interface::Health, "health.adjust"),
+    kind("ping", Interface::Ping, "ping.ask"),
+    kind("ping-matching", Interface::Ping, "ping.matching"),
+    kind("dial", Interface::Dial, "dial.ask"),
+    kind("probe", Interface::Dial, "dial.probe"),
+    kind("protect", Interface::Protect, "protect.ask"),
+    kind("ban", Interface::Ban, "ban.ask"),
+    kind("forget-broadcasts", Interface::Forget, "forget.broadcasts"),
+    kind("forget-addresses", Interface::Forget, "forget.addresses"),
+    kind("again-in", Interface::Cadence, "cadence.again-in"),
 ];

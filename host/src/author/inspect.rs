@@ -167,9 +167,9 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
         .imports()
         .iter()
         .map(|interface| Import {
-            interface: interface.clone(),
-            granted: declared.map(|guest| guest.grants.allows(interface)),
-            line: Grants::line(interface),
+            interface: interface.name().to_owned(),
+            granted: declared.map(|guest| guest.grants.allows(*interface)),
+            line: Grants::line(*interface),
         })
         .collect();
     for Import { interface, granted, line } in &imports {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use groundskeeper_sdk::contract::INTERFACES;
+use groundskeeper_sdk::contract::Interface;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -230,22 +230,22 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 impl Grants {
     /// Whether functions of this interface may be called at all. Interfaces that need no grant are always granted.
-    pub fn allows(&self, interface: &str) -> bool {
+    pub fn allows(&self, interface: Interface) -> bool {
         match interface {
-            "peers" => self.peers,
-            "book" => self.book,
-            "broadcasts" => self.broadcasts,
-            "disconnect" => self.disconnect.is_some(),
-            "health" => self.health.is_some(),
-            "ping" => self.ping.is_some(),
-            "dial" => self.dial.is_some(),
-            "protect" => self.protect.is_some(),
-            "ban" => self.ban.is_some(),
-            "forget" => self.forget.is_some(),
-            "cadence" => self.cadence,
-            "memory" => self.memory.is_some(),
-            "metrics" => self.metrics,
-            other => INTERFACES.iter().any(|it| it.name == other && !it.needs_grant),
+            Interface::Peers => self.peers,
+            Interface::Book => self.book,
+            Interface::Broadcasts => self.broadcasts,
+            Interface::Disconnect => self.disconnect.is_some(),
+            Interface::Health => self.health.is_some(),
+            Interface::Ping => self.ping.is_some(),
+            Interface::Dial => self.dial.is_some(),
+            Interface::Protect => self.protect.is_some(),
+            Interface::Ban => self.ban.is_some(),
+            Interface::Forget => self.forget.is_some(),
+            Interface::Cadence => self.cadence,
+            Interface::Memory => self.memory.is_some(),
+            Interface::Metrics => self.metrics,
+            Interface::Types | Interface::Log | Interface::Lifecycle => true,
         }
     }
 
@@ -270,9 +270,9 @@ impl Grants {
 
     /// The line of `[grants]` that grants an interface with its usual ceilings, such as `ping = { max_per_tick = 256 }`.
     /// None for what needs no grant.
-    pub fn line(interface: &str) -> Option<String> {
+    pub fn line(interface: Interface) -> Option<String> {
         let everything = toml::Value::try_from(Self::everything()).ok()?;
-        Some(format!("{interface} = {}", everything.get(interface)?))
+        Some(format!("{interface} = {}", everything.get(interface.name())?))
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Ask, Table, Test};
 use groundskeeper_sdk::query;
 use serde::Serialize;
 
 use super::World;
-use super::ceilings::{Allowance, Standing};
+use super::ceilings::{Allowance, HealthShare, Refusal, Share, Standing};
 use super::pings::Pings;
 use super::snapshot::TickSnapshot;
 use crate::engine::{Changes, PhaseView};
@@ -198,22 +199,23 @@ pub(super) struct Applied {
     /// What became of each ask.
     pub fates: Vec<Fate>,
     /// Refused asks by grant.
-    pub refused: BTreeMap<&'static str, u32>,
+    pub refused: BTreeMap<Interface, u32>,
     /// Connections with enough health, counted when first needed.
     healthy: Option<u32>,
     /// Connections that a plan in shadow mode would have ended.
     ended_in_shadow: u32,
     dialed_in_shadow: u32,
     futile: u32,
-    futile_untold: BTreeMap<&'static str, u32>,
-    interface: &'static str,
+    futile_untold: BTreeMap<Interface, u32>,
+    /// Of the ask that is being applied.
+    interface: Option<Interface>,
 }
 
 impl Apply<'_> {
     pub(super) fn plan(&mut self, asks: Vec<Ask>) {
         for ask in asks {
             let interface = ask.interface();
-            self.outcome.interface = interface;
+            self.outcome.interface = Some(interface);
             let outcome = self.one(ask);
             self.outcome.tally.note(outcome);
             if outcome.is_refused() {
@@ -292,7 +294,7 @@ impl Apply<'_> {
         let Applied { futile, futile_untold, interface, .. } = &mut self.outcome;
         *futile += 1;
         let told = *futile <= FUTILE_TOLD;
-        if !told {
+        if let (false, Some(interface)) = (told, *interface) {
             *futile_untold.entry(interface).or_default() += 1;
         }
         told
@@ -383,15 +385,15 @@ impl Apply<'_> {
             return Err(self.refused(what, row, reason, "the peer is protected".to_owned()));
         }
         if let Some(allowance) = &self.allowance
-            && let Err(words) = allowance.touchable(self.snapshot.naming(row).map(|naming| naming.id))
+            && let Err(refusal) = allowance.touchable(self.snapshot.naming(row).map(|naming| naming.id))
         {
-            return Err(self.refused(what, row, reason, words));
+            return Err(self.refused(what, row, reason, refusal.to_string()));
         }
         Ok(row)
     }
 
     /// How many connections an ask for the end of this one has to leave.
-    fn may_end(&mut self, row: usize) -> Result<u32, String> {
+    fn may_end(&mut self, row: usize) -> Result<u32, Refusal> {
         if self.allowance.is_none() {
             return Ok(0);
         }
@@ -407,7 +409,7 @@ impl Apply<'_> {
         };
         let keep = match self.may_end(row) {
             Ok(keep) => keep,
-            Err(words) => return self.refused(what, row, &reason, words),
+            Err(refusal) => return self.refused(what, row, &reason, refusal.to_string()),
         };
         let key = self.snapshot.rows().key(row);
         let unless_seen_since = if_silent.then(|| self.snapshot.silent_since(row));
@@ -455,7 +457,7 @@ impl Apply<'_> {
         let granted = granted.and_then(|time| Ok((time, self.may_end(row)?)));
         let (time, keep) = match granted {
             Ok(granted) => granted,
-            Err(words) => return self.refused(what, row, reason, words),
+            Err(refusal) => return self.refused(what, row, reason, refusal.to_string()),
         };
         let draft = self.about(what, row, &held_for(reason, wished, time, "ban"));
         let Some(id) = draft.peer else {
@@ -514,10 +516,10 @@ impl Apply<'_> {
         let granted = self
             .allowance
             .as_mut()
-            .map_or(Ok((by, 0)), |allowance| allowance.health(id, by, health, standing));
-        let (by, floor) = match granted {
-            Ok(granted) => granted,
-            Err(words) => return self.not_applied(draft, Outcome::Refused(words)),
+            .map_or(Ok(HealthShare { by, floor: 0 }), |allowance| allowance.health(id, by, health, standing));
+        let HealthShare { by, floor } = match granted {
+            Ok(share) => share,
+            Err(refusal) => return self.not_applied(draft, Outcome::Refused(refusal.to_string())),
         };
         let key = self.snapshot.rows().key(row);
         let moved = if self.shadow {
@@ -556,7 +558,7 @@ impl Apply<'_> {
         };
         let time = match granted {
             Ok(time) => time,
-            Err(words) => return self.refused(What::Protect, row, reason, words),
+            Err(refusal) => return self.refused(What::Protect, row, reason, refusal.to_string()),
         };
         let draft = self.about(What::Protect, row, &held_for(reason, wished, time, "protect"));
         let held = if self.shadow { pool.is_live(key) } else { pool.protect(key, time) };
@@ -591,12 +593,12 @@ impl Apply<'_> {
         let wished = rows.len();
         let mut is_partial = false;
         if let Some(allowance) = &mut self.allowance {
-            let (granted, words) = allowance.ping(wished);
+            let Share { granted, refusal } = allowance.ping(wished);
             rows.truncate(granted);
-            if let Some(words) = words {
+            if let Some(refusal) = refusal {
                 let draft =
                     Draft { count: (wished - granted) as u32, ..self.draft(What::Ping, reason.clone()) };
-                let refused = self.not_applied(draft, Outcome::Refused(words));
+                let refused = self.not_applied(draft, Outcome::Refused(refusal.to_string()));
                 if granted == 0 {
                     return refused;
                 }
@@ -635,9 +637,9 @@ impl Apply<'_> {
         let wait_s = self.snapshot.book().wait_s[row];
         let connections = self.live() + self.world.book.dialing() + self.outcome.dialed_in_shadow;
         if let Some(allowance) = &mut self.allowance
-            && let Err(words) = allowance.dial(probe, wait_s, connections)
+            && let Err(refusal) = allowance.dial(probe, wait_s, connections)
         {
-            return self.not_applied(draft, Outcome::Refused(words));
+            return self.not_applied(draft, Outcome::Refused(refusal.to_string()));
         }
         if let Some(dials) = self.urgent_dials.as_deref_mut() {
             if *dials >= DIALS_PER_URGENT_BEAT {
@@ -716,10 +718,10 @@ impl Apply<'_> {
             return Ok(ForgetShare { most: usize::MAX, is_partial: false });
         };
         let (wished, held) = table();
-        let (granted, words) = allowance.forget(wished, held);
-        let Some(words) = words else { return Ok(ForgetShare { most: granted, is_partial: false }) };
+        let Share { granted, refusal } = allowance.forget(wished, held);
+        let Some(refusal) = refusal else { return Ok(ForgetShare { most: granted, is_partial: false }) };
         let draft = Draft { count: (wished - granted) as u32, ..self.draft(what, reason) };
-        let refused = self.not_applied(draft, Outcome::Refused(words));
+        let refused = self.not_applied(draft, Outcome::Refused(refusal.to_string()));
         if granted > 0 { Ok(ForgetShare { most: granted, is_partial: true }) } else { Err(refused) }
     }
 
@@ -736,9 +738,9 @@ impl Apply<'_> {
     fn again_in(&mut self, ticks: u32) -> AskOutcome {
         let draft = self.draft(What::AgainIn, format!("in {ticks} ticks"));
         if let Some(allowance) = &self.allowance
-            && let Err(words) = allowance.granted("cadence")
+            && let Err(refusal) = allowance.granted(Interface::Cadence)
         {
-            return self.not_applied(draft, Outcome::Refused(words));
+            return self.not_applied(draft, Outcome::Refused(refusal.to_string()));
         }
         // Even in shadow mode: when a phase runs is its own affair, and what it would do is to be seen.
         self.outcome.again_in = Some(ticks);
@@ -768,15 +770,24 @@ fn held_for(reason: &str, wished: Duration, granted: Duration, interface: &str) 
 }
 
 /// What asks of an interface are recorded as when they are told by their number.
-fn what_of(interface: &str) -> What {
+fn what_of(interface: Interface) -> What {
     match interface {
-        "disconnect" => What::Disconnect,
-        "health" => What::Health,
-        "ping" => What::Ping,
-        "dial" => What::Dial,
-        "protect" => What::Protect,
-        "ban" => What::Ban,
-        "forget" => What::ForgetAddresses,
-        _ => What::AgainIn,
+        Interface::Disconnect => What::Disconnect,
+        Interface::Health => What::Health,
+        Interface::Ping => What::Ping,
+        Interface::Dial => What::Dial,
+        Interface::Protect => What::Protect,
+        Interface::Ban => What::Ban,
+        Interface::Forget => What::ForgetAddresses,
+        Interface::Cadence => What::AgainIn,
+        // No ask comes through these.
+        Interface::Types
+        | Interface::Peers
+        | Interface::Book
+        | Interface::Broadcasts
+        | Interface::Memory
+        | Interface::Log
+        | Interface::Metrics
+        | Interface::Lifecycle => What::PhaseFailed,
     }
 }

@@ -1,8 +1,11 @@
 //! What guests have done and may still do: by tick, by hour, at one time; each by itself and all together. Does nothing.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use groundskeeper_sdk::contract::Interface;
 
 use crate::config::{Grants, Guests};
 use crate::peer::PeerId;
@@ -197,8 +200,8 @@ impl All<'_> {
     }
 }
 
-/// What one run of one guest may still do. Each question is answered by a ceiling and its words, or by what is granted of
-/// it; what became an effect is then told.
+/// What one run of one guest may still do. Each question is answered by a [`Refusal`], or by what is granted of it; what
+/// became an effect is then told.
 pub(super) struct Allowance<'a> {
     rules: Rules<'a>,
     own: &'a mut Used,
@@ -213,38 +216,135 @@ pub(super) struct Standing {
     pub healthy: u32,
 }
 
-pub(super) fn not_granted(interface: &str) -> String {
-    format!("{interface} is not granted; add `{interface} = true` below [grants] in its manifest")
+/// Why a guest may not do what it asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    NotGranted(Interface),
+    /// A ceiling of the guest's own grants.
+    UsedUp {
+        ceiling: &'static str,
+        limit: u32,
+    },
+    /// A ceiling of all guests together.
+    UsedUpByAll {
+        ceiling: &'static str,
+        limit: u32,
+    },
+    Untouchable,
+    ConnectionsLeft {
+        least: u32,
+        live: u32,
+    },
+    FloorLive {
+        floor: u32,
+        live: u32,
+    },
+    FloorHealthy {
+        floor: u32,
+        healthy: u32,
+    },
+    HealthOfOthers,
+    HealthFloor {
+        floor: u8,
+        health: u8,
+    },
+    HalfProtected {
+        live: u32,
+    },
+    BackOff {
+        wait_s: u32,
+    },
+    PoolFull {
+        most: u32,
+        connections: u32,
+    },
+    TableFloor {
+        min_left: u32,
+        held: usize,
+    },
 }
 
-fn used_up(ceiling: &str, n: u32) -> String {
-    format!("{ceiling} = {n} is used up")
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotGranted(interface) => write!(
+                f,
+                "{interface} is not granted; add `{interface} = true` below [grants] in its manifest"
+            ),
+            Self::UsedUp { ceiling, limit } => write!(f, "{ceiling} = {limit} is used up"),
+            Self::UsedUpByAll { ceiling, limit } => {
+                write!(f, "guests.{ceiling} = {limit} is used up by all guests together")
+            }
+            Self::Untouchable => f.write_str("guests.untouchable names this peer"),
+            Self::ConnectionsLeft { least, live } => {
+                write!(f, "disconnect.min_connections_left = {least}: {live} are live")
+            }
+            Self::FloorLive { floor, live } => {
+                write!(f, "guests.floor = {floor}: {live} connections are live")
+            }
+            Self::FloorHealthy { floor, healthy } => {
+                write!(f, "guests.floor = {floor}: {healthy} connections are healthy")
+            }
+            Self::HealthOfOthers => {
+                write!(f, "the health of {HEALTH_PEERS} other peers was moved within the hour")
+            }
+            Self::HealthFloor { floor, health } => write!(f, "health.floor = {floor}: it is {health}"),
+            Self::HalfProtected { live } => {
+                write!(f, "guests protect half of the {live} live connections already")
+            }
+            Self::BackOff { wait_s } => {
+                write!(f, "the address waits for another {wait_s} s after its failures")
+            }
+            Self::PoolFull { most, connections } => {
+                write!(f, "pool.most = {most}: {connections} are live or being dialled")
+            }
+            Self::TableFloor { min_left, held } => {
+                write!(f, "forget.min_left = {min_left}: the table holds {held}")
+            }
+        }
+    }
 }
 
-fn used_up_by_all(ceiling: &str, n: u32) -> String {
-    format!("guests.{ceiling} = {n} is used up by all guests together")
+/// How far the health of a peer may be moved, and how low.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct HealthShare {
+    pub by: i32,
+    pub floor: u8,
+}
+
+/// How many of those asked for are granted, and why not all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Share {
+    pub granted: usize,
+    pub refusal: Option<Refusal>,
+}
+
+fn used_up(ceiling: &'static str, limit: u32) -> Refusal {
+    Refusal::UsedUp { ceiling, limit }
+}
+
+fn used_up_by_all(ceiling: &'static str, limit: u32) -> Refusal {
+    Refusal::UsedUpByAll { ceiling, limit }
 }
 
 impl Allowance<'_> {
     /// Whether calls of `interface` are granted at all.
-    pub(super) fn granted(&self, interface: &str) -> Result<(), String> {
-        if self.rules.grants.allows(interface) { Ok(()) } else { Err(not_granted(interface)) }
+    pub(super) fn granted(&self, interface: Interface) -> Result<(), Refusal> {
+        if self.rules.grants.allows(interface) { Ok(()) } else { Err(Refusal::NotGranted(interface)) }
     }
 
     /// Whether the operator keeps guests off this peer.
-    pub(super) fn touchable(&self, id: Option<PeerId>) -> Result<(), String> {
+    pub(super) fn touchable(&self, id: Option<PeerId>) -> Result<(), Refusal> {
         match id {
-            Some(id) if self.rules.node.untouchable.contains(&id) => {
-                Err("guests.untouchable names this peer".to_owned())
-            }
+            Some(id) if self.rules.node.untouchable.contains(&id) => Err(Refusal::Untouchable),
             _ => Ok(()),
         }
     }
 
     /// How many connections have to be left if one is ended.
-    pub(super) fn disconnect(&mut self, is_healthy: bool, standing: Standing) -> Result<u32, String> {
+    pub(super) fn disconnect(&mut self, is_healthy: bool, standing: Standing) -> Result<u32, Refusal> {
         let Rules { grants, node, .. } = self.rules;
-        let Some(grant) = grants.disconnect else { return Err(not_granted("disconnect")) };
+        let Some(grant) = grants.disconnect else { return Err(Refusal::NotGranted(Interface::Disconnect)) };
         let Standing { live, healthy } = standing;
         if self.own.disconnects >= grant.max_per_tick {
             return Err(used_up("disconnect.max_per_tick", grant.max_per_tick));
@@ -260,14 +360,13 @@ impl Allowance<'_> {
             return Err(used_up_by_all("disconnects_per_hour", node.disconnects_per_hour));
         }
         if live <= grant.min_connections_left {
-            let least = grant.min_connections_left;
-            return Err(format!("disconnect.min_connections_left = {least}: {live} are live"));
+            return Err(Refusal::ConnectionsLeft { least: grant.min_connections_left, live });
         }
         if live <= node.floor {
-            return Err(format!("guests.floor = {}: {live} connections are live", node.floor));
+            return Err(Refusal::FloorLive { floor: node.floor, live });
         }
         if is_healthy && healthy <= node.floor {
-            return Err(format!("guests.floor = {}: {healthy} connections are healthy", node.floor));
+            return Err(Refusal::FloorHealthy { floor: node.floor, healthy });
         }
         Ok(grant.min_connections_left.max(node.floor))
     }
@@ -281,8 +380,8 @@ impl Allowance<'_> {
     }
 
     /// For how long of `wished` a peer may be banned.
-    pub(super) fn ban(&mut self, wished: Duration) -> Result<Duration, String> {
-        let Some(grant) = self.rules.grants.ban else { return Err(not_granted("ban")) };
+    pub(super) fn ban(&mut self, wished: Duration) -> Result<Duration, Refusal> {
+        let Some(grant) = self.rules.grants.ban else { return Err(Refusal::NotGranted(Interface::Ban)) };
         if self.own.bans.len() as u64 >= u64::from(grant.max_active) {
             return Err(used_up("ban.max_active", grant.max_active));
         }
@@ -307,14 +406,14 @@ impl Allowance<'_> {
         by: i32,
         health: u8,
         standing: Standing,
-    ) -> Result<(i32, u8), String> {
+    ) -> Result<HealthShare, Refusal> {
         let Rules { grants, node, healthy_above, .. } = self.rules;
-        let Some(grant) = grants.health else { return Err(not_granted("health")) };
+        let Some(grant) = grants.health else { return Err(Refusal::NotGranted(Interface::Health)) };
         let most = grant.max_delta_per_peer_per_hour;
         let peers = self.own.health.len();
         let moved = self.own.health.get_mut(&id).map(|hour| hour.sum(self.now));
         if moved.is_none() && peers >= HEALTH_PEERS {
-            return Err(format!("the health of {HEALTH_PEERS} other peers was moved within the hour"));
+            return Err(Refusal::HealthOfOthers);
         }
         let moved = moved.unwrap_or(0);
         let left = most.saturating_sub(moved);
@@ -325,15 +424,14 @@ impl Allowance<'_> {
         let by = by.clamp(-left, left);
         let floor = grant.floor.unwrap_or(u32::from(healthy_above) + 1).min(100) as u8;
         if by < 0 && health <= floor {
-            return Err(format!("health.floor = {floor}: it is {health}"));
+            return Err(Refusal::HealthFloor { floor, health });
         }
         let after = i32::from(health).saturating_add(by).max(floor.into());
         let falls_ill = health > healthy_above && after <= healthy_above.into();
         if falls_ill && standing.healthy <= node.floor {
-            let healthy = standing.healthy;
-            return Err(format!("guests.floor = {}: {healthy} connections are healthy", node.floor));
+            return Err(Refusal::FloorHealthy { floor: node.floor, healthy: standing.healthy });
         }
-        Ok((by, floor))
+        Ok(HealthShare { by, floor })
     }
 
     pub(super) fn health_moved(&mut self, id: PeerId, points: u32) {
@@ -349,8 +447,10 @@ impl Allowance<'_> {
         wished: Duration,
         live: u32,
         is_live: impl Fn(ConnKey) -> bool,
-    ) -> Result<Duration, String> {
-        let Some(grant) = self.rules.grants.protect else { return Err(not_granted("protect")) };
+    ) -> Result<Duration, Refusal> {
+        let Some(grant) = self.rules.grants.protect else {
+            return Err(Refusal::NotGranted(Interface::Protect));
+        };
         let most = self.rules.node.protected;
         for used in [&mut *self.own, self.all.used()] {
             used.protected.retain(|_, (key, _)| is_live(*key));
@@ -364,7 +464,7 @@ impl Allowance<'_> {
             return Err(used_up_by_all("protected", most));
         }
         if held >= u64::from(live / 2) {
-            return Err(format!("guests protect half of the {live} live connections already"));
+            return Err(Refusal::HalfProtected { live });
         }
         Ok(wished.min(grant.max_duration))
     }
@@ -377,27 +477,29 @@ impl Allowance<'_> {
         }
     }
 
-    /// How many of `wished` peers may be pinged. With the words if that is not all.
-    pub(super) fn ping(&mut self, wished: usize) -> (usize, Option<String>) {
-        let Some(grant) = self.rules.grants.ping else { return (0, Some(not_granted("ping"))) };
+    /// How many of `wished` peers may be pinged.
+    pub(super) fn ping(&mut self, wished: usize) -> Share {
+        let Some(grant) = self.rules.grants.ping else {
+            return Share { granted: 0, refusal: Some(Refusal::NotGranted(Interface::Ping)) };
+        };
         let left = grant.max_per_tick.saturating_sub(self.own.pings) as usize;
         let granted = wished.min(left);
         self.own.pings += granted as u32;
-        (granted, (granted < wished).then(|| used_up("ping.max_per_tick", grant.max_per_tick)))
+        let refusal = (granted < wished).then(|| used_up("ping.max_per_tick", grant.max_per_tick));
+        Share { granted, refusal }
     }
 
     /// Whether an address may be dialled that waits for `wait_s`, with so many connections live or on their way.
-    pub(super) fn dial(&mut self, probe: bool, wait_s: u32, connections: u32) -> Result<(), String> {
-        let Some(grant) = self.rules.grants.dial else { return Err(not_granted("dial")) };
+    pub(super) fn dial(&mut self, probe: bool, wait_s: u32, connections: u32) -> Result<(), Refusal> {
+        let Some(grant) = self.rules.grants.dial else { return Err(Refusal::NotGranted(Interface::Dial)) };
         if self.own.dials >= grant.max_per_tick {
             return Err(used_up("dial.max_per_tick", grant.max_per_tick));
         }
         if wait_s > 0 {
-            return Err(format!("the address waits for another {wait_s} s after its failures"));
+            return Err(Refusal::BackOff { wait_s });
         }
         if !probe && connections >= self.rules.most {
-            let most = self.rules.most;
-            return Err(format!("pool.most = {most}: {connections} are live or being dialled"));
+            return Err(Refusal::PoolFull { most: self.rules.most, connections });
         }
         Ok(())
     }
@@ -406,20 +508,22 @@ impl Allowance<'_> {
         self.own.dials += 1;
     }
 
-    /// How many of `wished` entries of a table that holds `held` may be forgotten. With the words if that is not all.
-    pub(super) fn forget(&mut self, wished: usize, held: usize) -> (usize, Option<String>) {
-        let Some(grant) = self.rules.grants.forget else { return (0, Some(not_granted("forget"))) };
+    /// How many of `wished` entries of a table that holds `held` may be forgotten.
+    pub(super) fn forget(&mut self, wished: usize, held: usize) -> Share {
+        let Some(grant) = self.rules.grants.forget else {
+            return Share { granted: 0, refusal: Some(Refusal::NotGranted(Interface::Forget)) };
+        };
         let left = grant.max_per_tick.saturating_sub(self.own.forgotten) as usize;
         let spare = held.saturating_sub(grant.min_left as usize);
         let granted = wished.min(left).min(spare);
-        let words = match () {
-            () if granted == wished => None,
-            () if spare < left => {
-                Some(format!("forget.min_left = {}: the table holds {held}", grant.min_left))
-            }
-            () => Some(used_up("forget.max_per_tick", grant.max_per_tick)),
+        let refusal = if granted == wished {
+            None
+        } else if spare < left {
+            Some(Refusal::TableFloor { min_left: grant.min_left, held })
+        } else {
+            Some(used_up("forget.max_per_tick", grant.max_per_tick))
         };
-        (granted, words)
+        Share { granted, refusal }
     }
 
     pub(super) fn forgot(&mut self, entries: u32) {

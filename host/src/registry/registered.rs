@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use groundskeeper_sdk::contract::METRICS;
+use groundskeeper_sdk::contract::{Interface, METRICS};
 use groundskeeper_sdk::host::{Change, Metric, Saved};
 
 use super::status::short_digest;
@@ -50,7 +50,7 @@ pub struct Registered {
     /// Due runs that waited for the next tick because the budget was used up.
     pub put_off: u64,
     /// Asks that were refused, by grant.
-    pub refused: BTreeMap<&'static str, u64>,
+    pub refused: BTreeMap<Interface, u64>,
     took: VecDeque<Duration>,
     pub cost: Cost,
     memory_peak: Option<u64>,
@@ -387,7 +387,7 @@ impl Registered {
             pause_left: self.breaker.pause_left(),
             missed: self.missed,
             put_off: self.put_off,
-            refused: self.refused.iter().map(|(grant, n)| ((*grant).to_owned(), *n)).collect(),
+            refused: self.refused.iter().map(|(grant, n)| (grant.name().to_owned(), *n)).collect(),
             last_duration_us: self.took.back().copied().map_or(0, micros),
             median_duration_us: took.get(took.len() / 2).copied().map(micros),
             last_fuel: self.cost.fuel,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use groundskeeper_sdk::contract::{INTERFACES, Role};
+use groundskeeper_sdk::contract::{INTERFACES, Interface, Role};
 
 use super::wat::FUNCTIONS;
 use super::{Ended, Limit, Wat, every_grant, fueled, run, run_with, told};
@@ -158,5 +158,9 @@ fn no_function_of_the_contract_is_missing_here() {
         .flat_map(|interface| interface.functions.iter().map(|name| format!("{}.{name}", interface.name)))
         .collect();
     assert_eq!(here, contract);
-    assert!(CALLS.iter().all(|call| every_grant().allows(call.interface)));
+    assert!(
+        CALLS
+            .iter()
+            .all(|call| Interface::from_name(call.interface).is_some_and(|it| every_grant().allows(it)))
+    );
 }

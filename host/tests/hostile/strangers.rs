@@ -1,5 +1,7 @@
 //! Files that are no phase of this contract: refused while they are loaded, before anything of them runs.
 
+use groundskeeper_sdk::contract::Interface;
+
 use super::*;
 
 const PACKAGE: &str = "groundskeeper:phase@0.1.0";
@@ -18,7 +20,7 @@ fn logging(version: &str) -> Vec<u8> {
 fn a_guest_of_a_later_patch_of_the_contract_runs_if_it_uses_what_is_known() {
     let wasm = Wasm::by_hand(None).unwrap();
     let code = load(&wasm, &logging("0.1.9"));
-    assert_eq!(code.imports(), ["log"]);
+    assert_eq!(code.imports(), [Interface::Log]);
     let guest = Guest::new(&wasm, code, setup()).unwrap();
     guest.check().unwrap();
     let done = guest.run(&job(&few()));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use groundskeeper_sdk::contract::{INTERFACES, PACKAGE, Role};
+use groundskeeper_sdk::contract::{Interface, PACKAGE, Role};
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
@@ -104,7 +104,7 @@ fn other_contract(import: &str) -> Option<&str> {
 pub struct Code {
     pub(super) pre: InstancePre<Inside>,
     pub(super) exports: Exports,
-    imports: Vec<String>,
+    imports: Vec<Interface>,
     stubs: Vec<String>,
     digest: Digest,
     bytes: usize,
@@ -133,9 +133,13 @@ impl Code {
             });
         }
         for (name, item) in ty.imports(&wasm.engine) {
+            if let Some(known) = interface(name).and_then(Interface::from_name) {
+                if known.entry().role != Role::Types {
+                    imports.push(known);
+                }
+                continue;
+            }
             match interface(name) {
-                Some(ours) if INTERFACES.iter().any(|it| it.name == ours && it.role == Role::Types) => {}
-                Some(ours) if INTERFACES.iter().any(|it| it.name == ours) => imports.push(ours.to_owned()),
                 None if wasi::is_wasi(name) => stubs.push(name.to_owned()),
                 _ => {
                     let way_out = match (interface(name), &item.ty) {
@@ -165,7 +169,7 @@ impl Code {
     }
 
     /// The interfaces of the contract whose functions it imports: its request for grants.
-    pub fn imports(&self) -> &[String] {
+    pub fn imports(&self) -> &[Interface] {
         &self.imports
     }
 

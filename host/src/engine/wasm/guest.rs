@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Frozen, Plan, Table, clean};
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::rng::Rng;
@@ -38,12 +39,12 @@ pub struct Described {
 /// An import that the manifest does not grant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NotGranted {
-    pub interface: String,
+    pub interface: Interface,
 }
 
 impl fmt::Display for NotGranted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interface } = self;
+        let interface = self.interface.name();
         write!(
             f,
             "it wants {interface:?}, which is not granted; to grant it, add to [grants]: {}",
@@ -55,7 +56,7 @@ impl fmt::Display for NotGranted {
 impl NotGranted {
     /// The line for the manifest, with the usual ceilings.
     pub fn line(&self) -> String {
-        Grants::line(&self.interface).unwrap_or_else(|| format!("{} = true", self.interface))
+        Grants::line(self.interface).unwrap_or_else(|| format!("{} = true", self.interface))
     }
 }
 
@@ -101,8 +102,9 @@ impl Guest {
         let missing: Vec<NotGranted> = code
             .imports()
             .iter()
-            .filter(|interface| !setup.grants.allows(interface))
-            .map(|interface| NotGranted { interface: interface.clone() })
+            .copied()
+            .filter(|interface| !setup.grants.allows(*interface))
+            .map(|interface| NotGranted { interface })
             .collect();
         if !missing.is_empty() {
             return Err(SetupError::NotGranted(missing));
