@@ -1,39 +1,36 @@
 //! One beat: who is due, view, run, check, apply, journal. Has no clock of its own and never waits for the network.
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use groundskeeper_sdk::contract::Interface;
-use groundskeeper_sdk::host::{Frozen, Level, LogLine, Metric, Parts, Saved};
-use groundskeeper_sdk::phase::{Failure, Tick};
 use serde::Serialize;
 
 use crate::book::{Book, Dial};
 use crate::clock::{Clock, Coarse, unix_seconds};
-use crate::config::{Guests, Mode, WakeOn};
+use crate::config::{Guests, Mode};
 use crate::data::KeptPhase;
-use crate::engine::{Changes, Ended, Fence, Job, PhaseView};
+use crate::engine::Fence;
 use crate::flow::Broadcasts;
-use crate::journal::{Asker, Draft, Journal, Outcome, What};
+use crate::journal::{Asker, Draft, Journal, What};
 use crate::pool::Pool;
-use crate::record::{RecordCounts, Recorder, Taking};
+use crate::record::{RecordCounts, Recorder};
 use crate::registry::{LastRuns, PhaseBoard, PhaseState, Registered, Registry, Verdict};
 
 mod apply;
 mod ceilings;
 mod pings;
 mod recording;
+mod run;
 mod snapshot;
 mod swap;
 #[cfg(test)]
 mod tests;
 
 pub use apply::Tally;
-use apply::{Applied, Apply};
-use ceilings::{Ledger, Refusal, Rules};
+use ceilings::Ledger;
 use pings::Pings;
+use run::{BeatRun, PhaseRunner, is_due};
 pub use snapshot::Thresholds;
 #[doc(hidden)]
 pub use snapshot::TickSnapshot;
@@ -130,6 +127,13 @@ pub struct BeatReport {
     /// Guests that were due and have to wait for the next tick.
     pub put_off: Vec<Arc<str>>,
     pub tally: Tally,
+}
+
+impl BeatReport {
+    fn note(&mut self, run: PhaseRun) {
+        self.tally += run.tally;
+        self.runs.push(run);
+    }
 }
 
 /// The phases of one node, and the state that beats leave behind.
@@ -348,38 +352,50 @@ impl Cycle {
             put_off: Vec::new(),
             tally: Tally::default(),
         };
-        let budget = (self.interval / 3).min(BEAT_BUDGET);
-        for at in self.turns() {
-            let used = (self.stopwatch)().saturating_sub(stopwatch_begun);
-            if !self.is_due(at, &run) {
-                continue;
-            }
-            let phase = &mut self.registry.phases[at];
-            if phase.is_guest() && used >= budget {
-                phase.owed_since.get_or_insert(beat.tick);
-                phase.put_off += 1;
-                report.put_off.push(Arc::clone(&phase.name));
-                continue;
-            }
-            phase.owed_since = None;
-            let phase_run = self.phase(at, &mut run);
-            let failed = phase_run.words.as_deref();
-            let returned = self.judge(at, beat.tick, failed);
-            report.tally += phase_run.tally;
-            report.runs.push(phase_run);
-            if returned {
-                // The run that the new generation failed is the old one's.
-                let phase_run = self.phase(at, &mut run);
-                report.tally += phase_run.tally;
-                report.runs.push(phase_run);
-            }
-        }
+        self.run_due(&mut run, &mut report, stopwatch_begun);
         self.ordered.clear();
         recording::ended(self.recorder.as_mut(), run);
         report.connected = self.world.pool.live();
         report.took = begun.elapsed();
         self.publish();
         report
+    }
+
+    /// Runs every phase that is due, unless it is a guest and the beat's time is used up.
+    fn run_due(&mut self, run: &mut BeatRun, report: &mut BeatReport, begun: Duration) {
+        let budget = (self.interval / 3).min(BEAT_BUDGET);
+        let turns = self.turns();
+        let mut runner = PhaseRunner {
+            world: &self.world,
+            fence: &mut self.fence,
+            recorder: self.recorder.as_mut(),
+            ledger: &mut self.ledger,
+            pings: &mut self.pings,
+            verdicts: &mut self.verdicts,
+            interval: self.interval,
+            secret: self.secret,
+        };
+        for place in turns {
+            let used = (self.stopwatch)().saturating_sub(begun);
+            let phase = &mut self.registry.phases[place];
+            if !is_due(phase, &self.ordered, run) {
+                continue;
+            }
+            if phase.is_guest() && used >= budget {
+                phase.owed_since.get_or_insert(run.beat.tick);
+                phase.put_off += 1;
+                report.put_off.push(Arc::clone(&phase.name));
+                continue;
+            }
+            phase.owed_since = None;
+            let phase_run = runner.run(place, phase, run);
+            let returned = runner.judge(phase, run.beat.tick, phase_run.words.as_deref());
+            report.note(phase_run);
+            if returned {
+                // The run that the new generation failed is the old one's.
+                report.note(runner.run(place, phase, run));
+            }
+        }
     }
 
     /// Hands out at most `most` of the pings that plans asked for; true if more wait.
@@ -428,246 +444,7 @@ impl Cycle {
         turns
     }
 
-    /// Whether the phase at `at` is to run now. One whose breaker lets this run pass has had its turn.
-    fn is_due(&mut self, at: usize, run: &BeatRun) -> bool {
-        let (BeatRun { beat, .. }, connected) = (run, run.connected());
-        let phase = &mut self.registry.phases[at];
-        if phase.policy.mode == Mode::Off {
-            return false;
-        }
-        if !self.ordered.is_empty() {
-            return self.ordered.contains(&phase.name);
-        }
-        if beat.urgent > 0 {
-            let wakes = phase.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0;
-            // The host's own are tried whatever happened: nothing else ends the isolation.
-            let is_held = phase.is_guest() && (phase.breaker.is_open() || phase.breaker.has_given_up());
-            return wakes && !phase.is_stuck() && !phase.is_paused && !is_held;
-        }
-        let every = phase.schedule.cadence.every_n_ticks(connected);
-        if !phase.timing.is_due(beat.tick, every) {
-            phase.owed_since = None;
-            return false;
-        }
-        let is_held = phase.is_stuck() || phase.is_paused;
-        if is_held || !phase.breaker.admit() {
-            phase.missed += 1;
-            phase.owed_since = None;
-            // A run that was let pass still uses its place in the grid.
-            phase.timing.ran(beat.tick, None);
-            return false;
-        }
-        true
-    }
-
-    /// Runs the phase at `at`.
-    fn phase(&mut self, at: usize, run: &mut BeatRun) -> PhaseRun {
-        let BeatRun { beat, .. } = *run;
-        let tick = beat.tick;
-        let connected = run.connected();
-        let phase = &mut self.registry.phases[at];
-        let every = phase.schedule.cadence.every_n_ticks(connected);
-        // Before its first run ever there is no run from which to count.
-        let ran_before = phase.last_run_unix.is_some();
-        let missed = if beat.urgent == 0 && ran_before { phase.timing.missed(tick, every) } else { 0 };
-        let mono = self.world.clock.mono();
-        let unix = unix_seconds(&*self.world.clock);
-        let since_last = phase.last_accepted.map(|at| mono.saturating_sub(at).as_secs());
-        let since_last = since_last.or(phase.last_run_unix.map(|at| unix.saturating_sub(at).into()));
-        let memory = phase.memory_cap().and_then(|_| phase.memory());
-        let names = recording::names(self.recorder.as_mut(), &self.world, self.interval, run);
-        let view = PhaseView::new(Arc::clone(&run.snapshot), Arc::clone(&run.changes), memory);
-        let view = Arc::new(view.with_names(names));
-        let job = Job {
-            tick: Tick {
-                number: tick,
-                since_last_s: since_last.map(|s| s.try_into().unwrap_or(u32::MAX - 1)),
-                missed,
-                late: run.late,
-                unix_s: unix,
-                seed: seed(self.secret, &beat, &phase.name),
-            },
-            view: Arc::clone(&view) as Arc<dyn Frozen>,
-        };
-        let given = job.tick;
-        phase.missed += u64::from(missed);
-        let ran = self.fence.run(&phase.body, job, (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET));
-        if beat.urgent == 0 {
-            phase.timing.ran(tick, None);
-            phase.last_run_unix = Some(unix);
-        }
-        let (took, cost) = (ran.took, ran.done.cost);
-        phase.ran(took, cost);
-        recording::ran(self.recorder.as_mut(), run, (at, phase), given, &view, &ran);
-        for line in &ran.done.log {
-            log(phase, line);
-        }
-        let name = Arc::clone(&phase.name);
-        let done = |result, words, tally| PhaseRun {
-            name,
-            took,
-            result,
-            words,
-            tally,
-            fuel: cost.fuel,
-            memory: cost.memory,
-        };
-        let mut for_good = false;
-        let (result, words) = match ran.done.ended {
-            Ended::Planned(parts) => match broken_rule(phase, &parts) {
-                None => return done("ok", None, self.accept(at, parts, &view, run)),
-                Some(rule) => ("rule", format!("broke a rule of the contract: {rule}")),
-            },
-            ended => {
-                for_good = matches!(ended, Ended::Failed(Failure::Permanent(_)));
-                if let Ended::Overran { inside, .. } = &ended {
-                    phase.stuck = Some(Arc::clone(inside));
-                }
-                (ended.result(), ended.words())
-            }
-        };
-        phase.failed(words.clone(), for_good);
-        if phase.breaker.has_given_up() {
-            tracing::error!(
-                phase = &*phase.name,
-                why = words,
-                "quarantined until its bytes change or it is resumed"
-            );
-        }
-        let outcome = Outcome::Failed(words.clone());
-        self.world.journal.record(Draft { outcome, ..Draft::new(phase.asker(), What::PhaseFailed, result) });
-        done(result, Some(words), Tally::default())
-    }
-
-    /// Applies an accepted plan and notes that the phase did well.
-    fn accept(
-        &mut self,
-        at: usize,
-        parts: Parts,
-        view: &PhaseView<TickSnapshot>,
-        run: &mut BeatRun,
-    ) -> Tally {
-        let Self { world, registry, ledger, pings, .. } = self;
-        let phase = &mut registry.phases[at];
-        let Parts { asks, memory, log: _, metrics } = parts;
-        if !asks.is_empty() {
-            // What later phases see of the state words is how they were before the first change of the beat.
-            run.snapshot.rows().words();
-        }
-        let shadow = phase.is_shadow();
-        let rules = Rules {
-            grants: &phase.policy.grants,
-            node: &world.guests,
-            healthy_above: world.thresholds.healthy_above,
-            most: world.thresholds.most,
-        };
-        let now = world.clock.mono();
-        let allowance =
-            phase.is_guest().then(|| ledger.allowance(&phase.name, shadow, run.beat.tick, now, rules));
-        let mut scratch = Changes::default();
-        let changes = if shadow {
-            scratch.clone_from(&run.changes);
-            &mut scratch
-        } else {
-            Arc::make_mut(&mut run.changes)
-        };
-        let mut apply = Apply {
-            world,
-            by: phase.asker(),
-            snapshot: &run.snapshot,
-            view,
-            changes,
-            pings,
-            urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
-            allowance,
-            shadow,
-            outcome: Applied::default(),
-        };
-        apply.plan(asks);
-        let Applied { tally, again_in, refused, fates, .. } = apply.outcome;
-        if let Some(taking) = &mut run.taking {
-            taking.applied(fates);
-        }
-        for (grant, n) in refused {
-            *phase.refused.entry(grant).or_default() += u64::from(n);
-        }
-        if run.beat.urgent == 0 {
-            phase.timing.ran(run.beat.tick, again_in);
-        }
-        keep(world, phase, memory, metrics);
-        phase.succeeded();
-        phase.last_accepted = Some(now);
-        phase.last_success_unix = Some(unix_seconds(&*world.clock));
-        tally
-    }
-
     fn publish(&self) {
         self.board.write(self.registry.status(self.world.pool.live()));
     }
-}
-
-/// A rule about what a run leaves behind that only its host can judge.
-fn broken_rule(phase: &Registered, parts: &Parts) -> Option<String> {
-    let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), phase.memory_cap()?);
-    (bytes > most).then(|| format!("memory.store: {bytes} bytes, at most {most} are allowed"))
-}
-
-/// Takes over what an accepted run wants to keep, if it may. A component cannot even ask without the grant.
-fn keep(world: &World, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
-    let is_granted = |interface| !phase.is_guest() || phase.policy.grants.allows(interface);
-    let (may_remember, may_count) = (is_granted(Interface::Memory), is_granted(Interface::Metrics));
-    let mut refuse = |interface: Interface, what| {
-        *phase.refused.entry(interface).or_default() += 1;
-        let outcome = Outcome::Refused(Refusal::NotGranted(interface).to_string());
-        world.journal.record(Draft { outcome, ..Draft::new(phase.asker(), what, "") });
-    };
-    if !may_remember && memory.is_some() {
-        refuse(Interface::Memory, What::Memory);
-    }
-    if !may_count && !metrics.is_empty() {
-        refuse(Interface::Metrics, What::Metrics);
-    }
-    if let Some(saved) = memory.filter(|_| may_remember) {
-        phase.remember(saved);
-    }
-    if may_count {
-        phase.count(metrics);
-    }
-}
-
-fn log(phase: &Registered, line: &LogLine) {
-    let (name, mode) = (&*phase.name, if phase.is_shadow() { "[shadow] " } else { "" });
-    match line.level {
-        Level::Error => tracing::error!(phase = name, "{mode}{}", line.text),
-        Level::Warn => tracing::warn!(phase = name, "{mode}{}", line.text),
-        Level::Info => tracing::info!(phase = name, "{mode}{}", line.text),
-        Level::Debug => tracing::debug!(phase = name, "{mode}{}", line.text),
-    }
-}
-
-/// What the phases of one beat share.
-struct BeatRun {
-    beat: Beat,
-    late: bool,
-    snapshot: Arc<TickSnapshot>,
-    changes: Arc<Changes>,
-    urgent_dials: u32,
-    /// The beat's record, from the first run on, if it is recorded.
-    taking: Option<Taking>,
-}
-
-impl BeatRun {
-    /// Connections after what the plans before this phase ended.
-    fn connected(&self) -> u32 {
-        (self.snapshot.rows().len() - self.changes.closed.len()) as u32
-    }
-}
-
-/// The random bits of one run: the same for the same node, beat and phase, and not to be guessed from outside.
-fn seed(secret: u64, beat: &Beat, phase: &str) -> [u32; 2] {
-    // SipHash with the secret as the first block; nothing here needs more than unpredictability.
-    let mut hasher = DefaultHasher::new();
-    (secret, beat.tick, beat.urgent, phase).hash(&mut hasher);
-    let bits = hasher.finish();
-    [(bits >> 32) as u32, bits as u32]
 }

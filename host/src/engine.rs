@@ -1,5 +1,6 @@
 //! Runs one phase, whatever it is made of, and brings back what it asked for or how it failed. Schedules nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -78,28 +79,77 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// The plan, or how it failed.
+    ///
+    /// # Errors
+    /// The kind of failure and its text, as the phase or the engine put it.
+    pub fn plan(&self) -> Result<&Parts, RunFailure<'_>> {
+        let (kind, text) = match self {
+            Self::Planned(parts) => return Ok(parts),
+            Self::Failed(Failure::Transient(text)) => (FailureKind::Transient, text),
+            Self::Failed(Failure::Permanent(text)) => (FailureKind::Permanent, text),
+            Self::Rule(text) => (FailureKind::Rule, text),
+            Self::Panicked(text) => (FailureKind::Panicked, text),
+            Self::Trapped(text) => (FailureKind::Trapped, text),
+            Self::Cut { limit, words } => (FailureKind::Cut(*limit), words),
+            Self::Overran { limit, .. } => {
+                let text = format!("did not come back within {} ms", limit.as_millis());
+                return Err(RunFailure { kind: FailureKind::Overran, text: text.into() });
+            }
+        };
+        Err(RunFailure { kind, text: text.into() })
+    }
+
     /// In one word, as reports and metrics have it.
     pub fn result(&self) -> &'static str {
-        match self {
-            Self::Planned(_) => "ok",
-            Self::Failed(_) => "failed",
-            Self::Rule(_) => "rule",
-            Self::Panicked(_) => "panicked",
-            Self::Trapped(_) => "trapped",
-            Self::Cut { .. } => "cut",
-            Self::Overran { .. } => "overran",
+        match self.plan() {
+            Ok(_) => "ok",
+            Err(failure) => failure.kind.as_str(),
         }
     }
 
     /// What went wrong, for the operator; nothing if nothing did.
     pub fn words(&self) -> String {
+        match self.plan() {
+            Ok(_) => String::new(),
+            Err(RunFailure { kind: FailureKind::Rule, text }) => {
+                format!("broke a rule of the contract: {text}")
+            }
+            Err(RunFailure { kind: FailureKind::Panicked, text }) => format!("panicked: {text}"),
+            Err(RunFailure { text, .. }) => text.into_owned(),
+        }
+    }
+}
+
+/// A run that left no plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunFailure<'e> {
+    pub kind: FailureKind,
+    pub text: Cow<'e, str>,
+}
+
+/// How a run failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailureKind {
+    Transient,
+    Permanent,
+    Rule,
+    Panicked,
+    Trapped,
+    Cut(Limit),
+    Overran,
+}
+
+impl FailureKind {
+    /// As reports, metrics and the journal call it.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Planned(_) => String::new(),
-            Self::Failed(failure) => failure.text().to_owned(),
-            Self::Rule(rule) => format!("broke a rule of the contract: {rule}"),
-            Self::Panicked(text) => format!("panicked: {text}"),
-            Self::Trapped(text) | Self::Cut { words: text, .. } => text.clone(),
-            Self::Overran { limit, .. } => format!("did not come back within {} ms", limit.as_millis()),
+            Self::Transient | Self::Permanent => "failed",
+            Self::Rule => "rule",
+            Self::Panicked => "panicked",
+            Self::Trapped => "trapped",
+            Self::Cut(_) => "cut",
+            Self::Overran => "overran",
         }
     }
 }

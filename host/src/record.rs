@@ -23,7 +23,7 @@ mod tests;
 mod whatif;
 mod writer;
 
-pub use beat::{Came, Fate, How, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
+pub use beat::{Came, Fate, Moment, Planned, RecordedBeat, RecordedRun, RunInfo};
 pub use builtin::{BUILT_IN, WithSettings, builtin};
 #[doc(hidden)]
 pub use file::fuzz_read;
@@ -36,4 +36,4 @@ pub use replay::{Damage, Difference, Extent, Lookup, PhaseReport, Report, replay
 pub use snapshot::RecordedSnapshot;
 pub use whatif::{Action, Agreement, Candidate, Dropped, Failed, WhatIf, what_if};
 
-pub use crate::engine::Changes;
+pub use crate::engine::{Changes, FailureKind};

@@ -9,8 +9,9 @@ use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::phase::Tick;
 
+use super::World;
+use super::run::BeatRun;
 use super::snapshot::TickSnapshot;
-use super::{BeatRun, World};
 use crate::engine::{NameOf, PhaseView, Run, Snapshot};
 use crate::pool::Naming;
 use crate::record::{Came, Moment, Recordable, RecordedRun, Recorder, RunInfo, Taking};

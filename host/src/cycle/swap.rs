@@ -7,7 +7,8 @@ use std::time::Duration;
 use groundskeeper_sdk::host::Saved;
 use groundskeeper_sdk::phase::{Failure, Tick};
 
-use super::ceilings::Excess;
+use super::ceilings::{Excess, Ledger};
+use super::run::PhaseRunner;
 use super::{Cycle, Thresholds, TickSnapshot, World};
 use crate::book::Book;
 use crate::clock::{Clock, unix_seconds};
@@ -17,7 +18,9 @@ use crate::engine::{Changes, Ended, Fence, Job, PhaseView};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Outcome, What};
 use crate::pool::Pool;
-use crate::registry::{Arrival, Before, Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, spread};
+use crate::registry::{
+    Arrival, Before, Judged, LastRuns, PhaseSpec, Registered, RejectedPhase, Verdict, spread,
+};
 
 /// The node as it is, for phases that do not run in it yet.
 #[derive(Clone)]
@@ -133,7 +136,9 @@ impl Cycle {
             },
         };
         self.registry.put(spec, arrival)?;
-        self.lower(&name);
+        if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
+            lower(&self.world, &mut self.ledger, phase);
+        }
         self.world.journal.record(Draft::new(Asker::Host, What::Reload, format!("{name} {version} runs")));
         self.publish();
         Ok(())
@@ -143,7 +148,7 @@ impl Cycle {
     pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
         let kept = self.registry.take_out(name)?;
         let excess = self.ledger.lower(&name.into(), &Grants::default());
-        self.end(&excess, &format!("phase {name} is taken out"));
+        end(&self.world, &excess, &format!("phase {name} is taken out"));
         self.world.journal.record(Draft::new(Asker::Host, What::Reload, format!("{name} is taken out")));
         self.publish();
         Some(kept)
@@ -152,33 +157,10 @@ impl Cycle {
     /// Gives the beats to come other numbers. Of what guests have in force, what is above a lowered ceiling ends.
     pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: Guests) {
         let excess = self.ledger.lower_all(&guests);
-        self.end(&excess, "what all guests may have in force was lowered");
+        end(&self.world, &excess, "what all guests may have in force was lowered");
         self.world.thresholds = thresholds;
         self.world.stale_after = stale_after;
         self.world.guests = guests;
-    }
-
-    /// Ends what a guest has in force above what it is granted now.
-    fn lower(&mut self, name: &str) {
-        let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) else { return };
-        if phase.is_guest() {
-            let excess = self.ledger.lower(&phase.name, &phase.policy.grants);
-            self.end(&excess, &format!("what phase {name} may have in force was lowered"));
-        }
-    }
-
-    fn end(&self, excess: &Excess, why: &str) {
-        if excess.is_empty() {
-            return;
-        }
-        let World { pool, journal, .. } = &self.world;
-        excess.protected.iter().for_each(|key| pool.end_protection(*key));
-        excess.bans.iter().for_each(|id| pool.end_ban(id));
-        let (protected, bans) = (excess.protected.len() as u32, excess.bans.len() as u32);
-        journal.record(Draft {
-            inputs: vec![("protections-ended".into(), protected), ("bans-ended".into(), bans)],
-            ..Draft::new(Asker::Host, What::Reload, why)
-        });
     }
 
     /// Puts a phase that has just begun on probation, with the generation to go back to.
@@ -203,12 +185,13 @@ impl Cycle {
     pub fn take_verdicts(&mut self) -> Vec<Verdict> {
         std::mem::take(&mut self.verdicts)
     }
+}
 
+impl PhaseRunner<'_> {
     /// Judges a run of a phase that may be on probation; true if the generation before is back.
-    pub(super) fn judge(&mut self, at: usize, tick: u32, failed: Option<&str>) -> bool {
-        let Some(verdict) = self.registry.phases[at].judge(tick, failed) else { return false };
-        self.lower(&verdict.phase);
-        let phase = &self.registry.phases[at];
+    pub(super) fn judge(&mut self, phase: &mut Registered, tick: u32, failed: Option<&str>) -> bool {
+        let Some(verdict) = phase.judge(tick, failed) else { return false };
+        lower(self.world, self.ledger, phase);
         let returned = matches!(verdict.outcome, Judged::Returned { .. });
         if let Judged::Returned { why, .. } = &verdict.outcome {
             let words = format!("{} {} runs again", phase.name, phase.version);
@@ -219,4 +202,26 @@ impl Cycle {
         self.verdicts.push(verdict);
         returned
     }
+}
+
+/// Ends what a guest has in force above what it is granted now.
+fn lower(world: &World, ledger: &mut Ledger, phase: &Registered) {
+    if phase.is_guest() {
+        let excess = ledger.lower(&phase.name, &phase.policy.grants);
+        end(world, &excess, &format!("what phase {} may have in force was lowered", phase.name));
+    }
+}
+
+fn end(world: &World, excess: &Excess, why: &str) {
+    if excess.is_empty() {
+        return;
+    }
+    let World { pool, journal, .. } = world;
+    excess.protected.iter().for_each(|key| pool.end_protection(*key));
+    excess.bans.iter().for_each(|id| pool.end_ban(id));
+    let (protected, bans) = (excess.protected.len() as u32, excess.bans.len() as u32);
+    journal.record(Draft {
+        inputs: vec![("protections-ended".into(), protected), ("bans-ended".into(), bans)],
+        ..Draft::new(Asker::Host, What::Reload, why)
+    });
 }

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use groundskeeper_sdk::host::{Ask, BroadcastTotals, Change, Frozen, Metric, Parts, Saved};
-use groundskeeper_sdk::phase::{Failure, Tick};
+use groundskeeper_sdk::phase::Tick;
 
 use super::snapshot::RecordedSnapshot;
-use crate::engine::{Changes, Ended, Limit, PhaseView};
+use crate::engine::{Changes, Ended, FailureKind, PhaseView, RunFailure};
 
 /// When a beat was, and the node's numbers beside its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -82,7 +82,7 @@ pub enum Came {
     Planned(Planned),
     /// It left no plan.
     Failed {
-        how: How,
+        how: FailureKind,
         text: String,
     },
 }
@@ -113,52 +113,17 @@ pub enum Fate {
     },
 }
 
-/// How a run failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum How {
-    Transient,
-    Permanent,
-    Rule,
-    Panicked,
-    Trapped,
-    Cut(Limit),
-    Overran,
-}
-
-impl How {
-    /// As the journal calls it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            How::Transient | How::Permanent => "failed",
-            How::Rule => "rule",
-            How::Panicked => "panicked",
-            How::Trapped => "trapped",
-            How::Cut(_) => "cut",
-            How::Overran => "overran",
-        }
-    }
-}
-
 impl Came {
     /// What a run ended with; a plan's fates are not known yet.
     pub fn of(ended: &Ended) -> Self {
-        let failed = |how, text: &str| Came::Failed { how, text: text.to_owned() };
-        match ended {
-            Ended::Planned(Parts { asks, memory, log: _, metrics }) => Came::Planned(Planned {
+        match ended.plan() {
+            Ok(Parts { asks, memory, log: _, metrics }) => Came::Planned(Planned {
                 asks: asks.clone(),
                 memory: memory.clone(),
                 metrics: metrics.clone(),
                 fates: Vec::new(),
             }),
-            Ended::Failed(Failure::Transient(text)) => failed(How::Transient, text),
-            Ended::Failed(Failure::Permanent(text)) => failed(How::Permanent, text),
-            Ended::Rule(text) => failed(How::Rule, text),
-            Ended::Panicked(text) => failed(How::Panicked, text),
-            Ended::Trapped(text) => failed(How::Trapped, text),
-            Ended::Cut { limit, words } => failed(How::Cut(*limit), words),
-            Ended::Overran { limit, .. } => {
-                failed(How::Overran, &format!("did not come back within {} ms", limit.as_millis()))
-            }
+            Err(RunFailure { kind, text }) => Came::Failed { how: kind, text: text.into_owned() },
         }
     }
 
@@ -169,8 +134,14 @@ impl Came {
             (Came::Planned(one), Came::Planned(two)) => {
                 one.asks == two.asks && one.memory == two.memory && same_metrics(&one.metrics, &two.metrics)
             }
-            (Came::Failed { how: How::Trapped, .. }, Came::Failed { how: How::Trapped, .. }) => true,
-            (Came::Failed { how: How::Cut(one), .. }, Came::Failed { how: How::Cut(two), .. }) => one == two,
+            (
+                Came::Failed { how: FailureKind::Trapped, .. },
+                Came::Failed { how: FailureKind::Trapped, .. },
+            ) => true,
+            (
+                Came::Failed { how: FailureKind::Cut(one), .. },
+                Came::Failed { how: FailureKind::Cut(two), .. },
+            ) => one == two,
             (Came::Failed { how: one, text }, Came::Failed { how: two, text: other }) => {
                 one == two && text == other
             }

@@ -6,10 +6,10 @@ use groundskeeper_sdk::column::{Address, Peer, Row};
 use groundskeeper_sdk::host::{Ask, Change, Frozen, Metric, Saved, Table};
 use serde::Serialize;
 
-use super::beat::{Came, How, Planned, RecordedBeat, RecordedRun, RunInfo};
+use super::beat::{Came, Planned, RecordedBeat, RecordedRun, RunInfo};
 use super::builtin::BUILT_IN;
 use super::file::{Event, Gap, Recording};
-use crate::engine::{Body, Job};
+use crate::engine::{Body, FailureKind, Job};
 
 /// Finds what a recorded phase was made of: [`super::builtin`] does for the host's own.
 pub type Lookup<'l> = dyn Fn(&RunInfo) -> Option<Arc<dyn Body>> + 'l;
@@ -189,7 +189,7 @@ impl Known {
             None
         };
         let Some(body) = &self.body else { return skip(&mut self.report, None) };
-        if matches!(run.came, Came::Failed { how: How::Overran, .. }) {
+        if matches!(run.came, Came::Failed { how: FailureKind::Overran, .. }) {
             let why = "it had not come back in time, which the clock decides";
             return skip(&mut self.report, Some(why));
         }

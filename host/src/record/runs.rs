@@ -8,9 +8,9 @@ use std::sync::Arc;
 use groundskeeper_sdk::host::{Ask, Change, Metric, Saved, Test};
 use groundskeeper_sdk::phase::Tick;
 
-use super::beat::{Came, Fate, How, Planned, RecordedRun, RunInfo};
+use super::beat::{Came, Fate, Planned, RecordedRun, RunInfo};
 use super::bytes::{Bytes, Corrupt, put, put_bytes, put_rows, put_text, unzigzag, zigzag};
-use crate::engine::{Changes, Limit};
+use crate::engine::{Changes, FailureKind, Limit};
 
 /// An ask that this version of the format has no form for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -219,24 +219,25 @@ fn take_changes(bytes: &mut Bytes<'_>, last: &Arc<Changes>) -> Result<Arc<Change
 const PLANNED: u8 = 0;
 
 /// Only ever append: the place is the number in the file, from 1.
-const HOWS: [How; 10] = [
-    How::Transient,
-    How::Permanent,
-    How::Rule,
-    How::Panicked,
-    How::Trapped,
-    How::Overran,
-    How::Cut(Limit::Fuel),
-    How::Cut(Limit::Wall),
-    How::Cut(Limit::Memory),
-    How::Cut(Limit::Stack),
+const FAILURES: [FailureKind; 10] = [
+    FailureKind::Transient,
+    FailureKind::Permanent,
+    FailureKind::Rule,
+    FailureKind::Panicked,
+    FailureKind::Trapped,
+    FailureKind::Overran,
+    FailureKind::Cut(Limit::Fuel),
+    FailureKind::Cut(Limit::Wall),
+    FailureKind::Cut(Limit::Memory),
+    FailureKind::Cut(Limit::Stack),
 ];
 
 fn put_came(out: &mut Vec<u8>, came: &Came) -> Result<(), UnknownAsk> {
     let Planned { asks, memory, metrics, fates } = match came {
         Came::Planned(planned) => planned,
         Came::Failed { how, text } => {
-            let place = HOWS.iter().position(|known| known == how).expect("a test goes through all of them");
+            let place =
+                FAILURES.iter().position(|known| known == how).expect("a test goes through all of them");
             out.push(place as u8 + 1);
             put_text(out, text);
             return Ok(());
@@ -300,7 +301,7 @@ fn take_fate(bytes: &mut Bytes<'_>, number: u8) -> Result<Fate, Corrupt> {
 fn take_came(bytes: &mut Bytes<'_>) -> Result<Came, Corrupt> {
     let kind = bytes.byte()?;
     if kind != PLANNED {
-        let how = HOWS.get(usize::from(kind) - 1);
+        let how = FAILURES.get(usize::from(kind) - 1);
         let how = *how.ok_or(Corrupt("a run ended in a way that is not known"))?;
         return Ok(Came::Failed { how, text: bytes.text()?.to_owned() });
     }
@@ -438,7 +439,7 @@ mod tests {
             let mut bytes = Bytes(&out);
             assert_eq!((take_ask(&mut bytes), bytes.left()), (Ok(ask), 0));
         }
-        for how in HOWS {
+        for how in FAILURES {
             let (mut out, came) = (Vec::new(), Came::Failed { how, text: "why".into() });
             put_came(&mut out, &came).unwrap();
             assert_eq!(take_came(&mut Bytes(&out)), Ok(came));

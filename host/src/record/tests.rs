@@ -192,7 +192,7 @@ fn came() -> impl Strategy<Value = Came> {
             let (asks, fates) = asks.into_iter().unzip();
             Came::Planned(Planned { asks, memory, metrics, fates })
         }),
-        1 => ".{0,12}".prop_map(|text| Came::Failed { how: How::Transient, text }),
+        1 => ".{0,12}".prop_map(|text| Came::Failed { how: FailureKind::Transient, text }),
     ]
 }
 
