@@ -20,10 +20,11 @@ mod write;
 #[doc(hidden)]
 pub use files::{Disk, Files, Stamp};
 #[doc(hidden)]
-pub use generations::{Former, Generation, Head, generation_digest};
-pub use phases::{KeptMemory, KeptPhase, Quarantine};
-pub use state::{LastRuns, Loaded};
+pub use generations::{Generation, Head, generation_digest};
+pub use state::Loaded;
 pub use write::write_whole;
+
+pub use crate::registry::{KeptMemory, KeptPhase, LastRuns, Quarantine};
 
 const KEY: &str = "node.key";
 const LOCK: &str = "lock";

@@ -8,10 +8,11 @@ use std::time::Duration;
 use groundskeeper_sdk::host::AnyPhase;
 
 use crate::config::{Grants, Guest, Manifest, Mode, OnFailure, Schedule, Trust};
-use crate::data::KeptPhase;
 use crate::engine::{Body, BuiltIn};
 
 mod due;
+mod kept;
+mod lineage;
 mod order;
 mod registered;
 mod status;
@@ -21,6 +22,9 @@ mod tests;
 
 #[doc(hidden)]
 pub use due::{Timing, spread};
+pub use kept::{KeptMemory, KeptPhase, LastRuns, Quarantine};
+#[doc(hidden)]
+pub use lineage::{Digest, Former, Lineage};
 #[doc(hidden)]
 pub use registered::Registered;
 #[doc(hidden)]
@@ -144,9 +148,6 @@ pub enum BadPhases {
     #[error("settings of phase {phase:?}: {problem}")]
     Settings { phase: String, problem: String },
 }
-
-/// When phases ran, as it is kept across restarts: seconds since 1970 by name.
-pub type LastRuns = BTreeMap<String, u32>;
 
 /// What an earlier process of this node left behind for its phases, and where the new one stands.
 #[derive(Clone, Default, Debug)]

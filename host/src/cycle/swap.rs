@@ -17,7 +17,7 @@ use crate::engine::{Ended, Fence, Job};
 use crate::flow::Broadcasts;
 use crate::journal::{Asker, Draft, Outcome, What};
 use crate::pool::Pool;
-use crate::registry::{Arrival, Before, Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, spread};
+use crate::registry::{Arrival, Before, Former, Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, spread};
 
 /// The node as it is, for phases that do not run in it yet.
 #[derive(Clone)]
@@ -176,8 +176,8 @@ impl Cycle {
     }
 
     /// Puts a phase that has just begun on probation, with the generation to go back to.
-    pub fn put_on_probation(&mut self, name: &str, former: PhaseSpec, kept: KeptPhase) {
-        self.registry.put_on_probation(name, self.last_tick, former, kept);
+    pub fn resume_probation(&mut self, name: &str, former: Former<PhaseSpec>) {
+        self.registry.resume_probation(name, self.last_tick, former);
         self.publish();
     }
 

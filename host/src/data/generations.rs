@@ -10,13 +10,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::state::{Loaded, MODE, StateFile};
-use super::{DataError, DataFolder, FOLDER_MODE, KeptPhase};
+use super::{DataError, DataFolder, FOLDER_MODE};
+use crate::registry::Lineage;
 
 /// Where these files are, in the data folder.
 const FOLDER: &str = "generations";
-
-/// How many digests are remembered as bad, of one phase.
-const MOST_BAD: usize = 16;
 
 /// Manifest and module of one phase, as they were read together.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -37,55 +35,12 @@ pub fn generation_digest(module: &[u8; 32], manifest: &str) -> [u8; 32] {
     Sha256::new().chain_update(module).chain_update(manifest).finalize().into()
 }
 
-/// The generation before the one that runs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Former {
-    pub digest: [u8; 32],
-    /// Memory and quarantine when it stopped running: it gets its own back.
-    pub kept: KeptPhase,
-}
-
-/// Which generations there are of one phase.
+/// Which generations there are of one phase, as it is written down.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Head {
     /// The manifest's file.
     pub file: PathBuf,
-    /// What runs.
-    pub now: Option<[u8; 32]>,
-    /// What ran before.
-    pub former: Option<Former>,
-    /// `now` has not run well often enough.
-    pub on_probation: bool,
-    /// What failed, and how; the newest last.
-    bad: Vec<([u8; 32], String)>,
-}
-
-impl Head {
-    /// Why these bytes are known to be bad, if they are.
-    pub fn is_bad(&self, digest: &[u8; 32]) -> Option<&str> {
-        self.bad.iter().find(|(bad, _)| bad == digest).map(|(_, why)| why.as_str())
-    }
-
-    pub fn mark_bad(&mut self, digest: [u8; 32], why: String) {
-        self.bad.retain(|(bad, _)| *bad != digest);
-        self.bad.push((digest, why));
-        let over = self.bad.len().saturating_sub(MOST_BAD);
-        self.bad.drain(..over);
-    }
-
-    /// Gives all bytes another chance. True if any were bad.
-    pub fn forgive(&mut self) -> bool {
-        !std::mem::take(&mut self.bad).is_empty()
-    }
-
-    /// The generation before the one on probation, if that is what `digest` names: nobody wants the newer one any more.
-    pub fn taken_back(&self, digest: &[u8; 32]) -> Option<&Former> {
-        self.former.as_ref().filter(|former| self.on_probation && former.digest == *digest)
-    }
-
-    fn digests(&self) -> impl Iterator<Item = [u8; 32]> + '_ {
-        self.now.into_iter().chain(self.former.as_ref().map(|former| former.digest))
-    }
+    pub lineage: Lineage<()>,
 }
 
 fn head(phase: &str) -> StateFile<Head> {
@@ -192,7 +147,7 @@ impl DataFolder {
     /// [`DataError::Io`].
     pub fn prune_generations<'a>(&self, heads: impl Iterator<Item = &'a Head>) -> Result<(), DataError> {
         let named: BTreeSet<String> =
-            heads.flat_map(Head::digests).map(|digest| generation_name(&digest)).collect();
+            heads.flat_map(|head| head.lineage.digests()).map(|digest| generation_name(&digest)).collect();
         for (path, _) in self.list_generations()? {
             let is_named =
                 path.file_name().and_then(|name| name.to_str()).is_some_and(|name| named.contains(name));
@@ -211,5 +166,47 @@ impl DataFolder {
 
     fn remove_file(&self, path: &Path) -> Result<(), DataError> {
         self.files.remove(path).map_err(DataError::io("cannot remove", path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{KeptMemory, KeptPhase};
+
+    /// As 0.1 wrote it, before the lineage was a type of its own.
+    #[derive(Serialize)]
+    struct OldHead {
+        file: PathBuf,
+        now: Option<[u8; 32]>,
+        former: Option<([u8; 32], KeptPhase)>,
+        on_probation: bool,
+        bad: Vec<([u8; 32], String)>,
+    }
+
+    #[test]
+    fn heads_of_earlier_versions_are_read_and_written_bit_for_bit() {
+        let memory = Some(KeptMemory { version: 7, bytes: vec![1, 2, 3] });
+        let kept = KeptPhase { memory, ..KeptPhase::default() };
+        let file = PathBuf::from("/etc/groundskeeper/phases.d/alpha.toml");
+        let mut head = Head { file: file.clone(), ..Head::default() };
+        head.lineage.started(Some([1; 32]));
+        head.lineage.offered([2; 32], kept.clone(), ());
+        head.lineage.failed("boom".to_owned());
+        for on_probation in [false, true] {
+            if on_probation {
+                head.lineage.offered([3; 32], kept.clone(), ());
+            }
+            let old = OldHead {
+                file: file.clone(),
+                now: Some([if on_probation { 3 } else { 1 }; 32]),
+                former: on_probation.then(|| ([1; 32], kept.clone())),
+                on_probation,
+                bad: vec![([2; 32], "boom".to_owned())],
+            };
+            let bytes = postcard::to_stdvec(&old).unwrap();
+            assert_eq!(postcard::to_stdvec(&head).unwrap(), bytes);
+            assert_eq!(postcard::from_bytes::<Head>(&bytes).unwrap(), head);
+        }
     }
 }

@@ -1,39 +1,13 @@
-//! What a phase keeps from process to process: its memory, its shadow's, and why it is quarantined. One file each, so that
-//! a damaged one costs one phase.
+//! The files of what phases keep from process to process. One each, so that a damaged one costs one phase.
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::state::{Loaded, StateFile};
-use super::{DataError, DataFolder, FOLDER_MODE};
+use super::{DataError, DataFolder, FOLDER_MODE, KeptPhase};
 use crate::config::is_phase_name;
 
 /// Where these files are, in the data folder.
 const FOLDER: &str = "memory";
-
-/// Bytes that a phase stored, and its own number for their layout.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct KeptMemory {
-    pub version: u32,
-    pub bytes: Vec<u8>,
-}
-
-/// Why a guest does not run until its bytes change.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Quarantine {
-    /// Of the bytes that failed.
-    pub digest: [u8; 32],
-    pub why: String,
-}
-
-/// What outlives the process, of one phase.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct KeptPhase {
-    pub memory: Option<KeptMemory>,
-    /// What it stored in shadow mode, which touches nothing else.
-    pub shadow_memory: Option<KeptMemory>,
-    pub quarantine: Option<Quarantine>,
-}
 
 /// Names of applications' phases may be anything; those of files may not.
 fn file_name(phase: &str) -> String {
@@ -70,6 +44,7 @@ impl DataFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{KeptMemory, Quarantine};
 
     #[test]
     fn every_name_has_a_file_of_its_own() {

@@ -4,7 +4,6 @@
 //! little-endian `u32`. So a damaged version number is a damaged file, not a newer one.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -14,9 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::{DataError, Files, is_there};
 use crate::book::Entry;
-
-/// Names of phases and when each last ran, in seconds since 1970.
-pub type LastRuns = BTreeMap<String, u32>;
+use crate::registry::LastRuns;
 
 /// The owner's, and for the group to read.
 pub(super) const MODE: u32 = 0o640;

@@ -10,9 +10,11 @@ use groundskeeper_sdk::host::{Change, Metric, Saved};
 
 use super::status::short_digest;
 use super::swap::{Arrival, Judged, Probation, Verdict};
-use super::{Before, MEMORY_BYTES, PhaseMetric, PhaseSpec, PhaseState, PhaseStatus, Policy, Timing};
+use super::{
+    Before, Former, KeptMemory, KeptPhase, Lineage, MEMORY_BYTES, PhaseMetric, PhaseSpec, PhaseState,
+    PhaseStatus, Policy, Quarantine, Timing,
+};
 use crate::config::{Mode, Schedule, Trust};
-use crate::data::{KeptMemory, KeptPhase, Quarantine};
 use crate::engine::{Body, Breaker, Cost};
 use crate::journal::Asker;
 
@@ -27,7 +29,6 @@ pub struct Registered {
     pub body: Arc<dyn Body>,
     pub schedule: Schedule,
     pub policy: Policy,
-    pub digest: Option<[u8; 32]>,
     pub timing: Timing,
     pub breaker: Breaker,
     /// Memory and quarantine, as they outlive the process.
@@ -56,9 +57,10 @@ pub struct Registered {
     memory_peak: Option<u64>,
     metrics: BTreeMap<(bool, String), PhaseMetric>,
     pub last_error: Option<String>,
-    /// The generation before this one, with what it kept.
-    former: Option<Box<(PhaseSpec, KeptPhase)>>,
-    probation: Option<Probation>,
+    /// Which generation this is, and which one it goes back to.
+    lineage: Lineage<PhaseSpec>,
+    /// Counts while the lineage is on probation.
+    probation: Probation,
     /// Since when this generation runs, if it came while the node ran.
     since_unix: Option<u32>,
 }
@@ -95,6 +97,8 @@ impl Registered {
         if kept.quarantine.is_some() {
             breaker.give_up();
         }
+        let mut lineage = Lineage::default();
+        lineage.started(spec.digest);
         Self {
             name: spec.name.into(),
             version: spec.version.into(),
@@ -102,7 +106,6 @@ impl Registered {
             body: spec.body,
             schedule: spec.schedule,
             policy: spec.policy,
-            digest: spec.digest,
             timing,
             breaker,
             last_error: kept.quarantine.as_ref().map(|told| told.why.clone()),
@@ -123,8 +126,8 @@ impl Registered {
             cost: Cost::default(),
             memory_peak: None,
             metrics: BTreeMap::new(),
-            former: None,
-            probation: None,
+            lineage,
+            probation: Probation::default(),
             since_unix: None,
         }
     }
@@ -138,73 +141,69 @@ impl Registered {
             body: Arc::clone(&self.body),
             schedule: self.schedule.clone(),
             policy: self.policy.clone(),
-            digest: self.digest,
+            digest: self.digest(),
         }
+    }
+
+    /// Of this generation. None for the host's own.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.lineage.current()
     }
 
     /// Puts a new generation in. One of the host's own is the operator's to answer for; a guest is on probation.
     pub(super) fn put(&mut self, spec: PhaseSpec, tick: u32, unix: u32) {
         self.since_unix = Some(unix);
-        if !self.is_guest() {
+        let (true, Some(digest)) = (self.is_guest(), spec.digest) else {
+            self.lineage.started(spec.digest);
             self.exchange(spec);
             return;
+        };
+        let taken_back = self.lineage.offered(digest, self.kept.clone(), self.spec());
+        self.exchange(spec);
+        match taken_back {
+            Some(former) => self.restore(former.kept),
+            None => self.probation = Probation::from(tick),
         }
-        let is_former = |former: &(PhaseSpec, KeptPhase)| former.0.digest == spec.digest;
-        if self.probation.is_some() && self.former.as_deref().is_some_and(is_former) {
-            // The operator took the new one back before it was good.
-            let kept = self.former.take().map(|former| former.1).unwrap_or_default();
-            self.exchange(spec);
-            self.probation = None;
-            self.restore(kept);
-            return;
-        }
-        let kept = self.kept.clone();
-        let old = self.exchange(spec);
-        if self.probation.is_none() {
-            // What was never good is nothing to go back to.
-            self.former = Some(Box::new((old, kept)));
-        }
-        self.probation = Some(Probation::from(tick));
     }
 
-    pub(super) fn put_on_probation(&mut self, tick: u32, former: PhaseSpec, kept: KeptPhase) {
-        self.former = Some(Box::new((former, kept)));
-        self.probation = Some(Probation::from(tick));
+    pub(super) fn resume_probation(&mut self, tick: u32, former: Former<PhaseSpec>) {
+        self.lineage.probation_resumed(former);
+        self.probation = Probation::from(tick);
     }
 
     /// Counts a run towards the end of the probation, if there is one.
     pub fn judge(&mut self, tick: u32, failed: Option<&str>) -> Option<Verdict> {
-        let probation = self.probation.as_mut()?;
-        let (phase, digest) = (Arc::clone(&self.name), self.digest?);
+        if !self.lineage.is_on_probation() {
+            return None;
+        }
+        let (phase, digest) = (Arc::clone(&self.name), self.digest()?);
         let outcome = match failed {
+            None if !self.probation.ran_well(tick) => return None,
             None => {
-                probation.runs_left = probation.runs_left.saturating_sub(1);
-                if probation.runs_left > 0 || tick < probation.until {
-                    return None;
-                }
-                self.probation = None;
+                self.lineage.proven();
                 Judged::Good
             }
             Some(why) => {
-                let (former, kept) = *self.former.take()?;
-                self.probation = None;
-                self.exchange(former);
+                let Former { kept, held, .. } = self.lineage.failed(why.to_owned())?;
+                self.exchange(held);
                 self.restore(kept.clone());
                 // The run that failed was due: it is made good at the next chance.
                 self.timing.again_at = Some(tick);
-                Judged::Returned { why: why.to_owned(), to: self.digest, kept }
+                Judged::Returned { why: why.to_owned(), to: self.digest(), kept }
             }
         };
         Some(Verdict { phase, digest, outcome })
     }
 
     /// Puts `spec` in the place of what runs; what has to do with its bytes begins anew, its cadence goes on.
-    fn exchange(&mut self, spec: PhaseSpec) -> PhaseSpec {
-        let old = self.spec();
+    fn exchange(&mut self, spec: PhaseSpec) {
         let PhaseSpec { name: _, kind, version, body, schedule, policy, digest } = spec;
         self.breaker = breaker(&policy);
-        (self.kind, self.version, self.body) = (kind, version.into(), body);
-        (self.schedule, self.policy, self.digest) = (schedule, policy, digest);
+        self.kind = kind;
+        self.version = version.into();
+        self.body = body;
+        self.schedule = schedule;
+        self.policy = policy;
         self.timing.again_at = None;
         self.stuck = None;
         self.owed_since = None;
@@ -216,7 +215,6 @@ impl Registered {
         if self.kept.quarantine.take_if(|told| Some(told.digest) != digest).is_some() {
             self.changes += 1;
         }
-        old
     }
 
     pub fn asker(&self) -> Asker {
@@ -291,7 +289,7 @@ impl Registered {
             self.breaker.give_up();
         }
         if self.breaker.has_given_up() && self.kept.quarantine.is_none() {
-            self.kept.quarantine = self.digest.map(|digest| Quarantine { digest, why: words.clone() });
+            self.kept.quarantine = self.digest().map(|digest| Quarantine { digest, why: words.clone() });
             self.changes += 1;
         }
         self.last_error = Some(words);
@@ -351,7 +349,7 @@ impl Registered {
             PhaseState::Quarantined
         } else if self.breaker.is_open() {
             PhaseState::Tripped
-        } else if self.probation.is_some() {
+        } else if self.lineage.is_on_probation() {
             PhaseState::Probation
         } else {
             PhaseState::Active
@@ -373,9 +371,9 @@ impl Registered {
             summary: self.body.summary().into(),
             state,
             mode: self.policy.mode,
-            digest: self.digest.as_ref().map(short_digest),
+            digest: self.digest().as_ref().map(short_digest),
             since_unix_s: self.since_unix,
-            probation_left: self.probation.map(|probation| probation.runs_left),
+            probation_left: self.lineage.is_on_probation().then_some(self.probation.runs_left),
             candidate: None,
             file: None,
             every_n_ticks: every,

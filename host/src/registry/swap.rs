@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::order;
-use super::{Before, PhaseSpec, Registered, Registry, RejectedPhase};
+use super::{Before, Former, KeptPhase, PhaseSpec, Registered, Registry, RejectedPhase};
 use crate::config::Trust;
-use crate::data::KeptPhase;
 
 /// Runs that a new generation has to end well before it counts as good; and it takes as many ticks at least.
 pub const PROBATION: u32 = 3;
@@ -42,7 +41,7 @@ pub struct Arrival {
 }
 
 /// What is left of a generation's probation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Probation {
     pub runs_left: u32,
     /// It does not end before this tick.
@@ -52,6 +51,12 @@ pub(super) struct Probation {
 impl Probation {
     pub fn from(tick: u32) -> Self {
         Self { runs_left: PROBATION, until: tick.saturating_add(PROBATION) }
+    }
+
+    /// Counts a run that ended well; true if that was the last.
+    pub fn ran_well(&mut self, tick: u32) -> bool {
+        self.runs_left = self.runs_left.saturating_sub(1);
+        self.runs_left == 0 && tick >= self.until
     }
 }
 
@@ -83,9 +88,9 @@ impl Registry {
     }
 
     /// Gives the phase `name` its former generation, which ran before this process did.
-    pub fn put_on_probation(&mut self, name: &str, tick: u32, former: PhaseSpec, kept: KeptPhase) {
+    pub fn resume_probation(&mut self, name: &str, tick: u32, former: Former<PhaseSpec>) {
         if let Some(phase) = self.phases.iter_mut().find(|phase| *phase.name == *name) {
-            phase.put_on_probation(tick, former, kept);
+            phase.resume_probation(tick, former);
         }
     }
 

@@ -2,7 +2,6 @@ use groundskeeper_phases::Reaper;
 use groundskeeper_sdk::host::{Change, Metric, Saved};
 
 use super::*;
-use crate::data::{KeptMemory, Quarantine};
 
 fn spec(name: &str, after: &[&str]) -> PhaseSpec {
     let after = after.iter().map(|name| (*name).to_owned()).collect();

@@ -9,8 +9,8 @@ use super::unit::{Refusal, Unit};
 use super::{Desk, ask};
 use crate::config::{Declared, Manifest, ManifestFile};
 use crate::cycle::Scene;
-use crate::data::{DataError, Former, Generation};
-use crate::registry::{LastRuns, PhaseSpec, RejectedPhase};
+use crate::data::{DataError, Generation};
+use crate::registry::{Former, LastRuns, PhaseSpec, RejectedPhase};
 
 /// How much a node that starts takes from its folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,7 +107,8 @@ impl Keeper {
 
     /// What has a good generation and does not run: it could not be read, or the start was told to take nothing.
     pub(super) fn bring_back(&mut self, mood: Mood, desk: &mut dyn Desk, report: &mut ReloadReport) {
-        let is_wanted = |unit: &Unit| unit.is_unread || mood == Mood::Ordered && unit.head.now.is_some();
+        let is_wanted =
+            |unit: &Unit| unit.is_unread || mood == Mood::Ordered && unit.head.lineage.current().is_some();
         let idle = self.units.iter().filter(|(_, unit)| unit.running.is_none() && is_wanted(unit));
         let idle: Vec<String> = idle.map(|(name, _)| name.clone()).collect();
         if idle.is_empty() {
@@ -158,11 +159,8 @@ impl Keeper {
     /// Whatever ran last, the one before it runs now.
     fn go_back(&mut self) {
         for (name, unit) in &mut self.units {
-            let Some(former) = unit.head.former.take() else { continue };
-            if let Some(now) = unit.head.now.replace(former.digest) {
-                unit.head.mark_bad(now, "the node did not get through its first ticks with it".to_owned());
-            }
-            unit.head.on_probation = false;
+            let why = "the node did not get through its first ticks with it";
+            let Some(former) = unit.head.lineage.failed(why.to_owned()) else { continue };
             unit.is_unsaved = true;
             if let Err(error) = self.folder.save_phase(name, &former.kept) {
                 tracing::error!(%error, phase = name, "cannot save what it remembers");
@@ -175,36 +173,34 @@ impl Keeper {
         let digest = found.digest;
         let refused = |refusal| (refusal, Some(digest));
         let head = self.units.entry(name.to_owned()).or_default().head.clone();
-        if let Some(why) = head.is_bad(&digest) {
+        if let Some(why) = head.lineage.known_bad(&digest) {
             return Err(refused(Refusal::Bad(format!("these very bytes have failed: {why}"))));
         }
         let spec = self.load(&found.manifest, &found.text, &found.module, &found.bytes, false);
         let spec = spec.map_err(refused)?;
         let mut kept = self.kept(name).map_err(refused)?;
-        let taken_back = head.taken_back(&digest).cloned();
-        let is_known = head.now == Some(digest) || taken_back.is_some();
+        let is_same = head.lineage.current() == Some(digest);
+        let is_known = is_same || head.lineage.taken_back(&digest).is_some();
         if !is_known {
             let trial = scene.trial(&spec, &kept, &mut self.fence, TRIAL_LIMIT);
             trial.map_err(|why| refused(Refusal::Bad(format!("on trial: {why}"))))?;
         }
         let mut new = head.clone();
-        (new.file, new.now) = (found.file.clone(), Some(digest));
-        if let Some(former) = taken_back {
-            (new.on_probation, new.former) = (false, None);
+        new.file.clone_from(&found.file);
+        if !is_same && let Some(former) = new.lineage.offered(digest, kept.clone(), ()) {
             kept = former.kept;
             if let Err(error) = self.folder.save_phase(name, &kept) {
                 tracing::error!(%error, phase = name, "cannot save what it remembers");
             }
         }
-        if let Some(old) = head.now.filter(|_| !is_known && !head.on_probation) {
-            new.former = Some(Former { digest: old, kept: kept.clone() });
-            new.on_probation = true;
-        }
         let mut former = None;
-        if new.on_probation {
-            former = new.former.clone().and_then(|one| Some((self.shelved(name, one.digest)?, one.kept)));
+        if new.lineage.is_on_probation() {
+            former = new.lineage.former().and_then(|former| {
+                let held = self.shelved(name, former.digest)?;
+                Some(Former { digest: former.digest, kept: former.kept.clone(), held })
+            });
             if former.is_none() {
-                (new.on_probation, new.former) = (false, None);
+                new.lineage.former_lost();
             }
         }
         let generation = Generation { manifest: found.text, module: found.bytes };
@@ -250,7 +246,7 @@ impl Keeper {
     fn last_good(&mut self, name: &str) -> Option<Put> {
         let head = self.units.get(name)?.head.clone();
         // One on probation was never good.
-        if let Some(now) = head.now.filter(|_| !head.on_probation) {
+        if let Some(now) = head.lineage.proven_current() {
             let spec = self.shelved(name, now);
             let kept = self.kept(name);
             let unit = self.units.get_mut(name)?;
@@ -268,14 +264,15 @@ impl Keeper {
                 (None, _) => {}
             }
         }
-        let Former { digest, kept } = head.former?;
+        let Former { digest, kept, .. } = head.lineage.former()?.clone();
         let spec = self.shelved(name, digest)?;
         if let Err(error) = self.folder.save_phase(name, &kept) {
             tracing::error!(%error, phase = name, "cannot save what it remembers");
         }
         let unit = self.units.get_mut(name)?;
-        (unit.running, unit.head.now) = (Some(digest), Some(digest));
-        (unit.head.former, unit.head.on_probation, unit.is_unsaved) = (None, false, true);
+        unit.head.lineage.reverted();
+        unit.running = Some(digest);
+        unit.is_unsaved = true;
         Some(Put { spec, kept, former: None, last_runs: LastRuns::new() })
     }
 

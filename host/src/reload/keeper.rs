@@ -17,10 +17,10 @@ use super::{Desk, Stage, ask};
 use crate::clock::{Clock, unix_seconds};
 use crate::config::{Declared, Manifest, ManifestFile, Require, Runtime};
 use crate::cycle::Scene;
-use crate::data::{DataError, DataFolder, Former, Generation, Head, KeptPhase};
+use crate::data::{DataError, DataFolder, Generation, Head, KeptPhase};
 use crate::engine::Fence;
 use crate::loader::Unfit;
-use crate::registry::{Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, short_digest};
+use crate::registry::{Former, Judged, LastRuns, PhaseSpec, RejectedPhase, Verdict, short_digest};
 
 /// What a run on trial may take, if it is not cut by its own limits.
 pub(super) const TRIAL_LIMIT: Duration = Duration::from_secs(2);
@@ -95,7 +95,7 @@ pub(super) struct Put {
     /// What it has kept, for a phase that does not run yet.
     pub kept: KeptPhase,
     /// The generation to go back to, for a phase that does not run yet.
-    pub former: Option<(PhaseSpec, KeptPhase)>,
+    pub former: Option<Former<PhaseSpec>>,
     pub last_runs: LastRuns,
 }
 
@@ -115,8 +115,8 @@ pub(super) fn put(desk: &mut dyn Desk, puts: Vec<Put>) -> Option<Vec<Result<(), 
             }
         }
         for Put { spec, former, .. } in puts {
-            if let Some((former, kept)) = former {
-                cycle.put_on_probation(&spec.name, former, kept);
+            if let Some(former) = former {
+                cycle.resume_probation(&spec.name, former);
             }
         }
         results
@@ -242,7 +242,7 @@ impl Keeper {
             }
             return false;
         }
-        if let Some(why) = unit.head.is_bad(&found.digest) {
+        if let Some(why) = unit.head.lineage.known_bad(&found.digest) {
             let why = format!("these very bytes have failed: {why}");
             let told = found.told();
             self.refuse(Refusal::Bad(why), told, report);
@@ -303,23 +303,18 @@ impl Keeper {
         };
         let Found { name, file, text, bytes, digest, .. } = new;
         let old = self.units.get(&name).map(|unit| unit.head.clone()).unwrap_or_default();
-        let taken_back = old.taken_back(&digest);
+        let taken_back = old.lineage.taken_back(&digest);
         // One that is taken back gets its own memory back, whatever the newer one has made of it.
         let trial_on = taken_back.map_or(&kept, |former| &former.kept);
         let trial = scene.trial(&spec, trial_on, &mut self.fence, TRIAL_LIMIT);
         trial.map_err(|why| Refusal::Bad(format!("on trial: {why}")))?;
-        let is_taken_back = taken_back.is_some();
         let unit = self.units.entry(name.clone()).or_default();
-        let former = match running {
-            // What was never good is nothing to go back to.
-            Some(_) if old.on_probation => old.former.clone(),
-            Some(running) => Some(Former { digest: running, kept: kept.clone() }),
-            None => None,
-        };
         unit.head.file = file;
-        unit.head.now = Some(digest);
-        unit.head.on_probation = former.is_some() && !is_taken_back;
-        unit.head.former = former.filter(|_| !is_taken_back);
+        if running.is_some() {
+            unit.head.lineage.offered(digest, kept.clone(), ());
+        } else {
+            unit.head.lineage.started(Some(digest));
+        }
         let generation = Generation { manifest: text, module: bytes };
         if let Err(error) = self.folder.save_with_head(&name, &unit.head, &generation) {
             unit.head = old;
@@ -382,14 +377,13 @@ impl Keeper {
     fn settle(&mut self, one: Staged, result: Result<(), String>, report: &mut ReloadReport) {
         let Staged { name, spec, head: old, .. } = one;
         let Some(unit) = self.units.get_mut(&name) else { return };
-        let digest = unit.head.now;
+        let digest = unit.head.lineage.current();
         match result {
             Ok(()) => {
                 unit.running = digest;
                 unit.candidate = None;
-                let keeps = [unit.head.now, unit.head.former.as_ref().map(|former| former.digest)];
-                let olds = old.now.into_iter().chain(old.former.map(|former| former.digest));
-                let gone: Vec<[u8; 32]> = olds.filter(|digest| !keeps.contains(&Some(*digest))).collect();
+                let gone: Vec<[u8; 32]> =
+                    old.lineage.digests().filter(|digest| !unit.head.lineage.names(digest)).collect();
                 self.remove_generations(&gone);
                 self.note(&name, Change::Applied, digest, None, report);
             }
@@ -463,8 +457,7 @@ impl Keeper {
 
     pub(super) fn forget(&mut self, name: &str) {
         let Some(unit) = self.units.remove(name) else { return };
-        let digests: Vec<[u8; 32]> =
-            unit.head.now.into_iter().chain(unit.head.former.map(|former| former.digest)).collect();
+        let digests: Vec<[u8; 32]> = unit.head.lineage.digests().collect();
         if let Err(error) = self.folder.remove_head(name) {
             tracing::error!(%error, phase = name, "cannot forget it on disk");
         }
@@ -482,7 +475,7 @@ impl Keeper {
             let Some(unit) = self.units.get_mut(&*phase) else { continue };
             match outcome {
                 Judged::Good => {
-                    unit.head.on_probation = false;
+                    unit.head.lineage.proven();
                     unit.is_unsaved = true;
                     self.save_unsaved();
                     self.note(&phase, Change::Proven, Some(digest), None, report);
@@ -492,10 +485,8 @@ impl Keeper {
                     if let Err(error) = self.folder.save_phase(&phase, &now_kept.unwrap_or(kept)) {
                         tracing::error!(%error, phase = &*phase, "cannot save what it remembers");
                     }
-                    unit.head.mark_bad(digest, why.clone());
-                    unit.head.now = to;
-                    unit.head.former = None;
-                    unit.head.on_probation = false;
+                    unit.head.lineage.failed(why.clone());
+                    debug_assert_eq!(unit.head.lineage.current(), to, "memory and disk go the same way");
                     unit.running = to;
                     unit.is_unsaved = true;
                     let told = RejectedPhase {
@@ -530,7 +521,7 @@ impl Keeper {
     /// Gives bytes of the phase `name` that have failed another chance.
     pub fn forgive(&mut self, name: &str) {
         if let Some(unit) = self.units.get_mut(name) {
-            unit.is_unsaved |= unit.head.forgive();
+            unit.is_unsaved |= unit.head.lineage.forgiven();
             unit.candidate = None;
         }
     }
@@ -541,7 +532,8 @@ impl Keeper {
         let rejected: Vec<RejectedPhase> = candidates.map(|candidate| candidate.told.clone()).collect();
         let running = self.units.values().filter(|unit| unit.running.is_some());
         self.counts.libraries = self.libraries.into();
-        self.counts.generations = running.map(|unit| 1 + u64::from(unit.head.former.is_some())).sum();
+        self.counts.generations =
+            running.map(|unit| 1 + u64::from(unit.head.lineage.former().is_some())).sum();
         ask(desk, move |cycle| {
             // Those that the application could not make are none of ours.
             let mut all: Vec<RejectedPhase> = cycle

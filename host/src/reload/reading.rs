@@ -132,8 +132,9 @@ impl Keeper {
 
     /// Whose file it is. One that does not even tell its name is that of the phase that was loaded from there.
     pub(super) fn name_of(&self, file: &ManifestFile) -> String {
-        let is_of =
-            |unit: &Unit| (unit.running.is_some() || unit.head.now.is_some()) && unit.head.file == file.path;
+        let is_of = |unit: &Unit| {
+            (unit.running.is_some() || unit.head.lineage.current().is_some()) && unit.head.file == file.path
+        };
         let known = || self.units.iter().find(|(_, unit)| is_of(unit));
         match &file.manifest {
             Ok(_) => file.name.clone(),
