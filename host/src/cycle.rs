@@ -38,7 +38,7 @@ pub use frame::Frame;
 pub use frame::Thresholds;
 use pings::Pings;
 #[doc(hidden)]
-pub use swap::Scene;
+pub use swap::TrialContext;
 #[doc(hidden)]
 pub use view::{Overlay, PhaseView};
 

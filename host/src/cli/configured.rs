@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::cycle::BeatReport;
 use crate::data::{Disk, Files as _, Stamp};
 use crate::node::Reconfigurer;
-use crate::reload::{ConfigReport, Looks, Watcher};
+use crate::reload::{ConfigReport, FileTracker, Watcher};
 
 /// After a look, how long hints wait for the next one.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -34,7 +34,7 @@ impl Files {
     }
 }
 
-/// Follows the files until the ticker of `beats` ends: looks at hints, and at each tick without one.
+/// Follows the files until the ticker of `beats` ends: tracker at hints, and at each tick without one.
 pub async fn follow(files: Files, reconfigurer: Arc<Reconfigurer>, mut beats: Receiver<Arc<BeatReport>>) {
     let folder = |path: &PathBuf| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -44,16 +44,16 @@ pub async fn follow(files: Files, reconfigurer: Arc<Reconfigurer>, mut beats: Re
     let mut watcher = files.config.as_ref().map(|config| Watcher::start(&folder(config)));
     let hint = watcher.as_ref().map(Watcher::hint).unwrap_or_default();
     let begun = Instant::now();
-    let mut looks = Looks::default();
-    looks.look(files.list(), Duration::ZERO);
-    looks.dirty_at_rest(Duration::MAX).iter().for_each(|path| looks.settle(path));
+    let mut tracker = FileTracker::default();
+    tracker.update(files.list(), Duration::ZERO);
+    tracker.dirty_at_rest(Duration::MAX).iter().for_each(|path| tracker.settle(path));
     let mut told = ConfigReport::default();
     loop {
         let now = begun.elapsed();
-        looks.look(files.list(), now);
-        let rested = looks.dirty_at_rest(now);
+        tracker.update(files.list(), now);
+        let rested = tracker.dirty_at_rest(now);
         if !rested.is_empty() {
-            rested.iter().for_each(|path| looks.settle(path));
+            rested.iter().for_each(|path| tracker.settle(path));
             let report = reconfigurer.reconfigure().await;
             if report != told {
                 log(&report);
@@ -63,7 +63,7 @@ pub async fn follow(files: Files, reconfigurer: Arc<Reconfigurer>, mut beats: Re
         if let (Some(watcher), Some(config)) = (&mut watcher, &files.config) {
             watcher.follow(std::iter::once(config));
         }
-        let wait = looks.next().map(|at| at.saturating_sub(begun.elapsed()).max(PAUSE));
+        let wait = tracker.next().map(|at| at.saturating_sub(begun.elapsed()).max(PAUSE));
         tokio::select! {
             () = hint.notified() => tokio::time::sleep(PAUSE).await,
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}

@@ -21,7 +21,7 @@ use crate::registry::{Arrival, Before, Former, Judged, LastRuns, PhaseSpec, Reje
 
 /// The node as it is, for phases that do not run in it yet.
 #[derive(Clone)]
-pub struct Scene {
+pub struct TrialContext {
     pool: Arc<Pool>,
     book: Arc<Book>,
     broadcasts: Arc<Broadcasts>,
@@ -32,7 +32,7 @@ pub struct Scene {
     kept: BTreeMap<String, KeptPhase>,
 }
 
-impl Scene {
+impl TrialContext {
     /// What a phase that runs has kept.
     pub fn kept(&self, name: &str) -> Option<&KeptPhase> {
         self.kept.get(name)
@@ -95,9 +95,9 @@ impl Scene {
 
 impl Cycle {
     /// What newcomers are tried on, as of now.
-    pub fn scene(&self) -> Scene {
+    pub fn trial_context(&self) -> TrialContext {
         let World { pool, book, broadcasts, clock, thresholds, .. } = &self.world;
-        Scene {
+        TrialContext {
             pool: Arc::clone(pool),
             book: Arc::clone(book),
             broadcasts: Arc::clone(broadcasts),

@@ -30,7 +30,7 @@ use crate::net::{FrameCaps, Identity, Net, NetConfig, Rooms};
 use crate::peer::PeerId;
 use crate::pool::PoolLimits;
 use crate::registry::{BadPhases, PhaseSpec, RejectedPhase};
-use crate::reload::{self, Between, Keeper, KeeperOptions, ReloadHandle, Stage, StartFrom};
+use crate::reload::{self, CycleChange, PhaseFactory, PhaseReloader, ReloadHandle, ReloadOptions, StartFrom};
 use crate::ticker::AfterTick;
 
 /// A phase with a longer period is written down as soon as it ran: losing its last run to a crash would cost that much.
@@ -79,7 +79,7 @@ struct LazyLoader {
     loader: Option<Loader>,
 }
 
-impl Stage for LazyLoader {
+impl PhaseFactory for LazyLoader {
     fn load(
         &mut self,
         manifest: &Manifest,
@@ -99,20 +99,21 @@ impl Stage for LazyLoader {
     }
 }
 
-/// The keeper of the drop-in folder, if there is to be one.
-fn keeper(
+/// The reloader of the drop-in folder, if there is to be one.
+fn reloader(
     config: &Config,
     folder: &Arc<DataFolder>,
     clock: &Arc<dyn Clock>,
-) -> Option<(KeeperOptions, Keeper)> {
+) -> Option<(ReloadOptions, PhaseReloader)> {
     let dir = config.guests.dir.clone()?;
     let Guests { reload_native, require, public_key, .. } = config.guests.clone();
-    let options = KeeperOptions { dir, reload_native, require, public_key };
+    let options = ReloadOptions { dir, reload_native, require, public_key };
     let allow_native = config.guests.allow_native;
     let stage = LazyLoader { folder: Arc::clone(folder), allow_native, loader: None };
     let fence = Fence::Thread(PhaseThread::new());
-    let keeper = Keeper::new(options.clone(), Arc::clone(folder), Box::new(stage), fence, Arc::clone(clock));
-    Some((options, keeper))
+    let reloader =
+        PhaseReloader::new(options.clone(), Arc::clone(folder), Box::new(stage), fence, Arc::clone(clock));
+    Some((options, reloader))
 }
 
 /// The tick that a start has to reach to count as one that came far.
@@ -242,20 +243,20 @@ impl Node {
             };
             tracing::error!(starts = earlier, runs, "the last starts did not come to their second tick");
         }
-        let mut keeper = keeper(&config, &folder, &tables.clock);
+        let mut reloader = reloader(&config, &folder, &tables.clock);
         let maintenance = Maintenance::start_with(&tables, phases, options, |cycle| {
-            let Some((_, keeper)) = &mut keeper else { return Ok(()) };
-            let mut desk = |change: Between| {
+            let Some((_, reloader)) = &mut reloader else { return Ok(()) };
+            let mut ticks = |change: CycleChange| {
                 change(cycle);
                 true
             };
-            keeper.begin(&mut desk, from, &schedule.value).map_err(StartError::Data)
+            reloader.begin(&mut ticks, from, &schedule.value).map_err(StartError::Data)
         })?;
         let stop = CancellationToken::new();
-        let reload = keeper.map(|(options, keeper)| {
+        let reload = reloader.map(|(options, reloader)| {
             let (controls, beats) = (maintenance.handle().controls(), maintenance.handle().reports());
             let stopped = stop.clone().cancelled_owned();
-            reload::run(keeper, &options, controls, beats, Arc::clone(&tables.clock), stopped)
+            reload::run(reloader, &options, controls, beats, Arc::clone(&tables.clock), stopped)
         });
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports, stop.clone()));

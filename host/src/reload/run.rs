@@ -1,4 +1,4 @@
-//! The keeper at work beside a running ticker: looks when there is a hint, at each tick, and when it is told to.
+//! The reloader beside a running ticker: scans when there is a hint, at each tick, and when it is told to.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::keeper::{Keeper, Mood};
+use super::exchange::CycleChange;
+use super::reloader::{PhaseReloader, ReloadOptions, ScanKind};
 use super::report::{ReloadCounts, ReloadEvent, ReloadReport};
 use super::watch::Watcher;
-use super::{Between, KeeperOptions};
 use crate::clock::Clock;
 use crate::cycle::BeatReport;
 use crate::ticker::Controls;
@@ -90,22 +90,22 @@ impl ReloadHandle {
     }
 }
 
-/// Runs `keeper` on the current tokio runtime beside the ticker of `controls`, whose beats come in `beats`, until `stop`
+/// Runs `reloader` on the current tokio runtime beside the ticker of `controls`, whose beats come in `beats`, until `stop`
 /// completes.
 pub fn run(
-    keeper: Keeper,
-    options: &KeeperOptions,
+    reloader: PhaseReloader,
+    options: &ReloadOptions,
     controls: Controls,
     beats: broadcast::Receiver<Arc<BeatReport>>,
     clock: Arc<dyn Clock>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> (ReloadHandle, tokio::task::JoinHandle<()>) {
     let (orders, ordered) = mpsc::channel(8);
-    let counts = Arc::new(Mutex::new(keeper.counts()));
-    let (folder, events) = (Arc::from(&*options.dir), keeper.events());
+    let counts = Arc::new(Mutex::new(reloader.counts()));
+    let (folder, events) = (Arc::from(&*options.dir), reloader.events());
     let handle = ReloadHandle { folder, orders, events, counts: Arc::clone(&counts) };
     let watcher = Watcher::start(&options.dir);
-    let runner = Runner { keeper: Some((keeper, watcher)), controls, clock, counts, held_until: None };
+    let runner = Runner { reloader: Some((reloader, watcher)), controls, clock, counts, held_until: None };
     let task = tokio::spawn(async move {
         tokio::select! {
             () = stop => {}
@@ -117,7 +117,7 @@ pub fn run(
 
 struct Runner {
     /// None only while it is on a thread of its own.
-    keeper: Option<(Keeper, Watcher)>,
+    reloader: Option<(PhaseReloader, Watcher)>,
     controls: Controls,
     clock: Arc<dyn Clock>,
     counts: Arc<Mutex<ReloadCounts>>,
@@ -130,47 +130,47 @@ impl Runner {
         mut orders: mpsc::Receiver<Order>,
         mut beats: broadcast::Receiver<Arc<BeatReport>>,
     ) {
-        let Some(hint) = self.keeper.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
+        let Some(hint) = self.reloader.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
         // What has come since the node began.
-        let mut looked = self.look(Mood::Hint).await.map(drop);
+        let mut looked = self.look(ScanKind::Hint).await.map(drop);
         while looked.is_some() {
             let held = self.held_until();
-            let next = held.or_else(|| self.keeper.as_ref()?.0.next());
+            let next = held.or_else(|| self.reloader.as_ref()?.0.next());
             let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
             looked = tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Reload(tell)) => {
-                        let report = self.look(Mood::Ordered).await;
+                        let report = self.look(ScanKind::Ordered).await;
                         // Whoever asked may not wait for the answer any more.
                         report.map(|report| _ = tell.send(report))
                     }
                     Some(Order::Forgive(name)) => {
-                        self.keeper.iter_mut().for_each(|(keeper, _)| keeper.forgive(&name));
+                        self.reloader.iter_mut().for_each(|(reloader, _)| reloader.forgive(&name));
                         // No file has changed: a look for changes would pass them by.
-                        self.look(Mood::Thorough).await.map(drop)
+                        self.look(ScanKind::Thorough).await.map(drop)
                     }
                     Some(Order::Hold(time)) => {
                         self.held_until = Some(self.clock.mono() + time);
                         // What has come meanwhile, if this ends it.
-                        self.look(Mood::Hint).await.map(drop)
+                        self.look(ScanKind::Hint).await.map(drop)
                     }
                     None => None,
                 },
                 beat = beats.recv() => match beat {
                     Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) => {
-                        self.look(Mood::Thorough).await.map(drop)
+                        self.look(ScanKind::Thorough).await.map(drop)
                     }
                     // Even while held: probations end at beats.
-                    Ok(_) | Err(RecvError::Lagged(_)) => self.look(Mood::Hint).await.map(drop),
+                    Ok(_) | Err(RecvError::Lagged(_)) => self.look(ScanKind::Hint).await.map(drop),
                     Err(RecvError::Closed) => None,
                 },
                 () = hint.notified(), if held.is_none() => {
-                    let looked = self.look(Mood::Hint).await.map(drop);
+                    let looked = self.look(ScanKind::Hint).await.map(drop);
                     tokio::time::sleep(PAUSE).await;
                     looked
                 }
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
-                    self.look(Mood::Hint).await.map(drop)
+                    self.look(ScanKind::Hint).await.map(drop)
                 }
             };
         }
@@ -182,24 +182,24 @@ impl Runner {
 
     /// One look, off the async threads: it reads, compiles and waits for the end of a beat. None if there is nobody left
     /// to look.
-    async fn look(&mut self, mood: Mood) -> Option<ReloadReport> {
-        let (mut keeper, mut watcher) = self.keeper.take()?;
+    async fn look(&mut self, kind: ScanKind) -> Option<ReloadReport> {
+        let (mut reloader, mut watcher) = self.reloader.take()?;
         let (controls, runtime) = (self.controls.clone(), Handle::current());
         let held = self.held_until().is_some();
         let looked = tokio::task::spawn_blocking(move || {
-            let mut desk = |change: Between| runtime.block_on(controls.with_cycle(change)).is_some();
-            let report = if held && mood != Mood::Ordered {
-                keeper.only_judge(&mut desk)
+            let mut ticks = |change: CycleChange| runtime.block_on(controls.with_cycle(change)).is_some();
+            let report = if held && kind != ScanKind::Ordered {
+                reloader.judge_only(&mut ticks)
             } else {
-                keeper.step(&mut desk, mood)
+                reloader.scan(&mut ticks, kind)
             };
-            watcher.follow(keeper.files());
-            (keeper, watcher, report)
+            watcher.follow(reloader.files());
+            (reloader, watcher, report)
         });
         match looked.await {
-            Ok((keeper, watcher, report)) => {
-                *self.counts.lock() = keeper.counts();
-                self.keeper = Some((keeper, watcher));
+            Ok((reloader, watcher, report)) => {
+                *self.counts.lock() = reloader.counts();
+                self.reloader = Some((reloader, watcher));
                 Some(report)
             }
             Err(error) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use groundskeeper::data::Disk;
 use groundskeeper::loader::Loader;
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{Change, KeeperOptions, Mood, StartFrom};
+use groundskeeper::reload::{Change, ReloadOptions, ScanKind, StartFrom};
 
 use crate::wat::Wat;
 use crate::world::{Hand, Process};
@@ -42,7 +42,7 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
         fs::write(dir.join("alpha.wasm"), &good).unwrap();
         fs::write(dir.join("alpha.toml"), MANIFEST).unwrap();
         let loader = Box::new(Loader::new(home.path().join("artifacts"), false).unwrap());
-        let options = KeeperOptions::trusting(dir.clone());
+        let options = ReloadOptions::trusting(dir.clone());
         let data = home.path().join("data");
         let clock = Arc::new(Hand::default());
         let mut process =
@@ -51,12 +51,12 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
         let digest = process.phase("alpha").expect("it runs").digest;
 
         fs::write(dir.join("alpha.wasm"), &bad).unwrap();
-        let mut events = process.step(Mood::Ordered).events;
+        let mut events = process.step(ScanKind::Ordered).events;
         for tick in 2..=4 {
             let report = process.beat();
             assert_eq!(report.tick, tick, "{name}");
             assert!(report.runs.iter().any(|run| run.result == "ok"), "{name}: nothing ran at tick {tick}");
-            events.extend(process.step(Mood::Hint).events);
+            events.extend(process.step(ScanKind::Hint).events);
         }
         let told = events.iter().find(|event| event.change == change);
         let told = told.unwrap_or_else(|| panic!("{name}: {events:?}"));
@@ -71,11 +71,11 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
         if change == Change::Returned {
             // Bytes that have failed are not tried again, until the operator says that they may be.
             assert_eq!(
-                process.step(Mood::Thorough).events.iter().filter(|event| event.change.is_good()).count(),
+                process.step(ScanKind::Thorough).events.iter().filter(|event| event.change.is_good()).count(),
                 0
             );
-            process.keeper.forgive("alpha");
-            let events = process.step(Mood::Thorough).events;
+            process.reloader.forgive("alpha");
+            let events = process.step(ScanKind::Thorough).events;
             assert!(
                 events.iter().all(|event| event.why.as_deref().is_some_and(|why| why.contains("on trial")))
             );
@@ -84,7 +84,7 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
 
         // Put right, it is taken without a restart.
         fs::write(dir.join("alpha.wasm"), Wat::run("(nop) (i32.const 8)").component()).unwrap();
-        let events = process.step(Mood::Ordered).events;
+        let events = process.step(ScanKind::Ordered).events;
         assert!(events.iter().any(|event| event.change == Change::Applied), "{name}: {events:?}");
         let phase = process.phase("alpha").expect("it runs");
         assert!(phase.digest != digest && phase.candidate.is_none(), "{name}");

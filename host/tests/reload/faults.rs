@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use groundskeeper::data::{Disk, Files, Stamp};
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{Mood, StartFrom};
+use groundskeeper::reload::{ScanKind, StartFrom};
 use rustix::io::Errno;
 
 use crate::disk::{Memory, Weather};
@@ -53,7 +53,7 @@ fn beats(process: &mut Process, n: u32) {
             // A generation that is given what a newer one stored says so.
             assert!(run.words.as_ref().is_none_or(|words| !words.contains("was given memory")), "{run:?}");
         }
-        process.step(Mood::Hint);
+        process.step(ScanKind::Hint);
     }
 }
 
@@ -87,9 +87,9 @@ fn any_one_operation_of_a_reload_may_fail() {
             }
             node.memory.set(if is_done { Weather::FailsLate(k) } else { Weather::FailsAfter(k) });
             for _ in 0..6 {
-                process.step(Mood::Hint);
+                process.step(ScanKind::Hint);
                 node.clock.advance(301);
-                process.step(Mood::Hint);
+                process.step(ScanKind::Hint);
                 beats(&mut process, 1);
                 assert!(matches!(process.runs("alpha"), Some(1 | 2)), "{at}");
                 let is_there = matches!(process.runs("beta"), Some(1 | 2));
@@ -135,7 +135,7 @@ fn any_one_operation_of_a_start_may_fail() {
                 process = node.start();
             }
             // The first look is before the first tick.
-            process.step(Mood::Hint);
+            process.step(ScanKind::Hint);
             let alpha = process.runs("alpha");
             assert!(alpha == Some(1) || changed && alpha == Some(2), "{at}: {:?}", process.phases());
             assert_eq!(process.runs("beta"), Some(1), "{at}: {:?}", process.phases());
@@ -237,7 +237,7 @@ fn a_sick_disk_is_told_and_lived_with() {
         let mut told = Vec::new();
         for _ in 0..4 {
             clock.advance(301);
-            let report = process.step(Mood::Hint);
+            let report = process.step(ScanKind::Hint);
             told.extend(report.trouble);
             told.extend(report.events.into_iter().filter_map(|event| event.why));
         }

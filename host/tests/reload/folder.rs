@@ -1,4 +1,4 @@
-//! Real files, changed in the ways in which people and programs change them, and a keeper that is moved by hand.
+//! Real files, changed in the ways in which people and programs change them, and a reloader that is moved by hand.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use groundskeeper::data::{Disk, Files, KeptPhase, Stamp};
 use groundskeeper::registry::{PhaseState, PhaseStatus};
-use groundskeeper::reload::{Change, Mood, StartFrom};
+use groundskeeper::reload::{Change, ScanKind, StartFrom};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -19,7 +19,7 @@ pub struct Room {
     pub home: TempDir,
     pub clock: Arc<Hand>,
     pub process: Process,
-    /// What the keeper has told so far.
+    /// What the reloader has told so far.
     told: Vec<(String, Change)>,
 }
 
@@ -66,15 +66,15 @@ impl Room {
         self.write(&format!("{name}.toml"), &manifest(name, more));
     }
 
-    fn look(&mut self, mood: Mood) {
-        let report = self.process.step(mood);
+    fn look(&mut self, kind: ScanKind) {
+        let report = self.process.step(kind);
         self.told.extend(report.events.into_iter().map(|event| (event.phase, event.change)));
     }
 
     /// Some time passes in which nobody looks, and then somebody does.
     fn pass(&mut self, ms: u64) {
         self.clock.advance(ms);
-        self.look(Mood::Hint);
+        self.look(ScanKind::Hint);
     }
 
     pub fn rest(&mut self) {
@@ -90,7 +90,7 @@ impl Room {
             let report = self.process.beat();
             let good = report.runs.iter().filter(|run| &*run.name == name && run.result == "ok");
             ran.extend(good.map(|_| report.tick));
-            self.look(Mood::Hint);
+            self.look(ScanKind::Hint);
         }
         ran
     }
@@ -117,7 +117,7 @@ impl Room {
     }
 
     fn digests(&self) -> u64 {
-        self.process.keeper.counts().digests
+        self.process.reloader.counts().digests
     }
 }
 
@@ -397,7 +397,7 @@ fn news_in_old_clothes_is_news() {
 fn the_folder_may_go_and_come() {
     // Not there yet, which is nothing to complain about.
     let mut room = Room::new(false);
-    assert_eq!(room.process.step(Mood::Hint).trouble, None);
+    assert_eq!(room.process.step(ScanKind::Hint).trouble, None);
     fs::create_dir(room.path("")).unwrap();
     room.put("alpha", 1, "good", "");
     room.put("beta", 1, "good", "");
@@ -407,9 +407,9 @@ fn the_folder_may_go_and_come() {
     // Gone as a whole: a volume that is not mounted is no order to stop.
     let away = room.home.path().join("away");
     fs::rename(room.path(""), &away).unwrap();
-    for mood in [Mood::Hint, Mood::Thorough, Mood::Ordered, Mood::Hint] {
+    for kind in [ScanKind::Hint, ScanKind::Thorough, ScanKind::Ordered, ScanKind::Hint] {
         room.clock.advance(1_000);
-        let report = room.process.step(mood);
+        let report = room.process.step(kind);
         let trouble = report.trouble.clone().expect("it is told");
         assert!(trouble.contains("runs on") && !report.is_good(), "{trouble}");
     }
@@ -418,7 +418,7 @@ fn the_folder_may_go_and_come() {
     // Back as it was.
     fs::rename(&away, room.path("")).unwrap();
     room.rest();
-    assert_eq!((room.take_told(), room.process.step(Mood::Hint).trouble), (Vec::new(), None));
+    assert_eq!((room.take_told(), room.process.step(ScanKind::Hint).trouble), (Vec::new(), None));
     // Gone, and made again with something else in it.
     fs::remove_dir_all(room.path("")).unwrap();
     room.pass(1_000);
@@ -462,7 +462,7 @@ fn a_removal_takes_two_looks() {
     // One that is ordered needs no second look, and a module that is gone is no removal.
     fs::remove_file(room.path("beta.toml")).unwrap();
     fs::remove_file(room.path("alpha.wasm")).unwrap();
-    room.look(Mood::Ordered);
+    room.look(ScanKind::Ordered);
     assert_eq!((room.runs("alpha"), room.runs("beta")), (Some(2), None));
     room.rest();
     let candidate = room.phase("alpha").candidate.expect("it is shown");
@@ -556,22 +556,22 @@ fn each_generation_has_its_own_memory_back() {
     let results: Vec<&str> =
         report.runs.iter().filter(|run| &*run.name == "alpha").map(|run| run.result).collect();
     assert_eq!(results, ["trapped", "ok"], "the run that it failed is made good");
-    room.look(Mood::Hint);
+    room.look(ScanKind::Hint);
     assert_eq!((room.runs("alpha"), room.memory("alpha")), (Some(1), (1, 4)));
     let on_disk = room.process.folder.load_phase("alpha").unwrap();
     assert_eq!((on_disk.warning, remembered(&on_disk.value).0), (None, 1));
     // Nothing brings the bad bytes back but other bytes: no look, no order, no start.
-    room.look(Mood::Thorough);
-    room.look(Mood::Ordered);
+    room.look(ScanKind::Thorough);
+    room.look(ScanKind::Ordered);
     let mut room = room.start_anew(StartFrom::Folder);
-    room.look(Mood::Ordered);
+    room.look(ScanKind::Ordered);
     assert_eq!(room.runs("alpha"), Some(1));
     assert!(room.phase("alpha").candidate.expect("it is shown").why.contains("have failed"));
     assert_eq!(room.beats(2, "alpha"), [1, 2]);
     assert_eq!(room.memory("alpha"), (1, 6));
     // Forgiven, they have another chance; and who takes them back before they failed gets his own memory too.
-    room.process.keeper.forgive("alpha");
-    room.look(Mood::Ordered);
+    room.process.reloader.forgive("alpha");
+    room.look(ScanKind::Ordered);
     room.beats(1, "alpha");
     assert_eq!((room.runs("alpha"), room.memory("alpha")), (Some(2), (2, 7)));
     room.put("alpha", 1, "good", "");

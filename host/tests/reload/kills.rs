@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use groundskeeper::data::{Disk, Files, Stamp};
-use groundskeeper::reload::{Mood, StartFrom};
+use groundskeeper::reload::{ScanKind, StartFrom};
 use parking_lot::Mutex;
 use rustix::process::{Signal, getpid, kill_process};
 use tempfile::TempDir;
@@ -145,7 +145,7 @@ fn beats(process: &mut Process, n: u32) {
             // A generation that is given what a newer one stored says so.
             assert!(run.words.as_ref().is_none_or(|words| !words.contains("was given memory")), "{run:?}");
         }
-        process.step(Mood::Hint);
+        process.step(ScanKind::Hint);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use data_encoding::{BASE64, HEXLOWER};
 use groundskeeper::config::Require;
 use groundskeeper::data::Disk;
-use groundskeeper::reload::{Change, KeeperOptions, Mood, StartFrom};
+use groundskeeper::reload::{Change, ReloadOptions, ScanKind, StartFrom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 
@@ -50,7 +50,7 @@ impl Node {
         let dir = home.path().join("phases.d");
         fs::create_dir(&dir).unwrap();
         let public_key = key.map(Signer::public_key);
-        let options = KeeperOptions { require, public_key, ..KeeperOptions::trusting(dir) };
+        let options = ReloadOptions { require, public_key, ..ReloadOptions::trusting(dir) };
         let data = home.path().join("data");
         let process = Process::start_with(
             &Arc::new(Hand::default()),
@@ -73,7 +73,7 @@ impl Node {
 
     /// An ordered look; what it came to, in the words that the operator gets.
     fn look(&mut self) -> Vec<(Change, String)> {
-        let report = self.process.step(Mood::Ordered);
+        let report = self.process.step(ScanKind::Ordered);
         report.events.into_iter().map(|event| (event.change, event.why.unwrap_or_default())).collect()
     }
 }

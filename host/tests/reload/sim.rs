@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use groundskeeper::data::Files;
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{Change, Mood, StartFrom};
+use groundskeeper::reload::{Change, ScanKind, StartFrom};
 use groundskeeper_sdk::rng::Rng;
 
 use crate::disk::{Memory, Weather};
@@ -124,9 +124,9 @@ impl Sim {
         }
     }
 
-    fn look(&mut self, mood: Mood) {
+    fn look(&mut self, kind: ScanKind) {
         let was_fine = self.memory.is_fine();
-        let report = self.process().step(mood);
+        let report = self.process().step(kind);
         // What the disk refused is written at the next look that finds it well.
         self.in_sync = was_fine && self.memory.is_fine();
         for event in report.events {
@@ -206,15 +206,15 @@ fn run(seed: u64) -> (u32, u32, u32) {
         let mut restarted = false;
         match sim.random.below(20) {
             0..=2 => sim.edit(),
-            3..=8 => sim.look(Mood::Hint),
-            9 => sim.look(Mood::Thorough),
+            3..=8 => sim.look(ScanKind::Hint),
+            9 => sim.look(ScanKind::Thorough),
             10..=13 => {
                 let ms = [10, 200, 400, 3_000][sim.random.below(4) as usize];
                 sim.clock.advance(ms);
             }
             14..=17 => {
                 sim.process().beat();
-                sim.look(Mood::Hint);
+                sim.look(ScanKind::Hint);
             }
             18 => {
                 let left = sim.random.below(12);
@@ -225,7 +225,7 @@ fn run(seed: u64) -> (u32, u32, u32) {
                 // Dead in the middle of whatever comes next.
                 sim.memory.set(Weather::DiesAfter(sim.random.below(12)));
                 for _ in 0..4 {
-                    sim.look(Mood::Hint);
+                    sim.look(ScanKind::Hint);
                     sim.clock.advance(400);
                     sim.process().beat();
                     if sim.memory.is_dead() {
@@ -243,7 +243,7 @@ fn run(seed: u64) -> (u32, u32, u32) {
     sim.process().come_to_rest();
     for _ in 0..8 {
         sim.process().beat();
-        sim.look(Mood::Hint);
+        sim.look(ScanKind::Hint);
     }
     sim.process().come_to_rest();
     let process = sim.process.as_ref().unwrap();

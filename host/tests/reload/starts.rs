@@ -3,7 +3,7 @@
 use std::fs;
 
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{Mood, StartFrom};
+use groundskeeper::reload::{ScanKind, StartFrom};
 
 use crate::folder::Room;
 
@@ -67,11 +67,11 @@ fn starts_that_do_not_come_far_take_less_of_the_folder() {
     }
     // No look brings them back by itself: not the next one, and not that which reads everything.
     room.rest();
-    room.process.step(Mood::Thorough);
+    room.process.step(ScanKind::Thorough);
     room.beats(2, "alpha");
     assert_eq!((room.runs("alpha"), room.runs("beta")), (None, None));
     // An order does: each runs what was good last.
-    room.process.step(Mood::Ordered);
+    room.process.step(ScanKind::Ordered);
     assert_eq!((room.runs("alpha"), room.runs("beta")), (Some(1), Some(1)), "{:?}", room.process.phases());
     assert_eq!(room.memory("alpha"), (1, 4));
     room.beats(2, "alpha");

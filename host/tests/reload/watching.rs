@@ -1,4 +1,4 @@
-//! The keeper beside a running ticker, on real folders and in real time. Nothing here is judged by how long it took.
+//! The reloader beside a running ticker, on real folders and in real time. Nothing here is judged by how long it took.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Slot};
 use groundskeeper::registry::LastRuns;
 use groundskeeper::reload::{
-    self, Between, Change, Keeper, KeeperOptions, ReloadEvent, ReloadHandle, StartFrom,
+    self, Change, CycleChange, PhaseReloader, ReloadEvent, ReloadHandle, ReloadOptions, StartFrom,
 };
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -64,20 +64,21 @@ impl Node {
         let (controls, beats) = (maintenance.handle().controls(), maintenance.handle().reports());
         let scripts = Scripts::default();
         let folder = Arc::new(DataFolder::open(&home.path().join("data")).unwrap());
-        let options = KeeperOptions::trusting(home.path().join("phases.d"));
+        let options = ReloadOptions::trusting(home.path().join("phases.d"));
         let stage = Box::new(scripts.clone());
         let clock: Arc<dyn Clock> = clock;
-        let mut keeper = Keeper::new(options.clone(), folder, stage, Fence::Inline, Arc::clone(&clock));
+        let mut reloader =
+            PhaseReloader::new(options.clone(), folder, stage, Fence::Inline, Arc::clone(&clock));
         let (runtime, asked) = (Handle::current(), controls.clone());
         let begun = tokio::task::spawn_blocking(move || {
-            let mut desk = |change: Between| runtime.block_on(asked.with_cycle(change)).is_some();
-            keeper.begin(&mut desk, StartFrom::Folder, &LastRuns::new()).unwrap();
-            keeper
+            let mut ticks = |change: CycleChange| runtime.block_on(asked.with_cycle(change)).is_some();
+            reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::new()).unwrap();
+            reloader
         });
-        let keeper = begun.await.unwrap();
+        let reloader = begun.await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { _ = stopped.await };
-        let (handle, task) = reload::run(keeper, &options, controls, beats, clock, stopped);
+        let (handle, task) = reload::run(reloader, &options, controls, beats, clock, stopped);
         let (events, beats) = (handle.events(), maintenance.handle().reports());
         Self { maintenance, handle, events, beats, scripts, stop, task, home, _slot: slot }
     }
@@ -94,7 +95,7 @@ impl Node {
     async fn told(&mut self, phase: &str, change: Change) {
         let event = async {
             loop {
-                let event = self.events.recv().await.expect("the keeper works");
+                let event = self.events.recv().await.expect("the reloader works");
                 if event.phase == phase && event.change == change {
                     return;
                 }

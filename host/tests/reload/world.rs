@@ -15,7 +15,9 @@ use groundskeeper::loader::Unfit;
 use groundskeeper::node::{TableLimits, Tables};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::{Before, LastRuns, PhaseSpec, PhaseStatus, Registry};
-use groundskeeper::reload::{Between, Keeper, KeeperOptions, Mood, ReloadReport, Stage, StartFrom};
+use groundskeeper::reload::{
+    CycleChange, PhaseFactory, PhaseReloader, ReloadOptions, ReloadReport, ScanKind, StartFrom,
+};
 use groundskeeper_sdk::host::{Plan, Saved, Table};
 use groundskeeper_sdk::phase::Failure;
 use parking_lot::{Condvar, Mutex};
@@ -160,7 +162,7 @@ impl Scripts {
     }
 }
 
-impl Stage for Scripts {
+impl PhaseFactory for Scripts {
     fn load(
         &mut self,
         manifest: &Manifest,
@@ -211,7 +213,7 @@ static GUESTS: LazyLock<Guests> = LazyLock::new(|| Config::default().guests);
 /// One process of a node, from its start to its end.
 pub struct Process {
     pub cycle: Cycle,
-    pub keeper: Keeper,
+    pub reloader: PhaseReloader,
     pub clock: Arc<Hand>,
     pub tick: u32,
     pub folder: Arc<DataFolder>,
@@ -231,17 +233,17 @@ impl Process {
         files: Arc<dyn Files>,
         trust: StartFrom,
     ) -> Self {
-        let options = KeeperOptions::trusting(dir.to_owned());
+        let options = ReloadOptions::trusting(dir.to_owned());
         Self::start_with(clock, data, options, files, trust, Box::new(Scripts::default()))
     }
 
     pub fn start_with(
         clock: &Arc<Hand>,
         data: &Path,
-        options: KeeperOptions,
+        options: ReloadOptions,
         files: Arc<dyn Files>,
         trust: StartFrom,
-        stage: Box<dyn Stage>,
+        stage: Box<dyn PhaseFactory>,
     ) -> Self {
         let folder = Arc::new(open(data, files));
         let limits = TableLimits::for_connections(8);
@@ -263,33 +265,33 @@ impl Process {
         };
         let mut cycle =
             Cycle::new(world, registry, Fence::Inline, interval, 42).measured_by(Box::new(|| Duration::ZERO));
-        let mut keeper =
-            Keeper::new(options, Arc::clone(&folder), stage, Fence::Inline, Arc::clone(clock) as _);
-        let mut desk = |change: Between| {
+        let mut reloader =
+            PhaseReloader::new(options, Arc::clone(&folder), stage, Fence::Inline, Arc::clone(clock) as _);
+        let mut ticks = |change: CycleChange| {
             change(&mut cycle);
             true
         };
-        let begun = keeper.begin(&mut desk, trust, &LastRuns::new());
+        let begun = reloader.begin(&mut ticks, trust, &LastRuns::new());
         let saved = BTreeMap::new();
-        Self { cycle, keeper, clock: Arc::clone(clock), tick: 0, folder, begun, saved }
+        Self { cycle, reloader, clock: Arc::clone(clock), tick: 0, folder, begun, saved }
     }
 
-    pub fn step(&mut self, mood: Mood) -> ReloadReport {
+    pub fn step(&mut self, kind: ScanKind) -> ReloadReport {
         let cycle = &mut self.cycle;
-        let mut desk = |change: Between| {
+        let mut ticks = |change: CycleChange| {
             change(cycle);
             true
         };
-        self.keeper.step(&mut desk, mood)
+        self.reloader.scan(&mut ticks, kind)
     }
 
     /// Looks until nothing is waited for any more.
     pub fn come_to_rest(&mut self) -> Vec<ReloadReport> {
-        let mut reports = vec![self.step(Mood::Hint)];
-        while let Some(next) = self.keeper.next() {
+        let mut reports = vec![self.step(ScanKind::Hint)];
+        while let Some(next) = self.reloader.next() {
             let wait = next.saturating_sub(self.clock.mono());
             self.clock.advance(wait.as_millis() as u64 + 1);
-            reports.push(self.step(Mood::Hint));
+            reports.push(self.step(ScanKind::Hint));
             assert!(
                 reports.len() < 100,
                 "it never comes to rest: {:?}, {next:?}, {:?}",

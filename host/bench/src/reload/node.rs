@@ -1,4 +1,4 @@
-//! A node without a network, put together as a whole one is: ticker, keeper, loader, watcher, real files.
+//! A node without a network, put together as a whole one is: ticker, reloader, loader, watcher, real files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::LastRuns;
 use groundskeeper::reload::{
-    self, Between, Change, Keeper, KeeperOptions, ReloadEvent, ReloadHandle, StartFrom,
+    self, Change, CycleChange, PhaseReloader, ReloadEvent, ReloadHandle, ReloadOptions, StartFrom,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, oneshot};
@@ -81,16 +81,17 @@ impl Node {
         let maintenance = Maintenance::start(&tables, Vec::new(), options).expect("no phase is a bad one");
         let folder = Arc::new(DataFolder::open(&scratch.0.join("data")).expect("a folder of our own"));
         let loader = Loader::new(folder.artifacts(), false).expect("this machine runs guests");
-        let options = KeeperOptions::trusting(dir);
+        let options = ReloadOptions::trusting(dir);
         let fence = Fence::Thread(PhaseThread::new());
-        let mut keeper = Keeper::new(options.clone(), folder, Box::new(loader), fence, Arc::clone(&clock));
+        let mut reloader =
+            PhaseReloader::new(options.clone(), folder, Box::new(loader), fence, Arc::clone(&clock));
         let controls = maintenance.handle().controls();
-        let mut desk = |change: Between| runtime.block_on(controls.with_cycle(change)).is_some();
-        keeper.begin(&mut desk, StartFrom::Folder, &LastRuns::new()).expect("a folder of our own");
+        let mut ticks = |change: CycleChange| runtime.block_on(controls.with_cycle(change)).is_some();
+        reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::new()).expect("a folder of our own");
         let (stop, stopped) = oneshot::channel::<()>();
         let beats = maintenance.handle().reports();
         let stopped = async move { _ = stopped.await };
-        let (reload, task) = reload::run(keeper, &options, controls, beats, clock, stopped);
+        let (reload, task) = reload::run(reloader, &options, controls, beats, clock, stopped);
         let running = maintenance.board().read().iter().filter(|phase| phase.last_error.is_none()).count();
         assert_eq!(running, names.len(), "{:?}", maintenance.board().read());
         drop(inside);
@@ -197,7 +198,7 @@ impl Drop for Node {
 async fn applied(events: &mut broadcast::Receiver<ReloadEvent>, mut count: usize) {
     while count > 0 {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await;
-        let event = event.expect("it was taken in time").expect("the keeper runs");
+        let event = event.expect("it was taken in time").expect("the reloader runs");
         match event.change {
             Change::Applied => count -= 1,
             Change::Proven => {}

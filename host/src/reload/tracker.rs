@@ -22,13 +22,13 @@ struct Seen {
 
 /// What was seen of a folder.
 #[derive(Default)]
-pub struct Looks {
+pub struct FileTracker {
     seen: BTreeMap<PathBuf, Seen>,
 }
 
-impl Looks {
+impl FileTracker {
     /// Takes in how the folder is now. A path that comes, goes or has another stamp is dirty from then on.
-    pub fn look(&mut self, listed: Vec<(PathBuf, Stamp)>, now: Duration) {
+    pub fn update(&mut self, listed: Vec<(PathBuf, Stamp)>, now: Duration) {
         let listed: BTreeMap<PathBuf, Stamp> = listed.into_iter().collect();
         for (path, seen) in &mut self.seen {
             seen.note(listed.get(path).copied(), now);
@@ -119,39 +119,41 @@ mod tests {
 
     #[test]
     fn a_file_rests_when_nobody_has_written_to_it_for_a_while() {
-        let (mut looks, path) = (Looks::default(), Path::new("a"));
-        looks.look(listed(&[("a", 1)]), ms(0));
-        assert!(looks.is_dirty(path) && !looks.is_at_rest(path, ms(299)) && looks.is_at_rest(path, ms(300)));
-        looks.look(listed(&[("a", 2)]), ms(200));
-        assert_eq!((looks.is_at_rest(path, ms(300)), looks.next()), (false, Some(ms(500))));
-        looks.settle(path);
-        assert!(!looks.is_dirty(path) && looks.is_at_rest(path, ms(201)) && looks.next().is_none());
-        looks.look(listed(&[("a", 2)]), ms(900));
-        assert!(!looks.is_dirty(path));
+        let (mut tracker, path) = (FileTracker::default(), Path::new("a"));
+        tracker.update(listed(&[("a", 1)]), ms(0));
+        assert!(
+            tracker.is_dirty(path) && !tracker.is_at_rest(path, ms(299)) && tracker.is_at_rest(path, ms(300))
+        );
+        tracker.update(listed(&[("a", 2)]), ms(200));
+        assert_eq!((tracker.is_at_rest(path, ms(300)), tracker.next()), (false, Some(ms(500))));
+        tracker.settle(path);
+        assert!(!tracker.is_dirty(path) && tracker.is_at_rest(path, ms(201)) && tracker.next().is_none());
+        tracker.update(listed(&[("a", 2)]), ms(900));
+        assert!(!tracker.is_dirty(path));
     }
 
     #[test]
     fn a_file_that_never_rests_is_read_after_five_seconds() {
-        let mut looks = Looks::default();
+        let mut tracker = FileTracker::default();
         for n in 0..60 {
-            looks.look(listed(&[("a", n)]), ms(100 * n));
-            assert_eq!(looks.is_at_rest(Path::new("a"), ms(100 * n)), n >= 50, "look {n}");
+            tracker.update(listed(&[("a", n)]), ms(100 * n));
+            assert_eq!(tracker.is_at_rest(Path::new("a"), ms(100 * n)), n >= 50, "look {n}");
         }
     }
 
     #[test]
     fn coming_and_going_are_changes() {
-        let (mut looks, path) = (Looks::default(), Path::new("a"));
-        looks.look(listed(&[("a", 1)]), ms(0));
-        looks.settle(path);
-        looks.look(Vec::new(), ms(1000));
-        assert!(looks.is_dirty(path) && looks.there().next().is_none());
-        looks.settle(path);
-        looks.look(Vec::new(), ms(2000));
-        assert!(!looks.is_dirty(path) && looks.seen.is_empty());
-        looks.look(listed(&[("a", 1)]), ms(3000));
-        assert!(looks.is_dirty(path), "the same again is looked at again");
-        assert!(!looks.confirm(path, Some(Stamp { size: 9, ..Stamp::default() }), ms(3100)));
-        assert_eq!(looks.next(), Some(ms(3400)));
+        let (mut tracker, path) = (FileTracker::default(), Path::new("a"));
+        tracker.update(listed(&[("a", 1)]), ms(0));
+        tracker.settle(path);
+        tracker.update(Vec::new(), ms(1000));
+        assert!(tracker.is_dirty(path) && tracker.there().next().is_none());
+        tracker.settle(path);
+        tracker.update(Vec::new(), ms(2000));
+        assert!(!tracker.is_dirty(path) && tracker.seen.is_empty());
+        tracker.update(listed(&[("a", 1)]), ms(3000));
+        assert!(tracker.is_dirty(path), "the same again is looked at again");
+        assert!(!tracker.confirm(path, Some(Stamp { size: 9, ..Stamp::default() }), ms(3100)));
+        assert_eq!(tracker.next(), Some(ms(3400)));
     }
 }
