@@ -14,6 +14,8 @@ mod decide;
 mod exchange;
 mod loading;
 mod log;
+mod options;
+mod records;
 mod reloader;
 mod report;
 mod restore;
@@ -29,7 +31,9 @@ mod watch;
 #[doc(hidden)]
 pub use exchange::{BetweenTicks, CycleChange};
 #[doc(hidden)]
-pub use reloader::{PhaseReloader, ReloadOptions, ScanKind};
+pub use options::{ReloadOptions, ScanKind};
+#[doc(hidden)]
+pub use reloader::PhaseReloader;
 pub use report::{Change, ConfigReport, ReloadCounts, ReloadEvent, ReloadReport};
 pub use run::ReloadHandle;
 #[doc(hidden)]

@@ -13,7 +13,7 @@ use crate::data::{Disk, Files as _, Stamp};
 use crate::node::Reconfigurer;
 use crate::reload::{ConfigReport, FileTracker, Watcher};
 
-/// After a look, how long hints wait for the next one.
+/// After a scan, how long hints wait for the next one.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the config is made of.
@@ -34,7 +34,7 @@ impl Files {
     }
 }
 
-/// Follows the files until the ticker of `beats` ends: tracker at hints, and at each tick without one.
+/// Follows the files until the ticker of `beats` ends: reads them at hints, and at each tick without one.
 pub async fn follow(files: Files, reconfigurer: Arc<Reconfigurer>, mut beats: Receiver<Arc<BeatReport>>) {
     let folder = |path: &PathBuf| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),

@@ -221,7 +221,9 @@ mod tests {
     fn a_generation_gets_its_own_memory_back() {
         for back in [Failed, Offered(1), Reverted] {
             let mut lineage = Lineage::default();
-            [Offered(1), Offered(2), Offered(3)].map(|event| apply(&mut lineage, event, ()));
+            for event in [Offered(1), Offered(2), Offered(3)] {
+                apply(&mut lineage, event, ());
+            }
             let former = apply(&mut lineage, back, ()).expect("1 is back");
             assert_eq!((former.digest, former.kept), (digest(1), kept(1)), "{back:?}");
         }

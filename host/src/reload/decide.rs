@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::reloader::ScanKind;
+use super::options::ScanKind;
 use super::slot::PhaseSlot;
 use crate::data::Head;
 use crate::registry::Digest;

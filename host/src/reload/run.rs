@@ -10,14 +10,15 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::exchange::CycleChange;
-use super::reloader::{PhaseReloader, ReloadOptions, ScanKind};
+use super::options::{ReloadOptions, ScanKind};
+use super::reloader::PhaseReloader;
 use super::report::{ReloadCounts, ReloadEvent, ReloadReport};
 use super::watch::Watcher;
 use crate::clock::Clock;
 use crate::cycle::BeatReport;
 use crate::ticker::Controls;
 
-/// After a look, how long hints wait for the next one: a thousand events a second are twenty looks.
+/// After a scan, how long hints wait for the next one: a thousand events a second are twenty scans.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Each so many ticks everything is read, in case a change left no trace: an hour of ticks of 30 s.
@@ -132,45 +133,45 @@ impl Runner {
     ) {
         let Some(hint) = self.reloader.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
         // What has come since the node began.
-        let mut looked = self.look(ScanKind::Hint).await.map(drop);
-        while looked.is_some() {
+        let mut scanned = self.scan(ScanKind::Hint).await.map(drop);
+        while scanned.is_some() {
             let held = self.held_until();
             let next = held.or_else(|| self.reloader.as_ref()?.0.next());
             let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
-            looked = tokio::select! {
+            scanned = tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Reload(tell)) => {
-                        let report = self.look(ScanKind::Ordered).await;
+                        let report = self.scan(ScanKind::Ordered).await;
                         // Whoever asked may not wait for the answer any more.
                         report.map(|report| _ = tell.send(report))
                     }
                     Some(Order::Forgive(name)) => {
                         self.reloader.iter_mut().for_each(|(reloader, _)| reloader.forgive(&name));
                         // No file has changed: a look for changes would pass them by.
-                        self.look(ScanKind::Thorough).await.map(drop)
+                        self.scan(ScanKind::Thorough).await.map(drop)
                     }
                     Some(Order::Hold(time)) => {
                         self.held_until = Some(self.clock.mono() + time);
                         // What has come meanwhile, if this ends it.
-                        self.look(ScanKind::Hint).await.map(drop)
+                        self.scan(ScanKind::Hint).await.map(drop)
                     }
                     None => None,
                 },
                 beat = beats.recv() => match beat {
                     Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) => {
-                        self.look(ScanKind::Thorough).await.map(drop)
+                        self.scan(ScanKind::Thorough).await.map(drop)
                     }
                     // Even while held: probations end at beats.
-                    Ok(_) | Err(RecvError::Lagged(_)) => self.look(ScanKind::Hint).await.map(drop),
+                    Ok(_) | Err(RecvError::Lagged(_)) => self.scan(ScanKind::Hint).await.map(drop),
                     Err(RecvError::Closed) => None,
                 },
                 () = hint.notified(), if held.is_none() => {
-                    let looked = self.look(ScanKind::Hint).await.map(drop);
+                    let scanned = self.scan(ScanKind::Hint).await.map(drop);
                     tokio::time::sleep(PAUSE).await;
-                    looked
+                    scanned
                 }
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
-                    self.look(ScanKind::Hint).await.map(drop)
+                    self.scan(ScanKind::Hint).await.map(drop)
                 }
             };
         }
@@ -180,13 +181,13 @@ impl Runner {
         self.held_until.filter(|until| *until > self.clock.mono())
     }
 
-    /// One look, off the async threads: it reads, compiles and waits for the end of a beat. None if there is nobody left
-    /// to look.
-    async fn look(&mut self, kind: ScanKind) -> Option<ReloadReport> {
+    /// One scan, off the async threads: it reads, compiles and waits for the end of a tick. None if there is no reloader
+    /// left.
+    async fn scan(&mut self, kind: ScanKind) -> Option<ReloadReport> {
         let (mut reloader, mut watcher) = self.reloader.take()?;
         let (controls, runtime) = (self.controls.clone(), Handle::current());
         let held = self.held_until().is_some();
-        let looked = tokio::task::spawn_blocking(move || {
+        let scanned = tokio::task::spawn_blocking(move || {
             let mut ticks = |change: CycleChange| runtime.block_on(controls.with_cycle(change)).is_some();
             let report = if held && kind != ScanKind::Ordered {
                 reloader.judge_only(&mut ticks)
@@ -196,7 +197,7 @@ impl Runner {
             watcher.follow(reloader.files());
             (reloader, watcher, report)
         });
-        match looked.await {
+        match scanned.await {
             Ok((reloader, watcher, report)) => {
                 *self.counts.lock() = reloader.counts();
                 self.reloader = Some((reloader, watcher));

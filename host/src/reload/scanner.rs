@@ -10,7 +10,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::decide::{self, FileState};
-use super::reloader::{ReloadOptions, ScanKind};
+use super::options::{ReloadOptions, ScanKind};
 use super::slot::Refusal;
 use super::slots::PhaseSlots;
 use super::tracker::FileTracker;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::decide;
-use super::reloader::ScanKind;
+use super::options::ScanKind;
 use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
 use crate::data::Head;

@@ -2,6 +2,7 @@
 
 mod components;
 mod disk;
+mod exchanges;
 mod faults;
 mod folder;
 mod kills;
