@@ -18,6 +18,7 @@ mod options;
 mod records;
 mod reloader;
 mod report;
+mod required;
 mod restore;
 mod run;
 mod scanner;

@@ -11,12 +11,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::decide::{self, FileState};
 use super::options::{ReloadOptions, ScanKind};
+use super::required;
 use super::slot::Refusal;
 use super::slots::PhaseSlots;
 use super::tracker::FileTracker;
-use crate::config::{
-    Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, arrange_manifests,
-};
+use crate::config::{MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, arrange_manifests};
 use crate::data::{DataFolder, generation_digest};
 use crate::loader::MOST_BYTES;
 use crate::registry::{Digest, RejectedPhase};
@@ -171,7 +170,8 @@ impl FolderScanner {
 
     /// The files that make up a phase.
     fn parts(&self, file: &ManifestFile) -> Vec<PathBuf> {
-        let signature = (self.options.require == Require::Signature).then(|| signature_of(&file.path));
+        let signature =
+            (self.options.require == Require::Signature).then(|| required::signature_of(&file.path));
         [file.path.clone()].into_iter().chain(file.module()).chain(signature).collect()
     }
 
@@ -215,7 +215,7 @@ impl FolderScanner {
             Ok(manifest) => manifest.clone(),
             Err(problems) => return Err(unusable(self.broken_manifest(file, problems))),
         };
-        self.require(file, &manifest).map_err(unusable)?;
+        required::check(&self.options, &**self.folder.files(), file, &manifest).map_err(unusable)?;
         let Some(module) = file.module() else { unreachable!("only manifests of guests come here") };
         let bytes = self.folder.files().read(&module, MOST_BYTES as u64 + 1);
         self.digests += 1;
@@ -240,47 +240,6 @@ impl FolderScanner {
             Refusal::Bad(why)
         }
     }
-
-    /// Whether the manifest pins its module and is signed, as far as that is required.
-    fn require(&self, file: &ManifestFile, manifest: &Manifest) -> Result<(), Refusal> {
-        let ReloadOptions { require, public_key, .. } = &self.options;
-        let Declared::Guest(guest) = &manifest.body else { return Ok(()) };
-        if *require == Require::Nothing {
-            return Ok(());
-        }
-        let path = file.path.display();
-        if guest.sha256.is_none() {
-            let module = guest.module.display();
-            return Err(Refusal::Bad(format!(
-                "{path}: guests.require wants the digest of the module; write sha256 = \"..\", as `sha256sum {module}` says it"
-            )));
-        }
-        if *require == Require::Digest {
-            return Ok(());
-        }
-        let place = signature_of(&file.path);
-        let wrong = |why: &dyn std::fmt::Display| {
-            let (place, name) =
-                (place.display(), file.path.file_name().unwrap_or_default().to_string_lossy());
-            Refusal::Unfinished(format!(
-                "{place}: {why}; guests.require wants a signature of the manifest: minisign -S -m {name}"
-            ))
-        };
-        let text = self.folder.files().read(&place, MOST_MANIFEST_BYTES).map_err(|error| wrong(&error))?;
-        let signature = minisign_verify::Signature::decode(&String::from_utf8_lossy(&text));
-        let signature = signature.map_err(|error| wrong(&error))?;
-        let key = minisign_verify::PublicKey::from_base64(public_key.as_deref().unwrap_or_default());
-        let key = key.map_err(|error| wrong(&error))?;
-        // Ed25519 with and without hashing first: both are minisign's.
-        key.verify(file.text.as_bytes(), &signature, true).map_err(|error| wrong(&error))
-    }
-}
-
-/// Where the signature of a manifest lies.
-fn signature_of(manifest: &Path) -> PathBuf {
-    let mut path = manifest.as_os_str().to_owned();
-    path.push(".minisig");
-    path.into()
 }
 
 impl Found {
