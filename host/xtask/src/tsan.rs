@@ -26,7 +26,7 @@ pub fn run(steps: &mut Steps) -> Result<()> {
         "net",
     ];
     steps.run("tsan, unit tests", sanitized(&[&build[..], &["--lib", "--"], &SHARED].concat()))?;
-    steps.run("tsan, stress", sanitized(&[&build[..], &["--test", "stress"]].concat()))
+    steps.run("tsan, stress", sanitized(&[&build[..], &["--test", "library", "stress::"]].concat()))
 }
 
 fn sanitized(words: &[&str]) -> std::process::Command {

@@ -12,7 +12,7 @@ use groundskeeper::reload::{Change, Mood, StartFrom};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::world::{Hand, Process, manifest, module, now};
+use super::world::{Hand, Process, manifest, module, now};
 
 /// A node on real folders, on a clock that is moved by hand.
 pub struct Room {

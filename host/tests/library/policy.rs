@@ -1,11 +1,11 @@
 //! What happens to guests that fail, that take too long, that are off or rejected; and when each may run.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::support::guests::*;
+use crate::support::*;
 use groundskeeper::clock::TokioClock;
 use groundskeeper::config::{Grants, MemoryGrant, Mode, OnFailure, Schedule, WakeOn};
 use groundskeeper::cycle::BeatReport;
@@ -14,8 +14,6 @@ use groundskeeper::journal::{Asker, What};
 use groundskeeper::node::Options;
 use groundskeeper::registry::{PhaseSpec, PhaseState, PhaseStatus, RejectedPhase};
 use groundskeeper_sdk::phase::Failure;
-use support::guests::*;
-use support::*;
 
 fn status(rig: &Rig, name: &str) -> PhaseStatus {
     rig.phases().iter().find(|phase| &*phase.name == name).unwrap().clone()

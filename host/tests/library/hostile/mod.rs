@@ -13,12 +13,6 @@ use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::testing::{World, world};
 
-#[path = "../support/wat.rs"]
-mod wat;
-
-#[path = "../support/mod.rs"]
-mod support;
-
 mod beats;
 mod bombs;
 mod calls;
@@ -27,7 +21,7 @@ mod strangers;
 mod traps;
 mod wasi;
 
-use wat::Wat;
+use crate::support::wat::{self, Wat};
 
 /// Every interface, so that nothing is refused for want of a grant.
 fn every_grant() -> Grants {

@@ -11,7 +11,7 @@ use groundskeeper::reload::{Change, KeeperOptions, Mood, StartFrom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 
-use crate::world::{Hand, Process, Scripts, manifest, module};
+use super::world::{Hand, Process, Scripts, manifest, module};
 
 /// A key pair whose signatures are written as minisign writes them.
 struct Signer(Ed25519KeyPair);
@@ -126,7 +126,7 @@ fn a_signature_may_be_required() {
     assert_eq!(node.process.runs("alpha"), Some(1));
     // Nor is another module under it.
     node.write("alpha.toml", &text);
-    node.write("alpha.wasm", &crate::world::module(2, "good"));
+    node.write("alpha.wasm", &super::world::module(2, "good"));
     let told = node.look();
     assert!(told.len() == 1 && told[0].1.contains("pins another module"), "{told:?}");
     assert_eq!(node.process.runs("alpha"), Some(1));

@@ -9,8 +9,9 @@ use groundskeeper::engine::{Fence, PhaseThread};
 use groundskeeper::journal::{Asker, Outcome, What};
 use groundskeeper::registry::{PhaseSpec, Policy};
 
-use super::support::{INTERVAL, Kept, Rig, builtins, closure, ran_in};
 use super::*;
+use crate::support::alone::{alone, resident_kib};
+use crate::support::{INTERVAL, Kept, Rig, builtins, closure, ran_in};
 
 /// Asks to drop everybody, and then does what ends it.
 fn after_asking(instructions: &str) -> Wat {
@@ -146,7 +147,7 @@ const SLACK_MAPS: usize = 8;
 
 #[test]
 fn memory_comes_back_from_two_thousand_hostile_runs() {
-    if !alone("beats::memory_comes_back_from_two_thousand_hostile_runs") {
+    if !alone(module_path!(), "memory_comes_back_from_two_thousand_hostile_runs") {
         return;
     }
     let wasm = Wasm::by_hand(None).unwrap();
@@ -194,31 +195,6 @@ fn flat(what: &str, times: usize, mut once: impl FnMut(usize)) {
     assert!(late.1 <= early.1 + SLACK_MAPS, "{what}: {early:?} early, {late:?} at the end");
 }
 
-fn resident_kib() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 fn mappings() -> usize {
     std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
-}
-
-/// Runs one test of this binary in a process of its own, where nothing else takes memory. False in the parent, once
-/// that has gone well.
-fn alone(test: &str) -> bool {
-    const MARK: &str = "GROUNDSKEEPER_TEST_ALONE";
-    if std::env::var_os(MARK).is_some() {
-        return true;
-    }
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(MARK, "1")
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&child.stdout);
-    let failed = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success() && told.contains("1 passed"), "{told}{failed}");
-    print!("{told}");
-    false
 }

@@ -8,8 +8,8 @@ use groundskeeper::loader::Loader;
 use groundskeeper::registry::PhaseState;
 use groundskeeper::reload::{Change, KeeperOptions, Mood, StartFrom};
 
-use crate::wat::Wat;
-use crate::world::{Hand, Process};
+use super::world::{Hand, Process};
+use crate::support::wat::Wat;
 
 const MANIFEST: &str = "name = \"alpha\"\nkind = \"wasm\"\n[schedule]\nevery_n_ticks = 1\n";
 

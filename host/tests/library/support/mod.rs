@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use groundskeeper::journal::{Journal, JournalLimits};
 use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Denied, Direction, Goodbye, Link, PeerFacts, Pool, Slot, Traffic};
-use groundskeeper::record::Recorder;
+use groundskeeper::record::{Recorder, RecorderOptions};
 use groundskeeper::registry::{LastRuns, PhaseSpec, PhaseStatus};
 use groundskeeper::ticker::TickerHandle;
 use groundskeeper_sdk::host::{AnyPhase, View};
@@ -27,7 +28,10 @@ use groundskeeper_sdk::plan::Plan;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
+pub mod alone;
 pub mod guests;
+#[cfg(feature = "wasm")]
+pub mod wat;
 
 pub const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -329,6 +333,13 @@ impl Drop for Rig {
             assert_eq!(self.pool.removals(), self.journal.disconnects(), "every removal has its record");
         }
     }
+}
+
+/// Writes a recording that no slow disk thins out.
+pub fn recorder(path: &Path) -> Recorder {
+    // Time stands still for the writer, so it may take what it needs.
+    let options = RecorderOptions { patience: Duration::from_secs(60), ..RecorderOptions::default() };
+    Recorder::start(path, options).unwrap()
 }
 
 /// Which ticks `phase` ran in.

@@ -10,8 +10,8 @@ use groundskeeper::registry::PhaseState;
 use groundskeeper::reload::{Change, Mood, StartFrom};
 use groundskeeper_sdk::rng::Rng;
 
-use crate::disk::{Memory, Weather};
-use crate::world::{Hand, Process, manifest, module};
+use super::disk::{Memory, Weather};
+use super::world::{Hand, Process, manifest, module};
 
 const NAMES: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
 const DIR: &str = "/phases.d";

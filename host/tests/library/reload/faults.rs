@@ -11,8 +11,8 @@ use groundskeeper::registry::PhaseState;
 use groundskeeper::reload::{Mood, StartFrom};
 use rustix::io::Errno;
 
-use crate::disk::{Memory, Weather};
-use crate::world::{Hand, Process, manifest, module};
+use super::disk::{Memory, Weather};
+use super::world::{Hand, Process, manifest, module};
 
 const DIR: &str = "/phases.d";
 

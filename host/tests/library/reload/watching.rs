@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::world::{Gate, Scripts, manifest, module, now};
+use super::world::{Gate, Scripts, manifest, module, now};
 
 /// A tick that never comes while a test runs.
 const NEVER: Duration = Duration::from_secs(3600);

@@ -1,16 +1,14 @@
 //! The heartbeat on a paused clock: hours of ticks, stalls, suspends, restarts and isolation, in milliseconds.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::support::*;
 use groundskeeper::clock::{Clock, TokioClock};
 use groundskeeper::engine::Fence;
 use groundskeeper::journal::{Asker, Cause, Outcome, What};
 use groundskeeper_sdk::column::peer;
-use support::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_day_of_ticks_runs_each_phase_as_often_as_it_should() {

@@ -5,7 +5,7 @@ use std::fs;
 use groundskeeper::registry::PhaseState;
 use groundskeeper::reload::{Mood, StartFrom};
 
-use crate::folder::Room;
+use super::folder::Room;
 
 /// A start that counts itself, as a node's does.
 fn start(room: Room) -> (Room, StartFrom) {

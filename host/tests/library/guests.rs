@@ -9,9 +9,7 @@ use groundskeeper::engine::{Body, Done, Ended, Job, Limit};
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::testing::{World, world};
 
-#[path = "support/wat.rs"]
-mod wat;
-use wat::Wat;
+use crate::support::wat::{self, Wat};
 
 fn all() -> Grants {
     Grants {

@@ -1,10 +1,10 @@
 //! Random nodes under random greedy guests, for simulated hours: whatever they ask for, what the operator set holds.
 
-mod support;
-
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::support::guests::*;
+use crate::support::*;
 use groundskeeper::clock::Clock;
 use groundskeeper::config::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, Guests, HealthGrant, PingGrant, ProtectGrant,
@@ -18,8 +18,6 @@ use groundskeeper_sdk::host::View;
 use groundskeeper_sdk::plan::Plan;
 use groundskeeper_sdk::rng::Rng;
 use proptest::prelude::*;
-use support::guests::*;
-use support::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const STALE: Duration = Duration::from_secs(90);

@@ -1,11 +1,11 @@
 //! Grants over the plan, one by one: what is applied, what is refused, and what the journal says of it.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::support::guests::*;
+use crate::support::*;
 use groundskeeper::book::Source;
 use groundskeeper::clock::Clock;
 use groundskeeper::config::{
@@ -20,8 +20,6 @@ use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::memory::Memory;
 use groundskeeper_sdk::plan::Plan;
 use groundskeeper_sdk::span::Span;
-use support::guests::*;
-use support::*;
 
 fn disconnects(max_per_tick: u32, max_per_hour: u32, min_connections_left: u32) -> Option<DisconnectGrant> {
     Some(DisconnectGrant { max_per_tick, max_per_hour, min_connections_left })
@@ -117,7 +115,7 @@ async fn an_hour_is_any_hour_and_an_ask_without_effect_counts_for_nothing() {
             }
             Ok(())
         });
-    let mut rig = support::guests::rig(vec![twice], no_rules());
+    let mut rig = crate::support::guests::rig(vec![twice], no_rules());
     (1..=9).for_each(|n| _ = rig.peer(n));
     let reports = rig.ticks(2).await;
     assert_eq!(reports.iter().map(|report| report.tally.disconnected).collect::<Vec<_>>(), [2, 1]);

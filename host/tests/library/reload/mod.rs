@@ -1,5 +1,6 @@
 //! Phases that change while the node runs: the protocol in simulation and on real files, and what a crash leaves.
 
+#[cfg(feature = "wasm")]
 mod components;
 mod disk;
 mod faults;
@@ -8,7 +9,5 @@ mod kills;
 mod signed;
 mod sim;
 mod starts;
-#[path = "../support/wat.rs"]
-mod wat;
 mod watching;
 mod world;

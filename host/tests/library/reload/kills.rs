@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 use rustix::process::{Signal, getpid, kill_process};
 use tempfile::TempDir;
 
-use crate::world::{Hand, Process, manifest, module};
+use crate::support::alone::name;
+
+use super::world::{Hand, Process, manifest, module};
 
 /// Where the child works; with it, it runs.
 const HOME: &str = "GK_RELOAD_HOME";
@@ -197,7 +199,7 @@ fn child() {
 /// Runs the child in `home`; whether it was killed.
 fn run(home: &Path, at: Option<(u64, Moment)>) -> bool {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "kills::child", "--ignored"]).env(HOME, home);
+    command.args(["--exact", &name(module_path!(), "child"), "--ignored"]).env(HOME, home);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if let Some((at, moment)) = at {
         let moment = format!("{moment:?}").to_lowercase();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use groundskeeper_sdk::contract::{INTERFACES, Role};
 
-use super::wat::FUNCTIONS;
 use super::{Ended, Limit, Wat, every_grant, fueled, run, run_with, told};
+use crate::support::wat::FUNCTIONS;
 
 /// A function of the contract, and a call of it that is allowed with three peers and two addresses.
 struct Call {

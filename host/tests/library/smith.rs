@@ -1,7 +1,7 @@
 //! Modules that nobody wrote: made by wasm-smith to import the contract, and valid phases with bytes and sections moved.
 //! None may panic, hang or leave memory behind.
 //!
-//! `GROUNDSKEEPER_MODULES=10000 cargo test --release --test smith -- --nocapture` makes more of them than a usual run.
+//! `GROUNDSKEEPER_MODULES=10000 cargo test --release --test library smith:: -- --nocapture` makes more of them than a usual run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,9 +18,8 @@ use wasmparser::{FuncType, Parser, Payload, TypeRef, ValType};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
 
-#[path = "support/wat.rs"]
-mod wat;
-use wat::{FUNCTIONS, Wat};
+use crate::support::alone::{alone, resident_kib};
+use crate::support::wat::{self, FUNCTIONS, Wat};
 
 /// Of each kind, unless the environment says otherwise: a compiler that is not optimised itself takes a tenth of a second
 /// for each.
@@ -50,6 +49,9 @@ struct Tally {
 
 #[test]
 fn modules_that_nobody_wrote_neither_panic_nor_hang_nor_leave_memory_behind() {
+    if !alone(module_path!(), "modules_that_nobody_wrote_neither_panic_nor_hang_nor_leave_memory_behind") {
+        return;
+    }
     let modules = std::env::var("GROUNDSKEEPER_MODULES").map_or(MODULES, |count| count.parse().unwrap());
     let smith = Smith::new();
     let made = rounds("made by wasm-smith", modules, |seed| smith.module(seed));
@@ -128,12 +130,6 @@ fn setup() -> Setup {
 fn job() -> Job {
     let world = world().peer(|_| {}).peer(|_| {}).address(|_| {});
     Job { tick: world.now(), view: Arc::new(world) as Arc<dyn Frozen> }
-}
-
-fn resident_kib() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Makes modules that import what the contract has and export what it asks for, with anything in between.
