@@ -7,6 +7,7 @@ mod check;
 mod guests;
 mod sim;
 mod steps;
+mod tally;
 mod test;
 mod tsan;
 // One file for both: the binary's `build` picks a toolchain in the same way.
