@@ -62,33 +62,37 @@ pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Stri
 }
 
 /// Compiles all C files of a folder, without a C library. The contract is added afterwards: no object file of it needs to
-/// be kept.
+/// be kept. Linked by hand: a clang that links runs any `wasm-opt` it finds, and what that makes is not what clang made.
 pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
-    c_compiler().map_err(anyhow::Error::msg)?;
+    let linker = wasm_linker().map_err(anyhow::Error::msg)?;
     let (folder, name) = named(folder)?;
     let scratch = Scratch::new()?;
     let module = scratch.path().join("phase.wasm");
-    let mut command = Command::new("clang");
-    command.args([
-        "--target=wasm32-unknown-unknown",
-        "-Os",
-        "-std=c11",
-        "-Wall",
-        "-Wextra",
-        "-fno-builtin",
-        "-nostdlib",
-    ]);
-    command
-        .args(["-Wl,--no-entry", "-Wl,--strip-debug", "-I."])
-        .arg(format!("-ffile-prefix-map={}=.", folder.display()));
-    command.arg("-o").arg(&module);
-    command.args(files(&folder)?.iter().filter_map(|file| file.file_name())).current_dir(&folder);
-    note(&format!("{} in {}", shown(&command), folder.display()));
-    let status = command.status().context("clang could not be run")?;
-    if !status.success() {
-        bail!("clang failed: {status}");
+    let mut link = Command::new(linker);
+    link.args(["-m", "wasm32", "--no-entry", "--strip-debug", "-o"]).arg(&module);
+    for file in files(&folder)?.iter().filter_map(|file| file.file_name()) {
+        let object = scratch.path().join(file).with_extension("o");
+        let mut compile = Command::new("clang");
+        compile.args(["--target=wasm32-unknown-unknown", "-c", "-Os", "-std=c11", "-Wall", "-Wextra"]);
+        compile.args(["-fno-builtin", "-I."]).arg(format!("-ffile-prefix-map={}=.", folder.display()));
+        compile.arg("-o").arg(&object).arg(file).current_dir(&folder);
+        run(compile, note)?;
+        link.arg(object);
     }
+    run(link, note)?;
     Ok((name, with_contract(&fs::read(&module)?)?))
+}
+
+fn run(mut command: Command, note: &mut dyn FnMut(&str)) -> Result<()> {
+    let within =
+        command.get_current_dir().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
+    note(&format!("{}{within}", shown(&command)));
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("{program} could not be run"))?;
+    if !status.success() {
+        bail!("{program} failed: {status}");
+    }
+    Ok(())
 }
 
 /// Whether C becomes WebAssembly here.
@@ -96,6 +100,11 @@ pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Strin
 /// # Errors
 /// What is missing, and the packages that have it.
 pub fn c_compiler() -> Result<(), String> {
+    wasm_linker().map(drop)
+}
+
+/// The linker that belongs to clang. Its own folder is looked into too, so clang is asked before the path.
+fn wasm_linker() -> Result<String, String> {
     let says = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -105,9 +114,10 @@ pub fn c_compiler() -> Result<(), String> {
             "nothing here builds C for WebAssembly: there is no {what}; install the packages clang and lld"
         )
     };
-    // Its own folder is looked into too, so clang is asked and not the path.
-    let linker = says("clang", &["--target=wasm32-unknown-unknown", "-print-prog-name=wasm-ld"]);
-    let linker = linker.ok_or_else(|| missing("clang"))?;
-    says(&linker, &["--version"]).ok_or_else(|| missing("wasm-ld"))?;
-    Ok(())
+    let named = says("clang", &["--target=wasm32-unknown-unknown", "-print-prog-name=wasm-ld"]);
+    let named = named.ok_or_else(|| missing("clang"))?;
+    let version = says("clang", &["-dumpversion"]).unwrap_or_default();
+    let versioned = format!("wasm-ld-{}", version.split('.').next().unwrap_or_default());
+    let linker = [named, versioned].into_iter().find(|linker| says(linker, &["--version"]).is_some());
+    linker.ok_or_else(|| missing("wasm-ld"))
 }

@@ -1,6 +1,7 @@
 //! The components that are committed: each is what its source builds to today. Bytes are compared where the toolchain is
 //! the one that made them, plans where it is another.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -82,4 +83,32 @@ fn every_ready_component_is_what_its_source_builds_to() {
         }
         println!("{}: other bytes, made with another toolchain; {VIEWS} plans are the same", file.name);
     }
+}
+
+/// A clang that links runs the optimiser that it finds, without saying so.
+#[test]
+fn a_wasm_opt_on_the_path_changes_no_byte_of_a_component() {
+    if let Err(why) = c_compiler() {
+        println!("NOT tested: {why}");
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| {
+        let folder = scratch.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    };
+    let (tools, plain, beset) = (folder("tools"), folder("plain"), folder("beset"));
+    let optimiser = tools.join("wasm-opt");
+    std::fs::write(&optimiser, "#!/bin/sh\nfor last; do :; done\necho broken >\"$last\"\n").unwrap();
+    std::fs::set_permissions(&optimiser, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    for (out, path) in [(&plain, &path), (&beset, &format!("{}:{path}", tools.display()))] {
+        let mut build = Command::new(env!("CARGO_BIN_EXE_groundskeeper"));
+        build.arg("build").arg(root().join("examples/slow-peers-c")).arg("--out").arg(out);
+        let output = build.env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let made = |out: &Path| std::fs::read(out.join("slow-peers-c.wasm")).unwrap();
+    assert!(made(&plain) == made(&beset));
 }
