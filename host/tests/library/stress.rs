@@ -261,11 +261,12 @@ impl Circle {
                     })
                 })
                 .collect();
-            let counts = workers.into_iter().map(|worker| worker.join().expect("no worker panics"));
-            let counts = counts.reduce(Counts::merge).expect("there are workers");
+            let counts: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            // Also if one has panicked: nothing else ends the churn.
             over.store(true, Relaxed);
             churn.join().expect("connections come back");
-            counts
+            let counts = counts.into_iter().map(|counts| counts.expect("no worker panics"));
+            counts.reduce(Counts::merge).expect("there are workers")
         })
     }
 
