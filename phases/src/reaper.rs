@@ -48,9 +48,10 @@ impl Phase for Reaper {
     }
 
     fn run(&self, now: &Tick, view: &View, plan: &mut Plan) -> Result {
-        let quiet = match now.late {
-            true => view.peers(),
-            false => view.peers().at_least(peer::IDLE, self.ping_after).under(peer::IDLE, self.stale_after),
+        let quiet = if now.late {
+            view.peers()
+        } else {
+            view.peers().at_least(peer::IDLE, self.ping_after).under(peer::IDLE, self.stale_after)
         };
         let ping = quiet.count() > 0;
         let room = ASKS_PER_PLAN as u32 - u32::from(ping);

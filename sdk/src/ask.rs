@@ -1,67 +1,197 @@
-//! Owns the actions that a plan can hold, as data. Performs none and checks none: `Plan::push` does the checking.
+//! Owns the actions that a plan can hold, as data: one table, from which names, numbers and encodings follow. Performs
+//! none and checks none: `Plan::push` does the checking.
 
 use std::fmt;
 
-use crate::contract::{KINDS, Kind};
+use crate::contract::Interface;
 use crate::query::Test;
 use crate::span::Span;
 
-/// One action that a phase asks for. Rows are rows of the run's view.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the fields say what their names say; units are in the names")]
-pub enum Ask {
+/// One kind of action: how the journal calls it, and the call that asks for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kind {
+    /// The journal's word, such as `disconnect-if-silent`.
+    pub name: &'static str,
+    /// The interface, which is also the grant.
+    pub interface: Interface,
+    /// `interface.function`.
+    pub call: &'static str,
+}
+
+/// What one field of an ask means. Whatever writes or checks asks goes through their fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AskField<'a> {
+    /// A row of the peers.
+    Peer(&'a u32),
+    /// A row of the address book.
+    Address(&'a u32),
+    /// Rows of the peers.
+    Peers(&'a [u32]),
+    /// Tests that a row of the peers has to pass, every one.
+    Tests(&'a [Test]),
+    /// Points of health, up or down.
+    Points(&'a i32),
+    /// Seconds that something holds.
+    Lasting(&'a u32),
+    /// Seconds since something was last heard of.
+    Age(&'a u32),
+    /// Ticks from now.
+    Ticks(&'a u32),
+    /// Why.
+    Reason(&'a str),
+}
+
+/// Where [`Ask::read`] takes the fields of an ask from, one call for each, in the table's order.
+#[expect(missing_docs, reason = "one for each type of a field")]
+pub trait AskReader {
+    type Error;
+    fn row(&mut self) -> Result<u32, Self::Error>;
+    fn rows(&mut self) -> Result<Vec<u32>, Self::Error>;
+    fn tests(&mut self) -> Result<Vec<Test>, Self::Error>;
+    fn points(&mut self) -> Result<i32, Self::Error>;
+    fn amount(&mut self) -> Result<u32, Self::Error>;
+    fn reason(&mut self) -> Result<String, Self::Error>;
+}
+
+/// Fields of the kind that has most.
+const MOST_FIELDS: usize = 3;
+
+/// Reads a field by its meaning.
+macro_rules! read {
+    (Peer, $from:expr) => {
+        $from.row()?
+    };
+    (Address, $from:expr) => {
+        $from.row()?
+    };
+    (Peers, $from:expr) => {
+        $from.rows()?
+    };
+    (Tests, $from:expr) => {
+        $from.tests()?
+    };
+    (Points, $from:expr) => {
+        $from.points()?
+    };
+    (Lasting, $from:expr) => {
+        $from.amount()?
+    };
+    (Age, $from:expr) => {
+        $from.amount()?
+    };
+    (Ticks, $from:expr) => {
+        $from.amount()?
+    };
+    (Reason, $from:expr) => {
+        $from.reason()?
+    };
+}
+
+/// Returns a field if it is the reason.
+macro_rules! return_reason {
+    (Reason, $field:ident) => {
+        return Some($field)
+    };
+    ($other:ident, $field:ident) => {
+        _ = $field
+    };
+}
+
+macro_rules! asks {
+    ($($(#[$doc:meta])* $number:literal: $variant:ident { $($field:ident: $meaning:ident($type:ty)),* }
+        = $name:literal, $interface:ident, $call:literal;)*) => {
+        /// One action that a phase asks for. Rows are rows of the run's view.
+        #[non_exhaustive]
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        #[expect(missing_docs, reason = "the fields say what their names say; units are in the names")]
+        pub enum Ask {
+            $($(#[$doc])* $variant { $($field: $type),* },)*
+        }
+
+        /// Every kind of action. Its index is its number in the journal and in the C table: only ever append.
+        pub const KINDS: &[Kind] =
+            &[$(Kind { name: $name, interface: Interface::$interface, call: $call }),*];
+
+        impl Ask {
+            /// Number of this kind: the index into [`KINDS`].
+            pub fn number(&self) -> usize {
+                match self {
+                    $(Ask::$variant { .. } => $number,)*
+                }
+            }
+
+            /// What it carries, in the table's order.
+            pub fn fields(&self) -> impl Iterator<Item = AskField<'_>> {
+                let fields = match self {
+                    $(Ask::$variant { $($field),* } => padded([$(AskField::$meaning($field)),*]),)*
+                };
+                fields.into_iter().flatten()
+            }
+
+            /// The ask of this number; None if there is no such kind.
+            ///
+            /// # Errors
+            /// That of the reader.
+            pub fn read<R: AskReader>(number: usize, from: &mut R) -> Result<Option<Ask>, R::Error> {
+                Ok(Some(match number {
+                    $($number => Ask::$variant { $($field: read!($meaning, from)),* },)*
+                    _ => return Ok(None),
+                }))
+            }
+
+            pub(crate) fn reason_mut(&mut self) -> Option<&mut String> {
+                match self {
+                    $(Ask::$variant { $($field),* } => {
+                        $(return_reason!($meaning, $field);)*
+                    })*
+                }
+                None
+            }
+        }
+    };
+}
+
+// Number: the ask = the journal's word, the interface, the call. A recording holds the fields in this order.
+asks! {
     /// Ends a connection. The peer is told the reason.
-    Disconnect { peer: u32, reason: String },
+    0: Disconnect { peer: Peer(u32), reason: Reason(String) } = "disconnect", Disconnect, "disconnect.ask";
     /// Ends a connection unless the peer spoke since the view was taken.
-    DisconnectIfSilent { peer: u32, reason: String },
+    1: DisconnectIfSilent { peer: Peer(u32), reason: Reason(String) }
+        = "disconnect-if-silent", Disconnect, "disconnect.ask-if-silent";
     /// Moves health, which stays within 0 to 100.
-    Health { peer: u32, by: i32, reason: String },
+    2: Health { peer: Peer(u32), by: Points(i32), reason: Reason(String) } = "health", Health, "health.adjust";
     /// Pings these.
-    Ping { peers: Vec<u32> },
+    3: Ping { peers: Peers(Vec<u32>) } = "ping", Ping, "ping.ask";
     /// Pings every row that passes every test.
-    PingMatching { tests: Vec<Test> },
+    4: PingMatching { tests: Tests(Vec<Test>) } = "ping-matching", Ping, "ping.matching";
     /// Dials a row of the book.
-    Dial { address: u32, reason: String },
+    5: Dial { address: Address(u32), reason: Reason(String) } = "dial", Dial, "dial.ask";
     /// Connects, shakes hands and hangs up, to learn whether the address is alive.
-    Probe { address: u32 },
+    6: Probe { address: Address(u32) } = "probe", Dial, "dial.probe";
     /// Keeps other phases from disconnecting a peer.
-    Protect { peer: u32, for_s: u32, reason: String },
+    7: Protect { peer: Peer(u32), for_s: Lasting(u32), reason: Reason(String) } = "protect", Protect, "protect.ask";
     /// Ends the connection and refuses the peer's key for a while.
-    Ban { peer: u32, for_s: u32, reason: String },
+    8: Ban { peer: Peer(u32), for_s: Lasting(u32), reason: Reason(String) } = "ban", Ban, "ban.ask";
     /// Forgets broadcasts older than this.
-    ForgetBroadcasts { older_than_s: u32 },
+    9: ForgetBroadcasts { older_than_s: Age(u32) } = "forget-broadcasts", Forget, "forget.broadcasts";
     /// Forgets addresses that nobody named for this long.
-    ForgetAddresses { not_heard_for_s: u32 },
+    10: ForgetAddresses { not_heard_for_s: Age(u32) } = "forget-addresses", Forget, "forget.addresses";
     /// Runs this phase again after so many ticks, once.
-    AgainIn { ticks: u32 },
+    11: AgainIn { ticks: Ticks(u32) } = "again-in", Cadence, "cadence.again-in";
+}
+
+fn padded<const N: usize>(fields: [AskField<'_>; N]) -> [Option<AskField<'_>>; MOST_FIELDS] {
+    const { assert!(N <= MOST_FIELDS, "a kind has more fields than MOST_FIELDS") };
+    std::array::from_fn(|at| fields.get(at).copied())
 }
 
 impl Ask {
-    /// Number, name and call of this kind; the number is the index into [`KINDS`].
-    pub fn number(&self) -> usize {
-        match self {
-            Ask::Disconnect { .. } => 0,
-            Ask::DisconnectIfSilent { .. } => 1,
-            Ask::Health { .. } => 2,
-            Ask::Ping { .. } => 3,
-            Ask::PingMatching { .. } => 4,
-            Ask::Dial { .. } => 5,
-            Ask::Probe { .. } => 6,
-            Ask::Protect { .. } => 7,
-            Ask::Ban { .. } => 8,
-            Ask::ForgetBroadcasts { .. } => 9,
-            Ask::ForgetAddresses { .. } => 10,
-            Ask::AgainIn { .. } => 11,
-        }
-    }
-
     fn entry(&self) -> &'static Kind {
         &KINDS[self.number()]
     }
 
     /// The interface that it came through, which is also its grant: `disconnect`.
-    pub fn interface(&self) -> &'static str {
+    pub fn interface(&self) -> Interface {
         self.entry().interface
     }
 
@@ -77,32 +207,11 @@ impl Ask {
 
     /// Why; empty for the kinds that carry no reason.
     pub fn reason(&self) -> &str {
-        match self {
-            Ask::Disconnect { reason, .. }
-            | Ask::DisconnectIfSilent { reason, .. }
-            | Ask::Health { reason, .. }
-            | Ask::Dial { reason, .. }
-            | Ask::Protect { reason, .. }
-            | Ask::Ban { reason, .. } => reason,
-            Ask::Ping { .. }
-            | Ask::PingMatching { .. }
-            | Ask::Probe { .. }
-            | Ask::ForgetBroadcasts { .. }
-            | Ask::ForgetAddresses { .. }
-            | Ask::AgainIn { .. } => "",
-        }
-    }
-
-    pub(crate) fn reason_mut(&mut self) -> Option<&mut String> {
-        match self {
-            Ask::Disconnect { reason, .. }
-            | Ask::DisconnectIfSilent { reason, .. }
-            | Ask::Health { reason, .. }
-            | Ask::Dial { reason, .. }
-            | Ask::Protect { reason, .. }
-            | Ask::Ban { reason, .. } => Some(reason),
+        let reason = self.fields().find_map(|field| match field {
+            AskField::Reason(reason) => Some(reason),
             _ => None,
-        }
+        });
+        reason.unwrap_or_default()
     }
 }
 
@@ -110,26 +219,19 @@ impl Ask {
 impl fmt::Display for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
-        match self {
-            Ask::Disconnect { peer, reason } | Ask::DisconnectIfSilent { peer, reason } => {
-                write!(f, " {peer}: {reason}")
-            }
-            Ask::Health { peer, by, reason } => write!(f, " {peer} {by:+}: {reason}"),
-            Ask::Ping { peers } => peers.iter().try_for_each(|peer| write!(f, " {peer}")),
-            Ask::PingMatching { tests } if tests.is_empty() => f.write_str(" all"),
-            Ask::PingMatching { tests } => tests.iter().enumerate().try_for_each(|(i, test)| {
+        self.fields().try_for_each(|field| match field {
+            AskField::Peer(row) | AskField::Address(row) => write!(f, " {row}"),
+            AskField::Peers(rows) => rows.iter().try_for_each(|row| write!(f, " {row}")),
+            AskField::Tests([]) => f.write_str(" all"),
+            AskField::Tests(tests) => tests.iter().enumerate().try_for_each(|(i, test)| {
                 f.write_str(if i == 0 { " " } else { ", " })?;
                 write!(f, "{test}")
             }),
-            Ask::Dial { address, reason } => write!(f, " {address}: {reason}"),
-            Ask::Probe { address } => write!(f, " {address}"),
-            Ask::Protect { peer, for_s, reason } | Ask::Ban { peer, for_s, reason } => {
-                write!(f, " {peer} for {}: {reason}", Span::secs(u64::from(*for_s)))
-            }
-            Ask::ForgetBroadcasts { older_than_s: s } | Ask::ForgetAddresses { not_heard_for_s: s } => {
-                write!(f, " {}", Span::secs(u64::from(*s)))
-            }
-            Ask::AgainIn { ticks } => write!(f, " {ticks}"),
-        }
+            AskField::Points(by) => write!(f, " {by:+}"),
+            AskField::Lasting(s) => write!(f, " for {}", Span::secs(u64::from(*s))),
+            AskField::Age(s) => write!(f, " {}", Span::secs(u64::from(*s))),
+            AskField::Ticks(ticks) => write!(f, " {ticks}"),
+            AskField::Reason(reason) => write!(f, ": {reason}"),
+        })
     }
 }

@@ -189,58 +189,106 @@ impl<T: Row, U: Unit> fmt::Debug for Column<T, U> {
 }
 
 macro_rules! columns {
-    ($row:ty: $($(#[$doc:meta])* $name:ident: $unit:ident = $text:literal;)*) => {
+    ($row:ty, $columns:ident: $($(#[$doc:meta])* $name:ident, $variant:ident: $unit:ident = $text:literal;)*) => {
         $($(#[$doc])* pub const $name: Column<$row, $unit> = Column::new($text);)*
         /// Every column named here, in the contract's order.
         pub const COLUMNS: &[&str] = &[$($text),*];
+
+        /// The columns of the table, in the contract's order.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+        pub enum $columns {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl $columns {
+            /// Every column.
+            pub const ALL: [Self; COLUMNS.len()] = [$(Self::$variant),*];
+            /// How many there are.
+            pub const COUNT: usize = COLUMNS.len();
+
+            /// The name as the contract writes it.
+            pub const fn name(self) -> &'static str {
+                COLUMNS[self as usize]
+            }
+
+            /// The column of this name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|column| column.name() == name)
+            }
+        }
     };
 }
+
+/// A column of one table, as a name finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ColumnId<'n> {
+    /// A column of the connected peers.
+    Peer(PeerColumn),
+    /// A column of the address book.
+    Address(AddressColumn),
+    /// None of the contract's.
+    Named(&'n str),
+}
+
+impl<'n> ColumnId<'n> {
+    /// The column `name` of `table`.
+    pub fn find(table: Table, name: &'n str) -> Self {
+        let known = match table {
+            Table::Peers => PeerColumn::from_name(name).map(ColumnId::Peer),
+            Table::Book => AddressColumn::from_name(name).map(ColumnId::Address),
+        };
+        known.unwrap_or(ColumnId::Named(name))
+    }
+}
+
+pub use address::AddressColumn;
+pub use peer::PeerColumn;
 
 /// Columns of the connected peers.
 pub mod peer {
     use super::{Column, Count, Flag, Kib, Micros, Peer, Secs};
-    columns! { Peer:
+    columns! { Peer, PeerColumn:
         /// Number of the connection, never used twice while the host runs; it starts anew with the host.
-        CONN: Count = "conn";
+        CONN, Conn: Count = "conn";
         /// Since its last message, or since this node woke, whichever is later.
-        IDLE: Secs = "idle-s";
+        IDLE, Idle: Secs = "idle-s";
         /// Since its handshake.
-        AGE: Secs = "age-s";
+        AGE, Age: Secs = "age-s";
         /// 0 to 100.
-        HEALTH: Count = "health";
+        HEALTH, Health: Count = "health";
         /// Smoothed round trip.
-        RTT: Micros = "rtt-us";
+        RTT, Rtt: Micros = "rtt-us";
         /// Pings unanswered in a row.
-        PINGS_LOST: Count = "pings-lost";
+        PINGS_LOST, PingsLost: Count = "pings-lost";
         /// Received on this connection.
-        KIB_IN: Kib = "kib-in";
+        KIB_IN, KibIn: Kib = "kib-in";
         /// Sent on this connection.
-        KIB_OUT: Kib = "kib-out";
+        KIB_OUT, KibOut: Kib = "kib-out";
         /// Waiting to be sent.
-        KIB_QUEUED: Kib = "kib-queued";
+        KIB_QUEUED, KibQueued: Kib = "kib-queued";
         /// A number per network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables and in
         /// every run.
-        GROUP: Count = "group";
+        GROUP, Group: Count = "group";
         /// The peer dialled us.
-        INBOUND: Flag = "inbound";
+        INBOUND, Inbound: Flag = "inbound";
         /// Some phase asked to keep it, and that has not run out.
-        PROTECTED: Flag = "protected";
+        PROTECTED, Protected: Flag = "protected";
     }
 }
 
 /// Columns of the address book.
 pub mod address {
     use super::{Address, Column, Count, Secs};
-    columns! { Address:
+    columns! { Address, AddressColumn:
         /// Since somebody named it.
-        HEARD: Secs = "heard-s";
+        HEARD, Heard: Secs = "heard-s";
         /// Since we were last connected to it; not known = never.
-        REACHED: Secs = "reached-s";
+        REACHED, Reached: Secs = "reached-s";
         /// Dials that failed in a row.
-        FAILURES: Count = "failures";
+        FAILURES, Failures: Count = "failures";
         /// Until its back-off ends; 0 = may be dialled.
-        WAIT: Secs = "wait-s";
+        WAIT, Wait: Secs = "wait-s";
         /// A number per network group, as in [`peer::GROUP`](super::peer::GROUP).
-        GROUP: Count = "group";
+        GROUP, Group: Count = "group";
     }
 }

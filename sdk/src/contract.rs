@@ -36,9 +36,9 @@ pub enum Role {
     Export,
 }
 
-/// One interface of the contract: one capability, one `[grants]` key, one metric label.
+/// What the contract says of one interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Interface {
+pub struct InterfaceEntry {
     /// Its name, such as `disconnect`.
     pub name: &'static str,
     /// What it is for.
@@ -47,104 +47,98 @@ pub struct Interface {
     pub needs_grant: bool,
     /// Its functions, in the WIT's order.
     pub functions: &'static [&'static str],
+    /// The same, as a broken rule names them: `disconnect.ask`.
+    pub calls: &'static [&'static str],
 }
 
-const fn interface(
-    name: &'static str,
-    role: Role,
-    needs_grant: bool,
-    functions: &'static [&'static str],
-) -> Interface {
-    Interface { name, role, needs_grant, functions }
+macro_rules! interfaces {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $role:expr, $needs_grant:literal, [$($function:literal),*];)*) => {
+        /// An interface of the contract: one capability, one `[grants]` key, one metric label.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+        pub enum Interface {
+            $($(#[$doc])* $variant,)*
+        }
+
+        /// Every interface, in the WIT's order: that of [`Interface`].
+        pub const INTERFACES: &[InterfaceEntry] = &[$(InterfaceEntry {
+            name: $name,
+            role: $role,
+            needs_grant: $needs_grant,
+            functions: &[$($function),*],
+            calls: &[$(concat!($name, ".", $function)),*],
+        }),*];
+
+        impl Interface {
+            /// Every interface, in the WIT's order.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+        }
+    };
 }
 
-/// Every interface, in the WIT's order.
-pub const INTERFACES: &[Interface] = &[
-    interface("types", Role::Types, false, &[]),
-    interface(
-        "peers",
-        Role::Read,
-        true,
-        &["totals-now", "select", "count", "facts", "column", "names", "columns"],
-    ),
-    interface("book", Role::Read, true, &["select", "count", "facts", "column", "names", "columns"]),
-    interface("broadcasts", Role::Read, true, &["totals-now"]),
-    interface("disconnect", Role::Ask, true, &["ask", "ask-if-silent"]),
-    interface("health", Role::Ask, true, &["adjust"]),
-    interface("ping", Role::Ask, true, &["ask", "matching"]),
-    interface("dial", Role::Ask, true, &["ask", "probe"]),
-    interface("protect", Role::Ask, true, &["ask"]),
-    interface("ban", Role::Ask, true, &["ask"]),
-    interface("forget", Role::Ask, true, &["broadcasts", "addresses"]),
-    interface("cadence", Role::Ask, true, &["again-in"]),
-    interface("memory", Role::Beside, true, &["load", "store"]),
-    interface("log", Role::Beside, false, &["write"]),
-    interface("metrics", Role::Beside, true, &["add", "set"]),
-    interface("lifecycle", Role::Export, false, &["describe", "check", "run"]),
-];
-
-/// Every call of a phase into its host, `interface.function`, in the WIT's order.
-pub const CALLS: &[&str] = &[
-    "peers.totals-now",
-    "peers.select",
-    "peers.count",
-    "peers.facts",
-    "peers.column",
-    "peers.names",
-    "peers.columns",
-    "book.select",
-    "book.count",
-    "book.facts",
-    "book.column",
-    "book.names",
-    "book.columns",
-    "broadcasts.totals-now",
-    "disconnect.ask",
-    "disconnect.ask-if-silent",
-    "health.adjust",
-    "ping.ask",
-    "ping.matching",
-    "dial.ask",
-    "dial.probe",
-    "protect.ask",
-    "ban.ask",
-    "forget.broadcasts",
-    "forget.addresses",
-    "cadence.again-in",
-    "memory.load",
-    "memory.store",
-    "log.write",
-    "metrics.add",
-    "metrics.set",
-];
-
-/// One kind of action: how the journal calls it, and the call that asks for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Kind {
-    /// The journal's word, such as `disconnect-if-silent`.
-    pub name: &'static str,
-    /// The interface, which is also the grant.
-    pub interface: &'static str,
-    /// `interface.function`.
-    pub call: &'static str,
+interfaces! {
+    /// Shapes only.
+    Types = "types", Role::Types, false, [];
+    /// The connected peers.
+    Peers = "peers", Role::Read, true,
+        ["totals-now", "select", "count", "facts", "column", "names", "columns"];
+    /// The address book.
+    Book = "book", Role::Read, true, ["select", "count", "facts", "column", "names", "columns"];
+    /// The memory of broadcasts.
+    Broadcasts = "broadcasts", Role::Read, true, ["totals-now"];
+    /// Ends connections.
+    Disconnect = "disconnect", Role::Ask, true, ["ask", "ask-if-silent"];
+    /// Moves the health of peers.
+    Health = "health", Role::Ask, true, ["adjust"];
+    /// Pings peers.
+    Ping = "ping", Role::Ask, true, ["ask", "matching"];
+    /// Dials addresses of the book.
+    Dial = "dial", Role::Ask, true, ["ask", "probe"];
+    /// Keeps peers from being disconnected.
+    Protect = "protect", Role::Ask, true, ["ask"];
+    /// Refuses peers for a while.
+    Ban = "ban", Role::Ask, true, ["ask"];
+    /// Forgets broadcasts and addresses.
+    Forget = "forget", Role::Ask, true, ["broadcasts", "addresses"];
+    /// Chooses when the phase runs again.
+    Cadence = "cadence", Role::Ask, true, ["again-in"];
+    /// What the phase keeps between runs.
+    Memory = "memory", Role::Beside, true, ["load", "store"];
+    /// Lines of log.
+    Log = "log", Role::Beside, false, ["write"];
+    /// Counters and gauges.
+    Metrics = "metrics", Role::Beside, true, ["add", "set"];
+    /// What a phase exports.
+    Lifecycle = "lifecycle", Role::Export, false, ["describe", "check", "run"];
 }
 
-const fn kind(name: &'static str, interface: &'static str, call: &'static str) -> Kind {
-    Kind { name, interface, call }
+impl Interface {
+    /// What the contract says of it.
+    pub const fn entry(self) -> &'static InterfaceEntry {
+        &INTERFACES[self as usize]
+    }
+
+    /// Its name, such as `disconnect`.
+    pub const fn name(self) -> &'static str {
+        self.entry().name
+    }
+
+    /// One of its functions as a broken rule names it, such as `peers.select`; None if it has none of this name.
+    pub fn call(self, function: &str) -> Option<&'static str> {
+        let InterfaceEntry { functions, calls, .. } = self.entry();
+        functions.iter().position(|known| *known == function).map(|at| calls[at])
+    }
+
+    /// The interface of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|interface| interface.name() == name)
+    }
 }
 
-/// Every kind of action. Its index is its number in the journal and in the C table: only ever append.
-pub const KINDS: &[Kind] = &[
-    kind("disconnect", "disconnect", "disconnect.ask"),
-    kind("disconnect-if-silent", "disconnect", "disconnect.ask-if-silent"),
-    kind("health", "health", "health.adjust"),
-    kind("ping", "ping", "ping.ask"),
-    kind("ping-matching", "ping", "ping.matching"),
-    kind("dial", "dial", "dial.ask"),
-    kind("probe", "dial", "dial.probe"),
-    kind("protect", "protect", "protect.ask"),
-    kind("ban", "ban", "ban.ask"),
-    kind("forget-broadcasts", "forget", "forget.broadcasts"),
-    kind("forget-addresses", "forget", "forget.addresses"),
-    kind("again-in", "cadence", "cadence.again-in"),
-];
+impl std::fmt::Display for Interface {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use crate::ask::{KINDS, Kind};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use groundskeeper_sdk::abi::{self, HEADER};
-use groundskeeper_sdk::column::{address, peer};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn, address, peer};
 use groundskeeper_sdk::contract::{self, INTERFACES, KINDS, PACKAGE, Role, WIT};
 use groundskeeper_sdk::host::{Ask, Level};
 use wit_parser::{Function, Interface, Resolve, Type, TypeDefKind};
@@ -119,6 +119,9 @@ fn package_and_interfaces_agree_with_the_table() {
         .collect();
     let rust: Vec<_> = INTERFACES.iter().map(|it| (it.name, it.functions.to_vec())).collect();
     assert_eq!(wit, rust);
+    let named = contract::Interface::ALL.iter().map(|it| it.name());
+    assert!(named.clone().eq(INTERFACES.iter().map(|it| it.name)));
+    assert!(named.map(contract::Interface::from_name).eq(contract::Interface::ALL.iter().copied().map(Some)));
 }
 
 #[test]
@@ -148,12 +151,10 @@ fn the_world_imports_all_but_types_and_exports_the_lifecycle() {
 
 #[test]
 fn calls_are_the_functions_of_the_interfaces() {
-    let calls: Vec<_> = INTERFACES
-        .iter()
-        .filter(|it| it.role != Role::Export)
-        .flat_map(|it| it.functions.iter().map(|function| format!("{}.{function}", it.name)))
-        .collect();
-    assert_eq!(calls, contract::CALLS);
+    for it in INTERFACES {
+        let calls: Vec<_> = it.functions.iter().map(|function| format!("{}.{function}", it.name)).collect();
+        assert_eq!(calls, it.calls);
+    }
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn every_asking_function_is_one_kind_of_action() {
         "no name twice"
     );
     for kind in KINDS {
-        assert_eq!(kind.call.split('.').next(), Some(kind.interface));
+        assert_eq!(kind.call.split('.').next(), Some(kind.interface.name()));
     }
 }
 
@@ -202,6 +203,10 @@ fn an_ask_knows_its_own_kind() {
 #[test]
 fn column_names_agree_with_the_documentation_of_the_tables() {
     let resolve = resolve();
+    assert!(peer::COLUMNS.iter().map(|name| PeerColumn::from_name(name)).eq(PeerColumn::ALL.map(Some)));
+    assert!(
+        address::COLUMNS.iter().map(|name| AddressColumn::from_name(name)).eq(AddressColumn::ALL.map(Some))
+    );
     for (table, columns) in [("peers", peer::COLUMNS), ("book", address::COLUMNS)] {
         let (_, interface) =
             interfaces(&resolve).into_iter().find(|(name, _)| *name == table).expect("the table is there");

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use groundskeeper::book::{Book, Learned, Source};
 use groundskeeper::clock::{Clock, SystemClock};
-use groundskeeper::config::{Bootstrap, Config, Schedule};
+use groundskeeper::config::{Bootstrap, Config};
 use groundskeeper::data::DataFolder;
+use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::net::{Ask, Audience, Handlers, Net, Verdict};
 use groundskeeper::node::{Node, NodeBuilder, ShutdownStep};
 use groundskeeper::peer::{NetGroup, PeerId};
@@ -161,7 +162,7 @@ impl ChainNode {
             .phase("chain-upkeep", upkeep, Schedule::every(2))
             .start()
             .await?;
-        _ = shared.book.set(Arc::clone(&node.tables().book));
+        _ = shared.book.set(Arc::clone(&node.state().book));
         let (told, told_final) = {
             let ledger = shared.ledger.lock();
             (ledger.tip(), ledger.last_final().height)
@@ -195,7 +196,7 @@ impl ChainNode {
         stop: CancellationToken,
     ) -> Result<Vec<ShutdownStep>> {
         let net = Arc::clone(self.node.net());
-        let pool = Arc::clone(&self.node.tables().pool);
+        let pool = Arc::clone(&self.node.state().pool);
         let peers = move || pool.peers().into_iter().map(|(_, naming)| naming.id).collect();
         let catching_up = tokio::spawn(catch_up(net, peers, Arc::clone(&self.shared), stop.clone()));
         let ended = loop {
@@ -256,7 +257,7 @@ impl ChainNode {
 
     /// Tells of a new tip and of new final blocks, and the peers of the tip.
     fn tell_news(&mut self, tell: &mut impl FnMut(Value)) {
-        if !self.is_announced && self.node.tables().pool.live() > 0 {
+        if !self.is_announced && self.node.state().pool.live() > 0 {
             let addresses = self.node.net().local_addrs();
             self.broadcast(topic::PEER, &NewPeer { id: self.node.id(), addresses });
             self.is_announced = true;
@@ -313,11 +314,11 @@ impl ChainNode {
                 Err(error) => json!({ "event": kind, "error": format!("{error:#}") }),
             },
             Command::Peers => {
-                let (peers, known) = (self.node.peers(), self.node.tables().book.len());
+                let (peers, known) = (self.node.peers(), self.node.state().book.len());
                 json!({ "event": "peers", "connected": peers, "addresses": known })
             }
             Command::Journal => {
-                let records = self.node.tables().journal.select(100, |_| true);
+                let records = self.node.state().journal.select(100, |_| true);
                 let line = |record: groundskeeper::journal::Record| {
                     let address = record.address.map(|address| address.to_string()).unwrap_or_default();
                     format!("{:?} {address}: {} ({})", record.what, record.outcome, record.reason)

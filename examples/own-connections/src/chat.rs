@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use groundskeeper::book::{BookLimits, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
 use groundskeeper::clock::SystemClock;
-use groundskeeper::config::Phases;
 use groundskeeper::cycle::BeatReport;
+use groundskeeper::engine::Phases;
 use groundskeeper::journal::{Asker, Cause, Journal};
-use groundskeeper::node::{Maintenance, Options, TableLimits, Tables, builtins};
+use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options, builtins};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Removal, Slot};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -46,7 +46,7 @@ impl Link for ChatLink {
 /// What the tasks of one node share.
 struct Shared {
     id: PeerId,
-    tables: Tables,
+    state: NodeState,
     silent: AtomicBool,
 }
 
@@ -61,12 +61,12 @@ pub struct ChatNode {
 impl ChatNode {
     pub async fn start(n: u8, tick: Duration, phases: &Phases) -> Result<Self> {
         let id = PeerId::from_bytes([n; 32]);
-        let limits = TableLimits {
+        let limits = NodeLimits {
             book: BookLimits { allow_private: true, ..BookLimits::default() },
-            ..TableLimits::for_connections(16)
+            ..NodeLimits::for_connections(16)
         };
-        let tables = Tables::new(id, limits, SystemClock::new(), None);
-        let shared = Arc::new(Shared { id, tables: tables.clone(), silent: false.into() });
+        let state = NodeState::new(id, limits, SystemClock::new(), None);
+        let shared = Arc::new(Shared { id, state: state.clone(), silent: false.into() });
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a loopback port")?;
         let address = listener.local_addr()?;
         let options = Options {
@@ -75,7 +75,7 @@ impl ChatNode {
             stale_after: Duration::from_millis(phases.reaper.settings.stale_after.as_millis()),
             ..Options::default()
         };
-        let maintenance = Maintenance::start(&tables, builtins(phases), options)?;
+        let maintenance = Maintenance::start(&state, builtins(phases), options)?;
         let listener = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { address, shared, maintenance, listener })
     }
@@ -85,7 +85,7 @@ impl ChatNode {
     }
 
     pub fn know(&self, address: SocketAddr) {
-        self.shared.tables.book.learn(address, None, Source::Bootstrap);
+        self.shared.state.book.learn(address, None, Source::Bootstrap);
     }
 
     pub fn reports(&self) -> broadcast::Receiver<Arc<BeatReport>> {
@@ -93,11 +93,11 @@ impl ChatNode {
     }
 
     pub fn journal(&self) -> &Journal {
-        &self.shared.tables.journal
+        &self.shared.state.journal
     }
 
     pub fn removals(&self) -> u64 {
-        self.shared.tables.pool.removals()
+        self.shared.state.pool.removals()
     }
 
     /// From now on this node answers nobody, though its sockets stay open.
@@ -151,7 +151,7 @@ impl Dial for ChatDialer {
             match connected.await {
                 Err(_) => ticket.failed(&DialFailure::TimedOut),
                 Ok(Err(error)) => ticket.failed(&DialFailure::Handshake(format!("{error:#}"))),
-                Ok(Ok((peer, stream))) if shared.tables.pool.find(&peer).is_none() => {
+                Ok(Ok((peer, stream))) if shared.state.pool.find(&peer).is_none() => {
                     let facts =
                         PeerFacts { id: peer, address: order.address, direction: Direction::Outbound };
                     talk(&shared, stream, facts, Some(ticket)).await;
@@ -166,7 +166,7 @@ impl Dial for ChatDialer {
 async fn talk(shared: &Shared, stream: BufReader<TcpStream>, facts: PeerFacts, ticket: Option<Dialing>) {
     let (orders, mut todo) = mpsc::channel(4);
     let peer = facts.id;
-    let slot = match shared.tables.pool.attach(facts, Arc::new(ChatLink(orders))) {
+    let slot = match shared.state.pool.attach(facts, Arc::new(ChatLink(orders))) {
         Ok(slot) => slot,
         Err(denied) => {
             if let Some(ticket) = ticket {
@@ -195,7 +195,7 @@ async fn lines(
                 if !matches!(read, Ok(1..)) {
                     return Removal::new(Asker::Remote, Cause::RemoteClosed, "the stream ended");
                 }
-                slot.peer_seen(shared.tables.clock.coarse());
+                slot.peer_seen(shared.state.clock.coarse());
                 (line.trim() == "ping").then_some("pong\n")
             }
             order = todo.recv() => match order {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper::config::{Grants, Instance, Limits};
+use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::wasm::{Guest, Setup, Wasm, with_contract};
 use groundskeeper::engine::{Body, Done, Ended, Job};
 use groundskeeper_sdk::phase::Tick;

@@ -3,16 +3,21 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use groundskeeper::book::{BookLimits, Source};
+use groundskeeper::broadcasts::BroadcastLimits;
 use groundskeeper::clock::SystemClock;
-use groundskeeper::flow::{BroadcastLimits, OutboxLimits};
+use groundskeeper::flow::OutboxLimits;
 use groundskeeper::journal::{Asker, JournalLimits};
-use groundskeeper::net::{Handlers, Identity, Net, NetConfig, Rooms};
-use groundskeeper::node::{TableLimits, Tables};
+use groundskeeper::net::{Handlers, Identity, Net, NetConfig};
+use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::pool::PoolLimits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::masks::MaskedTls;
 
 /// The word by which this program calls itself to be the other end.
 pub const FAR: &str = "far-child";
@@ -46,7 +51,7 @@ impl Shape {
 /// A network and what it works on.
 pub struct BenchNode {
     pub net: Net,
-    pub tables: Tables,
+    pub state: NodeState,
 }
 
 impl BenchNode {
@@ -59,7 +64,7 @@ impl BenchNode {
     pub fn answering(shape: &Shape, handlers: Handlers) -> Self {
         let Shape { capacity, masks, listens, outbox } = *shape;
         let identity = Identity::generate();
-        let limits = TableLimits {
+        let limits = NodeLimits {
             pool: PoolLimits::only_capacity(capacity as u32),
             // Room to dial everybody; loopback addresses are nobody else's business, so none is passed on.
             book: BookLimits { capacity: capacity.max(64), ..BookLimits::default() },
@@ -67,7 +72,7 @@ impl BenchNode {
             broadcasts: BroadcastLimits { per_window: u32::MAX, ..BroadcastLimits::default() },
             journal: JournalLimits { notable: 64, chatter: 64 },
         };
-        let tables = Tables::new(identity.peer_id(), limits, SystemClock::new(), None);
+        let state = NodeState::new(identity.peer_id(), limits, SystemClock::new(), None);
         let config = NetConfig {
             network: "bench".into(),
             // All of 127.0.0.0/8: one address for each connection.
@@ -77,14 +82,15 @@ impl BenchNode {
             bytes_per_second_per_peer: u64::MAX,
             ..NetConfig::default()
         };
-        let Tables { pool, book, broadcasts, journal, clock } = tables.clone();
-        let rooms = Rooms { pool, book, broadcasts, journal, clock };
-        let masks: Vec<_> = (0..masks).map(|_| Identity::generate()).collect();
-        let net = match masks.is_empty() {
-            true => Net::start(config, &identity, rooms, handlers),
-            false => Net::start_masked(&masks, config, &identity, rooms, handlers),
+        let net = match masks {
+            0 => Net::start(config, &identity, state.clone(), handlers),
+            _ => {
+                let transport = Arc::new(MaskedTls::new(masks, &config.network));
+                let start = Net::start_over(transport, config, state.clone(), handlers);
+                start.now_or_never().expect("binding an address waits for nothing")
+            }
         };
-        Self { net: net.expect("a port of the system's choice is free"), tables }
+        Self { net: net.expect("a port of the system's choice is free"), state }
     }
 
     pub fn port(&self) -> u16 {
@@ -92,13 +98,13 @@ impl BenchNode {
     }
 
     pub fn live(&self) -> usize {
-        self.tables.pool.live() as usize
+        self.state.pool.live() as usize
     }
 
     /// Puts an address for each of `count` connections to `port` into the book.
     pub fn learn(&self, port: u16, count: usize) {
         for at in 0..count {
-            self.tables.book.learn(loopback(at, port), None, Source::Bootstrap);
+            self.state.book.learn(loopback(at, port), None, Source::Bootstrap);
         }
     }
 
@@ -111,7 +117,7 @@ impl BenchNode {
         let (here_before, there_before) = (self.live(), there());
         let begun = Instant::now();
         let (order, ticket) = self
-            .tables
+            .state
             .book
             .begin(loopback(at, port), false, Asker::Host, "a measurement", Vec::new())
             .expect("each address is learned, and dialled once");
@@ -125,7 +131,7 @@ impl BenchNode {
     }
 
     fn last_words(&self) -> Vec<String> {
-        let last = self.tables.journal.select(3, |_| true);
+        let last = self.state.journal.select(3, |_| true);
         last.into_iter().map(|record| format!("{}: {}", record.reason, record.outcome)).collect()
     }
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use groundskeeper::book::{Book, BookLimits, Source};
+use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
 use groundskeeper::clock::{Clock, Coarse};
-use groundskeeper::config::Config;
 use groundskeeper::cycle::{Beat, Cycle, Thresholds, World};
 use groundskeeper::engine::Fence;
-use groundskeeper::flow::{BroadcastLimits, Broadcasts};
+use groundskeeper::engine::policy::GuestCeilings;
+use groundskeeper::node::NodeState;
 use groundskeeper::pool::{Goodbye, Link, Pool, Slot, Traffic};
 use groundskeeper::record::{RecordCounts, Recorder, RecorderOptions, Recording, builtin, replay};
 use groundskeeper_sdk::column::{address as book_columns, peer as peer_columns};
@@ -103,15 +104,17 @@ impl Node {
         // Far from the peers' own addresses.
         (0..AROUND).for_each(|at| _ = book.learn(address(at + 50_000_000), None, Source::Bootstrap));
         let world = World {
-            pool: Arc::clone(&pool),
-            book,
-            broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
-            journal,
-            clock: Arc::clone(&clock) as _,
+            state: NodeState {
+                pool: Arc::clone(&pool),
+                book,
+                broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
+                journal,
+                clock: Arc::clone(&clock) as _,
+            },
             dialer: None,
             thresholds: Thresholds { healthy_above: 30, least: 5, most: u32::MAX },
             stale_after: Duration::from_secs(90),
-            guests: Config::default().guests,
+            guests: GuestCeilings::default(),
         };
         let mut cycle = Cycle::new(world, built_ins(), Fence::Inline, INTERVAL, 7);
         let file = record.map(|(name, whole_every)| {
@@ -119,9 +122,9 @@ impl Node {
                 std::env::temp_dir().join(format!("groundskeeper-bench-{}-{name}.gkr", std::process::id()));
             let options =
                 RecorderOptions { max_bytes: u64::MAX, whole_every, patience: Duration::from_secs(60) };
-            cycle.record_into(
+            cycle.record_into(Box::new(
                 Recorder::start(&path, options).expect("the folder for temporary files takes files"),
-            );
+            ));
             path
         });
         let mut node = Self {
@@ -179,7 +182,7 @@ impl Node {
             let member = self.newcomer();
             self.members.push(member);
         }
-        let book = &self.cycle.world().book;
+        let book = &self.cycle.world().state.book;
         for at in 0..AROUND / 50 {
             let at = (mix(u64::from(self.tick) * 1000 + at as u64) % AROUND as u64) as usize;
             _ = book.learn(address(at + 50_000_000), None, Source::Bootstrap);

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use groundskeeper::author;
 use groundskeeper::data::write_whole;
 use groundskeeper::reload::QUIET;
+use groundskeeper_author as author;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use groundskeeper::book::{Book, BookLimits, Source};
+use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
 use groundskeeper::clock::Coarse;
 use groundskeeper::config::Config;
-use groundskeeper::cycle::{Beat, BeatReport, Cycle, Frame, Thresholds, World};
+use groundskeeper::cycle::{Beat, BeatReport, Cycle, Thresholds, TickSnapshot, World};
+use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::{Fence, PhaseThread};
-use groundskeeper::flow::{BroadcastLimits, Broadcasts};
+use groundskeeper::node::NodeState;
 use groundskeeper::node::builtins;
 use groundskeeper::registry::{Before, Registry};
 use tokio::runtime::{Builder, Runtime};
@@ -54,15 +56,17 @@ pub fn world(ours: &Filled) -> World {
     let broadcasts = Broadcasts::new(BroadcastLimits::default());
     (0..AROUND as u64).for_each(|at| _ = broadcasts.first_seen(digest(at), ours.clock.coarse()));
     World {
-        pool: Arc::clone(&ours.pool),
-        book,
-        broadcasts: Arc::new(broadcasts),
-        journal: Arc::clone(&ours.journal),
-        clock: Arc::clone(&ours.clock),
+        state: NodeState {
+            pool: Arc::clone(&ours.pool),
+            book,
+            broadcasts: Arc::new(broadcasts),
+            journal: Arc::clone(&ours.journal),
+            clock: Arc::clone(&ours.clock),
+        },
         dialer: None,
         thresholds: Thresholds { healthy_above: 30, least: 5, most: u32::MAX },
         stale_after: Duration::from_secs(90),
-        guests: Config::default().guests,
+        guests: GuestCeilings::default(),
     }
 }
 
@@ -127,9 +131,11 @@ impl Ours {
     fn round(&mut self, counts: bool) {
         self.filled.refill();
         self.filled.spread(IDLE, STALE);
-        let World { pool, book, broadcasts, thresholds, clock, .. } = self.cycle.world();
-        let (freeze, frame) =
-            timed(|| Frame::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default()));
+        let World { state: NodeState { pool, book, broadcasts, clock, .. }, thresholds, .. } =
+            self.cycle.world();
+        let (freeze, frame) = timed(|| {
+            TickSnapshot::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default())
+        });
         drop(frame);
         self.tick += ALL_DUE;
         let cpu = cpu_micros();

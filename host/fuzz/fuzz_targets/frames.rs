@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| groundskeeper::net::frame::fuzz_decode(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| groundskeeper::net::wire::fuzz_decode(bytes));

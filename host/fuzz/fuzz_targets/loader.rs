@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use groundskeeper::config::{Grants, Instance, Limits};
+use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::wasm::{Guest, Setup, Wasm};
 use groundskeeper::engine::{Body, Job};
 use groundskeeper_sdk::testing::world;

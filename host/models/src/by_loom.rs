@@ -1,17 +1,17 @@
 //! Every order of two or three threads; of those over queues, every order with few interruptions.
 
 #[allow(dead_code, reason = "the models need a part of what the host uses")]
-#[path = "../../src/flow/outbox.rs"]
+#[path = "../../flow/src/outbox.rs"]
 mod outbox;
 #[allow(dead_code, reason = "the models need a part of what the host uses")]
-#[path = "../../src/flow/queue.rs"]
+#[path = "../../flow/src/queue.rs"]
 mod queue;
 #[path = "queues.rs"]
 mod queues;
 #[path = "slots.rs"]
 mod slots;
 #[allow(dead_code, reason = "the models need a part of what the host uses")]
-#[path = "../../src/pool/tag.rs"]
+#[path = "../../pool/src/pool/tag.rs"]
 mod tag;
 
 mod check {

@@ -1,17 +1,17 @@
 //! Many orders by chance. Cheaper than all of them, so it also finds what takes longer.
 
 #[allow(dead_code, reason = "the models need a part of what the host uses")]
-#[path = "../../src/flow/outbox.rs"]
+#[path = "../../flow/src/outbox.rs"]
 mod outbox;
 #[allow(dead_code, reason = "the models need a part of what the host uses")]
-#[path = "../../src/flow/queue.rs"]
+#[path = "../../flow/src/queue.rs"]
 mod queue;
 #[path = "queues.rs"]
 mod queues;
 #[path = "slots.rs"]
 mod slots;
 #[allow(dead_code, reason = "the models need a part of what the host uses")]
-#[path = "../../src/pool/tag.rs"]
+#[path = "../../pool/src/pool/tag.rs"]
 mod tag;
 
 mod check {

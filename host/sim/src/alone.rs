@@ -52,7 +52,7 @@ pub fn recovery(seed: u64, others: usize, later: Duration) -> Duration {
         let machine = Arc::clone(machine);
         sim.host(ip_of(machine.host), move || host::run(Arc::clone(&machine)));
     }
-    let live = || machines[loner].life().map_or(0, |life| life.tables.pool.live());
+    let live = || machines[loner].life().map_or(0, |life| life.state.pool.live());
     let far: Vec<_> = (0..others).map(ip_of).collect();
     let set = |cut: bool| {
         (0..others).for_each(|other| weather.set_unheard(other, if cut { bit(loner) } else { 0 }));

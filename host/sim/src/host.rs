@@ -1,4 +1,4 @@
-//! One simulated host: the real network, tables and maintenance, process after process at one address. Judges itself at
+//! One simulated host: the real network, state and maintenance, process after process at one address. Judges itself at
 //! every tick and every second; faults come from outside.
 
 use std::net::SocketAddr;
@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper::book::{BookLimits, Entry};
+use groundskeeper::broadcasts::BroadcastLimits;
 use groundskeeper::clock::TokioClock;
 use groundskeeper::config::{Bootstrap, Config};
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::engine::Fence;
-use groundskeeper::flow::{BroadcastLimits, OutboxLimits};
+use groundskeeper::flow::OutboxLimits;
 use groundskeeper::journal::{Cause, JournalLimits};
-use groundskeeper::net::{Audience, Handlers, Net, NetConfig, RequestError, Rooms, Verdict};
-use groundskeeper::node::{Maintenance, Options, TableLimits, Tables, builtins};
+use groundskeeper::net::{Audience, Handlers, Net, NetConfig, RequestError, Verdict};
+use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options, builtins};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, PoolLimits};
 use groundskeeper_sdk::rng::Rng;
@@ -88,7 +89,7 @@ pub(crate) struct Tallies {
 
 /// One process.
 pub(crate) struct Life {
-    pub(crate) tables: Tables,
+    pub(crate) state: NodeState,
     pub(crate) clock: Arc<TokioClock>,
     pub(crate) orders: mpsc::UnboundedSender<Order>,
     /// Ended as it should, and everything was given back.
@@ -146,8 +147,8 @@ impl Machine {
         }
     }
 
-    fn limits(&self, life: usize) -> TableLimits {
-        TableLimits {
+    fn limits(&self, life: usize) -> NodeLimits {
+        NodeLimits {
             pool: self.pool_limits(),
             book: BookLimits {
                 allow_private: true,
@@ -197,28 +198,22 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
         tokio::time::sleep(Duration::from_millis(machine.drawn(0, 5) % STAGGER_MS)).await;
     }
     let clock = TokioClock::starting_at(EPOCH + now());
-    let tables =
-        Tables::new(machine.ids[machine.host], machine.limits(life_number), Arc::clone(&clock) as _, None);
-    tables.book.restore(std::mem::take(&mut *machine.book.lock()));
+    let state =
+        NodeState::new(machine.ids[machine.host], machine.limits(life_number), Arc::clone(&clock) as _, None);
+    state.book.restore(std::mem::take(&mut *machine.book.lock()));
     let (orders, mut ordered) = mpsc::unbounded_channel();
     let life =
-        Arc::new(Life { tables: tables.clone(), clock, orders, ended: AtomicBool::new(false), since: now() });
+        Arc::new(Life { state: state.clone(), clock, orders, ended: AtomicBool::new(false), since: now() });
     machine.lives.lock().push(Arc::clone(&life));
 
-    let rooms = Rooms {
-        pool: Arc::clone(&tables.pool),
-        book: Arc::clone(&tables.book),
-        broadcasts: Arc::clone(&tables.broadcasts),
-        journal: Arc::clone(&tables.journal),
-        clock: Arc::clone(&tables.clock),
-    };
     let transport =
         Plain { host: machine.host, id: machine.ids[machine.host], weather: Arc::clone(&machine.weather) };
     let config = machine.net_config(life_number);
-    let net = Arc::new(Net::start_over(Arc::new(transport), config, rooms, handlers(&machine)).await?);
+    let net =
+        Arc::new(Net::start_over(Arc::new(transport), config, state.clone(), handlers(&machine)).await?);
     let judge = Arc::new(Judge {
         machine: Arc::clone(&machine),
-        tables: tables.clone(),
+        state: state.clone(),
         net: Arc::downgrade(&net),
         last_tick: Mutex::new(None),
     });
@@ -236,10 +231,10 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     if machine.roomy {
         phases.reconnect.settings.target = HOSTS as u32;
     }
-    let maintenance = Maintenance::start(&tables, builtins(&phases), options)?;
+    let maintenance = Maintenance::start(&state, builtins(&phases), options)?;
     let reports = maintenance.handle().reports();
-    let supply = tokio::spawn(supply(Arc::clone(&net), tables.clone(), reports));
-    let talk = tokio::spawn(talk(Arc::clone(&machine), Arc::clone(&net), tables.clone(), life_number));
+    let supply = tokio::spawn(supply(Arc::clone(&net), state.clone(), reports));
+    let talk = tokio::spawn(talk(Arc::clone(&machine), Arc::clone(&net), state.clone(), life_number));
 
     let mut leaked = None;
     loop {
@@ -250,7 +245,7 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
                     let (machine, net) = (Arc::clone(&machine), Arc::clone(&net));
                     tokio::spawn(say_much(machine, net, life_number));
                 }
-                Some(Order::LeakSlot) => leaked = tables.pool.admit(Direction::Outbound, SocketAddr::new(ip_of(0), 1)).ok(),
+                Some(Order::LeakSlot) => leaked = state.pool.admit(Direction::Outbound, SocketAddr::new(ip_of(0), 1)).ok(),
                 Some(Order::Panic) => _ = tokio::spawn(async { panic!("on purpose") }),
                 Some(Order::Stall(time)) => tokio::time::advance(time).await,
                 Some(Order::Leave) | None => break,
@@ -262,12 +257,12 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     supply.abort();
     talk.abort();
     // In a node's order: no newcomers, no more beats, goodbyes.
-    tables.pool.refuse_newcomers();
+    state.pool.refuse_newcomers();
     maintenance.stop().await;
     net.shutdown(DEADLINE).await;
     judge.afterwards();
     drop(leaked);
-    *machine.book.lock() = tables.book.entries();
+    *machine.book.lock() = state.book.entries();
     life.ended.store(true, Relaxed);
     Ok(())
 }
@@ -296,7 +291,7 @@ fn handlers(machine: &Arc<Machine>) -> Handlers {
 }
 
 /// What an application would do: broadcasts, now and then a burst of them, and questions.
-async fn talk(machine: Arc<Machine>, net: Arc<Net>, tables: Tables, life: usize) {
+async fn talk(machine: Arc<Machine>, net: Arc<Net>, state: NodeState, life: usize) {
     if !machine.chatty {
         return;
     }
@@ -312,7 +307,7 @@ async fn talk(machine: Arc<Machine>, net: Arc<Net>, tables: Tables, life: usize)
                 machine.tallies.queue_full.fetch_add(sent.full.into(), Relaxed);
             }
         }
-        let connected = tables.pool.connected_among(machine.ids.iter());
+        let connected = state.pool.connected_among(machine.ids.iter());
         let peers: Vec<PeerId> = machine
             .ids
             .iter()
@@ -358,7 +353,7 @@ async fn ask(machine: Arc<Machine>, net: Arc<Net>, peer: PeerId, question: Vec<u
 }
 
 /// Keeps the book supplied, as a whole node does.
-async fn supply(net: Arc<Net>, tables: Tables, mut reports: broadcast::Receiver<Arc<BeatReport>>) {
+async fn supply(net: Arc<Net>, state: NodeState, mut reports: broadcast::Receiver<Arc<BeatReport>>) {
     let mut urgent = 1;
     loop {
         if u32::is_power_of_two(urgent) {
@@ -368,7 +363,7 @@ async fn supply(net: Arc<Net>, tables: Tables, mut reports: broadcast::Receiver<
             Ok(report) if report.urgent > 0 => urgent += 1,
             Ok(_) => {
                 urgent = 0;
-                if tables.book.is_short_of_addresses(&tables.pool, ENOUGH_TO_DIAL) {
+                if state.book.is_short_of_addresses(&state.pool, ENOUGH_TO_DIAL) {
                     net.ask_for_addresses();
                 }
             }
@@ -381,7 +376,7 @@ async fn supply(net: Arc<Net>, tables: Tables, mut reports: broadcast::Receiver<
 /// Holds one process to what must hold at any time.
 struct Judge {
     machine: Arc<Machine>,
-    tables: Tables,
+    state: NodeState,
     net: std::sync::Weak<Net>,
     last_tick: Mutex<Option<u32>>,
 }
@@ -402,7 +397,7 @@ impl Judge {
     /// At every second.
     fn look(&self, maintenance: &Maintenance) {
         let pulse = maintenance.handle().pulse();
-        let due = (self.tables.clock.mono().as_secs() / self.machine.interval.as_secs()) as u32;
+        let due = (self.state.clock.mono().as_secs() / self.machine.interval.as_secs()) as u32;
         // The grid begins with the process; a late tick waits a moment for what has arrived.
         if pulse.tick() + 1 < due {
             self.machine.complain(&format!("the heart has stopped at tick {}, {due} is due", pulse.tick()));
@@ -418,7 +413,7 @@ impl Judge {
     }
 
     fn invariants(&self) -> Result<(), String> {
-        let Tables { pool, journal, book, broadcasts, clock } = &self.tables;
+        let NodeState { pool, journal, book, broadcasts, clock } = &self.state;
         let holds = |holds: bool, what: &dyn Fn() -> String| if holds { Ok(()) } else { Err(what()) };
         let limits = pool.limits();
         let stats = pool.stats(30, Duration::MAX);
@@ -454,13 +449,13 @@ impl Judge {
 
     /// When everything has been stopped.
     fn afterwards(&self) {
-        let pool = &self.tables.pool;
+        let pool = &self.state.pool;
         let stats = pool.stats(30, Duration::MAX);
         let tasks = self.net.upgrade().map_or(0, |net| net.tasks());
         if stats.total + stats.handshaking + stats.closing > 0 || tasks > 0 {
             self.machine.complain(&format!("after the shutdown {tasks} tasks are left, and {stats:?}"));
         }
-        if pool.removals() != self.tables.journal.disconnects() {
+        if pool.removals() != self.state.journal.disconnects() {
             self.machine.complain("after the shutdown removals and disconnects differ");
         }
     }

@@ -301,7 +301,7 @@ impl World {
     }
 
     fn live(&self, host: usize) -> Option<u32> {
-        self.running(host).map(|life| life.tables.pool.live())
+        self.running(host).map(|life| life.state.pool.live())
     }
 
     fn running(&self, host: usize) -> Option<Arc<Life>> {
@@ -411,7 +411,7 @@ impl World {
     fn crash(&mut self, host: usize) {
         self.seal(host);
         if let Some(life) = self.running(host) {
-            *self.machines[host].book.lock() = life.tables.book.entries();
+            *self.machines[host].book.lock() = life.state.book.entries();
         }
         self.standings[host].up = false;
         self.sim.crash(ip_of(host));
@@ -555,7 +555,7 @@ impl World {
     /// Whose addresses a host has.
     fn known_to(&self, host: usize) -> Mask {
         let Some(life) = self.running(host) else { return 0 };
-        let entries = life.tables.book.entries();
+        let entries = life.state.book.entries();
         let known = entries.iter().filter_map(|entry| self.weather.host_at(entry.address.ip()));
         known.chain(0..host::BOOTSTRAP).fold(0, |mask, known| mask | bit(known)) & !bit(host)
     }
@@ -563,7 +563,7 @@ impl World {
     /// Whether a host can take one more connection.
     fn has_room(&self, host: usize) -> bool {
         let Some(life) = self.running(host) else { return false };
-        let pool = &life.tables.pool;
+        let pool = &life.state.pool;
         let (stats, limits) = (pool.stats(0, Duration::MAX), pool.limits());
         let unsettled = stats.handshaking + stats.closing;
         stats.inbound + unsettled < limits.inbound
@@ -577,7 +577,7 @@ impl World {
         (0..HOSTS)
             .map(|host| {
                 let Some(life) = self.running(host) else { return 0 };
-                let connected = life.tables.pool.connected_among(ids.iter());
+                let connected = life.state.pool.connected_among(ids.iter());
                 connected
                     .iter()
                     .enumerate()
@@ -619,14 +619,14 @@ impl World {
     fn seal(&mut self, host: usize) {
         let Some(life) = self.machines[host].life() else { return };
         self.figures.processes += 1;
-        self.figures.disconnects += life.tables.journal.disconnects();
+        self.figures.disconnects += life.state.journal.disconnects();
         if self.tell == Tell::Journals {
             self.print_journal(host, &life);
         }
         let Some(hash) = &mut self.hash else { return };
         hash.update([host as u8]);
         hash.update(life.since.as_nanos().to_le_bytes());
-        for record in life.tables.journal.select(usize::MAX, |_| true) {
+        for record in life.state.journal.select(usize::MAX, |_| true) {
             let line = serde_json::to_vec(&record).expect("a record is plain data");
             hash.update((line.len() as u64).to_le_bytes());
             hash.update(&line);
@@ -634,7 +634,7 @@ impl World {
     }
 
     fn print_journal(&self, host: usize, life: &Life) {
-        for record in life.tables.journal.select(usize::MAX, |_| true) {
+        for record in life.state.journal.select(usize::MAX, |_| true) {
             let at = Duration::from_millis(record.unix_ms).saturating_sub(host::EPOCH).as_secs_f64();
             let peer = record.peer.and_then(|peer| self.machines[0].ids.iter().position(|id| *id == peer));
             let (what, reason, outcome) = (record.what, &record.reason, &record.outcome);

@@ -69,7 +69,7 @@ pub fn deliveries(seed: u64, last: Kind) -> (BTreeMap<(usize, u32), u128>, u32) 
         sim.step().expect("no host ends by itself");
         if sim.elapsed() >= MESHED && !begun {
             begun = true;
-            let live = machines.iter().map(|machine| machine.life().expect("it runs").tables.pool.live());
+            let live = machines.iter().map(|machine| machine.life().expect("it runs").state.pool.live());
             let all = machines.len() as u32 - 1;
             assert!(
                 live.clone().all(|live| live == all),

@@ -14,7 +14,18 @@ use crate::steps::{Steps, cargo};
 use crate::workspace::{Workspace, root};
 
 /// What applications and phases build on.
-const CRATES: [&str; 3] = ["groundskeeper-sdk", "groundskeeper-phases", "groundskeeper"];
+const CRATES: [&str; 10] = [
+    "groundskeeper-sdk",
+    "groundskeeper-phases",
+    "groundskeeper-base",
+    "groundskeeper-pool",
+    "groundskeeper-flow",
+    "groundskeeper-net",
+    "groundskeeper-engine",
+    "groundskeeper-config",
+    "groundskeeper-record",
+    "groundskeeper",
+];
 
 /// Set for this program when cargo runs it in place of rustdoc.
 const AS_RUSTDOC: &str = "GROUNDSKEEPER_XTASK_AS_RUSTDOC";

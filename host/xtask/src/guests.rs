@@ -65,7 +65,7 @@ const READY: [&str; 8] = [
 /// # Errors
 /// If one does not build, or its manifest has problems.
 pub fn ready(steps: &mut Steps) -> Result<()> {
-    let node = ["run", "--quiet", "--package", "groundskeeper", "--"];
+    let node = ["run", "--quiet", "--package", "groundskeeper-cli", "--"];
     let scratch = std::env::temp_dir().join(format!("groundskeeper-ready-{}", std::process::id()));
     for example in READY {
         let source = format!("examples/{example}");

@@ -7,10 +7,11 @@ mod check;
 mod guests;
 mod sim;
 mod steps;
+mod tally;
 mod test;
 mod tsan;
 // One file for both: the binary's `build` picks a toolchain in the same way.
-#[path = "../../src/author/toolchain.rs"]
+#[path = "../../author/src/toolchain.rs"]
 mod toolchain;
 mod workspace;
 

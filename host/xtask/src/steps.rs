@@ -1,7 +1,8 @@
 //! Runs commands one after the other, shows each before it runs, and keeps the wall time. Decides nothing.
 
-use std::io::ErrorKind;
-use std::process::Command;
+use std::io::{ErrorKind, Read, Write};
+use std::process::{Command, ExitStatus};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -22,13 +23,31 @@ impl Steps {
     ///
     /// # Errors
     /// If it cannot be started, or ends with anything but success.
-    pub fn run(&mut self, name: &str, mut command: Command) -> Result<()> {
+    pub fn run(&mut self, name: &str, command: Command) -> Result<()> {
+        self.step(name, command, |mut command| Ok(command.status()?))
+    }
+
+    /// Runs `command` to its end. Both of its outputs go to ours in the order they are written, and line by line to
+    /// `line`.
+    ///
+    /// # Errors
+    /// As of [`Self::run`].
+    pub fn watch(&mut self, name: &str, command: Command, line: impl FnMut(&str)) -> Result<()> {
+        self.step(name, command, |command| watched(command, &mut std::io::stdout(), line))
+    }
+
+    fn step(
+        &mut self,
+        name: &str,
+        command: Command,
+        run: impl FnOnce(Command) -> Result<ExitStatus>,
+    ) -> Result<()> {
         eprintln!("$ {}", shown(&command));
-        let begun = Instant::now();
-        let status = command.status();
-        self.done.push((name.to_owned(), begun.elapsed()));
         let program = command.get_program().to_string_lossy().into_owned();
-        let status = status.with_context(|| format!("{name}: cannot start {program}"))?;
+        let begun = Instant::now();
+        let status = run(command);
+        self.done.push((name.to_owned(), begun.elapsed()));
+        let status = status.with_context(|| format!("{name}: cannot run {program}"))?;
         if !status.success() {
             bail!("{name}: {program} ended with {status}");
         }
@@ -43,6 +62,44 @@ impl Steps {
         eprintln!();
         for (name, took) in &self.done {
             eprintln!("{:>8.1} s  {name}", took.as_secs_f64());
+        }
+    }
+}
+
+/// Shows and hands on what `command` writes until it has ended, and not until everything that it left behind has.
+fn watched(mut command: Command, out: &mut impl Write, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let (mut reader, writer) = std::io::pipe()?;
+    let mut child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
+    // It holds ends of the pipe too.
+    drop(command);
+    let (send, pieces) = channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1 << 16];
+        while let Ok(n @ 1..) = reader.read(&mut buffer) {
+            if send.send(buffer[..n].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut begun = Vec::new();
+    loop {
+        match pieces.recv_timeout(PATIENCE) {
+            Ok(piece) => {
+                out.write_all(&piece)?;
+                out.flush()?;
+                begun.extend(piece);
+                while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+                    line(&String::from_utf8_lossy(&begun[..end]));
+                    begun.drain(..=end);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(status) = child.try_wait()? {
+                    return Ok(status);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(child.wait()?),
         }
     }
 }
@@ -89,4 +146,21 @@ fn shown(command: &Command) -> String {
     let program = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let args = command.get_args().map(|arg| quoted(&arg.to_string_lossy()));
     set.chain([program]).chain(args).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_outputs_come_line_by_line_in_their_order_and_the_end_is_kept() {
+        let (mut out, mut lines) = (Vec::new(), Vec::new());
+        let script = "echo one; echo two >&2; printf thr; echo ee; (sleep 5; echo late) & exit 3";
+        let ended = watched(command("sh", &["-c", script]), &mut out, |line| lines.push(line.to_owned()));
+        assert_eq!(
+            (lines, out),
+            (["one", "two", "three"].map(str::to_owned).to_vec(), b"one\ntwo\nthree\n".to_vec())
+        );
+        assert_eq!(ended.unwrap().code(), Some(3));
+    }
 }

@@ -12,10 +12,9 @@ use super::{
     ADD, BOOK, ERROR, INFO, PEERS, SET, WARN, gk_ask, gk_broadcasts, gk_name, gk_run, gk_saved, gk_test,
     gk_text, gk_tick, gk_totals,
 };
-use crate::ask::Ask;
+use crate::ask::{Ask, AskReader, KINDS};
 use crate::column::{Table, UNKNOWN};
-use crate::contract::{KINDS, Kind};
-use crate::host::{Frozen, Name, RuleBroken, Saved, Unwound, guard};
+use crate::host::{BroadcastTotals, Frozen, Name, RuleBroken, Saved, Totals, Unwound, guard};
 use crate::phase::Tick;
 use crate::plan::{Change, Level, Plan};
 use crate::query::{self, Test};
@@ -246,15 +245,9 @@ unsafe extern "C" fn name(host: *mut c_void, table: u32, row: u32, out: *mut gk_
 
 unsafe extern "C" fn totals(host: *mut c_void, out: *mut gk_totals) {
     let totals = |call: &Call<'_>| {
-        let totals = call.view("peers.totals-now").totals();
-        gk_totals {
-            connected: totals.connected,
-            inbound: totals.inbound,
-            dialing: totals.dialing,
-            healthy: totals.healthy,
-            least: totals.least,
-            most: totals.most,
-        }
+        let Totals { connected, inbound, dialing, healthy, least, most } =
+            call.view("peers.totals-now").totals();
+        gk_totals { connected, inbound, dialing, healthy, least, most }
     };
     // SAFETY: `host` is ours.
     let totals = unsafe { answer(host, gk_totals::default(), totals) };
@@ -264,13 +257,9 @@ unsafe extern "C" fn totals(host: *mut c_void, out: *mut gk_totals) {
 
 unsafe extern "C" fn broadcasts(host: *mut c_void, out: *mut gk_broadcasts) {
     let totals = |call: &Call<'_>| {
-        let totals = call.view("broadcasts.totals-now").broadcasts();
-        gk_broadcasts {
-            held: totals.held,
-            oldest_s: totals.oldest_s,
-            in_window: totals.in_window,
-            window_s: totals.window_s,
-        }
+        let BroadcastTotals { held, oldest_s, in_window, window_s } =
+            call.view("broadcasts.totals-now").broadcasts();
+        gk_broadcasts { held, oldest_s, in_window, window_s }
     };
     // SAFETY: `host` is ours.
     let totals = unsafe { answer(host, gk_broadcasts::default(), totals) };
@@ -301,12 +290,13 @@ unsafe extern "C" fn ask(host: *mut c_void, asked: *const gk_ask) -> c_int {
         }
         // SAFETY: as above, and it is long enough.
         let asked = unsafe { *asked };
-        let Some(kind) = KINDS.get(asked.kind as usize) else {
-            broken(format!("asked for kind {}, of {}", asked.kind, KINDS.len()))
-        };
+        let number = asked.kind as usize;
+        let unknown = || -> ! { broken(format!("asked for kind {number}, of {}", KINDS.len())) };
+        let Some(kind) = KINDS.get(number) else { unknown() };
         call.change(kind.call, |plan| {
             // SAFETY: its lists and texts live until this returns.
-            let ask = unsafe { read(&asked, kind) }?;
+            let mut given = unsafe { Given::new(&asked, kind.call) };
+            let Some(ask) = Ask::read(number, &mut given)? else { unknown() };
             if let Ask::PingMatching { tests } = &ask {
                 let (view, table) = (&**call.view(kind.call), Table::Peers);
                 let unknown = tests.iter().find(|test| !view.columns(table).contains(&&*test.column));
@@ -319,42 +309,61 @@ unsafe extern "C" fn ask(host: *mut c_void, asked: *const gk_ask) -> c_int {
     unsafe { obey(host, ask) }
 }
 
-/// The ask as data. Which kind has which number is held against [`Ask::number`] by a test.
-///
-/// # Safety
-/// The lists and texts of `asked` live as long as this runs.
-unsafe fn read(asked: &gk_ask, kind: &Kind) -> Result<Ask, RuleBroken> {
-    let row = asked.row;
-    let broken = |rule| RuleBroken { call: kind.call, rule };
-    let outside = |least: i64, most: i64| broken(format!("{} is not within {least} to {most}", asked.number));
-    let amount = || u32::try_from(asked.number).map_err(|_| outside(0, u32::MAX.into()));
-    let points = || i32::try_from(asked.number).map_err(|_| outside(i32::MIN.into(), i32::MAX.into()));
-    // SAFETY: the caller's promise.
-    let reason = || unsafe { asked.reason.text(kind.call) }.map(str::to_owned);
-    // SAFETY: the caller's promise.
-    let rows = || unsafe { list(asked.rows, asked.rows_len) }.to_vec();
-    // SAFETY: the caller's promise.
-    let tests = || unsafe { list(asked.tests, asked.tests_len) }.iter();
-    let test = |test: &gk_test| {
-        // SAFETY: the caller's promise.
-        let column = unsafe { test.column.text(kind.call) }?.to_owned().into();
-        Ok(Test { column, at_least: test.at_least, at_most: test.at_most })
-    };
-    Ok(match kind.name {
-        "disconnect" => Ask::Disconnect { peer: row, reason: reason()? },
-        "disconnect-if-silent" => Ask::DisconnectIfSilent { peer: row, reason: reason()? },
-        "health" => Ask::Health { peer: row, by: points()?, reason: reason()? },
-        "ping" => Ask::Ping { peers: rows() },
-        "ping-matching" => Ask::PingMatching { tests: tests().map(test).collect::<Result<_, _>>()? },
-        "dial" => Ask::Dial { address: row, reason: reason()? },
-        "probe" => Ask::Probe { address: row },
-        "protect" => Ask::Protect { peer: row, for_s: amount()?, reason: reason()? },
-        "ban" => Ask::Ban { peer: row, for_s: amount()?, reason: reason()? },
-        "forget-broadcasts" => Ask::ForgetBroadcasts { older_than_s: amount()? },
-        "forget-addresses" => Ask::ForgetAddresses { not_heard_for_s: amount()? },
-        "again-in" => Ask::AgainIn { ticks: amount()? },
-        odd => return Err(broken(format!("this host cannot read asks of kind {odd}"))),
-    })
+/// An ask of a phase, for [`Ask::read`].
+struct Given<'g> {
+    asked: &'g gk_ask,
+    call: &'static str,
+}
+
+impl<'g> Given<'g> {
+    /// # Safety
+    /// The lists and texts of `asked` live as long as this.
+    unsafe fn new(asked: &'g gk_ask, call: &'static str) -> Given<'g> {
+        Given { asked, call }
+    }
+
+    fn number<N: TryFrom<i64>>(&self, least: i64, most: i64) -> Result<N, RuleBroken> {
+        let number = self.asked.number;
+        let rule = || format!("{number} is not within {least} to {most}");
+        N::try_from(number).map_err(|_| RuleBroken { call: self.call, rule: rule() })
+    }
+}
+
+impl AskReader for Given<'_> {
+    type Error = RuleBroken;
+
+    fn row(&mut self) -> Result<u32, RuleBroken> {
+        Ok(self.asked.row)
+    }
+
+    fn rows(&mut self) -> Result<Vec<u32>, RuleBroken> {
+        // SAFETY: the promise of `new`.
+        Ok(unsafe { list(self.asked.rows, self.asked.rows_len) }.to_vec())
+    }
+
+    fn tests(&mut self) -> Result<Vec<Test>, RuleBroken> {
+        // SAFETY: the promise of `new`.
+        let tests = unsafe { list(self.asked.tests, self.asked.tests_len) }.iter();
+        let test = |test: &gk_test| {
+            // SAFETY: the promise of `new`.
+            let column = unsafe { test.column.text(self.call) }?.to_owned().into();
+            Ok(Test { column, at_least: test.at_least, at_most: test.at_most })
+        };
+        tests.map(test).collect()
+    }
+
+    fn points(&mut self) -> Result<i32, RuleBroken> {
+        self.number(i32::MIN.into(), i32::MAX.into())
+    }
+
+    fn amount(&mut self) -> Result<u32, RuleBroken> {
+        self.number(0, u32::MAX.into())
+    }
+
+    fn reason(&mut self) -> Result<String, RuleBroken> {
+        // SAFETY: the promise of `new`.
+        unsafe { self.asked.reason.text(self.call) }.map(str::to_owned)
+    }
 }
 
 unsafe extern "C" fn store(host: *mut c_void, version: u32, bytes: gk_text) -> c_int {

@@ -10,12 +10,13 @@ use super::{
     ABI, ADD, BOOK, FAILED, FAILED_FOR_GOOD, OK, PANICKED, PEERS, RULE_BROKEN, SET, gk_ask, gk_broadcasts,
     gk_name, gk_phase, gk_run, gk_saved, gk_test, gk_text, gk_totals,
 };
-use crate::ask::Ask;
+use crate::ask::{Ask, AskField};
 use crate::column::{Table, UNKNOWN};
 use crate::export::{Exports, TOOLKIT, checked};
 use crate::host::{BroadcastTotals, Frozen, Name, Saved, Totals, Unwound, guard};
 use crate::phase::{Failure, Phase, Tick};
 use crate::plan::{Change, Parts, Plan};
+use crate::query::Test;
 use crate::view::View;
 
 // SAFETY: the texts of a table are static, and nobody writes to it.
@@ -169,32 +170,23 @@ impl Host {
     }
 
     fn ask(&self, ask: &Ask) -> bool {
-        let (row, amount) = match *ask {
-            Ask::Disconnect { peer, .. } | Ask::DisconnectIfSilent { peer, .. } => (peer, 0),
-            Ask::Health { peer, by, .. } => (peer, i64::from(by)),
-            Ask::Ping { .. } | Ask::PingMatching { .. } => (0, 0),
-            Ask::Dial { address, .. } | Ask::Probe { address } => (address, 0),
-            Ask::Protect { peer, for_s, .. } | Ask::Ban { peer, for_s, .. } => (peer, for_s.into()),
-            Ask::ForgetBroadcasts { older_than_s: s } | Ask::ForgetAddresses { not_heard_for_s: s } => {
-                (0, s.into())
+        let (mut row, mut number) = (0, 0);
+        let (mut rows, mut tests): (&[u32], Vec<gk_test>) = (&[], Vec::new());
+        for field in ask.fields() {
+            match field {
+                AskField::Peer(&it) | AskField::Address(&it) => row = it,
+                AskField::Peers(list) => rows = list,
+                AskField::Tests(list) => tests.extend(list.iter().map(gk_test::of)),
+                AskField::Points(&by) => number = by.into(),
+                AskField::Lasting(&it) | AskField::Age(&it) | AskField::Ticks(&it) => number = it.into(),
+                AskField::Reason(_) => {}
             }
-            Ask::AgainIn { ticks } => (0, ticks.into()),
-        };
-        let rows: &[u32] = if let Ask::Ping { peers } = ask { peers } else { &[] };
-        let tests = if let Ask::PingMatching { tests } = ask { tests.as_slice() } else { &[] };
-        let tests: Vec<gk_test> = tests
-            .iter()
-            .map(|test| gk_test {
-                column: gk_text::of(test.column.as_bytes()),
-                at_least: test.at_least,
-                at_most: test.at_most,
-            })
-            .collect();
+        }
         let ask = gk_ask {
             size: size_of::<gk_ask>() as u32,
             kind: ask.number() as u32,
             row,
-            number: amount,
+            number,
             reason: gk_text::of(ask.reason().as_bytes()),
             rows: rows.as_ptr(),
             rows_len: rows.len(),
@@ -202,6 +194,13 @@ impl Host {
             tests_len: tests.len(),
         };
         call!(self, ask, &raw const ask) == 0
+    }
+}
+
+impl gk_test {
+    fn of(test: &Test) -> gk_test {
+        let Test { column, at_least, at_most } = test;
+        gk_test { column: gk_text::of(column.as_bytes()), at_least: *at_least, at_most: *at_most }
     }
 }
 

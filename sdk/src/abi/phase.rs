@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::call::Call;
 use super::{ABI, FAILED, FAILED_FOR_GOOD, OK, PANICKED, RULE_BROKEN, gk_phase, gk_run, gk_text};
-use crate::contract::CALLS;
+use crate::contract::{Interface, Role};
 use crate::host::{Frozen, RuleBroken, Unwound};
 use crate::phase::{Failure, Tick};
 use crate::plan::Plan;
@@ -135,8 +135,9 @@ fn ended(result: u32, call: Call<'_>) -> Result<crate::phase::Result, Unwound> {
 /// A broken rule by the words that it prints itself with.
 fn broken(words: &str) -> RuleBroken {
     let known = words.split_once(": ").and_then(|(call, rule)| {
-        let call = CALLS.iter().find(|known| **known == call)?;
-        Some(RuleBroken { call, rule: rule.to_owned() })
+        let (interface, function) = call.split_once('.')?;
+        let interface = Interface::from_name(interface).filter(|known| known.entry().role != Role::Export)?;
+        Some(RuleBroken { call: interface.call(function)?, rule: rule.to_owned() })
     });
     known.unwrap_or_else(|| RuleBroken {
         call: "lifecycle.run",

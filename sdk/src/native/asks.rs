@@ -1,6 +1,6 @@
 //! Owns what a run asked for, in order, and the rules about asking. Applies nothing and knows no grants.
 
-use crate::ask::Ask;
+use crate::ask::{Ask, AskField};
 use crate::column::Peer;
 use crate::contract::{ASKS_PER_PLAN, METRIC_NAME_BYTES, METRICS, REASON_BYTES, ROWS, TESTS};
 use crate::host::{RuleBroken, clean};
@@ -195,31 +195,22 @@ impl Asks {
         let outside = |row: u32, rows: u32| {
             (row >= rows).then(|| format!("row {row} of {rows}; keep no row beyond its run"))
         };
-        let unreasoned = |reason: &str| match reason.len() {
-            1..=REASON_BYTES => None,
-            bytes => Some(format!("a reason of {bytes} bytes is not within 1 to {REASON_BYTES}")),
-        };
-        match ask {
-            Ask::Disconnect { peer, reason }
-            | Ask::DisconnectIfSilent { peer, reason }
-            | Ask::Health { peer, reason, .. }
-            | Ask::Protect { peer, reason, .. }
-            | Ask::Ban { peer, reason, .. } => outside(*peer, peers).or_else(|| unreasoned(reason)),
-            Ask::Dial { address, reason } => outside(*address, addresses).or_else(|| unreasoned(reason)),
-            Ask::Probe { address } => outside(*address, addresses),
-            Ask::Ping { peers: rows } if self.pinged + rows.len() > ROWS as usize => {
+        ask.fields().find_map(|field| match field {
+            AskField::Peer(row) => outside(*row, peers),
+            AskField::Address(row) => outside(*row, addresses),
+            AskField::Peers(rows) if self.pinged + rows.len() > ROWS as usize => {
                 let all = self.pinged + rows.len();
                 Some(format!("{all} rows in one run are more than {ROWS}; use ping_matching"))
             }
-            Ask::Ping { peers: rows } => rows.iter().find_map(|row| outside(*row, peers)),
-            Ask::PingMatching { tests } if tests.len() > TESTS => {
+            AskField::Peers(rows) => rows.iter().find_map(|row| outside(*row, peers)),
+            AskField::Tests(tests) if tests.len() > TESTS => {
                 Some(format!("{} tests are more than {TESTS}", tests.len()))
             }
-            Ask::AgainIn { ticks: 0 } => Some("0 ticks; again-in takes 1 or more".to_owned()),
-            Ask::PingMatching { .. }
-            | Ask::ForgetBroadcasts { .. }
-            | Ask::ForgetAddresses { .. }
-            | Ask::AgainIn { .. } => None,
-        }
+            AskField::Reason(reason) if !(1..=REASON_BYTES).contains(&reason.len()) => {
+                Some(format!("a reason of {} bytes is not within 1 to {REASON_BYTES}", reason.len()))
+            }
+            AskField::Ticks(0) => Some("0 ticks; again-in takes 1 or more".to_owned()),
+            _ => None,
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! One run of a phase that does nothing: all that is ours in it, beside plain wasmtime.
 
-use groundskeeper::config::Instance;
+use groundskeeper::engine::policy::Instance;
 use groundskeeper::engine::wasm::{Wasm, component_of};
 
 use super::raw::Raw;

@@ -1,7 +1,7 @@
 //! How long a guest can keep the host busy with the fuel of a manifest that says nothing: whatever it calls, fuel should
 //! end it before the wall clock does.
 
-use groundskeeper::config::{Instance, Limits};
+use groundskeeper::engine::policy::{Instance, Limits};
 use groundskeeper::engine::wasm::{Setup, Wasm, with_contract};
 use groundskeeper::engine::{Body, Ended, Limit};
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use groundskeeper::config::Instance;
 use groundskeeper::engine::Body;
+use groundskeeper::engine::policy::Instance;
 use groundskeeper::engine::wasm::Wasm;
 
 use super::{GROUP, SLOW_PEERS, Scratch, empty, guest, job, once, setup};

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use groundskeeper::config::Instance;
 use groundskeeper::engine::native::Native;
+use groundskeeper::engine::policy::Instance;
 use groundskeeper::engine::wasm::{Setup, Wasm, sha256};
 use groundskeeper::engine::{Body, BuiltIn};
 use groundskeeper_sdk::host::AnyPhase;
@@ -78,7 +78,7 @@ fn measure(
     let with = |instance| Setup { settings: "{}".into(), ..setup(instance) };
     let fresh = guest(wasm, module, with(Instance::Fresh));
     let persistent = guest(wasm, module, with(Instance::Persistent { max_runs: u32::MAX }));
-    let built_in = BuiltIn(std::sync::Arc::new(phase));
+    let built_in = BuiltIn::new(std::sync::Arc::new(phase));
     let native = library.map(|path| {
         let bytes = std::fs::read(path).expect("cargo has just built it");
         let scratch = path.parent().expect("a file in a folder");

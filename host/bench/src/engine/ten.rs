@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use groundskeeper::config::Schedule;
 use groundskeeper::cycle::{Beat, Cycle};
+use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::engine::{Fence, PhaseThread};
 use groundskeeper::loader::Loader;
 use groundskeeper::registry::{Before, PhaseSpec, Registry};

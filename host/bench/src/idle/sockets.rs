@@ -41,7 +41,7 @@ pub async fn connected(time: Duration, stopped: usize) -> Value {
         ..Options::default()
     };
     let phases = builtins(&Config::default().phases);
-    let maintenance = Maintenance::start(&node.tables, phases, options).expect("the built-ins are valid");
+    let maintenance = Maintenance::start(&node.state, phases, options).expect("the built-ins are valid");
     let told = used_in(time, move || pings.load(Relaxed)).await;
     assert_eq!(node.live(), PEERS, "nobody is silent for long enough");
     maintenance.stop().await;

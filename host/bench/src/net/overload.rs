@@ -192,7 +192,7 @@ impl Asker {
         node.learn(port, 1);
         // It is live there before it is live here.
         node.connect(0, port, || node.live()).await;
-        let (key, naming) = node.tables.pool.peers().swap_remove(0);
+        let (key, naming) = node.state.pool.peers().swap_remove(0);
         Self { node, peer: naming.id, key }
     }
 
@@ -258,7 +258,7 @@ impl Asker {
 
     /// Round trips in milliseconds, sorted: pings as the ticker sends them, each after the last one's answer.
     async fn pings(self: Arc<Self>, time: Duration) -> Vec<f64> {
-        let pool = &self.node.tables.pool;
+        let pool = &self.node.state.pool;
         let link = pool.link(self.key).expect("the connection lasts");
         let smoothed = || pool.age_and_rtt(self.key).map_or(u32::MAX, |(_, rtt)| rtt);
         let (begun, mut times) = (Instant::now(), Vec::new());

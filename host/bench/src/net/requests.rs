@@ -80,7 +80,7 @@ async fn ours(pair: &Arc<Pair>, payload: &Bytes, count: usize, ask: bool) -> f64
     for _ in 0..IN_FLIGHT {
         let (pair, payload) = (Arc::clone(pair), payload.clone());
         askers.spawn(async move {
-            let peer = pair.there.tables.pool.self_id();
+            let peer = pair.there.state.pool.self_id();
             for _ in 0..count / IN_FLIGHT {
                 let answer = match ask {
                     true => pair.here.net.ask(Ask::new(KIND, &payload)).await.map(|answer| answer.payload),

@@ -145,7 +145,7 @@ fn ours(time: Duration, stalls: bool) -> Ours {
         (node, stopped)
     });
     let link: Arc<dyn Link> = Arc::new(Quiet);
-    let slot = attach(&node.tables.pool, OTHERS + 1, &link);
+    let slot = attach(&node.state.pool, OTHERS + 1, &link);
     let mut number = 0;
     let mut broadcast = |longest: Option<&mut Longest>| {
         number += 1;
@@ -180,7 +180,7 @@ fn ours(time: Duration, stalls: bool) -> Ours {
         if begun.elapsed() >= time {
             break;
         }
-        let clock = &node.tables.clock;
+        let clock = &node.state.clock;
         ours.seen.take(UsageWho::RUSAGE_THREAD, || slot.peer_seen(clock.coarse()));
         if round.is_multiple_of(10) {
             enough += each;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use groundskeeper::book::{Book, BookLimits};
+use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
 use groundskeeper::clock::Coarse;
-use groundskeeper::cycle::{Frame, Overlay, PhaseView, Thresholds};
-use groundskeeper::flow::{BroadcastLimits, Broadcasts};
+use groundskeeper::cycle::{Thresholds, TickSnapshot};
+use groundskeeper::engine::PhaseView;
 use groundskeeper_sdk::column::{Peer, peer};
 use groundskeeper_sdk::host::{Frozen, View};
 use groundskeeper_sdk::span::Span;
@@ -35,16 +36,16 @@ impl Still {
         Self { book, broadcasts: Broadcasts::new(BroadcastLimits::default()) }
     }
 
-    pub fn frame(&self, ours: &Filled) -> Arc<Frame> {
+    pub fn frame(&self, ours: &Filled) -> Arc<TickSnapshot> {
         let thresholds = Thresholds { healthy_above: 30, least: 5, most: u32::MAX };
         let now = ours.clock.coarse();
-        Frame::take(&ours.pool, &self.book, &self.broadcasts, thresholds, now, Coarse::default())
+        TickSnapshot::take(&ours.pool, &self.book, &self.broadcasts, thresholds, now, Coarse::default())
     }
 }
 
 /// What a phase sees of `frame`.
-pub fn view(frame: &Arc<Frame>) -> View {
-    let view = PhaseView::new(Arc::clone(frame), Arc::<Overlay>::default(), None);
+pub fn view(frame: &Arc<TickSnapshot>) -> View {
+    let view = PhaseView::new(Arc::clone(frame), Arc::default(), None);
     View::new(Arc::new(view) as Arc<dyn Frozen>)
 }
 

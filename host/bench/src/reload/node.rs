@@ -1,4 +1,4 @@
-//! A node without a network, put together as a whole one is: ticker, keeper, loader, watcher, real files.
+//! A node without a network, put together as a whole one is: ticker, reloader, loader, watcher, real files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
 use groundskeeper::engine::{Fence, PhaseThread};
 use groundskeeper::loader::Loader;
-use groundskeeper::node::{Maintenance, Options, TableLimits, Tables};
+use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::LastRuns;
 use groundskeeper::reload::{
-    self, Between, Change, Keeper, KeeperOptions, ReloadEvent, ReloadHandle, StartFrom,
+    self, Change, CycleChange, PhaseReloader, ReloadEvent, ReloadHandle, ReloadOptions, StartFrom,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, oneshot};
@@ -75,22 +75,22 @@ impl Node {
         let runtime = runtime.expect("a runtime");
         let inside = runtime.enter();
         let clock = SystemClock::new() as Arc<dyn Clock>;
-        let limits = TableLimits::for_connections(1024);
-        let tables = Tables::new(PeerId::from_bytes([7; 32]), limits, Arc::clone(&clock), None);
+        let limits = NodeLimits::for_connections(1024);
+        let state = NodeState::new(PeerId::from_bytes([7; 32]), limits, Arc::clone(&clock), None);
         let options = Options { interval, ..Options::default() };
-        let maintenance = Maintenance::start(&tables, Vec::new(), options).expect("no phase is a bad one");
+        let maintenance = Maintenance::start(&state, Vec::new(), options).expect("no phase is a bad one");
         let folder = Arc::new(DataFolder::open(&scratch.0.join("data")).expect("a folder of our own"));
         let loader = Loader::new(folder.artifacts(), false).expect("this machine runs guests");
-        let options = KeeperOptions::trusting(dir);
+        let options = ReloadOptions::trusting(dir);
         let fence = Fence::Thread(PhaseThread::new());
-        let mut keeper = Keeper::new(options.clone(), folder, Box::new(loader), fence, Arc::clone(&clock));
-        let controls = maintenance.handle().controls();
-        let mut desk = |change: Between| runtime.block_on(controls.with_cycle(change)).is_some();
-        keeper.begin(&mut desk, StartFrom::Folder, &LastRuns::new()).expect("a folder of our own");
+        let mut reloader =
+            PhaseReloader::new(options.clone(), folder, Box::new(loader), fence, Arc::clone(&clock));
+        let ticker = maintenance.handle().clone();
+        let mut ticks = |change: CycleChange| runtime.block_on(ticker.with_cycle(change)).is_some();
+        reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::new()).expect("a folder of our own");
         let (stop, stopped) = oneshot::channel::<()>();
-        let beats = maintenance.handle().reports();
         let stopped = async move { _ = stopped.await };
-        let (reload, task) = reload::run(keeper, &options, controls, beats, clock, stopped);
+        let (reload, task) = reload::run(reloader, &options, ticker, clock, stopped);
         let running = maintenance.board().read().iter().filter(|phase| phase.last_error.is_none()).count();
         assert_eq!(running, names.len(), "{:?}", maintenance.board().read());
         drop(inside);
@@ -153,8 +153,8 @@ impl Node {
     }
 
     fn run(&self, phase: &str) {
-        let ran = self.runtime.block_on(self.maintenance().handle().controls().run_now(phase));
-        let report = ran.expect("it runs").expect("it may run");
+        let ran = self.runtime.block_on(self.maintenance().handle().run_now(phase));
+        let report = ran.expect("it may run");
         assert!(report.runs.iter().any(|run| *run.name == *phase && run.result == "ok"), "{report:?}");
     }
 
@@ -197,7 +197,7 @@ impl Drop for Node {
 async fn applied(events: &mut broadcast::Receiver<ReloadEvent>, mut count: usize) {
     while count > 0 {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await;
-        let event = event.expect("it was taken in time").expect("the keeper runs");
+        let event = event.expect("it was taken in time").expect("the reloader runs");
         match event.change {
             Change::Applied => count -= 1,
             Change::Proven => {}

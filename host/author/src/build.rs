@@ -1,0 +1,208 @@
+//! From a folder with source to a component or a shared library beside its manifest. Runs compilers, never what they made.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use groundskeeper::data::write_whole;
+use groundskeeper::engine::wasm::{Digest, Sizes, component_of, sha256};
+use groundskeeper_sdk::abi::ENTRY;
+
+use super::c;
+use super::toolchain::{self, Toolchain};
+
+/// What a build left.
+pub struct Built {
+    pub file: PathBuf,
+    pub digest: Digest,
+    /// None for a shared library.
+    pub sizes: Option<Sizes>,
+}
+
+/// What a guest is compiled with: small, and with one codegen unit so that equal sources make equal bytes. Names stay,
+/// for backtraces.
+const PROFILE: [&str; 5] = [
+    "profile.release.opt-level=\"s\"",
+    "profile.release.lto=\"fat\"",
+    "profile.release.codegen-units=1",
+    "profile.release.panic=\"abort\"",
+    "profile.release.strip=\"debuginfo\"",
+];
+
+/// Builds the phase in `folder` (a Rust package, or C files) as a component, `<name>.wasm` in that folder or in `out`.
+///
+/// # Errors
+/// If no toolchain is there, naming what to install; if the build fails; if what it made is no phase.
+pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
+    let (name, core) = if folder.join("Cargo.toml").is_file() {
+        rust(folder, note)?
+    } else if !c::files(folder)?.is_empty() {
+        c::module(folder, note)?
+    } else {
+        bail!(no_phase(folder))
+    };
+    let component = component_of(&core).with_context(|| format!("what {name} was built to is no phase"))?;
+    let file = out.unwrap_or(folder).join(format!("{name}.wasm"));
+    write_whole(&file, &component, 0o644).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(Built { digest: sha256(&component), sizes: Sizes::of(&component).ok(), file })
+}
+
+/// Builds the phase in `folder` (a Rust package, or C files that export the entry of a native phase) as a shared
+/// library, `<name>.so` there or in `out`.
+///
+/// # Errors
+/// If the build fails, or makes no library; if the C files are written for a component.
+pub fn build_native(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
+    let (name, bytes) = if folder.join("Cargo.toml").is_file() {
+        let mut command = Command::new("cargo");
+        command.args(["build", "--release", "--features", "groundskeeper-sdk/dylib"]);
+        let (name, library) = artifact(command, folder, note)?;
+        (name, fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?)
+    } else if c::files(folder)?.is_empty() {
+        bail!(no_phase(folder))
+    } else if c::is_native(folder)? {
+        c::library(folder, note)?
+    } else {
+        bail!(
+            "no C file in {} defines {ENTRY}: they are written for a component (`groundskeeper build`); what a native \
+             phase in C looks like is in docs/native-phases.md",
+            folder.display()
+        )
+    };
+    let file = out.unwrap_or(folder).join(format!("{name}.so"));
+    write_whole(&file, &bytes, 0o755).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(Built { digest: sha256(&bytes), sizes: None, file })
+}
+
+fn no_phase(folder: &Path) -> String {
+    format!(
+        "{} has neither a Cargo.toml nor C files; name the folder of a phase, or make one with `groundskeeper new`",
+        folder.display()
+    )
+}
+
+fn rust(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
+    let toolchain: Toolchain = toolchain::pick(note).map_err(anyhow::Error::msg)?;
+    // A crate that is a library for others too is not optimised at link time unless it is built as a module alone.
+    let mut command = toolchain.cargo("rustc");
+    command.args(["--release", "--lib", "--crate-type", "cdylib"]);
+    for setting in PROFILE {
+        command.args(["--config", setting]);
+    }
+    command.env("CARGO_ENCODED_RUSTFLAGS", remapped(folder));
+    let (name, module) = artifact(command, folder, note)?;
+    let bytes = fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+    Ok((name, bytes))
+}
+
+/// Flags that keep this machine's folders out of the module.
+fn remapped(folder: &Path) -> OsString {
+    let home = env::var_os("HOME").map(PathBuf::from);
+    let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
+    let rustup =
+        env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".rustup")));
+    let root = workspace_root(folder);
+    // Whatever a registry's folder is called here.
+    let registries = cargo.as_ref().and_then(|cargo| fs::read_dir(cargo.join("registry/src")).ok());
+    let registries =
+        registries.into_iter().flatten().filter_map(|entry| Some((Some(entry.ok()?.path()), "/crates")));
+    let mut flags = OsString::new();
+    // Later ones win, so the widest comes first.
+    let wide = [(home, "/home"), (cargo.clone(), "/cargo"), (rustup, "/rustup")];
+    let named = wide.into_iter().chain(registries).chain([(root, "/phase")]);
+    let named = named.map(|(from, to)| (from, to.to_owned()));
+    for (from, to) in named.chain(std_sources().map(|(from, to)| (Some(from), to))) {
+        let Some(from) = from.and_then(|from| fs::canonicalize(from).ok()) else { continue };
+        if !flags.is_empty() {
+            flags.push("\u{1f}");
+        }
+        flags.push("--remap-path-prefix=");
+        flags.push(from);
+        flags.push("=");
+        flags.push(to);
+    }
+    flags
+}
+
+/// Where the sources of std are, if they are there, and what they are called where they are not: a component must not have
+/// other bytes because of them.
+fn std_sources() -> Option<(PathBuf, String)> {
+    let told = |flags: &[&str]| {
+        let output = Command::new("rustc").args(flags).stderr(Stdio::null()).output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let sysroot = told(&["--print", "sysroot"])?;
+    let version = told(&["--version", "--verbose"])?;
+    let hash = version.lines().find_map(|line| line.strip_prefix("commit-hash: "))?;
+    Some((Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), format!("/rustc/{hash}")))
+}
+
+/// Where cargo's workspace of `folder` begins.
+fn workspace_root(folder: &Path) -> Option<PathBuf> {
+    let output = Command::new("cargo")
+        .args(["locate-project", "--workspace", "--message-format", "plain"])
+        .current_dir(folder)
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let manifest = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    manifest.parent().map(Path::to_path_buf)
+}
+
+/// Runs a `cargo build` in `folder` and finds the library that it made: the package's name, and the file.
+fn artifact(mut command: Command, folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, PathBuf)> {
+    command.arg("--message-format=json-render-diagnostics").current_dir(folder);
+    note(&format!("{} in {}", shown(&command), folder.display()));
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo could not be run; install Rust with rustup")?;
+    if !output.status.success() {
+        bail!("the build failed: {}", output.status);
+    }
+    let manifest = fs::canonicalize(folder.join("Cargo.toml"))?;
+    for line in output.stdout.split(|byte| *byte == b'\n') {
+        let Ok(message) = serde_json::from_slice::<serde_json::Value>(line) else { continue };
+        let is_ours = message["manifest_path"].as_str().is_some_and(|path| Path::new(path) == manifest);
+        let kinds = message["target"]["crate_types"].as_array();
+        let is_library = kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "cdylib"));
+        if !is_ours || !is_library || message["reason"] != "compiler-artifact" {
+            continue;
+        }
+        let files = message["filenames"].as_array().into_iter().flatten().filter_map(|file| file.as_str());
+        let library = files
+            .map(PathBuf::from)
+            .find(|file| file.extension().is_some_and(|extension| extension == "wasm" || extension == "so"));
+        if let Some(library) = library {
+            return Ok((package(&message), library));
+        }
+    }
+    bail!(
+        "{} builds no module; write into its [lib]: crate-type = [\"cdylib\", \"rlib\"]",
+        manifest.display()
+    )
+}
+
+/// `path+file:///x/name#0.1.0` or `path+file:///x#name@0.1.0`: the name.
+fn package(message: &serde_json::Value) -> String {
+    let id = message["package_id"].as_str().unwrap_or_default();
+    let (before, after) = id.split_once('#').unwrap_or(("", id));
+    match after.split_once('@') {
+        Some((name, _)) => name.to_owned(),
+        None => before.rsplit('/').next().unwrap_or(before).to_owned(),
+    }
+}
+
+pub(super) fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words = words.map(|word| word.to_string_lossy().into_owned());
+    // The profile says nothing to a reader.
+    let words = words.filter(|word| {
+        !word.starts_with("profile.") && word != "--config" && !word.starts_with("--message-format")
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,123 @@
+//! From a folder of C files to a core module or a shared library. Runs compilers, never what they made.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use groundskeeper::engine::wasm::with_contract;
+use groundskeeper_sdk::abi::{ENTRY, HEADER};
+
+use super::build::shown;
+use super::scratch::Scratch;
+
+/// The C files of a folder, by name.
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|end| end == "c"))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a C file of the folder defines what a native phase exports.
+pub(super) fn is_native(folder: &Path) -> Result<bool> {
+    let texts = files(folder)?.into_iter().map(fs::read);
+    let texts = texts.collect::<Result<Vec<_>, _>>().context("cannot read the C files")?;
+    Ok(texts.iter().any(|text| String::from_utf8_lossy(text).contains(ENTRY)))
+}
+
+/// The folder, whole, and what the phase in it is called: as the folder.
+fn named(folder: &Path) -> Result<(PathBuf, String)> {
+    let folder = fs::canonicalize(folder)?;
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok((folder, name))
+}
+
+/// Compiles all C files of a folder for this machine; the header of native phases is found without being there.
+pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
+    let (folder, name) = named(folder)?;
+    let scratch = Scratch::new()?;
+    fs::write(scratch.path().join("groundskeeper_phase.h"), HEADER)?;
+    let library = scratch.path().join("phase.so");
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(&compiler);
+    command
+        .args(["-std=c11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-I.", "-I"])
+        .arg(scratch.path());
+    command.arg(format!("-ffile-prefix-map={}=.", folder.display())).arg("-o").arg(&library);
+    command.args(files(&folder)?.iter().filter_map(|file| file.file_name())).current_dir(&folder);
+    note(&format!("{} in {}", shown(&command), folder.display()));
+    let compiler = compiler.to_string_lossy();
+    let status = command.status().with_context(|| {
+        format!("the C compiler {compiler} could not be run; install the package gcc or clang, or set CC")
+    })?;
+    if !status.success() {
+        bail!("{compiler} failed: {status}");
+    }
+    Ok((name, fs::read(&library)?))
+}
+
+/// Compiles all C files of a folder, without a C library. The contract is added afterwards: no object file of it needs to
+/// be kept. Linked by hand: a clang that links runs any `wasm-opt` it finds, and what that makes is not what clang made.
+pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
+    let linker = wasm_linker().map_err(anyhow::Error::msg)?;
+    let (folder, name) = named(folder)?;
+    let scratch = Scratch::new()?;
+    let module = scratch.path().join("phase.wasm");
+    let mut link = Command::new(linker);
+    link.args(["-m", "wasm32", "--no-entry", "--strip-debug", "-o"]).arg(&module);
+    for file in files(&folder)?.iter().filter_map(|file| file.file_name()) {
+        let object = scratch.path().join(file).with_extension("o");
+        let mut compile = Command::new("clang");
+        compile.args(["--target=wasm32-unknown-unknown", "-c", "-Os", "-std=c11", "-Wall", "-Wextra"]);
+        compile.args(["-fno-builtin", "-I."]).arg(format!("-ffile-prefix-map={}=.", folder.display()));
+        compile.arg("-o").arg(&object).arg(file).current_dir(&folder);
+        run(compile, note)?;
+        link.arg(object);
+    }
+    run(link, note)?;
+    Ok((name, with_contract(&fs::read(&module)?)?))
+}
+
+fn run(mut command: Command, note: &mut dyn FnMut(&str)) -> Result<()> {
+    let within =
+        command.get_current_dir().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
+    note(&format!("{}{within}", shown(&command)));
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("{program} could not be run"))?;
+    if !status.success() {
+        bail!("{program} failed: {status}");
+    }
+    Ok(())
+}
+
+/// Whether C becomes WebAssembly here.
+///
+/// # Errors
+/// What is missing, and the packages that have it.
+pub fn c_compiler() -> Result<(), String> {
+    wasm_linker().map(drop)
+}
+
+/// The linker that belongs to clang. Its own folder is looked into too, so clang is asked before the path.
+fn wasm_linker() -> Result<String, String> {
+    let says = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let missing = |what| {
+        format!(
+            "nothing here builds C for WebAssembly: there is no {what}; install the packages clang and lld"
+        )
+    };
+    let named = says("clang", &["--target=wasm32-unknown-unknown", "-print-prog-name=wasm-ld"]);
+    let named = named.ok_or_else(|| missing("clang"))?;
+    let version = says("clang", &["-dumpversion"]).unwrap_or_default();
+    let versioned = format!("wasm-ld-{}", version.split('.').next().unwrap_or_default());
+    let linker = [named, versioned].into_iter().find(|linker| says(linker, &["--version"]).is_some());
+    linker.ok_or_else(|| missing("wasm-ld"))
+}

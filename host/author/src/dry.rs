@@ -1,0 +1,123 @@
+//! One run of a phase that changes nothing: what it asks for, what it costs, how it ends. Knows no node.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use groundskeeper::engine::{Body, Cost, Done, Ended, Job};
+use groundskeeper_sdk::host::{Change, Frozen, Level, Saved};
+use groundskeeper_sdk::phase::Tick;
+use serde::Serialize;
+
+/// What a dry run showed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct DryRun {
+    /// Whether there is a plan; if not, `ended` says why.
+    pub ok: bool,
+    /// `planned`, or how it failed, with the backtrace if there is one.
+    pub ended: String,
+    /// One ask a line, in the order of asking.
+    pub asks: Vec<String>,
+    pub metrics: Vec<String>,
+    pub log: Vec<String>,
+    #[serde(skip)]
+    pub memory: Option<Saved>,
+    pub memory_bytes: Option<usize>,
+    /// Not for native phases.
+    pub fuel: Option<u64>,
+    pub linear_memory: Option<u64>,
+    pub took_us: u64,
+}
+
+impl DryRun {
+    /// Runs `body` once over `view`.
+    pub fn of(body: &dyn Body, tick: Tick, view: Arc<dyn Frozen>) -> Self {
+        let begun = Instant::now();
+        let done = body.run(&Job { tick, view });
+        Self::new(done, begun.elapsed())
+    }
+
+    fn new(done: Done, took: Duration) -> Self {
+        let Done { ended, log, cost: Cost { fuel, memory: linear_memory } } = done;
+        let word = |level: Level| match level {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+        };
+        let mut run = Self {
+            ok: false,
+            ended: String::new(),
+            asks: Vec::new(),
+            metrics: Vec::new(),
+            log: log.iter().map(|line| format!("{}: {}", word(line.level), line.text)).collect(),
+            memory: None,
+            memory_bytes: None,
+            fuel,
+            linear_memory,
+            took_us: took.as_micros().try_into().unwrap_or(u64::MAX),
+        };
+        run.ended = match ended {
+            Ended::Planned(parts) => {
+                run.ok = true;
+                run.asks = parts.asks.iter().map(ToString::to_string).collect();
+                run.metrics = parts
+                    .metrics
+                    .iter()
+                    .map(|metric| match metric.change {
+                        Change::Add(by) => format!("{} + {by}", metric.name),
+                        Change::Set(value) => format!("{} = {value}", metric.name),
+                    })
+                    .collect();
+                run.memory_bytes = parts.memory.as_ref().map(|saved| saved.bytes.len());
+                run.memory = parts.memory;
+                "planned".to_owned()
+            }
+            Ended::Failed(failure) => failure.to_string(),
+            Ended::Rule(words) => format!("broke a rule of the contract: {words}"),
+            Ended::Panicked(words) => format!("panicked: {words}"),
+            Ended::Trapped(words) => format!("trapped: {words}"),
+            Ended::Cut { words, .. } => format!("was cut: it {words}"),
+            Ended::Overran { limit, .. } => format!("did not come back within {} ms", limit.as_millis()),
+        };
+        run
+    }
+
+    /// Whether two runs decided alike, whatever each cost.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let decided = |run: &Self| (run.ok, run.asks.clone(), run.metrics.clone(), run.memory.clone());
+        decided(self) == decided(other)
+    }
+
+    /// For a terminal.
+    pub fn shown(&self) -> String {
+        let mut text = String::new();
+        let mut line = |head: &str, words: &str| {
+            // A String takes all.
+            _ = writeln!(text, "  {head:8} {words}");
+        };
+        if !self.ok {
+            line("ended", &self.ended);
+        }
+        match self.asks.len() {
+            0 if self.ok => line("plan", "nothing"),
+            0 => {}
+            count => line("plan", &format!("{count} asks")),
+        }
+        self.asks.iter().for_each(|ask| line("", ask));
+        self.metrics.iter().for_each(|metric| line("metric", metric));
+        self.log.iter().for_each(|said| line("log", said));
+        if let Some(bytes) = self.memory_bytes {
+            line("memory", &format!("{bytes} bytes to keep"));
+        }
+        let mut cost = format!("{} us", self.took_us);
+        if let Some(fuel) = self.fuel {
+            cost += &format!(", fuel {fuel}");
+        }
+        if let Some(bytes) = self.linear_memory {
+            cost += &format!(", {} KiB of linear memory", bytes >> 10);
+        }
+        line("cost", &cost);
+        text
+    }
+}

@@ -1,0 +1,209 @@
+//! Says what a module is and whether its manifest lets it work. Runs `describe` and `check`, never `run`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use groundskeeper::config::{Declared, Guest as Declaration, Manifest, ManifestFile, Problem, Runtime};
+use groundskeeper::engine::Body;
+use groundskeeper::engine::policy::{Grants, Instance, Limits};
+use groundskeeper::engine::schedule::Schedule;
+use groundskeeper::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm};
+use serde::Serialize;
+
+use super::beside::{manifest_of, runtime_of, wrong_kind};
+
+/// What a component is, beside what its manifest says.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    pub file: PathBuf,
+    pub sha256: String,
+    pub sizes: Sizes,
+    pub summary: String,
+    pub version: String,
+    pub toolkit: String,
+    /// The contract that it speaks.
+    pub contract: &'static str,
+    /// None: nothing in its folder is about it.
+    pub manifest: Option<PathBuf>,
+    pub imports: Vec<Import>,
+    /// WASI interfaces that it imports and that do nothing here.
+    pub stubs: Vec<String>,
+    pub limits: Limits,
+    /// Why a node would not load it, each with the way out.
+    pub problems: Vec<String>,
+}
+
+/// One interface that a component asks for.
+#[derive(Debug, Serialize)]
+pub struct Import {
+    pub interface: String,
+    /// None without a manifest.
+    pub granted: Option<bool>,
+    /// What would grant it; none if it needs no grant.
+    pub line: Option<String>,
+}
+
+/// A module that loads, and the manifest about it if there is one.
+pub struct Subject {
+    /// Where the module is.
+    pub file: PathBuf,
+    pub sizes: Sizes,
+    pub wasm: Wasm,
+    pub code: Arc<Code>,
+    pub manifest: Option<ManifestFile>,
+}
+
+impl Subject {
+    /// Loads the component at `file`, or the one that the manifest `file` is about, and looks for its manifest beside it.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no phase.
+    pub fn load(file: &Path) -> Result<Self> {
+        if file.extension().is_none_or(|end| end != "toml") {
+            return Self::of(file.to_owned(), manifest_of(file, Runtime::Wasm));
+        }
+        let manifest = ManifestFile::read(file.to_owned());
+        let module = match &manifest.manifest {
+            Ok(Manifest { body: Declared::Guest(guest), .. }) => file.with_file_name(&guest.module),
+            Ok(_) => bail!("{} is about a built-in phase", file.display()),
+            Err(problems) => bail!("{}", lines(problems)),
+        };
+        Self::of(module, Some(manifest)).with_context(|| format!("{} is about it", file.display()))
+    }
+
+    fn of(file: PathBuf, manifest: Option<ManifestFile>) -> Result<Self> {
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        if runtime_of(&bytes) == Runtime::Native {
+            bail!(
+                "{} is a shared library; this is for components, which `groundskeeper build` makes",
+                file.display()
+            );
+        }
+        let wasm = Wasm::new(None)?;
+        let code = wasm.load(&bytes).with_context(|| format!("{} is no phase", file.display()))?;
+        let sizes = Sizes::of(&bytes)?;
+        Ok(Self { file, sizes, wasm, code, manifest })
+    }
+
+    /// What the manifest declares, if it can be read and is about a component.
+    pub fn declared(&self) -> Option<&Declaration> {
+        match &self.manifest.as_ref()?.manifest {
+            Ok(Manifest { body: Declared::Guest(guest), .. }) => Some(guest),
+            _ => None,
+        }
+    }
+
+    /// The phase as its manifest wants it run.
+    ///
+    /// # Errors
+    /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
+    pub fn guest(&self) -> Result<Guest> {
+        if let Some(ManifestFile { manifest: Err(problems), .. }) = &self.manifest {
+            bail!("{}", lines(problems));
+        }
+        let guest = Guest::new(&self.wasm, Arc::clone(&self.code), self.setup())?;
+        guest.check().map_err(|problem| anyhow::anyhow!("[settings]: {problem}"))?;
+        Ok(guest)
+    }
+
+    /// The name and schedule that the manifest gives it, or those of a phase that runs at every tick.
+    pub fn named(&self, file: &Path) -> (String, Schedule) {
+        match &self.manifest {
+            Some(ManifestFile { manifest: Ok(manifest), .. }) => {
+                (manifest.name.clone(), manifest.schedule.clone())
+            }
+            _ => {
+                let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (stem, Schedule::every(1))
+            }
+        }
+    }
+
+    /// How the manifest wants it run; without one, with everything granted and no settings.
+    pub fn setup(&self) -> Setup {
+        match self.declared() {
+            Some(guest) => Setup {
+                settings: guest.settings.clone(),
+                limits: guest.limits,
+                grants: guest.grants.clone(),
+                instance: guest.instance,
+            },
+            None => Setup {
+                settings: "{}".to_owned(),
+                limits: Limits::default(),
+                grants: Grants::everything(),
+                instance: Instance::Fresh,
+            },
+        }
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Looks at the component `file`, or the one that the manifest `file` is about, and at its manifest.
+///
+/// # Errors
+/// If it cannot be read or is no phase; what only keeps a node from loading it is a problem of the inspection.
+pub fn inspect(file: &Path) -> Result<Inspection> {
+    let subject = Subject::load(file)?;
+    let Subject { file, sizes, wasm, code, manifest } = &subject;
+    let mut problems = Vec::new();
+    if let Some(manifest) = manifest {
+        problems.extend(wrong_kind(manifest, file, Runtime::Wasm));
+        if let Err(found) = &manifest.manifest {
+            problems.extend(found.iter().map(ToString::to_string));
+        }
+    }
+    let declared = subject.declared();
+    if declared.and_then(|guest| guest.sha256).is_some_and(|pinned| pinned != code.digest().0) {
+        problems.push(format!("the manifest pins another module: write sha256 = \"{}\"", code.digest()));
+    }
+    let imports: Vec<Import> = code
+        .imports()
+        .iter()
+        .map(|interface| Import {
+            interface: interface.name().to_owned(),
+            granted: declared.map(|guest| guest.grants.allows(*interface)),
+            line: Grants::line(*interface),
+        })
+        .collect();
+    for Import { interface, granted, line } in &imports {
+        if let (Some(false), Some(line)) = (granted, line) {
+            problems.push(format!("it wants {interface:?}, which is not granted; add to [grants]: {line}"));
+        }
+    }
+    let setup = subject.setup();
+    let limits = setup.limits;
+    // Grants are told above; here only the phase itself is asked.
+    let guest = Guest::new(wasm, Arc::clone(code), Setup { grants: Grants::everything(), ..setup });
+    let Described { summary, version, toolkit } = match &guest {
+        Ok(guest) => guest.described().clone(),
+        Err(error) => {
+            problems.push(error.to_string());
+            Described::default()
+        }
+    };
+    if let (Ok(guest), Some(_)) = (&guest, declared)
+        && let Err(problem) = guest.check()
+    {
+        problems.push(format!("[settings]: {problem}"));
+    }
+    Ok(Inspection {
+        file: file.to_owned(),
+        sha256: code.digest().to_string(),
+        sizes: *sizes,
+        summary,
+        version,
+        toolkit,
+        contract: groundskeeper_sdk::contract::PACKAGE,
+        manifest: manifest.as_ref().map(|manifest| manifest.path.clone()),
+        imports,
+        stubs: code.stubs().to_vec(),
+        limits,
+        problems,
+    })
+}

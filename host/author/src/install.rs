@@ -1,0 +1,132 @@
+//! Puts a module and its manifest into a drop-in folder, so that a node never sees half of the pair.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use groundskeeper::config::{Manifest, ManifestFile, Runtime};
+use groundskeeper::data::write_whole;
+use groundskeeper::engine::wasm::sha256;
+use toml::Value;
+
+use super::beside::{manifest_of, runtime_of, wrong_kind};
+use super::inspect::{Inspection, Subject, inspect};
+
+/// What was put where.
+pub struct Installed {
+    pub module: PathBuf,
+    pub manifest: PathBuf,
+    /// A phase of this name was there already.
+    pub replaced: bool,
+    /// The manifest was made up: nothing was about the module.
+    pub made_up: bool,
+    /// What the phase misses in the settings that were made up: none.
+    pub misses: Option<String>,
+}
+
+/// Checks `file` and puts it into `folder` together with its manifest, which then pins its digest.
+///
+/// Without a manifest beside it one is written: it grants what the module imports with the usual ceilings, in shadow
+/// mode, so that nothing happens before the operator has read it.
+///
+/// # Errors
+/// If the module is no phase or its manifest has problems, or the folder cannot be written. The folder is as it was then.
+pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let runtime = runtime_of(&bytes);
+    let is_native = runtime == Runtime::Native;
+    let beside = manifest_of(file, runtime);
+    if let Some(problem) = beside.as_ref().and_then(|manifest| wrong_kind(manifest, file, runtime)) {
+        bail!("{} is not installed:\n  {problem}", file.display());
+    }
+    let inspected = if is_native { None } else { Some(inspect(file)?) };
+    if let Some(Inspection { problems, .. }) = &inspected
+        && !problems.is_empty()
+    {
+        bail!("{} is not installed:\n  {}", file.display(), problems.join("\n  "));
+    }
+    let digest = sha256(&bytes).to_string();
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let (name, text) = match &beside {
+        Some(ManifestFile { path, text, .. }) => (name_in(text, path)?, text.clone()),
+        None if is_native => bail!("{} has no manifest beside it; write {stem}.toml first", file.display()),
+        None => (stem.clone(), made_up(&stem, inspected.as_ref())),
+    };
+    let module = format!("{name}.{}", runtime.extension());
+    let text = with_keys(&text, &[("module", &module), ("sha256", &digest)]);
+    let shown = format!("{name}.toml");
+    if let Err(problems) = Manifest::parse(&text, &shown) {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        bail!("{} is not installed:\n  {}", file.display(), problems.join("\n  "));
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (module, manifest) = (folder.join(module), folder.join(shown));
+    let replaced = manifest.exists();
+    // The manifest pins the module: between the two renames a node sees a module that does not match, and waits.
+    let mode = if is_native { 0o700 } else { 0o644 };
+    write_whole(&module, &bytes, mode).with_context(|| format!("cannot write {}", module.display()))?;
+    write_whole(&manifest, text.as_bytes(), 0o644)
+        .with_context(|| format!("cannot write {}", manifest.display()))?;
+    let misses = match &beside {
+        Some(_) => None,
+        None => Subject::load(&module)?.guest().err().map(|error| format!("{error:#}")),
+    };
+    Ok(Installed { module, manifest, replaced, made_up: beside.is_none(), misses })
+}
+
+fn name_in(text: &str, path: &Path) -> Result<String> {
+    let table: toml::Table = toml::from_str(text).with_context(|| path.display().to_string())?;
+    match table.get("name") {
+        Some(Value::String(name)) => Ok(name.clone()),
+        _ => bail!("{}: name is missing", path.display()),
+    }
+}
+
+/// A manifest for a module that came without one.
+fn made_up(name: &str, inspected: Option<&Inspection>) -> String {
+    let imports = inspected.iter().flat_map(|inspected| &inspected.imports);
+    let lines: Vec<&str> = imports.filter_map(|import| import.line.as_deref()).collect();
+    format!(
+        "name = \"{name}\"\nkind = \"wasm\"\n# Journals what it would do. \"enforce\" lets it act.\nmode = \"shadow\"\n\n\
+         [schedule]\nevery_n_ticks = 1\n\n# What it imports, with the usual ceilings.\n[grants]\n{}\n",
+        lines.join("\n")
+    )
+}
+
+/// The text with top-level keys set to strings, everything else and all comments as they were.
+pub(super) fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
+    let is_key =
+        |line: &str, key: &str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
+    let top_ends = text.lines().position(|line| line.trim_start().starts_with('[')).unwrap_or(usize::MAX);
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for (key, value) in keys.iter().rev() {
+        let line = format!("{key} = \"{value}\"");
+        let found = lines.iter().take(top_ends).position(|line| is_key(line, key));
+        match found {
+            Some(at) => lines[at] = line,
+            // Behind the kind, which every manifest has.
+            None => {
+                let at =
+                    lines.iter().take(top_ends).position(|line| is_key(line, "kind")).map_or(0, |at| at + 1);
+                lines.insert(at, line);
+            }
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_set_where_they_are_and_added_where_they_are_not() {
+        let text =
+            "# mine\nname = \"a\"\nkind = \"wasm\"\nsha256 = \"old\"\n\n[settings]\nmodule = \"kept\"\n";
+        let set = with_keys(text, &[("module", "a.wasm"), ("sha256", "new")]);
+        assert_eq!(
+            set,
+            "# mine\nname = \"a\"\nkind = \"wasm\"\nmodule = \"a.wasm\"\nsha256 = \"new\"\n\n[settings]\nmodule = \"kept\"\n"
+        );
+    }
+}

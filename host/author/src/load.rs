@@ -1,0 +1,154 @@
+//! Loads phases as a node would, and says what came of each. Runs `describe` and `check`, never `run`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use groundskeeper::config::{ManifestFile, Runtime, read_manifests};
+use groundskeeper::engine::Body;
+use groundskeeper::engine::wasm::{Digest, sha256};
+use groundskeeper::loader::Loader;
+use serde::Serialize;
+
+use super::beside::{manifest_of, runtime_of, wrong_kind};
+use super::inspect::Subject;
+use super::install::with_keys;
+use super::scratch::Scratch;
+
+/// What a node would make of one file.
+#[derive(Debug, Serialize)]
+pub struct Loading {
+    pub file: PathBuf,
+    pub name: String,
+    /// `built-in`, `wasm`, `native`; nothing if the manifest does not say.
+    pub kind: String,
+    pub summary: Option<String>,
+    pub version: Option<String>,
+    /// Of the module, if it was loaded.
+    pub sha256: Option<String>,
+    /// Why a node would not load it, with the way out.
+    pub problem: Option<String>,
+}
+
+/// Said of a native phase by verbs that need no node to run it.
+const NOT_TRUSTED: &str = "a native phase is not loaded unless it is trusted, for it would run with all of your rights; to \
+    trust it, set guests.allow_native = true in a config and name that with --config";
+
+impl Loading {
+    fn not_yet(found: &ManifestFile) -> Self {
+        let written =
+            || toml::from_str::<toml::Table>(&found.text).ok()?.get("kind")?.as_str().map(str::to_owned);
+        let kind = match &found.manifest {
+            Ok(manifest) => Some(manifest.kind().to_owned()),
+            Err(_) => written(),
+        };
+        Self {
+            file: found.path.clone(),
+            name: found.name.clone(),
+            kind: kind.unwrap_or_default(),
+            summary: None,
+            version: None,
+            sha256: None,
+            problem: None,
+        }
+    }
+
+    fn of(loader: &Loader, found: &ManifestFile) -> Self {
+        let mut loading = Self::not_yet(found);
+        match loader.file(found) {
+            Ok(Some(spec)) => {
+                loading.summary = Some(spec.body.summary().to_owned());
+                loading.version = Some(spec.version);
+                loading.sha256 = spec.body.digest().map(|digest| Digest(digest).to_string());
+            }
+            Ok(None) => {}
+            Err(problem) => loading.problem = Some(problem),
+        }
+        loading
+    }
+}
+
+/// Loads every phase of a drop-in folder, by file name. Compiles, and keeps nothing of it.
+///
+/// # Errors
+/// If this machine cannot run guests; what is wrong with one phase is its problem.
+pub fn load_folder(dir: &Path, allow_native: bool) -> Result<Vec<Loading>> {
+    let scratch = Scratch::new()?;
+    let loader = loader(&scratch, allow_native)?;
+    Ok(read_manifests(dir).iter().map(|found| Loading::of(&loader, found)).collect())
+}
+
+/// Loads the native phase that `file`, a library or a manifest, is about; None if it is about something else.
+///
+/// # Errors
+/// If it cannot be read or has no manifest of its kind.
+pub fn load_native(file: &Path, allow_native: bool) -> Result<Option<Loading>> {
+    let Some(manifest) = native(file)? else { return Ok(None) };
+    if !allow_native {
+        let problem = Some(NOT_TRUSTED.to_owned());
+        return Ok(Some(Loading { problem, ..Loading::not_yet(&manifest) }));
+    }
+    let scratch = Scratch::new()?;
+    Ok(Some(Loading::of(&loader(&scratch, allow_native)?, &manifest)))
+}
+
+/// The phase that `file`, a module or a manifest, is about, as its manifest wants it run.
+///
+/// # Errors
+/// If it cannot be loaded; for a native phase also if that is not allowed.
+pub fn load(file: &Path, allow_native: bool) -> Result<Arc<dyn Body>> {
+    let Some(manifest) = native(file)? else { return Ok(Arc::new(Subject::load(file)?.guest()?)) };
+    if !allow_native {
+        bail!("{}: {NOT_TRUSTED}", file.display());
+    }
+    let scratch = Scratch::new()?;
+    let loaded = loader(&scratch, allow_native)?.file(&manifest);
+    let spec = loaded.map_err(|problem| anyhow!("{}: {problem}", file.display()))?;
+    Ok(spec.with_context(|| format!("{} is about a built-in phase", manifest.path.display()))?.body)
+}
+
+fn loader(scratch: &Scratch, allow_native: bool) -> Result<Loader> {
+    Loader::new(scratch.path().to_owned(), allow_native).map_err(anyhow::Error::msg)
+}
+
+/// The manifest of the native phase that `file` is about. Module and digest are filled in where it has none, as
+/// `install` does.
+fn native(file: &Path) -> Result<Option<ManifestFile>> {
+    let (library, manifest) = if file.extension().is_some_and(|end| end == "toml") {
+        let manifest = ManifestFile::read(file.to_owned());
+        let table: toml::Table = toml::from_str(&manifest.text).unwrap_or_default();
+        if table.get("kind").and_then(toml::Value::as_str) != Some(Runtime::Native.as_str()) {
+            return Ok(None);
+        }
+        let module = table.get("module").and_then(toml::Value::as_str).map(str::to_owned);
+        let module = module.unwrap_or_else(|| format!("{}.{}", manifest.name, Runtime::Native.extension()));
+        (file.with_file_name(module), manifest)
+    } else {
+        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        if runtime_of(&bytes) != Runtime::Native {
+            return Ok(None);
+        }
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let manifest = manifest_of(file, Runtime::Native).with_context(|| {
+            format!("{} has no manifest beside it; write {stem}.toml with kind = \"native\"", file.display())
+        })?;
+        if let Some(problem) = wrong_kind(&manifest, file, Runtime::Native) {
+            bail!(problem);
+        }
+        (file.to_owned(), manifest)
+    };
+    Ok(Some(filled_in(manifest, &library)?))
+}
+
+fn filled_in(manifest: ManifestFile, library: &Path) -> Result<ManifestFile> {
+    let Ok(table) = toml::from_str::<toml::Table>(&manifest.text) else { return Ok(manifest) };
+    let bytes = fs::read(library).with_context(|| {
+        format!("cannot read {}, which {} is about", library.display(), manifest.path.display())
+    })?;
+    let module = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let digest = sha256(&bytes).to_string();
+    let keys = [("module", module.as_str()), ("sha256", digest.as_str())];
+    let missing: Vec<_> = keys.into_iter().filter(|(key, _)| !table.contains_key(*key)).collect();
+    Ok(ManifestFile::parse(manifest.path, with_keys(&manifest.text, &missing)))
+}

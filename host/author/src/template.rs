@@ -1,0 +1,104 @@
+//! A new phase to start from: source with a test, manifest, a view to try it on. Overwrites nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// What a new phase is written in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Lang {
+    #[default]
+    Rust,
+    C,
+}
+
+const RUST: [(&str, &str); 5] = [
+    ("Cargo.toml", include_str!("template/rust/Cargo.toml.in")),
+    ("src/lib.rs", include_str!("template/rust/lib.rs.in")),
+    ("{name}.toml", include_str!("template/rust/manifest.toml.in")),
+    ("README.md", include_str!("template/rust/README.md.in")),
+    ("views/busy.json", include_str!("template/rust/busy.json.in")),
+];
+
+/// The source of the C example, with a manifest and a view of its own.
+const C: [(&str, &str); 9] = [
+    ("slow.c", include_str!("../../../examples/slow-peers-c/slow.c")),
+    ("mini.c", include_str!("../../../examples/slow-peers-c/mini.c")),
+    ("stdlib.h", include_str!("../../../examples/slow-peers-c/stdlib.h")),
+    ("string.h", include_str!("../../../examples/slow-peers-c/string.h")),
+    ("phase.c", include_str!("../../../examples/slow-peers-c/phase.c")),
+    ("phase.h", include_str!("../../../examples/slow-peers-c/phase.h")),
+    ("{name}.toml", include_str!("template/c/manifest.toml.in")),
+    ("README.md", include_str!("template/c/README.md.in")),
+    ("views/busy.json", include_str!("template/c/busy.json.in")),
+];
+
+/// Makes the folder `name` below `parent`. `sdk` is a checkout of the SDK, if the published one is not to be used.
+///
+/// # Errors
+/// If the name is no name for a phase, the folder is there already, or it cannot be written.
+pub fn create(parent: &Path, name: &str, lang: Lang, sdk: Option<&Path>) -> Result<PathBuf> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || name.len() > 40 || !name.chars().all(fits) {
+        bail!(
+            "{name:?} is no name for a phase: it begins with a to z, then up to 39 more of a-z, 0-9 and \"-\""
+        );
+    }
+    let folder = parent.join(name);
+    if folder.exists() {
+        bail!("{} is there already; choose another name, or remove it", folder.display());
+    }
+    let sdk = match sdk {
+        Some(path) => {
+            let path = fs::canonicalize(path).with_context(|| format!("no SDK at {}", path.display()))?;
+            format!("{{ path = {:?} }}", path.display().to_string())
+        }
+        None => format!("{:?}", sdk_version()),
+    };
+    let filled =
+        |text: &str| text.replace("{name}", name).replace("{type}", &type_name(name)).replace("{sdk}", &sdk);
+    let files: &[(&str, &str)] = match lang {
+        Lang::Rust => &RUST,
+        Lang::C => &C,
+    };
+    for (path, text) in files {
+        let path = folder.join(filled(path));
+        let above = path.parent().expect("below the folder");
+        fs::create_dir_all(above).with_context(|| format!("cannot make {}", above.display()))?;
+        fs::write(&path, filled(text)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    fs::write(folder.join(".gitignore"), "/target\n*.wasm\n*.so\n")?;
+    Ok(folder)
+}
+
+/// The SDK's minor version: what a phase built today needs of it.
+fn sdk_version() -> String {
+    let mut parts = env!("CARGO_PKG_VERSION").split('.');
+    format!("{}.{}", parts.next().unwrap_or("0"), parts.next().unwrap_or("1"))
+}
+
+/// `slow-peers` as `SlowPeers`.
+fn type_name(name: &str) -> String {
+    name.split('-')
+        .filter_map(|part| {
+            let mut letters = part.chars();
+            Some(letters.next()?.to_ascii_uppercase().to_string() + letters.as_str())
+        })
+        .collect()
+}
+
+/// The SDK of the checkout that this binary or this folder belongs to, if there is one.
+pub fn sdk_nearby() -> Option<PathBuf> {
+    let is_sdk = |folder: &Path| {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).ok()?;
+        manifest.contains("name = \"groundskeeper-sdk\"").then(|| folder.to_path_buf())
+    };
+    let binary = std::env::current_exe().ok();
+    let here = std::env::current_dir().ok();
+    let above = [binary, here].into_iter().flatten();
+    let mut candidates = above.flat_map(|path| path.ancestors().map(|up| up.join("sdk")).collect::<Vec<_>>());
+    candidates
+        .find_map(|folder| is_sdk(&folder))
+        .or_else(|| is_sdk(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk"))))
+}

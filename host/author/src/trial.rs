@@ -1,0 +1,149 @@
+//! The same phase natively and as a component, over the same views: one that decides otherwise in the sandbox is found
+//! before a node finds it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use groundskeeper::config::Problem;
+use groundskeeper::engine::Body;
+use groundskeeper::engine::native::Native;
+use groundskeeper::record::Fixture;
+use groundskeeper_sdk::host::Saved;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::build::{build, build_native};
+use super::c;
+use super::dry::DryRun;
+use super::inspect::Subject;
+use super::scratch::Scratch;
+use super::views;
+
+/// Views made by chance that a test goes through.
+const RANDOM_VIEWS: u64 = 500;
+
+/// What a test showed.
+#[derive(Debug, Serialize)]
+pub struct Trial {
+    pub module: PathBuf,
+    pub fixtures: usize,
+    pub random_views: u64,
+    /// Views that led to at least one ask.
+    pub with_asks: u64,
+    pub asks: u64,
+    /// Of one run: least, median, most.
+    pub fuel: [u64; 3],
+    /// Whether there is a library too. If not, as for C written against the component's bindings, the component is
+    /// compared with itself.
+    pub native: bool,
+    /// The views on which they differ, each with both plans.
+    pub different: Vec<String>,
+    /// Runs that ended without a plan.
+    pub failed: Vec<String>,
+}
+
+/// Runs the tests of the phase in `folder`, builds it both ways, and compares them over `views/*.json` and views made by
+/// chance from `seed` on.
+///
+/// # Errors
+/// If a test fails, it does not build, or the manifest has problems. Differences are no error but a finding.
+pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Trial> {
+    let is_rust = folder.join("Cargo.toml").is_file();
+    if is_rust {
+        note("cargo test");
+        let status = Command::new("cargo").arg("test").current_dir(folder).status();
+        if !status.context("cargo could not be run; install Rust with rustup")?.success() {
+            bail!("the phase's own tests fail");
+        }
+    }
+    let module = build(folder, None, note)?.file;
+    let subject = Subject::load(&module)?;
+    let setup = subject.setup();
+    let settings: Value = serde_json::from_str(&setup.settings)?;
+    let component = subject.guest()?;
+    let scratch = Scratch::new()?;
+    let native = if is_rust || c::is_native(folder)? {
+        let built = build_native(folder, Some(scratch.path()), note)?;
+        Some(Native::load(&built.file, built.digest.0, setup.settings, scratch.path())?)
+    } else {
+        None
+    };
+    let fixtures = read_fixtures(&folder.join("views"))?;
+    let mut trial = Trial {
+        module,
+        fixtures: fixtures.len(),
+        random_views: RANDOM_VIEWS,
+        with_asks: 0,
+        asks: 0,
+        fuel: [0; 3],
+        native: native.is_some(),
+        different: Vec::new(),
+        failed: Vec::new(),
+    };
+    let mut fuel = Vec::new();
+    let mut memory = None;
+    let random = (seed..seed + RANDOM_VIEWS).map(|seed| {
+        let name = format!("random view {seed}");
+        let fixture = Fixture::parse(&views::random(seed, &settings).to_string(), &name);
+        (name, fixture)
+    });
+    let written = fixtures.into_iter().map(|(name, fixture)| (name, Ok(fixture)));
+    for (name, fixture) in written.chain(random) {
+        let mut fixture = fixture.map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+        // What one run keeps the next one finds, unless the view says otherwise.
+        fixture.memory = fixture.memory.or_else(|| memory.clone());
+        let run = |body: &dyn Body| DryRun::of(body, fixture.tick, fixture.view());
+        let one = run(&component);
+        let other = native.as_ref().map_or_else(|| run(&component), |native| run(native));
+        trial.note(&name, &one, &other);
+        fuel.extend(one.fuel);
+        memory = one.memory.or(memory).filter(|saved: &Saved| !saved.bytes.is_empty());
+    }
+    fuel.sort_unstable();
+    if let (Some(least), Some(most)) = (fuel.first(), fuel.last()) {
+        trial.fuel = [*least, fuel[fuel.len() / 2], *most];
+    }
+    Ok(trial)
+}
+
+impl Trial {
+    fn note(&mut self, name: &str, component: &DryRun, native: &DryRun) {
+        self.asks += component.asks.len() as u64;
+        self.with_asks += u64::from(!component.asks.is_empty());
+        if !component.is_same_as(native) {
+            self.different.push(format!(
+                "{name}:\n as a component\n{}\n{}natively\n{}\n{}",
+                component.ended,
+                component.shown(),
+                native.ended,
+                native.shown()
+            ));
+        } else if !component.ok {
+            self.failed.push(format!("{name}: {}", component.ended));
+        }
+    }
+}
+
+/// The views of a folder, by file name; none if it is not there.
+///
+/// # Errors
+/// Every problem in the first that is wrong.
+pub fn read_fixtures(folder: &Path) -> Result<Vec<(String, Fixture)>> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "json"));
+    paths.sort();
+    paths.into_iter().map(|path| Ok((path.display().to_string(), read_fixture(&path)?))).collect()
+}
+
+/// Reads a view from a file.
+///
+/// # Errors
+/// Every problem in it, by its place.
+pub fn read_fixture(path: &Path) -> Result<Fixture> {
+    Fixture::read(path).map_err(|problems| {
+        anyhow::anyhow!("{}", problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))
+    })
+}

@@ -1,0 +1,27 @@
+//! The range of a setting: what a check, a JSON schema and people are told of it.
+
+use std::fmt;
+
+pub use groundskeeper_sdk::span::Span;
+
+pub use crate::bytes::Bytes;
+
+/// What a key's value may be, both ends included.
+#[derive(Clone, Copy, Debug)]
+pub enum Bound {
+    Time(Span, Span),
+    Size(Bytes, Bytes),
+    Count(u64, u64),
+    Fraction(f64, f64),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(least, most) => write!(f, "{least} to {most}"),
+            Self::Time(least, most) => write!(f, "{least} to {most}"),
+            Self::Size(least, most) => write!(f, "{least} to {most}"),
+            Self::Fraction(least, most) => write!(f, "{least} to {most}"),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Writing a file so that a crash leaves the old one or the new one, never a part.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Replaces `path` by a file of `bytes` with permissions `mode`, and returns when that is on the disk.
+///
+/// # Errors
+/// Whatever the file system says; `path` is as it was then.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let beside = beside(path);
+    let written = write_synced(&beside, bytes, mode).and_then(|()| {
+        fs::rename(&beside, path)?;
+        sync_folder_of(path)
+    });
+    if written.is_err() {
+        // What is left of it is in nobody's way: the next write removes it.
+        _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+/// [`write_whole`] of several files. Most of its time is the disk's, which is waited for at one time for all of them.
+///
+/// # Errors
+/// Whatever the file system says; the first so many of them may be new then.
+pub fn write_together(files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
+    let besides: Vec<PathBuf> = files.iter().map(|(path, _)| beside(path)).collect();
+    let written = std::thread::scope(|scope| {
+        let writing = files.iter().zip(&besides);
+        let writing = writing.map(|((_, bytes), beside)| scope.spawn(|| write_synced(beside, bytes, mode)));
+        // All are begun before the first is waited for, and all have ended before anything is renamed.
+        let writing: Vec<_> = writing.collect();
+        let ended: Vec<_> = writing.into_iter().map(|one| one.join()).collect();
+        ended
+            .into_iter()
+            .try_for_each(|one| one.unwrap_or_else(|_| Err(io::Error::other("a write panicked"))))
+    });
+    let renamed = written.and_then(|()| {
+        files.iter().zip(&besides).try_for_each(|((path, _), beside)| fs::rename(beside, path))?;
+        let folders: BTreeSet<Option<&Path>> = files.iter().map(|(path, _)| path.parent()).collect();
+        let first_of = |folder| files.iter().map(|(path, _)| path).find(|path| path.parent() == folder);
+        folders.into_iter().filter_map(first_of).try_for_each(|path| sync_folder_of(path))
+    });
+    if renamed.is_err() {
+        besides.iter().for_each(|beside| _ = fs::remove_file(beside));
+    }
+    renamed
+}
+
+/// Where a file is written before it is in its place.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
+    beside.into()
+}
+
+fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    // A leftover of a crash may have other permissions than `mode`, which only count for a file that is made.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A rename is on the disk only when its folder is.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => File::open(".")?.sync_all(),
+    }
+}
+
+/// Makes `folder` with mode 0700 unless it is there. What lies in it is run, so nobody else may write to it.
+///
+/// # Errors
+/// What is wrong and the way out.
+pub fn private_folder(folder: &Path) -> Result<(), String> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| error.to_string())?;
+    let meta = fs::metadata(folder).map_err(|error| error.to_string())?;
+    if meta.permissions().mode() & 0o022 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(
+            "others could write to it, and what lies in it is run; own it and chmod it 700".to_owned()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_written_together_are_all_new_or_the_first_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let names = || {
+            let entries = fs::read_dir(folder.path()).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        fs::write(at("b"), "old").unwrap();
+        fs::write(at("a.tmp"), "left by a crash").unwrap();
+        let files = |text: &str| [(at("a"), text.into()), (at("b"), text.into())];
+        write_together(&files("new"), 0o640).unwrap();
+        assert_eq!((fs::read(at("a")).unwrap(), fs::read(at("b")).unwrap()), (b"new".into(), b"new".into()));
+        assert_eq!(names(), ["a", "b"]);
+
+        // The second cannot even be begun: nothing has changed, and nothing is left.
+        let files = [(at("a"), b"newer".to_vec()), (at("none/b"), b"newer".to_vec())];
+        write_together(&files, 0o640).unwrap_err();
+        assert_eq!((fs::read(at("a")).unwrap(), names()), (b"new".to_vec(), vec!["a".into(), "b".into()]));
+    }
+}

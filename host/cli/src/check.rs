@@ -1,0 +1,111 @@
+//! `check`: every problem of a config, of the manifests in the drop-in folder and of their modules, for people and for
+//! programs.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use groundskeeper::config::{Config, Declared, Manifest, ManifestFile, Overrides, Problem, read_manifests};
+use groundskeeper::node::compare;
+use groundskeeper_author::{Loading, load_folder};
+use serde::Serialize;
+
+use super::show::table;
+use super::{exit, print, print_json, usual_data_dir};
+
+#[derive(Serialize)]
+struct Checked {
+    ok: bool,
+    problems: Vec<Problem>,
+    /// Those of the drop-in folder; empty as long as the config has problems, for it says what is loaded.
+    phases: Vec<Loading>,
+    /// Keys that the file sets and that a running node takes at its next start only.
+    at_start: Vec<String>,
+}
+
+pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
+    let overrides = Overrides { phases, usual_data_dir: usual_data_dir(), ..Overrides::default() };
+    let mut name = file.map_or("the built-in defaults".to_owned(), |file| file.display().to_string());
+    let mut checked = Checked { ok: true, problems: Vec::new(), phases: Vec::new(), at_start: Vec::new() };
+    let dir = match Config::load_with(file, &overrides) {
+        Ok(config) => {
+            if let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) {
+                checked.phases = load_folder(dir, config.guests.allow_native)?;
+            }
+            if let Ok(defaults) = Config::load_with(None, &overrides) {
+                checked.at_start = compare(&defaults, &config).restart;
+            }
+            config.guests.dir
+        }
+        // Where the manifests are is not known as long as the config is wrong, unless a flag says it.
+        Err(problems) => {
+            checked.problems = problems;
+            overrides.phases
+        }
+    };
+    if let Some(dir) = dir.filter(|dir| dir.is_dir()) {
+        write!(name, " with the phases of {}", dir.display())?;
+        for manifest in read_manifests(&dir) {
+            // Those of built-in phases were read with the config.
+            let found = manifest.manifest.err().filter(|_| !manifest.is_built_in);
+            checked.problems.extend(found.unwrap_or_default());
+        }
+    }
+    // What is wrong with a manifest was told by its line.
+    let told =
+        |loading: &Loading| checked.problems.iter().any(|problem| Path::new(&problem.file) == loading.file);
+    let untold = checked.phases.iter().filter(|loading| !told(loading)).filter_map(|loading| {
+        Some(Problem::of(loading.file.display().to_string(), loading.problem.as_ref()?))
+    });
+    let untold: Vec<Problem> = untold.collect();
+    checked.problems.extend(untold);
+    checked.ok = checked.problems.is_empty();
+    tell(&checked, &name, json)
+}
+
+/// The problems of one manifest, and whatever it is about if that is no module. None: its module is to be looked at.
+pub(super) fn manifest(file: &Path, json: bool) -> anyhow::Result<Option<ExitCode>> {
+    let problems = match ManifestFile::read(file.to_owned()).manifest {
+        Ok(Manifest { body: Declared::Guest(_), .. }) => return Ok(None),
+        Ok(_) => Vec::new(),
+        Err(problems) => problems,
+    };
+    let checked = Checked { ok: problems.is_empty(), problems, phases: Vec::new(), at_start: Vec::new() };
+    tell(&checked, &file.display().to_string(), json).map(Some)
+}
+
+fn tell(checked: &Checked, name: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let code = if checked.ok { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) };
+    if json {
+        print_json(checked)?;
+        return Ok(code);
+    }
+    let mut text = String::new();
+    for problem in &checked.problems {
+        writeln!(text, "{problem}")?;
+    }
+    if !checked.phases.is_empty() {
+        let head = ["PHASE", "KIND", "SHA256", "STATE"].map(str::to_owned).to_vec();
+        text += &table([head].into_iter().chain(checked.phases.iter().map(row)).collect());
+    }
+    if !checked.at_start.is_empty() {
+        let keys = checked.at_start.join(", ");
+        writeln!(text, "a node that runs takes these keys at its next start, the others at once: {keys}")?;
+    }
+    match checked.problems.len() {
+        0 => writeln!(text, "{name}: no problems")?,
+        1 => writeln!(text, "{name}: 1 problem")?,
+        count => writeln!(text, "{name}: {count} problems")?,
+    }
+    print(&text)?;
+    Ok(code)
+}
+
+fn row(phase: &Loading) -> Vec<String> {
+    /// Enough to tell modules of one folder apart.
+    const DIGITS: usize = 12;
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let digest = phase.sha256.as_deref().map_or("", |digest| &digest[..DIGITS]);
+    let state = if phase.problem.is_none() { "loads" } else { "NOT loaded" };
+    vec![phase.name.clone(), or_dash(&phase.kind), or_dash(digest), state.to_owned()]
+}

@@ -1,0 +1,257 @@
+//! `dev`: from a source that was saved to a phase that runs in a node, again and again.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use groundskeeper::admin::answers::Held;
+use groundskeeper::admin::{Client, ClientError};
+use groundskeeper::reload::{QUIET, ReloadReport, Watcher};
+use groundskeeper_author::{self as author, Built, DryRun};
+use serde::Serialize;
+use tokio::task::AbortHandle;
+
+use super::{DevArgs, ask, exit, print, show};
+
+/// While a round lasts the node is told so often ...
+const HOLD_AGAIN: Duration = Duration::from_secs(5);
+/// ... to look at nothing for so long: should this process be killed, it looks again by itself.
+const HOLD_SECONDS: u16 = 15;
+
+/// Sources are looked at so often without a hint: in folders below the first, and where there are no hints.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What one round came to.
+#[derive(Default, Serialize)]
+struct Round {
+    built: Option<PathBuf>,
+    sha256: Option<String>,
+    bytes: Option<usize>,
+    /// Views, and what the phase would have done.
+    tries: Vec<Try>,
+    /// The manifest as it was installed.
+    installed: Option<PathBuf>,
+    reload: Option<ReloadReport>,
+    /// Where it stopped.
+    failed: Option<String>,
+    #[serde(skip)]
+    code: u8,
+}
+
+#[derive(Serialize)]
+struct Try {
+    view: String,
+    run: DryRun,
+}
+
+pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let client = match ask::client(&args.node)? {
+        Ok(client) => client,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        if args.once {
+            let done = round(&args.folder, &client).await;
+            done.tell(json)?;
+            return Ok(ExitCode::from(done.code));
+        }
+        tokio::select! {
+            stopped = tokio::signal::ctrl_c() => {
+                stopped?;
+                release(&client).await;
+                Ok(ExitCode::SUCCESS)
+            }
+            ended = rounds(&args.folder, &client, json) => ended,
+        }
+    });
+    // A compiler that still runs has had the same signal, or ends by itself.
+    runtime.shutdown_background();
+    ended
+}
+
+/// A round now and after each change, without an end but for an error of the terminal's.
+async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
+    let watchers = (Watcher::start(folder), Watcher::start(&folder.join("src")));
+    let hints = (watchers.0.hint(), watchers.1.hint());
+    loop {
+        // As they are before the build: a file that is saved while it runs is news after it.
+        let seen = author::sources(folder);
+        round(folder, client).await.tell(json)?;
+        if !json {
+            print(&format!("watching {}; Ctrl-C ends\n", folder.display()))?;
+        }
+        let mut now = author::sources(folder);
+        loop {
+            if now != seen {
+                // Editors save in steps, and branches are checked out file by file.
+                tokio::time::sleep(QUIET).await;
+                let later = author::sources(folder);
+                if later == now {
+                    break;
+                }
+                now = later;
+                continue;
+            }
+            tokio::select! {
+                () = hints.0.notified() => {}
+                () = hints.1.notified() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            now = author::sources(folder);
+        }
+    }
+}
+
+/// Build, check, try, install, reload; ends at the first that fails.
+async fn round(folder: &Path, client: &Client) -> Round {
+    let mut round = Round::default();
+    let held = Hold::begin(client).await;
+    let of = folder.to_owned();
+    let made = tokio::task::spawn_blocking(move || make(&of)).await;
+    match made {
+        Ok(made) => round = made,
+        Err(error) => round.fail(exit::FAILED, error.to_string()),
+    }
+    if round.failed.is_none()
+        && let Some(module) = round.built.clone()
+    {
+        match &held {
+            Ok(hold) => round.put_in(&module, &hold.folder, client).await,
+            Err(error) => round.fail(ask::code_of(error), error.to_string()),
+        }
+    }
+    drop(held);
+    release(client).await;
+    round
+}
+
+/// Everything that needs no node.
+fn make(folder: &Path) -> Round {
+    let mut round = Round::default();
+    let Built { file, digest, sizes } = match author::build(folder, None, &mut super::author::note) {
+        Ok(built) => built,
+        Err(error) => {
+            round.fail(exit::FAILED, format!("{error:#}"));
+            return round;
+        }
+    };
+    (round.sha256, round.bytes) = (Some(digest.to_string()), sizes.map(|sizes| sizes.whole));
+    round.built = Some(file.clone());
+    match author::inspect(&file) {
+        Ok(inspection) if !inspection.problems.is_empty() => {
+            round.fail(exit::CONFIG, inspection.problems.join("\n"));
+        }
+        Ok(_) => {
+            if let Err(error) = round.try_out(&file, &folder.join("views")) {
+                round.fail(exit::FAILED, format!("{error:#}"));
+            }
+        }
+        Err(error) => round.fail(exit::FAILED, format!("{error:#}")),
+    }
+    round
+}
+
+impl Round {
+    fn fail(&mut self, code: u8, why: String) {
+        (self.code, self.failed) = (code, Some(why));
+    }
+
+    /// One dry run over each of the phase's own views.
+    fn try_out(&mut self, file: &Path, views: &Path) -> anyhow::Result<()> {
+        let phase = author::load(file, false)?;
+        for (view, fixture) in author::read_fixtures(views)? {
+            let run = DryRun::of(&*phase, fixture.tick, fixture.view());
+            if !run.ok {
+                self.fail(exit::FAILED, format!("{view}: {}", run.ended));
+            }
+            self.tries.push(Try { view, run });
+        }
+        Ok(())
+    }
+
+    async fn put_in(&mut self, module: &Path, folder: &Path, client: &Client) {
+        let manifest = match author::install(module, folder) {
+            Ok(installed) => installed.manifest,
+            Err(error) => return self.fail(exit::FAILED, format!("{error:#}")),
+        };
+        let name = manifest.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        self.installed = Some(manifest);
+        match ask::have_reloaded(client, true).await {
+            Ok(report) => {
+                // What else lies in the folder is not this phase's fault.
+                let mut own = report.events.iter().filter(|event| event.phase == name);
+                let bad = own.rfind(|event| !event.change.is_good());
+                let why =
+                    bad.map(|event| event.why.clone().unwrap_or_else(|| event.change.as_str().to_owned()));
+                if let Some(why) = why.or_else(|| report.trouble.clone()) {
+                    self.fail(exit::FAILED, why);
+                }
+                self.reload = Some(report);
+            }
+            Err(error) => self.fail(ask::code_of(&error), error.to_string()),
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "what went wrong goes where errors go")]
+    fn tell(&self, json: bool) -> anyhow::Result<()> {
+        if json {
+            print(&(serde_json::to_string(self)? + "\n"))?;
+            return Ok(());
+        }
+        let mut text = String::new();
+        if let (Some(file), Some(sha256)) = (&self.built, &self.sha256) {
+            let kb = self.bytes.unwrap_or(0) as f64 / 1000.0;
+            writeln!(text, "built {}: {kb:.1} KB, sha256 {}", file.display(), &sha256[..12])?;
+        }
+        for Try { view, run } in &self.tries {
+            write!(text, "tried on {view}\n{}", run.shown())?;
+        }
+        if let Some(manifest) = &self.installed {
+            writeln!(text, "installed {}", manifest.display())?;
+        }
+        if let Some(report) = &self.reload {
+            text += &show::reloaded(report);
+        }
+        print(&text)?;
+        // A report has told it already.
+        if let Some(why) = self.failed.as_ref().filter(|_| self.reload.is_none()) {
+            eprintln!("groundskeeper: {why}");
+        }
+        Ok(())
+    }
+}
+
+/// A node that is told to wait, again and again until this is dropped.
+struct Hold {
+    folder: PathBuf,
+    again: AbortHandle,
+}
+
+impl Hold {
+    async fn begin(client: &Client) -> Result<Self, ClientError> {
+        let path = format!("/reload/hold?for={HOLD_SECONDS}");
+        let Held { folder } = client.post(&path).await?;
+        let client = client.clone();
+        let again = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(HOLD_AGAIN).await;
+                // A node that went away is told of at the end of the round.
+                _ = client.post::<Held>(&path).await;
+            }
+        });
+        Ok(Self { folder, again: again.abort_handle() })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.again.abort();
+    }
+}
+
+/// The node may look again. One that is not told does so by itself.
+async fn release(client: &Client) {
+    _ = client.post::<Held>("/reload/hold?for=0").await;
+}

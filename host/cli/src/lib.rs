@@ -1,0 +1,455 @@
+//! Flags, exit codes and what the terminal shows. Holds no logic of the node.
+
+#![expect(
+    clippy::print_stderr,
+    reason = "what goes wrong is said on standard error, before and without any log"
+)]
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use groundskeeper_sdk::span::Span;
+
+use groundskeeper::config::{self, Bytes, Config, Overrides, Problem};
+use groundskeeper::data::DataFolder;
+
+mod ask;
+mod author;
+mod check;
+mod dev;
+mod local;
+pub mod notify;
+mod replay;
+mod run;
+mod show;
+
+/// What the process ends with. Those above 63 are of sysexits.h.
+pub mod exit {
+    /// It was tried and it failed; also: not healthy, nobody to explain.
+    pub const FAILED: u8 = 1;
+    /// What the flags say does not go together; clap's code.
+    pub const USAGE: u8 = 2;
+    /// No node answers (EX_UNAVAILABLE).
+    pub const NO_NODE: u8 = 69;
+    /// The data folder cannot be used (EX_CANTCREAT).
+    pub const DATA: u8 = 73;
+    /// Not allowed to talk to the node (EX_NOPERM).
+    pub const NOT_ALLOWED: u8 = 77;
+    /// The config has problems (EX_CONFIG).
+    pub const CONFIG: u8 = 78;
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done; healthcheck: healthy
+   1  failed; healthcheck: not healthy, or no node; replay: a run was different
+   2  wrong usage
+  69  no node answers
+  73  the data folder cannot be used
+  77  not allowed to talk to the node
+  78  the config has problems";
+
+/// Keeps a peer-to-peer node's connections in order.
+#[derive(Parser, Debug)]
+#[command(name = "groundskeeper", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Run a node
+    Run(RunArgs),
+    /// Check a config with its phases, or one phase with its manifest, and list every problem
+    Check(CheckArgs),
+    /// Show how a running node is
+    Status(NodeArgs),
+    /// List the connections of a running node
+    Peers(PeersArgs),
+    /// List the phases of a running node
+    Phases(NodeArgs),
+    /// Let a phase of a running node run again that was tripped or quarantined
+    Resume(ResumeArgs),
+    /// Keep a phase of a running node from running until it is resumed or the node starts anew
+    Pause(ResumeArgs),
+    /// Run a phase of a running node now, outside of its cadence
+    RunNow(ResumeArgs),
+    /// Follow what a running node does: phase runs, actions, reloads; --json for one object a line
+    Tap(NodeArgs),
+    /// Have a running node look at its drop-in folder now, and tell what changed; exit code 0 if all of it runs
+    Reload(ReloadArgs),
+    /// Tell everything a running node still knows about a peer: why it was dialled, why it left
+    Explain(ExplainArgs),
+    /// Run what was recorded again and compare, or try another phase on the same hours
+    Replay(ReplayArgs),
+    /// Ask a running node whether it is alive: exit code 0 or 1, for containers
+    Healthcheck(HealthArgs),
+    /// Start a new phase: source (in Rust with a test), manifest, a view to try it on
+    New(NewArgs),
+    /// Build a phase: a WebAssembly component beside its manifest
+    Build(BuildArgs),
+    /// Run a phase once over a view, without effects: plan, fuel, memory
+    Try(TryArgs),
+    /// Run a phase's tests, then compare it natively and as a component over the same views (C for components: with itself)
+    Test(TestArgs),
+    /// Put a phase and its manifest where a node looks for them
+    Install(InstallArgs),
+    /// Build, check, try and install a phase at each change of its source, into a running node
+    Dev(DevArgs),
+    /// Print the JSON schema of the config
+    #[command(hide = true)]
+    Schema(SchemaArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The config file; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of the node's key, state and socket [default: $XDG_STATE_HOME/groundskeeper or ~/.local/state/groundskeeper]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// Start so many further nodes in this process, each with its own key and port, to see a network at work
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
+    pub local_peers: u32,
+    /// Time from one tick to the next, like 10s; goes over the config
+    #[arg(long, value_name = "TIME")]
+    pub interval: Option<Span>,
+    /// Stop after so many ticks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ticks: Option<u32>,
+    /// Write what each beat froze and what came of it into this file, for `replay`; peers' addresses are in it
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// What the recording and its predecessor, FILE.1, may take together: at half of it the file turns over
+    #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = record_max, requires = "record")]
+    pub record_max: Bytes,
+}
+
+/// A smaller one turns over at every few beats of a large node.
+const LEAST_RECORD_MAX: Bytes = Bytes::mib(1);
+
+fn record_max(text: &str) -> Result<Bytes, String> {
+    let size: Bytes = text.parse()?;
+    if size < LEAST_RECORD_MAX { Err(format!("{size} is less than {LEAST_RECORD_MAX}")) } else { Ok(size) }
+}
+
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// The recording
+    pub file: PathBuf,
+    /// Instead, run this phase (a component, its manifest, or a built-in's name) where it would have been due, and show what it would have done beside what did happen
+    #[arg(long, value_name = "PHASE")]
+    pub phase: Option<String>,
+    /// Folder of the components that ran, for running them again [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The config that says how built-in phases are set; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Two drops of one connection count as agreed if they are so many ticks apart at the most
+    #[arg(long, value_name = "TICKS", default_value_t = 10, requires = "phase")]
+    pub within: u32,
+    /// Instead, print the view of this tick as JSON, to be used as a fixture
+    #[arg(long, value_name = "TICK", conflicts_with = "phase")]
+    pub dump: Option<u32>,
+    /// The view, tick and memory that this phase had in it
+    #[arg(long, value_name = "NAME", requires = "dump")]
+    pub seen_by: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The config file; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A phase: its module or its manifest (for a native one --config says whether it is trusted); or the same as --config
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// That of the manifests of phases instead
+    #[arg(long)]
+    pub manifest: bool,
+}
+
+/// Which node is asked.
+#[derive(Args, Debug)]
+pub struct NodeArgs {
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The admin socket of the node
+    #[arg(long, value_name = "PATH", conflicts_with = "data_dir")]
+    pub socket: Option<PathBuf>,
+    /// The config that the node runs with, to find its data folder and socket
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "socket"])]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct PeersArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// List at most so many
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// Ask again until nothing is pending any more, for up to 10 s
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ResumeArgs {
+    /// Name of the phase
+    pub phase: String,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
+    pub peer: String,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct HealthArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Ask whether it is ready: the first tick is done and every built-in phase works
+    #[arg(long)]
+    pub ready: bool,
+}
+
+/// What a new phase is written in.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Lang {
+    #[default]
+    Rust,
+    C,
+}
+
+impl From<Lang> for groundskeeper_author::Lang {
+    fn from(lang: Lang) -> Self {
+        match lang {
+            Lang::Rust => Self::Rust,
+            Lang::C => Self::C,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct NewArgs {
+    /// Name of the phase, and of its folder
+    pub name: String,
+    /// What it is written in
+    #[arg(long, value_enum, default_value_t)]
+    pub lang: Lang,
+    /// A checkout of groundskeeper-sdk [default: the one this binary or folder belongs to, else the published one]
+    #[arg(long, value_name = "DIR")]
+    pub sdk: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Where the module goes [default: the folder of the phase]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Build a shared library instead: a native phase, which a node has to trust
+    #[arg(long)]
+    pub native: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct TryArgs {
+    /// The module, or its manifest; a native one runs only with a --config that allows native phases
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    #[command(flatten)]
+    pub from: ViewArgs,
+    /// Which node --from-node means
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Run it so often, each time with what it kept from the run before
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub runs: u32,
+}
+
+/// What a phase is tried on.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct ViewArgs {
+    /// A view in a file, as `replay --dump` writes it
+    #[arg(long, value_name = "FILE")]
+    pub view: Option<PathBuf>,
+    /// What a running node sees now
+    #[arg(long)]
+    pub from_node: bool,
+    /// A beat of a recording: FILE@TICK, or FILE for its first one
+    #[arg(long, value_name = "FILE[@TICK]")]
+    pub recording: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct DevArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Do it once, and end with how that went
+    #[arg(long)]
+    pub once: bool,
+    /// The node that runs it
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct TestArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// The first of the seeds of the random views
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct InstallArgs {
+    /// The module; its manifest lies beside it, or one is made up
+    #[arg(value_name = "FILE")]
+    pub module: PathBuf,
+    /// The drop-in folder [default: the one of the node]
+    #[arg(long, value_name = "DIR")]
+    pub phases: Option<PathBuf>,
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR", conflicts_with = "phases")]
+    pub data_dir: Option<PathBuf>,
+    /// The config that the node runs with, to find its folders
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Sets what is logged from now on.
+pub type SetLevel = Box<dyn Fn(config::Level) + Send + Sync>;
+
+/// Does what the flags say. `start_logging` is called once, when the config of a node to be run is known.
+pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log) -> SetLevel) -> ExitCode {
+    let json = cli.json;
+    let done = match cli.verb {
+        Verb::Run(args) => run::run(&args, json, start_logging),
+        Verb::Check(CheckArgs { file: Some(file), config, .. }) if author::is_phase(&file) => {
+            author::check(&file, config.as_deref(), json)
+        }
+        Verb::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
+            let (file, config) = (file.display(), config.display());
+            eprintln!("groundskeeper: {file} is a config, and so is --config {config}; name one of them");
+            Ok(ExitCode::from(exit::USAGE))
+        }
+        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
+        Verb::Status(node) => ask::status(&node, json),
+        Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
+        Verb::Phases(node) => ask::phases(&node, json),
+        Verb::Pause(args) => ask::pause(&args.node, &args.phase, json),
+        Verb::RunNow(args) => ask::run_now(&args.node, &args.phase, json),
+        Verb::Tap(node) => ask::tap(&node, json),
+        Verb::Reload(args) => ask::reload(&args.node, args.wait, json),
+        Verb::Resume(args) => ask::resume(&args.node, &args.phase, json),
+        Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
+        Verb::Replay(args) => replay::replay(&args, json),
+        Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
+        Verb::Try(args) => author::dry_run(&args, json),
+        Verb::Test(args) => author::test(&args, json),
+        Verb::Install(args) => author::install(&args),
+        Verb::Dev(args) => dev::dev(&args, json),
+        Verb::New(args) => author::new(&args),
+        Verb::Build(args) => author::build(&args, json),
+        Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),
+        Verb::Schema(_) => print(&format!("{:#}\n", config::schema())),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("groundskeeper: {error:#}");
+        ExitCode::from(exit::FAILED)
+    })
+}
+
+/// Results go to standard output. A reader that has seen enough (`| head`) is not an error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Every problem of a config that was to be used, to standard error.
+fn refuse_config(problems: &[Problem]) -> ExitCode {
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    let count = problems.len();
+    eprintln!("groundskeeper: the config has {count} problem{}", if count == 1 { "" } else { "s" });
+    ExitCode::from(exit::CONFIG)
+}
+
+/// Where a node's data is, as flags, config and the user's environment say, in this order.
+fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
+    config.node.data_dir.clone().or_else(usual_data_dir).ok_or_else(|| {
+        anyhow::anyhow!("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
+    })
+}
+
+/// What the user's environment says.
+fn usual_data_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("groundskeeper"))
+}
+
+fn admin_socket(config: &Config) -> anyhow::Result<PathBuf> {
+    match &config.admin.socket {
+        Some(path) => Ok(path.clone()),
+        None => Ok(DataFolder::admin_socket(&data_dir(config)?)),
+    }
+}
+
+impl RunArgs {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            interval: self.interval,
+            data_dir: self.data_dir.clone(),
+            phases: self.phases.clone(),
+            usual_data_dir: usual_data_dir(),
+            without_manifests: false,
+            // Local peers live on addresses that no stranger is told.
+            allow_private: (self.local_peers > 0).then_some(true),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `--local-peers`: further nodes in the same process, each with its own key, port and pool, so that a newcomer sees a
+//! network at work. They are whole nodes and know each other only through the network.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use groundskeeper::book::Source;
+use groundskeeper::clock::{Clock, SystemClock};
+use groundskeeper::config::Config;
+use groundskeeper::data::DataFolder;
+use groundskeeper::node::{Node, StartError};
+
+/// How many of the local nodes the main one is told of; the others it has to find.
+const INTRODUCED: usize = 2;
+
+/// Without a config of its own a demonstration neither listens to the world nor collides with a node that does.
+pub(super) fn keep_to_this_machine(config: &mut Config) {
+    config.net.listen = vec![loopback()];
+}
+
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// Starts one node per folder. Each is like the main node but for its port, and knows nobody yet.
+pub(super) async fn start(
+    config: &Config,
+    folders: Vec<DataFolder>,
+    clock: &Arc<SystemClock>,
+) -> Result<Vec<Node>, StartError> {
+    if folders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut theirs = config.clone();
+    theirs.net.listen = vec![loopback()];
+    theirs.net.advertise.clear();
+    theirs.net.bootstrap.clear();
+    theirs.journal.file = None;
+    // They are company, not the node that is looked at.
+    theirs.guests.dir = None;
+    let mut locals = Vec::new();
+    for folder in folders {
+        let clock = Arc::clone(clock) as Arc<dyn Clock>;
+        locals.push(Node::builder().config(theirs.clone()).data_folder(folder).clock(clock).start().await?);
+    }
+    Ok(locals)
+}
+
+/// Tells every local node where the main one is, and the main one where the first few of them are.
+pub(super) fn introduce(locals: &[Node], main: &Node) {
+    let Some(&at) = main.net().local_addrs().first() else { return };
+    let reachable = SocketAddr::new(
+        if at.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { at.ip() },
+        at.port(),
+    );
+    for local in locals {
+        local.state().book.learn(reachable, Some(main.id()), Source::Bootstrap);
+    }
+    for local in &locals[..locals.len().min(INTRODUCED)] {
+        for address in local.net().local_addrs() {
+            main.state().book.learn(address, Some(local.id()), Source::Bootstrap);
+        }
+    }
+}

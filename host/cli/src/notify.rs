@@ -1,0 +1,83 @@
+//! What systemd is told, if it started the node. Does nothing elsewhere.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The first tick has ended: units that wait for this one may start.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// A tick has ended: one line for `systemctl status`, and a beat of the watchdog. To be called from nowhere else, so
+/// that a ticker that stands is a node that is restarted.
+pub fn tick_ended(status: &str) {
+    send(&[NotifyState::Watchdog, NotifyState::Status(status)]);
+}
+
+/// What can change while the node runs is being read again; [`ready`] ends that.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "systemd could not be told"),
+    }
+}
+
+/// Shutdown has begun.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+/// How often the watchdog wants a beat, if it is on. Below the interval the unit would be killed between two ticks.
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// The variable is the test's way to be told that it is the child, which has NOTIFY_SOCKET set.
+    const CHILD: &str = "GROUNDSKEEPER_TEST_NOTIFY";
+
+    #[test]
+    fn systemd_hears_ready_watchdog_and_stopping() {
+        if std::env::var_os(CHILD).is_some() {
+            ready("tick 1");
+            tick_ended("tick 2");
+            stopping();
+            assert_eq!(watchdog(), Some(Duration::from_secs(3)));
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let (_, module) = module_path!().split_once("::").expect("a crate's name is in front");
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("{module}::systemd_hears_ready_watchdog_and_stopping")])
+            .env(CHILD, "1")
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "3000000")
+            .env_remove("WATCHDOG_PID")
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        let heard = || {
+            let mut bytes = [0; 200];
+            let length = socket.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..length]).into_owned()
+        };
+        assert_eq!(heard(), "READY=1\nSTATUS=tick 1\n");
+        assert_eq!(heard(), "WATCHDOG=1\nSTATUS=tick 2\n");
+        assert_eq!(heard(), "STOPPING=1\n");
+    }
+}

@@ -1,0 +1,312 @@
+//! `run`: a node from flags to its end, and one readable line per tick. The node itself is elsewhere.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper::clock::SystemClock;
+use groundskeeper::config::{self, Config};
+use groundskeeper::cycle::BeatReport;
+use groundskeeper::data::{DataError, DataFolder};
+use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep, StartError};
+use groundskeeper::record::{Recorder, RecorderOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{RunArgs, SetLevel, admin_socket, data_dir, exit, local, notify, refuse_config};
+
+/// After the shutdown's own deadline, how long threads that do not end are waited for.
+const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// What a node is started with: checked config and locked folders.
+struct Prepared {
+    pub config: Config,
+    pub data: DataFolder,
+    /// One folder for each further local node.
+    pub local_peers: Vec<DataFolder>,
+    /// None: the config switches the admin API off.
+    pub admin_socket: Option<std::path::PathBuf>,
+    /// Stop after so many ticks.
+    pub ticks: Option<u32>,
+    /// Print ticks as JSON lines.
+    pub json: bool,
+    /// Where beats are recorded.
+    pub recorder: Option<Recorder>,
+    pub source: ConfigSource,
+}
+
+/// Prepares a node and runs it until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps a node from running that has no exit code of its own.
+pub(super) fn run(
+    args: &RunArgs,
+    json: bool,
+    start_logging: impl FnOnce(&config::Log) -> SetLevel,
+) -> anyhow::Result<ExitCode> {
+    let mut config = match Config::load_with(args.config.as_deref(), &args.overrides()) {
+        Ok(config) => config,
+        Err(problems) => return Ok(refuse_config(&problems)),
+    };
+    let set_level = start_logging(&config.log);
+    if args.local_peers > 0 && args.config.is_none() {
+        local::keep_to_this_machine(&mut config);
+    }
+    let (path, overrides, on_one_machine) =
+        (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
+    let read = move || {
+        let mut config = Config::load_with(path.as_deref(), &overrides)?;
+        if on_one_machine {
+            local::keep_to_this_machine(&mut config);
+        }
+        Ok(config)
+    };
+    let applied = Box::new(move |config: &Config| set_level(config.log.level));
+    let source = ConfigSource { file: args.config.clone(), read: Box::new(read), applied };
+    match prepare(args, config, json, source) {
+        Ok(prepared) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let ended = runtime.block_on(run_node(prepared));
+            // A phase that never comes back holds a thread; the process does not wait for it.
+            runtime.shutdown_timeout(LAST_GRACE);
+            ended
+        }
+        Err(error) => data_error_code(error),
+    }
+}
+
+/// Errors of the data folder have an exit code of their own.
+#[expect(clippy::print_stderr, reason = "a refusal is the verb's answer")]
+fn data_error_code(error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    let is_data = error.downcast_ref::<DataError>().is_some()
+        || matches!(error.downcast_ref::<StartError>(), Some(StartError::Data(_) | StartError::Key(_)));
+    if is_data {
+        eprintln!("groundskeeper: {error}");
+        return Ok(ExitCode::from(exit::DATA));
+    }
+    Err(error)
+}
+
+fn prepare(args: &RunArgs, config: Config, json: bool, source: ConfigSource) -> anyhow::Result<Prepared> {
+    let path = data_dir(&config)?;
+    let data = DataFolder::open(&path)?;
+    let local_peers = (1..=args.local_peers)
+        .map(|n| DataFolder::open(&DataFolder::local_peer(&path, n)))
+        .collect::<Result<_, _>>()?;
+    let admin_socket = if config.admin.enabled { Some(admin_socket(&config)?) } else { None };
+    let max_bytes = args.record_max.0;
+    let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
+    let recorder = args.record.as_deref().map(recorder).transpose()?;
+    Ok(Prepared { config, data, local_peers, admin_socket, ticks: args.ticks, json, recorder, source })
+}
+
+async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
+    let Prepared { config, data, local_peers, admin_socket, ticks, json, recorder, source } = prepared;
+    // Signals first: from here on, being told to stop means stopping in order.
+    let mut signals = Signals::listen()?;
+    let clock = SystemClock::new();
+    let locals = local::start(&config, local_peers, &clock).await?;
+    let builder = Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock);
+    let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
+    let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
+    let node = match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
+        Ok(node) => node,
+        Err(error) => return data_error_code(error.into()),
+    };
+    local::introduce(&locals, &node);
+    warn_of_short_watchdog(config.node.interval);
+    let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || ticks.is_some() };
+    out.greet(&config, &node, locals.len());
+    let hangup = signal(SignalKind::hangup())?;
+    let why = tokio::select! {
+        () = follow(node.maintenance().handle().reports(), ticks, &mut out) => "the last tick has run",
+        () = reload_at_hangup(hangup, &node) => "signals have ended",
+        name = signals.next() => name,
+    };
+    tracing::info!(why, "shutting down");
+    notify::stopping();
+    tokio::select! {
+        is_clean = shut_down(node, locals, config.shutdown.deadline) => {
+            Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+        }
+        name = signals.next() => {
+            tracing::warn!(name, "told to stop a second time: ending at once");
+            Ok(ExitCode::from(exit::FAILED))
+        }
+    }
+}
+
+fn warn_of_short_watchdog(interval: Duration) {
+    if let Some(watchdog) = notify::watchdog().filter(|watchdog| *watchdog <= interval) {
+        tracing::warn!(
+            ?watchdog,
+            ?interval,
+            "systemd's watchdog is shorter than a tick and \
+            will end this node; set WatchdogSec to at least three intervals"
+        );
+    }
+}
+
+/// True if every step went as it should.
+async fn shut_down(node: Node, locals: Vec<Node>, deadline: Duration) -> bool {
+    // All at once: each would wait for the goodbyes of the others.
+    let mut leaving: tokio::task::JoinSet<_> =
+        locals.into_iter().map(|local| local.shutdown(deadline / 4)).collect();
+    while leaving.join_next().await.is_some() {}
+    let mut is_clean = true;
+    for ShutdownStep { number, what, took, trouble } in node.shutdown(deadline).await {
+        let took_ms = took.as_millis() as u64;
+        match trouble {
+            None => tracing::info!(number, what, took_ms, "shutdown step"),
+            Some(trouble) => {
+                is_clean = false;
+                tracing::warn!(number, what, took_ms, trouble, "shutdown step");
+            }
+        }
+    }
+    is_clean
+}
+
+/// Tells the terminal and systemd of every beat; returns after `last` ticks.
+async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: &mut Out) {
+    let mut ticks = 0;
+    loop {
+        let report = match reports.recv().await {
+            Ok(report) => report,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "the terminal is slower than the ticks");
+                continue;
+            }
+            Err(RecvError::Closed) => return,
+        };
+        out.beat(&report);
+        if report.urgent > 0 {
+            continue;
+        }
+        ticks += 1;
+        let status = format!("tick {}, {} connected", report.tick, report.connected);
+        if ticks == 1 {
+            notify::ready(&status);
+        } else {
+            notify::tick_ended(&status);
+        }
+        if last == Some(ticks) {
+            return;
+        }
+    }
+}
+
+/// Reads the config and looks at the drop-in folder at each SIGHUP.
+async fn reload_at_hangup(mut hangup: Signal, node: &Node) {
+    while hangup.recv().await.is_some() {
+        notify::reloading();
+        if let Some(reconfigurer) = node.reconfigurer() {
+            reconfigurer.reconfigure().await.log();
+        }
+        let report = match node.reload() {
+            Some(reload) => reload.reload().await,
+            None => None,
+        };
+        notify::ready("reloaded");
+        if let Some(report) = report {
+            tracing::info!(
+                changes = report.events.len(),
+                good = report.is_good(),
+                "looked at the phases: SIGHUP"
+            );
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Standard output: a line per beat on a terminal or for a run of known length, JSON lines if asked for.
+struct Out {
+    json: bool,
+    lines: bool,
+}
+
+impl Out {
+    fn line(&mut self, text: &str) {
+        // Whoever closed the pipe does not want to read on; the node goes on.
+        self.lines = self.lines && writeln!(std::io::stdout(), "{text}").is_ok();
+    }
+
+    fn greet(&mut self, config: &Config, node: &Node, locals: usize) {
+        let addresses: Vec<String> = node.net().local_addrs().iter().map(ToString::to_string).collect();
+        tracing::info!(id = %node.id(), listen = addresses.join(" "), new = node.is_new(), "node started");
+        if self.json {
+            return;
+        }
+        self.line(&format!("node {} of network {:?}", node.id(), config.node.network));
+        self.line(&format!("  listening on {}", addresses.join(", ")));
+        self.line(&format!("  data folder  {}", node.folder().path().display()));
+        if locals > 0 {
+            self.line(&format!("  with {locals} further nodes in this process"));
+        }
+        self.line(&format!(
+            "  a tick each {0:?}, the first {0:?} from now; Ctrl-C stops",
+            config.node.interval
+        ));
+    }
+
+    fn beat(&mut self, report: &BeatReport) {
+        if self.json {
+            match serde_json::to_string(report) {
+                Ok(line) => self.line(&line),
+                Err(error) => tracing::error!(%error, "a report that is not JSON"),
+            }
+            return;
+        }
+        let number = if report.urgent == 0 {
+            format!("tick {}", report.tick)
+        } else {
+            format!("tick {} urgent {}", report.tick, report.urgent)
+        };
+        let mut text = format!("{number}: {} connected", report.connected);
+        let tally = report.tally;
+        for (count, did) in [
+            (tally.pinged, "pinged"),
+            (tally.disconnected, "disconnected"),
+            (tally.dialed, "dialed"),
+            (tally.probed, "probed"),
+            (tally.banned, "banned"),
+            (tally.broadcasts_forgotten, "broadcasts forgotten"),
+            (tally.addresses_forgotten, "addresses forgotten"),
+            (tally.shadow, "in shadow"),
+            (tally.void + tally.refused, "not done"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {did}"));
+            }
+        }
+        if report.late {
+            text.push_str(&format!(", late ({} ticks skipped)", report.skipped));
+        }
+        for run in report.runs.iter().filter(|run| run.result != "ok") {
+            text.push_str(&format!(", {} {}", run.name, run.result));
+        }
+        let runs: Vec<&str> = report.runs.iter().map(|run| &*run.name).collect();
+        text.push_str(&format!("  [{} in {:.1} ms]", runs.join(" "), report.took.as_secs_f64() * 1000.0));
+        self.line(&text);
+    }
+}

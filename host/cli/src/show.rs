@@ -1,0 +1,462 @@
+//! Answers as text for a terminal. What peers say is shown with its control characters escaped.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use groundskeeper::admin::answers::{Explanation, Health, Peer, Peers, Phases, Resumed, Status};
+use groundskeeper::engine::policy::Mode;
+use groundskeeper::flow::{BreakerState, KindSnapshot, LatencySnapshot, TrafficSnapshot};
+use groundskeeper::journal::{Outcome, Record};
+use groundskeeper::pool::Direction;
+use groundskeeper::pool::PoolStats;
+use groundskeeper::registry::{PhaseState, PhaseStatus};
+use groundskeeper::reload::ReloadReport;
+use groundskeeper_sdk::span::Span;
+use serde_json::Value;
+
+pub(super) fn status(status: &Status) -> String {
+    let Status {
+        node,
+        version,
+        network,
+        tick,
+        interval_ms,
+        uptime_s,
+        listening,
+        pool,
+        book,
+        journal,
+        traffic,
+        requests,
+        phases,
+    } = status;
+    let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
+    let stats = &pool.stats;
+    let PoolStats { total, healthy, stale, avg_health, oldest_s, inbound, outbound, .. } = stats;
+    let facts = [
+        ("node", node.to_string()),
+        ("version", format!("{version}, network {network}, up {}", age(*uptime_s))),
+        ("listening", if listening.is_empty() { "nowhere".into() } else { listening.join(", ") }),
+        ("tick", format!("{tick}, one each {}", Span::millis(*interval_ms))),
+        (
+            "peers",
+            format!(
+                "{total} of at most {}: {inbound} in, {outbound} out; {healthy} healthy, {stale} stale, mean health \
+                 {avg_health}, oldest {}",
+                pool.capacity,
+                age((*oldest_s).into())
+            ),
+        ),
+        (
+            "under way",
+            format!("{} handshakes, {} dials, {} closing", stats.handshaking, book.dialing, stats.closing),
+        ),
+        ("book", format!("{} addresses, {} bans", book.addresses, pool.bans)),
+        ("ended", format!("{} connections since the start", journal.disconnects)),
+    ];
+    let mut facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]).to_vec();
+    if let Some(traffic) = traffic {
+        facts.push(vec!["traffic".to_owned(), traffic_words(traffic)]);
+    }
+    let requests = if requests.is_empty() { String::new() } else { format!("\n{}", request_table(requests)) };
+    format!("{}{requests}\n{}", table(facts), phase_table(phases))
+}
+
+fn traffic_words(traffic: &TrafficSnapshot) -> String {
+    let dropped: u64 = [traffic.full, traffic.refused, traffic.shed].iter().flatten().sum();
+    format!(
+        "{} of {} KiB queued, {} frames sent, {} dropped or refused, {} too late; {} requests open",
+        traffic.queued_bytes.div_ceil(1024),
+        traffic.budget_bytes / 1024,
+        traffic.sent.iter().sum::<u64>(),
+        dropped,
+        traffic.expired,
+        traffic.pending
+    )
+}
+
+/// How requests of each kind fare.
+fn request_table(requests: &[KindSnapshot]) -> String {
+    let head = ["REQUEST", "ANSWERED", "FAILED", "BUSY", "TIMED OUT", "OTHER", "P50", "P99", "P999"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(requests.iter().map(|of| {
+        let [answered, failed, busy, timed_out, other @ ..] = of.ends;
+        let LatencySnapshot { p50_us, p99_us, p999_us, .. } = of.latency;
+        let counts = [answered, failed, busy, timed_out, other.iter().sum()].map(|count| count.to_string());
+        let mut row = vec![printable(&of.kind)];
+        row.extend(counts);
+        row.extend([p50_us, p99_us, p999_us].map(micros));
+        row
+    }));
+    table(rows)
+}
+
+pub(super) fn resumed(resumed: &Resumed) -> String {
+    format!("{} runs again; it was {}\n", printable(&resumed.phase), resumed.was.as_str())
+}
+
+pub(super) fn paused(paused: &Resumed) -> String {
+    let phase = printable(&paused.phase);
+    format!(
+        "{phase} is paused; it was {}. `groundskeeper resume {phase}` lets it run again\n",
+        paused.was.as_str()
+    )
+}
+
+/// What a beat of its own came to, for one phase.
+pub(super) fn ran(report: &Value) -> String {
+    let runs = report["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if runs.is_empty() {
+        return "nothing ran\n".to_owned();
+    }
+    runs.iter().map(run).collect()
+}
+
+fn run(run: &Value) -> String {
+    let text = |value: &Value| printable(value.as_str().unwrap_or("-"));
+    let nanos = |took: &Value| {
+        took["secs"].as_u64().unwrap_or(0) * 1_000_000_000 + took["nanos"].as_u64().unwrap_or(0)
+    };
+    let did: Vec<String> = run["tally"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, n)| n.as_u64().is_some_and(|n| n > 0))
+        .map(|(what, n)| format!("{n} {}", what.replace('_', " ")))
+        .collect();
+    let did = if did.is_empty() { "asked for nothing".to_owned() } else { did.join(", ") };
+    let fuel = run["fuel"].as_u64().map(|fuel| format!(", fuel {fuel}")).unwrap_or_default();
+    let words = run["words"].as_str().map(|words| format!(": {}", printable(words))).unwrap_or_default();
+    format!(
+        "{} {} in {}{fuel}: {did}{words}\n",
+        text(&run["name"]),
+        text(&run["result"]),
+        micros(nanos(&run["took"]) / 1000)
+    )
+}
+
+/// One line of `tap`.
+pub(super) fn event(line: &str) -> String {
+    let Ok(event) = serde_json::from_str::<Value>(line) else { return format!("{}\n", printable(line)) };
+    match event["event"].as_str() {
+        Some("run") => format!("run     tick {}: {}", event["tick"], run(&event)),
+        Some("action") => match serde_json::from_value::<Record>(event) {
+            Ok(told) => format!("action  {}\n", record(&told)),
+            Err(_) => format!("{}\n", printable(line)),
+        },
+        Some("reload") => {
+            let text = |key: &str| printable(event[key].as_str().unwrap_or("-"));
+            let why = event["why"].as_str().map(|why| format!(": {}", printable(why))).unwrap_or_default();
+            format!("reload  {} {} {}{why}\n", text("phase"), text("digest"), text("change"))
+        }
+        Some("lost") => format!("lost    {} events came faster than they were read\n", event["events"]),
+        _ => format!("{}\n", printable(line)),
+    }
+}
+
+pub(super) fn reloaded(report: &ReloadReport) -> String {
+    let mut text = String::new();
+    for event in &report.events {
+        let digest = event.digest.as_deref().map(|digest| format!(" {digest}")).unwrap_or_default();
+        text += &format!("{}{digest}: {}\n", printable(&event.phase), event.change.as_str());
+        for line in event.why.iter().flat_map(|why| why.lines()) {
+            text += &format!("  {}\n", printable(line));
+        }
+    }
+    if let Some(trouble) = &report.trouble {
+        text += &format!("{}\n", printable(trouble));
+    }
+    if let Some(config) = &report.config {
+        for (keys, what) in [(&config.changed, "changed"), (&config.restart, "at the next start")] {
+            if !keys.is_empty() {
+                text += &format!("config: {what}: {}\n", keys.join(", "));
+            }
+        }
+        for problem in &config.problems {
+            text += &format!("config, which stays as it is: {}\n", printable(problem));
+        }
+    }
+    if text.is_empty() {
+        text += "nothing has changed\n";
+    }
+    text + &format!("{} dropped-in phases run\n", report.running)
+}
+
+pub(super) fn phases(phases: &Phases) -> String {
+    format!("tick {}\n{}", phases.tick, phase_table(&phases.phases))
+}
+
+fn phase_table(phases: &[PhaseStatus]) -> String {
+    let head = [
+        "PHASE", "KIND", "MODE", "STATE", "EVERY", "LAST", "NEXT", "RUNS", "FAILED", "MISSED", "REFUSED",
+        "TOOK", "MEDIAN", "FUEL", "MEMORY",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for phase in phases {
+        let tick = |tick: Option<u32>| tick.map_or("-".to_owned(), |tick| tick.to_string());
+        let state = match (phase.state, phase.pause_left) {
+            (PhaseState::Tripped, 1) => "tripped for 1 run".to_owned(),
+            (PhaseState::Tripped, runs) => format!("tripped for {runs} runs"),
+            (PhaseState::Probation, _) => match phase.probation_left {
+                Some(1) => "probation, 1 run left".to_owned(),
+                Some(runs) if runs > 0 => format!("probation, {runs} runs left"),
+                _ => "probation".to_owned(),
+            },
+            (state, _) => state.as_str().to_owned(),
+        };
+        if matches!(phase.state, PhaseState::Rejected | PhaseState::Pending) {
+            rows.push(vec![printable(&phase.name), phase.kind.to_string(), "-".to_owned(), state]);
+            continue;
+        }
+        let mode = match phase.mode {
+            Mode::Enforce => "enforce",
+            Mode::Shadow => "shadow",
+            Mode::Off => "off",
+        };
+        rows.push(vec![
+            phase.name.to_string(),
+            phase.kind.to_string(),
+            mode.to_owned(),
+            state,
+            phase.every_n_ticks.to_string(),
+            tick(phase.last_run_tick),
+            tick(phase.next_due_tick),
+            phase.runs.to_string(),
+            phase.failures.to_string(),
+            phase.missed.to_string(),
+            phase.refused.values().sum::<u64>().to_string(),
+            micros(phase.last_duration_us),
+            phase.median_duration_us.map_or("-".to_owned(), micros),
+            phase.last_fuel.map_or("-".to_owned(), |fuel| fuel.to_string()),
+            phase.memory_peak_bytes.map_or("-".to_owned(), |bytes| format!("{} KiB", bytes.div_ceil(1024))),
+        ]);
+    }
+    let mut text = table(rows);
+    for phase in phases {
+        let file = phase.file.as_ref().map(|file| format!(" ({})", file.display())).unwrap_or_default();
+        if let Some(error) = &phase.last_error {
+            // A hint may hold a whole manifest to be copied.
+            let lines: Vec<String> = error.lines().map(printable).collect();
+            text += &format!("{}{}: {}\n", printable(&phase.name), printable(&file), lines.join("\n  "));
+        }
+        if let Some(candidate) = &phase.candidate {
+            let digest = candidate.digest.as_deref().map(|digest| format!(" {digest}")).unwrap_or_default();
+            let since =
+                candidate.since_unix_s.map(|at| format!(" {} ago", age_since(at))).unwrap_or_default();
+            let lines: Vec<String> = candidate.why.lines().map(printable).collect();
+            text += &format!(
+                "{}: another generation{digest} is {}{since}: {}\n",
+                phase.name,
+                candidate.state.as_str(),
+                lines.join("\n  ")
+            );
+        }
+        if phase.state == PhaseState::Quarantined {
+            text += &format!(
+                "{0}: runs again when its bytes change, or after `groundskeeper resume {0}`\n",
+                phase.name
+            );
+        }
+    }
+    text
+}
+
+pub(super) fn peers(peers: &Peers) -> String {
+    let head = ["PEER", "ADDRESS", "WAY", "HEALTH", "IDLE", "AGE", "RTT", "IN", "OUT", "BREAKERS", "AGENT"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(peers.peers.iter().map(peer));
+    let mut text = if peers.peers.is_empty() { String::new() } else { table(rows) };
+    text += &match (peers.total, peers.peers.len()) {
+        (0, _) => "no peer is connected\n".to_owned(),
+        (total, shown) if shown < total => format!("{shown} of {total} peers; more with --limit\n"),
+        (1, _) => "1 peer\n".to_owned(),
+        (total, _) => format!("{total} peers\n"),
+    };
+    text
+}
+
+fn peer(peer: &Peer) -> Vec<String> {
+    let way = match peer.direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+    };
+    vec![
+        peer.id.short(),
+        peer.address.to_string(),
+        way.to_owned(),
+        peer.health.to_string(),
+        age(peer.idle_s.into()),
+        age(peer.age_s.into()),
+        peer.rtt_us.map_or("-".to_owned(), |rtt| micros(rtt.into())),
+        format!("{} KiB", peer.kib_in),
+        format!("{} KiB", peer.kib_out),
+        if peer.breakers.is_empty() {
+            "-".to_owned()
+        } else {
+            let of =
+                |(kind, state): (&Arc<str>, &BreakerState)| format!("{} {}", printable(kind), state.as_str());
+            peer.breakers.iter().map(of).collect::<Vec<_>>().join(", ")
+        },
+        printable(&peer.agent),
+    ]
+}
+
+pub(super) fn explanation(explanation: &Explanation) -> String {
+    let Explanation { peer, connected, records } = explanation;
+    let mut text = String::new();
+    if let Some(peer) = peer {
+        writeln!(text, "peer {peer}").expect("a string takes any text");
+    }
+    text += &match connected {
+        Some(peer) => format!(
+            "connected at {} for {}, idle for {}, health {}\n",
+            peer.address,
+            age(peer.age_s.into()),
+            age(peer.idle_s.into()),
+            peer.health
+        ),
+        None => "not connected\n".to_owned(),
+    };
+    for one in records {
+        text += &record(one);
+    }
+    text
+}
+
+/// One line: when, at which tick, who, what, where, and why.
+fn record(record: &Record) -> String {
+    let when = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(record.unix_ms));
+    let beat =
+        if record.beat == 0 { record.tick.to_string() } else { format!("{}+{}", record.tick, record.beat) };
+    let what = serde_json::to_value(record.what).ok();
+    let what = what.as_ref().and_then(|what| what.as_str()).unwrap_or_default();
+    let mut line = format!("{when}  tick {beat}  {}  {what}", record.by);
+    if let Some(address) = record.address {
+        line += &format!(" {address}");
+    }
+    if let Some(cause) = record.cause {
+        line += &format!("  cause {}", cause.as_str());
+    }
+    if !record.reason.is_empty() {
+        line += &format!("  \"{}\"", printable(&record.reason));
+    }
+    let inputs: Vec<String> = record
+        .inputs
+        .iter()
+        .map(|(name, value)| if *value == u32::MAX { format!("{name}=?") } else { format!("{name}={value}") })
+        .collect();
+    if !inputs.is_empty() {
+        line += &format!("  ({})", inputs.join(", "));
+    }
+    if record.outcome != Outcome::Applied {
+        line += &format!("  {}", printable(&record.outcome.to_string()));
+    }
+    line + "\n"
+}
+
+pub(super) fn health(health: &Health) -> String {
+    if health.ok {
+        "ok\n".to_owned()
+    } else {
+        health.why.iter().map(|why| format!("{}\n", printable(why))).collect()
+    }
+}
+
+/// Columns as wide as their widest cell, two blanks apart.
+pub(super) fn table(rows: Vec<Vec<String>>) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// In its two largest units: people compare ages, they do not add them.
+fn age_since(unix_s: u32) -> String {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    age(now.saturating_sub(unix_s.into()))
+}
+
+pub(super) fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+fn micros(us: u64) -> String {
+    if us < 1000 { format!("{us} us") } else { format!("{}.{} ms", us / 1000, us % 1000 / 100) }
+}
+
+/// Control characters, and those that turn the direction of writing, would let a peer rewrite the operator's screen.
+pub(super) fn printable(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars()
+        .flat_map(|c| {
+            let escaped = c.is_control() || turns(c);
+            escaped.then(|| c.escape_default()).into_iter().flatten().chain((!escaped).then_some(c))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use groundskeeper::journal::{Asker, Cause, What};
+    use groundskeeper::peer::PeerId;
+
+    #[test]
+    fn a_record_is_one_line_with_everything_in_it() {
+        let by = Asker::Phase { name: "reaper".into(), version: "0.1.0".into() };
+        let mut one = Record {
+            seq: 1,
+            unix_ms: 1_700_000_000_123,
+            tick: 7,
+            beat: 0,
+            by,
+            what: What::Disconnect,
+            peer: Some(PeerId::from_bytes([1; 32])),
+            conn: Some(1),
+            address: Some("192.0.2.4:7420".parse().unwrap()),
+            cause: Some(Cause::Phase),
+            reason: "silent for 92 s\n\x1b[2J".into(),
+            inputs: vec![("idle-s".into(), 92), ("rtt-us".into(), u32::MAX)],
+            outcome: Outcome::Applied,
+            count: 1,
+        };
+        let shown = "2023-11-14T22:13:20.123Z  tick 7  reaper 0.1.0  disconnect 192.0.2.4:7420  cause phase  \
+                     \"silent for 92 s\\n\\u{1b}[2J\"  (idle-s=92, rtt-us=?)\n";
+        assert_eq!(record(&one), shown);
+        one.beat = 2;
+        one.outcome = Outcome::Failed("no\nanswer".into());
+        assert!(record(&one).contains("tick 7+2") && record(&one).ends_with("failed: no\\nanswer\n"));
+    }
+
+    #[test]
+    fn ages_and_durations_are_short() {
+        assert_eq!([5, 65, 3_700, 90_000].map(age), ["5s", "1m05s", "1h01m", "1d01h"]);
+        assert_eq!([7, 1_250, 65_000].map(micros), ["7 us", "1.2 ms", "65.0 ms"]);
+    }
+
+    #[test]
+    fn columns_line_up_and_lines_do_not_trail() {
+        let rows = vec![vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), String::new()]];
+        assert_eq!(table(rows), "a     b\nlong\n");
+    }
+
+    #[test]
+    fn a_peer_cannot_write_on_the_screen() {
+        assert_eq!(printable("ok \u{e9} \u{202e}x\r\x1b"), "ok \u{e9} \\u{202e}x\\r\\u{1b}");
+    }
+}

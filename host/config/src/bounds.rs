@@ -1,0 +1,68 @@
+//! Ranges of keys, gathered from the sections; phases check their own settings. The check, the JSON schema and a test of the
+//! shipped file's comments read them here.
+
+use groundskeeper_base::bounds::Bound;
+use groundskeeper_engine::BUILTINS;
+use groundskeeper_flow::{
+    Backpressure, BreakerSettings, NetSettings, Performance, RetrySettings, TimeoutSettings,
+};
+use groundskeeper_pool::book::BookLimits;
+use groundskeeper_pool::broadcasts::BroadcastLimits;
+use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
+use serde_json::Value;
+
+use super::{Guests, Node, Shutdown};
+
+/// A year of ticks of 30 s: rarer than that is `enabled = false`.
+pub(super) const MOST_TICKS: u64 = 1_051_200;
+
+/// The range of every key of the config that has one.
+pub(super) fn all() -> Vec<(String, Bound)> {
+    let timeouts = format!("performance.timeouts.{}", Performance::ALL_KINDS);
+    let sections: [(&str, &[(&str, Bound)]); 12] = [
+        ("node", &Node::BOUNDS),
+        ("pool", &PoolSettings::BOUNDS),
+        ("net", &NetSettings::BOUNDS),
+        ("book", &BookLimits::BOUNDS),
+        ("broadcasts", &BroadcastLimits::BOUNDS),
+        ("journal", &JournalSettings::BOUNDS),
+        ("performance.backpressure", &Backpressure::BOUNDS),
+        ("performance.circuit_breaker", &BreakerSettings::BOUNDS),
+        ("performance.retry", &RetrySettings::BOUNDS),
+        (&timeouts, &TimeoutSettings::BOUNDS),
+        ("guests", &Guests::BOUNDS),
+        ("shutdown", &Shutdown::BOUNDS),
+    ];
+    let of_sections = sections.iter().flat_map(|(section, bounds)| {
+        bounds.iter().map(move |(key, bound)| (format!("{section}.{key}"), *bound))
+    });
+    let offset = |name| (format!("phases.{name}.schedule.offset"), Bound::Count(0, MOST_TICKS));
+    of_sections.chain(BUILTINS.map(offset)).collect()
+}
+
+/// Whether a value as it was written lies inside. Other types than the bound's own are somebody else's finding.
+fn holds(bound: Bound, value: &Value) -> bool {
+    match bound {
+        Bound::Count(least, most) => value.as_u64().is_none_or(|n| (least..=most).contains(&n)),
+        Bound::Time(least, most) => inside(value, least, most),
+        Bound::Size(least, most) => inside(value, least, most),
+        Bound::Fraction(least, most) => value.as_f64().is_none_or(|part| (least..=most).contains(&part)),
+    }
+}
+
+fn inside<T: PartialOrd + std::str::FromStr>(value: &Value, least: T, most: T) -> bool {
+    value.as_str().and_then(|text| text.parse().ok()).is_none_or(|value| least <= value && value <= most)
+}
+
+/// Every key of `written` (a whole table as JSON) whose value is out of its range: key, value and range.
+pub(super) fn outside<'a, K: AsRef<str>>(
+    bounds: &'a [(K, Bound)],
+    written: &'a Value,
+) -> impl Iterator<Item = (&'a str, String, Bound)> + 'a {
+    bounds.iter().filter_map(move |(key, bound)| {
+        let key = key.as_ref();
+        let value = key.split('.').try_fold(written, |value, name| value.get(name))?;
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        (!holds(*bound, value)).then_some((key, shown, *bound))
+    })
+}

@@ -1,0 +1,391 @@
+//! The file that declares one phase: TOML in, a checked `Manifest` out, every problem at once. Reads no module.
+//!
+//! Grants, limits and the breaker's numbers are told apart in `policy`; the ranges stand here.
+
+use std::path::{Component, Path, PathBuf};
+
+use groundskeeper_base::bounds::Bound;
+use groundskeeper_base::bytes::Bytes;
+use groundskeeper_base::problem::{self, Problem};
+use groundskeeper_engine::policy::{
+    Grants, Instance, Limits, MOST_PHASE_NAME, Mode, OnFailure, is_phase_name,
+};
+use groundskeeper_engine::schedule::Schedule;
+use groundskeeper_pool::settings::MOST_CONNECTIONS;
+use groundskeeper_sdk::span::Span;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::bounds;
+use super::builtin::{BUILTINS, BuiltIn};
+use super::document::Document;
+use super::phases;
+use super::schedule;
+
+mod folder;
+#[cfg(test)]
+mod tests;
+mod written;
+
+pub use folder::{MOST_MANIFEST_BYTES, ManifestFile, arrange_manifests, is_manifest, read_manifests};
+pub(super) use written::Written;
+use written::{InstanceWord, Kind};
+
+use Bound::{Count, Size, Time};
+
+/// A phase as its manifest declares it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Manifest {
+    /// Identity for schedule, memory, metrics, journal: 1 to 40 of a-z, 0-9 and "-".
+    pub name: String,
+    pub mode: Mode,
+    pub schedule: Schedule,
+    pub body: Declared,
+}
+
+/// What a manifest says beyond the schedule, by what the phase is made of.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Declared {
+    BuiltIn(BuiltIn),
+    Guest(Box<Guest>),
+}
+
+/// A phase that is dropped in.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Guest {
+    pub runtime: Runtime,
+    /// Relative to the manifest's folder, inside it.
+    pub module: PathBuf,
+    /// Of the module. There for every native one.
+    pub sha256: Option<[u8; 32]>,
+    /// `Fresh` for native ones, which have no instances.
+    pub instance: Instance,
+    pub grants: Grants,
+    pub limits: Limits,
+    pub on_failure: OnFailure,
+    /// A JSON object: what the phase's `check` and `run` get.
+    pub settings: String,
+}
+
+/// What runs a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Runtime {
+    /// A WebAssembly component, sandboxed.
+    Wasm,
+    /// A shared library, trusted.
+    Native,
+}
+
+impl Runtime {
+    /// As manifests and `phases` write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wasm => "wasm",
+            Self::Native => "native",
+        }
+    }
+
+    /// What module files end with.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Wasm => "wasm",
+            Self::Native => "so",
+        }
+    }
+}
+
+/// A ban or protection that outlives this is the operator's to give.
+const LONGEST_HOLD: Span = Span::days(30);
+
+/// Runs of a persistent instance unless the manifest says so: an hour of ticks of 30 s. What leaks, leaks that long.
+const USUAL_RUNS: u32 = 120;
+
+pub(super) const BOUNDS: [(&str, Bound); 24] = [
+    ("max_runs", Count(1, 1_000_000)),
+    ("schedule.offset", Count(0, bounds::MOST_TICKS)),
+    ("grants.disconnect.max_per_tick", Count(1, 4096)),
+    ("grants.disconnect.max_per_hour", Count(1, MOST_CONNECTIONS)),
+    ("grants.disconnect.min_connections_left", Count(0, MOST_CONNECTIONS)),
+    ("grants.health.max_delta_per_peer_per_hour", Count(1, 10_000)),
+    ("grants.health.floor", Count(0, 100)),
+    ("grants.ping.max_per_tick", Count(1, MOST_CONNECTIONS)),
+    ("grants.dial.max_per_tick", Count(1, 256)),
+    ("grants.protect.max_active", Count(1, 512)),
+    ("grants.protect.max_duration", Time(Span::secs(1), LONGEST_HOLD)),
+    ("grants.ban.max_active", Count(1, 1024)),
+    ("grants.ban.max_duration", Time(Span::secs(1), LONGEST_HOLD)),
+    ("grants.forget.max_per_tick", Count(1, 1_000_000)),
+    ("grants.forget.min_left", Count(0, 1_000_000)),
+    ("grants.memory.max_bytes", Size(Bytes(1), Bytes::mib(1))),
+    ("limits.fuel", Count(10_000, 10_000_000_000)),
+    // The whole budget of a beat: more than that no phase ever gets.
+    ("limits.wall", Time(Span::millis(1), Span::secs(2))),
+    ("limits.memory", Size(Bytes::kib(64), Bytes::gib(1))),
+    ("limits.log_lines", Count(0, 10_000)),
+    ("limits.log_line_bytes", Size(Bytes(16), Bytes::kib(64))),
+    ("on_failure.trip_after", Count(1, 100)),
+    ("on_failure.pause", Count(1, 1000)),
+    ("on_failure.quarantine_after", Count(1, 100)),
+];
+
+impl Manifest {
+    /// Reads the text of a manifest; `file_name` is what problems call it.
+    ///
+    /// # Errors
+    /// Every problem there is, by line.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader { from: Document::parse(text, file_name) };
+        let manifest = reader.manifest(Path::new(file_name));
+        let problems = reader.from.into_problems();
+        match manifest {
+            Some(manifest) if problems.is_empty() => Ok(manifest),
+            _ => Err(problems),
+        }
+    }
+
+    /// What the phase is made of, as manifests and `phases` write it.
+    pub fn kind(&self) -> &'static str {
+        match &self.body {
+            Declared::BuiltIn(_) => "built-in",
+            Declared::Guest(guest) => guest.runtime.as_str(),
+        }
+    }
+}
+
+struct Reader<'a> {
+    from: Document<'a>,
+}
+
+impl Reader<'_> {
+    /// None only together with a problem.
+    fn manifest(&mut self, file: &Path) -> Option<Manifest> {
+        let tables = ["schedule", "grants", "limits", "on_failure", "settings"];
+        let mut written: Written = self.from.section(&[], &tables);
+        written.schedule = self.from.section(&["schedule"], &[]);
+        let name = self.name(written.name.take(), file);
+        let Some(kind) = written.kind else {
+            if self.from.kind_of(&["kind"]).is_none() && !self.from.is_torn() {
+                let hint = "write kind = \"wasm\", \"native\" or \"built-in\"";
+                self.problem("kind", "is missing", Some(hint.to_owned()));
+            }
+            return None;
+        };
+        match kind {
+            Kind::BuiltIn => self.built_in(name, written),
+            Kind::Wasm => self.guest(name, Runtime::Wasm, written),
+            Kind::Native => self.guest(name, Runtime::Native, written),
+        }
+    }
+
+    fn problem(&mut self, key: &str, message: impl Into<String>, hint: Option<String>) {
+        self.from.report_at(key, message.into(), hint);
+    }
+
+    fn is_written(&self, key: &str) -> bool {
+        self.from.place(key).is_some()
+    }
+
+    fn name(&mut self, written: Option<String>, file: &Path) -> Option<String> {
+        match written {
+            Some(name) if is_phase_name(&name) => Some(name),
+            Some(name) => {
+                let message = format!("{name:?} is not 1 to {MOST_PHASE_NAME} of a-z, 0-9 and \"-\"");
+                self.problem("name", message, None);
+                None
+            }
+            None => {
+                if !self.is_written("name") && !self.from.is_torn() {
+                    let hint = format!("write name = \"{}\"", folder::name_from(file));
+                    self.problem("name", "is missing", Some(hint));
+                }
+                None
+            }
+        }
+    }
+
+    fn ranges(&mut self, written: &Written) {
+        let values = serde_json::to_value(written).expect("a manifest is plain data");
+        for (key, value, bound) in bounds::outside(&BOUNDS, &values) {
+            self.problem(key, format!("{value} is out of range: {bound}"), None);
+        }
+    }
+
+    fn built_in(&mut self, name: Option<String>, mut written: Written) -> Option<Manifest> {
+        for (key, why) in [
+            ("module", "a built-in phase has no module: it is part of the host"),
+            ("sha256", "a built-in phase has no module: it is part of the host"),
+            ("instance", "a built-in phase has no instances: it is part of the host"),
+            ("max_runs", "a built-in phase has no instances: it is part of the host"),
+            (
+                "grants",
+                "a built-in phase needs no grants: the host answers for it, its settings say how far it goes",
+            ),
+            ("limits", "a built-in phase has no limits: it is part of the host"),
+            (
+                "on_failure",
+                "a built-in phase is never quarantined: the node cannot do without it, and /readyz tells",
+            ),
+        ] {
+            if self.is_written(key) {
+                self.problem(key, why, Some("take it away".to_owned()));
+            }
+        }
+        let name = name?;
+        let Some(settings) = BuiltIn::read(&mut self.from, &name) else {
+            let hint = problem::unknown_name_hint(&name, &BUILTINS);
+            self.problem("name", format!("no built-in phase is called {name:?}"), Some(hint));
+            return None;
+        };
+        written.schedule = written.schedule.or(settings.usual_schedule());
+        self.ranges(&written);
+        let schedule = schedule::resolve(&mut self.from, "schedule", Some(&BUILTINS), written.schedule);
+        Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn(settings) })
+    }
+
+    fn guest(&mut self, name: Option<String>, runtime: Runtime, mut written: Written) -> Option<Manifest> {
+        if let Some(name) = name.as_ref().filter(|name| BUILTINS.contains(&name.as_str())) {
+            let message = format!("{name} is a built-in phase");
+            let hint = "choose another name, or write kind = \"built-in\" to set that one up";
+            self.problem("name", message, Some(hint.to_owned()));
+        }
+        written.grants = self.grants();
+        written.limits = self.from.section(&["limits"], &[]);
+        written.on_failure = self.from.section(&["on_failure"], &[]);
+        self.ranges(&written);
+        self.contradictions(runtime, &written);
+        let settings = Value::Object(self.from.json(&["settings"])).to_string();
+        let schedule =
+            schedule::resolve(&mut self.from, "schedule", None, std::mem::take(&mut written.schedule));
+        for (key, names) in [("schedule.after", &schedule.after), ("schedule.before", &schedule.before)] {
+            if name.as_ref().is_some_and(|name| names.contains(name)) {
+                self.problem(key, "a phase cannot wait for itself", None);
+            }
+        }
+        let sha256 = self.sha256(runtime, written.sha256.as_deref());
+        let instance = self.instance(runtime, &written);
+        let name = name?;
+        let module = written.module.unwrap_or_else(|| format!("{name}.{}", runtime.extension()).into());
+        self.module(&module);
+        let (mode, limits, on_failure) = (written.mode, written.limits, written.on_failure);
+        let grants = written.grants;
+        let guest = Guest { runtime, module, sha256, instance, grants, limits, on_failure, settings };
+        Some(Manifest { name, mode, schedule, body: Declared::Guest(Box::new(guest)) })
+    }
+
+    fn grants(&mut self) -> Grants {
+        const WITH_CEILINGS: [&str; 8] =
+            ["disconnect", "health", "ping", "dial", "protect", "ban", "forget", "memory"];
+        let plain: Grants = self.from.section(&["grants"], &WITH_CEILINGS);
+        Grants {
+            disconnect: self.ceilings("disconnect"),
+            health: self.ceilings("health"),
+            ping: self.ceilings("ping"),
+            dial: self.ceilings("dial"),
+            protect: self.ceilings("protect"),
+            ban: self.ceilings("ban"),
+            forget: self.ceilings("forget"),
+            memory: self.ceilings("memory"),
+            ..plain
+        }
+    }
+
+    /// `true` is the usual ceilings, a table those that it names, `false` and nothing at all are no grant.
+    fn ceilings<T: DeserializeOwned + Default>(&mut self, name: &str) -> Option<T> {
+        let path = ["grants", name];
+        match self.from.kind_of(&path)? {
+            "table" => Some(self.from.section(&path, &[])),
+            "boolean" => self.from.bool_at(&path)?.then(T::default),
+            kind => {
+                let hint = format!("write {name} = true for the usual ceilings, or {name} = {{ .. }}");
+                self.problem(
+                    &path.join("."),
+                    format!("expected true, false or a table, found {kind}"),
+                    Some(hint),
+                );
+                None
+            }
+        }
+    }
+
+    fn contradictions(&mut self, runtime: Runtime, written: &Written) {
+        if let Some(grant) = written.grants.disconnect.filter(|grant| grant.max_per_tick > grant.max_per_hour)
+        {
+            let key = "grants.disconnect.max_per_tick";
+            let key = if self.is_written(key) { key } else { "grants.disconnect.max_per_hour" };
+            let message = format!(
+                "max_per_tick = {} is above max_per_hour = {}: it would never be reached",
+                grant.max_per_tick, grant.max_per_hour
+            );
+            self.problem(key, message, None);
+        }
+        if written.grants.ban.is_some() && written.grants.disconnect.is_none() {
+            let hint = "add disconnect = true, or disconnect = { max_per_tick = 1 }";
+            let message = "a ban ends a connection and counts as a disconnect, which is not granted";
+            self.problem("grants.ban", message, Some(hint.to_owned()));
+        }
+        if runtime == Runtime::Native {
+            for key in ["limits.fuel", "limits.wall", "limits.memory"] {
+                if self.is_written(key) {
+                    let message = "nothing can hold a native phase to this: it runs outside of any sandbox";
+                    self.problem(
+                        key,
+                        message,
+                        Some("take it away, or build the phase as a component".to_owned()),
+                    );
+                }
+            }
+        }
+    }
+
+    fn sha256(&mut self, runtime: Runtime, written: Option<&str>) -> Option<[u8; 32]> {
+        let Some(text) = written else {
+            if runtime == Runtime::Native && !self.is_written("sha256") {
+                let message =
+                    "is missing: a native phase is loaded only if its bytes are the ones that were meant";
+                self.problem("sha256", message, Some("write what `sha256sum FILE` says".to_owned()));
+            }
+            return None;
+        };
+        let digest = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+        let digest = digest.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        if digest.is_none() {
+            self.problem(
+                "sha256",
+                "is not 64 hexadecimal digits",
+                Some("write what `sha256sum FILE` says".to_owned()),
+            );
+        }
+        digest
+    }
+
+    fn instance(&mut self, runtime: Runtime, written: &Written) -> Instance {
+        if runtime == Runtime::Native && written.instance.is_some() {
+            self.problem("instance", "a native phase has no instances", Some("take it away".to_owned()));
+        }
+        match (written.instance, written.max_runs) {
+            (Some(InstanceWord::Persistent), max_runs) => {
+                Instance::Persistent { max_runs: max_runs.unwrap_or(USUAL_RUNS) }
+            }
+            (_, Some(_)) => {
+                let message = "only an instance = \"persistent\" has several runs";
+                self.problem("max_runs", message, Some("take it away, or add that line".to_owned()));
+                Instance::Fresh
+            }
+            (_, None) => Instance::Fresh,
+        }
+    }
+
+    fn module(&mut self, module: &Path) {
+        let inside = module.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if module.as_os_str().is_empty() || !inside {
+            let message = format!(
+                "{:?} is not a file in the manifest's folder or below it",
+                module.display().to_string()
+            );
+            self.problem("module", message, None);
+        }
+    }
+}
+
+/// The schedule as written, so that the schema and the ranges cover it.
+type WrittenSchedule = phases::Schedule;

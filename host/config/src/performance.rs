@@ -1,0 +1,68 @@
+//! `[performance]`: read table by table, and what its keys say to each other checked; ranges stand with the others.
+
+use groundskeeper_base::units::span;
+use groundskeeper_flow::{Performance, TimeoutSettings};
+
+use super::bounds;
+use super::document::Document;
+
+/// Kinds that may have a table of their own.
+const MOST_KINDS: usize = 64;
+
+/// Bytes of a request kind's name.
+const MOST_NAME: usize = 64;
+
+/// Reads the section as it is written.
+pub(super) fn read(from: &mut Document<'_>) -> Performance {
+    let parts = ["backpressure", "circuit_breaker", "retry", "timeouts"];
+    let mut written: Performance = from.section(&["performance"], &parts);
+    for kind in from.names(&["performance", "timeouts"]) {
+        let timeout = from.section(&["performance", "timeouts", &kind], &[]);
+        written.timeouts.insert(kind, timeout);
+    }
+    written.backpressure = from.section(&["performance", "backpressure"], &[]);
+    written.circuit_breaker = from.section(&["performance", "circuit_breaker"], &[]);
+    written.retry = from.section(&["performance", "retry"], &[]);
+    written
+}
+
+/// What is wrong with the section beyond ranges: key and message.
+pub(super) fn problems(written: &Performance) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if !written.enable_lock_free {
+        let words = "there is no other way to run: marking peers, choosing whom to ask and counting take no lock; leave the key out";
+        found.push(("performance.enable_lock_free".to_owned(), words.to_owned()));
+    }
+    let (first_wait, longest_wait) = (span(written.retry.first_wait), span(written.retry.longest_wait));
+    if first_wait > longest_wait {
+        let words = format!("first_wait = {first_wait} is above longest_wait = {longest_wait}");
+        found.push(("performance.retry.first_wait".to_owned(), words));
+    }
+    if written.timeouts.len() > MOST_KINDS {
+        let words = format!("{} kinds have time-outs of their own; {MOST_KINDS} may", written.timeouts.len());
+        found.push(("performance.timeouts".to_owned(), words));
+    }
+    for (kind, timeout) in &written.timeouts {
+        let at = |key: &str| format!("performance.timeouts.{kind}.{key}");
+        let (base_timeout, max_timeout) = (span(timeout.base), span(timeout.most));
+        if kind.is_empty() || kind.len() > MOST_NAME {
+            let words = format!("request kind {kind:?} is not 1 to {MOST_NAME} bytes long");
+            found.push((format!("performance.timeouts.{kind}"), words));
+        }
+        if base_timeout > max_timeout {
+            let words = format!("base_timeout = {base_timeout} is above max_timeout = {max_timeout}");
+            found.push((at("base_timeout"), words));
+        }
+        if let Some(least) = timeout.least.map(span).filter(|least| *least > base_timeout) {
+            let words = format!("min_timeout = {least} is above base_timeout = {base_timeout}");
+            found.push((at("min_timeout"), words));
+        }
+        if kind != Performance::ALL_KINDS {
+            let values = serde_json::to_value(timeout).expect("settings are plain data");
+            for (key, value, bound) in bounds::outside(&TimeoutSettings::BOUNDS, &values) {
+                found.push((at(key), format!("{value} is out of range: {bound}")));
+            }
+        }
+    }
+    found
+}

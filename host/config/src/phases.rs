@@ -1,0 +1,158 @@
+//! The built-in phases as they are written: every key with its default. Checks nothing but types.
+//!
+//! The comments here become the descriptions of the JSON schema.
+
+use std::fmt;
+
+use groundskeeper_engine::policy::Mode;
+use groundskeeper_engine::schedule::{Cadence, Step, WakeOn};
+use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
+use serde::de::{self, DeserializeOwned, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The four built-in phases.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Phases {
+    /// Pings quiet peers and disconnects silent ones.
+    #[cfg_attr(feature = "schema", schemars(with = "Phase<super::schema::Described<Reaper>>"))]
+    pub reaper: Phase<Reaper>,
+    /// Dials known addresses while there are too few connections.
+    #[cfg_attr(feature = "schema", schemars(with = "Phase<super::schema::Described<Reconnect>>"))]
+    pub reconnect: Phase<Reconnect>,
+    /// Forgets old broadcasts.
+    #[cfg_attr(feature = "schema", schemars(with = "Phase<super::schema::Described<BroadcastCleanup>>"))]
+    pub broadcast_cleanup: Phase<BroadcastCleanup>,
+    /// Forgets addresses that nobody names any more.
+    #[cfg_attr(feature = "schema", schemars(with = "Phase<super::schema::Described<ExchangeCleanup>>"))]
+    pub exchange_cleanup: Phase<ExchangeCleanup>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, bound(deserialize = "S: Default + DeserializeOwned"))]
+#[cfg_attr(feature = "schema", schemars(bound = "S: Default + Serialize + schemars::JsonSchema"))]
+pub(super) struct Phase<S> {
+    /// Whether it runs at all.
+    pub enabled: bool,
+    /// When it runs.
+    pub schedule: Schedule,
+    /// What it decides by.
+    pub settings: S,
+}
+
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Schedule {
+    /// Runs at each n-th tick (1 to 1051200), or a list of steps of which the first that fits holds.
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::schema::cadence_schema"))]
+    pub every_n_ticks: Option<EveryNTicks>,
+    /// Ticks by which its runs are moved, less than every_n_ticks.
+    pub offset: Option<u32>,
+    /// What wakes it between two ticks: "isolated" when the last connection ends.
+    pub wake_on: Option<Vec<WakeOn>>,
+    /// Phases that run before it when both are due.
+    pub after: Option<Vec<String>>,
+    /// Phases that run after it when both are due.
+    pub before: Option<Vec<String>>,
+    /// Runs at the first tick as well, whenever it ran last.
+    pub run_on_start: Option<bool>,
+}
+
+/// A number of ticks, or steps by the number of connections.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum EveryNTicks {
+    Number(u32),
+    Steps(Vec<Step>),
+}
+
+/// By hand, because serde's untagged enums answer every mistake with "did not match any variant".
+impl<'de> Deserialize<'de> for EveryNTicks {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct NumberOrSteps;
+        impl<'de> Visitor<'de> for NumberOrSteps {
+            type Value = EveryNTicks;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of ticks, or a list of { below_connections, every_n_ticks }")
+            }
+
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<EveryNTicks, E> {
+                let n = u32::try_from(n).map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))?;
+                Ok(EveryNTicks::Number(n))
+            }
+
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<EveryNTicks, E> {
+                let n = u32::try_from(n).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(n), &self))?;
+                Ok(EveryNTicks::Number(n))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, steps: A) -> Result<EveryNTicks, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(steps)).map(EveryNTicks::Steps)
+            }
+        }
+        from.deserialize_any(NumberOrSteps)
+    }
+}
+
+impl<S: Default> Default for Phase<S> {
+    fn default() -> Self {
+        Self { enabled: true, schedule: Schedule::default(), settings: S::default() }
+    }
+}
+
+impl<S> From<groundskeeper_engine::Phase<S>> for Phase<S> {
+    fn from(usual: groundskeeper_engine::Phase<S>) -> Self {
+        let groundskeeper_engine::schedule::Schedule {
+            cadence,
+            offset,
+            run_on_start,
+            wake_on,
+            after,
+            before,
+        } = usual.schedule;
+        let every_n_ticks = match cadence {
+            Cadence::Every(n) => EveryNTicks::Number(n),
+            Cadence::Adaptive(steps) => EveryNTicks::Steps(steps),
+        };
+        let schedule = Schedule {
+            every_n_ticks: Some(every_n_ticks),
+            offset: Some(offset),
+            wake_on: Some(wake_on),
+            after: Some(after),
+            before: Some(before),
+            run_on_start: Some(run_on_start),
+        };
+        Self { enabled: usual.mode != Mode::Off, schedule, settings: usual.settings }
+    }
+}
+
+impl Default for Phases {
+    fn default() -> Self {
+        let super::Phases { reaper, reconnect, broadcast_cleanup, exchange_cleanup } =
+            super::Phases::default();
+        Self {
+            reaper: reaper.into(),
+            reconnect: reconnect.into(),
+            broadcast_cleanup: broadcast_cleanup.into(),
+            exchange_cleanup: exchange_cleanup.into(),
+        }
+    }
+}
+
+impl Schedule {
+    /// What was written, and `usual` for the rest.
+    pub fn or(self, usual: Schedule) -> Schedule {
+        Schedule {
+            every_n_ticks: self.every_n_ticks.or(usual.every_n_ticks),
+            offset: self.offset.or(usual.offset),
+            wake_on: self.wake_on.or(usual.wake_on),
+            after: self.after.or(usual.after),
+            before: self.before.or(usual.before),
+            run_on_start: self.run_on_start.or(usual.run_on_start),
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Written to resolved: ranges, contradictions, defaults that hang on other keys. Reads no file but the drop-in folder's
+//! manifests, of which those of built-in phases take the place of their sections.
+
+use std::collections::BTreeSet;
+
+use std::path::{Path, PathBuf};
+
+use groundskeeper_phases::Reaper;
+use groundskeeper_sdk::span::Span;
+
+use groundskeeper_base::bytes::Bytes;
+use groundskeeper_base::units::span;
+use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
+use groundskeeper_pool::book::BookLimits;
+use groundskeeper_pool::broadcasts::BroadcastLimits;
+use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
+use serde::{Deserialize, Serialize};
+
+use super::bounds;
+use super::builtin::{self, BUILTINS as PHASES, BuiltIn, Settings};
+use super::document::{self, Document};
+use super::manifest::{Declared, Manifest, read_manifests};
+use super::performance;
+use super::phases as written;
+use super::{Admin, Config, Guests, Log, Node, Overrides, Require, Shutdown, Telemetry, schedule};
+use groundskeeper_base::problem::Problem;
+use groundskeeper_engine::policy::Mode;
+use groundskeeper_engine::schedule::Schedule;
+use groundskeeper_engine::{Phase, Phases};
+
+// A whole config as it is written; a doc comment here would be one in the schema.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "schema", schemars(title = "groundskeeper.toml"))]
+pub(super) struct Written {
+    pub node: Node,
+    /// How many connections there may be.
+    pub pool: PoolSettings,
+    /// Addresses and the limits of one connection.
+    pub net: NetSettings,
+    /// The addresses this node knows.
+    pub book: BookLimits,
+    /// The memory of broadcasts, and how many this node may send.
+    pub broadcasts: BroadcastLimits,
+    /// The record of every action.
+    pub journal: JournalSettings,
+    pub performance: Performance,
+    pub admin: Admin,
+    pub telemetry: Telemetry,
+    pub shutdown: Shutdown,
+    pub log: Log,
+    pub guests: Guests,
+    pub phases: written::Phases,
+}
+
+/// `sockaddr_un` holds 108 bytes with the closing zero; some are left for systems with less.
+const LONGEST_SOCKET_PATH: usize = 100;
+
+/// The drop-in folder of a node that is told no other.
+const PHASES_DIR: &str = "phases.d";
+
+/// `folder` is the config file's own: what `guests.dir` is relative to.
+pub(super) fn resolve(
+    text: &str,
+    name: &str,
+    folder: Option<&Path>,
+    overrides: &Overrides,
+) -> Result<Config, Vec<Problem>> {
+    let mut document = Document::parse(text, name);
+    let raw = read(&mut document, overrides);
+    let dir = phases_dir(&raw, folder, overrides);
+    let named = overrides.phases.is_some() || raw.guests.dir.is_some();
+    let read_from = dir.as_deref().filter(|_| !overrides.without_manifests);
+    if let Some(dir) = read_from.filter(|dir| named && !dir.is_dir()) {
+        let message = format!("there is no folder {}", dir.display());
+        match overrides.phases {
+            Some(_) => document.problems.push(Problem::of("--phases", message)),
+            None => document.report_at("guests.dir", message, None),
+        }
+    }
+    let found = read_from.map(read_manifests).unwrap_or_default();
+    let names: Vec<String> = found.iter().map(|file| file.path.display().to_string()).collect();
+    let (mut files, mut refused) = (Vec::new(), Vec::new());
+    for (file, name) in found.iter().zip(&names).filter(|(file, _)| file.is_built_in) {
+        match &file.manifest {
+            Ok(manifest) => {
+                let document = Document::parse(&file.text, name);
+                files.push(BuiltInFile { manifest, document, name });
+            }
+            Err(problems) => refused.extend(problems.iter().cloned()),
+        }
+    }
+    let mut check = Check { document, files, overrides };
+    check.ranges(&raw);
+    check.both_given();
+    let config = check.resolve(raw, dir);
+    let mut problems = check.document.into_problems();
+    problems.extend(check.files.into_iter().flat_map(|file| file.document.into_problems()));
+    problems.extend(refused);
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// Where the manifests are, as the flag, the file and the data folder say, in this order.
+fn phases_dir(raw: &Written, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
+    if overrides.phases.is_some() {
+        return overrides.phases.clone();
+    }
+    if let Some(dir) = &raw.guests.dir {
+        return Some(folder?.join(dir));
+    }
+    let data = raw.node.data_dir.as_ref().or(overrides.usual_data_dir.as_ref())?;
+    Some(data.join(PHASES_DIR))
+}
+
+/// A built-in phase that is configured by a file of its own.
+struct BuiltInFile<'a> {
+    manifest: &'a Manifest,
+    document: Document<'a>,
+    name: &'a str,
+}
+
+struct Check<'a> {
+    document: Document<'a>,
+    files: Vec<BuiltInFile<'a>>,
+    overrides: &'a Overrides,
+}
+
+fn read(from: &mut Document<'_>, overrides: &Overrides) -> Written {
+    _ = from.section::<Written>(&[], document::fields_of::<Written>());
+    _ = from.section::<written::Phases>(&["phases"], &PHASES);
+    let mut raw = Written {
+        node: from.section(&["node"], &[]),
+        pool: from.section(&["pool"], &[]),
+        net: from.section(&["net"], &[]),
+        book: from.section(&["book"], &[]),
+        broadcasts: from.section(&["broadcasts"], &[]),
+        journal: from.section(&["journal"], &[]),
+        performance: performance::read(from),
+        admin: from.section(&["admin"], &[]),
+        telemetry: from.section(&["telemetry"], &[]),
+        shutdown: from.section(&["shutdown"], &[]),
+        log: from.section(&["log"], &[]),
+        guests: from.section(&["guests"], &[]),
+        phases: written::Phases {
+            reaper: phase(from, PHASES[0]),
+            reconnect: phase(from, PHASES[1]),
+            broadcast_cleanup: phase(from, PHASES[2]),
+            exchange_cleanup: phase(from, PHASES[3]),
+        },
+    };
+    if let Some(interval) = overrides.interval {
+        raw.node.interval = interval.into();
+    }
+    if let Some(allow) = overrides.allow_private {
+        raw.net.allow_private = allow;
+    }
+    if overrides.data_dir.is_some() {
+        raw.node.data_dir.clone_from(&overrides.data_dir);
+    }
+    raw
+}
+
+impl<'a> Check<'a> {
+    /// The document that `key` stands in, and what it is called there: a built-in phase may have a file of its own.
+    fn at<'k>(&mut self, key: &'k str) -> (&mut Document<'a>, &'k str) {
+        let inside = key.strip_prefix("phases.").and_then(|rest| rest.split_once('.'));
+        if let Some((name, inside)) = inside
+            && let Some(file) = self.files.iter_mut().find(|file| file.manifest.name == name)
+        {
+            return (&mut file.document, inside);
+        }
+        (&mut self.document, key)
+    }
+
+    fn both_given(&mut self) {
+        for file in &self.files {
+            let key = format!("phases.{}", file.manifest.name);
+            if self.document.place(&key).is_some() {
+                let message = format!("this phase is configured by {} too", file.name);
+                self.document.report_at(&key, message, Some("take one of them away".to_owned()));
+            }
+        }
+    }
+
+    fn ranges(&mut self, raw: &Written) {
+        let values = serde_json::to_value(raw).expect("a config is plain data");
+        for (key, value, bound) in bounds::outside(&bounds::all(), &values) {
+            self.wrong(key, format!("{value} is out of range: {bound}"));
+        }
+    }
+
+    /// Tells a mistake at `key`, or at the flag that set it.
+    fn wrong(&mut self, key: &str, message: String) {
+        if key == "node.interval" && self.overrides.interval.is_some() {
+            self.document.problems.push(Problem::of("--interval", message));
+        } else {
+            let (document, key) = self.at(key);
+            document.report_at(key, message, None);
+        }
+    }
+
+    /// Tells that keys contradict each other, at the first that was written. A key that is wrong by itself contradicts
+    /// nothing.
+    fn clash(&mut self, keys: &[&str], message: String) {
+        let flag = |key: &str| key == "node.interval" && self.overrides.interval.is_some();
+        let flags: Vec<bool> = keys.iter().map(|key| flag(key)).collect();
+        let mut first = None;
+        for (key, flag) in keys.iter().zip(flags) {
+            let (document, inside) = self.at(key);
+            let mut problems = document.problems.iter();
+            if problems.any(|one| one.key.as_deref() == Some(inside) || (flag && one.file == "--interval")) {
+                return;
+            }
+            let is_written = flag || document.place(inside).is_some();
+            first = first.or(is_written.then_some(*key));
+        }
+        self.wrong(first.unwrap_or(keys[0]), message);
+    }
+
+    fn resolve(&mut self, raw: Written, dir: Option<PathBuf>) -> Config {
+        self.pool(&raw.pool);
+        self.net(&raw.net);
+        self.book(&raw.book);
+        self.node(&raw.node);
+        self.socket(&raw.admin);
+        if let Some(listen) =
+            raw.telemetry.listen.filter(|listen| listen.port() != 0 && raw.net.listen.contains(listen))
+        {
+            let message = format!("{listen} is in net.listen too; choose another port");
+            self.wrong("telemetry.listen", message);
+        }
+        for (key, message) in performance::problems(&raw.performance) {
+            self.wrong(&key, message);
+        }
+        let least = raw.pool.least;
+        let guests = self.guests(raw.guests, dir, least);
+        let phases = self.phases(raw.phases);
+        self.reaper_gives_a_chance(&phases.reaper, span(raw.node.interval));
+        if phases.reconnect.mode != Mode::Off && phases.reconnect.settings.target < least {
+            let target = phases.reconnect.settings.target;
+            let message = format!(
+                "phases.reconnect.settings.target = {target} is below pool.least = {least}: the floor would never be reached"
+            );
+            self.clash(&["phases.reconnect.settings.target", "pool.least"], message);
+        }
+        Config {
+            node: raw.node,
+            pool: raw.pool.resolved(raw.net.allow_private),
+            net: raw.net,
+            book: raw.book,
+            broadcasts: raw.broadcasts,
+            journal: raw.journal,
+            performance: raw.performance.resolved(),
+            admin: raw.admin,
+            telemetry: raw.telemetry,
+            shutdown: raw.shutdown,
+            log: raw.log,
+            guests,
+            phases,
+        }
+    }
+
+    fn node(&mut self, node: &Node) {
+        let name = &node.network;
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > MAX_NETWORK || !name.chars().all(allowed) {
+            self.wrong("node.network", format!("{name:?} is not 1 to {MAX_NETWORK} of a-z, 0-9 and \"-\""));
+        }
+        if node.data_dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+            self.wrong("node.data_dir", "is empty; leave the key out for the default folder".into());
+        }
+    }
+
+    fn socket(&mut self, admin: &Admin) {
+        let length = admin.socket.as_ref().map_or(0, |path| path.as_os_str().len());
+        if length > LONGEST_SOCKET_PATH {
+            let message = format!(
+                "the path has {length} bytes, the system takes {LONGEST_SOCKET_PATH}; choose a shorter one, like \
+                 \"/run/groundskeeper/admin.sock\""
+            );
+            self.wrong("admin.socket", message);
+        }
+    }
+
+    fn pool(&mut self, pool: &PoolSettings) {
+        let PoolSettings { max_connections, least, .. } = *pool;
+        for (key, value) in [
+            ("max_inbound", pool.max_inbound),
+            ("max_outbound", pool.max_outbound),
+            ("max_per_group", pool.max_per_group),
+            ("most", pool.most),
+        ] {
+            if let Some(value) = value.filter(|value| *value > max_connections) {
+                let message = format!("{key} = {value} is above max_connections = {max_connections}");
+                self.clash(&[&format!("pool.{key}"), "pool.max_connections"], message);
+            }
+        }
+        let most = pool.most();
+        if least > most {
+            let message = format!("least = {least} is above most = {most}");
+            self.clash(&["pool.least", "pool.most", "pool.max_connections"], message);
+        }
+    }
+
+    fn net(&mut self, net: &NetSettings) {
+        if net.queue_bytes < net.max_frame {
+            let [queue_bytes, max_frame] = [net.queue_bytes, net.max_frame].map(|bytes| Bytes(bytes as u64));
+            let message = format!(
+                "queue_bytes = {queue_bytes} is below max_frame = {max_frame}: the largest frame would never fit"
+            );
+            self.clash(&["net.queue_bytes", "net.max_frame"], message);
+        }
+        let mut seen = BTreeSet::new();
+        for address in net.listen.iter().filter(|address| address.port() != 0) {
+            if !seen.insert(address) {
+                self.wrong("net.listen", format!("{address} is in the list twice"));
+            }
+        }
+        for address in &net.advertise {
+            if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+                self.wrong("net.advertise", format!("{address} is not an address that others could dial"));
+            }
+        }
+    }
+
+    fn book(&mut self, book: &BookLimits) {
+        let BookLimits { capacity, per_source_group, .. } = *book;
+        if per_source_group > capacity {
+            let message = format!("per_source_group = {per_source_group} is above capacity = {capacity}");
+            self.clash(&["book.per_source_group", "book.capacity"], message);
+        }
+        let (first, most) = (span(book.backoff_first), span(book.backoff_most));
+        if first > most {
+            let message = format!("backoff_first = {first} is above backoff_most = {most}");
+            self.clash(&["book.backoff_first", "book.backoff_most"], message);
+        }
+    }
+
+    /// A peer that was quiet at one run is pinged then, and must have had its chance to answer before the next.
+    fn reaper_gives_a_chance(&mut self, reaper: &Phase<Reaper>, interval: Span) {
+        let longest = reaper.schedule.cadence.all().into_iter().max().unwrap_or(1);
+        let between = interval.as_millis().saturating_mul(longest.into());
+        let stale_after = reaper.settings.stale_after;
+        if reaper.mode != Mode::Off && stale_after.as_millis() <= between {
+            let between = Span::millis(between);
+            let message = format!(
+                "stale_after = {stale_after} is not above the {between} between two runs of the reaper: living peers \
+                 would be dropped unasked; raise it above {between}, or lower node.interval"
+            );
+            let keys = [
+                "phases.reaper.settings.stale_after",
+                "phases.reaper.schedule.every_n_ticks",
+                "node.interval",
+            ];
+            self.clash(&keys, message);
+        }
+    }
+
+    fn guests(&mut self, raw: Guests, dir: Option<PathBuf>, least: u32) -> Guests {
+        if raw.disconnects_per_tick > raw.disconnects_per_hour {
+            let message = format!(
+                "disconnects_per_tick = {} is above disconnects_per_hour = {}: it would never be reached",
+                raw.disconnects_per_tick, raw.disconnects_per_hour
+            );
+            self.clash(&["guests.disconnects_per_tick", "guests.disconnects_per_hour"], message);
+        }
+        if raw.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+            self.wrong("guests.dir", "is empty; leave the key out for the default folder".into());
+        }
+        let key = raw.public_key.as_deref().map(str::trim);
+        let is_key = |key: &str| minisign_verify::PublicKey::from_base64(key).is_ok();
+        match key {
+            Some(key) if !is_key(key) => {
+                let message = format!(
+                    "{key:?} is no public key; copy the last line of the file that minisign made, minisign.pub"
+                );
+                self.wrong("guests.public_key", message);
+            }
+            None if raw.require == Require::Signature => {
+                let message =
+                    "require = \"signature\" needs public_key, the last line of minisign.pub".to_owned();
+                self.wrong("guests.require", message);
+            }
+            _ => {}
+        }
+        let public_key = key.map(str::to_owned);
+        Guests { dir, public_key, floor: raw.floor.or(Some(least)), ..raw }
+    }
+
+    fn phases(&mut self, raw: written::Phases) -> Phases {
+        let usual = written::Phases::default();
+        let mut phases = Phases {
+            reaper: self.phase(PHASES[0], raw.reaper, usual.reaper.schedule),
+            reconnect: self.phase(PHASES[1], raw.reconnect, usual.reconnect.schedule),
+            broadcast_cleanup: self.phase(PHASES[2], raw.broadcast_cleanup, usual.broadcast_cleanup.schedule),
+            exchange_cleanup: self.phase(PHASES[3], raw.exchange_cleanup, usual.exchange_cleanup.schedule),
+        };
+        for file in &self.files {
+            let Manifest { mode, schedule, body: Declared::BuiltIn(settings), .. } = file.manifest else {
+                continue;
+            };
+            match settings.clone() {
+                BuiltIn::Reaper(settings) => phases.reaper = from_file(*mode, schedule, settings),
+                BuiltIn::Reconnect(settings) => phases.reconnect = from_file(*mode, schedule, settings),
+                BuiltIn::BroadcastCleanup(settings) => {
+                    phases.broadcast_cleanup = from_file(*mode, schedule, settings);
+                }
+                BuiltIn::ExchangeCleanup(settings) => {
+                    phases.exchange_cleanup = from_file(*mode, schedule, settings);
+                }
+            }
+        }
+        self.circles(&phases);
+        phases
+    }
+
+    fn circles(&mut self, phases: &Phases) {
+        let schedules = [
+            &phases.reaper.schedule,
+            &phases.reconnect.schedule,
+            &phases.broadcast_cleanup.schedule,
+            &phases.exchange_cleanup.schedule,
+        ];
+        let mut before: Vec<BTreeSet<&str>> =
+            schedules.iter().map(|schedule| schedule.after.iter().map(String::as_str).collect()).collect();
+        for (name, schedule) in PHASES.into_iter().zip(schedules) {
+            for later in
+                (0..PHASES.len()).filter(|later| schedule.before.iter().any(|one| one == PHASES[*later]))
+            {
+                before[later].insert(name);
+            }
+        }
+        // With as many rounds as phases, whatever can be reached from a phase is reached.
+        for _ in 0..PHASES.len() {
+            for at in 0..PHASES.len() {
+                let further: Vec<&str> = (0..PHASES.len())
+                    .filter(|other| before[at].contains(PHASES[*other]))
+                    .flat_map(|other| before[other].iter().copied())
+                    .collect();
+                before[at].extend(further);
+            }
+        }
+        for (at, name) in PHASES.into_iter().enumerate() {
+            if before[at].contains(name) {
+                let message = format!("{name} would have to run before itself");
+                let key = if schedules[at].after.is_empty() { "before" } else { "after" };
+                self.wrong(&format!("phases.{name}.schedule.{key}"), message);
+            }
+        }
+    }
+
+    fn phase<S: Settings>(
+        &mut self,
+        name: &'static str,
+        raw: written::Phase<S>,
+        usual: written::Schedule,
+    ) -> Phase<S> {
+        let (document, table) = (&mut self.document, format!("phases.{name}.schedule"));
+        let schedule = schedule::resolve(document, &table, Some(&PHASES), raw.schedule.or(usual));
+        let settings = builtin::check(document, &format!("phases.{name}.settings"), raw.settings);
+        Phase { mode: if raw.enabled { Mode::Enforce } else { Mode::Off }, schedule, settings }
+    }
+}
+
+fn from_file<S>(mode: Mode, schedule: &Schedule, settings: S) -> Phase<S> {
+    Phase { mode, schedule: schedule.clone(), settings }
+}
+
+fn phase<S: Settings>(from: &mut Document<'_>, name: &str) -> written::Phase<S> {
+    let outer: written::Phase<S> = from.section(&["phases", name], &["schedule", "settings"]);
+    written::Phase {
+        enabled: outer.enabled,
+        schedule: from.section(&["phases", name, "schedule"], &[]),
+        settings: from.section(&["phases", name, "settings"], &[]),
+    }
+}

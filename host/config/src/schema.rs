@@ -1,0 +1,96 @@
+//! The JSON schemas of the config file and of manifests, for editors. Made from the types and the ranges; nothing in them
+//! is written twice.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use groundskeeper_base::bounds::Bound;
+
+use super::bounds;
+use super::manifest;
+use super::resolve::Written;
+
+/// JSON schema, draft 7, of `groundskeeper.toml`. Ranges of times and sizes stand in the descriptions.
+pub fn schema() -> Value {
+    described::<Written>(&bounds::all())
+}
+
+/// JSON schema, draft 7, of a phase's manifest.
+pub fn manifest_schema() -> Value {
+    let mut schema = described::<manifest::Written>(&manifest::BOUNDS);
+    schema["required"] = json!(["name", "kind"]);
+    // What is not granted is `false` in a manifest, which knows no null.
+    let grants = &mut schema["properties"]["grants"];
+    let usual = grants["default"].as_object_mut().into_iter().flat_map(|usual| usual.values_mut());
+    usual.filter(|value| value.is_null()).for_each(|value| *value = json!(false));
+    let each = grants["properties"].as_object_mut().into_iter().flat_map(|each| each.values_mut());
+    each.filter(|grant| grant["default"].is_null()).for_each(|grant| grant["default"] = json!(false));
+    schema
+}
+
+fn described<T: JsonSchema>(bounds: &[(impl AsRef<str>, Bound)]) -> Value {
+    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    for (key, bound) in bounds {
+        let place = key.as_ref().split('.').try_fold(&mut schema, property);
+        let place = place.expect("a test checks that every bound is about a key");
+        if let Bound::Count(least, most) = bound {
+            place["minimum"] = json!(least);
+            place["maximum"] = json!(most);
+        }
+        let description = place["description"].as_str().map(|text| format!("{text} ")).unwrap_or_default();
+        place["description"] = json!(format!("{description}{bound}."));
+    }
+    schema
+}
+
+/// A property of a table, or of the table that may be written instead of a truth value.
+fn property<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+    let table = if of.get("anyOf").is_none() { of } else { of.get_mut("anyOf")?.get_mut(1)? };
+    if table["properties"].get(name).is_none() {
+        // A table whose keys are names that the author of the file chooses.
+        return table.get_mut("additionalProperties").filter(|rest| rest.is_object());
+    }
+    table.get_mut("properties")?.get_mut(name)
+}
+
+pub(super) fn cadence_schema(_: &mut SchemaGenerator) -> Schema {
+    let number = json_schema!({ "type": "integer", "minimum": 1, "maximum": super::bounds::MOST_TICKS });
+    json_schema!({ "anyOf": [number, {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": { "below_connections": { "type": "integer", "minimum": 1 }, "every_n_ticks": number },
+            "required": ["every_n_ticks"],
+            "additionalProperties": false,
+        },
+    }] })
+}
+
+/// Stands for the settings of a built-in phase in the schema, where its type knows nothing of schemas: keys, types and
+/// defaults are read off its default.
+#[derive(Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Described<S>(S);
+
+impl<S: Default + Serialize> JsonSchema for Described<S> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        std::any::type_name::<S>().rsplit("::").next().unwrap_or("Settings").to_owned().into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let defaults = serde_json::to_value(S::default()).expect("settings are plain data");
+        let properties: serde_json::Map<String, serde_json::Value> = defaults
+            .as_object()
+            .expect("settings are a struct")
+            .iter()
+            .map(|(key, value)| {
+                let kind = if value.is_string() { "string" } else { "integer" };
+                (key.clone(), serde_json::json!({ "type": kind, "default": value }))
+            })
+            .collect();
+        json_schema!({ "type": "object", "properties": properties, "additionalProperties": false })
+    }
+}

@@ -1,0 +1,141 @@
+//! Keeps a phase that fails from running at every turn. Counts due runs and nothing else.
+
+use crate::policy::OnFailure;
+
+/// Failures in a row that open the breaker of a phase of the host's own.
+pub const BREAKER_FAILURES: u32 = 3;
+/// No pause is longer unless it begins longer: a phase that works again is back within this many due runs.
+const BREAKER_MAX_PAUSE: u32 = 32;
+
+/// A circuit breaker counted in due runs: after some failures in a row it lets 1, 2, 4 ... due runs pass, then tries
+/// once. That of a guest gives up after it has opened some times in a row; those of the host's own never do.
+#[derive(Debug)]
+pub struct Breaker {
+    rules: OnFailure,
+    gives_up: bool,
+    failures: u32,
+    pause: u32,
+    skip: u32,
+    /// How often it has opened since the last run that ended well.
+    trips: u32,
+    has_given_up: bool,
+}
+
+impl Breaker {
+    /// For phases that the host or its application answers for.
+    pub fn host() -> Self {
+        let rules = OnFailure { trip_after: BREAKER_FAILURES, pause: 1, quarantine_after: u32::MAX };
+        Self { gives_up: false, ..Self::guest(rules) }
+    }
+
+    /// For guests: gives up when it would open for the `quarantine_after`-th time in a row.
+    pub fn guest(rules: OnFailure) -> Self {
+        Self { rules, gives_up: true, failures: 0, pause: 0, skip: 0, trips: 0, has_given_up: false }
+    }
+
+    /// Whether a due run may happen. Counts the run as let pass if not.
+    pub fn admit(&mut self) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        !self.has_given_up
+    }
+
+    /// Closes it, whatever happened: after a run that ended well, or because somebody says so.
+    pub fn reset(&mut self) {
+        *self = Self { gives_up: self.gives_up, ..Self::guest(self.rules) };
+    }
+
+    pub fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures < self.rules.trip_after {
+            return;
+        }
+        self.trips = self.trips.saturating_add(1);
+        if self.gives_up && self.trips >= self.rules.quarantine_after {
+            return self.give_up();
+        }
+        let longest = BREAKER_MAX_PAUSE.max(self.rules.pause);
+        self.pause = (self.pause.saturating_mul(2)).clamp(self.rules.pause.max(1), longest);
+        self.skip = self.pause;
+    }
+
+    /// A guest that cannot work is not tried again. Phases of the host's own are.
+    pub fn give_up(&mut self) {
+        if self.gives_up {
+            (self.has_given_up, self.skip) = (true, 0);
+        }
+    }
+
+    pub fn failures_in_row(&self) -> u32 {
+        self.failures
+    }
+
+    /// Due runs that it still lets pass.
+    pub fn pause_left(&self) -> u32 {
+        self.skip
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.skip > 0
+    }
+
+    /// Nothing but [`Breaker::reset`] closes it again.
+    pub fn has_given_up(&self) -> bool {
+        self.has_given_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due_runs(breaker: &mut Breaker) -> Vec<u32> {
+        let mut ran = Vec::new();
+        for due in 0..40 {
+            if breaker.admit() {
+                ran.push(due);
+                breaker.failed();
+            }
+        }
+        ran
+    }
+
+    #[test]
+    fn a_breaker_of_the_host_opens_at_three_and_doubles_its_pause_for_ever() {
+        let mut breaker = Breaker::host();
+        assert_eq!(due_runs(&mut breaker), [0, 1, 2, 4, 7, 12, 21, 38]);
+        breaker.give_up();
+        assert!(!breaker.has_given_up());
+        breaker.reset();
+        assert!(breaker.admit() && !breaker.is_open() && breaker.failures_in_row() == 0);
+    }
+
+    #[test]
+    fn a_guests_breaker_follows_its_manifest_and_gives_up() {
+        for (trip_after, pause, quarantine_after, expected) in
+            [(3, 1, 4, &[0, 1, 2, 4, 7, 12][..]), (1, 5, 3, &[0, 6, 17]), (2, 1, 1, &[0, 1]), (1, 1, 1, &[0])]
+        {
+            let mut breaker = Breaker::guest(OnFailure { trip_after, pause, quarantine_after });
+            assert_eq!(due_runs(&mut breaker), expected);
+            assert!(breaker.has_given_up() && !breaker.is_open() && !breaker.admit());
+            breaker.reset();
+            assert_eq!(due_runs(&mut breaker), expected, "as new after a reset");
+        }
+    }
+
+    #[test]
+    fn one_good_run_in_between_counts_from_the_start() {
+        let mut breaker = Breaker::guest(OnFailure { trip_after: 2, pause: 1, quarantine_after: 2 });
+        for _round in 0..10 {
+            breaker.failed();
+            breaker.failed();
+            assert!(breaker.is_open() && !breaker.admit());
+            assert!(breaker.admit(), "half open");
+            breaker.reset();
+        }
+        breaker.give_up();
+        assert!(breaker.has_given_up());
+    }
+}

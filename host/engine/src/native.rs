@@ -1,0 +1,205 @@
+//! Native phases: shared libraries that run with all the rights of the process. Pins their bytes; cannot contain them.
+
+#![expect(unsafe_code, reason = "a shared library is loaded, and its functions are called")]
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::mem::ManuallyDrop;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use groundskeeper_sdk::abi::{ENTRY, NativePhase, gk_phase};
+use groundskeeper_sdk::host::{Plan, Table};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use sha2::{Digest as _, Sha256};
+
+use super::log::Log;
+use super::{Body, Cost, Done, Ended, Job};
+use crate::policy::Limits;
+
+/// Why a library is not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NativeError {
+    #[error("{what} {path}: {source}")]
+    Io { what: &'static str, path: String, source: std::io::Error },
+    #[error(
+        "{path} can be written by others than its owner, and would run with this node's rights; chmod go-w it"
+    )]
+    OthersWrite { path: String },
+    #[error("{path} belongs to user {owner}, neither root nor this node's; chown it")]
+    Owner { path: String, owner: u32 },
+    #[error("{path}: its sha256 is {found}, the manifest pins another")]
+    Digest { path: String, found: String },
+    #[error("{path} cannot be loaded: {why}")]
+    Load { path: String, why: String },
+}
+
+/// A phase in a shared library, with its settings.
+pub struct Native {
+    phase: NativePhase,
+    settings: String,
+    digest: [u8; 32],
+    limits: Limits,
+}
+
+impl Native {
+    /// Reads the library at `path` and loads it, as [`Native::load_bytes`].
+    ///
+    /// # Errors
+    /// [`NativeError`]: other bytes, a file that others could have written, no phase inside.
+    pub fn load(
+        path: &Path,
+        digest: [u8; 32],
+        settings: String,
+        scratch: &Path,
+    ) -> Result<Self, NativeError> {
+        let cannot =
+            |source| NativeError::Io { what: "cannot read", path: path.display().to_string(), source };
+        let bytes = fs::read(path).map_err(cannot)?;
+        Self::load_bytes(path, &bytes, digest, settings, scratch)
+    }
+
+    /// Loads the library `bytes`, which lie at `path`, if they have this digest. They are copied into `scratch`, loaded from there and never
+    /// unloaded: whoever writes over the file changes nothing that runs. `scratch` is a folder that others cannot write to.
+    ///
+    /// # Errors
+    /// [`NativeError`]: other bytes, a file that others could have written, no phase inside.
+    pub fn load_bytes(
+        path: &Path,
+        bytes: &[u8],
+        digest: [u8; 32],
+        settings: String,
+        scratch: &Path,
+    ) -> Result<Self, NativeError> {
+        let shown = || path.display().to_string();
+        let io = |what: &'static str| {
+            move |source| NativeError::Io { what, path: path.display().to_string(), source }
+        };
+        let meta = fs::metadata(path).map_err(io("cannot read"))?;
+        if meta.mode() & 0o022 != 0 {
+            return Err(NativeError::OthersWrite { path: shown() });
+        }
+        if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
+            return Err(NativeError::Owner { path: shown(), owner: meta.uid() });
+        }
+        let found: [u8; 32] = Sha256::digest(bytes).into();
+        if found != digest {
+            let found = data_encoding::HEXLOWER.encode(&found);
+            return Err(NativeError::Digest { path: shown(), found });
+        }
+        let copy = private_copy(bytes, &found, scratch).map_err(io("cannot copy"))?;
+        let phase = open(&copy);
+        // Loaded or not, its name is of no more use: what is mapped stays.
+        _ = fs::remove_file(&copy);
+        let phase = phase.map_err(|why| NativeError::Load { path: shown(), why })?;
+        Ok(Self { phase, settings, digest, limits: Limits::default() })
+    }
+
+    /// The same, held to these limits as far as a native phase can be: to those of its log.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The phase's own version.
+    pub fn version(&self) -> &str {
+        self.phase.version()
+    }
+}
+
+fn private_copy(bytes: &[u8], digest: &[u8; 32], scratch: &Path) -> std::io::Result<PathBuf> {
+    // A name of its own each time: the loader takes the same path for the same library.
+    let unique =
+        format!("{}-{:016x}.so", data_encoding::HEXLOWER.encode(&digest[..8]), rand::random::<u64>());
+    let path = scratch.join(unique);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    file.write_all(bytes)?;
+    Ok(path)
+}
+
+fn open(path: &Path) -> Result<NativePhase, String> {
+    // SAFETY: loading runs the library's constructors. The operator allowed native phases and pinned these very bytes.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
+    // Never unloaded: its threads and its thread-locals may outlive any call.
+    let library = ManuallyDrop::new(library.map_err(|error| error.to_string())?);
+    // SAFETY: a library that exports this name says that the function is of this type: that is what the name is for.
+    let entry = unsafe { library.get::<unsafe extern "C" fn() -> *const gk_phase>(ENTRY.as_bytes()) };
+    let entry = entry
+        .map_err(|_| format!("it does not export {ENTRY}; build it with the SDK's feature \"dylib\""))?;
+    // SAFETY: the entry takes nothing and returns its table, as the header has it.
+    let table = unsafe { entry() };
+    // SAFETY: it is the entry's table, and the library stays loaded.
+    unsafe { NativePhase::new(table) }
+}
+
+impl Body for Native {
+    fn summary(&self) -> &str {
+        self.phase.summary()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.phase.check(&self.settings)
+    }
+
+    fn digest(&self) -> Option<[u8; 32]> {
+        Some(self.digest)
+    }
+
+    fn settings(&self) -> Option<String> {
+        Some(self.settings.clone())
+    }
+
+    fn run(&self, job: &Job) -> Done {
+        let mut plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
+        let returned = self.phase.run(&self.settings, &job.tick, &job.view, &mut plan);
+        let mut parts = plan.into_parts();
+        let mut log = Log::new(&self.limits);
+        parts.log.drain(..).for_each(|line| log.write(line.level, &line.text));
+        Done { ended: Ended::of(returned, parts), log: log.take(), cost: Cost::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use groundskeeper_sdk::abi::HEADER;
+    use groundskeeper_sdk::phase::Tick;
+    use groundskeeper_sdk::testing::world;
+
+    use super::*;
+
+    /// A phase in C whose `run` is `body`.
+    fn library(folder: &Path, body: &str) -> PathBuf {
+        let source = format!(
+            "#include \"groundskeeper_phase.h\"\n\
+             static uint32_t check(const gk_run *run) {{ (void)run; return GK_OK; }}\n\
+             static uint32_t decide(const gk_run *run) {{ {body} return GK_OK; }}\n\
+             const gk_phase *groundskeeper_phase_v1(void) {{\n\
+                 static const gk_phase phase = {{.size = sizeof(gk_phase), .abi = GK_ABI, .check = check, .run = decide}};\n\
+                 return &phase;\n}}\n"
+        );
+        fs::write(folder.join("groundskeeper_phase.h"), HEADER).unwrap();
+        fs::write(folder.join("phase.c"), source).unwrap();
+        let mut cc = std::process::Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()));
+        cc.args(["-std=c11", "-shared", "-fPIC", "-o", "phase.so", "phase.c"]).current_dir(folder);
+        assert!(cc.status().expect("a C compiler, as Rust needs it to link").success());
+        folder.join("phase.so")
+    }
+
+    #[test]
+    fn a_flood_of_log_lines_is_cut_and_counted_as_for_components() {
+        let folder = tempfile::tempdir().unwrap();
+        let flood = "for (int i = 0; i < 1000; i++) run->log(run->host, GK_INFO, GK_TEXT(\"a long line\"));";
+        let path = library(folder.path(), flood);
+        let digest = Sha256::digest(fs::read(&path).unwrap()).into();
+        let native = Native::load(&path, digest, "{}".to_owned(), folder.path()).unwrap();
+        let native = native.within(Limits { log_lines: 3, log_line_bytes: 6, ..Limits::default() });
+        let done = native.run(&Job { tick: Tick::default(), view: Arc::new(world()) });
+        assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+        let said: Vec<&str> = done.log.iter().map(|line| line.text.as_str()).collect();
+        let dropped = "997 more lines were dropped: [limits] log_lines = 3";
+        assert_eq!(said, ["a long", "a long", "a long", dropped]);
+    }
+}

@@ -1,0 +1,73 @@
+//! The thread that phases run on, and what happens when one does not come back. Knows nothing of what they are made of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
+use std::time::Duration;
+
+use groundskeeper_sdk::phase::Failure;
+
+use super::{Body, Done, Ended, Job};
+
+struct Call {
+    body: Arc<dyn Body>,
+    job: Job,
+    inside: Arc<AtomicBool>,
+    done: std::sync::mpsc::SyncSender<Done>,
+}
+
+/// A thread that runs phases one at a time.
+#[derive(Default)]
+pub struct PhaseThread {
+    calls: Option<Sender<Call>>,
+}
+
+impl PhaseThread {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn start() -> std::io::Result<Sender<Call>> {
+        let (calls, waiting) = channel::<Call>();
+        std::thread::Builder::new().name("gk-phases".into()).spawn(move || {
+            while let Ok(Call { body, job, inside, done }) = waiting.recv() {
+                let ended = body.run(&job);
+                inside.store(false, Ordering::Release);
+                // Nobody listens any more if the run was given up.
+                _ = done.send(ended);
+            }
+        })?;
+        Ok(calls)
+    }
+
+    pub(super) fn run(&mut self, body: Arc<dyn Body>, job: Job, limit: Duration) -> Done {
+        let calls = match &self.calls {
+            Some(calls) => calls.clone(),
+            None => match Self::start() {
+                Ok(calls) => self.calls.insert(calls).clone(),
+                Err(error) => {
+                    return Ended::Failed(Failure::transient(format!("no thread to run it on: {error}")))
+                        .into();
+                }
+            },
+        };
+        let inside = Arc::new(AtomicBool::new(true));
+        let (done, answer) = sync_channel(1);
+        if calls.send(Call { body, job, inside: Arc::clone(&inside), done }).is_err() {
+            self.calls = None;
+            return Ended::Panicked("the phase thread ended".to_owned()).into();
+        }
+        match answer.recv_timeout(limit) {
+            Ok(done) => done,
+            Err(RecvTimeoutError::Timeout) => {
+                // The stuck thread keeps its queue, which is empty; the next run starts another thread.
+                self.calls = None;
+                Ended::Overran { limit, inside }.into()
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                self.calls = None;
+                Ended::Panicked("the phase thread ended".to_owned()).into()
+            }
+        }
+    }
+}

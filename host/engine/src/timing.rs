@@ -1,0 +1,130 @@
+//! When a phase is due. Pure: ticks in, yes or no out.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use groundskeeper_base::peer::PeerId;
+
+use crate::schedule::Schedule;
+
+/// When a phase last ran, in ticks of this process: negative before it started, so that a node that restarts each
+/// 50 minutes still does its hourly work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    pub last_run: i64,
+    /// Set by the phase itself: not later than this tick.
+    pub again_at: Option<u32>,
+}
+
+impl Timing {
+    /// A phase that has never run here or before: its first run falls `spread % every` ticks into its period, so that
+    /// not every phase of every node runs in one tick.
+    pub fn never(schedule: &Schedule, spread: u64) -> Self {
+        let period = u64::from(schedule.cadence.longest());
+        let first = 1 + (spread % period) as i64 + i64::from(schedule.offset);
+        Self { last_run: first - period as i64, again_at: None }
+    }
+
+    /// A phase that ran `ago` ticks before this process started.
+    pub fn ran_before(ago: u64) -> Self {
+        Self { last_run: -i64::try_from(ago).unwrap_or(i64::MAX), again_at: None }
+    }
+
+    /// Never `tick % n`: a skipped tick must not cost an hourly phase an hour.
+    pub fn is_due(&self, tick: u32, every: u32) -> bool {
+        i64::from(tick) >= self.last_run + i64::from(every) || self.again_at.is_some_and(|at| tick >= at)
+    }
+
+    pub fn next_due(&self, every: u32) -> u32 {
+        let regular = u32::try_from((self.last_run + i64::from(every)).max(0)).unwrap_or(u32::MAX);
+        self.again_at.map_or(regular, |at| at.min(regular))
+    }
+
+    /// Due runs that fell between the last run and `tick`, not counting the one at `tick`.
+    pub fn missed(&self, tick: u32, every: u32) -> u32 {
+        let periods = (i64::from(tick) - self.last_run) / i64::from(every);
+        u32::try_from(periods - 1).unwrap_or(0)
+    }
+
+    pub fn ran(&mut self, tick: u32, again_in: Option<u32>) {
+        self.last_run = i64::from(tick);
+        self.again_at = again_in.map(|ticks| tick.saturating_add(ticks));
+    }
+}
+
+/// Where in its period a phase first runs: another place for each node and each phase.
+pub fn spread(node: &PeerId, phase: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (node.as_bytes(), phase).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::builtin::Phases;
+
+    #[test]
+    fn adaptive_cadence_follows_the_number_of_connections() {
+        let adaptive = Phases::default().reconnect.schedule.cadence;
+        let table = [(0, 1), (4, 1), (5, 2), (7, 2), (8, 4), (100, 4)];
+        for (connected, every) in table {
+            assert_eq!(adaptive.every_n_ticks(connected), every, "at {connected} connections");
+        }
+    }
+
+    #[test]
+    fn missing_ticks_119_to_122_does_not_cost_an_hour() {
+        let mut timing = Timing { last_run: 0, again_at: None };
+        let ran: Vec<u32> = (1..=370)
+            .filter(|tick| !(119..=122).contains(tick))
+            .filter(|&tick| {
+                let due = timing.is_due(tick, 120);
+                if due {
+                    timing.ran(tick, None);
+                }
+                due
+            })
+            .collect();
+        assert_eq!(ran, [123, 243, 363]);
+    }
+
+    #[test]
+    fn a_restart_each_100_ticks_still_runs_the_120_tick_phase() {
+        let schedule = Schedule::every(120);
+        for spread in 0..240 {
+            let mut timing = Timing::never(&schedule, spread);
+            let mut runs = 0;
+            for _restart in 0..12 {
+                for tick in 1..=100 {
+                    if timing.is_due(tick, 120) {
+                        timing.ran(tick, None);
+                        runs += 1;
+                    }
+                }
+                timing = Timing { last_run: timing.last_run - 100, again_at: None };
+            }
+            assert!((9..=10).contains(&runs), "spread {spread}: {runs} runs in 1,200 ticks");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_later_than_a_period_after_the_last_run_unless_ticks_are_missing(
+            every in 1_u32..500, spread: u64, skipped in proptest::collection::hash_set(1_u32..2000, 0..200),
+        ) {
+            let mut timing = Timing::never(&Schedule::every(every), spread);
+            let mut waited = 0;
+            for tick in (1..2000).filter(|tick| !skipped.contains(tick)) {
+                waited += 1;
+                if timing.is_due(tick, every) {
+                    timing.ran(tick, None);
+                    waited = 0;
+                }
+                prop_assert!(waited < every || every == 1 && waited == 0, "tick {tick}: {waited} of {every}");
+                prop_assert!(timing.next_due(every) > tick);
+            }
+        }
+    }
+}

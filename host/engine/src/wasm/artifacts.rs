@@ -1,0 +1,93 @@
+//! Compiled code on disk, so that a start need not compile. Trusts only what this host wrote; an odd entry is a miss.
+
+#![expect(
+    unsafe_code,
+    reason = "compiled code is mapped and run: wasmtime asks whoever loads it to answer for it"
+)]
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use groundskeeper_base::write::{private_folder, write_whole};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::{Digest, LoadError, MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS};
+
+/// More than a node has phases; the oldest go first.
+const MOST_ENTRIES: usize = 256;
+
+/// A folder of compiled components by digest and by what compiled them.
+#[derive(Debug)]
+pub struct Artifacts {
+    folder: PathBuf,
+    /// Of wasmtime's version, of everything in its configuration that changes code, and of what a module may be.
+    compiler: u64,
+}
+
+impl Artifacts {
+    /// Opens the folder, made with mode 0700 if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be made, or if others than its owner could write what would be run.
+    pub(super) fn open(folder: PathBuf, engine: &Engine) -> Result<Self, LoadError> {
+        let refused = |why: String| LoadError::Artifacts { folder: folder.display().to_string(), why };
+        private_folder(&folder).map_err(refused)?;
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        (MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS).hash(&mut hasher);
+        Ok(Self { folder, compiler: hasher.finish() })
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{digest}-{:016x}.cwasm", self.compiler))
+    }
+
+    /// None if it is not there or does not fit, and then it is not there any more.
+    pub(super) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+        let path = self.path(digest);
+        if !path.try_exists().unwrap_or(false) {
+            return None;
+        }
+        // SAFETY: the folder is writable by this user alone (checked when it was opened), and only `keep` writes to
+        // it, by rename: the file was made by this compiler and does not change while it is mapped.
+        match unsafe { Component::deserialize_file(engine, &path) } {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::debug!(path = %path.display(), "compiled code does not fit and is made anew: {error:#}");
+                _ = fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    /// Keeps compiled code under its digest.
+    pub(super) fn keep(&self, digest: &Digest, compiled: &[u8]) -> io::Result<()> {
+        write_whole(&self.path(digest), compiled, 0o600)?;
+        prune(&self.folder)
+    }
+}
+
+/// Keeps the newest entries. Mapped code stays valid when its file's name goes.
+fn prune(folder: &Path) -> io::Result<()> {
+    let mut entries: Vec<_> = fs::read_dir(folder)?
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    let over = entries.len().saturating_sub(MOST_ENTRIES);
+    if over > 0 {
+        entries.sort();
+        for (_, path) in &entries[..over] {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Compiled code that was not kept anywhere.
+pub(super) fn from_memory(engine: &Engine, compiled: &[u8]) -> Result<Component, LoadError> {
+    // SAFETY: the bytes come from `precompile_component` of this very engine and have not left this process.
+    unsafe { Component::deserialize(engine, compiled) }.map_err(|error| LoadError::compile(&error))
+}

@@ -1,0 +1,309 @@
+//! A phase made of code and a manifest's settings, ready to run. Keeps no state of its own from run to run.
+
+use std::fmt;
+use std::sync::Arc;
+
+use groundskeeper_sdk::contract::Interface;
+use groundskeeper_sdk::host::{Frozen, Plan, Table, clean};
+use groundskeeper_sdk::phase::{Failure, Tick};
+use groundskeeper_sdk::rng::Rng;
+use parking_lot::Mutex;
+use wasmtime::Store;
+use wasmtime::component::{Instance as Linked, TypedFunc};
+
+use super::code::Code;
+use super::run::{Inside, Stage};
+use super::{Backstop, HOSTCALL_BYTES, Wasm, shapes, trap};
+use crate::log::cut;
+use crate::policy::{Grants, Instance, Limits};
+use crate::{Body, Cost, Done, Ended, Job};
+
+/// What a manifest says about a run.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// A JSON object.
+    pub settings: String,
+    pub limits: Limits,
+    pub grants: Grants,
+    pub instance: Instance,
+}
+
+/// What a phase says of itself. Untrusted: cleaned and cut.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Described {
+    pub summary: String,
+    pub version: String,
+    pub toolkit: String,
+}
+
+/// An import that the manifest does not grant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NotGranted {
+    pub interface: Interface,
+}
+
+impl fmt::Display for NotGranted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let interface = self.interface.name();
+        write!(
+            f,
+            "it wants {interface:?}, which is not granted; to grant it, add to [grants]: {}",
+            self.line()
+        )
+    }
+}
+
+impl NotGranted {
+    /// The line for the manifest, with the usual ceilings.
+    pub fn line(&self) -> String {
+        Grants::line(self.interface).unwrap_or_else(|| format!("{} = true", self.interface))
+    }
+}
+
+/// Why code and setup make no phase.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NotGranted(Vec<NotGranted>),
+    #[error("it does not say what it is: {0}")]
+    Describe(String),
+}
+
+/// A component that runs as a phase.
+pub struct Guest {
+    wasm: Wasm,
+    code: Arc<Code>,
+    setup: Setup,
+    settings: Arc<str>,
+    described: Described,
+    warm: Mutex<Option<Warm>>,
+}
+
+/// An instance that is used again.
+struct Warm {
+    store: Store<Inside>,
+    run: Run,
+    runs_left: u32,
+}
+
+type Check = TypedFunc<(Arc<str>,), (Result<(), String>,)>;
+type Run = TypedFunc<(shapes::Tick, Arc<str>), (Result<(), shapes::Failure>,)>;
+
+/// Bytes of each thing a phase says of itself.
+const DESCRIBED_BYTES: usize = 200;
+
+impl Guest {
+    /// Links `code` under `setup` and asks it what it is.
+    ///
+    /// # Errors
+    /// [`SetupError`] names every import that is not granted, or says how `describe` ended.
+    pub fn new(wasm: &Wasm, code: Arc<Code>, setup: Setup) -> Result<Self, SetupError> {
+        let missing: Vec<NotGranted> = code
+            .imports()
+            .iter()
+            .copied()
+            .filter(|interface| !setup.grants.allows(*interface))
+            .map(|interface| NotGranted { interface })
+            .collect();
+        if !missing.is_empty() {
+            return Err(SetupError::NotGranted(missing));
+        }
+        let settings = Arc::from(setup.settings.as_str());
+        let described = Described::default();
+        let mut guest = Self { wasm: wasm.clone(), code, setup, settings, described, warm: Mutex::new(None) };
+        guest.described = guest.describe()?;
+        Ok(guest)
+    }
+
+    pub fn described(&self) -> &Described {
+        &self.described
+    }
+
+    pub fn code(&self) -> &Arc<Code> {
+        &self.code
+    }
+
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    fn store(&self) -> wasmtime::Result<Store<Inside>> {
+        let limits = &self.setup.limits;
+        let memory = self.setup.grants.memory.map_or(0, |grant| grant.max_bytes);
+        let mut store = Store::new(&self.wasm.engine, Inside::new(limits, memory));
+        store.limiter(|inside| &mut inside.limiter);
+        // What a phase may keep it hands over in one call.
+        store.set_hostcall_fuel(HOSTCALL_BYTES + memory);
+        self.arm(&mut store)?;
+        Ok(store)
+    }
+
+    /// Fuel and time anew. Before instantiating too: start functions run there.
+    fn arm(&self, store: &mut Store<Inside>) -> wasmtime::Result<()> {
+        store.set_fuel(self.setup.limits.fuel)?;
+        store.set_epoch_deadline(Backstop::epochs(self.setup.limits.wall));
+        Ok(())
+    }
+
+    /// Calls into a store of its own; how it ended in words if not by returning.
+    fn once<R>(
+        &self,
+        stage: Stage,
+        body: impl FnOnce(&mut Store<Inside>, &Linked) -> wasmtime::Result<R>,
+    ) -> Result<R, String> {
+        let _inside = self.wasm.backstop.enter();
+        let mut store = self.store().map_err(|error| format!("{error:#}"))?;
+        let returned = self.code.pre.instantiate(&mut store).and_then(|instance| {
+            store.data_mut().stage = stage;
+            body(&mut store, &instance)
+        });
+        returned.map_err(|error| {
+            let ended = trap::ended(&error, store.data(), &self.setup.limits);
+            ended.plan().err().map_or_else(String::new, |failure| failure.text.into_owned())
+        })
+    }
+
+    fn describe(&self) -> Result<Described, SetupError> {
+        let described = self.once(Stage::Describing, |store, instance| {
+            let its = |name: &'static str| move |error: wasmtime::Error| error.context(name);
+            let describe = instance
+                .get_typed_func::<(), (shapes::Descriptor,)>(&mut *store, self.code.exports.describe)
+                .map_err(its("its `describe`"))?;
+            // So that a component with other types is refused now, not at its first run.
+            _ = self.check_function(store, instance).map_err(its("its `check`"))?;
+            _ = self.run_function(store, instance).map_err(its("its `run`"))?;
+            describe.call(&mut *store, ())
+        });
+        let (described,) = described.map_err(SetupError::Describe)?;
+        let tidy = |text: &str| clean(cut(text, DESCRIBED_BYTES)).into_owned();
+        Ok(Described {
+            summary: tidy(&described.summary),
+            version: tidy(&described.version),
+            toolkit: tidy(&described.toolkit),
+        })
+    }
+
+    fn check_function(&self, store: &mut Store<Inside>, instance: &Linked) -> wasmtime::Result<Check> {
+        instance.get_typed_func(&mut *store, self.code.exports.check)
+    }
+
+    fn run_function(&self, store: &mut Store<Inside>, instance: &Linked) -> wasmtime::Result<Run> {
+        instance.get_typed_func(&mut *store, self.code.exports.run)
+    }
+
+    /// An instance that waits, or a new one.
+    fn warm(&self, job: &Job) -> Result<Warm, (wasmtime::Error, Option<Store<Inside>>)> {
+        let waiting = self.warm.lock().take();
+        if let Some(mut warm) = waiting {
+            self.arm(&mut warm.store).map_err(|error| (error, None))?;
+            prepare(warm.store.data_mut(), job);
+            return Ok(warm);
+        }
+        let mut store = self.store().map_err(|error| (error, None))?;
+        // The inert clock and chance are there for start functions too.
+        prepare(store.data_mut(), job);
+        store.data_mut().stage = Stage::Starting;
+        let run = self
+            .code
+            .pre
+            .instantiate(&mut store)
+            .and_then(|instance| self.run_function(&mut store, &instance));
+        store.data_mut().stage = Stage::Running;
+        let runs_left = match self.setup.instance {
+            Instance::Fresh => 1,
+            Instance::Persistent { max_runs } => max_runs,
+        };
+        match run {
+            Ok(run) => Ok(Warm { store, run, runs_left }),
+            Err(error) => Err((error, Some(store))),
+        }
+    }
+}
+
+fn prepare(inside: &mut Inside, job: &Job) {
+    inside.stage = Stage::Running;
+    inside.limiter.refused = None;
+    // Freezing the book costs; asks about its rows look at it themselves.
+    inside.plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
+    inside.view = Some(Arc::<dyn Frozen>::clone(&job.view));
+    inside.unix_s = job.tick.unix_s;
+    inside.chance = chance(&job.tick);
+}
+
+/// Apart from the phase's own sequence, which begins at the same seed.
+fn chance(tick: &Tick) -> Rng {
+    Rng::new(!(u64::from(tick.seed[0]) << 32 | u64::from(tick.seed[1])))
+}
+
+impl Body for Guest {
+    fn summary(&self) -> &str {
+        &self.described.summary
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let checked = self.once(Stage::Checking, |store, instance| {
+            let check = self.check_function(store, instance)?;
+            check.call(&mut *store, (Arc::clone(&self.settings),))
+        });
+        match checked {
+            Ok((Ok(()),)) => Ok(()),
+            Ok((Err(problem),)) => Err(trap::short(&problem)),
+            Err(words) => Err(format!("looking at them ended: {words}")),
+        }
+    }
+
+    fn digest(&self) -> Option<[u8; 32]> {
+        Some(self.code.digest().0)
+    }
+
+    fn settings(&self) -> Option<String> {
+        Some(self.setup.settings.clone())
+    }
+
+    fn run(&self, job: &Job) -> Done {
+        let _inside = self.wasm.backstop.enter();
+        let limits = &self.setup.limits;
+        let mut warm = match self.warm(job) {
+            Ok(warm) => warm,
+            Err((error, None)) => return Ended::Trapped(format!("{error:#}")).into(),
+            Err((error, Some(mut store))) => {
+                let ended = trap::ended(&error, store.data(), limits);
+                let cost = cost(&store, limits);
+                return Done { ended, log: store.data_mut().log.take(), cost };
+            }
+        };
+        let returned = warm.run.call(&mut warm.store, (job.tick.into(), Arc::clone(&self.settings)));
+        let cost = cost(&warm.store, limits);
+        let inside = warm.store.data_mut();
+        inside.view = None;
+        let ended = match returned {
+            Ok((Ok(()),)) => Ended::Planned(std::mem::take(&mut inside.plan).into_parts()),
+            Ok((Err(failure),)) => Ended::Failed(tidy(failure)),
+            // An instance that did not return is never entered again: it goes with its store.
+            Err(error) => {
+                // Looks at what it said last, so before the lines are taken.
+                let ended = trap::ended(&error, inside, limits);
+                return Done { ended, log: inside.log.take(), cost };
+            }
+        };
+        let log = inside.log.take();
+        warm.runs_left -= 1;
+        if warm.runs_left > 0 {
+            *self.warm.lock() = Some(warm);
+        }
+        Done { ended, log, cost }
+    }
+}
+
+fn cost(store: &Store<Inside>, limits: &Limits) -> Cost {
+    let left = store.get_fuel().unwrap_or(0);
+    Cost { fuel: Some(limits.fuel.saturating_sub(left)), memory: Some(store.data().limiter.used) }
+}
+
+fn tidy(failure: shapes::Failure) -> Failure {
+    match failure {
+        shapes::Failure::Transient(text) => Failure::Transient(trap::short(&text)),
+        shapes::Failure::Permanent(text) => Failure::Permanent(trap::short(&text)),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a guest's end means: a rule, a limit or a trap, with a backtrace that has names. Punishes nobody.
+
+use std::fmt::Write as _;
+
+use groundskeeper_sdk::host::{Level, RuleBroken, clean};
+use wasmtime::{Trap, WasmBacktrace};
+
+use super::run::{Inside, Refused, TABLE_ELEMENTS};
+use crate::log::cut;
+use crate::policy::Limits;
+use crate::{Ended, Limit};
+
+/// Frames that are told: the innermost, where it happened.
+const FRAMES: usize = 8;
+/// Bytes of one function's name.
+const NAME_BYTES: usize = 120;
+/// Bytes of what a guest says in its last words.
+pub(super) const WORDS_BYTES: usize = 1_000;
+
+/// How a run ended that did not return.
+pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -> Ended {
+    let place = place(error);
+    if let Some(rule) = error.downcast_ref::<RuleBroken>() {
+        return Ended::Rule(format!("{rule}{place}"));
+    }
+    let trap = error.downcast_ref::<Trap>().copied();
+    let cut_by = |limit: Limit, words: String| Ended::Cut { limit, words: format!("{words}{place}") };
+    match trap {
+        Some(Trap::OutOfFuel) => {
+            cut_by(Limit::Fuel, format!("used up its {} of fuel ([limits] fuel)", limits.fuel))
+        }
+        Some(Trap::Interrupt) => cut_by(
+            Limit::Wall,
+            format!("was inside for more than {} ms ([limits] wall)", limits.wall.as_millis()),
+        ),
+        Some(Trap::StackOverflow) => cut_by(Limit::Stack, "used up its stack: it recurses too deeply".into()),
+        _ if inside.limiter.refused == Some(Refused::Memory) => {
+            let kib = limits.memory >> 10;
+            cut_by(Limit::Memory, format!("wanted more than its {kib} KiB of memory ([limits] memory)"))
+        }
+        _ if inside.limiter.refused == Some(Refused::Table) => {
+            cut_by(Limit::Memory, format!("wanted more than {TABLE_ELEMENTS} elements of tables"))
+        }
+        Some(trap) => {
+            let mut words = format!("{trap}");
+            // A panic says why before it traps.
+            if let Some(last) = inside.log.last().filter(|line| line.level == Level::Error) {
+                _ = write!(words, ", having said {:?}", cut(&last.text, WORDS_BYTES));
+            }
+            Ended::Trapped(words + &place)
+        }
+        None => Ended::Trapped(format!("{}{place}", short(&cause(error)))),
+    }
+}
+
+/// Why it ended, without the backtrace, which is told in our own way.
+fn cause(error: &wasmtime::Error) -> String {
+    match error.downcast_ref::<WasmBacktrace>() {
+        Some(_) => format!("{:#}", error.root_cause()),
+        None => format!("{error:#}"),
+    }
+}
+
+/// What a guest had a hand in, made fit for a line.
+pub(super) fn short(text: &str) -> String {
+    clean(cut(text, WORDS_BYTES)).into_owned()
+}
+
+/// ` in f < g < h`, or nothing.
+fn place(error: &wasmtime::Error) -> String {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    // Without a name: how the contract's functions are called, or a module whose names were stripped.
+    let names: Vec<String> = backtrace
+        .frames()
+        .iter()
+        .filter_map(|frame| frame.func_name())
+        .map(|name| format!("{:#}", rustc_demangle::demangle(cut(name, 4 * NAME_BYTES))))
+        .filter(|name| !is_machinery(name))
+        .map(|name| clean(cut(&name, NAME_BYTES)).into_owned())
+        .collect();
+    let more = names.len().saturating_sub(FRAMES);
+    let shown = &names[..names.len() - more];
+    match (shown.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!(", in {}", shown.join(" < ")),
+        (false, more) => format!(", in {} < {more} more", shown.join(" < ")),
+    }
+}
+
+/// How a language panics is not where.
+fn is_machinery(name: &str) -> bool {
+    [
+        "core::panicking::",
+        "std::panicking::",
+        "std::sys::",
+        "rust_panic",
+        "__rust",
+        "abort",
+        "core::option::",
+        "core::result::",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+}

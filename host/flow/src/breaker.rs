@@ -1,0 +1,336 @@
+//! A circuit breaker: stops sending to whom keeps failing, and finds out by a few trials when that is over. Told the time;
+//! keeps no clock.
+//!
+//! The states are Nygard's ("Release It!", 2007). Time comes in with every call, so that a simulation replays: the
+//! breakers that are published as crates read a clock of their own.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use groundskeeper_base::bounds::{Bound, Span};
+use groundskeeper_base::units::as_span;
+use serde::{Deserialize, Serialize};
+
+/// When requests to a peer that fails them are stopped, by peer and kind of request.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerSettings {
+    /// Failures that open it: in a row, or within the window if there is an error_rate.
+    #[serde(rename = "failure_threshold")]
+    pub failures: u32,
+    /// How long it is open before one request is tried; doubled each time that fails, up to sixteenfold.
+    #[serde(rename = "timeout", with = "as_span")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub open_for: Duration,
+    /// Tries that must succeed in a row to close it.
+    #[serde(rename = "success_threshold")]
+    pub successes: u32,
+    /// The fraction of requests within the window that must have failed as well. None: failures in a row count.
+    pub error_rate: Option<f64>,
+    /// How far back requests count for the error_rate.
+    #[serde(with = "as_span")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub window: Duration,
+}
+
+impl BreakerSettings {
+    /// The ranges of its keys.
+    pub const BOUNDS: [(&str, Bound); 5] = [
+        ("failure_threshold", Bound::Count(1, 1000)),
+        ("timeout", Bound::Time(Span::millis(100), Span::hours(1))),
+        ("success_threshold", Bound::Count(1, 100)),
+        ("error_rate", Bound::Fraction(0.01, 1.0)),
+        ("window", Bound::Time(Span::secs(1), Span::hours(1))),
+    ];
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            error_rate: None,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(5),
+            successes: 2,
+        }
+    }
+}
+
+/// Waits of an open breaker are doubled so often at most: 5 s become 80 s.
+pub const MOST_DOUBLED: u32 = 4;
+
+/// Calls that a window remembers; beyond, the oldest are forgotten before their time.
+const REMEMBERED: usize = 256;
+
+/// What a breaker does with calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// Lets them through.
+    Closed,
+    /// Lets none through until its time is over.
+    Open,
+    /// Lets one through at a time, for trial.
+    HalfOpen,
+}
+
+impl BreakerState {
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallEnd {
+    Succeeded,
+    Failed,
+    /// Nothing can be concluded from it: its caller lost interest, or our own queue was full.
+    Unknown,
+}
+
+/// One breaker. Times are monotonic.
+#[derive(Clone, Debug, Default)]
+pub struct Breaker {
+    phase: Phase,
+    /// Since the last success.
+    failures_in_row: u32,
+    /// Calls of the window, if the rate counts: when they ended, and whether well.
+    calls: VecDeque<(Duration, bool)>,
+    /// How often it has opened without having been closed since.
+    opened: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Closed,
+    Open {
+        until: Duration,
+    },
+    HalfOpen {
+        /// Whether a trial is under way.
+        trying: bool,
+        successes: u32,
+    },
+}
+
+impl Breaker {
+    /// As it is now: an open one whose time is over lets the next call through.
+    pub fn state(&self, now: Duration) -> BreakerState {
+        match self.phase {
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { until } if now < until => BreakerState::Open,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
+        }
+    }
+
+    /// Whether a call would be let through.
+    pub fn would_admit(&self, now: Duration) -> bool {
+        match self.phase {
+            Phase::Closed => true,
+            Phase::Open { until } => now >= until,
+            Phase::HalfOpen { trying, .. } => !trying,
+        }
+    }
+
+    /// Asks to make a call. If it may be made, its end must be told by [`Breaker::end`].
+    pub fn admit(&mut self, now: Duration) -> bool {
+        let admitted = self.would_admit(now);
+        if admitted && self.phase != Phase::Closed {
+            let successes = if let Phase::HalfOpen { successes, .. } = self.phase { successes } else { 0 };
+            self.phase = Phase::HalfOpen { trying: true, successes };
+        }
+        admitted
+    }
+
+    /// Tells how a call that was admitted has ended. The new state if that has changed it.
+    pub fn end(&mut self, how: CallEnd, now: Duration, settings: &BreakerSettings) -> Option<BreakerState> {
+        match (how, self.phase) {
+            // A call that began before it opened.
+            (_, Phase::Open { .. }) => None,
+            (CallEnd::Unknown, Phase::Closed) => None,
+            (CallEnd::Unknown, Phase::HalfOpen { successes, .. }) => {
+                self.phase = Phase::HalfOpen { trying: false, successes };
+                None
+            }
+            (CallEnd::Succeeded, Phase::HalfOpen { successes, .. }) if successes + 1 < settings.successes => {
+                self.phase = Phase::HalfOpen { trying: false, successes: successes + 1 };
+                None
+            }
+            (CallEnd::Succeeded, Phase::HalfOpen { .. }) => {
+                *self = Self::default();
+                Some(BreakerState::Closed)
+            }
+            (CallEnd::Failed, Phase::HalfOpen { .. }) => Some(self.open(now, settings)),
+            (CallEnd::Succeeded, Phase::Closed) => {
+                self.failures_in_row = 0;
+                self.remember(true, now, settings);
+                None
+            }
+            (CallEnd::Failed, Phase::Closed) => {
+                self.failures_in_row = self.failures_in_row.saturating_add(1);
+                self.remember(false, now, settings);
+                self.is_too_much(settings).then(|| self.open(now, settings))
+            }
+        }
+    }
+
+    /// Whether nothing is known against it: it may be forgotten.
+    pub fn is_spotless(&self) -> bool {
+        self.phase == Phase::Closed && self.failures_in_row == 0
+    }
+
+    fn remember(&mut self, well: bool, now: Duration, settings: &BreakerSettings) {
+        if settings.error_rate.is_none() {
+            self.calls = VecDeque::new();
+            return;
+        }
+        let begin = now.saturating_sub(settings.window);
+        while self.calls.front().is_some_and(|(at, _)| *at < begin) || self.calls.len() >= REMEMBERED {
+            self.calls.pop_front();
+        }
+        self.calls.push_back((now, well));
+    }
+
+    fn is_too_much(&self, settings: &BreakerSettings) -> bool {
+        let Some(rate) = settings.error_rate else { return self.failures_in_row >= settings.failures };
+        let failed = self.calls.iter().filter(|(_, well)| !well).count();
+        failed >= settings.failures as usize && failed as f64 >= rate * self.calls.len() as f64
+    }
+
+    fn open(&mut self, now: Duration, settings: &BreakerSettings) -> BreakerState {
+        let wait = settings.open_for.saturating_mul(1 << self.opened.min(MOST_DOUBLED));
+        self.opened = self.opened.saturating_add(1);
+        self.phase = Phase::Open { until: now.saturating_add(wait) };
+        self.calls = VecDeque::new();
+        BreakerState::Open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COUNT: BreakerSettings = BreakerSettings {
+        failures: 3,
+        error_rate: None,
+        window: Duration::from_secs(10),
+        open_for: Duration::from_secs(5),
+        successes: 2,
+    };
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn fail(breaker: &mut Breaker, at: u64, settings: &BreakerSettings) -> Option<BreakerState> {
+        assert!(breaker.admit(s(at)));
+        breaker.end(CallEnd::Failed, s(at), settings)
+    }
+
+    fn succeed(breaker: &mut Breaker, at: u64, settings: &BreakerSettings) -> Option<BreakerState> {
+        assert!(breaker.admit(s(at)));
+        breaker.end(CallEnd::Succeeded, s(at), settings)
+    }
+
+    #[test]
+    fn opens_after_failures_in_a_row_tries_one_at_a_time_and_closes() {
+        let mut breaker = Breaker::default();
+        fail(&mut breaker, 0, &COUNT);
+        fail(&mut breaker, 0, &COUNT);
+        succeed(&mut breaker, 0, &COUNT);
+        assert_eq!(fail(&mut breaker, 1, &COUNT).or(fail(&mut breaker, 1, &COUNT)), None);
+        assert_eq!(fail(&mut breaker, 1, &COUNT), Some(BreakerState::Open));
+        assert!(!breaker.admit(s(5)));
+        assert_eq!(breaker.state(s(6)), BreakerState::HalfOpen);
+        assert!(breaker.admit(s(6)) && !breaker.admit(s(6)), "one trial at a time");
+        assert_eq!(breaker.end(CallEnd::Succeeded, s(6), &COUNT), None);
+        assert_eq!(succeed(&mut breaker, 6, &COUNT), Some(BreakerState::Closed));
+        assert!(breaker.is_spotless());
+    }
+
+    #[test]
+    fn waits_are_doubled_while_trials_fail_and_begin_anew_after_closing() {
+        let mut breaker = Breaker::default();
+        (0..3).for_each(|_| _ = fail(&mut breaker, 0, &COUNT));
+        let mut at = 0;
+        for wait in [5, 10, 20, 40, 80, 80] {
+            assert!(!breaker.would_admit(s(at + wait) - Duration::from_nanos(1)));
+            at += wait;
+            assert_eq!(fail(&mut breaker, at, &COUNT), Some(BreakerState::Open));
+        }
+        succeed(&mut breaker, at + 80, &COUNT);
+        assert_eq!(succeed(&mut breaker, at + 80, &COUNT), Some(BreakerState::Closed));
+        (0..3).for_each(|_| _ = fail(&mut breaker, at + 100, &COUNT));
+        assert!(breaker.would_admit(s(at + 105)));
+    }
+
+    #[test]
+    fn a_trial_without_an_end_leaves_room_for_the_next() {
+        let mut breaker = Breaker::default();
+        (0..3).for_each(|_| _ = fail(&mut breaker, 0, &COUNT));
+        assert!(breaker.admit(s(5)));
+        assert_eq!(breaker.end(CallEnd::Unknown, s(6), &COUNT), None);
+        assert!(breaker.admit(s(6)));
+    }
+
+    #[test]
+    fn half_the_calls_failing_opens_by_rate_and_never_by_count() {
+        let by_rate = BreakerSettings { failures: 4, error_rate: Some(0.5), ..COUNT };
+        let (mut rate, mut count) = (Breaker::default(), Breaker::default());
+        for at in 0..4 {
+            succeed(&mut rate, at, &by_rate);
+            succeed(&mut count, at, &COUNT);
+            assert_eq!(fail(&mut count, at, &COUNT), None);
+            let opened = fail(&mut rate, at, &by_rate);
+            assert_eq!(opened.is_some(), at == 3, "at {at}");
+        }
+    }
+
+    #[test]
+    fn calls_outside_of_the_window_do_not_count() {
+        let by_rate = BreakerSettings { failures: 3, error_rate: Some(0.5), ..COUNT };
+        let mut breaker = Breaker::default();
+        assert_eq!(fail(&mut breaker, 0, &by_rate).or(fail(&mut breaker, 1, &by_rate)), None);
+        assert_eq!(fail(&mut breaker, 12, &by_rate), None);
+        assert_eq!(fail(&mut breaker, 13, &by_rate), None);
+        assert_eq!(fail(&mut breaker, 14, &by_rate), Some(BreakerState::Open));
+    }
+
+    proptest! {
+        /// Whatever happens, an open breaker admits nothing before its time, a half-open one nothing beside its trial, and
+        /// every breaker admits something within the longest wait after the last call ended.
+        #[test]
+        fn never_stuck_and_never_too_open(
+            steps in prop::collection::vec((0_u64..40, 0_u8..3), 1..200),
+            rate in prop::option::of(0.1_f64..1.0),
+        ) {
+            let settings = BreakerSettings { error_rate: rate, ..COUNT };
+            let (mut breaker, mut at) = (Breaker::default(), 0);
+            for (wait, how) in steps {
+                at += wait;
+                let before = breaker.state(s(at));
+                let admitted = breaker.admit(s(at));
+                prop_assert_eq!(admitted, before != BreakerState::Open);
+                if !admitted {
+                    continue;
+                }
+                prop_assert_eq!(breaker.would_admit(s(at)), before == BreakerState::Closed);
+                let how = [CallEnd::Succeeded, CallEnd::Failed, CallEnd::Unknown][how as usize];
+                breaker.end(how, s(at), &settings);
+                prop_assert!(breaker.calls.len() <= REMEMBERED);
+                prop_assert!(breaker.would_admit(s(at) + settings.open_for * (1 << MOST_DOUBLED)));
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What there is to tell of traffic at one moment, and who tells it. Counts nothing by itself.
+
+use std::sync::Arc;
+
+use groundskeeper_base::peer::PeerId;
+use serde::{Deserialize, Serialize};
+
+use super::{BreakerState, LatencySnapshot, Priority};
+
+/// How one attempt at a request ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttemptEnd {
+    Answered,
+    /// The peer said that it failed, or answered what no answer can be.
+    Failed,
+    /// The peer said that it has too much to do.
+    Busy,
+    TimedOut,
+    /// The peer's breaker was open.
+    Refused,
+    /// It was not sent, or its connection ended.
+    Lost,
+    /// Whoever asked stopped waiting.
+    Dropped,
+}
+
+impl AttemptEnd {
+    pub const COUNT: usize = 7;
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Answered, Self::Failed, Self::Busy, Self::TimedOut, Self::Refused, Self::Lost, Self::Dropped];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Busy => "busy",
+            Self::TimedOut => "timed-out",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// Requests of one kind, over all peers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KindSnapshot {
+    pub kind: Arc<str>,
+    /// Attempts by how they ended, in the order of [`AttemptEnd::ALL`].
+    pub ends: [u64; AttemptEnd::COUNT],
+    /// Of the answers.
+    pub latency: LatencySnapshot,
+}
+
+impl KindSnapshot {
+    pub fn new(kind: Arc<str>, ends: [u64; AttemptEnd::COUNT], latency: LatencySnapshot) -> Self {
+        Self { kind, ends, latency }
+    }
+}
+
+/// A breaker that is not closed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerBreaker {
+    pub peer: PeerId,
+    /// Of request.
+    pub kind: Arc<str>,
+    pub state: BreakerState,
+}
+
+/// Frames and bytes over all connections. Arrays are in the order of [`Priority::ALL`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TrafficSnapshot {
+    /// Bytes that wait to be sent.
+    pub queued_bytes: u64,
+    /// Bytes that may wait.
+    pub budget_bytes: u64,
+    /// Frames taken from queues to be written.
+    pub sent: [u64; Priority::COUNT],
+    /// Frames that found their connection's queue full.
+    pub full: [u64; Priority::COUNT],
+    /// Frames for which the budget had no room.
+    pub refused: [u64; Priority::COUNT],
+    /// Frames dropped from queues because memory was short.
+    pub shed: [u64; Priority::COUNT],
+    /// Frames that were not worth sending any more when their turn came.
+    pub expired: u64,
+    /// Requests of this node that are open.
+    pub pending: u64,
+    pub retried: u64,
+    pub hedged: u64,
+    /// Breakers that opened since the start.
+    pub breakers_opened: u64,
+    /// Answers that broke the rules: too large, or given twice.
+    pub misbehaved: u64,
+}
+
+/// Whoever knows the traffic of a node. Reading disturbs nobody who writes.
+pub trait TrafficReport: Send + Sync + 'static {
+    fn traffic(&self) -> TrafficSnapshot;
+
+    /// By name.
+    fn kinds(&self) -> Vec<KindSnapshot>;
+
+    /// Those of peers that are connected.
+    fn breakers(&self) -> Vec<PeerBreaker>;
+}

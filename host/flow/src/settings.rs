@@ -1,0 +1,163 @@
+//! What the config writes of traffic: `[net]` and `[performance]`. Opens nothing, so that a config can be read without a
+//! network.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use groundskeeper_base::bootstrap::Bootstrap;
+use groundskeeper_base::bounds::{Bound, Bytes, Span};
+use groundskeeper_base::units::{as_bytes, as_span};
+use serde::{Deserialize, Serialize};
+
+use crate::{BreakerSettings, OutboxLimits, RetrySettings, TimeoutSettings};
+
+/// The network of a node that is told no other.
+pub const USUAL_NETWORK: &str = "groundskeeper";
+
+/// Bytes of a network's name.
+pub const MAX_NETWORK: usize = 32;
+
+/// The config's `[net]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the schema shows these words as they are: [] and [::] are values")]
+pub struct NetSettings {
+    /// Addresses to accept connections on; [] accepts none. "[::]" takes IPv4 as well.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses that others are told to reach this node at. Empty: what they observe.
+    pub advertise: Vec<SocketAddr>,
+    /// Nodes to begin with, as "id@host:port". Without an id whoever answers there is trusted.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    pub bootstrap: Vec<Bootstrap>,
+    /// Take addresses outside the public internet from others, and tell them to others.
+    pub allow_private: bool,
+    /// For connecting and shaking hands together.
+    #[serde(with = "as_span")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub handshake_timeout: Duration,
+    /// How long an answer to a request may take.
+    #[serde(with = "as_span")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub request_timeout: Duration,
+    /// Bytes a second that are read from one peer.
+    #[serde(with = "as_bytes")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub bytes_per_second_per_peer: u64,
+    /// Bytes that may wait to be sent to one peer. At least max_frame.
+    #[serde(with = "as_bytes")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub queue_bytes: usize,
+    /// The largest frame that is accepted or sent.
+    #[serde(with = "as_bytes")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub max_frame: usize,
+}
+
+impl Default for NetSettings {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 7420)],
+            advertise: Vec::new(),
+            bootstrap: Vec::new(),
+            allow_private: false,
+            handshake_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(10),
+            bytes_per_second_per_peer: 4 << 20,
+            queue_bytes: OutboxLimits::default().data_bytes,
+            max_frame: 1 << 20,
+        }
+    }
+}
+
+impl NetSettings {
+    /// The ranges of its keys.
+    pub const BOUNDS: [(&str, Bound); 5] = [
+        ("handshake_timeout", Bound::Time(Span::millis(500), Span::mins(1))),
+        ("request_timeout", Bound::Time(Span::millis(100), Span::mins(5))),
+        ("bytes_per_second_per_peer", Bound::Size(Bytes::kib(16), Bytes::gib(16))),
+        ("queue_bytes", Bound::Size(Bytes::kib(64), Bytes::gib(1))),
+        ("max_frame", Bound::Size(Bytes::kib(4), Bytes::mib(64))),
+    ];
+}
+
+/// How the node behaves under load.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Performance {
+    /// Always true: there is no other way to run. The key is there for configs that have it.
+    pub enable_lock_free: bool,
+    pub backpressure: Backpressure,
+    pub circuit_breaker: BreakerSettings,
+    pub retry: RetrySettings,
+    /// By kind of request; "default" holds for all others.
+    pub timeouts: BTreeMap<String, TimeoutSettings>,
+}
+
+/// What bounds requests and send queues.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Backpressure {
+    /// Requests of this node that may be open at once, over all peers.
+    #[cfg_attr(feature = "schema", schemars(with = "u32"))]
+    pub max_pending: usize,
+    /// Requests overtake broadcasts, broadcasts overtake bulk. Off: in the order in which they come.
+    pub enable_priority: bool,
+    /// The fraction of queue_budget from which on bulk frames are refused and dropped, and soon broadcasts.
+    pub memory_pressure_threshold: f64,
+    /// Bytes that all send queues together may hold.
+    #[serde(with = "as_bytes")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub queue_budget: usize,
+}
+
+impl Default for Performance {
+    fn default() -> Self {
+        Self {
+            enable_lock_free: true,
+            backpressure: Backpressure::default(),
+            circuit_breaker: BreakerSettings::default(),
+            retry: RetrySettings::default(),
+            timeouts: [(Self::ALL_KINDS.to_owned(), TimeoutSettings::default().for_all_kinds())].into(),
+        }
+    }
+}
+
+impl Performance {
+    /// The table of time-outs whose numbers hold for request kinds that have none of their own.
+    pub const ALL_KINDS: &str = "default";
+
+    /// With a least time-out for each kind.
+    #[must_use]
+    pub fn resolved(mut self) -> Self {
+        let all = self.timeouts.entry(Self::ALL_KINDS.to_owned()).or_default();
+        *all = all.for_all_kinds();
+        for timeout in self.timeouts.values_mut() {
+            timeout.least = timeout.least.or(Some(timeout.base));
+        }
+        self
+    }
+}
+
+impl Default for Backpressure {
+    fn default() -> Self {
+        Self {
+            max_pending: 10_000,
+            enable_priority: true,
+            memory_pressure_threshold: 0.8,
+            queue_budget: 64 << 20,
+        }
+    }
+}
+
+impl Backpressure {
+    /// The ranges of its keys.
+    pub const BOUNDS: [(&str, Bound); 3] = [
+        ("max_pending", Bound::Count(1, 1_000_000)),
+        ("memory_pressure_threshold", Bound::Fraction(0.1, 1.0)),
+        ("queue_budget", Bound::Size(Bytes::mib(1), Bytes::gib(64))),
+    ];
+}

@@ -1,0 +1,128 @@
+//! What operators ask a running node: a local API on a unix socket, and a read-only telemetry listener. Changes nothing
+//! but what the socket's verbs name, and is not open to the world.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::routing::{get, post};
+use axum::serve::Listener as _;
+use tokio::net::TcpListener;
+
+use crate::metrics::{Metrics, Sources};
+use crate::reload::ConfigReport;
+use crate::ticker::TickerHandle;
+
+pub mod answers;
+mod client;
+mod desk;
+mod explain;
+mod gate;
+mod routes;
+mod server;
+mod socket;
+mod tap;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientError, path_segment};
+pub use gate::Gate;
+pub(crate) use server::AdminServer;
+pub use server::{AdminError, AdminSettings};
+pub use socket::{AdminSocket, SocketError};
+
+/// Everything the API reads.
+#[derive(Clone)]
+pub struct Desk {
+    pub sources: Sources,
+    pub metrics: Arc<Metrics>,
+    pub network: String,
+    /// Where the node listens, as bound.
+    pub local_addrs: Vec<SocketAddr>,
+    /// For what is to be done between two beats; None where nothing can be.
+    pub ticker: Option<TickerHandle>,
+    /// Reads the config again; None where there is none to read.
+    pub reconfigure: Option<Reconfigure>,
+}
+
+/// Reads the config again and takes what can change.
+pub type Reconfigure = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ConfigReport> + Send>> + Send + Sync>;
+
+/// Answers on the admin socket until `shutdown` completes, then takes the socket away.
+pub async fn serve_admin(
+    socket: AdminSocket,
+    desk: Arc<Desk>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let router = telemetry_routes()
+        .route("/status", get(routes::status))
+        .route("/peers", get(routes::peers))
+        .route("/phases", get(routes::phases))
+        .route("/phases/{name}/resume", post(routes::resume))
+        .route("/phases/{name}/pause", post(routes::pause))
+        .route("/phases/{name}/run", post(routes::run_now))
+        .route("/tap", get(tap::tap))
+        .route("/reload", post(routes::reload))
+        .route("/reload/hold", post(routes::hold))
+        .route("/explain/{who}", get(routes::explain))
+        .route("/journal", get(routes::journal))
+        .route("/view", get(routes::view));
+    serve(Gate::for_streams(socket), router, desk, shutdown).await;
+}
+
+/// Tells whoever asks on the admin socket that the node is starting, until `started`, and gives the socket back. Compiling
+/// phases for the first time takes seconds, and a question that waits unheard ends in a deadline that says nothing.
+pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = ()> + Send) -> AdminSocket {
+    let mut gate = Gate::new(socket);
+    tokio::pin!(started);
+    loop {
+        let (stream, _) = tokio::select! {
+            biased;
+            () = &mut started => return gate.into_inner(),
+            accepted = gate.accept() => accepted,
+        };
+        // Ends with its answer, or when the gate's time is up.
+        tokio::spawn(routes::starting(stream));
+    }
+}
+
+/// Answers `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
+pub async fn serve_telemetry(
+    listener: TcpListener,
+    desk: Arc<Desk>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    serve(Gate::new(listener), telemetry_routes(), desk, shutdown).await;
+}
+
+fn telemetry_routes() -> Router<Arc<Desk>> {
+    Router::new()
+        .route("/metrics", get(routes::metrics))
+        .route("/healthz", get(routes::healthz))
+        .route("/readyz", get(routes::readyz))
+        .fallback(routes::nothing_here)
+}
+
+async fn serve<L>(
+    listener: L,
+    router: Router<Arc<Desk>>,
+    desk: Arc<Desk>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let router = router.with_state(desk).layer(axum::middleware::map_response(one_request_each));
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
+    // Accepting errors are retried inside; there is no other.
+    debug_assert!(served.is_ok());
+}
+
+/// A connection is for one request, so that its time can be limited without cutting a later one off.
+async fn one_request_each(mut response: axum::response::Response) -> axum::response::Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}

@@ -1,0 +1,221 @@
+//! The answers themselves, from what the node knows right now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_sdk::phase::Tick;
+
+use super::Desk;
+use super::answers::{
+    BookStatus, Health, Held, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status,
+};
+use crate::clock::{Coarse, unix_seconds};
+use crate::cycle::{BeatReport, Measures, TickSnapshot};
+use crate::engine::PhaseView;
+use crate::pool::{Direction, Rows};
+use crate::record::Fixture;
+use crate::registry::PhaseState;
+use crate::reload::{ReloadHandle, ReloadReport};
+use crate::ticker::TickerHandle;
+
+/// A tick that did not end within so many intervals is a ticker that stands.
+const INTERVALS_ALIVE: u32 = 3;
+
+/// Failures in a row of a built-in phase after which the node is not ready.
+const FAILURES_TOLERATED: u32 = 3;
+
+fn going_down<T>() -> Result<T, String> {
+    Err("the node is shutting down".to_owned())
+}
+
+impl Desk {
+    pub fn status(&self) -> Status {
+        let from = &self.sources;
+        let Measures { thresholds, stale_after } = *from.measures.lock();
+        let stats = from.state.pool.stats(thresholds.healthy_above, stale_after);
+        let (notable, chatter) = from.state.journal.held();
+        Status {
+            node: from.state.pool.self_id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            network: self.network.clone(),
+            tick: from.pulse.tick(),
+            interval_ms: from.pulse.interval().as_millis() as u64,
+            uptime_s: from.state.clock.mono().saturating_sub(from.started).as_secs(),
+            listening: self.local_addrs.clone(),
+            pool: PoolStatus {
+                stats,
+                capacity: from.state.pool.capacity(),
+                bans: from.state.pool.bans(),
+                removals: from.state.pool.removals(),
+            },
+            book: BookStatus { addresses: from.state.book.len(), dialing: from.state.book.dialing() },
+            journal: JournalStatus {
+                disconnects: from.state.journal.disconnects(),
+                notable,
+                chatter,
+                lines_lost: from.state.journal.lines_lost(),
+            },
+            traffic: from.traffic.as_ref().map(|report| report.traffic()),
+            requests: from.traffic.as_ref().map(|report| report.kinds()).unwrap_or_default(),
+            phases: from.phases.read().to_vec(),
+        }
+    }
+
+    pub fn phases(&self) -> Phases {
+        Phases { tick: self.sources.pulse.tick(), phases: self.sources.phases.read().to_vec() }
+    }
+
+    /// What a phase would see now, at its first run. Copies every column: O(slots + addresses).
+    pub fn view(&self) -> Fixture {
+        let from = &self.sources;
+        let now = from.state.clock.coarse();
+        let thresholds = from.measures.lock().thresholds;
+        let snapshot = TickSnapshot::take(
+            &from.state.pool,
+            &from.state.book,
+            &from.state.broadcasts,
+            thresholds,
+            now,
+            Coarse::default(),
+        );
+        let tick = Tick {
+            number: from.pulse.tick(),
+            unix_s: unix_seconds(&*from.state.clock),
+            seed: [rand::random(), rand::random()],
+            ..Tick::default()
+        };
+        Fixture::of(&PhaseView::new(snapshot, Arc::default(), None), tick, thresholds.healthy_above.into())
+    }
+
+    /// Reads the drop-in folder now, and does what follows from it.
+    pub(super) async fn reload(&self) -> Result<ReloadReport, String> {
+        let reload = self.reload_handle()?;
+        // The config first: what it says of phases holds for those that come.
+        let config = match &self.reconfigure {
+            Some(reconfigure) => Some(reconfigure().await),
+            None => None,
+        };
+        let report = reload.reload().await.map_or_else(going_down, Ok)?;
+        Ok(ReloadReport { config, ..report })
+    }
+
+    /// Has changes in the drop-in folder wait, for a time or until they are ordered.
+    pub(super) async fn hold(&self, time: Duration) -> Result<Held, String> {
+        let reload = self.reload_handle()?;
+        reload.hold(time).await;
+        let folder = std::path::absolute(reload.folder()).map_err(|error| error.to_string())?;
+        Ok(Held { folder })
+    }
+
+    fn reload_handle(&self) -> Result<&ReloadHandle, String> {
+        let none = "this node has no folder for phases; name one with --phases or guests.dir";
+        self.sources.reload.as_ref().ok_or_else(|| none.to_owned())
+    }
+
+    /// Lets a phase run again, however often it has failed, and bytes of it that have failed be tried again.
+    pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
+        let ticker = self.ticker()?;
+        if let Some(reload) = &self.sources.reload {
+            reload.forgive(&phase).await;
+        }
+        let name = phase.clone();
+        let resumed = ticker.with_cycle(move |cycle| cycle.resume(&name)).await;
+        let was = resumed.unwrap_or_else(going_down)?;
+        Ok(Resumed { phase, was })
+    }
+
+    /// Keeps a phase from running until it is resumed.
+    pub(super) async fn pause(&self, phase: String) -> Result<Resumed, String> {
+        let name = phase.clone();
+        let paused = self.ticker()?.with_cycle(move |cycle| cycle.pause(&name)).await;
+        let was = paused.unwrap_or_else(going_down)?;
+        Ok(Resumed { phase, was })
+    }
+
+    /// Runs one phase in a beat of its own.
+    pub(super) async fn run_now(&self, phase: &str) -> Result<Arc<BeatReport>, String> {
+        self.ticker()?.run_now(phase).await.map_err(|error| error.to_string())
+    }
+
+    fn ticker(&self) -> Result<&TickerHandle, String> {
+        self.ticker.as_ref().ok_or_else(|| "this node has no ticker".to_owned())
+    }
+
+    /// The live connections, at most `limit` of them told one by one. O(slots ever used).
+    pub fn peers(&self, limit: usize) -> Peers {
+        let rows = self.sources.state.pool.freeze();
+        let peers = self.rows(&rows, 0..rows.len().min(limit));
+        Peers { total: rows.len(), peers }
+    }
+
+    pub(super) fn rows(&self, rows: &Rows, which: impl IntoIterator<Item = usize>) -> Vec<Peer> {
+        let pool = &self.sources.state.pool;
+        let now = self.sources.state.clock.coarse();
+        let (seen, since) = (pool.freeze_last_seen(rows), pool.freeze_connected_at(rows));
+        let (rtt, traffic) = (pool.freeze_rtt(rows), pool.freeze_traffic(rows));
+        let breakers = self.sources.traffic.as_ref().map(|report| report.breakers()).unwrap_or_default();
+        let told = which.into_iter().filter_map(|row| {
+            let (key, word) = (rows.key(row), rows.words()[row]);
+            // One that ended meanwhile and whose slot has another tenant is left out.
+            let name = pool.name(key)?;
+            Some(Peer {
+                id: name.id,
+                address: name.address,
+                direction: if word.inbound() { Direction::Inbound } else { Direction::Outbound },
+                conn: key.conn,
+                health: word.health(),
+                idle_s: now.seconds_since(Coarse(seen[row])),
+                age_s: now.seconds_since(Coarse(since[row])),
+                rtt_us: Some(rtt[row]).filter(|rtt| *rtt != u32::MAX),
+                pings_lost: word.pings_lost(),
+                protected: word.protected(),
+                kib_in: traffic[row].kib_in,
+                kib_out: traffic[row].kib_out,
+                kib_queued: traffic[row].kib_queued,
+                breakers: breakers
+                    .iter()
+                    .filter(|breaker| breaker.peer == name.id)
+                    .map(|breaker| (Arc::clone(&breaker.kind), breaker.state))
+                    .collect(),
+                agent: name.agent,
+            })
+        });
+        told.collect()
+    }
+
+    /// Whether the ticker advances: restarting the process would help if not.
+    pub fn alive(&self) -> Health {
+        let from = &self.sources;
+        let last = from.pulse.finished_at().unwrap_or(from.started);
+        let (ago, interval) = (from.state.clock.mono().saturating_sub(last), from.pulse.interval());
+        let mut why = Vec::new();
+        if ago > interval * INTERVALS_ALIVE {
+            why.push(format!(
+                "no tick has ended for {} s, with an interval of {} s",
+                ago.as_secs(),
+                interval.as_secs_f32()
+            ));
+        }
+        Health { ok: why.is_empty(), why }
+    }
+
+    /// Whether the node does its work.
+    pub fn ready(&self) -> Health {
+        let mut why = self.alive().why;
+        if self.sources.pulse.finished() == 0 {
+            why.push("the first tick has not ended".to_owned());
+        }
+        for phase in self.sources.phases.read().iter().filter(|phase| &*phase.kind == "built-in") {
+            if phase.state == PhaseState::Stuck {
+                why.push(format!("phase {} is stuck in a run that does not come back", phase.name));
+            } else if phase.failures_in_row >= FAILURES_TOLERATED {
+                let error = phase.last_error.as_deref().unwrap_or("see the journal");
+                why.push(format!(
+                    "phase {} failed {} times in a row: {error}",
+                    phase.name, phase.failures_in_row
+                ));
+            }
+        }
+        Health { ok: why.is_empty(), why }
+    }
+}

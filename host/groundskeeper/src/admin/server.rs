@@ -1,0 +1,108 @@
+//! The tasks that answer operators: begun before the node is there, ended after it has stopped.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::{AdminSocket, Desk, SocketError, serve_admin, serve_starting, serve_telemetry};
+
+/// How long answers that are being given may take to end.
+const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// How operators reach a node. By default they do not.
+#[derive(Clone, Debug, Default)]
+pub struct AdminSettings {
+    /// The unix socket of the local API, which `groundskeeper status` and other verbs ask.
+    pub socket: Option<PathBuf>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub telemetry: Option<SocketAddr>,
+    /// The network's name, for `status`.
+    pub network: String,
+    /// Where the node accepts connections, for `status`.
+    pub listening: Vec<SocketAddr>,
+}
+
+/// Why operators cannot be answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("cannot listen on telemetry.listen = {address}: {error}; choose another address")]
+    Telemetry { address: SocketAddr, error: io::Error },
+}
+
+/// What answers operators. Dropped, it ends at once.
+pub(crate) struct AdminServer {
+    stop: DropGuard,
+    tasks: TaskTracker,
+    ready: Option<oneshot::Sender<Arc<Desk>>>,
+    telemetry: Option<TcpListener>,
+}
+
+impl AdminServer {
+    /// Binds what `settings` name. Until [`AdminServer::open`] the socket answers that the node is starting.
+    pub(crate) fn start(settings: &AdminSettings) -> Result<Self, AdminError> {
+        let socket = settings.socket.as_deref().map(AdminSocket::bind).transpose()?;
+        let telemetry = settings
+            .telemetry
+            .map(|address| listen(address).map_err(|error| AdminError::Telemetry { address, error }));
+        let telemetry = telemetry.transpose()?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let ready = socket.map(|socket| {
+            let (ready, desk) = oneshot::channel();
+            tasks.spawn(answer(socket, desk, stop.clone()));
+            ready
+        });
+        Ok(Self { stop: stop.drop_guard(), tasks, ready, telemetry })
+    }
+
+    /// From now on `desk` answers.
+    pub(crate) fn open(&mut self, desk: Desk) {
+        if self.ready.is_none() && self.telemetry.is_none() {
+            return;
+        }
+        let desk = Arc::new(desk);
+        if let Some(ticker) = &desk.ticker {
+            let (counted, reports) = (Arc::clone(&desk), ticker.reports());
+            self.tasks.spawn(async move { counted.metrics.follow(reports, &counted.sources).await });
+        }
+        if let Some(listener) = self.telemetry.take() {
+            let stopped = self.stop.token().clone().cancelled_owned();
+            self.tasks.spawn(serve_telemetry(listener, Arc::clone(&desk), stopped));
+        }
+        if let Some(ready) = self.ready.take() {
+            // The task ends before this only with the runtime.
+            _ = ready.send(desk);
+        }
+    }
+
+    /// Ends the tasks. False if they take too long.
+    pub(crate) async fn stop(self) -> bool {
+        drop((self.stop, self.ready));
+        self.tasks.close();
+        tokio::time::timeout(LAST_GRACE, self.tasks.wait()).await.is_ok()
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = StdListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Ends when `ready` does, if the node does not start.
+async fn answer(socket: AdminSocket, ready: oneshot::Receiver<Arc<Desk>>, stop: CancellationToken) {
+    let mut desk = None;
+    let socket = serve_starting(socket, async { desk = ready.await.ok() }).await;
+    if let Some(desk) = desk {
+        serve_admin(socket, desk, stop.cancelled_owned()).await;
+    }
+}

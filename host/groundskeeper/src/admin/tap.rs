@@ -1,0 +1,140 @@
+//! Everything that happens, as it happens: phase runs, actions, reloads. One JSON object a line, an empty line when nothing
+//! does.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Bytes, Frame};
+use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::Desk;
+use crate::cycle::{BeatReport, PhaseRun};
+use crate::journal::Record;
+use crate::reload::ReloadEvent;
+use crate::ticker::TickerHandle;
+
+/// How often the journal is looked into for what happened between beats.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Whoever listens is told so often that there was nothing; an unheard listener is found out by it.
+const NOTHING: Duration = Duration::from_secs(5);
+
+/// Lines that wait for a slow listener; then it is let go.
+const WAITING: usize = 1024;
+
+/// Records that one look tells at the most.
+const RECORDS: usize = 512;
+
+/// One line.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+enum Event<'a> {
+    Run {
+        tick: u32,
+        urgent: u32,
+        #[serde(flatten)]
+        run: &'a PhaseRun,
+    },
+    Action(&'a Record),
+    Reload(&'a ReloadEvent),
+    /// Events that were lost because they came faster than they were read.
+    Lost {
+        events: u64,
+    },
+}
+
+/// `GET /tap`
+pub(super) async fn tap(State(desk): State<Arc<Desk>>) -> Response {
+    let (lines, waiting) = mpsc::channel(WAITING);
+    tokio::spawn(tell(desk, lines));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(waiting))).into_response()
+}
+
+async fn tell(desk: Arc<Desk>, lines: mpsc::Sender<Bytes>) {
+    let journal = &desk.sources.state.journal;
+    let mut seen = journal.select(1, |_| true).last().map_or(0, |record| record.seq);
+    let Some(mut beats) = desk.ticker.as_ref().map(TickerHandle::reports) else { return };
+    let mut reloads = desk.sources.reload.as_ref().map(|reload| reload.events());
+    let mut look_at = Instant::now();
+    let mut quiet = 0;
+    loop {
+        let told = tokio::select! {
+            beat = beats.recv() => match beat {
+                Ok(report) => runs(&report),
+                Err(RecvError::Lagged(events)) => vec![line(&Event::Lost { events })],
+                Err(RecvError::Closed) => return,
+            },
+            event = async { match &mut reloads {
+                Some(reloads) => reloads.recv().await,
+                None => std::future::pending().await,
+            } } => match event {
+                Ok(event) => vec![line(&Event::Reload(&event))],
+                Err(RecvError::Lagged(events)) => vec![line(&Event::Lost { events })],
+                Err(RecvError::Closed) => {
+                    reloads = None;
+                    Vec::new()
+                }
+            },
+            () = sleep_until(look_at) => {
+                look_at = Instant::now() + LOOK;
+                let records = journal.select(RECORDS, |record| record.seq > seen);
+                let mut told = Vec::new();
+                if let (Some(first), Some(last)) = (records.first(), records.last()) {
+                    let lost = first.seq - seen - 1;
+                    if lost > 0 {
+                        told.push(line(&Event::Lost { events: lost }));
+                    }
+                    seen = last.seq;
+                }
+                told.extend(records.iter().map(|record| line(&Event::Action(record))));
+                told
+            }
+        };
+        quiet = if told.is_empty() { quiet + 1 } else { 0 };
+        let nothing = (LOOK * quiet >= NOTHING).then(|| {
+            quiet = 0;
+            Bytes::from_static(b"\n")
+        });
+        for line in told.into_iter().chain(nothing) {
+            if lines.try_send(line).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn runs(report: &BeatReport) -> Vec<Bytes> {
+    let BeatReport { tick, urgent, .. } = *report;
+    report.runs.iter().map(|run| line(&Event::Run { tick, urgent, run })).collect()
+}
+
+fn line(event: &Event<'_>) -> Bytes {
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+/// A body that goes on until nobody tells anything any more.
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl HttpBody for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
+    }
+}

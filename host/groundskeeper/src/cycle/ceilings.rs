@@ -1,0 +1,555 @@
+//! What guests have done and may still do: by tick, by hour, at one time; each by itself and all together. Does nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_sdk::contract::Interface;
+
+use crate::engine::policy::{Grants, GuestCeilings};
+use crate::peer::PeerId;
+use crate::pool::ConnKey;
+
+/// Peers whose health one guest moves within an hour; more of them have to wait. About 100 bytes each.
+const HEALTH_PEERS: usize = 16_384;
+
+/// Histories of phases that are not there any more are cleared out when there are more than this.
+const HISTORIES: usize = 64;
+
+const HOUR_S: u64 = 3600;
+
+/// How much was done in the last hour, by minutes. What was done is forgotten up to a minute late and never early, so
+/// that a limit holds for any hour, wherever it begins. At most 62 minutes are kept.
+#[derive(Clone, Default, Debug)]
+struct Hour(VecDeque<(u64, u32)>);
+
+impl Hour {
+    fn expire(&mut self, now: Duration) {
+        let over = |minute: u64| now.as_secs() >= (minute + 1) * 60 + HOUR_S;
+        while self.0.front().is_some_and(|(minute, _)| over(*minute)) {
+            self.0.pop_front();
+        }
+    }
+
+    fn sum(&mut self, now: Duration) -> u32 {
+        self.expire(now);
+        self.0.iter().fold(0, |sum, (_, n)| sum.saturating_add(*n))
+    }
+
+    fn add(&mut self, now: Duration, n: u32) {
+        let minute = now.as_secs() / 60;
+        match self.0.back_mut() {
+            Some((last, sum)) if *last == minute => *sum = sum.saturating_add(n),
+            _ => self.0.push_back((minute, n)),
+        }
+    }
+}
+
+/// What was done under one set of ceilings.
+#[derive(Clone, Default, Debug)]
+struct Used {
+    tick: u32,
+    disconnects: u32,
+    pings: u32,
+    dials: u32,
+    forgotten: u32,
+    disconnects_of_hour: Hour,
+    /// Points by peer.
+    health: BTreeMap<PeerId, Hour>,
+    /// Until when, in monotonic time.
+    bans: BTreeMap<PeerId, Duration>,
+    protected: BTreeMap<u32, (ConnKey, Duration)>,
+}
+
+impl Used {
+    fn begin(&mut self, tick: u32, now: Duration) {
+        if self.tick != tick {
+            self.tick = tick;
+            (self.disconnects, self.pings, self.dials, self.forgotten) = (0, 0, 0, 0);
+        }
+        self.disconnects_of_hour.expire(now);
+        self.health.retain(|_, hour| hour.sum(now) > 0);
+        self.bans.retain(|_, until| *until > now);
+        self.protected.retain(|_, (_, until)| *until > now);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.disconnects_of_hour.0.is_empty()
+            && self.health.is_empty()
+            && self.bans.is_empty()
+            && self.protected.is_empty()
+    }
+}
+
+/// What all guests of a node have done. Keyed by name, so that a reload changes nothing.
+#[derive(Default)]
+pub(super) struct Ledger {
+    all: Used,
+    /// A copy of `all` for the run of a guest in shadow mode.
+    scratch: Used,
+    /// By name and whether it was in shadow mode.
+    each: BTreeMap<(Arc<str>, bool), Used>,
+}
+
+impl Ledger {
+    /// What the guest `name` may still do at `tick`. In shadow mode it uses up nobody's share but its own.
+    pub(super) fn allowance<'a>(
+        &'a mut self,
+        name: &Arc<str>,
+        shadow: bool,
+        tick: u32,
+        now: Duration,
+        rules: Rules<'a>,
+    ) -> Allowance<'a> {
+        if self.each.len() > HISTORIES {
+            self.each.retain(|_, used| {
+                used.begin(tick, now);
+                !used.is_empty()
+            });
+        }
+        self.all.begin(tick, now);
+        let own = self.each.entry((Arc::clone(name), shadow)).or_default();
+        own.begin(tick, now);
+        let all = if shadow {
+            self.scratch = self.all.clone();
+            &mut self.scratch
+        } else {
+            &mut self.all
+        };
+        Allowance { rules, own, all, now }
+    }
+}
+
+/// What has to end because a ceiling was lowered below what is in force.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Excess {
+    pub protected: Vec<ConnKey>,
+    pub bans: Vec<PeerId>,
+}
+
+impl Excess {
+    pub fn is_empty(&self) -> bool {
+        self.protected.is_empty() && self.bans.is_empty()
+    }
+}
+
+impl Used {
+    /// Takes out what is in force above these ceilings, that which would last longest first.
+    fn lower(&mut self, protected: u32, bans: u32) -> Excess {
+        let mut excess = Excess::default();
+        let mut held: Vec<(Duration, u32)> =
+            self.protected.iter().map(|(conn, (_, until))| (*until, *conn)).collect();
+        held.sort_unstable();
+        for (_, conn) in held.drain(held.len().min(protected as usize)..) {
+            excess.protected.extend(self.protected.remove(&conn).map(|(key, _)| key));
+        }
+        let mut held: Vec<(Duration, PeerId)> = self.bans.iter().map(|(id, until)| (*until, *id)).collect();
+        held.sort_unstable();
+        for (_, id) in held.drain(held.len().min(bans as usize)..) {
+            self.bans.remove(&id);
+            excess.bans.push(id);
+        }
+        excess
+    }
+
+    fn forget(&mut self, excess: &Excess) {
+        excess.protected.iter().for_each(|key| _ = self.protected.remove(&key.conn));
+        excess.bans.iter().for_each(|id| _ = self.bans.remove(id));
+    }
+}
+
+impl Ledger {
+    /// What has to end of what the guest `name` has in force, now that it is granted this. What another guest holds too
+    /// stays.
+    pub(super) fn lower(&mut self, name: &Arc<str>, grants: &Grants) -> Excess {
+        let Some(own) = self.each.get_mut(&(Arc::clone(name), false)) else { return Excess::default() };
+        let protected = grants.protect.map_or(0, |grant| grant.max_active);
+        let mut excess = own.lower(protected, grants.ban.map_or(0, |grant| grant.max_active));
+        let others =
+            self.each.iter().filter(|((other, shadow), _)| !shadow && other != name).map(|(_, used)| used);
+        excess.protected.retain(|key| !others.clone().any(|used| used.protected.contains_key(&key.conn)));
+        excess.bans.retain(|id| !others.clone().any(|used| used.bans.contains_key(id)));
+        self.all.forget(&excess);
+        excess
+    }
+
+    /// The same of all guests together.
+    pub(super) fn lower_all(&mut self, node: &GuestCeilings) -> Excess {
+        let excess = self.all.lower(node.protected, node.bans);
+        self.each.iter_mut().filter(|((_, shadow), _)| !shadow).for_each(|(_, used)| used.forget(&excess));
+        excess
+    }
+}
+
+/// The rules that hold for one guest.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub grants: &'a Grants,
+    pub node: &'a GuestCeilings,
+    /// A connection counts as healthy above this.
+    pub healthy_above: u8,
+    /// The operator's ceiling for connections.
+    pub most: u32,
+}
+
+/// What one run of one guest may still do. Each question is answered by a [`Refusal`], or by what is granted of it; what
+/// became an effect is then told.
+pub(super) struct Allowance<'a> {
+    rules: Rules<'a>,
+    own: &'a mut Used,
+    all: &'a mut Used,
+    now: Duration,
+}
+
+/// What a connection is measured against.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    pub live: u32,
+    pub healthy: u32,
+}
+
+/// Why a guest may not do what it asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    NotGranted(Interface),
+    /// A ceiling of the guest's own grants.
+    UsedUp {
+        ceiling: &'static str,
+        limit: u32,
+    },
+    /// A ceiling of all guests together.
+    UsedUpByAll {
+        ceiling: &'static str,
+        limit: u32,
+    },
+    Untouchable,
+    ConnectionsLeft {
+        least: u32,
+        live: u32,
+    },
+    FloorLive {
+        floor: u32,
+        live: u32,
+    },
+    FloorHealthy {
+        floor: u32,
+        healthy: u32,
+    },
+    HealthOfOthers,
+    HealthFloor {
+        floor: u8,
+        health: u8,
+    },
+    HalfProtected {
+        live: u32,
+    },
+    BackOff {
+        wait_s: u32,
+    },
+    PoolFull {
+        most: u32,
+        connections: u32,
+    },
+    TableFloor {
+        min_left: u32,
+        held: usize,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotGranted(interface) => write!(
+                f,
+                "{interface} is not granted; add `{interface} = true` below [grants] in its manifest"
+            ),
+            Self::UsedUp { ceiling, limit } => write!(f, "{ceiling} = {limit} is used up"),
+            Self::UsedUpByAll { ceiling, limit } => {
+                write!(f, "guests.{ceiling} = {limit} is used up by all guests together")
+            }
+            Self::Untouchable => f.write_str("guests.untouchable names this peer"),
+            Self::ConnectionsLeft { least, live } => {
+                write!(f, "disconnect.min_connections_left = {least}: {live} are live")
+            }
+            Self::FloorLive { floor, live } => {
+                write!(f, "guests.floor = {floor}: {live} connections are live")
+            }
+            Self::FloorHealthy { floor, healthy } => {
+                write!(f, "guests.floor = {floor}: {healthy} connections are healthy")
+            }
+            Self::HealthOfOthers => {
+                write!(f, "the health of {HEALTH_PEERS} other peers was moved within the hour")
+            }
+            Self::HealthFloor { floor, health } => write!(f, "health.floor = {floor}: it is {health}"),
+            Self::HalfProtected { live } => {
+                write!(f, "guests protect half of the {live} live connections already")
+            }
+            Self::BackOff { wait_s } => {
+                write!(f, "the address waits for another {wait_s} s after its failures")
+            }
+            Self::PoolFull { most, connections } => {
+                write!(f, "pool.most = {most}: {connections} are live or being dialled")
+            }
+            Self::TableFloor { min_left, held } => {
+                write!(f, "forget.min_left = {min_left}: the table holds {held}")
+            }
+        }
+    }
+}
+
+/// How far the health of a peer may be moved, and how low.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct HealthShare {
+    pub by: i32,
+    pub floor: u8,
+}
+
+/// How many of those asked for are granted, and why not all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Share {
+    pub granted: usize,
+    pub refusal: Option<Refusal>,
+}
+
+fn used_up(ceiling: &'static str, limit: u32) -> Refusal {
+    Refusal::UsedUp { ceiling, limit }
+}
+
+fn used_up_by_all(ceiling: &'static str, limit: u32) -> Refusal {
+    Refusal::UsedUpByAll { ceiling, limit }
+}
+
+impl Allowance<'_> {
+    /// Whether calls of `interface` are granted at all.
+    pub(super) fn granted(&self, interface: Interface) -> Result<(), Refusal> {
+        if self.rules.grants.allows(interface) { Ok(()) } else { Err(Refusal::NotGranted(interface)) }
+    }
+
+    /// Whether the operator keeps guests off this peer.
+    pub(super) fn touchable(&self, id: Option<PeerId>) -> Result<(), Refusal> {
+        match id {
+            Some(id) if self.rules.node.untouchable.contains(&id) => Err(Refusal::Untouchable),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many connections have to be left if one is ended.
+    pub(super) fn disconnect(&mut self, is_healthy: bool, standing: Standing) -> Result<u32, Refusal> {
+        let Rules { grants, node, .. } = self.rules;
+        let Some(grant) = grants.disconnect else { return Err(Refusal::NotGranted(Interface::Disconnect)) };
+        let Standing { live, healthy } = standing;
+        if self.own.disconnects >= grant.max_per_tick {
+            return Err(used_up("disconnect.max_per_tick", grant.max_per_tick));
+        }
+        if self.own.disconnects_of_hour.sum(self.now) >= grant.max_per_hour {
+            return Err(used_up("disconnect.max_per_hour", grant.max_per_hour));
+        }
+        let all = &mut *self.all;
+        if all.disconnects >= node.disconnects_per_tick {
+            return Err(used_up_by_all("disconnects_per_tick", node.disconnects_per_tick));
+        }
+        if all.disconnects_of_hour.sum(self.now) >= node.disconnects_per_hour {
+            return Err(used_up_by_all("disconnects_per_hour", node.disconnects_per_hour));
+        }
+        if live <= grant.min_connections_left {
+            return Err(Refusal::ConnectionsLeft { least: grant.min_connections_left, live });
+        }
+        if live <= node.floor {
+            return Err(Refusal::FloorLive { floor: node.floor, live });
+        }
+        if is_healthy && healthy <= node.floor {
+            return Err(Refusal::FloorHealthy { floor: node.floor, healthy });
+        }
+        Ok(grant.min_connections_left.max(node.floor))
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        let now = self.now;
+        for used in [&mut *self.own, &mut *self.all] {
+            used.disconnects += 1;
+            used.disconnects_of_hour.add(now, 1);
+        }
+    }
+
+    /// For how long of `wished` a peer may be banned.
+    pub(super) fn ban(&mut self, wished: Duration) -> Result<Duration, Refusal> {
+        let Some(grant) = self.rules.grants.ban else { return Err(Refusal::NotGranted(Interface::Ban)) };
+        if self.own.bans.len() as u64 >= u64::from(grant.max_active) {
+            return Err(used_up("ban.max_active", grant.max_active));
+        }
+        let bans = self.rules.node.bans;
+        if self.all.bans.len() as u64 >= u64::from(bans) {
+            return Err(used_up_by_all("bans", bans));
+        }
+        Ok(wished.min(grant.max_duration))
+    }
+
+    pub(super) fn banned(&mut self, id: PeerId, time: Duration) {
+        let until = self.now.saturating_add(time);
+        for used in [&mut *self.own, &mut *self.all] {
+            used.bans.insert(id, until);
+        }
+    }
+
+    /// How far of `by` a peer's health may be moved, and how low.
+    pub(super) fn health(
+        &mut self,
+        id: PeerId,
+        by: i32,
+        health: u8,
+        standing: Standing,
+    ) -> Result<HealthShare, Refusal> {
+        let Rules { grants, node, healthy_above, .. } = self.rules;
+        let Some(grant) = grants.health else { return Err(Refusal::NotGranted(Interface::Health)) };
+        let most = grant.max_delta_per_peer_per_hour;
+        let peers = self.own.health.len();
+        let moved = self.own.health.get_mut(&id).map(|hour| hour.sum(self.now));
+        if moved.is_none() && peers >= HEALTH_PEERS {
+            return Err(Refusal::HealthOfOthers);
+        }
+        let moved = moved.unwrap_or(0);
+        let left = most.saturating_sub(moved);
+        if left == 0 {
+            return Err(used_up("health.max_delta_per_peer_per_hour", most));
+        }
+        let left = i32::try_from(left).unwrap_or(i32::MAX);
+        let by = by.clamp(-left, left);
+        let floor = grant.floor.unwrap_or(u32::from(healthy_above) + 1).min(100) as u8;
+        if by < 0 && health <= floor {
+            return Err(Refusal::HealthFloor { floor, health });
+        }
+        let after = i32::from(health).saturating_add(by).max(floor.into());
+        let falls_ill = health > healthy_above && after <= healthy_above.into();
+        if falls_ill && standing.healthy <= node.floor {
+            return Err(Refusal::FloorHealthy { floor: node.floor, healthy: standing.healthy });
+        }
+        Ok(HealthShare { by, floor })
+    }
+
+    pub(super) fn health_moved(&mut self, id: PeerId, points: u32) {
+        if points > 0 {
+            self.own.health.entry(id).or_default().add(self.now, points);
+        }
+    }
+
+    /// For how long of `wished` a connection may be protected, one of `live`.
+    pub(super) fn protect(
+        &mut self,
+        key: ConnKey,
+        wished: Duration,
+        live: u32,
+        is_live: impl Fn(ConnKey) -> bool,
+    ) -> Result<Duration, Refusal> {
+        let Some(grant) = self.rules.grants.protect else {
+            return Err(Refusal::NotGranted(Interface::Protect));
+        };
+        let most = self.rules.node.protected;
+        for used in [&mut *self.own, &mut *self.all] {
+            used.protected.retain(|_, (key, _)| is_live(*key));
+        }
+        let others = |used: &Used| used.protected.keys().filter(|conn| **conn != key.conn).count() as u64;
+        if others(self.own) >= u64::from(grant.max_active) {
+            return Err(used_up("protect.max_active", grant.max_active));
+        }
+        let held = others(self.all);
+        if held >= u64::from(most) {
+            return Err(used_up_by_all("protected", most));
+        }
+        if held >= u64::from(live / 2) {
+            return Err(Refusal::HalfProtected { live });
+        }
+        Ok(wished.min(grant.max_duration))
+    }
+
+    pub(super) fn protected(&mut self, key: ConnKey, time: Duration) {
+        let until = self.now.saturating_add(time);
+        for used in [&mut *self.own, &mut *self.all] {
+            let held = used.protected.entry(key.conn).or_insert((key, until));
+            held.1 = held.1.max(until);
+        }
+    }
+
+    /// How many of `wished` peers may be pinged.
+    pub(super) fn ping(&mut self, wished: usize) -> Share {
+        let Some(grant) = self.rules.grants.ping else {
+            return Share { granted: 0, refusal: Some(Refusal::NotGranted(Interface::Ping)) };
+        };
+        let left = grant.max_per_tick.saturating_sub(self.own.pings) as usize;
+        let granted = wished.min(left);
+        self.own.pings += granted as u32;
+        let refusal = (granted < wished).then(|| used_up("ping.max_per_tick", grant.max_per_tick));
+        Share { granted, refusal }
+    }
+
+    /// Whether an address may be dialled that waits for `wait_s`, with so many connections live or on their way.
+    pub(super) fn dial(&mut self, probe: bool, wait_s: u32, connections: u32) -> Result<(), Refusal> {
+        let Some(grant) = self.rules.grants.dial else { return Err(Refusal::NotGranted(Interface::Dial)) };
+        if self.own.dials >= grant.max_per_tick {
+            return Err(used_up("dial.max_per_tick", grant.max_per_tick));
+        }
+        if wait_s > 0 {
+            return Err(Refusal::BackOff { wait_s });
+        }
+        if !probe && connections >= self.rules.most {
+            return Err(Refusal::PoolFull { most: self.rules.most, connections });
+        }
+        Ok(())
+    }
+
+    pub(super) fn dialed(&mut self) {
+        self.own.dials += 1;
+    }
+
+    /// How many of `wished` entries of a table that holds `held` may be forgotten.
+    pub(super) fn forget(&mut self, wished: usize, held: usize) -> Share {
+        let Some(grant) = self.rules.grants.forget else {
+            return Share { granted: 0, refusal: Some(Refusal::NotGranted(Interface::Forget)) };
+        };
+        let left = grant.max_per_tick.saturating_sub(self.own.forgotten) as usize;
+        let spare = held.saturating_sub(grant.min_left as usize);
+        let granted = wished.min(left).min(spare);
+        let refusal = if granted == wished {
+            None
+        } else if spare < left {
+            Some(Refusal::TableFloor { min_left: grant.min_left, held })
+        } else {
+            Some(used_up("forget.max_per_tick", grant.max_per_tick))
+        };
+        Share { granted, refusal }
+    }
+
+    pub(super) fn forgot(&mut self, entries: u32) {
+        self.own.forgotten = self.own.forgotten.saturating_add(entries);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// However the work is spread, no sixty minutes see more than the limit, and a full hour later there is room.
+        #[test]
+        fn a_limit_holds_for_any_hour(steps in proptest::collection::vec((0_u64..900, 1_u32..5), 1..300), limit in 1_u32..20) {
+            let (mut hour, mut now, mut done) = (Hour::default(), 0, Vec::new());
+            for (pause, wished) in steps {
+                now += pause;
+                let at = Duration::from_secs(now);
+                for _ in 0..wished {
+                    if hour.sum(at) < limit {
+                        hour.add(at, 1);
+                        done.push(now);
+                    }
+                }
+                let last_hour = done.iter().filter(|then| now - **then < HOUR_S).count();
+                prop_assert!(last_hour as u32 <= limit);
+                prop_assert!(hour.0.len() <= 62);
+                let well_over_an_hour = done.iter().filter(|then| now - **then < HOUR_S + 60).count();
+                prop_assert!(hour.sum(at) <= well_over_an_hour as u32, "nothing is remembered for longer");
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Pings that plans asked for, on their way to the connections in lots. Decides nothing about whom.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::World;
+use super::snapshot::TickSnapshot;
+
+/// Pings that were asked for and are still to be handed to the connections.
+pub(super) struct Pings {
+    snapshot: Arc<TickSnapshot>,
+    rows: Vec<u32>,
+    next: usize,
+}
+
+impl Pings {
+    pub(super) fn new(snapshot: Arc<TickSnapshot>, rows: Vec<u32>) -> Self {
+        Self { snapshot, rows, next: 0 }
+    }
+}
+
+/// Hands out at most `most` waiting pings; true if more wait.
+pub(super) fn send_pings(world: &World, waiting: &mut VecDeque<Pings>, mut most: usize) -> bool {
+    while let Some(batch) = waiting.front_mut() {
+        let end = batch.rows.len().min(batch.next + most);
+        most -= end - batch.next;
+        let rows = batch.rows[batch.next..end].iter().map(|&row| row as usize);
+        world.state.pool.for_links(batch.snapshot.rows(), rows, |_, link| link.ping());
+        batch.next = end;
+        if batch.next < batch.rows.len() {
+            return true;
+        }
+        waiting.pop_front();
+    }
+    false
+}

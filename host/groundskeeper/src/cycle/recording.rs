@@ -1,0 +1,103 @@
+//! Hands a beat to the recorder: what was frozen, who ran on what, what became of it. Everything that the cycle knows of
+//! recordings is here; nothing of it changes what a phase sees or what is applied.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
+use groundskeeper_sdk::host::Frozen;
+use groundskeeper_sdk::phase::Tick;
+
+use super::World;
+use super::run::BeatRun;
+use super::snapshot::TickSnapshot;
+use crate::engine::beat::{BeatRecorder, Came, Moment, Recordable, RecordedRun, RunInfo};
+use crate::engine::{PhaseView, Run, Snapshot};
+use crate::peer::Naming;
+use crate::registry::Registered;
+
+impl Recordable for TickSnapshot {
+    fn peers(&self, column: PeerColumn) -> &[u32] {
+        self.peer_column(column)
+    }
+
+    fn book(&self, column: AddressColumn) -> &[u32] {
+        self.address_column(column)
+    }
+
+    fn addresses(&self) -> &[SocketAddr] {
+        &self.book().addresses
+    }
+
+    fn naming(&self, row: usize) -> Option<Naming> {
+        TickSnapshot::naming(self, row)
+    }
+}
+
+/// Begins the beat's record before its first run. From then on phases see the names of the beat's beginning, as they do
+/// every column.
+pub(super) fn begin(
+    recorder: Option<&mut (dyn BeatRecorder + 'static)>,
+    world: &World,
+    interval: Duration,
+    run: &mut BeatRun,
+) {
+    if let Some(recorder) = recorder
+        && run.names.is_none()
+    {
+        let snapshot = Arc::clone(&run.snapshot) as Arc<dyn Recordable>;
+        run.names = recorder.begin(snapshot, moment(world, interval, run));
+    }
+}
+
+fn moment(world: &World, interval: Duration, run: &BeatRun) -> Moment {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let thresholds = run.snapshot.thresholds();
+    Moment {
+        tick: run.beat.tick,
+        urgent: run.beat.urgent,
+        late: run.late,
+        skipped: run.beat.skipped,
+        slept_ms: ms(run.beat.slept),
+        lateness_ms: ms(run.beat.lateness),
+        mono_ms: ms(world.state.clock.mono()),
+        unix_ms: ms(world.state.clock.unix()),
+        interval_ms: ms(interval),
+        dialing: run.snapshot.dialing(),
+        healthy_above: thresholds.healthy_above.into(),
+        least: thresholds.least,
+        most: thresholds.most,
+        broadcasts: run.snapshot.broadcasts(),
+    }
+}
+
+/// Notes a run before its plan is applied.
+pub(super) fn ran(
+    recorder: Option<&mut (dyn BeatRecorder + 'static)>,
+    run: &BeatRun,
+    (at, phase): (usize, &Registered),
+    tick: Tick,
+    view: &PhaseView<TickSnapshot>,
+    ran: &Run,
+) {
+    let Some(recorder) = recorder.filter(|_| run.is_recorded()) else { return };
+    let place = at as u32;
+    let info = recorder.phase(&phase.name, place, &phase.body, &|| RunInfo {
+        name: phase.name.to_string(),
+        version: phase.version.to_string(),
+        kind: phase.kind.to_owned(),
+        place,
+        digest: phase.body.digest(),
+        settings: phase.body.settings(),
+    });
+    recorder.ran(RecordedRun {
+        phase: info,
+        tick,
+        memory: view.memory(),
+        before: Arc::clone(&run.changes),
+        took_us: u64::try_from(ran.took.as_micros()).unwrap_or(u64::MAX),
+        fuel: ran.done.cost.fuel,
+        came: Came::of(&ran.done.ended),
+    });
+}

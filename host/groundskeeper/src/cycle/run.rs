@@ -1,0 +1,280 @@
+//! Runs one phase of a beat: the tick and view it gets, and what follows from how it ended.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_sdk::contract::Interface;
+use groundskeeper_sdk::host::{Frozen, Level, LogLine, Metric, Parts, Saved};
+use groundskeeper_sdk::phase::{Failure, Tick};
+
+use super::apply::{Applied, Apply, Tally};
+use super::ceilings::{Ledger, Refusal, Rules};
+use super::pings::Pings;
+use super::snapshot::TickSnapshot;
+use super::{BEAT_BUDGET, Beat, LEAST_RUN_LIMIT, PhaseRun, World, recording};
+use crate::clock::unix_seconds;
+use crate::engine::beat::BeatRecorder;
+use crate::engine::policy::Mode;
+use crate::engine::schedule::WakeOn;
+use crate::engine::{Changes, Done, Ended, Fence, Job, NameOf, PhaseView, Run};
+use crate::journal::{Draft, Outcome, What};
+use crate::registry::{Registered, Verdict};
+
+/// What the phases of one beat share.
+pub(super) struct BeatRun {
+    pub beat: Beat,
+    pub late: bool,
+    pub snapshot: Arc<TickSnapshot>,
+    pub changes: Arc<Changes>,
+    pub urgent_dials: u32,
+    /// The names of connections when the beat began, from the first run on, if the beat is recorded.
+    pub names: Option<Arc<NameOf>>,
+}
+
+impl BeatRun {
+    pub fn is_recorded(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// Connections after what the plans before this phase ended.
+    pub fn connected(&self) -> u32 {
+        (self.snapshot.rows().len() - self.changes.closed.len()) as u32
+    }
+}
+
+/// Whether the phase is to run now; `ordered` names the only ones that are, unless it is empty. One whose breaker lets
+/// this run pass has had its turn.
+pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun) -> bool {
+    let (tick, connected) = (run.beat.tick, run.connected());
+    if phase.policy.mode == Mode::Off {
+        return false;
+    }
+    if !ordered.is_empty() {
+        return ordered.contains(&phase.name);
+    }
+    if run.beat.urgent > 0 {
+        let wakes = phase.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0;
+        // The host's own are tried whatever happened: nothing else ends the isolation.
+        let is_held = phase.is_guest() && (phase.breaker.is_open() || phase.breaker.has_given_up());
+        return wakes && !phase.is_stuck() && !phase.is_paused && !is_held;
+    }
+    let every = phase.schedule.cadence.every_n_ticks(connected);
+    if !phase.timing.is_due(tick, every) {
+        phase.owed_since = None;
+        return false;
+    }
+    let is_held = phase.is_stuck() || phase.is_paused;
+    if is_held || !phase.breaker.admit() {
+        phase.missed += 1;
+        phase.owed_since = None;
+        // A run that was let pass still uses its place in the grid.
+        phase.timing.ran(tick, None);
+        return false;
+    }
+    true
+}
+
+/// Runs phases and applies their plans: the parts of a cycle that this takes.
+pub(super) struct PhaseRunner<'c> {
+    pub world: &'c World,
+    pub fence: &'c mut Fence,
+    pub recorder: Option<&'c mut (dyn BeatRecorder + 'static)>,
+    pub ledger: &'c mut Ledger,
+    pub pings: &'c mut VecDeque<Pings>,
+    pub verdicts: &'c mut Vec<Verdict>,
+    pub interval: Duration,
+    pub secret: u64,
+}
+
+impl PhaseRunner<'_> {
+    /// Runs the phase, which is the `place`-th.
+    pub fn run(&mut self, place: usize, phase: &mut Registered, run: &mut BeatRun) -> PhaseRun {
+        let tick = self.tick(phase, run);
+        let memory = phase.memory_cap().and_then(|_| phase.memory());
+        recording::begin(self.recorder.as_deref_mut(), self.world, self.interval, run);
+        let view = PhaseView::new(Arc::clone(&run.snapshot), Arc::clone(&run.changes), memory);
+        let view = Arc::new(view.with_names(run.names.clone()));
+        let job = Job { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
+        let limit = (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET);
+        phase.missed += u64::from(tick.missed);
+        let ran = self.fence.run(&phase.body, job, limit);
+        if run.beat.urgent == 0 {
+            phase.timing.ran(tick.number, None);
+            phase.last_run_unix = Some(tick.unix_s);
+        }
+        phase.ran(ran.took, ran.done.cost);
+        recording::ran(self.recorder.as_deref_mut(), run, (place, phase), tick, &view, &ran);
+        let Run { done: Done { ended, log: lines, cost }, took } = ran;
+        lines.iter().for_each(|line| log(phase, line));
+        let ended = hold_to_rules(phase, ended);
+        let result = ended.result();
+        let (words, tally) = match ended {
+            Ended::Planned(parts) => (None, self.accept(phase, parts, &view, run)),
+            failed => (Some(self.fail(phase, &failed)), Tally::default()),
+        };
+        let name = Arc::clone(&phase.name);
+        PhaseRun { name, took, result, words, tally, fuel: cost.fuel, memory: cost.memory }
+    }
+
+    /// What the phase is told of this run.
+    fn tick(&self, phase: &Registered, run: &BeatRun) -> Tick {
+        let Beat { tick, urgent, .. } = run.beat;
+        let every = phase.schedule.cadence.every_n_ticks(run.connected());
+        // Before its first run ever there is no run from which to count.
+        let ran_before = phase.last_run_unix.is_some();
+        let mono = self.world.state.clock.mono();
+        let unix_s = unix_seconds(&*self.world.state.clock);
+        let since_accepted = phase.last_accepted.map(|at| mono.saturating_sub(at).as_secs());
+        let since_last = since_accepted.or(phase.last_run_unix.map(|at| unix_s.saturating_sub(at).into()));
+        Tick {
+            number: tick,
+            since_last_s: since_last.map(|s| s.try_into().unwrap_or(u32::MAX - 1)),
+            missed: if urgent == 0 && ran_before { phase.timing.missed(tick, every) } else { 0 },
+            late: run.late,
+            unix_s,
+            seed: seed(self.secret, &run.beat, &phase.name),
+        }
+    }
+
+    /// Notes a run that left no plan. What went wrong, for the operator.
+    fn fail(&self, phase: &mut Registered, ended: &Ended) -> String {
+        if let Ended::Overran { inside, .. } = ended {
+            phase.stuck = Some(Arc::clone(inside));
+        }
+        let words = ended.words();
+        phase.failed(words.clone(), matches!(ended, Ended::Failed(Failure::Permanent(_))));
+        if phase.breaker.has_given_up() {
+            tracing::error!(
+                phase = &*phase.name,
+                why = words,
+                "quarantined until its bytes change or it is resumed"
+            );
+        }
+        let outcome = Outcome::Failed(words.clone());
+        let draft = Draft::new(phase.asker(), What::PhaseFailed, ended.result());
+        self.world.state.journal.record(Draft { outcome, ..draft });
+        words
+    }
+
+    /// Applies an accepted plan and notes that the phase did well.
+    fn accept(
+        &mut self,
+        phase: &mut Registered,
+        parts: Parts,
+        view: &PhaseView<TickSnapshot>,
+        run: &mut BeatRun,
+    ) -> Tally {
+        let world = self.world;
+        let Parts { asks, memory, log: _, metrics } = parts;
+        if !asks.is_empty() {
+            // What later phases see of the state words is how they were before the first change of the beat.
+            run.snapshot.rows().words();
+        }
+        let shadow = phase.is_shadow();
+        let rules = Rules {
+            grants: &phase.policy.grants,
+            node: &world.guests,
+            healthy_above: world.thresholds.healthy_above,
+            most: world.thresholds.most,
+        };
+        let now = world.state.clock.mono();
+        let allowance =
+            phase.is_guest().then(|| self.ledger.allowance(&phase.name, shadow, run.beat.tick, now, rules));
+        let mut scratch = Changes::default();
+        let changes = if shadow {
+            scratch.clone_from(&run.changes);
+            &mut scratch
+        } else {
+            Arc::make_mut(&mut run.changes)
+        };
+        let mut apply = Apply {
+            world,
+            by: phase.asker(),
+            snapshot: &run.snapshot,
+            view,
+            changes,
+            pings: self.pings,
+            urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
+            allowance,
+            shadow,
+            outcome: Applied::default(),
+        };
+        apply.plan(asks);
+        let Applied { tally, again_in, refused, fates, .. } = apply.outcome;
+        if let Some(recorder) = self.recorder.as_deref_mut().filter(|_| run.is_recorded()) {
+            recorder.applied(fates);
+        }
+        for (grant, n) in refused {
+            *phase.refused.entry(grant).or_default() += u64::from(n);
+        }
+        if run.beat.urgent == 0 {
+            phase.timing.ran(run.beat.tick, again_in);
+        }
+        keep(world, phase, memory, metrics);
+        phase.succeeded();
+        phase.last_accepted = Some(now);
+        phase.last_success_unix = Some(unix_seconds(&*world.state.clock));
+        tally
+    }
+}
+
+/// A plan that breaks a rule which only its host can judge is no plan.
+fn hold_to_rules(phase: &Registered, ended: Ended) -> Ended {
+    match ended {
+        Ended::Planned(parts) => match broken_rule(phase, &parts) {
+            Some(rule) => Ended::Rule(rule),
+            None => Ended::Planned(parts),
+        },
+        failed => failed,
+    }
+}
+
+/// A rule about what a run leaves behind that only its host can judge.
+fn broken_rule(phase: &Registered, parts: &Parts) -> Option<String> {
+    let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), phase.memory_cap()?);
+    (bytes > most).then(|| format!("memory.store: {bytes} bytes, at most {most} are allowed"))
+}
+
+/// Takes over what an accepted run wants to keep, if it may. A component cannot even ask without the grant.
+fn keep(world: &World, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
+    let is_granted = |interface| !phase.is_guest() || phase.policy.grants.allows(interface);
+    let (may_remember, may_count) = (is_granted(Interface::Memory), is_granted(Interface::Metrics));
+    let mut refuse = |interface: Interface, what| {
+        *phase.refused.entry(interface).or_default() += 1;
+        let outcome = Outcome::Refused(Refusal::NotGranted(interface).to_string());
+        world.state.journal.record(Draft { outcome, ..Draft::new(phase.asker(), what, "") });
+    };
+    if !may_remember && memory.is_some() {
+        refuse(Interface::Memory, What::Memory);
+    }
+    if !may_count && !metrics.is_empty() {
+        refuse(Interface::Metrics, What::Metrics);
+    }
+    if let Some(saved) = memory.filter(|_| may_remember) {
+        phase.remember(saved);
+    }
+    if may_count {
+        phase.count(metrics);
+    }
+}
+
+fn log(phase: &Registered, line: &LogLine) {
+    let (name, mode) = (&*phase.name, if phase.is_shadow() { "[shadow] " } else { "" });
+    match line.level {
+        Level::Error => tracing::error!(phase = name, "{mode}{}", line.text),
+        Level::Warn => tracing::warn!(phase = name, "{mode}{}", line.text),
+        Level::Info => tracing::info!(phase = name, "{mode}{}", line.text),
+        Level::Debug => tracing::debug!(phase = name, "{mode}{}", line.text),
+    }
+}
+
+/// The random bits of one run: the same for the same node, beat and phase, and not to be guessed from outside.
+fn seed(secret: u64, beat: &Beat, phase: &str) -> [u32; 2] {
+    // SipHash with the secret as the first block; nothing here needs more than unpredictability.
+    let mut hasher = DefaultHasher::new();
+    (secret, beat.tick, beat.urgent, phase).hash(&mut hasher);
+    let bits = hasher.finish();
+    [(bits >> 32) as u32, bits as u32]
+}

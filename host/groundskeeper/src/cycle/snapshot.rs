@@ -1,0 +1,233 @@
+//! What is frozen for one beat: connections, addresses and totals, each column copied when a phase first touches it.
+//! Changes nothing, and does not change once touched.
+
+use std::sync::{Arc, OnceLock};
+
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
+use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals, clean};
+
+use crate::book::{Book, BookRows};
+use crate::broadcasts::{self, Broadcasts};
+use crate::clock::Coarse;
+use crate::engine::Snapshot;
+use crate::journal::Input;
+use crate::peer::Naming;
+use crate::pool::{Pool, Rows, Traffic};
+
+/// The operator's numbers that phases see beside the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// A connection counts as healthy above this.
+    pub healthy_above: u8,
+    /// Floor and ceiling for the number of connections.
+    pub least: u32,
+    pub most: u32,
+}
+
+/// The node's tables as they were when a beat began.
+pub struct TickSnapshot {
+    pool: Arc<Pool>,
+    book: Arc<Book>,
+    thresholds: Thresholds,
+    now: Coarse,
+    resumed_at: Coarse,
+    rows: Rows,
+    dialing: u32,
+    broadcasts: BroadcastTotals,
+    traffic: OnceLock<Vec<Traffic>>,
+    counts: OnceLock<(u32, u32)>,
+    peers: [OnceLock<Vec<u32>>; PeerColumn::COUNT],
+    book_rows: OnceLock<BookRows>,
+}
+
+impl TickSnapshot {
+    /// Freezes which connections are live: a bit for each slot. Columns come later.
+    pub fn take(
+        pool: &Arc<Pool>,
+        book: &Arc<Book>,
+        broadcasts: &Broadcasts,
+        thresholds: Thresholds,
+        now: Coarse,
+        resumed_at: Coarse,
+    ) -> Arc<Self> {
+        let broadcasts::BroadcastTotals { held, oldest_s, in_window, window_s } = broadcasts.totals(now);
+        Arc::new(Self {
+            rows: pool.freeze(),
+            dialing: book.dialing(),
+            broadcasts: BroadcastTotals { held, oldest_s, in_window, window_s },
+            pool: Arc::clone(pool),
+            book: Arc::clone(book),
+            thresholds,
+            now,
+            resumed_at,
+            traffic: OnceLock::new(),
+            counts: OnceLock::new(),
+            peers: Default::default(),
+            book_rows: OnceLock::new(),
+        })
+    }
+
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    pub(super) fn thresholds(&self) -> Thresholds {
+        self.thresholds
+    }
+
+    pub(super) fn dialing(&self) -> u32 {
+        self.dialing
+    }
+
+    /// Connections that came to us, and connections above the health threshold.
+    fn counts(&self) -> (u32, u32) {
+        *self.counts.get_or_init(|| {
+            self.rows.words().iter().fold((0, 0), |(inbound, healthy), word| {
+                let is_healthy = word.health() > self.thresholds.healthy_above;
+                (inbound + u32::from(word.inbound()), healthy + u32::from(is_healthy))
+            })
+        })
+    }
+
+    pub(super) fn book(&self) -> &BookRows {
+        self.book_rows.get_or_init(|| self.book.freeze(&self.pool))
+    }
+
+    fn traffic(&self) -> &[Traffic] {
+        self.traffic.get_or_init(|| self.pool.freeze_traffic(&self.rows))
+    }
+
+    /// A column of the connections, for all rows.
+    pub(super) fn peer_column(&self, column: PeerColumn) -> &[u32] {
+        self.peers[column as usize].get_or_init(|| {
+            let words = || self.rows.words().iter();
+            match column {
+                PeerColumn::Conn => words().map(|word| word.conn()).collect(),
+                PeerColumn::Idle => self.pool.freeze_idle(&self.rows, self.now, self.resumed_at),
+                PeerColumn::Age => {
+                    let since = self.pool.freeze_connected_at(&self.rows);
+                    since.into_iter().map(|at| self.now.seconds_since(Coarse(at))).collect()
+                }
+                PeerColumn::Health => words().map(|word| word.health().into()).collect(),
+                PeerColumn::Rtt => self.pool.freeze_rtt(&self.rows),
+                PeerColumn::PingsLost => words().map(|word| word.pings_lost().into()).collect(),
+                PeerColumn::KibIn => self.traffic().iter().map(|traffic| traffic.kib_in).collect(),
+                PeerColumn::KibOut => self.traffic().iter().map(|traffic| traffic.kib_out).collect(),
+                PeerColumn::KibQueued => self.traffic().iter().map(|traffic| traffic.kib_queued).collect(),
+                PeerColumn::Group => self.pool.freeze_groups(&self.rows),
+                PeerColumn::Inbound => words().map(|word| word.inbound().into()).collect(),
+                PeerColumn::Protected => words().map(|word| word.protected().into()).collect(),
+            }
+        })
+    }
+
+    /// A column of the address book, for all rows.
+    pub(super) fn address_column(&self, column: AddressColumn) -> &[u32] {
+        let rows = self.book();
+        match column {
+            AddressColumn::Heard => &rows.heard_s,
+            AddressColumn::Reached => &rows.reached_s,
+            AddressColumn::Failures => &rows.failures,
+            AddressColumn::Wait => &rows.wait_s,
+            AddressColumn::Group => &rows.groups,
+        }
+    }
+
+    /// How long each row has been silent, in seconds: since the last sign of life, or since this node woke if that is
+    /// later.
+    fn idle_s(&self) -> &[u32] {
+        self.peer_column(PeerColumn::Idle)
+    }
+
+    /// The moment that "silent since the view was taken" refers to: whoever was seen after it has spoken since, for it
+    /// is the latest at which the row's idle time could have begun.
+    pub(super) fn silent_since(&self, row: usize) -> Coarse {
+        Coarse(self.now.0.saturating_sub(self.idle_s()[row].saturating_mul(Coarse::PER_SECOND)))
+    }
+
+    pub(super) fn naming(&self, row: usize) -> Option<Naming> {
+        self.pool.name(self.rows.key(row))
+    }
+
+    /// One row's columns for the journal: those that were frozen as they were, and the usual ones in any case.
+    pub(super) fn inputs(&self, row: usize) -> Vec<Input> {
+        let word = self.rows.words()[row];
+        let now = self.pool.age_and_rtt(self.rows.key(row));
+        let value = |column: PeerColumn| match (column, self.peers[column as usize].get()) {
+            (PeerColumn::Conn, _) => None,
+            (_, Some(values)) => Some(values[row]),
+            (PeerColumn::Idle, None) => Some(self.idle_s()[row]),
+            (PeerColumn::Age, None) => now.map(|(since, _)| self.now.seconds_since(since)),
+            (PeerColumn::Rtt, None) => now.map(|(_, rtt)| rtt),
+            (PeerColumn::Health, None) => Some(word.health().into()),
+            (PeerColumn::PingsLost, None) => Some(word.pings_lost().into()),
+            (PeerColumn::Inbound, None) => Some(word.inbound().into()),
+            (
+                PeerColumn::KibIn
+                | PeerColumn::KibOut
+                | PeerColumn::KibQueued
+                | PeerColumn::Group
+                | PeerColumn::Protected,
+                None,
+            ) => None,
+        };
+        let inputs = PeerColumn::ALL.into_iter();
+        inputs.filter_map(|column| Some((column.name().into(), value(column)?))).collect()
+    }
+
+    /// One address' columns for the journal.
+    pub(super) fn book_inputs(&self, row: usize) -> Vec<Input> {
+        let columns = AddressColumn::ALL.into_iter();
+        columns.map(|column| (column.name().into(), self.address_column(column)[row])).collect()
+    }
+}
+
+impl Snapshot for TickSnapshot {
+    fn rows(&self, table: Table) -> usize {
+        match table {
+            Table::Peers => self.rows.len(),
+            Table::Book => self.book().addresses.len(),
+        }
+    }
+
+    fn peers(&self, column: PeerColumn) -> Option<&[u32]> {
+        Some(self.peer_column(column))
+    }
+
+    fn book(&self, column: AddressColumn) -> Option<&[u32]> {
+        Some(self.address_column(column))
+    }
+
+    fn totals(&self) -> Totals {
+        let (inbound, healthy) = self.counts();
+        let Thresholds { least, most, .. } = self.thresholds;
+        Totals { connected: self.rows.len() as u32, inbound, dialing: self.dialing, healthy, least, most }
+    }
+
+    fn healthy_above(&self) -> u32 {
+        self.thresholds.healthy_above.into()
+    }
+
+    fn is_inbound(&self, row: usize) -> bool {
+        self.rows.words()[row].inbound()
+    }
+
+    fn health(&self, row: usize) -> u32 {
+        self.rows.words()[row].health().into()
+    }
+
+    fn broadcasts(&self) -> BroadcastTotals {
+        self.broadcasts
+    }
+
+    fn name(&self, table: Table, row: usize) -> Name {
+        match table {
+            Table::Peers => self.naming(row).map_or_else(Name::default, |naming| Name {
+                id: naming.id.to_string(),
+                address: naming.address.to_string(),
+                agent: clean(&naming.agent).into_owned(),
+            }),
+            Table::Book => Name { address: self.book().addresses[row].to_string(), ..Name::default() },
+        }
+    }
+}

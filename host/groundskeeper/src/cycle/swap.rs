@@ -1,0 +1,213 @@
+//! Phases that change between two beats: what is put in, what is judged, and what a newcomer is tried on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_pool::NodeState;
+use groundskeeper_sdk::host::Saved;
+use groundskeeper_sdk::phase::{Failure, Tick};
+
+use super::ceilings::{Excess, Ledger};
+use super::run::PhaseRunner;
+use super::{Cycle, Thresholds, TickSnapshot, World};
+use crate::clock::{Coarse, unix_seconds};
+use crate::engine::policy::{Grants, GuestCeilings, Mode};
+use crate::engine::{Changes, Ended, Fence, Job, PhaseView};
+use crate::journal::{Asker, Draft, Outcome, What};
+use crate::registry::{
+    Arrival, Before, Former, Judged, KeptPhase, LastRuns, PhaseSpec, Registered, RejectedPhase, Verdict,
+    spread,
+};
+
+/// The node as it is, for phases that do not run in it yet.
+#[derive(Clone)]
+pub struct TrialContext {
+    state: NodeState,
+    thresholds: Thresholds,
+    tick: u32,
+    /// What each phase that runs has kept.
+    kept: BTreeMap<String, KeptPhase>,
+}
+
+impl TrialContext {
+    /// What a phase that runs has kept.
+    pub fn kept(&self, name: &str) -> Option<&KeptPhase> {
+        self.kept.get(name)
+    }
+
+    /// Runs the phase once, as it would run now, with a copy of what is `kept` for it. What it asks for comes to nothing.
+    ///
+    /// # Errors
+    /// How the run ended, if not with a plan; a phase that only cannot work just now is good.
+    pub fn trial(
+        &self,
+        spec: &PhaseSpec,
+        kept: &KeptPhase,
+        fence: &mut Fence,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let NodeState { pool, book, broadcasts, clock, .. } = &self.state;
+        let snapshot =
+            TickSnapshot::take(pool, book, broadcasts, self.thresholds, clock.coarse(), Coarse::default());
+        let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
+        let memory = match spec.policy.mode {
+            Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
+            _ => kept.memory.as_ref(),
+        };
+        let memory = memory.filter(|_| cap.is_some());
+        if let (Some(memory), Some(cap)) = (memory, cap)
+            && memory.bytes.len() > cap
+        {
+            let bytes = memory.bytes.len();
+            return Err(format!(
+                "it remembers {bytes} bytes, and grants.memory.max_bytes is {cap}; raise it, or have the phase store less \
+                 first"
+            ));
+        }
+        let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
+        let view = PhaseView::new(snapshot, Arc::new(Changes::default()), memory);
+        let job = Job {
+            tick: Tick { number: self.tick, unix_s: unix_seconds(&**clock), ..Tick::default() },
+            view: Arc::new(view),
+        };
+        match fence.run(&spec.body, job, limit).done.ended {
+            Ended::Planned(parts) => match (parts.memory, cap) {
+                (Some(saved), Some(cap)) if saved.bytes.len() > cap => {
+                    Err(format!("memory.store: {} bytes, at most {cap} are allowed", saved.bytes.len()))
+                }
+                _ => Ok(()),
+            },
+            Ended::Failed(Failure::Transient(_)) => Ok(()),
+            ended => Err(ended.words()),
+        }
+    }
+}
+
+impl Cycle {
+    /// What newcomers are tried on, as of now.
+    pub fn trial_context(&self) -> TrialContext {
+        TrialContext {
+            state: self.world.state.clone(),
+            thresholds: self.world.thresholds,
+            tick: self.last_tick,
+            kept: self.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect(),
+        }
+    }
+
+    /// Registers a phase, or puts a new generation of it in the place of the one that runs.
+    ///
+    /// `kept` and `last_runs` are what an earlier process of this node left for a phase that is new.
+    ///
+    /// # Errors
+    /// Why it cannot be registered. Nothing has changed then.
+    pub fn put(&mut self, spec: PhaseSpec, kept: KeptPhase, last_runs: LastRuns) -> Result<(), String> {
+        let (name, version) = (spec.name.clone(), spec.version.clone());
+        let arrival = Arrival {
+            tick: self.last_tick,
+            spread: spread(&self.world.state.pool.self_id(), &name),
+            before: Before {
+                last_runs,
+                kept: [(name.clone(), kept)].into(),
+                unix_now: unix_seconds(&*self.world.state.clock),
+                interval: self.interval,
+            },
+        };
+        self.registry.put(spec, arrival)?;
+        if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
+            lower(&self.world, &mut self.ledger, phase);
+        }
+        self.world.state.journal.record(Draft::new(
+            Asker::Host,
+            What::Reload,
+            format!("{name} {version} runs"),
+        ));
+        self.publish();
+        Ok(())
+    }
+
+    /// Takes out a phase that was dropped in; what it kept, if it was there.
+    pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
+        let kept = self.registry.take_out(name)?;
+        let excess = self.ledger.lower(&name.into(), &Grants::default());
+        end(&self.world, &excess, &format!("phase {name} is taken out"));
+        self.world.state.journal.record(Draft::new(
+            Asker::Host,
+            What::Reload,
+            format!("{name} is taken out"),
+        ));
+        self.publish();
+        Some(kept)
+    }
+
+    /// Gives the beats to come other numbers. Of what guests have in force, what is above a lowered ceiling ends.
+    pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: GuestCeilings) {
+        let excess = self.ledger.lower_all(&guests);
+        end(&self.world, &excess, "what all guests may have in force was lowered");
+        self.world.thresholds = thresholds;
+        self.world.stale_after = stale_after;
+        self.world.guests = guests;
+    }
+
+    /// Puts a phase that has just begun on probation, with the generation to go back to.
+    pub fn resume_probation(&mut self, name: &str, former: Former<PhaseSpec>) {
+        self.registry.resume_probation(name, self.last_tick, former);
+        self.publish();
+    }
+
+    /// What is wanted and does not run.
+    pub fn rejected(&self) -> &[RejectedPhase] {
+        &self.registry.rejected
+    }
+
+    pub fn set_rejected(&mut self, rejected: Vec<RejectedPhase>) {
+        if self.registry.rejected != rejected {
+            self.registry.set_rejected(rejected);
+            self.publish();
+        }
+    }
+
+    /// How probations ended since this was last asked.
+    pub fn take_verdicts(&mut self) -> Vec<Verdict> {
+        std::mem::take(&mut self.verdicts)
+    }
+}
+
+impl PhaseRunner<'_> {
+    /// Judges a run of a phase that may be on probation; true if the generation before is back.
+    pub(super) fn judge(&mut self, phase: &mut Registered, tick: u32, failed: Option<&str>) -> bool {
+        let Some(verdict) = phase.judge(tick, failed) else { return false };
+        lower(self.world, self.ledger, phase);
+        let returned = matches!(verdict.outcome, Judged::Returned { .. });
+        if let Judged::Returned { why, .. } = &verdict.outcome {
+            let words = format!("{} {} runs again", phase.name, phase.version);
+            let outcome = Outcome::Failed(why.clone());
+            let draft = Draft { outcome, ..Draft::new(Asker::Host, What::Reload, words) };
+            self.world.state.journal.record(draft);
+        }
+        self.verdicts.push(verdict);
+        returned
+    }
+}
+
+/// Ends what a guest has in force above what it is granted now.
+fn lower(world: &World, ledger: &mut Ledger, phase: &Registered) {
+    if phase.is_guest() {
+        let excess = ledger.lower(&phase.name, &phase.policy.grants);
+        end(world, &excess, &format!("what phase {} may have in force was lowered", phase.name));
+    }
+}
+
+fn end(world: &World, excess: &Excess, why: &str) {
+    if excess.is_empty() {
+        return;
+    }
+    let NodeState { pool, journal, .. } = &world.state;
+    excess.protected.iter().for_each(|key| pool.end_protection(*key));
+    excess.bans.iter().for_each(|id| pool.end_ban(id));
+    let (protected, bans) = (excess.protected.len() as u32, excess.bans.len() as u32);
+    journal.record(Draft {
+        inputs: vec![("protections-ended".into(), protected), ("bans-ended".into(), bans)],
+        ..Draft::new(Asker::Host, What::Reload, why)
+    });
+}

@@ -1,0 +1,261 @@
+//! The data folder: its lock, the node's key, and state that outlives a restart. Never makes up an identity for a
+//! folder that had one, and never touches what a newer version wrote.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::book::Entry;
+
+mod files;
+mod generations;
+mod phases;
+mod state;
+#[cfg(test)]
+mod tests;
+
+#[doc(hidden)]
+pub use files::{Disk, Files, Stamp};
+#[doc(hidden)]
+pub use generations::{Generation, Head, generation_digest};
+pub use groundskeeper_base::write::write_whole;
+pub use state::Loaded;
+
+pub use crate::registry::{KeptMemory, KeptPhase, LastRuns, Quarantine};
+
+const KEY: &str = "node.key";
+const LOCK: &str = "lock";
+
+/// A private key is for its owner alone.
+const KEY_MODE: u32 = 0o600;
+
+/// The folder is its owner's; the admin socket in it may be opened to a group by the operator.
+const FOLDER_MODE: u32 = 0o750;
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    #[error("data folder {}: another groundskeeper (pid {pid}) uses it; stop that one or choose another --data-dir", path.display())]
+    Locked { path: PathBuf, pid: String },
+    #[error(
+        "data folder {} has state but no node.key; restore node.key or choose another folder: a new key would make \
+         this another node",
+        path.display()
+    )]
+    KeyMissing { path: PathBuf },
+    #[error("{} can be read by others (mode {mode:03o}); run: chmod 600 {}", path.display(), path.display())]
+    KeyOpen { path: PathBuf, mode: u32 },
+    #[error("{} is empty; restore it from a backup, or choose another --data-dir", path.display())]
+    KeyEmpty { path: PathBuf },
+    #[error("no key could be made: {0}")]
+    NoKey(String),
+    #[error(
+        "{} was written by a newer groundskeeper (format {found}, this one knows up to {known}) and is left as it is; \
+         run that version, or choose another --data-dir",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: u16, known: u16 },
+    #[error("{what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl DataError {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// One node's folder, locked as long as this lives.
+pub struct DataFolder {
+    path: PathBuf,
+    files: Arc<dyn Files>,
+    /// Locked; the system lets go when the process ends, however it ends.
+    _lock: File,
+}
+
+impl std::fmt::Debug for DataFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataFolder").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A node's private key, as its generator made it: opaque here.
+pub struct NodeKey {
+    pub bytes: Vec<u8>,
+    /// Made just now: this is a new node.
+    pub is_new: bool,
+}
+
+impl std::fmt::Debug for NodeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeKey").field("is_new", &self.is_new).finish_non_exhaustive()
+    }
+}
+
+impl DataFolder {
+    /// Makes the folder if it is not there, and takes its lock.
+    ///
+    /// # Errors
+    /// [`DataError::Locked`] names the process that has it; [`DataError::Io`] if it cannot be made or written to.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        Self::open_on(path, Arc::new(Disk))
+    }
+
+    /// As [`DataFolder::open`], with file operations of the caller's for all that it keeps but the lock.
+    ///
+    /// # Errors
+    /// As [`DataFolder::open`].
+    pub fn open_on(path: &Path, files: Arc<dyn Files>) -> Result<Self, DataError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(path)
+            .map_err(DataError::io("cannot make data folder", path))?;
+        let lock_path = path.join(LOCK);
+        let cannot = || DataError::io("cannot write to data folder: lock file", &lock_path);
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o640)
+            .open(&lock_path)
+            .map_err(cannot())?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Unreadable only makes the message poorer.
+                _ = lock.take(20).read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "not known".into() } else { pid.trim().to_owned() };
+                return Err(DataError::Locked { path: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot()(error)),
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(cannot())?;
+        Ok(Self { path: path.to_owned(), files, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How files in it are read and written.
+    pub fn files(&self) -> &Arc<dyn Files> {
+        &self.files
+    }
+
+    /// Reads the node's key; makes one with `generate` only if the folder has never had any.
+    ///
+    /// # Errors
+    /// [`DataError::KeyMissing`], [`DataError::KeyOpen`], [`DataError::KeyEmpty`], [`DataError::NoKey`] or
+    /// [`DataError::Io`]. Nothing has changed then.
+    pub fn key(&self, generate: impl FnOnce() -> Result<Vec<u8>, String>) -> Result<NodeKey, DataError> {
+        let path = self.path.join(KEY);
+        match File::open(&path) {
+            Ok(mut file) => {
+                let cannot = || DataError::io("cannot read", &path);
+                let mode = file.metadata().map_err(cannot())?.permissions().mode() & 0o777;
+                if mode & 0o077 != 0 {
+                    return Err(DataError::KeyOpen { path, mode });
+                }
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map_err(cannot())?;
+                if bytes.is_empty() {
+                    return Err(DataError::KeyEmpty { path });
+                }
+                Ok(NodeKey { bytes, is_new: false })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if state::exists_in(&self.path) {
+                    return Err(DataError::KeyMissing { path: self.path.clone() });
+                }
+                let bytes = generate().map_err(DataError::NoKey)?;
+                self.files.write(&path, &bytes, KEY_MODE).map_err(DataError::io("cannot write", &path))?;
+                // From now on the folder has state: a lost key is found out even if the node never gets to save more.
+                self.save_schedule(&LastRuns::new())?;
+                Ok(NodeKey { bytes, is_new: true })
+            }
+            Err(error) => Err(DataError::io("cannot read", &path)(error)),
+        }
+    }
+
+    /// The address book as it was last saved; empty if it never was.
+    ///
+    /// # Errors
+    /// [`DataError::Newer`] or [`DataError::Io`]. A corrupt file is moved aside and told in the answer instead.
+    pub fn load_book(&self) -> Result<Loaded<Vec<Entry>>, DataError> {
+        state::BOOK.load(&*self.files, &self.path)
+    }
+
+    /// # Errors
+    /// [`DataError::Io`]; the former file is still there then.
+    pub fn save_book(&self, entries: &Vec<Entry>) -> Result<(), DataError> {
+        state::BOOK.save(&*self.files, &self.path, entries)
+    }
+
+    /// When each phase last ran, in seconds since 1970.
+    ///
+    /// # Errors
+    /// As [`DataFolder::load_book`].
+    pub fn load_schedule(&self) -> Result<Loaded<LastRuns>, DataError> {
+        state::SCHEDULE.load(&*self.files, &self.path)
+    }
+
+    /// # Errors
+    /// [`DataError::Io`]; the former file is still there then.
+    pub fn save_schedule(&self, last_runs: &LastRuns) -> Result<(), DataError> {
+        state::SCHEDULE.save(&*self.files, &self.path, last_runs)
+    }
+
+    /// Counts a start of the node. How many there were before since one came far; none if that cannot be kept.
+    pub fn note_start(&self) -> u32 {
+        let earlier = match state::STARTS.load(&*self.files, &self.path) {
+            Ok(loaded) => loaded.value,
+            Err(error) => {
+                tracing::warn!(%error, "how often this node has started is not known");
+                0
+            }
+        };
+        self.save_starts(earlier.saturating_add(1));
+        earlier
+    }
+
+    /// The node came far, or was told to stop: whatever made earlier starts end is over.
+    pub fn note_far(&self) {
+        self.save_starts(0);
+    }
+
+    fn save_starts(&self, starts: u32) {
+        if let Err(error) = state::STARTS.save(&*self.files, &self.path, &starts) {
+            tracing::warn!(%error, "cannot count the starts of this node");
+        }
+    }
+
+    /// Where compiled phases are kept.
+    pub fn artifacts(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+
+    /// Where the admin socket is unless the config names another place.
+    pub fn admin_socket(path: &Path) -> PathBuf {
+        path.join("admin.sock")
+    }
+
+    /// The folder of the `n`-th further node that `run --local-peers` starts, from 1.
+    pub fn local_peer(path: &Path, n: u32) -> PathBuf {
+        path.join("local-peers").join(n.to_string())
+    }
+}
+
+/// Whether something is at `path`, a dangling link included.
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

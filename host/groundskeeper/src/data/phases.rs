@@ -1,0 +1,82 @@
+//! The files of what phases keep from process to process. One each, so that a damaged one costs one phase.
+
+use sha2::{Digest, Sha256};
+
+use super::state::{Loaded, StateFile};
+use super::{DataError, DataFolder, FOLDER_MODE, KeptPhase};
+use crate::engine::is_phase_name;
+
+/// Where these files are, in the data folder.
+const FOLDER: &str = "memory";
+
+/// Names of applications' phases may be anything; those of files may not.
+fn file_name(phase: &str) -> String {
+    if is_phase_name(phase) {
+        return format!("{phase}.gk");
+    }
+    let digest = Sha256::digest(phase.as_bytes());
+    format!("_{}.gk", data_encoding::HEXLOWER.encode(&digest))
+}
+
+fn file(phase: &str) -> StateFile<KeptPhase> {
+    StateFile::new(file_name(phase), *b"GKph", 1)
+}
+
+impl DataFolder {
+    /// What the phase called `name` kept; nothing if it never ran here.
+    ///
+    /// # Errors
+    /// As [`DataFolder::load_book`].
+    pub fn load_phase(&self, name: &str) -> Result<Loaded<KeptPhase>, DataError> {
+        file(name).load(&*self.files, &self.path().join(FOLDER))
+    }
+
+    /// # Errors
+    /// [`DataError::Io`]; the former file is still there then.
+    pub fn save_phase(&self, name: &str, kept: &KeptPhase) -> Result<(), DataError> {
+        let folder = self.path().join(FOLDER);
+        let cannot = DataError::io("cannot make folder", &folder);
+        self.files.make_folder(&folder, FOLDER_MODE).map_err(cannot)?;
+        file(name).save(&*self.files, &folder, kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{KeptMemory, Quarantine};
+
+    #[test]
+    fn every_name_has_a_file_of_its_own() {
+        assert_eq!(file_name("slow-peers"), "slow-peers.gk");
+        for odd in ["", "A b", "../../etc/passwd", &"x".repeat(300)] {
+            let name = file_name(odd);
+            assert!(name.starts_with('_') && name.len() < 80 && !name.contains('/'), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_costs_one_phase() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(home.path()).unwrap();
+        let kept = |n: u8| KeptPhase {
+            memory: Some(KeptMemory { version: 3, bytes: vec![n; 100] }),
+            shadow_memory: None,
+            quarantine: Some(Quarantine { digest: [n; 32], why: "too often".into() }),
+        };
+        folder.save_phase("a", &kept(1)).unwrap();
+        folder.save_phase("b", &kept(2)).unwrap();
+        folder.save_phase("b", &kept(3)).unwrap();
+        assert_eq!(folder.load_phase("b").unwrap().value, kept(3));
+        let path = home.path().join("memory/a.gk");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let loaded = folder.load_phase("a").unwrap();
+        assert_eq!(loaded.value, KeptPhase::default());
+        assert!(loaded.warning.unwrap().contains("a.gk.bad"));
+        assert!(home.path().join("memory/a.gk.bad").exists());
+        assert_eq!(folder.load_phase("b").unwrap().value, kept(3));
+        assert_eq!(folder.load_phase("never").unwrap(), Loaded::default());
+    }
+}

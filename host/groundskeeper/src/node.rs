@@ -1,0 +1,38 @@
+//! Puts the state.clone() together. Owns starting and stopping, in order; decides nothing else.
+
+#[cfg(feature = "node")]
+mod builder;
+mod builtins;
+#[cfg(feature = "node")]
+mod config_files;
+#[cfg(feature = "dropin")]
+mod drop_in;
+#[cfg(feature = "node")]
+mod limits;
+mod maintenance;
+#[cfg(feature = "node")]
+mod reconfigure;
+#[cfg(feature = "dropin")]
+mod saver;
+mod start_error;
+#[cfg(feature = "node")]
+mod supply;
+#[cfg(feature = "node")]
+mod whole;
+
+#[cfg(feature = "telemetry")]
+pub use crate::admin::{AdminError, AdminSettings};
+#[cfg(feature = "node")]
+pub use builder::NodeBuilder;
+pub use builtins::{BUILTINS, builtins};
+#[cfg(feature = "dropin")]
+pub use drop_in::DropIn;
+pub use groundskeeper_pool::{NodeLimits, NodeState};
+#[cfg(feature = "dropin")]
+pub use maintenance::DataOptions;
+pub use maintenance::{Maintenance, Options};
+#[cfg(feature = "node")]
+pub use reconfigure::{ConfigSource, Reconfigurer, compare};
+pub use start_error::StartError;
+#[cfg(feature = "node")]
+pub use whole::{Node, ShutdownStep};

@@ -1,0 +1,54 @@
+//! The four built-in phases as the config wants them, in the order in which they run. Holds no policy of its own.
+
+use std::sync::Arc;
+
+use groundskeeper_sdk::host::AnyPhase;
+use serde::Serialize;
+
+pub use crate::engine::BUILTINS;
+use crate::engine::{BUILT_IN, BuiltIn, Phase, Phases};
+use crate::registry::PhaseSpec;
+
+/// The built-ins, those too that `phases` has switched off.
+pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
+    let Phases { reaper, reconnect, broadcast_cleanup, exchange_cleanup } = phases;
+    let [first, second, third, fourth] = BUILTINS;
+    vec![
+        spec(first, reaper),
+        spec(second, reconnect),
+        spec(third, broadcast_cleanup),
+        spec(fourth, exchange_cleanup),
+    ]
+}
+
+fn spec<S: AnyPhase + Clone + Serialize + 'static>(name: &str, phase: &Phase<S>) -> PhaseSpec {
+    let settings = Arc::new(phase.settings.clone());
+    let version = env!("CARGO_PKG_VERSION");
+    let body = Arc::new(BuiltIn::with_settings(Arc::clone(&settings)));
+    let mut spec = PhaseSpec::built_in(name, BUILT_IN, version, settings, phase.schedule.clone());
+    spec.body = body;
+    spec.policy.mode = phase.mode;
+    spec
+}
+
+#[cfg(all(test, feature = "record"))]
+mod tests {
+    use super::*;
+    use crate::record::{RunInfo, builtin};
+
+    #[test]
+    fn every_built_in_is_made_again_out_of_what_it_shows() {
+        for spec in builtins(&Phases::default()) {
+            let info = RunInfo {
+                name: spec.name,
+                kind: spec.kind.to_owned(),
+                settings: spec.body.settings(),
+                ..RunInfo::default()
+            };
+            let again = builtin(&info).unwrap_or_else(|| panic!("{info:?}"));
+            assert_eq!((again.settings(), again.summary()), (info.settings.clone(), spec.body.summary()));
+            assert!(builtin(&RunInfo { settings: Some("{\"no\":1}".into()), ..info.clone() }).is_none());
+            assert!(builtin(&RunInfo { kind: "wasm".into(), ..info }).is_none());
+        }
+    }
+}

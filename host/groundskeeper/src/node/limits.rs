@@ -1,0 +1,26 @@
+//! The config's sections as state and network take them. Chooses no number.
+
+use super::NodeLimits;
+use crate::book::BookLimits;
+use crate::config::Config;
+use crate::net::{NetConfig, Tuning};
+
+pub(super) fn node_limits(config: &Config) -> NodeLimits {
+    let Config { pool, book, broadcasts, journal, net, .. } = config;
+    NodeLimits {
+        pool: pool.limits(net.allow_private),
+        book: BookLimits { allow_private: net.allow_private, ..*book },
+        broadcasts: *broadcasts,
+        journal: journal.limits(),
+    }
+}
+
+pub(super) fn net_config(config: &Config, agent: Option<String>) -> NetConfig {
+    let usual = NetConfig::of(config.net.clone());
+    NetConfig {
+        network: config.node.network.clone(),
+        agent: agent.unwrap_or_else(|| usual.agent.clone()),
+        tuning: Tuning::of(&config.performance, &config.pool),
+        ..usual
+    }
+}

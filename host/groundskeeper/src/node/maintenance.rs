@@ -1,0 +1,290 @@
+//! Pool, address book, phases and ticker put together, for any kind of connection. Knows no transport.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_pool::NodeState;
+#[cfg(any(feature = "node", feature = "telemetry"))]
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+#[cfg(feature = "dropin")]
+use super::drop_in::{DropIn, ReloadTask};
+#[cfg(feature = "dropin")]
+use super::saver::{restore_book, restore_phases, save_all};
+use super::start_error::StartError;
+#[cfg(feature = "telemetry")]
+use crate::admin::{AdminServer, AdminSettings, Desk};
+use crate::book::Dial;
+use crate::clock::unix_seconds;
+#[cfg(any(feature = "node", feature = "telemetry"))]
+use crate::cycle::Measures;
+use crate::cycle::{Cycle, Stopwatch, Thresholds, World};
+#[cfg(feature = "dropin")]
+use crate::data::DataFolder;
+use crate::engine::beat::BeatRecorder;
+use crate::engine::policy::GuestCeilings;
+use crate::engine::{Fence, PhaseThread};
+#[cfg(feature = "telemetry")]
+use crate::metrics::Sources;
+use crate::registry::{Before, KeptPhase, LastRuns, PhaseBoard, PhaseSpec, Registry, RejectedPhase, spread};
+#[cfg(feature = "dropin")]
+use crate::reload::{ReloadHandle, StartFrom};
+use crate::ticker::{AfterTick, Ticker, TickerHandle};
+
+/// How maintenance is to run.
+pub struct Options {
+    /// Time between two ticks.
+    pub interval: Duration,
+    /// Opens connections when a phase asks for it; without one, dials are refused.
+    pub dialer: Option<Arc<dyn Dial>>,
+    pub thresholds: Thresholds,
+    /// How long a peer may be silent before it counts as stale.
+    pub stale_after: Duration,
+    /// Where phases run: on a thread of their own unless time is simulated.
+    pub fence: Fence,
+    /// When phases ran in an earlier process.
+    pub last_runs: LastRuns,
+    /// What phases kept of an earlier process, by name: memory and quarantine.
+    pub kept: BTreeMap<String, KeptPhase>,
+    /// Phases that could not even be made, to be shown with their reasons.
+    pub rejected: Vec<RejectedPhase>,
+    /// What all guests together may do.
+    pub guests: GuestCeilings,
+    /// Measures the budget of a beat; real time without one.
+    pub stopwatch: Option<Stopwatch>,
+    /// Any number that others cannot guess; equal numbers give phases equal random bits.
+    pub secret: u64,
+    /// Called after each tick, off the async threads.
+    pub after_tick: Option<AfterTick>,
+    /// Writes every beat into a file, for `groundskeeper replay`.
+    pub recorder: Option<Box<dyn BeatRecorder>>,
+    /// Takes the place of `last_runs` and `kept`.
+    #[cfg(feature = "dropin")]
+    pub data: Option<DataOptions>,
+    /// How operators reach the node.
+    #[cfg(feature = "telemetry")]
+    pub admin: AdminSettings,
+}
+
+impl Default for Options {
+    /// The seeds' numbers: a tick each 30 s, 5 to 1,024 connections, stale after 90 s.
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(30),
+            dialer: None,
+            thresholds: Thresholds { healthy_above: 30, least: 5, most: 1024 },
+            stale_after: Duration::from_secs(90),
+            fence: Fence::Thread(PhaseThread::new()),
+            last_runs: LastRuns::new(),
+            kept: BTreeMap::new(),
+            rejected: Vec::new(),
+            guests: GuestCeilings::default(),
+            stopwatch: None,
+            secret: rand::random(),
+            after_tick: None,
+            recorder: None,
+            #[cfg(feature = "dropin")]
+            data: None,
+            #[cfg(feature = "telemetry")]
+            admin: AdminSettings::default(),
+        }
+    }
+}
+
+/// Where state outlives the process, and phases that come and go while it runs.
+#[cfg(feature = "dropin")]
+#[derive(Clone)]
+pub struct DataOptions {
+    /// The address book, last runs and what phases remember are read from here, and written after ticks that changed
+    /// them.
+    pub folder: Arc<DataFolder>,
+    /// Phases of a folder, replaced while the node runs.
+    pub drop_in: Option<DropIn>,
+}
+
+/// Running maintenance: one ticker task that runs the phases over the state, and what was wanted beside it.
+pub struct Maintenance {
+    pub(super) handle: TickerHandle,
+    board: Arc<PhaseBoard>,
+    #[cfg(feature = "dropin")]
+    pub(super) state: NodeState,
+    #[cfg(any(feature = "node", feature = "telemetry"))]
+    pub(super) measures: Arc<Mutex<Measures>>,
+    /// Monotonic time of the start.
+    #[cfg(feature = "telemetry")]
+    started: Duration,
+    pub(super) ticker: TickerTask,
+    #[cfg(feature = "dropin")]
+    pub(super) reload: Option<ReloadTask>,
+    #[cfg(feature = "dropin")]
+    data: Option<Arc<DataFolder>>,
+    #[cfg(feature = "telemetry")]
+    admin: Option<AdminServer>,
+}
+
+/// The ticker's own task. Dropped, it ends after the beat that it may be in.
+pub(super) struct TickerTask {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Option<Cycle>>,
+}
+
+impl TickerTask {
+    /// The cycle, after the beat that it may be in. None if the runtime is going down.
+    pub(super) async fn stop(self) -> Option<Cycle> {
+        // Fails only if the task has ended already.
+        _ = self.stop.send(());
+        self.task.await.ok().flatten()
+    }
+}
+
+impl Maintenance {
+    /// Starts the ticker on the current tokio runtime. The first tick is one interval from now; while no connection
+    /// is live, phases that wake on isolation run within half a second.
+    ///
+    /// # Errors
+    /// [`StartError`], and nothing was started.
+    pub fn start(state: &NodeState, phases: Vec<PhaseSpec>, options: Options) -> Result<Self, StartError> {
+        #[cfg(feature = "telemetry")]
+        let (mut admin, settings) = (AdminServer::start(&options.admin)?, options.admin.clone());
+        #[cfg(feature = "dropin")]
+        if let Some(data) = &options.data {
+            restore_book(&data.folder, state)?;
+        }
+        let maintenance = Self::start_alone(state, phases, options)?;
+        #[cfg(feature = "telemetry")]
+        let maintenance = {
+            let AdminSettings { network, listening: local_addrs, .. } = settings;
+            admin.open(Desk { network, local_addrs, ..maintenance.desk() });
+            Self { admin: Some(admin), ..maintenance }
+        };
+        Ok(maintenance)
+    }
+
+    /// As [`Maintenance::start`], for a node that has read its address book and answers operators itself.
+    pub(super) fn start_alone(
+        state: &NodeState,
+        phases: Vec<PhaseSpec>,
+        options: Options,
+    ) -> Result<Self, StartError> {
+        #[cfg(feature = "telemetry")]
+        let started = state.clock.mono();
+        #[cfg(feature = "dropin")]
+        let (mut phases, mut options) = (phases, options);
+        #[cfg(feature = "dropin")]
+        let data = options.data.take();
+        #[cfg(feature = "dropin")]
+        let from = match &data {
+            Some(data) => restore_phases(&data.folder, &mut phases, &mut options)?,
+            None => StartFrom::Folder,
+        };
+        let Options { interval, dialer, thresholds, stale_after, fence, guests, secret, after_tick, .. } =
+            options;
+        let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
+        let self_id = state.pool.self_id();
+        let spread = |name: &str| spread(&self_id, name);
+        let before = Before { last_runs, kept, unix_now: unix_seconds(&*state.clock), interval };
+        let registry = Registry::new(phases, rejected, spread, &before)?;
+        let world = World { state: state.clone(), dialer, thresholds, stale_after, guests };
+        let mut cycle = Cycle::new(world, registry, fence, interval, secret);
+        if let Some(stopwatch) = stopwatch {
+            cycle = cycle.measured_by(stopwatch);
+        }
+        if let Some(recorder) = recorder {
+            cycle.record_into(recorder);
+        }
+        #[cfg(feature = "dropin")]
+        let begun = match &data {
+            Some(DataOptions { folder, drop_in: Some(drop_in) }) => {
+                Some(drop_in.begin(folder, &mut cycle, from, &before.last_runs)?)
+            }
+            _ => None,
+        };
+        let board = cycle.board();
+        let (ticker, handle) = Ticker::new(cycle, interval, secret, after_tick);
+        let (stop, stopped) = oneshot::channel::<()>();
+        // A dropped sender stops the ticker too: it does not outlive its owner.
+        let task = tokio::spawn(ticker.run(async move { _ = stopped.await }));
+        Ok(Self {
+            board,
+            #[cfg(feature = "dropin")]
+            state: state.clone(),
+            #[cfg(any(feature = "node", feature = "telemetry"))]
+            measures: Arc::new(Mutex::new(Measures { thresholds, stale_after })),
+            #[cfg(feature = "telemetry")]
+            started,
+            ticker: TickerTask { stop, task },
+            #[cfg(feature = "dropin")]
+            reload: begun.map(|begun| begun.run(&handle)),
+            #[cfg(feature = "dropin")]
+            data: data.map(|data| data.folder),
+            #[cfg(feature = "telemetry")]
+            admin: None,
+            handle,
+        })
+    }
+
+    pub fn handle(&self) -> &TickerHandle {
+        &self.handle
+    }
+
+    /// How each phase fares.
+    pub fn board(&self) -> &Arc<PhaseBoard> {
+        &self.board
+    }
+
+    /// Reloads of the drop-in folder; none if there is no such folder.
+    #[cfg(feature = "dropin")]
+    pub fn reload(&self) -> Option<&ReloadHandle> {
+        self.reload.as_ref().map(|reload| &reload.handle)
+    }
+
+    /// What answers operators, for a node that has no network and no config.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn desk(&self) -> Desk {
+        let sources = Sources {
+            state: self.state.clone(),
+            phases: Arc::clone(&self.board),
+            pulse: Arc::clone(self.handle.pulse()),
+            measures: Arc::clone(&self.measures),
+            started: self.started,
+            reload: self.reload().cloned(),
+            traffic: None,
+        };
+        Desk {
+            sources,
+            metrics: Arc::default(),
+            network: String::new(),
+            local_addrs: Vec::new(),
+            ticker: Some(self.handle.clone()),
+            reconfigure: None,
+        }
+    }
+
+    /// Ends reload, the ticker after the beat it may be in, and answers to operators, and saves. Gives the cycle back.
+    /// None if the runtime is going down.
+    pub async fn stop(self) -> Option<Cycle> {
+        #[cfg(feature = "dropin")]
+        if let Some(reload) = self.reload {
+            reload.stop().await;
+        }
+        let cycle = self.ticker.stop().await;
+        #[cfg(feature = "dropin")]
+        if let Some(folder) = self.data {
+            folder.note_far();
+            let tick = self.handle.pulse().tick();
+            if let Err(trouble) = save_all(folder, &self.state, cycle.as_ref(), tick).await {
+                tracing::error!(trouble, "cannot save the state at the end");
+            }
+        }
+        #[cfg(feature = "telemetry")]
+        if let Some(admin) = self.admin
+            && !admin.stop().await
+        {
+            tracing::warn!("answers to operators did not end in time");
+        }
+        cycle
+    }
+}

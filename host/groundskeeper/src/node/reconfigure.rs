@@ -1,0 +1,254 @@
+//! A config that changes while the node runs: what of it takes hold at once, and what waits for the next start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::builtins::builtins;
+use super::maintenance::Maintenance;
+use crate::config::{Config, Guests, PoolSettings, Problem};
+use crate::cycle::{Measures, Thresholds};
+use crate::journal::{Asker, Cause};
+use crate::net::{Net, Tuning};
+use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
+use crate::registry::{KeptPhase, LastRuns};
+use crate::reload::ConfigReport;
+use crate::ticker::TickerHandle;
+
+/// Where the config of a running node comes from when it is read again: at changes of its files, and at orders.
+pub struct ConfigSource {
+    /// The file; without one, only manifests of built-in phases are watched.
+    pub file: Option<PathBuf>,
+    pub read: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send + Sync>,
+    /// Called with each config that takes hold, for what only the application knows: what is logged.
+    pub applied: Box<dyn Fn(&Config) + Send + Sync>,
+}
+
+/// Gives a running node another config.
+pub struct Reconfigurer {
+    source: ConfigSource,
+    /// What holds.
+    config: tokio::sync::Mutex<Config>,
+    pool: Arc<Pool>,
+    net: Arc<Net>,
+    ticker: TickerHandle,
+    measures: Arc<Mutex<Measures>>,
+}
+
+impl Reconfigurer {
+    pub(super) fn new(
+        source: ConfigSource,
+        config: Config,
+        net: Arc<Net>,
+        maintenance: &Maintenance,
+    ) -> Self {
+        Self {
+            source,
+            config: tokio::sync::Mutex::new(config),
+            pool: Arc::clone(&maintenance.state.pool),
+            net,
+            ticker: maintenance.handle.clone(),
+            measures: Arc::clone(&maintenance.measures),
+        }
+    }
+
+    /// Reads the config again. What can change does, between two beats; one with a problem changes nothing.
+    pub async fn reconfigure(&self) -> ConfigReport {
+        let mut holds = self.config.lock().await;
+        let new = match (self.source.read)() {
+            Ok(new) => new,
+            Err(problems) => {
+                let problems = problems.iter().map(Problem::to_string).collect();
+                return ConfigReport { problems, ..ConfigReport::default() };
+            }
+        };
+        let mut report = compare(&holds, &new);
+        if report.changed.is_empty() {
+            return report;
+        }
+        if let Err(problem) = self.take(&holds, &new, &report).await {
+            report.changed.clear();
+            report.problems.push(problem);
+            return report;
+        }
+        let now = live_part(&holds, new);
+        *holds = now;
+        report
+    }
+
+    async fn take(&self, old: &Config, new: &Config, report: &ConfigReport) -> Result<(), String> {
+        let going_down = || "the node is shutting down".to_owned();
+        let thresholds = thresholds(&new.pool);
+        let (stale_after, guests) = (new.stale_after(), new.guests.ceilings(new.pool.least));
+        let own = builtins(&new.phases);
+        let put = self.ticker.with_cycle(move |cycle| {
+            for spec in own {
+                cycle.put(spec, KeptPhase::default(), LastRuns::new())?;
+            }
+            cycle.set_world(thresholds, stale_after, guests);
+            Ok::<(), String>(())
+        });
+        if report.changed.iter().any(|key| key != "node.interval" && key != "log.level") {
+            put.await.ok_or_else(going_down)??;
+        }
+        *self.measures.lock() = Measures { thresholds, stale_after };
+        if old.node.interval != new.node.interval {
+            self.ticker.set_interval(new.node.interval).await.ok_or_else(going_down)?;
+        }
+        (self.source.applied)(new);
+        self.net.tune(Tuning::of(&new.performance, &new.pool));
+        let PoolLimits { inbound, outbound, handshakes, .. } = new.pool.limits(new.net.allow_private);
+        self.pool.set_limits(inbound, outbound, handshakes);
+        self.lower(Direction::Inbound, inbound, "pool.max_inbound");
+        self.lower(Direction::Outbound, outbound, "pool.max_outbound");
+        Ok(())
+    }
+
+    /// Ends connections above a limit.
+    fn lower(&self, direction: Direction, limit: u32, key: &str) {
+        let rows = self.pool.freeze();
+        for conn in over_limit(&rows, &self.pool.freeze_connected_at(&rows), direction, limit) {
+            let reason = format!("{key} was lowered to {limit}");
+            self.pool.disconnect(conn, Removal::new(Asker::Operator, Cause::Limits, reason), None);
+        }
+    }
+}
+
+pub(super) fn thresholds(pool: &PoolSettings) -> Thresholds {
+    Thresholds { healthy_above: pool.healthy_above(), least: pool.least, most: pool.most() }
+}
+
+/// What holds of `[guests]`: the folder and who is trusted wait for the next start.
+fn live_guests(old: &Guests, new: &Guests) -> Guests {
+    let Guests { dir, allow_native, reload_native, require, public_key, .. } = old.clone();
+    Guests { dir, allow_native, reload_native, require, public_key, ..new.clone() }
+}
+
+/// `new` where it can change, `old` elsewhere.
+fn live_part(old: &Config, new: Config) -> Config {
+    let mut config = old.clone();
+    config.guests = live_guests(&old.guests, &new.guests);
+    config.phases = new.phases;
+    config.node.interval = new.node.interval;
+    config.log.level = new.log.level;
+    config.performance = new.performance;
+    let (max_connections, max_per_group) = (old.pool.max_connections, old.pool.max_per_group);
+    config.pool = PoolSettings { max_connections, max_per_group, ..new.pool };
+    config
+}
+
+macro_rules! keys {
+    ($($section:ident.$key:ident),* $(,)?) => {
+        [$(Key {
+            name: concat!(stringify!($section), ".", stringify!($key)),
+            differs: |old, new| old.$section.$key != new.$section.$key,
+        }),*]
+    };
+}
+
+/// One key of the config.
+struct Key {
+    name: &'static str,
+    differs: fn(&Config, &Config) -> bool,
+}
+
+/// Keys that take hold while the node runs.
+const LIVE: [Key; 22] = keys!(
+    node.interval,
+    pool.max_inbound,
+    pool.max_outbound,
+    pool.max_handshakes,
+    pool.least,
+    pool.most,
+    pool.healthy_above,
+    guests.disconnects_per_tick,
+    guests.disconnects_per_hour,
+    guests.floor,
+    guests.protected,
+    guests.bans,
+    guests.untouchable,
+    performance.backpressure,
+    performance.circuit_breaker,
+    performance.retry,
+    performance.timeouts,
+    phases.reaper,
+    phases.reconnect,
+    phases.broadcast_cleanup,
+    phases.exchange_cleanup,
+    log.level,
+);
+
+/// Keys that take hold when it starts.
+const AT_START: [Key; 35] = keys!(
+    node.network,
+    node.data_dir,
+    pool.max_connections,
+    pool.max_per_group,
+    guests.dir,
+    guests.allow_native,
+    guests.reload_native,
+    guests.require,
+    guests.public_key,
+    log.format,
+    shutdown.deadline,
+    net.listen,
+    net.advertise,
+    net.bootstrap,
+    net.allow_private,
+    net.handshake_timeout,
+    net.request_timeout,
+    net.bytes_per_second_per_peer,
+    net.queue_bytes,
+    net.max_frame,
+    book.capacity,
+    book.per_source_group,
+    book.backoff_first,
+    book.backoff_most,
+    book.min_life,
+    broadcasts.held,
+    broadcasts.per_window,
+    broadcasts.window,
+    journal.notable,
+    journal.chatter,
+    journal.file,
+    journal.file_max,
+    admin.enabled,
+    admin.socket,
+    telemetry.listen,
+);
+
+/// Which keys differ, by whether they take hold while the node runs.
+pub fn compare(old: &Config, new: &Config) -> ConfigReport {
+    let differing = |keys: &[Key]| {
+        keys.iter().filter(|key| (key.differs)(old, new)).map(|key| key.name.to_owned()).collect::<Vec<_>>()
+    };
+    let report =
+        ConfigReport { changed: differing(&LIVE), restart: differing(&AT_START), ..ConfigReport::default() };
+    debug_assert!(
+        old == new || !(report.changed.is_empty() && report.restart.is_empty()),
+        "a key of the config is in neither list"
+    );
+    report
+}
+
+#[cfg(all(test, feature = "schema"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_takes_hold_at_once_or_at_the_start() {
+        let schema = crate::config::schema();
+        let mut written = Vec::new();
+        for (section, table) in schema["properties"].as_object().unwrap() {
+            let keys = table["properties"].as_object().unwrap().keys();
+            written.extend(keys.map(|key| format!("{section}.{}", key.replace('-', "_"))));
+        }
+        // It has one value only.
+        written.retain(|key| key != "performance.enable_lock_free");
+        written.sort();
+        let mut known: Vec<_> = LIVE.iter().chain(&AT_START).map(|key| key.name).collect();
+        known.sort_unstable();
+        assert_eq!(written, known);
+    }
+}

@@ -1,0 +1,154 @@
+//! What outlives the process: read at the start, written after ticks that changed it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::NodeState;
+use super::maintenance::Options;
+use crate::cycle::{BeatReport, Cycle};
+use crate::data::{DataError, DataFolder, KeptPhase};
+use crate::engine::policy::Trust;
+use crate::registry::{PhaseSpec, RejectedPhase};
+use crate::reload::StartFrom;
+use crate::ticker::AfterTick;
+
+/// A phase with a longer period is written down as soon as it ran: losing its last run to a crash would cost that much.
+const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
+
+/// The tick that a start has to reach to count as one that came far.
+const FAR: u32 = 2;
+
+/// Gives `state` the addresses that an earlier process knew.
+pub(super) fn restore_book(folder: &DataFolder, state: &NodeState) -> Result<(), DataError> {
+    let book = folder.load_book()?;
+    warn(book.warning.as_deref());
+    state.book.restore(book.value);
+    Ok(())
+}
+
+/// Gives `options` what an earlier process left of `phases`, and has them saved from now on. What to take of a drop-in
+/// folder.
+pub(super) fn restore_phases(
+    folder: &Arc<DataFolder>,
+    phases: &mut Vec<PhaseSpec>,
+    options: &mut Options,
+) -> Result<StartFrom, DataError> {
+    let schedule = folder.load_schedule()?;
+    warn(schedule.warning.as_deref());
+    options.last_runs = schedule.value;
+    options.kept = kept(folder, phases, &mut options.rejected)?;
+    let (mut save, mut own) = (saver(Arc::clone(folder)), options.after_tick.take());
+    options.after_tick = Some(Box::new(move |cycle, report| {
+        save(cycle, report);
+        own.iter_mut().for_each(|own| own(cycle, report));
+    }));
+    let earlier = folder.note_start();
+    let from = StartFrom::after(earlier);
+    if from != StartFrom::Folder {
+        let runs = if from == StartFrom::Former {
+            "generations before the last ones"
+        } else {
+            "built-in phases only"
+        };
+        tracing::error!(starts = earlier, runs, "the last starts did not come to their second tick");
+    }
+    Ok(from)
+}
+
+fn warn(warning: Option<&str>) {
+    if let Some(warning) = warning {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Writes everything that changed, off the async threads, when maintenance has stopped after `tick`.
+///
+/// # Errors
+/// What could not be written.
+pub(super) fn save_all(
+    folder: Arc<DataFolder>,
+    state: &NodeState,
+    cycle: Option<&Cycle>,
+    tick: u32,
+) -> impl Future<Output = Result<(), String>> + Send + use<> {
+    let changed = cycle.into_iter().flat_map(Cycle::kept).filter(|(_, _, changes)| *changes > 0);
+    let kept: Vec<_> = changed.map(|(name, kept, _)| (Arc::clone(name), kept.clone())).collect();
+    let last_runs = cycle.map(|cycle| cycle.last_runs(tick));
+    let entries = state.book.entries();
+    let saving = tokio::task::spawn_blocking(move || {
+        let book = folder.save_book(&entries);
+        let schedule = last_runs.map_or(Ok(()), |last_runs| folder.save_schedule(&last_runs));
+        let phases = kept.iter().try_for_each(|(name, kept)| folder.save_phase(name, kept));
+        book.and(schedule).and(phases)
+    });
+    async { saving.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) }
+}
+
+/// What each phase kept. A guest whose file cannot be used is rejected: it would start over, and write over what a newer
+/// version of this program left.
+fn kept(
+    folder: &DataFolder,
+    phases: &mut Vec<PhaseSpec>,
+    rejected: &mut Vec<RejectedPhase>,
+) -> Result<BTreeMap<String, KeptPhase>, DataError> {
+    let mut kept = BTreeMap::new();
+    let mut refused = Vec::new();
+    for (at, phase) in phases.iter().enumerate() {
+        match folder.load_phase(&phase.name) {
+            Ok(loaded) => {
+                if let Some(warning) = loaded.warning {
+                    tracing::warn!(phase = phase.name, "{warning}");
+                }
+                kept.insert(phase.name.clone(), loaded.value);
+            }
+            Err(error) if phase.policy.trust == Trust::Guest => refused.push((at, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    for (at, error) in refused.into_iter().rev() {
+        let PhaseSpec { name, kind, .. } = phases.remove(at);
+        let problem = error.to_string();
+        rejected.push(RejectedPhase { name, kind: kind.into(), problem, ..RejectedPhase::default() });
+    }
+    Ok(kept)
+}
+
+/// Writes what a crash must not lose, after ticks in which it changed.
+fn saver(folder: Arc<DataFolder>) -> AfterTick {
+    let mut saved_changes = 0;
+    let mut saved_once = false;
+    let mut came_far = false;
+    let mut saved_phases: HashMap<Arc<str>, u64> = HashMap::new();
+    Box::new(move |cycle: &Cycle, report: &BeatReport| {
+        let book = &cycle.world().state.book;
+        let changes = book.changes();
+        if changes != saved_changes {
+            match folder.save_book(&book.entries()) {
+                Ok(()) => saved_changes = changes,
+                Err(error) => tracing::error!(%error, "cannot save the address book; it is kept in memory"),
+            }
+        }
+        for (name, kept, changes) in cycle.kept() {
+            if changes == saved_phases.get(name).copied().unwrap_or(0) {
+                continue;
+            }
+            match folder.save_phase(name, kept) {
+                Ok(()) => _ = saved_phases.insert(Arc::clone(name), changes),
+                Err(error) => tracing::error!(%error, phase = &**name, "cannot save what it remembers"),
+            }
+        }
+        // Ticks are skipped by a node that is slow to start, too.
+        if !came_far && report.tick >= FAR {
+            folder.note_far();
+            came_far = true;
+        }
+        saved_phases.retain(|name, _| cycle.snapshot(name).is_some());
+        if !saved_once || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {
+            match folder.save_schedule(&cycle.last_runs(report.tick)) {
+                Ok(()) => saved_once = true,
+                Err(error) => tracing::error!(%error, "cannot save when phases ran"),
+            }
+        }
+    })
+}

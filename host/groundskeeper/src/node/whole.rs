@@ -1,0 +1,283 @@
+//! A whole node: data folder, state, network, maintenance. Owns the order of starting and of stopping.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::NodeBuilder;
+use super::builtins::builtins;
+use super::drop_in::DropIn;
+use super::limits::{net_config, node_limits};
+use super::maintenance::{DataOptions, Maintenance, Options};
+use super::reconfigure::{Reconfigurer, thresholds};
+use super::saver::{restore_book, save_all};
+use super::start_error::StartError;
+use super::supply::supply;
+use super::{NodeState, config_files};
+#[cfg(feature = "telemetry")]
+use crate::admin::{AdminServer, Reconfigure};
+use crate::config::{Bootstrap, Config, Guests};
+use crate::data::DataFolder;
+use crate::engine::{Fence, PhaseThread};
+use crate::journal::JournalFile;
+use crate::net::{Identity, Net};
+use crate::peer::PeerId;
+use crate::reload::{ReloadHandle, ReloadOptions};
+
+/// How often the pool is looked at by who waits for connections: they take a round trip or more.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A running node.
+pub struct Node {
+    identity: Identity,
+    state: NodeState,
+    net: Arc<Net>,
+    maintenance: Maintenance,
+    folder: Arc<DataFolder>,
+    supply: JoinHandle<()>,
+    stop: CancellationToken,
+    reconfigurer: Option<Arc<Reconfigurer>>,
+    config_files: Option<JoinHandle<()>>,
+    #[cfg(feature = "telemetry")]
+    admin: Option<AdminServer>,
+    /// As it began.
+    config: Config,
+    is_new: bool,
+}
+
+/// One step of a shutdown and what it took.
+#[derive(Clone, Debug)]
+pub struct ShutdownStep {
+    pub number: u8,
+    pub what: &'static str,
+    pub took: Duration,
+    /// What did not go as it should.
+    pub trouble: Option<String>,
+}
+
+impl Node {
+    /// Starts what `wanted` describes, with the locked folder as its own.
+    pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
+        let (clock, own_phases, agent) = (wanted.clock_or_systems(), wanted.take_phases(), wanted.agent());
+        let NodeBuilder { config, handlers, rejected, transport, dialer, recorder, source, .. } = wanted;
+        let folder = Arc::new(folder);
+        let key = folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?;
+        let identity =
+            Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
+        let state =
+            NodeState::new(identity.peer_id(), node_limits(&config), clock, journal_file(&config, &folder)?);
+        restore_book(&folder, &state)?;
+        for entry in config.net.bootstrap.iter().filter_map(Bootstrap::warning) {
+            tracing::warn!("{entry}");
+        }
+        let net_config = net_config(&config, agent);
+        let started = match transport {
+            None => Net::start(net_config, &identity, state.clone(), handlers),
+            Some(make) => Net::start_over(make(&identity), net_config, state.clone(), handlers).await,
+        };
+        let net = started.map_err(|source| {
+            let listen: Vec<String> = config.net.listen.iter().map(ToString::to_string).collect();
+            StartError::Listen { listen: listen.join(", "), source }
+        })?;
+        let net = Arc::new(net);
+        let mut phases = builtins(&config.phases);
+        phases.extend(own_phases);
+        let options = Options {
+            interval: config.node.interval,
+            dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
+            thresholds: thresholds(&config.pool),
+            stale_after: config.stale_after(),
+            fence: Fence::Thread(PhaseThread::new()),
+            rejected,
+            guests: config.guests.ceilings(config.pool.least),
+            recorder,
+            data: Some(DataOptions { folder: Arc::clone(&folder), drop_in: drop_in(&config.guests) }),
+            ..Options::default()
+        };
+        let maintenance = Maintenance::start_alone(&state, phases, options)?;
+        let stop = CancellationToken::new();
+        let reports = maintenance.handle().reports();
+        let supply = tokio::spawn(supply(Arc::clone(&net), state.clone(), reports, stop.clone()));
+        let files = source.as_ref().map(|source| config_files::Files {
+            config: source.file.clone(),
+            dir: config.guests.dir.clone(),
+        });
+        let reconfigurer = source.map(|source| {
+            Arc::new(Reconfigurer::new(source, config.clone(), Arc::clone(&net), &maintenance))
+        });
+        let config_files = files.zip(reconfigurer.clone()).map(|(files, reconfigurer)| {
+            tokio::spawn(config_files::follow(files, reconfigurer, maintenance.handle().reports()))
+        });
+        let is_new = key.is_new;
+        Ok(Self {
+            identity,
+            state,
+            net,
+            maintenance,
+            folder,
+            supply,
+            stop,
+            reconfigurer,
+            config_files,
+            #[cfg(feature = "telemetry")]
+            admin: None,
+            config,
+            is_new,
+        })
+    }
+
+    /// From now on `admin` answers for this node.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn answering(self, mut admin: AdminServer) -> Self {
+        let mut desk = self.maintenance.desk();
+        desk.sources.traffic = Some(Arc::clone(&self.net) as _);
+        desk.network.clone_from(&self.config.node.network);
+        desk.local_addrs = self.net.local_addrs();
+        desk.reconfigure = self.reconfigurer.clone().map(orders);
+        admin.open(desk);
+        Self { admin: Some(admin), ..self }
+    }
+
+    pub fn id(&self) -> PeerId {
+        self.state.pool.self_id()
+    }
+
+    /// The node's key, to sign as this node what is passed on by others.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether the folder was new, so that the node has a new key.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// This node as others name it to begin with: its id, at the first address that it advertises or listens on. None if
+    /// it does neither.
+    pub fn as_bootstrap(&self) -> Option<Bootstrap> {
+        let bound = self.net.local_addrs();
+        let at = self.config.net.advertise.first().or(bound.first())?;
+        Some(Bootstrap { id: Some(self.id()), host: at.ip().to_string(), port: at.port() })
+    }
+
+    /// Whom it is connected to now. O(n).
+    pub fn peers(&self) -> Vec<PeerId> {
+        self.state.pool.peers().into_iter().map(|(_, naming)| naming.id).collect()
+    }
+
+    /// Returns once there are `at_least` connections; never, if they never are. Ends nothing if it is dropped.
+    pub async fn until_connected(&self, at_least: u32) {
+        while self.state.pool.live() < at_least {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub fn state(&self) -> &NodeState {
+        &self.state
+    }
+
+    pub fn net(&self) -> &Arc<Net> {
+        &self.net
+    }
+
+    pub fn maintenance(&self) -> &Maintenance {
+        &self.maintenance
+    }
+
+    /// Reloads of the drop-in folder; none if there is no such folder in the config.
+    pub fn reload(&self) -> Option<&ReloadHandle> {
+        self.maintenance.reload()
+    }
+
+    pub fn folder(&self) -> &DataFolder {
+        &self.folder
+    }
+
+    /// Who can give this node another config; none without a [`ConfigSource`](super::ConfigSource).
+    pub fn reconfigurer(&self) -> Option<&Arc<Reconfigurer>> {
+        self.reconfigurer.as_ref()
+    }
+
+    /// Stops in numbered steps, all within about `deadline`: a step that runs out of time is left behind and told.
+    pub async fn shutdown(self, deadline: Duration) -> Vec<ShutdownStep> {
+        let Self { state, net, maintenance, folder, supply, stop, config_files, .. } = self;
+        let Maintenance { handle, ticker, reload, .. } = maintenance;
+        let begun = Instant::now();
+        let left = || deadline.saturating_sub(begun.elapsed());
+        let mut steps = Steps { steps: Vec::new(), since: Instant::now() };
+
+        state.pool.refuse_newcomers();
+        stop.cancel();
+        supply.abort();
+        // Aborted or ended, either is what we want.
+        _ = supply.await;
+        if let Some(reload) = reload {
+            reload.stop().await;
+        }
+        folder.note_far();
+        steps.done("refuse newcomers", None);
+
+        let tick = handle.pulse().tick();
+        let cycle = tokio::time::timeout(left(), ticker.stop()).await.ok().flatten();
+        let trouble = cycle.is_none().then(|| "the beat did not end in time".to_owned());
+        steps.done("finish the beat and stop the ticker", trouble);
+
+        let stopped = net.shutdown(left().mul_f64(0.8)).await;
+        let trouble =
+            (stopped.aborted > 0).then(|| format!("{} connections had to be aborted", stopped.aborted));
+        steps.done("say goodbye and close connections", trouble);
+
+        let trouble = save_all(folder, &state, cycle.as_ref(), tick).await.err();
+        steps.done("save address book, schedule and what phases remember", trouble);
+
+        if let Some(config_files) = config_files {
+            config_files.abort();
+        }
+        #[cfg(feature = "telemetry")]
+        if let Some(admin) = self.admin
+            && !admin.stop().await
+        {
+            steps.done("end answers to operators", Some("they did not end in time".to_owned()));
+        }
+        steps.steps
+    }
+}
+
+fn journal_file(config: &Config, folder: &DataFolder) -> Result<Option<JournalFile>, StartError> {
+    let Some(path) = &config.journal.file else { return Ok(None) };
+    let path = folder.path().join(path);
+    let file = JournalFile::open(&path, config.journal.file_max);
+    file.map(Some).map_err(|source| StartError::Journal { path: path.display().to_string(), source })
+}
+
+/// The folder that `guests` names.
+fn drop_in(guests: &Guests) -> Option<DropIn> {
+    let Guests { dir, allow_native, reload_native, require, public_key, .. } = guests.clone();
+    let reload = ReloadOptions { dir: dir?, reload_native, require, public_key };
+    Some(DropIn { reload, allow_native })
+}
+
+/// Orders to read the config again, as operators give them.
+#[cfg(feature = "telemetry")]
+fn orders(reconfigurer: Arc<Reconfigurer>) -> Reconfigure {
+    Arc::new(move || {
+        let reconfigurer = Arc::clone(&reconfigurer);
+        Box::pin(async move { reconfigurer.reconfigure().await })
+    })
+}
+
+struct Steps {
+    steps: Vec<ShutdownStep>,
+    since: Instant,
+}
+
+impl Steps {
+    fn done(&mut self, what: &'static str, trouble: Option<String>) {
+        let number = self.steps.len() as u8 + 1;
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        self.steps.push(ShutdownStep { number, what, took, trouble });
+    }
+}

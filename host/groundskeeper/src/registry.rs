@@ -1,0 +1,187 @@
+//! Which phases a node has, in which order they run, and how each has fared. Runs none of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_sdk::host::AnyPhase;
+
+use crate::engine::policy::{Grants, Mode, OnFailure, Trust};
+use crate::engine::schedule::Schedule;
+use crate::engine::{Body, BuiltIn};
+
+mod kept;
+mod lineage;
+mod order;
+mod registered;
+mod status;
+mod swap;
+#[cfg(test)]
+mod tests;
+
+#[doc(hidden)]
+pub use crate::engine::{MEMORY_BYTES, Timing, spread};
+pub use kept::{KeptMemory, KeptPhase, LastRuns, Quarantine};
+#[doc(hidden)]
+pub use lineage::{Digest, Former, Lineage};
+#[doc(hidden)]
+pub use registered::Registered;
+#[doc(hidden)]
+pub use status::short_digest;
+pub use status::{CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
+#[doc(hidden)]
+pub use swap::{Arrival, Judged, PROBATION, Verdict};
+
+/// A phase to be registered.
+#[derive(Clone)]
+pub struct PhaseSpec {
+    pub name: String,
+    /// What it is made of, for `phases`: `built-in`, `wasm`, `native`, or what an application calls its own.
+    pub kind: &'static str,
+    pub version: String,
+    pub body: Arc<dyn Body>,
+    pub schedule: Schedule,
+    pub policy: Policy,
+    /// Of everything that decides what it does: a quarantine ends when it changes. None for the host's own.
+    pub digest: Option<[u8; 32]>,
+}
+
+/// What a phase may do, and what happens when it fails.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    pub trust: Trust,
+    pub mode: Mode,
+    /// Not looked at for phases of the host's own.
+    pub grants: Grants,
+    pub on_failure: OnFailure,
+}
+
+impl Policy {
+    /// For phases that are the host's or the application's own.
+    pub fn host() -> Self {
+        Self {
+            trust: Trust::Host,
+            mode: Mode::Enforce,
+            grants: Grants::default(),
+            on_failure: OnFailure::default(),
+        }
+    }
+}
+
+impl PhaseSpec {
+    /// A phase in Rust that the host or its application answers for.
+    pub fn built_in(
+        name: &str,
+        kind: &'static str,
+        version: &str,
+        phase: Arc<dyn AnyPhase>,
+        schedule: Schedule,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            version: version.to_owned(),
+            body: Arc::new(BuiltIn::new(phase)),
+            schedule,
+            policy: Policy::host(),
+            digest: None,
+        }
+    }
+}
+
+/// A phase, or a newer generation of one, that does not run although somebody wants it, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RejectedPhase {
+    /// Its name, as far as it could be told.
+    pub name: String,
+    /// `wasm`, `native`, or empty where even that is not known.
+    pub kind: String,
+    /// The manifest, or the module that has none.
+    pub file: Option<PathBuf>,
+    pub problem: String,
+    /// It is looked at again by itself: the rest of it may be on its way.
+    pub is_pending: bool,
+    /// Of what was rejected, where there was enough of it.
+    pub digest: Option<[u8; 32]>,
+    /// Seconds since 1970.
+    pub since_unix_s: Option<u32>,
+}
+
+/// Why a set of phases cannot be registered.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BadPhases {
+    #[error("two phases are called {0:?}; give one of them another name")]
+    SameName(String),
+    #[error("phase {phase:?} waits for {other:?}, which is not there; {hint}")]
+    NoSuchPhase { phase: String, other: String, hint: String },
+    #[error("phases wait for each other: {0}; take one `after` or `before` away")]
+    Circle(String),
+    #[error("settings of phase {phase:?}: {problem}")]
+    Settings { phase: String, problem: String },
+}
+
+/// What an earlier process of this node left behind for its phases, and where the new one stands.
+#[derive(Clone, Default, Debug)]
+#[doc(hidden)]
+pub struct Before {
+    pub last_runs: LastRuns,
+    /// Memory and quarantine by phase name.
+    pub kept: BTreeMap<String, KeptPhase>,
+    pub unix_now: u32,
+    /// The interval of the new process.
+    pub interval: Duration,
+}
+
+/// A node's phases in the order in which they run.
+#[doc(hidden)]
+pub struct Registry {
+    pub(crate) phases: Vec<Registered>,
+    pub(crate) rejected: Vec<RejectedPhase>,
+}
+
+impl Registry {
+    /// Orders and checks `specs`: the host's own as they are given, then guests by name, except that `after` and `before`
+    /// move a phase. A guest that cannot be registered joins `rejected`; it keeps no other phase from running.
+    ///
+    /// `spread` puts the first runs of rare phases apart, per node; `before` continues an earlier process.
+    ///
+    /// # Errors
+    /// [`BadPhases`] names the phase of the host's own and the way out.
+    pub fn new(
+        specs: Vec<PhaseSpec>,
+        mut rejected: Vec<RejectedPhase>,
+        spread: impl Fn(&str) -> u64,
+        before: &Before,
+    ) -> Result<Self, BadPhases> {
+        let specs = order::checked(specs, &mut rejected)?;
+        let specs = order::order(specs, &mut rejected)?;
+        let phases = specs.into_iter().map(|spec| Registered::new(spec, &spread, before)).collect();
+        Ok(Self { phases, rejected })
+    }
+
+    /// What to keep, so that the next process continues the cadence. A phase that has never run is kept with the time
+    /// at which its period began, or a node that always restarts too early would never run it.
+    pub fn last_runs(&self, tick: u32, unix_now: u32, interval: Duration) -> LastRuns {
+        let unix_at = |last_run: i64| {
+            let ago = i64::from(tick) - last_run;
+            let seconds = ago.saturating_mul(interval.as_millis() as i64) / 1000;
+            u32::try_from(i64::from(unix_now) - seconds).unwrap_or(0)
+        };
+        let kept = |phase: &Registered| phase.last_run_unix.unwrap_or_else(|| unix_at(phase.timing.last_run));
+        self.phases.iter().map(|phase| (phase.name.to_string(), kept(phase))).collect()
+    }
+
+    /// What `phases` shows, with `connected` peers there: those that run in their order, then those that cannot.
+    pub fn status(&self, connected: u32) -> Vec<PhaseStatus> {
+        let candidate = |name: &str| self.rejected.iter().find(|rejected| rejected.name == name);
+        let there = self.phases.iter().map(|phase| PhaseStatus {
+            candidate: candidate(&phase.name).map(CandidateStatus::from),
+            ..phase.status(connected)
+        });
+        let is_new =
+            |rejected: &&RejectedPhase| !self.phases.iter().any(|phase| *phase.name == *rejected.name);
+        there.chain(self.rejected.iter().filter(is_new).map(PhaseStatus::rejected)).collect()
+    }
+}

@@ -1,0 +1,293 @@
+//! The generations of one phase as a state machine: the current one, the one to go back to, probation, and which bytes are
+//! known to be bad. Pure: the registry uses it in memory, the reloader on disk.
+
+use serde::{Deserialize, Serialize};
+
+use super::KeptPhase;
+
+/// How many digests are remembered as bad, of one phase.
+const MOST_BAD: usize = 16;
+
+/// Names a generation: the SHA-256 over everything that decides what it does.
+pub type Digest = [u8; 32];
+
+/// The generation before the current one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Former<G> {
+    pub digest: Digest,
+    /// Memory and quarantine when it stopped running: it gets its own back.
+    pub kept: KeptPhase,
+    /// The generation itself, where it is held in memory.
+    pub held: G,
+}
+
+/// See the module. `G` is what is held of a former generation beside its digest: nothing on disk, its spec in memory.
+///
+/// The order of the fields is the format of the head on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lineage<G> {
+    current: Option<Digest>,
+    former: Option<Former<G>>,
+    on_probation: bool,
+    /// What failed, and how; the newest last.
+    bad: Vec<(Digest, String)>,
+}
+
+impl<G> Default for Lineage<G> {
+    fn default() -> Self {
+        Self { current: None, former: None, on_probation: false, bad: Vec::new() }
+    }
+}
+
+impl<G> Lineage<G> {
+    pub fn current(&self) -> Option<Digest> {
+        self.current
+    }
+
+    pub fn former(&self) -> Option<&Former<G>> {
+        self.former.as_ref()
+    }
+
+    /// Whether the current generation has not run well often enough. Then there is a former one.
+    pub fn is_on_probation(&self) -> bool {
+        self.on_probation
+    }
+
+    /// The current generation, unless it is on probation: that one was never good.
+    pub fn proven_current(&self) -> Option<Digest> {
+        self.current.filter(|_| !self.on_probation)
+    }
+
+    /// Why these bytes are known to be bad, if they are.
+    pub fn known_bad(&self, digest: &Digest) -> Option<&str> {
+        self.bad.iter().find(|(bad, _)| bad == digest).map(|(_, why)| why.as_str())
+    }
+
+    /// The generation before the one on probation, if `digest` names it: the operator takes the newer one back.
+    pub fn taken_back(&self, digest: &Digest) -> Option<&Former<G>> {
+        self.former.as_ref().filter(|former| self.on_probation && former.digest == *digest)
+    }
+
+    /// Whether the generation is the current or the former one.
+    pub fn names(&self, digest: &Digest) -> bool {
+        self.digests().any(|named| named == *digest)
+    }
+
+    pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.current.into_iter().chain(self.former.as_ref().map(|former| former.digest))
+    }
+
+    /// `digest` runs, and there is nothing to go back to.
+    pub fn started(&mut self, digest: Option<Digest>) {
+        self.current = digest;
+        self.former = None;
+        self.on_probation = false;
+    }
+
+    /// `digest` takes the place of the current generation, which has `kept` this and is held as `held`. It is on probation,
+    /// unless it is the first. If this takes the current generation back, the former one is returned and runs again.
+    pub fn offered(&mut self, digest: Digest, kept: KeptPhase, held: G) -> Option<Former<G>> {
+        if self.taken_back(&digest).is_some() {
+            return self.reverted();
+        }
+        let old = self.current.replace(digest);
+        // What was never good is nothing to go back to.
+        if !self.on_probation {
+            self.former = old.map(|digest| Former { digest, kept, held });
+        }
+        self.on_probation = self.former.is_some();
+        None
+    }
+
+    /// The current generation, put in by an earlier process, is on probation again.
+    pub fn probation_resumed(&mut self, former: Former<G>) {
+        self.former = Some(former);
+        self.on_probation = true;
+    }
+
+    /// The former generation is gone: the current one stays, whatever it does.
+    pub fn former_lost(&mut self) {
+        self.former = None;
+        self.on_probation = false;
+    }
+
+    /// The current generation has ended its probation well.
+    pub fn proven(&mut self) {
+        self.on_probation = false;
+    }
+
+    /// The current generation is bad, and the former one runs again. None, and no change, if there is no former one.
+    pub fn failed(&mut self, why: String) -> Option<Former<G>> {
+        let failed = self.current;
+        let back = self.reverted();
+        if back.is_some()
+            && let Some(failed) = failed
+        {
+            self.bad.retain(|(bad, _)| *bad != failed);
+            self.bad.push((failed, why));
+            let over = self.bad.len().saturating_sub(MOST_BAD);
+            self.bad.drain(..over);
+        }
+        back
+    }
+
+    /// The former generation runs again, and nothing is said of the current one.
+    pub fn reverted(&mut self) -> Option<Former<G>> {
+        let former = self.former.take()?;
+        self.current = Some(former.digest);
+        self.on_probation = false;
+        Some(former)
+    }
+
+    /// Gives all bytes another chance. True if any were bad.
+    pub fn forgiven(&mut self) -> bool {
+        !std::mem::take(&mut self.bad).is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::KeptMemory;
+    use proptest::prelude::*;
+
+    fn digest(n: u8) -> Digest {
+        [n; 32]
+    }
+
+    fn kept(n: u8) -> KeptPhase {
+        KeptPhase { memory: Some(KeptMemory { version: n.into(), bytes: vec![n] }), ..KeptPhase::default() }
+    }
+
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Event {
+        Offered(u8),
+        Proven,
+        Failed,
+        Reverted,
+        FormerLost,
+        Forgiven,
+    }
+    use Event::{Failed, Forgiven, FormerLost, Offered, Proven, Reverted};
+
+    /// What runs stores its own number, so that memory tells who wrote it.
+    fn apply<G: Clone>(lineage: &mut Lineage<G>, event: Event, held: G) -> Option<Former<G>> {
+        match event {
+            Offered(n) => {
+                let current = lineage.current().map_or(0, |digest| digest[0]);
+                return lineage.offered(digest(n), kept(current), held);
+            }
+            Failed => return lineage.failed("failed".to_owned()),
+            Reverted => return lineage.reverted(),
+            Proven => lineage.proven(),
+            FormerLost => lineage.former_lost(),
+            Forgiven => drop(lineage.forgiven()),
+        }
+        None
+    }
+
+    /// Events; then current, former, whether it is on probation, what is bad.
+    type Life = (&'static [Event], u8, Option<u8>, bool, &'static [u8]);
+
+    #[test]
+    fn a_table_of_lives() {
+        let table: [Life; 11] = [
+            (&[Offered(1)], 1, None, false, &[]),
+            (&[Offered(1), Failed], 1, None, false, &[]),
+            (&[Offered(1), Offered(2)], 2, Some(1), true, &[]),
+            (&[Offered(1), Offered(2), Proven], 2, Some(1), false, &[]),
+            (&[Offered(1), Offered(2), Failed], 1, None, false, &[2]),
+            // 2 was never good.
+            (&[Offered(1), Offered(2), Offered(3)], 3, Some(1), true, &[]),
+            (&[Offered(1), Offered(2), Offered(3), Failed], 1, None, false, &[3]),
+            (&[Offered(1), Offered(2), Offered(1)], 1, None, false, &[]),
+            // Once 2 is good, 1 is a new generation like any other.
+            (&[Offered(1), Offered(2), Proven, Offered(1)], 1, Some(2), true, &[]),
+            (&[Offered(1), Offered(2), FormerLost, Failed], 2, None, false, &[]),
+            (&[Offered(1), Offered(2), Failed, Forgiven, Offered(2)], 2, Some(1), true, &[]),
+        ];
+        for (events, current, former, on_probation, bad) in table {
+            let mut lineage = Lineage::default();
+            for event in events {
+                apply(&mut lineage, *event, ());
+            }
+            assert_eq!(lineage.current(), Some(digest(current)), "{events:?}");
+            assert_eq!(lineage.former().map(|former| former.digest), former.map(digest), "{events:?}");
+            assert_eq!(lineage.is_on_probation(), on_probation, "{events:?}");
+            let is_bad = |n: &u8| lineage.known_bad(&digest(*n)).is_some();
+            assert_eq!((1..=3).filter(is_bad).collect::<Vec<_>>(), bad, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn a_generation_gets_its_own_memory_back() {
+        for back in [Failed, Offered(1), Reverted] {
+            let mut lineage = Lineage::default();
+            for event in [Offered(1), Offered(2), Offered(3)] {
+                apply(&mut lineage, event, ());
+            }
+            let former = apply(&mut lineage, back, ()).expect("1 is back");
+            assert_eq!((former.digest, former.kept), (digest(1), kept(1)), "{back:?}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_probation_ends_like_another() {
+        let mut lineage = Lineage::default();
+        lineage.started(Some(digest(2)));
+        lineage.probation_resumed(Former { digest: digest(1), kept: kept(1), held: "one" });
+        assert!(lineage.is_on_probation() && lineage.proven_current().is_none());
+        assert_eq!(lineage.failed("boom".to_owned()).unwrap().held, "one");
+        assert_eq!(
+            (lineage.proven_current(), lineage.known_bad(&digest(2))),
+            (Some(digest(1)), Some("boom"))
+        );
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            5 => (1..40u8).prop_map(Offered),
+            3 => (1..4u8).prop_map(Offered),
+            3 => Just(Proven),
+            4 => Just(Failed),
+            1 => Just(Reverted),
+            1 => Just(FormerLost),
+            1 => Just(Forgiven),
+        ];
+        proptest::collection::vec(event, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_gone_back_to_was_good_and_both_sides_agree(events in events()) {
+            let (mut on_disk, mut in_memory) = (Lineage::default(), Lineage::default());
+            // Generations that were the first, ended a probation, or lost what they could go back to.
+            let mut good = Vec::new();
+            for event in events {
+                let before = on_disk.current();
+                let back = apply(&mut on_disk, event, ());
+                let name = before.map_or(0, |digest| digest[0]);
+                let back_in_memory = apply(&mut in_memory, event, name);
+                prop_assert_eq!(on_disk.digests().collect::<Vec<_>>(), in_memory.digests().collect::<Vec<_>>());
+                prop_assert_eq!(on_disk.is_on_probation(), in_memory.is_on_probation());
+                prop_assert_eq!(&on_disk.bad, &in_memory.bad);
+                if let Some(former) = &back_in_memory {
+                    prop_assert_eq!([former.held; 32], former.digest, "what was held is what it names");
+                }
+                if let Some(former) = &back {
+                    prop_assert_eq!(&former.kept, &kept(former.digest[0]));
+                    prop_assert!(good.contains(&former.digest), "{:?} was never good", former.digest);
+                    prop_assert!(on_disk.former().is_none() && !on_disk.is_on_probation());
+                }
+                if event == Failed && back.is_some() && before != on_disk.current() {
+                    prop_assert!(on_disk.known_bad(&before.expect("it failed")).is_some());
+                }
+                good.extend(on_disk.proven_current());
+                prop_assert!(!on_disk.is_on_probation() || on_disk.former().is_some());
+                prop_assert!(on_disk.bad.len() <= MOST_BAD);
+                let bytes = postcard::to_stdvec(&on_disk).unwrap();
+                prop_assert_eq!(&postcard::from_bytes::<Lineage<()>>(&bytes).unwrap(), &on_disk);
+            }
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! One registered phase: what it is, and how it has fared. Runs nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use groundskeeper_sdk::contract::{Interface, METRICS};
+use groundskeeper_sdk::host::{Change, Metric, Saved};
+
+use super::status::short_digest;
+use super::swap::{Arrival, Judged, Probation, Verdict};
+use super::{
+    Before, Former, KeptMemory, KeptPhase, Lineage, MEMORY_BYTES, PhaseMetric, PhaseSpec, PhaseState,
+    PhaseStatus, Policy, Quarantine, Timing,
+};
+use crate::engine::policy::{Mode, Trust};
+use crate::engine::schedule::Schedule;
+use crate::engine::{Body, Breaker, Cost};
+use crate::journal::Asker;
+
+/// Runs whose durations are kept for the median: two hours of a phase that runs each four minutes.
+const DURATIONS: usize = 32;
+
+/// One phase and its history.
+pub struct Registered {
+    pub name: Arc<str>,
+    pub version: Arc<str>,
+    pub kind: &'static str,
+    pub body: Arc<dyn Body>,
+    pub schedule: Schedule,
+    pub policy: Policy,
+    pub timing: Timing,
+    pub breaker: Breaker,
+    /// Memory and quarantine, as they outlive the process.
+    kept: KeptPhase,
+    /// Counts what would be worth writing to disk.
+    changes: u64,
+    /// The operator keeps it from running.
+    pub is_paused: bool,
+    /// Set while a run that was given up is still inside the phase.
+    pub stuck: Option<Arc<AtomicBool>>,
+    /// The tick whose budget its due run did not fit into, until it has run.
+    pub owed_since: Option<u32>,
+    /// Monotonic time of the last accepted plan, and the same in seconds since 1970 (known across restarts).
+    pub last_accepted: Option<Duration>,
+    pub last_run_unix: Option<u32>,
+    pub last_success_unix: Option<u32>,
+    pub runs: u64,
+    pub failures: u64,
+    pub missed: u64,
+    /// Due runs that waited for the next tick because the budget was used up.
+    pub put_off: u64,
+    /// Asks that were refused, by grant.
+    pub refused: BTreeMap<Interface, u64>,
+    took: VecDeque<Duration>,
+    pub cost: Cost,
+    memory_peak: Option<u64>,
+    metrics: BTreeMap<(bool, String), PhaseMetric>,
+    pub last_error: Option<String>,
+    /// Which generation this is, and which one it goes back to.
+    lineage: Lineage<PhaseSpec>,
+    /// Counts while the lineage is on probation.
+    probation: Probation,
+    /// Since when this generation runs, if it came while the node ran.
+    since_unix: Option<u32>,
+}
+
+impl Registered {
+    /// A phase that joins a node that runs.
+    pub(super) fn arrived(spec: PhaseSpec, arrival: Arrival) -> Self {
+        let Arrival { tick, spread, before } = arrival;
+        let mut phase = Self::new(spec, &|_: &str| spread, &before);
+        // Its cadence begins now, not when the process did.
+        phase.timing.last_run += i64::from(tick);
+        phase.timing.again_at = phase.timing.again_at.map(|at| at + tick);
+        phase.since_unix = Some(before.unix_now);
+        phase
+    }
+
+    pub(super) fn new(spec: PhaseSpec, spread: &impl Fn(&str) -> u64, before: &Before) -> Self {
+        let saved = before.last_runs.get(&spec.name).copied();
+        let ticks_since = |unix: u32| {
+            let ago = Duration::from_secs(before.unix_now.saturating_sub(unix).into());
+            (ago.as_millis() / before.interval.as_millis().max(1)) as u64
+        };
+        let mut timing = match saved {
+            Some(unix) => Timing::ran_before(ticks_since(unix)),
+            None => Timing::never(&spec.schedule, spread(&spec.name)),
+        };
+        if spec.schedule.run_on_start {
+            timing.again_at = Some(1);
+        }
+        let mut kept = before.kept.get(&spec.name).cloned().unwrap_or_default();
+        let mut breaker = breaker(&spec.policy);
+        // Other bytes are another chance.
+        kept.quarantine = kept.quarantine.filter(|told| Some(told.digest) == spec.digest);
+        if kept.quarantine.is_some() {
+            breaker.give_up();
+        }
+        let mut lineage = Lineage::default();
+        lineage.started(spec.digest);
+        Self {
+            name: spec.name.into(),
+            version: spec.version.into(),
+            kind: spec.kind,
+            body: spec.body,
+            schedule: spec.schedule,
+            policy: spec.policy,
+            timing,
+            breaker,
+            last_error: kept.quarantine.as_ref().map(|told| told.why.clone()),
+            kept,
+            changes: 0,
+            is_paused: false,
+            stuck: None,
+            owed_since: None,
+            last_accepted: None,
+            last_run_unix: saved,
+            last_success_unix: None,
+            runs: 0,
+            failures: 0,
+            missed: 0,
+            put_off: 0,
+            refused: BTreeMap::new(),
+            took: VecDeque::new(),
+            cost: Cost::default(),
+            memory_peak: None,
+            metrics: BTreeMap::new(),
+            lineage,
+            probation: Probation::default(),
+            since_unix: None,
+        }
+    }
+
+    /// What it is made of now.
+    pub(super) fn spec(&self) -> PhaseSpec {
+        PhaseSpec {
+            name: self.name.to_string(),
+            kind: self.kind,
+            version: self.version.to_string(),
+            body: Arc::clone(&self.body),
+            schedule: self.schedule.clone(),
+            policy: self.policy.clone(),
+            digest: self.digest(),
+        }
+    }
+
+    /// Of this generation. None for the host's own.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.lineage.current()
+    }
+
+    /// Puts a new generation in. One of the host's own is the operator's to answer for; a guest is on probation.
+    pub(super) fn put(&mut self, spec: PhaseSpec, tick: u32, unix: u32) {
+        self.since_unix = Some(unix);
+        let (true, Some(digest)) = (self.is_guest(), spec.digest) else {
+            self.lineage.started(spec.digest);
+            self.exchange(spec);
+            return;
+        };
+        let taken_back = self.lineage.offered(digest, self.kept.clone(), self.spec());
+        self.exchange(spec);
+        match taken_back {
+            Some(former) => self.restore(former.kept),
+            None => self.probation = Probation::from(tick),
+        }
+    }
+
+    pub(super) fn resume_probation(&mut self, tick: u32, former: Former<PhaseSpec>) {
+        self.lineage.probation_resumed(former);
+        self.probation = Probation::from(tick);
+    }
+
+    /// Counts a run towards the end of the probation, if there is one.
+    pub fn judge(&mut self, tick: u32, failed: Option<&str>) -> Option<Verdict> {
+        if !self.lineage.is_on_probation() {
+            return None;
+        }
+        let (phase, digest) = (Arc::clone(&self.name), self.digest()?);
+        let outcome = match failed {
+            None if !self.probation.ran_well(tick) => return None,
+            None => {
+                self.lineage.proven();
+                Judged::Good
+            }
+            Some(why) => {
+                let Former { kept, held, .. } = self.lineage.failed(why.to_owned())?;
+                self.exchange(held);
+                self.restore(kept.clone());
+                // The run that failed was due: it is made good at the next chance.
+                self.timing.again_at = Some(tick);
+                Judged::Returned { why: why.to_owned(), to: self.digest(), kept }
+            }
+        };
+        Some(Verdict { phase, digest, outcome })
+    }
+
+    /// Puts `spec` in the place of what runs; what has to do with its bytes begins anew, its cadence goes on.
+    fn exchange(&mut self, spec: PhaseSpec) {
+        let PhaseSpec { name: _, kind, version, body, schedule, policy, digest } = spec;
+        self.breaker = breaker(&policy);
+        self.kind = kind;
+        self.version = version.into();
+        self.body = body;
+        self.schedule = schedule;
+        self.policy = policy;
+        self.timing.again_at = None;
+        self.stuck = None;
+        self.owed_since = None;
+        self.last_error = None;
+        self.took.clear();
+        self.cost = Cost::default();
+        self.memory_peak = None;
+        self.metrics.clear();
+        if self.kept.quarantine.take_if(|told| Some(told.digest) != digest).is_some() {
+            self.changes += 1;
+        }
+    }
+
+    pub fn asker(&self) -> Asker {
+        Asker::Phase { name: Arc::clone(&self.name), version: Arc::clone(&self.version) }
+    }
+
+    pub fn is_guest(&self) -> bool {
+        self.policy.trust == Trust::Guest
+    }
+
+    pub fn is_shadow(&self) -> bool {
+        self.policy.mode == Mode::Shadow
+    }
+
+    /// Whether a run that was given up has still not come back.
+    pub fn is_stuck(&mut self) -> bool {
+        let inside = self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire));
+        if !inside {
+            self.stuck = None;
+        }
+        inside
+    }
+
+    /// What its last accepted run stored, in the mode it is in.
+    pub fn memory(&self) -> Option<Saved> {
+        let kept = if self.is_shadow() { &self.kept.shadow_memory } else { &self.kept.memory };
+        let kept = match kept {
+            // The shadow begins with what the phase knows.
+            None if self.is_shadow() => &self.kept.memory,
+            kept => kept,
+        };
+        kept.as_ref().map(|KeptMemory { version, bytes }| Saved { version: *version, bytes: bytes.clone() })
+    }
+
+    /// The most that it may store; None if nothing.
+    pub fn memory_cap(&self) -> Option<usize> {
+        match self.policy.trust {
+            Trust::Host => Some(MEMORY_BYTES),
+            Trust::Guest => self.policy.grants.memory.map(|grant| grant.max_bytes),
+        }
+    }
+
+    pub fn remember(&mut self, saved: Saved) {
+        let saved = Some(KeptMemory { version: saved.version, bytes: saved.bytes });
+        let kept = if self.is_shadow() { &mut self.kept.shadow_memory } else { &mut self.kept.memory };
+        if *kept != saved {
+            *kept = saved;
+            self.changes += 1;
+        }
+    }
+
+    /// What outlives the process, and a number that rises when it changes.
+    pub fn kept(&self) -> (&KeptPhase, u64) {
+        (&self.kept, self.changes)
+    }
+
+    /// Puts memory and quarantine back to an earlier state.
+    pub fn restore(&mut self, kept: KeptPhase) {
+        self.breaker.reset();
+        if kept.quarantine.is_some() {
+            self.breaker.give_up();
+        }
+        self.kept = kept;
+        self.changes += 1;
+    }
+
+    /// Counts a failed run. `for_good` if the phase itself says that it cannot work.
+    pub fn failed(&mut self, words: String, for_good: bool) {
+        self.failures += 1;
+        self.breaker.failed();
+        if for_good {
+            self.breaker.give_up();
+        }
+        if self.breaker.has_given_up() && self.kept.quarantine.is_none() {
+            self.kept.quarantine = self.digest().map(|digest| Quarantine { digest, why: words.clone() });
+            self.changes += 1;
+        }
+        self.last_error = Some(words);
+    }
+
+    pub fn succeeded(&mut self) {
+        self.breaker.reset();
+        self.last_error = None;
+    }
+
+    /// Lets it run again at once, whatever it did.
+    pub fn resume(&mut self) {
+        self.is_paused = false;
+        self.breaker.reset();
+        if self.kept.quarantine.take().is_some() {
+            self.changes += 1;
+        }
+    }
+
+    pub fn ran(&mut self, took: Duration, cost: Cost) {
+        self.runs += 1;
+        if self.took.len() >= DURATIONS {
+            self.took.pop_front();
+        }
+        self.took.push_back(took);
+        self.cost = cost;
+        self.memory_peak = self.memory_peak.max(cost.memory);
+    }
+
+    /// Takes over the numbers of an accepted run: 16 names each, enforced and in shadow.
+    pub fn count(&mut self, metrics: Vec<Metric>) {
+        let shadow = self.is_shadow();
+        for Metric { name, change } in metrics {
+            let known = self.metrics.keys().filter(|(in_shadow, _)| *in_shadow == shadow).count();
+            let key = (shadow, name);
+            if known >= METRICS && !self.metrics.contains_key(&key) {
+                continue;
+            }
+            let name = key.1.clone();
+            let metric =
+                self.metrics.entry(key).or_insert(PhaseMetric { name, shadow, added: None, value: None });
+            match change {
+                Change::Add(by) => metric.added = Some(metric.added.unwrap_or(0).saturating_add(by.into())),
+                Change::Set(value) => metric.value = Some(value),
+            }
+        }
+    }
+
+    fn state(&self) -> PhaseState {
+        if self.policy.mode == Mode::Off {
+            PhaseState::Off
+        } else if self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire)) {
+            PhaseState::Stuck
+        } else if self.is_paused {
+            PhaseState::Paused
+        } else if self.breaker.has_given_up() {
+            PhaseState::Quarantined
+        } else if self.breaker.is_open() {
+            PhaseState::Tripped
+        } else if self.lineage.is_on_probation() {
+            PhaseState::Probation
+        } else {
+            PhaseState::Active
+        }
+    }
+
+    /// What `phases` shows, with `connected` peers there.
+    pub fn status(&self, connected: u32) -> PhaseStatus {
+        let every = self.schedule.cadence.every_n_ticks(connected);
+        let state = self.state();
+        let runs_again = !matches!(state, PhaseState::Off | PhaseState::Paused | PhaseState::Quarantined);
+        let mut took: Vec<Duration> = self.took.iter().copied().collect();
+        took.sort_unstable();
+        let micros = |time: Duration| time.as_micros() as u64;
+        PhaseStatus {
+            name: Arc::clone(&self.name),
+            kind: self.kind.into(),
+            version: Arc::clone(&self.version),
+            summary: self.body.summary().into(),
+            state,
+            mode: self.policy.mode,
+            digest: self.digest().as_ref().map(short_digest),
+            since_unix_s: self.since_unix,
+            probation_left: self.lineage.is_on_probation().then_some(self.probation.runs_left),
+            candidate: None,
+            file: None,
+            every_n_ticks: every,
+            last_run_tick: u32::try_from(self.timing.last_run).ok().filter(|_| self.runs > 0),
+            next_due_tick: runs_again.then(|| self.timing.next_due(every)),
+            runs: self.runs,
+            failures: self.failures,
+            failures_in_row: self.breaker.failures_in_row(),
+            pause_left: self.breaker.pause_left(),
+            missed: self.missed,
+            put_off: self.put_off,
+            refused: self.refused.iter().map(|(grant, n)| (grant.name().to_owned(), *n)).collect(),
+            last_duration_us: self.took.back().copied().map_or(0, micros),
+            median_duration_us: took.get(took.len() / 2).copied().map(micros),
+            last_fuel: self.cost.fuel,
+            memory_peak_bytes: self.memory_peak,
+            metrics: self.metrics.values().cloned().collect(),
+            last_success_unix_s: self.last_success_unix,
+            last_error: self.last_error.clone(),
+        }
+    }
+}
+
+fn breaker(policy: &Policy) -> Breaker {
+    match policy.trust {
+        Trust::Host => Breaker::host(),
+        Trust::Guest => Breaker::guest(policy.on_failure),
+    }
+}

@@ -1,0 +1,128 @@
+//! Phases that come, change and go while the node runs. Loads nothing and keeps nothing on disk.
+
+use std::sync::Arc;
+
+use super::order;
+use super::{Before, Former, KeptPhase, PhaseSpec, Registered, Registry, RejectedPhase};
+use crate::engine::policy::Trust;
+
+/// Runs that a new generation has to end well before it counts as good; and it takes as many ticks at least.
+pub const PROBATION: u32 = 3;
+
+/// How a generation's probation ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    pub phase: Arc<str>,
+    /// Of the generation that was judged.
+    pub digest: [u8; 32],
+    pub outcome: Judged,
+}
+
+/// See [`Verdict`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Judged {
+    Good,
+    /// The generation before runs again, with what it had kept.
+    Returned {
+        why: String,
+        to: Option<[u8; 32]>,
+        kept: KeptPhase,
+    },
+}
+
+/// When a phase joins a node that runs, and what an earlier process left for it.
+#[derive(Clone, Debug, Default)]
+pub struct Arrival {
+    /// The last tick.
+    pub tick: u32,
+    /// Spreads first runs, as in [`Registry::new`].
+    pub spread: u64,
+    pub before: Before,
+}
+
+/// What is left of a generation's probation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Probation {
+    pub runs_left: u32,
+    /// It does not end before this tick.
+    pub until: u32,
+}
+
+impl Probation {
+    pub fn from(tick: u32) -> Self {
+        Self { runs_left: PROBATION, until: tick.saturating_add(PROBATION) }
+    }
+
+    /// Counts a run that ended well; true if that was the last.
+    pub fn ran_well(&mut self, tick: u32) -> bool {
+        self.runs_left = self.runs_left.saturating_sub(1);
+        self.runs_left == 0 && tick >= self.until
+    }
+}
+
+impl Registry {
+    /// Registers a phase, or puts a new generation in the place of the one that runs, between two beats. Its cadence goes on,
+    /// and so does what it keeps.
+    ///
+    /// # Errors
+    /// Why it cannot be registered, for the operator. Nothing has changed then.
+    pub fn put(&mut self, spec: PhaseSpec, arrival: Arrival) -> Result<(), String> {
+        let names = self.order_with(&spec)?;
+        let trust = spec.policy.trust;
+        match self.phases.iter_mut().find(|phase| *phase.name == *spec.name) {
+            Some(phase) if phase.policy.trust != trust => {
+                return Err(format!("the name {:?} is taken by a phase of the host's own", spec.name));
+            }
+            Some(phase) => phase.put(spec, arrival.tick, arrival.before.unix_now),
+            None => self.phases.push(Registered::arrived(spec, arrival)),
+        }
+        let place = |phase: &Registered| names.iter().position(|name| **name == *phase.name);
+        self.phases.sort_by_key(place);
+        Ok(())
+    }
+
+    /// Takes a guest out. What it kept is given back; none if there is no such guest.
+    pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
+        let at = self.phases.iter().position(|phase| *phase.name == *name && phase.is_guest())?;
+        Some(self.phases.remove(at).kept().0.clone())
+    }
+
+    /// Gives the phase `name` its former generation, which ran before this process did.
+    pub fn resume_probation(&mut self, name: &str, tick: u32, former: Former<PhaseSpec>) {
+        if let Some(phase) = self.phases.iter_mut().find(|phase| *phase.name == *name) {
+            phase.resume_probation(tick, former);
+        }
+    }
+
+    /// What is wanted and does not run, and why.
+    pub fn set_rejected(&mut self, rejected: Vec<RejectedPhase>) {
+        self.rejected = rejected;
+    }
+
+    /// The order of names with `newcomer` in its place.
+    fn order_with(&self, newcomer: &PhaseSpec) -> Result<Vec<String>, String> {
+        let others = || self.phases.iter().filter(|phase| *phase.name != *newcomer.name);
+        let is_there =
+            |name: &String| **name == *newcomer.name || others().any(|other| *other.name == **name);
+        let mut specs: Vec<PhaseSpec> = others().map(Registered::spec).collect();
+        for spec in &mut specs {
+            // Whom they wait for may have gone meanwhile.
+            spec.schedule.after.retain(is_there);
+            spec.schedule.before.retain(is_there);
+        }
+        // The host's own stay as they are among each other.
+        let own = specs.iter().take_while(|spec| spec.policy.trust == Trust::Host).count();
+        let at = if newcomer.policy.trust == Trust::Host {
+            self.phases.iter().position(|phase| *phase.name == *newcomer.name).unwrap_or(own)
+        } else {
+            specs.len()
+        };
+        specs.insert(at.min(specs.len()), newcomer.clone());
+        let mut rejected = self.rejected.clone();
+        let specs = order::order(specs, &mut rejected).map_err(|bad| bad.to_string())?;
+        match rejected.into_iter().nth(self.rejected.len()) {
+            Some(newly) => Err(newly.problem),
+            None => Ok(specs.into_iter().map(|spec| spec.name).collect()),
+        }
+    }
+}

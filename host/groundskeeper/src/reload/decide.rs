@@ -1,0 +1,173 @@
+//! What follows from what a scan finds. Pure: states in, decisions out.
+
+use std::time::Duration;
+
+use super::options::ScanKind;
+use super::slot::PhaseSlot;
+use crate::data::Head;
+use crate::registry::Digest;
+
+/// What is done about files that were read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum OnRead {
+    /// These bytes run already.
+    Runs,
+    /// They failed here before, and why.
+    KnownBad(String),
+    /// They were refused, and nothing has changed that.
+    StillRefused,
+    /// They are loaded, tried, written down and put in.
+    Stage,
+}
+
+/// Decides about the bytes named by `digest`, read at `now`.
+pub(super) fn on_read(slot: &PhaseSlot, digest: &Digest, kind: ScanKind, now: Duration) -> OnRead {
+    if slot.running() == Some(*digest) {
+        return OnRead::Runs;
+    }
+    match slot.head().lineage.known_bad(digest) {
+        Some(why) => OnRead::KnownBad(why.to_owned()),
+        None if kind != ScanKind::Ordered && slot.was_refused(digest, now) => OnRead::StillRefused,
+        None => OnRead::Stage,
+    }
+}
+
+/// How the files of one phase look to the tracker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FileState {
+    pub is_dirty: bool,
+    pub is_at_rest: bool,
+    /// A retry of the phase is due.
+    pub is_due: bool,
+}
+
+/// Whether the files of a phase are read.
+pub(super) fn reads(kind: ScanKind, state: FileState) -> bool {
+    match kind {
+        ScanKind::Ordered => true,
+        ScanKind::Thorough => state.is_at_rest,
+        ScanKind::Hint => state.is_at_rest && (state.is_dirty || state.is_due),
+    }
+}
+
+/// Whether a phase whose files are missing since then is taken out: one scan may see a folder in the middle of a change.
+pub(super) fn takes_out(kind: ScanKind, missing_since: Duration, now: Duration) -> bool {
+    kind == ScanKind::Ordered || now >= missing_since + super::QUIET
+}
+
+/// Whether the last good generation of the phase is put in although no file says so.
+pub(super) fn restores(slot: &PhaseSlot, kind: ScanKind) -> bool {
+    let is_ordered = kind == ScanKind::Ordered && slot.head().lineage.current().is_some();
+    slot.running().is_none() && (slot.waits_for_restore() || is_ordered)
+}
+
+/// What a start does with bytes of the folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum OnStart {
+    KnownBad(String),
+    /// They ran here before, and run without a trial.
+    Continue,
+    /// The operator has taken the generation on probation back.
+    TakeBack,
+    Try,
+}
+
+/// Decides about the bytes named by `digest` when the node starts.
+pub(super) fn on_start(head: &Head, digest: &Digest) -> OnStart {
+    let lineage = &head.lineage;
+    if let Some(why) = lineage.known_bad(digest) {
+        OnStart::KnownBad(why.to_owned())
+    } else if lineage.current() == Some(*digest) {
+        OnStart::Continue
+    } else if lineage.taken_back(digest).is_some() {
+        OnStart::TakeBack
+    } else {
+        OnStart::Try
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::KeptPhase;
+    use crate::reload::slot::Refusal;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// 1 was good, 2 failed, 3 is on probation.
+    fn head() -> Head {
+        let mut head = Head::default();
+        head.lineage.offered([1; 32], KeptPhase::default(), ());
+        head.lineage.offered([2; 32], KeptPhase::default(), ());
+        head.lineage.failed("boom".to_owned());
+        head.lineage.offered([3; 32], KeptPhase::default(), ());
+        head
+    }
+
+    #[test]
+    fn bytes_that_were_read() {
+        let mut slot = PhaseSlot::new(head());
+        slot.started();
+        let told = crate::registry::RejectedPhase { digest: Some([4; 32]), ..Default::default() };
+        slot.refuse(Refusal::Machine("disk full".to_owned()), told, ms(0));
+        let (hint, ordered) = (ScanKind::Hint, ScanKind::Ordered);
+        let table = [
+            (3, hint, 0, OnRead::Runs),
+            (1, hint, 0, OnRead::Stage),
+            (2, hint, 0, OnRead::KnownBad("boom".to_owned())),
+            (2, ordered, 0, OnRead::KnownBad("boom".to_owned())),
+            (4, hint, 0, OnRead::StillRefused),
+            (4, ScanKind::Thorough, 4_999, OnRead::StillRefused),
+            (4, hint, 5_000, OnRead::Stage),
+            (4, ordered, 0, OnRead::Stage),
+        ];
+        for (n, kind, at, decision) in table {
+            assert_eq!(on_read(&slot, &[n; 32], kind, ms(at)), decision, "{n}, {kind:?}, {at} ms");
+        }
+    }
+
+    #[test]
+    fn bytes_at_a_start() {
+        let table = [
+            (1, OnStart::TakeBack),
+            (2, OnStart::KnownBad("boom".to_owned())),
+            (3, OnStart::Continue),
+            (4, OnStart::Try),
+        ];
+        for (n, decision) in table {
+            assert_eq!(on_start(&head(), &[n; 32]), decision, "{n}");
+        }
+    }
+
+    #[test]
+    fn phases_that_do_not_run() {
+        let mut slot = PhaseSlot::new(head());
+        assert!(!restores(&slot, ScanKind::Hint) && restores(&slot, ScanKind::Ordered));
+        slot.restore_later();
+        assert!(restores(&slot, ScanKind::Hint));
+        slot.started();
+        assert!(!restores(&slot, ScanKind::Ordered), "it runs");
+        assert!(!restores(&PhaseSlot::default(), ScanKind::Ordered), "it never ran");
+        assert!(!takes_out(ScanKind::Hint, ms(100), ms(399)) && takes_out(ScanKind::Hint, ms(100), ms(400)));
+        assert!(takes_out(ScanKind::Ordered, ms(100), ms(100)));
+    }
+
+    #[test]
+    fn files_that_are_read() {
+        let state = |is_dirty, is_at_rest, is_due| FileState { is_dirty, is_at_rest, is_due };
+        for (kind, read, unread) in [
+            (
+                ScanKind::Hint,
+                vec![state(true, true, false), state(false, true, true)],
+                state(false, true, false),
+            ),
+            (ScanKind::Thorough, vec![state(false, true, false)], state(true, false, true)),
+            (ScanKind::Ordered, vec![state(true, false, false)], state(true, false, false)),
+        ] {
+            assert!(read.iter().all(|state| reads(kind, *state)), "{kind:?}");
+            assert_eq!(reads(kind, unread), kind == ScanKind::Ordered, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! From bytes to a phase that has run once on trial. Puts nothing in.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use super::PhaseFactory;
+use super::slot::Refusal;
+use crate::config::{Declared, Manifest, Runtime};
+use crate::cycle::TrialContext;
+use crate::engine::Fence;
+use crate::loader::Unfit;
+use crate::registry::{KeptPhase, PhaseSpec};
+
+/// What a run on trial may take, if it is not cut by its own limits.
+const TRIAL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Shared libraries are never unloaded: after this many loads the node has to be restarted.
+const MOST_LIBRARIES: u32 = 16;
+
+/// See the module.
+pub(super) struct GenerationLoader {
+    factory: Box<dyn PhaseFactory>,
+    fence: Fence,
+    reload_native: bool,
+    libraries: u32,
+}
+
+impl GenerationLoader {
+    pub fn new(factory: Box<dyn PhaseFactory>, fence: Fence, reload_native: bool) -> Self {
+        Self { factory, fence, reload_native, libraries: 0 }
+    }
+
+    /// Shared libraries loaded.
+    pub fn libraries(&self) -> u32 {
+        self.libraries
+    }
+
+    /// Makes a phase of `bytes`, which were read from `module`. `replaces` if a generation of it runs.
+    pub fn load(
+        &mut self,
+        manifest: &Manifest,
+        text: &str,
+        module: &Path,
+        bytes: &[u8],
+        replaces: bool,
+    ) -> Result<PhaseSpec, Refusal> {
+        let Declared::Guest(guest) = &manifest.body else {
+            return Err(Refusal::Bad("it is a built-in phase".to_owned()));
+        };
+        if guest.runtime == Runtime::Native {
+            if replaces {
+                self.may_replace_native()?;
+            }
+            self.libraries += 1;
+        }
+        let factory = &mut self.factory;
+        match catch_unwind(AssertUnwindSafe(|| factory.load(manifest, guest, text, module, bytes))) {
+            Ok(Ok(spec)) => Ok(spec),
+            Ok(Err(Unfit::Unfinished(why))) => Err(Refusal::Unfinished(why)),
+            Ok(Err(Unfit::Bad(why))) => Err(Refusal::Bad(why)),
+            Err(_) => Err(Refusal::Bad("loading it panicked; what it says is in the log".to_owned())),
+        }
+    }
+
+    /// Runs the phase once as it would run now; its plan is not applied.
+    pub fn try_out(
+        &mut self,
+        context: &TrialContext,
+        spec: &PhaseSpec,
+        kept: &KeptPhase,
+    ) -> Result<(), Refusal> {
+        let trial = context.trial(spec, kept, &mut self.fence, TRIAL_LIMIT);
+        trial.map_err(|why| Refusal::Bad(format!("on trial: {why}")))
+    }
+
+    fn may_replace_native(&self) -> Result<(), Refusal> {
+        if !self.reload_native {
+            return Err(Refusal::Bad(
+                "a native phase is replaced when the node starts anew; for development, set \
+                 guests.reload_native = true"
+                    .to_owned(),
+            ));
+        }
+        if self.libraries >= MOST_LIBRARIES {
+            return Err(Refusal::Bad(format!(
+                "{MOST_LIBRARIES} shared libraries are loaded, and none can be unloaded; start the node anew"
+            )));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! What `guests.require` wants of a manifest: the digest of its module, and a signature.
+
+use std::path::{Path, PathBuf};
+
+use super::options::ReloadOptions;
+use super::slot::Refusal;
+use crate::config::{Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Require};
+use crate::data::Files;
+
+/// Whether the manifest pins its module and is signed, as far as that is required.
+pub(super) fn check(
+    options: &ReloadOptions,
+    files: &dyn Files,
+    file: &ManifestFile,
+    manifest: &Manifest,
+) -> Result<(), Refusal> {
+    let ReloadOptions { require, public_key, .. } = options;
+    let Declared::Guest(guest) = &manifest.body else { return Ok(()) };
+    if *require == Require::Nothing {
+        return Ok(());
+    }
+    let path = file.path.display();
+    if guest.sha256.is_none() {
+        let module = guest.module.display();
+        return Err(Refusal::Bad(format!(
+            "{path}: guests.require wants the digest of the module; write sha256 = \"..\", as `sha256sum {module}` says it"
+        )));
+    }
+    if *require == Require::Digest {
+        return Ok(());
+    }
+    let place = signature_of(&file.path);
+    let wrong = |why: &dyn std::fmt::Display| {
+        let (place, name) = (place.display(), file.path.file_name().unwrap_or_default().to_string_lossy());
+        Refusal::Unfinished(format!(
+            "{place}: {why}; guests.require wants a signature of the manifest: minisign -S -m {name}"
+        ))
+    };
+    let text = files.read(&place, MOST_MANIFEST_BYTES).map_err(|error| wrong(&error))?;
+    let signature = minisign_verify::Signature::decode(&String::from_utf8_lossy(&text));
+    let signature = signature.map_err(|error| wrong(&error))?;
+    let key = minisign_verify::PublicKey::from_base64(public_key.as_deref().unwrap_or_default());
+    let key = key.map_err(|error| wrong(&error))?;
+    // Ed25519 with and without hashing first: both are minisign's.
+    key.verify(file.text.as_bytes(), &signature, true).map_err(|error| wrong(&error))
+}
+
+/// Where the signature of a manifest lies.
+pub(super) fn signature_of(manifest: &Path) -> PathBuf {
+    let mut path = manifest.as_os_str().to_owned();
+    path.push(".minisig");
+    path.into()
+}

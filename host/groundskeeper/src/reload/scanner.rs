@@ -1,0 +1,267 @@
+//! From the files of the folder to generations that hold together: what is at rest is read, and what is required of it is
+//! there. Loads nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::decide::{self, FileState};
+use super::options::{ReloadOptions, ScanKind};
+use super::required;
+use super::slot::Refusal;
+use super::slots::PhaseSlots;
+use super::tracker::FileTracker;
+use crate::config::{MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, arrange_manifests};
+use crate::data::{DataFolder, generation_digest};
+use crate::loader::MOST_BYTES;
+use crate::registry::{Digest, RejectedPhase};
+
+/// Files of one phase as they were read together.
+pub(super) struct Found {
+    pub name: String,
+    pub file: PathBuf,
+    pub text: String,
+    pub manifest: Manifest,
+    pub module: PathBuf,
+    pub bytes: Vec<u8>,
+    pub digest: Digest,
+}
+
+/// Files of one phase that cannot be used as they are.
+pub(super) struct Unusable {
+    pub refusal: Refusal,
+    pub rejected: Box<RejectedPhase>,
+}
+
+/// What a scan of the folder found.
+pub(super) struct FolderScan {
+    pub files: Vec<ManifestFile>,
+    /// Of what was read.
+    pub read: Vec<Result<Found, Unusable>>,
+    /// Phases whose retry is due, but whose files have changed again.
+    pub postponed: Vec<String>,
+}
+
+/// See the module.
+pub(super) struct FolderScanner {
+    options: ReloadOptions,
+    folder: Arc<DataFolder>,
+    tracker: FileTracker,
+    /// Manifests as they were last read: most scans are about one file, and parsing is what they would be spent on.
+    parsed: BTreeMap<PathBuf, ManifestFile>,
+    /// Manifests that could not be read at the last scan: that says nothing about what is in them.
+    unread: BTreeSet<PathBuf>,
+    /// Modules read and hashed.
+    digests: u64,
+}
+
+impl FolderScanner {
+    pub fn new(options: ReloadOptions, folder: Arc<DataFolder>) -> Self {
+        let tracker = FileTracker::default();
+        Self { options, folder, tracker, parsed: BTreeMap::new(), unread: BTreeSet::new(), digests: 0 }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.options.dir
+    }
+
+    pub fn digests(&self) -> u64 {
+        self.digests
+    }
+
+    /// Every file that was there at the last scan.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.tracker.there()
+    }
+
+    /// When to scan again without a hint: something is not at rest, or is tried again.
+    pub fn next(&self, slots: &PhaseSlots) -> Option<Duration> {
+        slots.next().into_iter().chain(self.tracker.next()).min()
+    }
+
+    /// Reads what is new in the folder, as far as it is at rest. None if there is no reason to read manifests.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn scan(
+        &mut self,
+        slots: &PhaseSlots,
+        kind: ScanKind,
+        now: Duration,
+    ) -> io::Result<Option<FolderScan>> {
+        self.list(now)?;
+        let is_due = self.next(slots).is_some_and(|at| now >= at);
+        if kind == ScanKind::Hint && !is_due && !slots.are_missing() {
+            return Ok(None);
+        }
+        let files = self.manifests();
+        let mut scan = FolderScan { files: Vec::new(), read: Vec::new(), postponed: Vec::new() };
+        // A retry is due for the first file of a phase only: two that take turns would never come to an end.
+        let mut retried = BTreeSet::new();
+        for file in files.iter().filter(|file| !file.is_built_in) {
+            let name = slots.name_of(file);
+            let parts = self.parts(file);
+            let state = FileState {
+                is_dirty: parts.iter().any(|part| self.tracker.is_dirty(part)),
+                is_at_rest: parts.iter().all(|part| self.tracker.is_at_rest(part, now)),
+                is_due: slots.again_at(&name).is_some_and(|at| now >= at) && retried.insert(name.clone()),
+            };
+            if decide::reads(kind, state) {
+                scan.read.extend(self.read_parts(file, &name, &parts, kind, now));
+            } else if state.is_due {
+                scan.postponed.push(name);
+            }
+        }
+        self.settle_unclaimed(&files, now);
+        scan.files = files;
+        Ok(Some(scan))
+    }
+
+    /// Every manifest, whether or not it is at rest, for a node that starts.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn scan_all(&mut self, now: Duration) -> io::Result<Vec<ManifestFile>> {
+        self.list(now)?;
+        Ok(self.manifests())
+    }
+
+    /// Everything that was listed has been read.
+    pub fn settle_all(&mut self) {
+        let there: Vec<PathBuf> = self.tracker.there().cloned().collect();
+        there.iter().for_each(|path| self.tracker.settle(path));
+    }
+
+    fn list(&mut self, now: Duration) -> io::Result<()> {
+        let listed = self.folder.files().list(&self.options.dir)?;
+        self.tracker.update(listed, now);
+        Ok(())
+    }
+
+    fn manifests(&mut self) -> Vec<ManifestFile> {
+        let there: Vec<PathBuf> = self.tracker.there().cloned().collect();
+        let before = std::mem::take(&mut self.parsed);
+        self.unread.clear();
+        arrange_manifests(there, |path| {
+            let text = self.read_manifest(&path);
+            let same = before.get(&path).filter(|file| Ok(&file.text) == text.as_ref());
+            let file = same.cloned().unwrap_or_else(|| ManifestFile::of(path, text));
+            if !file.text.is_empty() {
+                self.parsed.insert(file.path.clone(), file.clone());
+            }
+            file
+        })
+    }
+
+    fn read_manifest(&mut self, path: &Path) -> Result<String, String> {
+        let bytes = self.folder.files().read(path, MOST_MANIFEST_BYTES + 1).map_err(|error| {
+            self.unread.insert(path.to_owned());
+            error.to_string()
+        })?;
+        if bytes.len() as u64 > MOST_MANIFEST_BYTES {
+            return Err("it is too large for a manifest".to_owned());
+        }
+        String::from_utf8(bytes).map_err(|error| error.to_string())
+    }
+
+    /// The files that make up a phase.
+    fn parts(&self, file: &ManifestFile) -> Vec<PathBuf> {
+        let signature =
+            (self.options.require == Require::Signature).then(|| required::signature_of(&file.path));
+        [file.path.clone()].into_iter().chain(file.module()).chain(signature).collect()
+    }
+
+    /// Reads the files of a phase. None if they changed meanwhile, unless the scan was ordered.
+    fn read_parts(
+        &mut self,
+        file: &ManifestFile,
+        name: &str,
+        parts: &[PathBuf],
+        kind: ScanKind,
+        now: Duration,
+    ) -> Option<Result<Found, Unusable>> {
+        let read = self.read(file, name);
+        if read.is_ok() {
+            let stamps: Vec<_> = parts.iter().map(|part| self.folder.files().stamp(part).ok()).collect();
+            let mut is_still = true;
+            for (part, stamp) in parts.iter().zip(stamps) {
+                is_still &= self.tracker.confirm(part, stamp, now);
+            }
+            if !is_still && kind != ScanKind::Ordered {
+                return None;
+            }
+        }
+        parts.iter().for_each(|part| self.tracker.settle(part));
+        Some(read)
+    }
+
+    /// Files that belong to no phase are of no interest, now that they have been seen.
+    fn settle_unclaimed(&mut self, files: &[ManifestFile], now: Duration) {
+        let claimed: Vec<PathBuf> =
+            files.iter().flat_map(|file| [file.path.clone()].into_iter().chain(file.module())).collect();
+        let rested = self.tracker.dirty_at_rest(now);
+        rested.iter().filter(|path| !claimed.contains(path)).for_each(|path| self.tracker.settle(path));
+    }
+
+    /// Reads manifest and module of the phase `name`.
+    pub fn read(&mut self, file: &ManifestFile, name: &str) -> Result<Found, Unusable> {
+        let text_digest = (!file.text.is_empty()).then(|| Sha256::digest(&file.text).into());
+        let unusable = |refusal| Unusable { refusal, rejected: Box::new(rejected(file, name, text_digest)) };
+        let manifest = match &file.manifest {
+            Ok(manifest) => manifest.clone(),
+            Err(problems) => return Err(unusable(self.broken_manifest(file, problems))),
+        };
+        required::check(&self.options, &**self.folder.files(), file, &manifest).map_err(unusable)?;
+        let Some(module) = file.module() else { unreachable!("only manifests of guests come here") };
+        let bytes = self.folder.files().read(&module, MOST_BYTES as u64 + 1);
+        self.digests += 1;
+        let bytes = bytes.map_err(|error| {
+            let why = format!("{}: cannot be read: {error}", module.display());
+            let is_gone = error.kind() == io::ErrorKind::NotFound;
+            unusable(if is_gone { Refusal::Unfinished(why) } else { Refusal::Machine(why) })
+        })?;
+        let digest = generation_digest(&Sha256::digest(&bytes).into(), &file.text);
+        let (file, text) = (file.path.clone(), file.text.clone());
+        Ok(Found { name: name.to_owned(), file, text, manifest, module, bytes, digest })
+    }
+
+    fn broken_manifest(&self, file: &ManifestFile, problems: &[Problem]) -> Refusal {
+        let why = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
+        let is_module = file.path.extension().is_none_or(|extension| extension != "toml");
+        if self.unread.contains(&file.path) {
+            Refusal::Machine(why)
+        } else if file.is_torn || is_module {
+            Refusal::Unfinished(why)
+        } else {
+            Refusal::Bad(why)
+        }
+    }
+}
+
+impl Found {
+    /// How the node shows it if it does not run.
+    pub fn rejected(&self) -> RejectedPhase {
+        RejectedPhase {
+            name: self.name.clone(),
+            kind: self.manifest.kind().to_owned(),
+            file: Some(self.file.clone()),
+            digest: Some(self.digest),
+            ..RejectedPhase::default()
+        }
+    }
+}
+
+/// How the node shows files that cannot be used.
+pub(super) fn rejected(file: &ManifestFile, name: &str, digest: Option<Digest>) -> RejectedPhase {
+    RejectedPhase {
+        name: name.to_owned(),
+        kind: file.manifest.as_ref().map_or(String::new(), |manifest| manifest.kind().to_owned()),
+        file: Some(file.path.clone()),
+        digest,
+        ..RejectedPhase::default()
+    }
+}

@@ -1,0 +1,238 @@
+//! One phase of the drop-in folder: which generation runs, and what lies in the folder in its place.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::data::Head;
+use crate::registry::{Digest, KeptPhase, RejectedPhase};
+
+/// Half a file is looked at again so many times, each time after a longer wait, before it counts as broken.
+const TRIES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+
+/// How long until something is tried again that failed for a reason of the machine's.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct PhaseSlot {
+    /// As it is on disk, or is to be.
+    head: Head,
+    is_running: bool,
+    /// `head` is not on disk: the disk refused it.
+    is_unsaved: bool,
+    /// Its last good generation does not run, and is put in at the next scan.
+    waits_for_restore: bool,
+    candidate: Option<Candidate>,
+    /// When the files were first seen to be gone.
+    missing_since: Option<Duration>,
+}
+
+/// What lies in the folder and does not run.
+struct Candidate {
+    rejected: RejectedPhase,
+    tries: usize,
+    again_at: Option<Duration>,
+}
+
+/// Why a candidate does not run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    /// The rest of it may be on its way.
+    Unfinished(String),
+    /// It does not run until its bytes change.
+    Bad(String),
+    /// A failure of the machine: nothing is known to be wrong with the files.
+    Machine(String),
+}
+
+impl Refusal {
+    pub fn known_bad(why: &str) -> Self {
+        Self::Bad(format!("these very bytes have failed: {why}"))
+    }
+
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Unfinished(why) | Self::Bad(why) | Self::Machine(why) => why,
+        }
+    }
+}
+
+impl PhaseSlot {
+    /// A phase that was here before and does not run yet.
+    pub fn new(head: Head) -> Self {
+        Self { head, ..Self::default() }
+    }
+
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The generation that runs.
+    pub fn running(&self) -> Option<Digest> {
+        self.head.lineage.current().filter(|_| self.is_running)
+    }
+
+    /// Whether the phase was loaded from this manifest.
+    pub fn is_from(&self, manifest: &Path) -> bool {
+        self.head.lineage.current().is_some() && self.head.file == manifest
+    }
+
+    pub fn is_unsaved(&self) -> bool {
+        self.is_unsaved
+    }
+
+    pub fn waits_for_restore(&self) -> bool {
+        self.waits_for_restore
+    }
+
+    /// What lies in the folder and does not run.
+    pub fn rejected(&self) -> Option<&RejectedPhase> {
+        self.candidate.as_ref().map(|candidate| &candidate.rejected)
+    }
+
+    /// When to scan again though no file changes.
+    pub fn again_at(&self) -> Option<Duration> {
+        self.candidate.as_ref()?.again_at
+    }
+
+    pub fn missing_since(&self) -> Option<Duration> {
+        self.missing_since
+    }
+
+    /// Whether these bytes were refused before and nothing has happened since that could change that.
+    pub fn was_refused(&self, digest: &Digest, now: Duration) -> bool {
+        self.candidate.as_ref().is_some_and(|candidate| {
+            candidate.rejected.digest == Some(*digest) && candidate.again_at.is_none_or(|at| now < at)
+        })
+    }
+
+    /// Notes why a candidate does not run; true if that is news.
+    pub fn refuse(&mut self, refusal: Refusal, mut rejected: RejectedPhase, now: Duration) -> bool {
+        let before = self.candidate.take();
+        let same = before.as_ref().filter(|before| before.rejected.digest == rejected.digest);
+        let tries = same.map_or(0, |before| before.tries);
+        let (why, wait) = match refusal {
+            Refusal::Unfinished(why) => (why, TRIES.get(tries).copied()),
+            Refusal::Bad(why) => (why, None),
+            Refusal::Machine(why) => (why, Some(AGAIN)),
+        };
+        rejected.problem = why;
+        rejected.is_pending = wait.is_some();
+        if let Some(before) = same.filter(|before| before.rejected.problem == rejected.problem) {
+            rejected.since_unix_s = before.rejected.since_unix_s;
+        }
+        let is_news = before.as_ref().is_none_or(|Candidate { rejected: before, .. }| {
+            (&before.problem, before.is_pending, before.digest)
+                != (&rejected.problem, rejected.is_pending, rejected.digest)
+        });
+        let again_at = wait.map(|wait| now + wait);
+        self.candidate = Some(Candidate { rejected, tries: tries + 1, again_at });
+        is_news
+    }
+
+    /// The files of a candidate have changed before its retry: they come to rest first.
+    pub fn postpone(&mut self) {
+        if let Some(candidate) = &mut self.candidate {
+            candidate.again_at = None;
+        }
+    }
+
+    /// The files of the phase are there.
+    pub fn found(&mut self) {
+        self.missing_since = None;
+    }
+
+    /// The files of the phase are not there. Since when they are not.
+    pub fn missing(&mut self, now: Duration) -> Duration {
+        *self.missing_since.get_or_insert(now)
+    }
+
+    /// `file` holds what runs: a candidate that lay there in between is gone.
+    pub fn runs_from(&mut self, file: &Path) {
+        self.candidate = None;
+        if self.head.file != file {
+            self.head.file = file.to_owned();
+            self.is_unsaved = true;
+        }
+    }
+
+    /// The head once `digest`, read from `file`, runs in the place of what runs now and has `kept` this.
+    pub fn head_with(&self, file: &Path, digest: Digest, kept: &KeptPhase) -> Head {
+        let mut head = self.head.clone();
+        head.file = file.to_owned();
+        if self.is_running {
+            head.lineage.offered(digest, kept.clone(), ());
+        } else {
+            head.lineage.started(Some(digest));
+        }
+        head
+    }
+
+    /// The current generation has begun to run.
+    pub fn started(&mut self) {
+        self.is_running = true;
+        self.waits_for_restore = false;
+    }
+
+    /// The generation of `head` runs; the disk has `written`.
+    pub fn replaced(&mut self, head: Head, written: &Head) {
+        self.is_unsaved = head != *written;
+        self.head = head;
+        self.candidate = None;
+        self.started();
+    }
+
+    /// The phase begins with `head`, which the disk has if it is what it was.
+    pub fn set_head(&mut self, head: Head) {
+        self.is_unsaved |= self.head != head;
+        self.head = head;
+    }
+
+    /// The disk may have a head that was given up: this one has to be written.
+    pub fn must_save(&mut self) {
+        self.is_unsaved = true;
+    }
+
+    pub fn saved(&mut self) {
+        self.is_unsaved = false;
+    }
+
+    /// The current generation has ended its probation well.
+    pub fn proven(&mut self) {
+        self.head.lineage.proven();
+        self.is_unsaved = true;
+    }
+
+    /// The current generation has failed, and the one before is the current one.
+    pub fn failed(&mut self, why: String) {
+        self.head.lineage.failed(why);
+        self.is_unsaved = true;
+    }
+
+    /// The former generation is the current one, and nothing is said of the newer one.
+    pub fn reverted(&mut self) {
+        self.head.lineage.reverted();
+        self.is_unsaved = true;
+    }
+
+    /// Its last good generation cannot be put in now.
+    pub fn restore_later(&mut self) {
+        self.waits_for_restore = true;
+    }
+
+    /// A restore is tried now; it says itself if it is to be tried again.
+    pub fn restoring(&mut self) {
+        self.waits_for_restore = false;
+    }
+
+    /// Gives bytes that have failed another chance.
+    pub fn forgive(&mut self) {
+        self.is_unsaved |= self.head.lineage.forgiven();
+        self.candidate = None;
+    }
+
+    /// The manifest's file.
+    pub fn file(&self) -> PathBuf {
+        self.head.file.clone()
+    }
+}

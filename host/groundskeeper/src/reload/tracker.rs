@@ -1,0 +1,159 @@
+//! Which files of a folder have changed and come to rest. Reads nothing: stamps in, names out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::data::Stamp;
+
+/// A file that nobody wrote to for so long is whole, as far as can be told without reading it.
+pub const QUIET: Duration = Duration::from_millis(300);
+/// A file that is written to all the time is read anyway.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What is known of one path.
+struct Seen {
+    /// None: it is not there any more.
+    stamp: Option<Stamp>,
+    changed_at: Duration,
+    /// Since when it differs from what was last read.
+    dirty_since: Option<Duration>,
+}
+
+/// What was seen of a folder.
+#[derive(Default)]
+pub struct FileTracker {
+    seen: BTreeMap<PathBuf, Seen>,
+}
+
+impl FileTracker {
+    /// Takes in how the folder is now. A path that comes, goes or has another stamp is dirty from then on.
+    pub fn update(&mut self, listed: Vec<(PathBuf, Stamp)>, now: Duration) {
+        let listed: BTreeMap<PathBuf, Stamp> = listed.into_iter().collect();
+        for (path, seen) in &mut self.seen {
+            seen.note(listed.get(path).copied(), now);
+        }
+        for (path, stamp) in listed {
+            self.seen.entry(path).or_insert(Seen {
+                stamp: Some(stamp),
+                changed_at: now,
+                dirty_since: Some(now),
+            });
+        }
+        self.seen.retain(|_, seen| seen.stamp.is_some() || seen.dirty_since.is_some());
+    }
+
+    /// Every file that was there at the last look.
+    pub fn there(&self) -> impl Iterator<Item = &PathBuf> {
+        self.seen.iter().filter(|(_, seen)| seen.stamp.is_some()).map(|(path, _)| path)
+    }
+
+    /// What `path` looked like.
+    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
+        self.seen.get(path)?.stamp
+    }
+
+    /// Notes what `path` looks like now; true if that is what it looked like at the last look.
+    pub fn confirm(&mut self, path: &Path, stamp: Option<Stamp>, now: Duration) -> bool {
+        let same = self.stamp(path) == stamp;
+        if !same {
+            let unseen = Seen { stamp: None, changed_at: now, dirty_since: Some(now) };
+            self.seen.entry(path.to_owned()).or_insert(unseen).note(stamp, now);
+        }
+        same
+    }
+
+    pub fn is_dirty(&self, path: &Path) -> bool {
+        self.seen.get(path).is_some_and(|seen| seen.dirty_since.is_some())
+    }
+
+    /// Whether nobody has written to `path` for a while, or for too long without a pause.
+    pub fn is_at_rest(&self, path: &Path, now: Duration) -> bool {
+        self.seen.get(path).is_none_or(|seen| seen.rests_at().is_none_or(|at| now >= at))
+    }
+
+    /// Paths that have changed and are at rest, there or gone.
+    pub fn dirty_at_rest(&self, now: Duration) -> Vec<PathBuf> {
+        let rested = |seen: &Seen| seen.rests_at().is_some_and(|at| now >= at);
+        self.seen.iter().filter(|(_, seen)| rested(seen)).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// `path` was read as it is.
+    pub fn settle(&mut self, path: &Path) {
+        if let Some(seen) = self.seen.get_mut(path) {
+            seen.dirty_since = None;
+        }
+    }
+
+    /// When the first of what is dirty is at rest, if anything is dirty.
+    pub fn next(&self) -> Option<Duration> {
+        self.seen.values().filter_map(Seen::rests_at).min()
+    }
+}
+
+impl Seen {
+    fn note(&mut self, stamp: Option<Stamp>, now: Duration) {
+        if self.stamp != stamp {
+            (self.stamp, self.changed_at) = (stamp, now);
+            self.dirty_since.get_or_insert(now);
+        }
+    }
+
+    fn rests_at(&self) -> Option<Duration> {
+        let dirty_since = self.dirty_since?;
+        Some((self.changed_at + QUIET).min(dirty_since + LONGEST_WAIT))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn listed(files: &[(&str, u64)]) -> Vec<(PathBuf, Stamp)> {
+        files.iter().map(|(path, size)| (path.into(), Stamp { size: *size, ..Stamp::default() })).collect()
+    }
+
+    #[test]
+    fn a_file_rests_when_nobody_has_written_to_it_for_a_while() {
+        let (mut tracker, path) = (FileTracker::default(), Path::new("a"));
+        tracker.update(listed(&[("a", 1)]), ms(0));
+        assert!(
+            tracker.is_dirty(path) && !tracker.is_at_rest(path, ms(299)) && tracker.is_at_rest(path, ms(300))
+        );
+        tracker.update(listed(&[("a", 2)]), ms(200));
+        assert_eq!((tracker.is_at_rest(path, ms(300)), tracker.next()), (false, Some(ms(500))));
+        tracker.settle(path);
+        assert!(!tracker.is_dirty(path) && tracker.is_at_rest(path, ms(201)) && tracker.next().is_none());
+        tracker.update(listed(&[("a", 2)]), ms(900));
+        assert!(!tracker.is_dirty(path));
+    }
+
+    #[test]
+    fn a_file_that_never_rests_is_read_after_five_seconds() {
+        let mut tracker = FileTracker::default();
+        for n in 0..60 {
+            tracker.update(listed(&[("a", n)]), ms(100 * n));
+            assert_eq!(tracker.is_at_rest(Path::new("a"), ms(100 * n)), n >= 50, "look {n}");
+        }
+    }
+
+    #[test]
+    fn coming_and_going_are_changes() {
+        let (mut tracker, path) = (FileTracker::default(), Path::new("a"));
+        tracker.update(listed(&[("a", 1)]), ms(0));
+        tracker.settle(path);
+        tracker.update(Vec::new(), ms(1000));
+        assert!(tracker.is_dirty(path) && tracker.there().next().is_none());
+        tracker.settle(path);
+        tracker.update(Vec::new(), ms(2000));
+        assert!(!tracker.is_dirty(path) && tracker.seen.is_empty());
+        tracker.update(listed(&[("a", 1)]), ms(3000));
+        assert!(tracker.is_dirty(path), "the same again is looked at again");
+        assert!(!tracker.confirm(path, Some(Stamp { size: 9, ..Stamp::default() }), ms(3100)));
+        assert_eq!(tracker.next(), Some(ms(3400)));
+    }
+}

@@ -1,0 +1,14 @@
+//! Phases that change while the node runs: the protocol in simulation and on real files, and what a crash leaves.
+
+#[cfg(feature = "wasm")]
+mod components;
+mod disk;
+mod exchanges;
+mod faults;
+mod folder;
+mod kills;
+mod signed;
+mod sim;
+mod starts;
+mod watching;
+mod world;

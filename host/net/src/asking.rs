@@ -1,0 +1,274 @@
+//! Requests to any peer that can answer: waits as long as answers of that kind take, and tries again, or twice at once,
+//! where that is allowed. Knows no kind by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use groundskeeper_base::peer::PeerId;
+use groundskeeper_flow::{Priority, RetryBudget, Route};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::conn::Conn;
+use super::counters::{Counters, Event};
+use super::kinds::RequestKind;
+use super::peer_choice::{Candidates, PeerChoice, Unusable};
+use super::request_error::RequestError;
+use super::requests::{Question, Requests, WhenFull, check_kind};
+use super::tuning::CurrentTuning;
+
+/// A request to whoever can answer it.
+///
+/// ```
+/// # use groundskeeper::net::{Ask, Net};
+/// # async fn example(net: &Net) -> Result<(), groundskeeper::net::AskError> {
+/// let answer = net.ask(Ask::new("block", &7_u64.to_le_bytes()).idempotent()).await?;
+/// println!("{} bytes from {}", answer.payload.len(), answer.from);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    kind: &'a str,
+    payload: &'a [u8],
+    candidates: Candidates<'a>,
+    priority: Priority,
+    when_full: WhenFull,
+    idempotent: bool,
+    hedged: bool,
+    within: Option<Duration>,
+    most: usize,
+}
+
+impl<'a> Ask<'a> {
+    /// Asks one of two healthy peers drawn at random, the one with fewer open requests, once.
+    pub fn new(kind: &'a str, payload: &'a [u8]) -> Self {
+        Self {
+            kind,
+            payload,
+            candidates: Candidates::default(),
+            priority: Priority::Request,
+            when_full: WhenFull::Fail,
+            idempotent: false,
+            hedged: false,
+            within: None,
+            most: usize::MAX,
+        }
+    }
+
+    /// How to choose among the peers that can be asked.
+    pub fn route(mut self, route: Route) -> Self {
+        self.candidates.route = route;
+        self
+    }
+
+    /// Only these.
+    pub fn among(mut self, peers: &'a [PeerId]) -> Self {
+        self.candidates.among = Some(peers);
+        self
+    }
+
+    /// None of these.
+    pub fn but(mut self, peers: &'a [PeerId]) -> Self {
+        self.candidates.but = peers;
+        self
+    }
+
+    /// Answering it twice does no harm: it may be tried again with another peer, within the retry budget.
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+
+    /// If no answer has come when 95 of 100 answers of this kind would have, another peer is asked as well, and the first
+    /// answer counts. Takes from the retry budget. Implies [`Ask::idempotent`].
+    pub fn hedged(mut self) -> Self {
+        self.hedged = true;
+        self.idempotent()
+    }
+
+    /// It can wait for everything else: for large transfers.
+    pub fn bulk(mut self) -> Self {
+        self.priority = Priority::Bulk;
+        self
+    }
+
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// For all attempts together, waits in between included. Without it: twice as long as one attempt may take.
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+
+    /// An answer of more bytes is none, and costs the peer health.
+    pub fn at_most(mut self, bytes: usize) -> Self {
+        self.most = bytes;
+        self
+    }
+}
+
+/// An answer and where it came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub from: PeerId,
+    pub payload: Bytes,
+    /// Peers that were asked, this one included.
+    pub asked: u32,
+    pub took: Duration,
+}
+
+/// Why nobody has answered.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    #[error(
+        "no peer can be asked: {live} live, {unhealthy} of them unhealthy, {open} with an open breaker or too much to do"
+    )]
+    NobodyToAsk { live: usize, unhealthy: usize, open: usize },
+    #[error("no answer after {asked} attempts; the last one: {last}")]
+    NoAnswer { asked: u32, last: RequestError },
+    #[error(transparent)]
+    Bad(RequestError),
+}
+
+/// Who was asked already.
+type Asked = Vec<PeerId>;
+
+/// Requests that may go to several peers, one after the other or two at once.
+pub(crate) struct RoutedRequests {
+    requests: Arc<Requests>,
+    choice: PeerChoice,
+    retries: RetryBudget,
+    tuning: Arc<CurrentTuning>,
+    counters: Arc<Counters>,
+}
+
+impl RoutedRequests {
+    pub(crate) fn new(
+        tuning: &Arc<CurrentTuning>,
+        counters: &Arc<Counters>,
+        requests: &Arc<Requests>,
+        choice: PeerChoice,
+    ) -> Self {
+        let (requests, tuning, counters) = (requests.clone(), tuning.clone(), counters.clone());
+        Self { requests, choice, retries: RetryBudget::default(), tuning, counters }
+    }
+
+    /// The peer that would be asked now.
+    pub(crate) fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
+        let kind = self.requests.kind(ask.kind);
+        self.choice.choose(&ask.candidates, &kind, &[], |conn| conn.peer)
+    }
+
+    /// The next connection to ask.
+    fn route(&self, ask: &Ask<'_>, kind: &RequestKind, asked: &[PeerId]) -> Option<Arc<Conn>> {
+        self.choice.choose(&ask.candidates, kind, asked, Arc::clone)
+    }
+
+    pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, AskError> {
+        check_kind(ask.kind).map_err(AskError::Bad)?;
+        let kind = &self.requests.kind(ask.kind);
+        let tuning = self.tuning.get_full();
+        let most = tuning.timeout_of(ask.kind);
+        let began = Instant::now();
+        let end = began + ask.within.unwrap_or(2 * if most.adaptive { most.most } else { most.base });
+        let retries = if ask.idempotent { tuning.retry.most } else { 0 };
+        self.retries.earn(&tuning.retry);
+        let mut asked = Asked::new();
+        let mut last = None;
+        for retry in 0..=retries {
+            let Some(conn) = self.route(ask, kind, &asked) else { break };
+            if retry > 0 {
+                if !self.retries.spend() {
+                    break;
+                }
+                self.counters.count(Event::Retried);
+                let wait = tuning.retry.wait(retry - 1, self.choice.random());
+                if timeout_at(end, sleep(wait)).await.is_err() {
+                    break;
+                }
+            }
+            match self.one_or_two(ask, kind, conn, end, &mut asked).await {
+                Ok((from, payload)) => {
+                    return Ok(Answer { from, payload, asked: asked.len() as u32, took: began.elapsed() });
+                }
+                Err(error @ (RequestError::TooLarge(_) | RequestError::TooManyInAll(_))) => {
+                    return Err(AskError::Bad(error));
+                }
+                Err(error) => last = Some(error),
+            }
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        Err(match last {
+            Some(last) => AskError::NoAnswer { asked: asked.len() as u32, last },
+            None => {
+                let Unusable { live, unhealthy, open } = self.choice.unusable(kind);
+                AskError::NobodyToAsk { live, unhealthy, open }
+            }
+        })
+    }
+
+    /// One attempt, and with hedging a second one beside it when the first takes longer than most.
+    async fn one_or_two(
+        &self,
+        ask: &Ask<'_>,
+        kind: &Arc<RequestKind>,
+        conn: Arc<Conn>,
+        end: Instant,
+        asked: &mut Asked,
+    ) -> Result<(PeerId, Bytes), RequestError> {
+        asked.push(conn.peer);
+        let first = self.one(ask, kind, Arc::clone(&conn), end);
+        let p95 = if ask.hedged { kind.p95() } else { None };
+        let Some(p95) = p95 else { return first.await };
+        let mut first = std::pin::pin!(first);
+        if let Ok(answer) = tokio::time::timeout(p95, &mut first).await {
+            return answer;
+        }
+        let Some(other) = self.route(ask, kind, asked).filter(|_| self.retries.spend()) else {
+            return first.await;
+        };
+        self.counters.count(Event::Hedged);
+        asked.push(other.peer);
+        let second = std::pin::pin!(self.one(ask, kind, other, end));
+        let mut second = second;
+        // The first answer counts; a failure leaves the other one running.
+        tokio::select! {
+            biased;
+            answer = &mut first => match answer {
+                Ok(answer) => Ok(answer),
+                Err(_) => second.await,
+            },
+            answer = &mut second => match answer {
+                Ok(answer) => Ok(answer),
+                Err(_) => first.await,
+            },
+        }
+    }
+
+    async fn one(
+        &self,
+        ask: &Ask<'_>,
+        kind: &Arc<RequestKind>,
+        conn: Arc<Conn>,
+        end: Instant,
+    ) -> Result<(PeerId, Bytes), RequestError> {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = self.requests.timeout(&conn, kind).min(left);
+        let question = Question {
+            kind,
+            name: ask.kind,
+            payload: ask.payload,
+            priority: ask.priority,
+            when_full: ask.when_full,
+            most: ask.most,
+        };
+        self.requests.ask_once(&conn, question, timeout).await.map(|payload| (conn.peer, payload))
+    }
+}

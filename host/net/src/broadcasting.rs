@@ -1,0 +1,240 @@
+//! Broadcasts by topic: sent to all, some, or all but some; passed on once. Each is serialised once and its bytes are
+//! shared by all queues. Knows no topic by itself.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use groundskeeper_base::clock::Clock;
+use groundskeeper_base::peer::PeerId;
+use groundskeeper_flow::{NotQueued, Pressure, Priority};
+use groundskeeper_pool::broadcasts::{BroadcastId, Broadcasts};
+use ring::digest::{Context, SHA256};
+
+use super::conn::Conn;
+use super::conn_health::ConnHealth;
+use super::frame_sender::FrameSender;
+use super::handlers::{BroadcastHandlers, Verdict};
+use super::roster::Roster;
+use super::wire::{MAX_NAME, Message, TooLarge};
+use crate::NodeState;
+
+/// Who is to get a broadcast.
+#[derive(Clone, Copy, Debug)]
+pub enum Audience<'a> {
+    All,
+    Only(&'a [PeerId]),
+    AllBut(&'a [PeerId]),
+}
+
+/// What became of a broadcast: connections whose queues took it, and those whose queues were full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sent {
+    pub queued: u32,
+    pub full: u32,
+}
+
+/// Why a broadcast was not sent to anybody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BroadcastError {
+    #[error("the window of broadcasts is full for another {retry_in:?}")]
+    RateLimited { retry_in: Duration },
+    #[error("a topic has 1 to 64 bytes")]
+    BadTopic,
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    #[error(transparent)]
+    Pressure(#[from] Pressure),
+    /// The others have it.
+    #[error("{} connections had no room for it in their queues", .0.full)]
+    Full(Sent),
+}
+
+/// A broadcast that is not sent in the usual way.
+#[derive(Clone, Copy, Debug)]
+pub struct Broadcast<'a> {
+    topic: &'a str,
+    payload: &'a [u8],
+    audience: Audience<'a>,
+    priority: Priority,
+    if_full: IfFull,
+}
+
+/// What a full send queue means for a broadcast. It is counted in any case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IfFull {
+    /// That peer goes without.
+    #[default]
+    Drop,
+    /// That peer goes without, and the caller is told so by an error.
+    Fail,
+    /// Waits for room, for at most so long; then that peer goes without.
+    Wait(Duration),
+}
+
+impl<'a> Broadcast<'a> {
+    /// To all connections; whose queue is full goes without.
+    pub fn new(topic: &'a str, payload: &'a [u8]) -> Self {
+        Self { topic, payload, audience: Audience::All, priority: Priority::Broadcast, if_full: IfFull::Drop }
+    }
+
+    pub fn to(mut self, audience: Audience<'a>) -> Self {
+        self.audience = audience;
+        self
+    }
+
+    /// It can wait for everything else.
+    pub fn bulk(mut self) -> Self {
+        self.priority = Priority::Bulk;
+        self
+    }
+
+    pub fn if_full(mut self, if_full: IfFull) -> Self {
+        self.if_full = if_full;
+        self
+    }
+}
+
+/// The first 16 bytes of SHA-256 over topic and payload. The topic's length keeps "ab" + "c" and "a" + "bc" apart.
+fn id_of(topic: &str, payload: &[u8]) -> BroadcastId {
+    let mut context = Context::new(&SHA256);
+    context.update(&[topic.len() as u8]);
+    context.update(topic.as_bytes());
+    context.update(payload);
+    let digest = context.finish();
+    *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
+}
+
+/// What a broadcast has come to, and who had no room for it.
+struct Out {
+    frame: Bytes,
+    sent: Sent,
+    full: Vec<Arc<Conn>>,
+}
+
+impl Out {
+    fn push(&mut self, sender: &FrameSender, conn: &Arc<Conn>, priority: Priority) {
+        match sender.queue(conn, priority, self.frame.clone().into()) {
+            Ok(()) => self.sent.queued += 1,
+            Err(NotQueued::Full) => {
+                self.sent.full += 1;
+                self.full.push(Arc::clone(conn));
+            }
+            // It has ended meanwhile: not a connection any more.
+            Err(NotQueued::Ended) => {}
+        }
+    }
+}
+
+/// Sends the broadcasts of this node, and delivers and passes on those of others.
+pub(crate) struct Broadcaster {
+    handlers: BroadcastHandlers,
+    sender: Arc<FrameSender>,
+    roster: Arc<Roster>,
+    health: Arc<ConnHealth>,
+    window: Arc<Broadcasts>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Broadcaster {
+    pub(crate) fn new(
+        state: &NodeState,
+        handlers: BroadcastHandlers,
+        roster: &Arc<Roster>,
+        sender: &Arc<FrameSender>,
+        health: &Arc<ConnHealth>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            handlers,
+            sender: sender.clone(),
+            roster: roster.clone(),
+            health: health.clone(),
+            window: state.broadcasts.clone(),
+            clock: state.clock.clone(),
+        })
+    }
+
+    /// Queues a broadcast for all of its audience. Waits for nothing.
+    pub(crate) fn send(&self, broadcast: &Broadcast<'_>) -> Result<Sent, BroadcastError> {
+        self.queue_all(broadcast).map(|out| out.sent)
+    }
+
+    /// The same, and then does what a full queue means for this broadcast.
+    pub(crate) async fn send_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
+        let Out { frame, mut sent, full } = self.queue_all(&broadcast)?;
+        match broadcast.if_full {
+            IfFull::Drop => Ok(sent),
+            IfFull::Fail if sent.full > 0 => Err(BroadcastError::Full(sent)),
+            IfFull::Fail => Ok(sent),
+            IfFull::Wait(time) => {
+                let end = tokio::time::Instant::now() + time;
+                // One after the other: the deadline is the same for all, and room that was made does not go away by itself.
+                for conn in full {
+                    let got_it = self.sender.queue_by(&conn, broadcast.priority, &frame, end).await;
+                    sent.full -= u32::from(got_it != Err(NotQueued::Full));
+                    sent.queued += u32::from(got_it.is_ok());
+                }
+                Ok(sent)
+            }
+        }
+    }
+
+    fn queue_all(&self, broadcast: &Broadcast<'_>) -> Result<Out, BroadcastError> {
+        let &Broadcast { topic, payload, audience, priority, .. } = broadcast;
+        if topic.is_empty() || topic.len() > MAX_NAME {
+            return Err(BroadcastError::BadTopic);
+        }
+        let frame = self.sender.encode(&Message::Broadcast { topic, payload })?;
+        let frame = self.sender.charge(priority, frame)?;
+        let now = self.clock.coarse();
+        self.window.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
+        self.window.first_seen(id_of(topic, payload), now);
+        Ok(self.fan_out(frame, audience, priority))
+    }
+
+    fn fan_out(&self, frame: Bytes, audience: Audience<'_>, priority: Priority) -> Out {
+        let mut out = Out { frame, sent: Sent::default(), full: Vec::new() };
+        let sender = &*self.sender;
+        match audience {
+            Audience::All => self.roster.for_each(|conn| out.push(sender, conn, priority)),
+            Audience::AllBut(peers) => self.roster.for_each(|conn| {
+                if !peers.contains(&conn.peer) {
+                    out.push(sender, conn, priority);
+                }
+            }),
+            Audience::Only(peers) => {
+                for peer in peers {
+                    if let Some(conn) = self.roster.find_peer(peer) {
+                        out.push(sender, &conn, priority);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// Delivers and passes on what `from` sent, the first time it is seen. A topic without a handler is not our business.
+    pub(crate) fn take(&self, from: &Conn, topic: &str, payload: Bytes) {
+        let Some(handler) = self.handlers.get(topic) else { return };
+        if !self.window.first_seen(id_of(topic, &payload), self.clock.coarse()) {
+            return;
+        }
+        // A handler that panics must not take the connection with it: the peer did nothing wrong.
+        let verdict =
+            catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload))).unwrap_or(Verdict::Keep);
+        match verdict {
+            Verdict::Keep => {}
+            Verdict::Punish => self.health.bad_broadcast(from, topic),
+            Verdict::Relay => {
+                // It came in under the cap, so it goes out under it.
+                if let Ok(frame) = self.sender.encode(&Message::Broadcast { topic, payload: &payload })
+                    && let Ok(frame) = self.sender.charge(Priority::Broadcast, frame)
+                {
+                    self.fan_out(frame, Audience::AllBut(&[from.peer]), Priority::Broadcast);
+                }
+            }
+        }
+    }
+}

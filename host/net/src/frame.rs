@@ -1,0 +1,208 @@
+//! Where one message ends and the next begins: a length, a kind, a body. Checks every length before it allocates, and
+//! does not look into bodies.
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use groundskeeper_flow::NetSettings;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Bytes before the body: a little-endian `u32` that counts what follows it, and the kind.
+pub const HEADER: usize = 5;
+
+/// No configuration lets a frame be larger: beyond this, a stream of its own is the better tool.
+pub const MOST_EVER: usize = 16 << 20;
+
+/// What kind of message a frame holds. Append-only; the number is the wire form.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    Hello = 0,
+    Ping = 1,
+    Pong = 2,
+    Goodbye = 3,
+    Broadcast = 4,
+    Request = 5,
+    Response = 6,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 7] =
+        [Kind::Hello, Kind::Ping, Kind::Pong, Kind::Goodbye, Kind::Broadcast, Kind::Request, Kind::Response];
+
+    fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte)).copied()
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Hello => "hello",
+            Kind::Ping => "ping",
+            Kind::Pong => "pong",
+            Kind::Goodbye => "goodbye",
+            Kind::Broadcast => "broadcast",
+            Kind::Request => "request",
+            Kind::Response => "response",
+        })
+    }
+}
+
+/// The largest frame of each kind, in bytes after the length field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameCaps {
+    pub broadcast: usize,
+    pub request: usize,
+    pub response: usize,
+}
+
+impl Default for FrameCaps {
+    fn default() -> Self {
+        Self::up_to(NetSettings::default().max_frame)
+    }
+}
+
+impl FrameCaps {
+    /// The same cap for all of an application's frames.
+    pub fn up_to(bytes: usize) -> Self {
+        Self { broadcast: bytes, request: bytes, response: bytes }
+    }
+
+    pub fn of(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Hello => 512,
+            // Kind and a varint of a `u64`.
+            Kind::Ping | Kind::Pong => 1 + 10,
+            Kind::Goodbye => 256,
+            Kind::Broadcast => self.broadcast.min(MOST_EVER),
+            Kind::Request => self.request.min(MOST_EVER),
+            Kind::Response => self.response.min(MOST_EVER),
+        }
+    }
+}
+
+/// Why bytes are not a frame, in words for the journal and for the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BadFrame {
+    #[error("a frame of {0} bytes, which has no room for its kind")]
+    Empty(u32),
+    #[error("a frame of kind {0}, which this version does not know")]
+    UnknownKind(u8),
+    #[error("a {kind} of {size} bytes, over the cap of {cap}")]
+    Oversize { kind: Kind, size: u32, cap: usize },
+}
+
+/// A whole frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    pub kind: Kind,
+    pub body: Bytes,
+}
+
+/// Kind and length of the body.
+fn read_header(header: [u8; HEADER], caps: &FrameCaps) -> Result<(Kind, usize), BadFrame> {
+    let [a, b, c, d, byte] = header;
+    let size = u32::from_le_bytes([a, b, c, d]);
+    if size == 0 {
+        return Err(BadFrame::Empty(size));
+    }
+    let kind = Kind::from_byte(byte).ok_or(BadFrame::UnknownKind(byte))?;
+    let cap = caps.of(kind);
+    if size as usize > cap {
+        return Err(BadFrame::Oversize { kind, size, cap });
+    }
+    Ok((kind, size as usize - 1))
+}
+
+/// Puts frames together from whatever pieces the socket gives. Between frames it holds no memory.
+#[derive(Default)]
+pub struct FrameReader {
+    header: [u8; HEADER],
+    /// Bytes of the header that are there.
+    have: u8,
+    body: Option<(Kind, usize, BytesMut)>,
+}
+
+/// A body grows as its bytes arrive, from this or from twice what is there of it: a length that somebody claims costs
+/// nothing until it is paid, and one that is nearly paid is allocated once.
+const FIRST_PIECE: usize = 4096;
+
+impl FrameReader {
+    /// Takes bytes from the front of `input` up to the end of the next frame; None once it needs more.
+    ///
+    /// # Errors
+    /// [`BadFrame`], after which the stream cannot be read any further.
+    pub fn next(&mut self, input: &mut &[u8], caps: &FrameCaps) -> Result<Option<Frame>, BadFrame> {
+        let (kind, size, body) = match &mut self.body {
+            Some(begun) => begun,
+            None => {
+                let have = usize::from(self.have);
+                let taken = input.len().min(HEADER - have);
+                self.header[have..have + taken].copy_from_slice(&input[..taken]);
+                self.have += taken as u8;
+                *input = &input[taken..];
+                if usize::from(self.have) < HEADER {
+                    return Ok(None);
+                }
+                let (kind, size) = read_header(self.header, caps)?;
+                if let Some((whole, rest)) = input.split_at_checked(size) {
+                    *input = rest;
+                    self.have = 0;
+                    return Ok(Some(Frame { kind, body: Bytes::copy_from_slice(whole) }));
+                }
+                let paid = input.len().saturating_mul(2).max(FIRST_PIECE);
+                self.body.insert((kind, size, BytesMut::with_capacity(size.min(paid))))
+            }
+        };
+        let taken = input.len().min(*size - body.len());
+        if body.capacity() < body.len() + taken {
+            // Doubling, but never past the frame.
+            let most = *size - body.len();
+            body.reserve(taken.max(body.len()).min(most));
+        }
+        body.extend_from_slice(&input[..taken]);
+        *input = &input[taken..];
+        if body.len() < *size {
+            return Ok(None);
+        }
+        let frame = Frame { kind: *kind, body: std::mem::take(body).freeze() };
+        *self = Self::default();
+        Ok(Some(frame))
+    }
+
+    /// Whether a frame has begun and not ended.
+    pub fn is_midway(&self) -> bool {
+        self.have > 0 || self.body.is_some()
+    }
+
+    /// Bytes held for an unfinished frame.
+    pub fn held(&self) -> usize {
+        self.body.as_ref().map_or(0, |(_, _, body)| body.capacity())
+    }
+}
+
+/// Why a frame could not be awaited.
+#[derive(Debug, thiserror::Error)]
+pub enum NoFrame {
+    #[error(transparent)]
+    Bad(#[from] BadFrame),
+    #[error(transparent)]
+    Lost(#[from] std::io::Error),
+}
+
+/// Strangers say nothing large.
+const HANDSHAKE: FrameCaps = FrameCaps { broadcast: 0, request: 0, response: 0 };
+
+/// Waits for exactly one frame of the handshake and takes not a byte more from the stream. The caller sets the deadline.
+pub async fn read_one<S>(stream: &mut S) -> Result<Frame, NoFrame>
+where
+    S: AsyncRead + Unpin,
+{
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).await?;
+    let (kind, size) = read_header(header, &HANDSHAKE)?;
+    let mut body = vec![0; size];
+    stream.read_exact(&mut body).await?;
+    Ok(Frame { kind, body: body.into() })
+}

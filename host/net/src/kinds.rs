@@ -1,0 +1,80 @@
+//! What is known of each kind of request over all peers: how long answers take and how requests end. Asks nobody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use groundskeeper_flow::{AttemptEnd, Estimator, KindSnapshot, Latency, MOST_NAMES, OTHER};
+use parking_lot::RwLock;
+
+/// One kind of request.
+#[derive(Debug)]
+pub(crate) struct RequestKind {
+    pub(crate) name: Arc<str>,
+    pub(crate) times: Estimator,
+    latency: Latency,
+    ends: [AtomicU64; AttemptEnd::COUNT],
+    /// The 95th percentile of the answers so far, looked up anew each [`LOOKED_UP`] answers; 0: none yet.
+    p95_us: AtomicU64,
+}
+
+/// Answers between two looks at a kind's quantiles: a look copies 4 KiB.
+const LOOKED_UP: u64 = 64;
+
+impl RequestKind {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            times: Estimator::default(),
+            latency: Latency::default(),
+            ends: Default::default(),
+            p95_us: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn count(&self, end: AttemptEnd) {
+        self.ends[end as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn answered(&self, took: Duration) {
+        self.times.sample(took);
+        self.latency.record(took);
+        let before = self.ends[AttemptEnd::Answered as usize].fetch_add(1, Relaxed);
+        if before % LOOKED_UP == LOOKED_UP - 1 {
+            self.p95_us.store(self.latency.snapshot().p95_us.max(1), Relaxed);
+        }
+    }
+
+    /// After so long, 95 of 100 answers have come. None before the first [`LOOKED_UP`] of them.
+    pub(crate) fn p95(&self) -> Option<Duration> {
+        let us = self.p95_us.load(Relaxed);
+        (us > 0).then(|| Duration::from_micros(us))
+    }
+}
+
+/// All kinds that were asked for, by name.
+#[derive(Default)]
+pub(crate) struct RequestKinds(RwLock<BTreeMap<Arc<str>, Arc<RequestKind>>>);
+
+impl RequestKinds {
+    /// What is known of `name`; beyond [`MOST_NAMES`] kinds, new ones share a place.
+    pub(crate) fn of(&self, name: &str) -> Arc<RequestKind> {
+        if let Some(kind) = self.0.read().get(name) {
+            return Arc::clone(kind);
+        }
+        let mut kinds = self.0.write();
+        let name = if kinds.len() < MOST_NAMES { name } else { OTHER };
+        let kind = kinds.entry(name.into()).or_insert_with(|| Arc::new(RequestKind::new(name)));
+        Arc::clone(kind)
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<KindSnapshot> {
+        let kinds = self.0.read();
+        let of = |kind: &Arc<RequestKind>| {
+            let ends = std::array::from_fn(|end| kind.ends[end].load(Relaxed));
+            KindSnapshot::new(Arc::clone(&kind.name), ends, kind.latency.snapshot())
+        };
+        kinds.values().map(of).collect()
+    }
+}

@@ -1,0 +1,444 @@
+//! Connections to other nodes: transport, handshake, frames, sessions, dialer, listener, requests and broadcasts.
+//! Carries out what others decide: it keeps no timer, picks no peer and drops none but for breaking the protocol.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use groundskeeper_pool::NodeState;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
+
+mod allowance;
+mod answering;
+mod asking;
+mod bootstrap;
+mod broadcasting;
+mod conn;
+mod conn_health;
+mod counters;
+mod dialer;
+mod exchange;
+mod farewells;
+#[doc(hidden)]
+pub mod frame;
+mod frame_sender;
+mod handlers;
+mod handshake;
+mod handshake_error;
+mod hello;
+mod identity;
+mod kinds;
+mod listener;
+mod open_answer;
+mod own_addresses;
+mod peer_choice;
+mod peer_record;
+mod pending;
+mod pings;
+mod place;
+mod refusals;
+mod request_error;
+mod requests;
+mod roster;
+mod session;
+mod settings;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transport;
+mod tuning;
+#[doc(hidden)]
+pub mod wire;
+mod work_queue;
+
+pub use asking::{Answer, Ask, AskError};
+pub use bootstrap::Resolved;
+pub use broadcasting::{Audience, Broadcast, BroadcastError, IfFull, Sent};
+pub use frame::FrameCaps;
+pub use handlers::{BUILT_IN, Capacity, Handlers, Verdict};
+pub use handshake_error::HandshakeError;
+pub use identity::{BadKey, Identity};
+pub use request_error::{MAX_PENDING, RequestError};
+pub use requests::WhenFull;
+pub use settings::{MAX_NETWORK, NetConfig};
+pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, Unproven};
+pub use tuning::Tuning;
+
+use answering::Answers;
+use asking::RoutedRequests;
+use bootstrap::BootstrapResolver;
+use broadcasting::Broadcaster;
+use conn_health::ConnHealth;
+use counters::Counters;
+use dialer::Dialer;
+use exchange::PeerExchange;
+use frame_sender::FrameSender;
+use groundskeeper_base::chance::Chance;
+use groundskeeper_base::peer::PeerId;
+use groundskeeper_flow::{KindSnapshot, PeerBreaker, Priority, TrafficReport, TrafficSnapshot};
+use groundskeeper_pool::book::{Dial, DialOrder};
+use groundskeeper_pool::pool::{Direction, PeerFacts};
+use handshake::{Greeter, Outgoing};
+use hello::Hellos;
+use listener::Acceptor;
+use own_addresses::OwnAddresses;
+use peer_choice::PeerChoice;
+use place::Places;
+use refusals::Refusals;
+use requests::{Question, Requests, check_kind};
+use roster::Roster;
+use session::{Receivers, Sessions};
+use tasks::Tasks;
+use tls::Tls;
+use transport::{Carrier, Door};
+use tuning::CurrentTuning;
+
+/// For aborted tasks to be gone: they only have to be polled once more.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+
+/// The network of one node. Dropped without [`Net::shutdown`] it stops at once and says goodbye to nobody.
+pub struct Net {
+    state: NodeState,
+    tasks: Tasks,
+    roster: Arc<Roster>,
+    places: Arc<Places>,
+    addresses: Arc<OwnAddresses>,
+    refusals: Arc<Refusals>,
+    greeter: Arc<Greeter>,
+    dialer: Arc<Dialer>,
+    sender: Arc<FrameSender>,
+    requests: Arc<Requests>,
+    routed: RoutedRequests,
+    broadcaster: Arc<Broadcaster>,
+    exchange: Arc<PeerExchange>,
+    bootstrap: BootstrapResolver,
+    chance: Arc<Chance>,
+    handshake_timeout: Duration,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Connections that were told goodbye.
+    pub goodbyes: u32,
+    /// Connections whose tasks did not end in time and were aborted.
+    pub aborted: u32,
+}
+
+impl Net {
+    /// Binds all of `config.listen` and starts to accept. Call inside a tokio runtime, which runs every task of it.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, a network name that is empty or too long, or an `identity` that is not the
+    /// pool's own.
+    pub fn start(
+        config: NetConfig,
+        identity: &Identity,
+        state: NodeState,
+        handlers: Handlers,
+    ) -> io::Result<Self> {
+        check_name(&config.network)?;
+        if identity.peer_id() != state.pool.self_id() {
+            return Err(invalid(format!(
+                "the key is that of {}, the pool that of {}",
+                identity.peer_id(),
+                state.pool.self_id()
+            )));
+        }
+        let tls = Tls::new(identity, &config.network).map_err(|error| invalid(error.to_string()))?;
+        let listeners = listener::bind(&config.listen)?;
+        let doors = listeners.into_iter().map(|listener| Door::Tls(listener, tls.clone())).collect();
+        Self::open(Carrier::Tls(tls), doors, config, state, handlers)
+    }
+
+    /// The same over a transport that the application brings, in place of TLS over TCP. The node is the pool's own id:
+    /// whether its peers can prove that is up to the transport. `config.listen` is bound in its order.
+    ///
+    /// Connections cost a box each and their reads and writes an indirect call; limits, deadlines, hellos, frames and all
+    /// that follows are the same.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, or a network name that is empty or too long.
+    pub async fn start_over(
+        transport: Arc<dyn Transport>,
+        config: NetConfig,
+        state: NodeState,
+        handlers: Handlers,
+    ) -> io::Result<Self> {
+        check_name(&config.network)?;
+        let mut doors = Vec::new();
+        for &address in &config.listen {
+            let listener =
+                transport.bind(address).await.map_err(|error| listener::no_listening(address, &error))?;
+            doors.push(Door::Own(listener));
+        }
+        Self::open(Carrier::Own(transport), doors, config, state, handlers)
+    }
+
+    /// Starts to accept at `doors`.
+    fn open(
+        carrier: Carrier,
+        doors: Vec<Door>,
+        config: NetConfig,
+        state: NodeState,
+        handlers: Handlers,
+    ) -> io::Result<Self> {
+        let bound = doors.iter().map(Door::local_addr).collect::<io::Result<_>>()?;
+        let addresses = Arc::new(OwnAddresses::new(bound, config.advertise.clone()));
+        let tasks = Tasks::new(Handle::current());
+        let chance = Arc::new(Chance::new(config.seed));
+        let (turns_seed, boot_nonce) = (chance.number(), chance.number());
+        let tuning = Arc::new(CurrentTuning::new(config.tuning.clone()));
+        let counters = Arc::new(Counters::default());
+        let roster = Roster::new(&state.pool);
+        let (request_handlers, broadcast_handlers) = handlers.into_parts();
+
+        let sender = FrameSender::new(&config, &state, &tuning, &counters, &roster);
+        let health = ConnHealth::new(&state, &counters);
+        let requests = Requests::new(&state, &tuning, &counters, &sender, &health);
+        let choice = PeerChoice::new(&state, &tuning, &roster, turns_seed);
+        let routed = RoutedRequests::new(&tuning, &counters, &requests, choice);
+        let exchange = PeerExchange::new(&state, &addresses, &sender);
+        let broadcaster = Broadcaster::new(&state, broadcast_handlers, &roster, &sender, &health);
+        let answers = Answers::new(&config, &state, request_handlers, &sender, &exchange);
+        answers.start_workers(&tasks);
+
+        let places = Places::new(&config, &state, &roster);
+        let receivers =
+            Receivers { answers, broadcaster: broadcaster.clone(), exchange: exchange.clone(), health };
+        let sessions = Sessions::new(&config, &state, &tasks, &places, &counters, &chance, receivers);
+        let hellos = Hellos::new(boot_nonce, &config, &addresses);
+        let greeter = Greeter::new(&config, &state, &roster, &places, &sessions, hellos);
+        let dialer = Dialer::new(&config, &state, &tasks, &greeter, carrier);
+        let refusals = Refusals::new(&state);
+        let acceptor = Acceptor::new(&config, &state, &tasks, &greeter, &refusals);
+        for door in doors {
+            tasks.spawn(acceptor.clone().serve(door));
+        }
+        Ok(Self {
+            bootstrap: BootstrapResolver::new(&config, &state),
+            handshake_timeout: config.handshake_timeout,
+            state,
+            tasks,
+            roster,
+            places,
+            addresses,
+            refusals,
+            greeter,
+            dialer,
+            sender,
+            requests,
+            routed,
+            broadcaster,
+            exchange,
+            chance,
+        })
+    }
+
+    /// Where it listens, with the ports that the system chose.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.addresses.bound().to_vec()
+    }
+
+    /// What opens connections when the cycle asks for them.
+    pub fn dialer(&self) -> Arc<dyn Dial> {
+        self.dialer.clone()
+    }
+
+    /// Incoming connections that never became live, since the start. The journal has them in sums.
+    pub fn refused(&self) -> u64 {
+        self.refusals.total()
+    }
+
+    /// Other numbers to bound traffic by, from now on.
+    pub fn tune(&self, tuning: Tuning) {
+        self.sender.tune(tuning);
+    }
+
+    /// Tasks now: one per listener, connection, handshake, dial, and request that is being worked on at once.
+    pub fn tasks(&self) -> usize {
+        self.tasks.count()
+    }
+
+    /// Brings in a stream whose peer is known already: a plain transport, as simulations have. Greets it and runs it
+    /// like any other connection.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the stream is closed.
+    pub async fn adopt<S>(&self, stream: S, facts: PeerFacts) -> Result<(), HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let PeerFacts { id, address, direction } = facts;
+        let greeter = &self.greeter;
+        let admission = self
+            .state
+            .pool
+            .admit(direction, address)
+            .map_err(|denied| HandshakeError::Denied { denied, peer: id })?;
+        let limit = self.handshake_timeout;
+        let greeting = async {
+            match direction {
+                Direction::Inbound => greeter.greet_inbound(stream, id, address, admission).await,
+                Direction::Outbound => {
+                    let order = DialOrder { address, expect: Some(id), probe: false };
+                    greeter
+                        .greet_outbound(stream, id, Outgoing { order, admission }, |_| None)
+                        .await
+                        .map(drop)
+                }
+            }
+        };
+        tokio::time::timeout(limit, greeting).await.unwrap_or(Err(HandshakeError::TimedOut(limit)))
+    }
+
+    /// Stops in order: no newcomers, goodbye to everybody, wait for their tasks, abort what is left at `deadline`.
+    /// Takes at most a second more than `deadline`.
+    pub async fn shutdown(&self, deadline: Duration) -> Stopped {
+        self.state.pool.refuse_newcomers();
+        self.tasks.stop();
+        let mut live = Vec::new();
+        self.roster.for_each(|conn| live.push(conn.key));
+        let mut goodbyes = 0;
+        for key in live {
+            goodbyes += u32::from(self.places.disconnect_for_shutdown(key));
+        }
+        let mut aborted = 0;
+        if !self.tasks.ended_within(deadline).await {
+            aborted = self.roster.abort_all();
+            self.tasks.ended_within(ABORT_GRACE).await;
+        }
+        self.refusals.flush();
+        Stopped { goodbyes, aborted }
+    }
+
+    /// Asks `peer` once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
+    ///
+    /// [`Net::ask`] chooses whom to ask, how long to wait, and whether to try again.
+    ///
+    /// # Errors
+    /// [`RequestError`]. No answer within a time in which the peer usually answers costs it health, and adds to what opens
+    /// its breaker.
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        kind: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Bytes, RequestError> {
+        check_kind(kind)?;
+        let conn = self.roster.find_peer(&peer).ok_or(RequestError::NotConnected(peer))?;
+        let question = Question {
+            kind: &self.requests.kind(kind),
+            name: kind,
+            payload,
+            priority: Priority::Request,
+            when_full: WhenFull::Fail,
+            most: usize::MAX,
+        };
+        self.requests.ask_once(&conn, question, timeout).await
+    }
+
+    /// Asks a healthy peer; a request that is idempotent is tried again with another one if that fails.
+    ///
+    /// Each attempt waits as long as answers of its kind take from that peer (`performance.timeouts`). Peers whose breaker
+    /// is open for the kind are passed over. Choosing takes well under a microsecond with [`Route::RoundRobin`] and
+    /// [`Route::LeastLoaded`]; [`Route::LowestRtt`] looks at all connections. Dropping the future takes everything back.
+    ///
+    /// [`Route::RoundRobin`]: groundskeeper_flow::Route::RoundRobin
+    /// [`Route::LeastLoaded`]: groundskeeper_flow::Route::LeastLoaded
+    /// [`Route::LowestRtt`]: groundskeeper_flow::Route::LowestRtt
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, AskError> {
+        self.routed.ask(&ask).await
+    }
+
+    /// Whom [`Net::ask`] would ask now. For applications that send by themselves, and for measuring.
+    pub fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
+        self.routed.choose(ask)
+    }
+
+    /// Queues `payload` for every connection of `audience`, in microseconds per hundred peers; waits for nobody.
+    ///
+    /// It takes one place of the broadcast window, and it is remembered, so that it is not delivered here when it
+    /// comes back.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]: nobody got it.
+    pub fn broadcast(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        audience: Audience<'_>,
+    ) -> Result<Sent, BroadcastError> {
+        self.broadcaster.send(&Broadcast::new(topic, payload).to(audience))
+    }
+
+    /// The same, with a choice of priority and of what a full queue means.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]: nobody got it, but for [`BroadcastError::Full`].
+    pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
+        self.broadcaster.send_with(broadcast).await
+    }
+
+    /// Resolves all bootstrap names, at once and within 5 s, and puts what they say into the book. For the start, and
+    /// for a node that has lost everybody. The entries' addresses may have changed, so nothing is cached.
+    pub async fn resolve_bootstrap(&self) -> Resolved {
+        self.bootstrap.resolve().await
+    }
+
+    /// Asks one connection, chosen by chance, for addresses; what comes goes into the book. False if nobody is there.
+    ///
+    /// For nodes whose book has nobody left to dial: a peer that knew nobody when it was first asked may know some by now.
+    pub fn ask_for_addresses(&self) -> bool {
+        // A queue that is full, or a table of questions that is: the next tick asks somebody else.
+        self.roster.draw(&self.chance).is_some_and(|conn| self.exchange.ask(&conn).is_ok())
+    }
+}
+
+impl TrafficReport for Net {
+    fn traffic(&self) -> TrafficSnapshot {
+        self.sender.snapshot()
+    }
+
+    fn kinds(&self) -> Vec<KindSnapshot> {
+        self.requests.kinds()
+    }
+
+    fn breakers(&self) -> Vec<PeerBreaker> {
+        let now = self.state.clock.mono();
+        let listed = self.roster.listed();
+        let of = |conn: &Arc<conn::Conn>| {
+            let peer = conn.peer;
+            let breakers = conn.record.breakers(now).into_iter();
+            breakers.map(move |(kind, state)| PeerBreaker { peer, kind, state })
+        };
+        listed.conns.iter().flat_map(of).collect()
+    }
+}
+
+fn invalid(words: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, words)
+}
+
+fn check_name(network: &str) -> io::Result<()> {
+    if (1..=MAX_NETWORK).contains(&network.len()) {
+        return Ok(());
+    }
+    Err(invalid(format!("network {network:?} has {} bytes; 1 to {MAX_NETWORK} are allowed", network.len())))
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.tasks.stop();
+        self.roster.abort_all();
+    }
+}

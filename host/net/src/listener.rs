@@ -1,0 +1,155 @@
+//! Accepts connections. Asks the pool before it spends anything, gives each handshake a deadline, and backs off when the
+//! system has no descriptors. Keeps no connection itself.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_base::peer::canonical;
+use groundskeeper_pool::pool::{Admission, Direction, Pool};
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::handshake::Greeter;
+use super::handshake_error::HandshakeError;
+use super::refusals::{Refusal, Refusals};
+use super::settings::NetConfig;
+use super::tasks::Tasks;
+use super::transport::{Begun, Door, prompt};
+use crate::NodeState;
+
+/// Connections that the kernel holds for us while we are busy.
+const BACKLOG: u32 = 1024;
+
+/// First and longest wait when the system cannot give us a descriptor; doubled in between.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Binds all of `addresses`, or none.
+///
+/// `[::]` takes IPv4 too, unless the list has an IPv4 address with the same port.
+pub(crate) fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    addresses
+        .iter()
+        .map(|&address| bind_one(address, addresses).map_err(|error| no_listening(address, &error)))
+        .collect()
+}
+
+fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => {
+            let socket = TcpSocket::new_v6()?;
+            let has_v4 = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+            let dual = address.ip() == Ipv6Addr::UNSPECIFIED && !has_v4;
+            rustix::net::sockopt::set_ipv6_v6only(&socket, !dual)?;
+            socket
+        }
+    };
+    // A restarted node must not wait for the last one's connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Takes connections in.
+pub(crate) struct Acceptor {
+    pool: Arc<Pool>,
+    greeter: Arc<Greeter>,
+    refusals: Arc<Refusals>,
+    tasks: Tasks,
+    handshake_timeout: Duration,
+}
+
+impl Acceptor {
+    pub(crate) fn new(
+        config: &NetConfig,
+        state: &NodeState,
+        tasks: &Tasks,
+        greeter: &Arc<Greeter>,
+        refusals: &Arc<Refusals>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            pool: state.pool.clone(),
+            greeter: greeter.clone(),
+            refusals: refusals.clone(),
+            tasks: tasks.clone(),
+            handshake_timeout: config.handshake_timeout,
+        })
+    }
+
+    /// Accepts until the node stops.
+    pub(crate) async fn serve(self: Arc<Self>, door: Door) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.tasks.stopping() => return,
+                accepted = door.accept() => accepted,
+            };
+            match accepted {
+                Ok((begun, address)) => {
+                    wait = BACKOFF.0;
+                    self.admit(begun, canonical(address));
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => {
+                    tokio::select! {
+                        biased;
+                        () = self.tasks.stopping() => return,
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, begun: Begun, address: SocketAddr) {
+        match self.pool.admit(Direction::Inbound, address) {
+            Ok(admission) => {
+                let acceptor = Arc::clone(self);
+                self.tasks.spawn(async move { acceptor.welcome(begun, address, admission).await });
+            }
+            Err(denied) => {
+                drop(begun);
+                self.refusals.note(Refusal::Limit, address, || denied.to_string());
+            }
+        }
+    }
+
+    async fn welcome(&self, begun: Begun, address: SocketAddr, admission: Admission) {
+        let limit = self.handshake_timeout;
+        let handshake = tokio::time::timeout(limit, async {
+            match begun {
+                Begun::Tls(stream, tls) => {
+                    let (stream, peer) = tls.accept(prompt(stream)).await?;
+                    self.greeter.greet_inbound(stream, peer, address, admission).await
+                }
+                Begun::Own(unproven) => {
+                    let (stream, peer) = unproven.await?;
+                    self.greeter.greet_inbound(stream, peer, address, admission).await
+                }
+            }
+        });
+        let ended = tokio::select! {
+            biased;
+            () = self.tasks.stopping() => Err(HandshakeError::Stopped),
+            ended = handshake => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
+        };
+        if let Err(error) = ended {
+            self.refusals.note(error.kind(), address, || error.to_string());
+        }
+    }
+}
+
+/// Whether the next accept may well succeed. Otherwise it is descriptors or memory that are missing.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+pub(crate) fn no_listening(address: SocketAddr, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+}

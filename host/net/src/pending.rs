@@ -1,0 +1,163 @@
+//! The requests of ours that are open on one connection, and who waits for their answers. Sends nothing.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::request_error::{MAX_PENDING, RequestError};
+use super::wire::Status;
+
+/// Questions that were given up and may still be answered; of older ones it is not known any more.
+const GIVEN_UP: usize = 128;
+
+/// What a caller hears.
+pub(crate) enum Reply {
+    Answer(Status, Bytes),
+    Shed,
+    TooMuch(usize),
+}
+
+/// Whom an answer is for.
+pub(crate) enum Waiter {
+    Caller {
+        reply: oneshot::Sender<Reply>,
+        /// Bytes of an answer.
+        most: usize,
+    },
+    /// The host's own question for peers, asked once per connection.
+    PeerList,
+}
+
+/// What became of an answer.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Answered {
+    Delivered,
+    PeerList,
+    /// Its request was given up before.
+    Late,
+    /// It was answered before.
+    Again,
+    /// More than was asked for; the caller knows.
+    TooMuch,
+    /// Nobody ever asked this.
+    NeverAsked,
+}
+
+/// The open questions of one connection. Numbers count up and are never used again, so a late answer finds nobody.
+#[derive(Default)]
+pub(crate) struct Pending(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    /// The numbers are ours, so that nobody can choose them badly.
+    waiting: HashMap<u64, Waiter>,
+    given_up: VecDeque<u64>,
+    /// Questions below this number may have been given up or answered: nobody knows any more.
+    unknown_below: u64,
+    ended: bool,
+}
+
+impl Open {
+    fn remove(&mut self, id: u64) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id);
+        if self.waiting.is_empty() && self.waiting.capacity() > 64 {
+            // A burst is over.
+            self.waiting = HashMap::new();
+        }
+        waiter
+    }
+}
+
+impl Pending {
+    pub(crate) fn begin(&self, waiter: Waiter) -> Result<u64, RequestError> {
+        let mut open = self.0.lock();
+        if open.ended {
+            return Err(RequestError::Disconnected);
+        }
+        if open.waiting.len() >= MAX_PENDING {
+            return Err(RequestError::TooManyPending);
+        }
+        let id = open.next;
+        open.next += 1;
+        open.waiting.insert(id, waiter);
+        Ok(id)
+    }
+
+    /// Takes a question back. One that was not sent cannot be answered.
+    pub(crate) fn forget(&self, id: u64, sent: bool) {
+        let mut open = self.0.lock();
+        let was_open = open.remove(id).is_some();
+        if was_open && sent {
+            if open.given_up.len() >= GIVEN_UP
+                && let Some(oldest) = open.given_up.pop_front()
+            {
+                open.unknown_below = oldest + 1;
+            }
+            open.given_up.push_back(id);
+        }
+    }
+
+    /// The question was dropped from the send queue.
+    pub(crate) fn shed(&self, id: u64) {
+        let waiter = self.0.lock().remove(id);
+        if let Some(Waiter::Caller { reply, .. }) = waiter {
+            _ = reply.send(Reply::Shed);
+        }
+    }
+
+    pub(crate) fn answer(
+        &self,
+        id: u64,
+        status: Status,
+        size: usize,
+        payload: impl FnOnce() -> Bytes,
+    ) -> Answered {
+        let mut open = self.0.lock();
+        let waiter = open.remove(id);
+        let late = waiter.is_none()
+            && (open
+                .given_up
+                .iter()
+                .position(|&other| other == id)
+                .map(|at| open.given_up.remove(at))
+                .is_some()
+                || id < open.unknown_below);
+        let asked = id < open.next;
+        drop(open);
+        match waiter {
+            Some(Waiter::Caller { reply, most }) if status == Status::Ok && size > most => {
+                _ = reply.send(Reply::TooMuch(size));
+                Answered::TooMuch
+            }
+            Some(Waiter::Caller { reply, .. }) => {
+                // Who has stopped waiting a moment ago is as late as who stopped before.
+                _ = reply.send(Reply::Answer(status, payload()));
+                Answered::Delivered
+            }
+            Some(Waiter::PeerList) => Answered::PeerList,
+            None if late => Answered::Late,
+            None if asked => Answered::Again,
+            None => Answered::NeverAsked,
+        }
+    }
+
+    /// Lets go of all who wait. They are told by their channels.
+    pub(crate) fn end(&self) {
+        let mut open = self.0.lock();
+        open.ended = true;
+        let mut waiting: Vec<_> = std::mem::take(&mut open.waiting).into_iter().collect();
+        drop(open);
+        // In the order in which they asked: a simulation that is run again wakes them as before.
+        waiting.sort_unstable_by_key(|(id, _)| *id);
+        drop(waiting);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().waiting.len()
+    }
+}

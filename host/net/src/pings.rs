@@ -1,0 +1,85 @@
+//! Which pings of one connection are open, and what an answer to one of them tells. Sends none and keeps no timer.
+
+use std::time::Duration;
+
+use groundskeeper_base::clock::Coarse;
+
+/// What an answer means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    /// To the last ping; the round trip took this long.
+    Fresh(Duration),
+    /// To an earlier one.
+    Late,
+    Again,
+    NeverAsked,
+}
+
+/// Nonces count up from a random number, so that three numbers stand for all pings of a connection.
+pub(crate) struct Pings {
+    base: u64,
+    sent: u64,
+    /// The last that was answered, counted like `sent`.
+    answered: u64,
+    sent_at: Duration,
+    sent_coarse: Coarse,
+    lost: u8,
+}
+
+impl Pings {
+    /// `base` is one that the peer cannot guess.
+    pub(crate) fn new(base: u64) -> Self {
+        Self { base, sent: 0, answered: 0, sent_at: Duration::ZERO, sent_coarse: Coarse(0), lost: 0 }
+    }
+
+    /// The nonce of the next ping, and how many in a row are lost before it. Any sign of life since the last one counts
+    /// as its answer.
+    pub(crate) fn next(&mut self, now: Duration, coarse: Coarse, last_seen: Coarse) -> (u64, u8) {
+        let open = self.sent > self.answered && last_seen <= self.sent_coarse;
+        self.lost = if open { self.lost.saturating_add(1) } else { 0 };
+        self.sent += 1;
+        (self.sent_at, self.sent_coarse) = (now, coarse);
+        (self.base.wrapping_add(self.sent), self.lost)
+    }
+
+    pub(crate) fn answered(&mut self, nonce: u64, now: Duration) -> Heard {
+        let which = nonce.wrapping_sub(self.base);
+        if which == 0 || which > self.sent {
+            return Heard::NeverAsked;
+        }
+        if which <= self.answered {
+            return Heard::Again;
+        }
+        self.answered = which;
+        self.lost = 0;
+        if which == self.sent { Heard::Fresh(now.saturating_sub(self.sent_at)) } else { Heard::Late }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        let ms = Duration::from_millis;
+        let mut pings = Pings::new(u64::MAX);
+        let (first, _) = pings.next(ms(0), Coarse(10), Coarse(10));
+        let (second, lost) = pings.next(ms(100), Coarse(11), Coarse(10));
+        assert_eq!(lost, 1);
+        assert_eq!(pings.answered(first, ms(110)), Heard::Late);
+        assert_eq!(pings.answered(second, ms(130)), Heard::Fresh(ms(30)));
+        assert_eq!(pings.answered(second, ms(131)), Heard::Again);
+        assert_eq!(pings.answered(second.wrapping_add(1), ms(131)), Heard::NeverAsked);
+        assert_eq!(pings.answered(first.wrapping_sub(1), ms(131)), Heard::NeverAsked);
+    }
+
+    #[test]
+    fn a_sign_of_life_counts_as_the_answer() {
+        let mut pings = Pings::new(u64::MAX);
+        for at in 0..3 {
+            assert_eq!(pings.next(Duration::ZERO, Coarse(at), Coarse(0)).1, at as u8);
+        }
+        assert_eq!(pings.next(Duration::ZERO, Coarse(9), Coarse(3)).1, 0);
+    }
+}

@@ -1,0 +1,94 @@
+//! Connections that never became live, for the journal: each kind at once when it is new, then in sums, so that an
+//! attack cannot flood the journal. Refuses nobody itself.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_base::clock::{Clock, Coarse};
+use groundskeeper_pool::journal::{Asker, Draft, Journal, Outcome, What};
+use parking_lot::Mutex;
+
+use crate::NodeState;
+
+/// One record of a kind in this time, whatever comes.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Why a connection did not become live. Each kind is summed for itself, so that one cannot hide another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// A limit of the pool; nothing was spent.
+    Limit,
+    /// The handshake was not done in time.
+    TimedOut,
+    /// It does not speak TLS, or not ours.
+    Garbage,
+    /// It showed no key, or one that is none.
+    Key,
+    OtherNetwork,
+    /// No version in common, or no proper hello.
+    Hello,
+    /// It hung up during the handshake.
+    Closed,
+    /// A ban, a duplicate, ourselves.
+    Denied,
+}
+
+const KINDS: usize = 8;
+
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    recorded: Option<Coarse>,
+    since: u32,
+}
+
+pub(crate) struct Refusals {
+    sums: Mutex<([Sum; KINDS], u64)>,
+    journal: Arc<Journal>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Refusals {
+    pub(crate) fn new(state: &NodeState) -> Arc<Self> {
+        let NodeState { journal, clock, .. } = state.clone();
+        Arc::new(Self { sums: Mutex::default(), journal, clock })
+    }
+
+    /// Takes note of one refusal. At most one record per kind and window; its count tells how many it stands for.
+    pub(crate) fn note(&self, kind: Refusal, address: SocketAddr, why: impl FnOnce() -> String) {
+        let now = self.clock.coarse();
+        let mut sums = self.sums.lock();
+        sums.1 += 1;
+        let sum = &mut sums.0[kind as usize];
+        sum.since += 1;
+        if sum.recorded.is_some_and(|at| now.since(at) < WINDOW) {
+            return;
+        }
+        let count = std::mem::take(&mut sum.since);
+        sum.recorded = Some(now);
+        drop(sums);
+        record(&self.journal, Some(address), why(), count);
+    }
+
+    /// Records what is summed and not yet told. For shutdown.
+    pub(crate) fn flush(&self) {
+        let waiting: u32 = self.sums.lock().0.iter_mut().map(|sum| std::mem::take(&mut sum.since)).sum();
+        if waiting > 0 {
+            record(&self.journal, None, "not recorded one by one".into(), waiting);
+        }
+    }
+
+    /// Refused since the start.
+    pub(crate) fn total(&self) -> u64 {
+        self.sums.lock().1
+    }
+}
+
+fn record(journal: &Journal, address: Option<SocketAddr>, why: String, count: u32) {
+    journal.record(Draft {
+        address,
+        outcome: Outcome::Refused(why),
+        count,
+        ..Draft::new(Asker::Host, What::Refused, "incoming connection")
+    });
+}

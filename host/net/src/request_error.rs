@@ -1,0 +1,71 @@
+//! Why a request has no answer, and what that says about the peer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use groundskeeper_base::peer::PeerId;
+use groundskeeper_flow::{AttemptEnd, CallEnd, NotQueued, Pressure};
+
+use super::wire::TooLarge;
+
+/// Questions that may be open at one peer.
+pub const MAX_PENDING: usize = 256;
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    #[error("not connected to {0}")]
+    NotConnected(PeerId),
+    #[error("{MAX_PENDING} requests to this peer are open already")]
+    TooManyPending,
+    #[error("{0} requests are open already, as many as performance.backpressure.max_pending allows")]
+    TooManyInAll(usize),
+    #[error("the peer failed too many requests of kind {0:?} of late; its breaker is open")]
+    BreakerOpen(Arc<str>),
+    #[error("request kind {0:?} is not 1 to 64 bytes long")]
+    BadKind(String),
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    #[error(transparent)]
+    NotQueued(#[from] NotQueued),
+    #[error(transparent)]
+    Pressure(#[from] Pressure),
+    #[error("dropped before it was sent: memory was short")]
+    Shed,
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the connection ended before the answer came")]
+    Disconnected,
+    #[error("the peer does not handle this kind of request")]
+    NotHandled,
+    #[error("the peer is busy with other requests")]
+    Busy,
+    /// The peer's handler failed; its words, untrusted.
+    #[error("the peer failed to answer: {0}")]
+    Failed(String),
+    #[error("an answer of {got} bytes where {most} were asked for")]
+    TooMuch { got: usize, most: usize },
+}
+
+impl RequestError {
+    /// What it says about the peer.
+    pub(crate) fn call_end(&self, patient: bool) -> CallEnd {
+        match self {
+            Self::NotHandled | Self::Failed(_) | Self::TooMuch { .. } => CallEnd::Failed,
+            // Who was not given the time it usually takes is not to blame.
+            Self::TimedOut(_) if patient => CallEnd::Failed,
+            _ => CallEnd::Unknown,
+        }
+    }
+
+    pub(crate) fn attempt_end(&self) -> AttemptEnd {
+        match self {
+            Self::NotHandled | Self::Failed(_) | Self::TooMuch { .. } => AttemptEnd::Failed,
+            Self::Busy => AttemptEnd::Busy,
+            Self::TimedOut(_) => AttemptEnd::TimedOut,
+            Self::BreakerOpen(_) => AttemptEnd::Refused,
+            _ => AttemptEnd::Lost,
+        }
+    }
+}

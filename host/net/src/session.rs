@@ -1,0 +1,485 @@
+//! One live connection: a single task that owns the stream, the slot and the queues, and polls reading and writing for
+//! themselves, so that a peer which does not read never keeps us from hearing it. Waits for nobody else.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use groundskeeper_base::chance::Chance;
+use groundskeeper_base::clock::Clock;
+use groundskeeper_base::peer::NetGroup;
+use groundskeeper_pool::book::Tenure;
+use groundskeeper_pool::journal::{Asker, Cause};
+use groundskeeper_pool::pool::{Goodbye, Removal};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::allowance::Allowance;
+use super::answering::{Answers, ConnAnswers};
+use super::broadcasting::Broadcaster;
+use super::conn_health::ConnHealth;
+use super::counters::Counters;
+use super::exchange::PeerExchange;
+use super::frame::{Frame, FrameCaps, FrameReader};
+use super::pending::Answered;
+use super::pings::{Heard, Pings};
+use super::place::{Place, Places};
+use super::settings::NetConfig;
+use super::tasks::Tasks;
+use super::wire::{FAREWELL, Message, Status, cause_of, code_of, printable};
+use crate::NodeState;
+
+/// On the stack while a poll lasts: an idle connection holds no read buffer. One TLS record fits.
+const READ_BUFFER: usize = 16 * 1024;
+
+/// Reads in one poll, after which others have their turn.
+const READS_PER_POLL: usize = 8;
+
+/// Frames that one write may gather: small ones share a TLS record and a call into the system.
+const BATCH_FRAMES: usize = 64;
+
+/// Bytes taken from the queue at once. What is taken is no longer overtaken by control frames.
+const BATCH_BYTES: usize = 32 * 1024;
+
+/// The task of one connection.
+struct Session<S> {
+    /// First, so that the descriptor is given back before the slot is.
+    io: S,
+    reader: FrameReader,
+    batch: VecDeque<Bytes>,
+    /// Others were let run first, who may have more for this batch.
+    gathering: bool,
+    unflushed: bool,
+    ending: Option<Ending>,
+    answering: ConnAnswers,
+    allowance: Allowance,
+    pings: Pings,
+    group: NetGroup,
+    place: Place,
+    shared: Arc<Sessions>,
+    _tenure: Option<Tenure>,
+}
+
+/// Starts the sessions of a node, and holds what all of them use.
+pub(crate) struct Sessions {
+    caps: FrameCaps,
+    bytes_per_second: u64,
+    tasks: Tasks,
+    places: Arc<Places>,
+    counters: Arc<Counters>,
+    chance: Arc<Chance>,
+    clock: Arc<dyn Clock>,
+    receivers: Receivers,
+}
+
+/// What acts on messages of peers.
+pub(crate) struct Receivers {
+    pub(crate) answers: Answers,
+    pub(crate) broadcaster: Arc<Broadcaster>,
+    pub(crate) exchange: Arc<PeerExchange>,
+    pub(crate) health: Arc<ConnHealth>,
+}
+
+impl Sessions {
+    pub(crate) fn new(
+        config: &NetConfig,
+        state: &NodeState,
+        tasks: &Tasks,
+        places: &Arc<Places>,
+        counters: &Arc<Counters>,
+        chance: &Arc<Chance>,
+        receivers: Receivers,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            caps: config.frame_caps,
+            bytes_per_second: config.bytes_per_second_per_peer,
+            tasks: tasks.clone(),
+            places: places.clone(),
+            counters: counters.clone(),
+            chance: chance.clone(),
+            clock: state.clock.clone(),
+            receivers,
+        })
+    }
+
+    /// Starts the task of a connection that has just become live, and asks the peer for others.
+    pub(crate) fn start<S>(self: &Arc<Self>, io: S, place: Place, address: SocketAddr, tenure: Option<Tenure>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let conn = Arc::clone(place.conn());
+        // Refused only if the connection is ending already.
+        _ = self.receivers.exchange.ask(&conn);
+        let session = Session {
+            io,
+            reader: FrameReader::default(),
+            batch: VecDeque::new(),
+            gathering: false,
+            unflushed: false,
+            ending: None,
+            answering: ConnAnswers::default(),
+            allowance: Allowance::new(self.bytes_per_second, self.clock.coarse()),
+            pings: Pings::new(self.chance.number()),
+            group: NetGroup::of(address.ip()),
+            place,
+            shared: Arc::clone(self),
+            _tenure: tenure,
+        };
+        conn.owned_by(self.tasks.spawn(session));
+        if self.tasks.is_stopping() {
+            // It went live after the shutdown had looked who is.
+            self.places.disconnect_for_shutdown(conn.key);
+        }
+    }
+}
+
+/// The last second of a connection: goodbye, flush, close, and hear the other side close.
+struct Ending {
+    deadline: Pin<Box<Sleep>>,
+    closed: bool,
+}
+
+/// Why the talk with a peer stops.
+enum Stop {
+    /// Nothing is left to say.
+    Over(Removal),
+    /// The peer is told why.
+    Goodbye(Goodbye),
+}
+
+fn over(by: Asker, cause: Cause, reason: impl Into<String>) -> Stop {
+    Stop::Over(Removal::new(by, cause, reason))
+}
+
+impl<S> Session<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    fn talk(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        self.answering.poll_done(cx);
+        let more = self.read(cx)?;
+        loop {
+            if let Err(error) = self.write(cx) {
+                return Err(self.write_failed(cx, &error));
+            }
+            let asks = self.place.conn().take_asks();
+            if let Some(goodbye) = asks.close {
+                return Err(Stop::Goodbye(goodbye));
+            }
+            if !asks.ping {
+                break;
+            }
+            self.ping();
+        }
+        if more {
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    /// Reads what there is. True if there may be more.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
+        for _ in 0..READS_PER_POLL {
+            let clock = Arc::clone(&self.shared.clock);
+            if self.allowance.poll(cx, &*clock).is_pending() {
+                return Ok(false);
+            }
+            let mut buffer = ReadBuf::uninit(&mut stack);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(error)) => return Err(read_failed(&error)),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    let words =
+                        if self.reader.is_midway() { "closed in the middle of a frame" } else { "closed" };
+                    return Err(over(Asker::Remote, Cause::RemoteClosed, words));
+                }
+                Poll::Ready(Ok(())) => {
+                    let bytes = buffer.filled();
+                    self.place.slot().peer_seen(clock.coarse());
+                    self.place.conn().count_in(bytes.len());
+                    self.allowance.spend(bytes.len());
+                    self.take_in(cx, bytes)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_in(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Stop> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            match self.reader.next(&mut bytes, &shared.caps) {
+                Ok(Some(frame)) => self.receive(cx, &shared, frame)?,
+                Ok(None) => return Ok(()),
+                Err(bad) => return Err(self.broke_rules(&bad)),
+            }
+        }
+    }
+
+    fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &Sessions,
+        Frame { kind, body }: Frame,
+    ) -> Result<(), Stop> {
+        let receivers = &shared.receivers;
+        let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
+        match message {
+            Message::Hello(_) => return Err(self.broke_rules(&"a second hello")),
+            Message::Ping { nonce } => {
+                // A peer that floods us with pings and does not read the answers goes without: the lane is bounded.
+                _ = self.place.conn().control(Message::Pong { nonce }.encode_bounded());
+            }
+            Message::Pong { nonce } => match self.pings.answered(nonce, shared.clock.mono()) {
+                Heard::Fresh(rtt) => {
+                    self.place.slot().pong(rtt);
+                    receivers.health.ponged(self.place.conn());
+                }
+                Heard::Late => self.place.slot().set_pings_lost(0),
+                Heard::Again => {}
+                Heard::NeverAsked => return Err(self.broke_rules(&"an answer to a ping that was never sent")),
+            },
+            Message::Goodbye { code, text } => {
+                let cause = match cause_of(code) {
+                    Some(cause) => cause.as_str().to_owned(),
+                    None => format!("code {code}"),
+                };
+                let words = format!("{cause}: {}", printable(text));
+                return Err(over(Asker::Remote, Cause::RemoteGoodbye, words));
+            }
+            Message::Broadcast { topic, payload } => {
+                receivers.broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
+            }
+            Message::Request { id, kind, payload } => {
+                self.answering.serve(
+                    cx,
+                    &receivers.answers,
+                    self.place.conn(),
+                    id,
+                    kind,
+                    body.slice_ref(payload),
+                );
+            }
+            Message::Response { id, status, payload } => {
+                let answered =
+                    self.place.conn().pending.answer(id, status, payload.len(), || body.slice_ref(payload));
+                match answered {
+                    Answered::Delivered | Answered::Late => {}
+                    Answered::Again | Answered::TooMuch => {
+                        receivers.health.blame_answer(self.place.conn(), &answered)
+                    }
+                    Answered::PeerList if status == Status::Ok => {
+                        if receivers.exchange.learn(payload, self.group).is_err() {
+                            return Err(self.broke_rules(&"a peer list that is too long or cannot be read"));
+                        }
+                    }
+                    Answered::PeerList => {}
+                    Answered::NeverAsked => {
+                        return Err(self.broke_rules(&"an answer to a request that was never made"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the connection out of the pool now, and tells the peer what it did.
+    fn broke_rules(&self, what: &dyn std::fmt::Display) -> Stop {
+        let removal = Removal::new(Asker::Remote, Cause::ProtocolError, what.to_string());
+        let goodbye = Goodbye { cause: removal.cause, text: removal.reason.clone() };
+        self.place.disconnect(removal);
+        // If the pool had closed it already, the peer hears that reason.
+        Stop::Goodbye(self.place.conn().take_asks().close.unwrap_or(goodbye))
+    }
+
+    fn ping(&mut self) {
+        let clock = &self.shared.clock;
+        let slot = self.place.slot();
+        let (nonce, lost) = self.pings.next(clock.mono(), clock.coarse(), slot.last_seen());
+        slot.set_pings_lost(lost);
+        // A full lane is a peer that does not read: its ping counts as sent, and will count as lost.
+        _ = self.place.conn().control(Message::Ping { nonce }.encode_bounded());
+    }
+
+    /// Writes what the socket takes. Afterwards the next push, or at least the next nudge, wakes the task.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        loop {
+            if self.batch.is_empty() {
+                if !self.take(cx) {
+                    if self.batch.capacity() > 4 {
+                        self.batch = VecDeque::new();
+                    }
+                    return match self.flush(cx) {
+                        Poll::Ready(flushed) => flushed,
+                        Poll::Pending => Ok(()),
+                    };
+                }
+                if self.expects_more() {
+                    self.gathering = true;
+                    cx.waker().wake_by_ref();
+                    return Ok(());
+                }
+            } else if std::mem::take(&mut self.gathering) {
+                self.take(cx);
+            }
+            match self.write_batch(cx) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => {
+                    self.place.conn().outbox.wait_for_nudge(cx.waker());
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Whether to look once more before writing: answers wake many who ask at once, and the first of them to ask again
+    /// wakes this task before the others have run. They come first if it takes another turn.
+    fn expects_more(&self) -> bool {
+        let open = self.place.conn().open_requests() as usize;
+        let bytes: usize = self.batch.iter().map(Bytes::len).sum();
+        self.batch.len() < open.min(BATCH_FRAMES) && bytes < BATCH_BYTES
+    }
+
+    /// The next frames to write. False if there are none.
+    fn take(&mut self, cx: &mut Context<'_>) -> bool {
+        let (shared, conn) = (&self.shared, self.place.conn());
+        let now = || shared.clock.mono();
+        let taken = conn.outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, now, cx.waker());
+        shared.counters.taken(&taken);
+        !taken.is_empty()
+    }
+
+    fn write_batch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.batch.is_empty() {
+            let mut slices = [IoSlice::new(&[]); BATCH_FRAMES];
+            let count = slices.iter_mut().zip(&self.batch).map(|(s, frame)| *s = IoSlice::new(frame)).count();
+            let mut written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.place.conn().count_out(written);
+            self.unflushed = true;
+            while let Some(front) = self.batch.front_mut()
+                && written > 0
+            {
+                let taken = written.min(front.len());
+                front.advance(taken);
+                written -= taken;
+                if front.is_empty() {
+                    self.batch.pop_front();
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// A peer that is gone fails our writes too; what it said last explains more than the failure does.
+    fn write_failed(&mut self, cx: &mut Context<'_>, error: &io::Error) -> Stop {
+        loop {
+            match self.read(cx) {
+                Err(stop) => return stop,
+                Ok(true) => {}
+                Ok(false) => {
+                    return over(Asker::Remote, Cause::WriteFailure, format!("while writing: {error}"));
+                }
+            }
+        }
+    }
+
+    fn begin_ending(&mut self, Goodbye { cause, text }: Goodbye) {
+        let conn = self.place.conn();
+        self.batch.extend(conn.outbox.end());
+        conn.pending.end();
+        self.batch.push_back(Message::Goodbye { code: code_of(cause), text: &text }.encode_bounded());
+        self.answering = ConnAnswers::default();
+        self.ending = Some(Ending { deadline: Box::pin(tokio::time::sleep(FAREWELL)), closed: false });
+    }
+
+    /// Says what is left to say and waits for the other side to close, until the deadline.
+    fn end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(mut ending) = self.ending.take() else { return Poll::Ready(()) };
+        let over = self.poll_ending(cx, &mut ending);
+        self.ending = Some(ending);
+        over
+    }
+
+    fn poll_ending(&mut self, cx: &mut Context<'_>, ending: &mut Ending) -> Poll<()> {
+        if ending.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
+        let mut reads = 0;
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut stack);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => reads += 1,
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+            if reads == READS_PER_POLL {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if !ending.closed {
+            let said = match ready!(self.write_batch(cx)) {
+                Ok(()) => ready!(Pin::new(&mut self.io).poll_shutdown(cx)),
+                Err(error) => Err(error),
+            };
+            if said.is_err() {
+                return Poll::Ready(());
+            }
+            ending.closed = true;
+        }
+        Poll::Pending
+    }
+}
+
+fn read_failed(error: &io::Error) -> Stop {
+    if error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some() {
+        return over(Asker::Remote, Cause::ProtocolError, format!("broke the encryption: {error}"));
+    }
+    let words = match error.kind() {
+        io::ErrorKind::UnexpectedEof => "closed without a goodbye".to_owned(),
+        io::ErrorKind::ConnectionReset => "reset".to_owned(),
+        _ => format!("lost: {error}"),
+    };
+    over(Asker::Remote, Cause::RemoteClosed, words)
+}
+
+impl<S> Future for Session<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let session = self.get_mut();
+        if session.ending.is_none() {
+            match session.talk(cx) {
+                Ok(()) => return Poll::Pending,
+                Err(Stop::Over(removal)) => {
+                    session.place.set_removal(removal);
+                    return Poll::Ready(());
+                }
+                Err(Stop::Goodbye(goodbye)) => session.begin_ending(goodbye),
+            }
+        }
+        session.end(cx)
+    }
+}

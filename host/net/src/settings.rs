@@ -1,0 +1,101 @@
+//! What the network is told when it starts: settings with their defaults and bounds. Reads no files.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::frame::FrameCaps;
+use super::tuning::Tuning;
+use groundskeeper_base::bootstrap::Bootstrap;
+use groundskeeper_flow::{NetSettings, OutboxLimits, USUAL_NETWORK};
+
+pub use groundskeeper_flow::MAX_NETWORK;
+
+/// The settings of one node's network.
+#[derive(Clone, Debug)]
+pub struct NetConfig {
+    /// Nodes of other networks are refused in the TLS handshake. 1 to [`MAX_NETWORK`] bytes.
+    pub network: String,
+    /// Where to accept connections; port 0 lets the system choose. Empty: only dial.
+    pub listen: Vec<SocketAddr>,
+    /// Where peers should find this node, if not where it listens. At most 8 are told.
+    pub advertise: Vec<SocketAddr>,
+    /// What the node says it runs, at most 64 bytes.
+    pub agent: String,
+    pub bootstrap: Vec<Bootstrap>,
+    /// For a TCP connection to be there.
+    pub connect_timeout: Duration,
+    /// For TLS and hello together, both ways.
+    pub handshake_timeout: Duration,
+    /// For one of our handlers to answer a request.
+    pub answer_timeout: Duration,
+    /// Requests of one peer that are worked on at once; further ones are answered with "busy".
+    pub answers_at_once: usize,
+    /// Outgoing attempts in flight.
+    pub dials_at_once: usize,
+    pub frame_caps: FrameCaps,
+    pub outbox: OutboxLimits,
+    pub tuning: Tuning,
+    /// What is read from one peer on average; bursts of a second's worth pass. The rest waits in the sender.
+    pub bytes_per_second_per_peer: u64,
+    /// Boot nonce, ping nonces and choices by chance follow from it, for simulations; none: nobody can guess them.
+    pub seed: Option<u64>,
+}
+
+impl Default for NetConfig {
+    /// The config's defaults, but it only dials.
+    fn default() -> Self {
+        Self { listen: Vec::new(), ..Self::of(NetSettings::default()) }
+    }
+}
+
+impl NetConfig {
+    /// What the config's `[net]` says.
+    pub fn of(net: NetSettings) -> Self {
+        Self {
+            network: USUAL_NETWORK.into(),
+            listen: net.listen,
+            advertise: net.advertise,
+            agent: concat!("groundskeeper/", env!("CARGO_PKG_VERSION")).into(),
+            bootstrap: net.bootstrap,
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: net.handshake_timeout,
+            answer_timeout: net.request_timeout,
+            answers_at_once: 64,
+            dials_at_once: 32,
+            frame_caps: FrameCaps::up_to(net.max_frame),
+            outbox: OutboxLimits { data_bytes: net.queue_bytes, ..OutboxLimits::default() },
+            tuning: Tuning::default(),
+            bytes_per_second_per_peer: net.bytes_per_second_per_peer,
+            seed: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use groundskeeper_flow::Performance;
+
+    /// What an empty config file means, as numbers; only the addresses to listen on differ.
+    #[test]
+    fn defaults_are_those_of_the_config() {
+        let (usual, net) = (NetConfig::default(), NetSettings::default());
+        assert_eq!(usual.bytes_per_second_per_peer, net.bytes_per_second_per_peer);
+        assert_eq!(usual.bytes_per_second_per_peer, 4 << 20);
+        assert_eq!((usual.outbox, usual.outbox.data_bytes), (OutboxLimits::default(), net.queue_bytes));
+        assert_eq!(usual.outbox.data_bytes, 4 << 20);
+        assert_eq!((usual.frame_caps, net.max_frame), (FrameCaps::default(), 1 << 20));
+        assert_eq!(usual.frame_caps, FrameCaps::up_to(1 << 20));
+        assert_eq!(usual.handshake_timeout, net.handshake_timeout);
+        assert_eq!(usual.answer_timeout, net.request_timeout);
+        assert_eq!((usual.advertise, usual.bootstrap.len()), (net.advertise, net.bootstrap.len()));
+        assert_eq!((usual.listen.len(), net.listen.len()), (0, 1));
+        assert_eq!((usual.network.as_str(), MAX_NETWORK), (USUAL_NETWORK, 32));
+        let performance = Performance::default().resolved();
+        assert_eq!(performance, Performance::default());
+        let tuning = Tuning::default();
+        assert_eq!((tuning.breaker, tuning.retry), (performance.circuit_breaker, performance.retry));
+        assert_eq!(tuning.timeout, performance.timeouts[Performance::ALL_KINDS]);
+        assert_eq!(tuning.healthy_above, 30);
+    }
+}

@@ -1,0 +1,51 @@
+//! The tasks of one node's network: starts them, counts them and asks them to stop.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::task::TaskTracker;
+
+/// Clones share the same tasks.
+#[derive(Clone)]
+pub(crate) struct Tasks {
+    runtime: Handle,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Self { runtime, tracker: TaskTracker::new(), stop: CancellationToken::new() }
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.tracker.spawn_on(task, &self.runtime).abort_handle()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Asks all tasks to stop.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Ends when the tasks are asked to stop.
+    pub(crate) fn stopping(&self) -> WaitForCancellationFuture<'_> {
+        self.stop.cancelled()
+    }
+
+    /// Waits for all tasks to end, at most `limit`. Whether they have.
+    pub(crate) async fn ended_within(&self, limit: Duration) -> bool {
+        self.tracker.close();
+        tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
+    }
+}

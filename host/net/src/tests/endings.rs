@@ -1,0 +1,172 @@
+//! How connections end, and that each end has its own reason on both sides.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use groundskeeper_pool::journal::{Asker, Cause};
+use groundskeeper_pool::pool::{Direction, Link, PeerFacts, Removal};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+
+use super::harness::{PATIENCE, Raw, TestNode, caps, closes, hello, node, until};
+use crate::Identity;
+use crate::wire::Message;
+
+#[tokio::test]
+async fn a_remote_goodbye_is_told_with_its_words() {
+    let a = node();
+    let mut raw = Raw::greeted_by(&a).await;
+    raw.say(Message::Goodbye { code: 0, text: "too\nidle" }).await;
+    closes(&mut raw.stream).await;
+    a.is_empty_again().await;
+    assert_eq!(a.ends(), [(Cause::RemoteGoodbye, "phase: too idle".to_owned())]);
+    let mut raw = Raw::greeted_by(&a).await;
+    raw.say(Message::Goodbye { code: 200, text: "a later version's reason" }).await;
+    a.is_empty_again().await;
+    assert_eq!(a.ends()[1], (Cause::RemoteGoodbye, "code 200: a later version's reason".to_owned()));
+}
+
+#[tokio::test]
+async fn a_remote_close_is_told_apart_from_a_goodbye() {
+    let a = node();
+    let mut raw = Raw::greeted_by(&a).await;
+    raw.stream.shutdown().await.unwrap();
+    a.is_empty_again().await;
+    // The question for peers is not read yet: closing now resets the connection, like a process that is killed.
+    drop(Raw::greeted_by(&a).await);
+    a.is_empty_again().await;
+    let ends = a.ends();
+    assert_eq!(ends[0], (Cause::RemoteClosed, "closed".to_owned()));
+    assert_eq!(ends[1].0, Cause::RemoteClosed);
+    assert!(["reset", "closed without a goodbye"].contains(&&*ends[1].1), "{ends:?}");
+}
+
+#[tokio::test]
+async fn the_peer_hears_why_a_phase_ends_the_connection() {
+    let (a, b) = (node(), node());
+    a.connect(&b).await;
+    let key = a.pool.find(&b.id()).unwrap();
+    let by = Asker::Phase { name: "reaper".into(), version: "1".into() };
+    a.pool.disconnect(key, Removal::new(by, Cause::Phase, "silent for 301 s"), None);
+    a.is_empty_again().await;
+    b.is_empty_again().await;
+    assert_eq!(a.ends(), [(Cause::Phase, "silent for 301 s".to_owned())]);
+    assert_eq!(b.ends(), [(Cause::RemoteGoodbye, "phase: silent for 301 s".to_owned())]);
+}
+
+#[tokio::test]
+async fn shutdown_is_bounded_though_a_peer_does_not_listen() {
+    let (a, b) = (node(), node());
+    a.connect(&b).await;
+    let raw = Raw::greeted_by(&a).await;
+    let stopped = a.net.shutdown(PATIENCE).await;
+    assert_eq!((stopped.goodbyes, stopped.aborted), (2, 0));
+    assert_eq!((a.pool.removals(), a.journal.disconnects()), (2, 2));
+    assert_eq!((a.pool.live(), a.pool.closing()), (0, 0));
+    b.is_empty_again().await;
+    drop(raw);
+}
+
+#[tokio::test]
+async fn at_the_deadline_of_a_shutdown_the_rest_is_aborted() {
+    let a = node();
+    let _deaf = Raw::greeted_by(&a).await;
+    let stopped = a.net.shutdown(Duration::from_millis(1)).await;
+    assert_eq!((stopped.goodbyes, stopped.aborted), (1, 1));
+    assert_eq!((a.pool.removals(), a.journal.disconnects()), (1, 1));
+    assert_eq!((a.pool.live(), a.pool.closing()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_dropped_network_lets_go_of_everything() {
+    let (a, b) = (node(), node());
+    a.connect(&b).await;
+    let TestNode { net, pool, journal, .. } = a;
+    drop(net);
+    b.is_empty_again().await;
+    assert_eq!(b.ends().remove(0).0, Cause::RemoteClosed);
+    until("its own pool is empty", || pool.live() + pool.closing() == 0).await;
+    assert_eq!((pool.removals(), journal.disconnects()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_aborted_task_gives_its_slot_back() {
+    let a = node();
+    let raw = Raw::greeted_by(&a).await;
+    let key = a.pool.find(&raw.identity.peer_id()).unwrap();
+    a.net.roster.find(key).unwrap().abort();
+    a.is_empty_again().await;
+    assert_eq!(a.journal.disconnects_by(Cause::OwnerDropped), 1);
+}
+
+/// A stream whose writing side breaks when it is told to.
+struct Breaking {
+    stream: DuplexStream,
+    writes_left: u32,
+}
+
+impl AsyncRead for Breaking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Breaking {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.writes_left == 0 {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "cable pulled")));
+        }
+        self.writes_left -= 1;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+async fn adopted(a: &TestNode, writes_left: u32) -> DuplexStream {
+    let (stream, mut theirs) = tokio::io::duplex(4096);
+    theirs.write_all(&Message::Hello(hello()).encode(&caps()).unwrap()).await.unwrap();
+    let id = Identity::generate().peer_id();
+    let address = "127.0.0.1:9".parse().unwrap();
+    let facts = PeerFacts { id, address, direction: Direction::Inbound };
+    a.net.adopt(Breaking { stream, writes_left }, facts).await.unwrap();
+    theirs
+}
+
+#[tokio::test]
+async fn a_write_failure_is_told_unless_the_peer_explained_itself() {
+    let a = node();
+    let _theirs = adopted(&a, 0).await;
+    a.is_empty_again().await;
+    assert_eq!(a.ends(), [(Cause::WriteFailure, "while writing: cable pulled".to_owned())]);
+
+    let mut theirs = adopted(&a, 0).await;
+    theirs.write_all(&Message::Goodbye { code: 8, text: "off" }.encode(&caps()).unwrap()).await.unwrap();
+    a.is_empty_again().await;
+    assert_eq!(a.ends()[1], (Cause::RemoteGoodbye, "shutdown: off".to_owned()));
+}
+
+#[tokio::test]
+async fn two_nodes_over_a_plain_transport() {
+    let (a, b) = (node(), node());
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let facts = |id, direction| PeerFacts { id, address: "127.0.0.1:9".parse().unwrap(), direction };
+    let (inbound, outbound) = tokio::join!(
+        a.net.adopt(ours, facts(b.id(), Direction::Inbound)),
+        b.net.adopt(theirs, facts(a.id(), Direction::Outbound)),
+    );
+    inbound.unwrap();
+    outbound.unwrap();
+    assert_eq!(a.net.request(b.id(), "ping", b"plain", PATIENCE).await.unwrap(), "plain");
+}

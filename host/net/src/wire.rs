@@ -1,0 +1,329 @@
+//! What nodes say to each other: one struct or field list per message kind, as postcard, append-only. Knows bytes and
+//! their limits; does not read sockets and does not act on what it reads.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use groundskeeper_base::peer::PeerId;
+use groundskeeper_pool::journal::Cause;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::frame::{Frame, FrameCaps, FrameReader, HEADER, Kind};
+
+/// Part of the ALPN: nodes of another major version do not even meet. Changes only if the hello itself does.
+pub const PROTOCOL_MAJOR: u16 = 1;
+
+/// The range of message versions that this node speaks, within the major version.
+pub const LEAST_VERSION: u16 = 1;
+pub const GREATEST_VERSION: u16 = 1;
+
+/// Listen addresses in a hello: IPv4 and IPv6 on a few interfaces.
+pub const MAX_LISTEN: usize = 8;
+
+/// Addresses in one answer to "peers": a few are enough to go on asking, and a liar cannot fill a book at once.
+pub const MAX_PEERS_TOLD: usize = 32;
+
+/// Bytes of a topic or of a request kind.
+pub const MAX_NAME: usize = 64;
+
+/// Bytes of the words in a goodbye.
+pub const MAX_WORDS: usize = 200;
+
+/// Bytes of what a peer says it runs.
+pub const MAX_AGENT: usize = 64;
+
+/// A connection that only asks whether the node is alive: it is greeted, but takes no place in the pool.
+pub const FEATURE_PROBE: u64 = 1;
+
+/// The dialer has no live connection to the one it dials. If that one thinks otherwise, it holds a ghost.
+pub const FEATURE_ALONE: u64 = 2;
+
+/// For a goodbye to reach one whom we turn away.
+pub const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The first message of both sides.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    pub least_version: u16,
+    pub greatest_version: u16,
+    /// Bits; those that are not known are ignored.
+    pub features: u64,
+    /// Drawn when the node starts: another one from the same key means that it came back.
+    pub boot_nonce: u64,
+    /// Where the node listens. Unspecified addresses mean "where you see me".
+    #[serde(deserialize_with = "at_most::<SocketAddr, MAX_LISTEN, _>")]
+    pub listen: Vec<SocketAddr>,
+    pub agent: String,
+}
+
+/// How a request was answered. Append-only; the order is the wire form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Status {
+    Ok,
+    /// The payload says why, in UTF-8.
+    Failed,
+    /// Nobody there handles this kind.
+    NotHandled,
+    /// Too many requests at once; try again later.
+    Busy,
+}
+
+/// Everything that is said over a connection. Payloads and names are borrowed from the frame they came in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    Hello(Hello),
+    Ping { nonce: u64 },
+    Pong { nonce: u64 },
+    Goodbye { code: u8, text: &'a str },
+    Broadcast { topic: &'a str, payload: &'a [u8] },
+    Request { id: u64, kind: &'a str, payload: &'a [u8] },
+    Response { id: u64, status: Status, payload: &'a [u8] },
+}
+
+/// Why bytes are not a message, in words for the journal and for the peer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BadMessage {
+    #[error("a {0} that cannot be read")]
+    Garbage(Kind),
+    #[error("a {kind} with {extra} bytes too many")]
+    Trailing { kind: Kind, extra: usize },
+    #[error("a {0} with a name that is empty or longer than {MAX_NAME} bytes")]
+    Name(Kind),
+    #[error("a {0} with a text that is too long")]
+    Text(Kind),
+}
+
+impl<'a> Message<'a> {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Message::Hello(_) => Kind::Hello,
+            Message::Ping { .. } => Kind::Ping,
+            Message::Pong { .. } => Kind::Pong,
+            Message::Goodbye { .. } => Kind::Goodbye,
+            Message::Broadcast { .. } => Kind::Broadcast,
+            Message::Request { .. } => Kind::Request,
+            Message::Response { .. } => Kind::Response,
+        }
+    }
+
+    /// The whole frame: length, kind, body. One allocation.
+    ///
+    /// # Errors
+    /// [`TooLarge`] if the frame would break the cap of its kind.
+    pub fn encode(&self, caps: &FrameCaps) -> Result<Bytes, TooLarge> {
+        let kind = self.kind();
+        let mut frame = Vec::with_capacity(self.size_hint());
+        frame.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
+        let frame = match self {
+            Message::Hello(hello) => postcard::to_extend(hello, frame),
+            Message::Ping { nonce } | Message::Pong { nonce } => postcard::to_extend(nonce, frame),
+            Message::Goodbye { code, text } => postcard::to_extend(&(code, text), frame),
+            Message::Broadcast { topic, payload } => postcard::to_extend(&(topic, Raw(payload)), frame),
+            Message::Request { id, kind, payload } => postcard::to_extend(&(id, kind, Raw(payload)), frame),
+            Message::Response { id, status, payload } => {
+                postcard::to_extend(&(id, status, Raw(payload)), frame)
+            }
+        };
+        let mut frame = frame.expect("memory takes every message");
+        let (size, cap) = (frame.len() - 4, caps.of(kind));
+        if size > cap {
+            return Err(TooLarge { kind, size, cap });
+        }
+        frame[..4].copy_from_slice(&(size as u32).to_le_bytes());
+        Ok(Bytes::from(frame))
+    }
+
+    /// The same for a hello, ping, pong or goodbye, whose size this node bounds itself.
+    pub fn encode_bounded(&self) -> Bytes {
+        self.encode(&FrameCaps::default()).expect("hellos, pings and goodbyes are built within their caps")
+    }
+
+    fn size_hint(&self) -> usize {
+        // Length and kind, two varints, and the length of a payload: below 40 for everything but what is variable.
+        40 + match self {
+            Message::Hello(_) => 150,
+            Message::Ping { .. } | Message::Pong { .. } => 0,
+            Message::Goodbye { text, .. } => text.len(),
+            Message::Broadcast { topic, payload } => topic.len() + payload.len(),
+            Message::Request { kind, payload, .. } => kind.len() + payload.len(),
+            Message::Response { payload, .. } => payload.len(),
+        }
+    }
+
+    /// The message of `kind` with the body `body`. Allocates only for a hello, at most its cap.
+    ///
+    /// # Errors
+    /// [`BadMessage`]: the peer breaks the protocol.
+    pub fn decode(kind: Kind, body: &'a [u8]) -> Result<Self, BadMessage> {
+        let (message, rest) = match kind {
+            Kind::Hello => read(body).map(|(hello, rest)| (Message::Hello(hello), rest)),
+            Kind::Ping => read(body).map(|(nonce, rest)| (Message::Ping { nonce }, rest)),
+            Kind::Pong => read(body).map(|(nonce, rest)| (Message::Pong { nonce }, rest)),
+            Kind::Goodbye => read(body).map(|((code, text), rest)| (Message::Goodbye { code, text }, rest)),
+            Kind::Broadcast => {
+                read(body).map(|((topic, payload), rest)| (Message::Broadcast { topic, payload }, rest))
+            }
+            Kind::Request => {
+                read(body).map(|((id, kind, payload), rest)| (Message::Request { id, kind, payload }, rest))
+            }
+            Kind::Response => read(body)
+                .map(|((id, status, payload), rest)| (Message::Response { id, status, payload }, rest)),
+        }
+        .map_err(|_| BadMessage::Garbage(kind))?;
+        if !rest.is_empty() {
+            return Err(BadMessage::Trailing { kind, extra: rest.len() });
+        }
+        message.check()
+    }
+
+    fn check(self) -> Result<Self, BadMessage> {
+        let kind = self.kind();
+        match &self {
+            Message::Broadcast { topic: name, .. } | Message::Request { kind: name, .. }
+                if name.is_empty() || name.len() > MAX_NAME =>
+            {
+                Err(BadMessage::Name(kind))
+            }
+            Message::Goodbye { text, .. } if text.len() > MAX_WORDS => Err(BadMessage::Text(kind)),
+            Message::Hello(hello) if hello.agent.len() > MAX_AGENT => Err(BadMessage::Text(kind)),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// A frame that this node does not send because the peer would refuse it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a {kind} of {size} bytes is over the cap of {cap}")]
+pub struct TooLarge {
+    pub kind: Kind,
+    pub size: usize,
+    pub cap: usize,
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<(T, &'a [u8]), postcard::Error> {
+    postcard::take_from_bytes(body)
+}
+
+/// Bytes that are written at once, where serde would write a slice one by one. The wire form is the same.
+struct Raw<'a>(&'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(self.0)
+    }
+}
+
+/// An address that a node tells another, and whose it was when it was last reached.
+pub type Told = (SocketAddr, Option<PeerId>);
+
+/// The payload of an answer to "peers".
+pub fn encode_peers(peers: &[Told]) -> Vec<u8> {
+    postcard::to_allocvec(peers).expect("memory takes every list")
+}
+
+/// Reads an answer to "peers".
+///
+/// # Errors
+/// None of it is used if it is garbage or holds more than [`MAX_PEERS_TOLD`].
+pub fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error> {
+    #[derive(Deserialize)]
+    struct Peers(#[serde(deserialize_with = "at_most::<Told, MAX_PEERS_TOLD, _>")] Vec<Told>);
+    let (Peers(told), rest) = postcard::take_from_bytes(payload)?;
+    if rest.is_empty() { Ok(told) } else { Err(postcard::Error::DeserializeBadEncoding) }
+}
+
+/// A list of at most `MOST`. Nothing is allocated on the word of a length, as serde would up to 1 MiB.
+fn at_most<'de, T, const MOST: usize, D>(from: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct AtMost<T, const MOST: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for AtMost<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut taken = Vec::new();
+            while let Some(one) = list.next_element()? {
+                if taken.len() == MOST {
+                    return Err(serde::de::Error::invalid_length(MOST + 1, &self));
+                }
+                taken.push(one);
+            }
+            Ok(taken)
+        }
+    }
+
+    from.deserialize_seq(AtMost::<T, MOST>(PhantomData))
+}
+
+/// The number of a cause in a goodbye. Numbers are never used again for something else.
+pub fn code_of(cause: Cause) -> u8 {
+    match cause {
+        Cause::Phase => 0,
+        Cause::Banned => 1,
+        Cause::RemoteGoodbye => 2,
+        Cause::RemoteClosed => 3,
+        Cause::ProtocolError => 4,
+        Cause::WriteFailure => 5,
+        Cause::Limits => 6,
+        Cause::Replaced => 7,
+        Cause::Shutdown => 8,
+        Cause::OwnerDropped => 9,
+    }
+}
+
+/// The cause with that number, None for those of a later version.
+pub fn cause_of(code: u8) -> Option<Cause> {
+    Cause::ALL.into_iter().find(|&cause| code_of(cause) == code)
+}
+
+/// Cuts a text at a character, so that it has at most `most` bytes.
+pub fn clipped(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
+/// A stranger's words, fit for a terminal and for one line of a log.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Feeds arbitrary bytes to the decoder in two pieces and decodes every frame: what the fuzz target runs.
+#[doc(hidden)]
+pub fn fuzz_decode(bytes: &[u8]) {
+    let caps = FrameCaps { broadcast: 4096, request: 4096, response: 4096 };
+    let mut reader = FrameReader::default();
+    let cut = bytes.first().map_or(0, |&first| usize::from(first).min(bytes.len()));
+    for piece in [&bytes[..cut], &bytes[cut..]] {
+        let mut piece = piece;
+        while !piece.is_empty() {
+            match reader.next(&mut piece, &caps) {
+                Ok(Some(frame)) => decode_and_encode(&frame, &caps),
+                Ok(None) => assert!(piece.is_empty(), "a reader that wants more has taken all there was"),
+                Err(_) => return,
+            }
+            assert!(reader.held() <= 2 * 4096, "a reader holds at most the largest frame");
+        }
+    }
+    _ = decode_peers(bytes);
+}
+
+fn decode_and_encode(frame: &Frame, caps: &FrameCaps) {
+    if let Ok(message) = Message::decode(frame.kind, &frame.body) {
+        let again = message.encode(caps).expect("what came in under the cap goes out under it");
+        let body = &again[HEADER..];
+        assert_eq!(Message::decode(frame.kind, body).as_ref(), Ok(&message));
+    }
+}
+
+#[cfg(test)]
+mod tests;

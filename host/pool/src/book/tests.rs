@@ -1,0 +1,140 @@
+//! What the book takes, tells, forgets and how it spaces attempts.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use groundskeeper_base::clock::TokioClock;
+
+use super::*;
+use crate::journal::{Asker, JournalLimits, Outcome};
+use crate::pool::PoolLimits;
+
+struct Desk {
+    book: Arc<Book>,
+    pool: Arc<Pool>,
+    journal: Arc<Journal>,
+}
+
+fn desk(limits: BookLimits) -> Desk {
+    let clock: Arc<dyn Clock> = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+    let journal = Journal::new(Arc::clone(&clock), JournalLimits::default(), None);
+    let pool = Pool::new(
+        PeerId::from_bytes([9; 32]),
+        PoolLimits::only_capacity(8),
+        Arc::clone(&clock),
+        Arc::clone(&journal),
+    );
+    Desk { book: Book::new(limits, clock, Arc::clone(&journal)), pool, journal }
+}
+
+fn at(n: u32) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0800_0000 + n)), 7420)
+}
+
+fn peer(n: u8) -> PeerId {
+    PeerId::from_bytes([n; 32])
+}
+
+fn begin(desk: &Desk, address: SocketAddr) -> Dialing {
+    desk.book.begin(address, false, Asker::Host, "test", Vec::new()).expect("in the book and idle").1
+}
+
+#[tokio::test(start_paused = true)]
+async fn poisoned_addresses_are_refused_and_one_group_cannot_fill_the_book() {
+    let desk = desk(BookLimits { per_source_group: 3, ..BookLimits::default() });
+    let liar = Source::Told(NetGroup(1));
+    for bad in ["1.2.3.4:0", "0.0.0.0:1", "10.0.0.1:1", "127.0.0.1:1", "224.0.0.1:1", "[::]:1", "[fe80::1]:1"]
+    {
+        assert!(matches!(desk.book.learn(bad.parse().unwrap(), None, liar), Learned::Refused(_)), "{bad}");
+    }
+    (0..10).for_each(|n| _ = desk.book.learn(at(n), None, liar));
+    assert_eq!(desk.book.len(), 3);
+    assert_eq!(desk.book.learn(at(20), None, Source::Told(NetGroup(2))), Learned::New);
+    assert_eq!(desk.book.learn("10.0.0.1:1".parse().unwrap(), None, Source::Bootstrap), Learned::New);
+    assert_eq!(desk.book.learn("[::ffff:8.0.0.20]:7420".parse().unwrap(), None, liar), Learned::Known);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_book_drops_the_worst_and_never_a_bootstrap_node() {
+    let desk = desk(BookLimits { capacity: 3, ..BookLimits::default() });
+    desk.book.learn(at(0), None, Source::Bootstrap);
+    desk.book.learn(at(1), None, Source::Itself);
+    desk.book.learn(at(2), None, Source::Itself);
+    begin(&desk, at(0)).failed(&DialFailure::Refused);
+    begin(&desk, at(2)).failed(&DialFailure::Refused);
+    assert_eq!(desk.book.learn(at(3), None, Source::Told(NetGroup(5))), Learned::New);
+    assert_eq!(desk.book.freeze(&desk.pool).addresses, [at(0), at(1), at(3)]);
+    assert!(matches!(desk.book.learn(at(4), None, Source::Told(NetGroup(5))), Learned::Refused(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_back_off_with_jitter_within_their_bound() {
+    let limits = BookLimits::default();
+    let desk = desk(limits);
+    desk.book.learn(at(1), None, Source::Itself);
+    for round in 0..12_u32 {
+        begin(&desk, at(1)).failed(&DialFailure::TimedOut);
+        let rows = desk.book.freeze(&desk.pool);
+        let bound = (limits.backoff_first * 2_u32.pow(round)).min(limits.backoff_most);
+        assert_eq!(rows.failures, [round + 1]);
+        assert!(u64::from(rows.wait_s[0]) <= bound.as_secs(), "round {round}: {} s", rows.wait_s[0]);
+    }
+    desk.book.cap_waits(Some(Duration::from_secs(3)));
+    assert!(desk.book.freeze(&desk.pool).wait_s[0] <= 3);
+    for _ in 0..64 {
+        begin(&desk, at(1)).failed(&DialFailure::TimedOut);
+        assert!(desk.book.freeze(&desk.pool).wait_s[0] <= 3, "waits that begin later are capped too");
+    }
+    desk.book.cap_waits(None);
+    let long = |_| {
+        begin(&desk, at(1)).failed(&DialFailure::TimedOut);
+        desk.book.freeze(&desk.pool).wait_s[0] > 3
+    };
+    assert!((0..64).any(long), "until the cap is lifted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_connection_that_lived_clears_failures() {
+    let desk = desk(BookLimits::default());
+    desk.book.learn(at(1), None, Source::Itself);
+    begin(&desk, at(1)).failed(&DialFailure::Refused);
+    drop(begin(&desk, at(1)).connected(peer(1)));
+    assert_eq!(desk.book.freeze(&desk.pool).failures, [2]);
+    let tenure = begin(&desk, at(1)).connected(peer(1));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    drop(tenure);
+    let rows = desk.book.freeze(&desk.pool);
+    assert_eq!((rows.failures, rows.wait_s, rows.reached_s), (vec![0], vec![0], vec![0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_attempt_ends_in_the_book_and_in_the_journal() {
+    let desk = desk(BookLimits::default());
+    desk.book.learn(at(1), None, Source::Itself);
+    desk.book.learn(at(2), None, Source::Itself);
+    let ticket = begin(&desk, at(1));
+    assert_eq!((desk.book.dialing(), desk.book.freeze(&desk.pool).addresses), (1, vec![at(2)]));
+    assert!(desk.book.begin(at(1), false, Asker::Host, "again", Vec::new()).is_none());
+    drop(ticket);
+    begin(&desk, at(2)).failed(&DialFailure::SelfDial);
+    assert_eq!((desk.book.dialing(), desk.book.len()), (0, 1));
+    let outcomes: Vec<Outcome> =
+        desk.journal.select(9, |_| true).into_iter().map(|record| record.outcome).collect();
+    assert!(matches!(&outcomes[..], [
+        Outcome::Started, Outcome::Failed(given_up), Outcome::Started, Outcome::Failed(ourselves),
+    ] if given_up.contains("given up") && ourselves.contains("itself")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn forgetting_and_restoring_keep_what_matters() {
+    let first = desk(BookLimits::default());
+    first.book.learn(at(1), None, Source::Bootstrap);
+    first.book.learn(at(2), Some(peer(2)), Source::Itself);
+    tokio::time::advance(Duration::from_secs(8 * 86_400)).await;
+    first.book.learn(at(3), None, Source::Told(NetGroup(7)));
+    assert_eq!(first.book.forget(Duration::from_secs(7 * 86_400)), 1);
+    assert_eq!(first.book.freeze(&first.pool).addresses, [at(1), at(3)]);
+    let second = desk(BookLimits::default());
+    second.book.restore(first.book.entries());
+    assert_eq!((second.book.len(), second.book.by_source()), (1, HashMap::from([(7, 1)])));
+    assert!(second.book.sample(10).is_empty(), "told by others and never reached: not worth telling");
+}

@@ -1,0 +1,430 @@
+//! The record of every action: who asked, why, on what inputs, what became of it. Keeps and tells; decides nothing.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use groundskeeper_base::clock::Clock;
+use groundskeeper_base::peer::PeerId;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+mod file;
+pub use file::JournalFile;
+
+/// Why a live connection ended. A closed set: a reason that is not here has to be named first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A phase asked for it; the record names which and why.
+    Phase,
+    /// A phase banned the peer.
+    Banned,
+    /// The remote side said goodbye; its reason is in the text.
+    RemoteGoodbye,
+    /// The remote side closed the stream, or its host reset it, without a goodbye.
+    RemoteClosed,
+    /// The remote side broke a rule of the protocol.
+    ProtocolError,
+    /// The transport failed while we wrote.
+    WriteFailure,
+    /// A limit of this node was lowered below what is connected.
+    Limits,
+    /// The same peer connected again and the newer connection won.
+    Replaced,
+    /// This node shuts down.
+    Shutdown,
+    /// The application that attached the connection let go of it.
+    OwnerDropped,
+}
+
+impl Cause {
+    pub const ALL: [Cause; 10] = [
+        Cause::Phase,
+        Cause::Banned,
+        Cause::RemoteGoodbye,
+        Cause::RemoteClosed,
+        Cause::ProtocolError,
+        Cause::WriteFailure,
+        Cause::Limits,
+        Cause::Replaced,
+        Cause::Shutdown,
+        Cause::OwnerDropped,
+    ];
+
+    /// The name in metrics, JSON and on the terminal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Phase => "phase",
+            Cause::Banned => "banned",
+            Cause::RemoteGoodbye => "remote-goodbye",
+            Cause::RemoteClosed => "remote-closed",
+            Cause::ProtocolError => "protocol-error",
+            Cause::WriteFailure => "write-failure",
+            Cause::Limits => "limits",
+            Cause::Replaced => "replaced",
+            Cause::Shutdown => "shutdown",
+            Cause::OwnerDropped => "owner-dropped",
+        }
+    }
+}
+
+/// Who caused a record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Asker {
+    Phase {
+        name: Arc<str>,
+        version: Arc<str>,
+    },
+    /// The node itself: limits, duplicates, shutdown.
+    Host,
+    /// The other end of the connection.
+    Remote,
+    /// The application that embeds the host.
+    Application,
+    /// Whoever may talk to the node's admin socket.
+    Operator,
+}
+
+impl std::fmt::Display for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Asker::Phase { name, version } => write!(f, "{name} {version}"),
+            Asker::Host => f.write_str("host"),
+            Asker::Remote => f.write_str("remote"),
+            Asker::Application => f.write_str("application"),
+            Asker::Operator => f.write_str("operator"),
+        }
+    }
+}
+
+/// What a record is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// A connection became live.
+    Connect,
+    /// A live connection ended.
+    Disconnect,
+    /// A dial was asked for, or ended; `outcome` tells which.
+    Dial,
+    Probe,
+    Ban,
+    Health,
+    Ping,
+    Protect,
+    ForgetBroadcasts,
+    ForgetAddresses,
+    AgainIn,
+    /// An incoming or outgoing connection that never became live.
+    Refused,
+    /// A run of a phase that applied nothing.
+    PhaseFailed,
+    /// A phase wanted to keep bytes.
+    Memory,
+    /// A phase wanted to report numbers.
+    Metrics,
+    /// Somebody lets a phase run again.
+    Resume,
+    /// Somebody keeps a phase from running.
+    Pause,
+    /// A phase came, changed or went, or the generation before it returned.
+    Reload,
+    /// Grid points were skipped, or the machine slept.
+    Late,
+    /// The owner of a closing connection did not let go in time and was aborted.
+    Aborted,
+    /// Requests to a peer are stopped, tried, or let through again.
+    Breaker,
+}
+
+impl What {
+    /// Disconnects, bans and dials have a ring of their own, so that chatter never pushes an explanation out. What only
+    /// was wished for is chatter: a greedy guest wishes more in one tick than the ring holds.
+    fn is_notable(self, outcome: &Outcome) -> bool {
+        matches!(self, What::Disconnect | What::Ban | What::Dial | What::Probe)
+            && matches!(outcome, Outcome::Applied | Outcome::Started | Outcome::Failed(_))
+    }
+}
+
+/// What became of an action.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "why")]
+pub enum Outcome {
+    Applied,
+    /// Begun; another record tells how it ended.
+    Started,
+    /// Overtaken by events: the peer spoke, or is gone.
+    Void(String),
+    /// Not allowed, or not possible.
+    Refused(String),
+    /// Tried and failed.
+    Failed(String),
+    /// Would have been applied if its phase were not in shadow mode.
+    Shadow,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Applied => f.write_str("applied"),
+            Outcome::Started => f.write_str("started"),
+            Outcome::Void(why) => write!(f, "void: {why}"),
+            Outcome::Refused(why) => write!(f, "refused: {why}"),
+            Outcome::Failed(why) => write!(f, "failed: {why}"),
+            Outcome::Shadow => f.write_str("shadow: would have been applied"),
+        }
+    }
+}
+
+/// A named number that a decision rested on, in the unit of the column of that name.
+pub type Input = (std::borrow::Cow<'static, str>, u32);
+
+/// What the caller knows of a record; the journal adds number, time and beat.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub by: Asker,
+    pub what: What,
+    pub peer: Option<PeerId>,
+    /// The number of the connection since the host started.
+    pub conn: Option<u32>,
+    pub address: Option<SocketAddr>,
+    /// Only for disconnects.
+    pub cause: Option<Cause>,
+    pub reason: String,
+    pub inputs: Vec<Input>,
+    pub outcome: Outcome,
+    /// How many things one action touched: peers pinged, broadcasts forgotten.
+    pub count: u32,
+}
+
+impl Draft {
+    pub fn new(by: Asker, what: What, reason: impl Into<String>) -> Self {
+        Self {
+            by,
+            what,
+            peer: None,
+            conn: None,
+            address: None,
+            cause: None,
+            reason: reason.into(),
+            inputs: Vec::new(),
+            outcome: Outcome::Applied,
+            count: 1,
+        }
+    }
+}
+
+/// One line of the journal.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Counts all records since the host started, from 1, without gaps.
+    pub seq: u64,
+    pub unix_ms: u64,
+    /// The beat it fell into: the last one begun when it was written.
+    pub tick: u32,
+    /// Number of the urgent beat after that tick, 0 for the tick itself.
+    pub beat: u32,
+    pub by: Asker,
+    pub what: What,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peer: Option<PeerId>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub conn: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub address: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cause: Option<Cause>,
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub reason: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub inputs: Vec<Input>,
+    pub outcome: Outcome,
+    pub count: u32,
+}
+
+/// How many records stay in memory. A record takes about 300 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JournalLimits {
+    /// Disconnects, bans, dials and probes.
+    pub notable: usize,
+    /// Everything else.
+    pub chatter: usize,
+}
+
+impl Default for JournalLimits {
+    fn default() -> Self {
+        Self { notable: 8192, chatter: 4096 }
+    }
+}
+
+#[derive(Default)]
+struct Rings {
+    seq: u64,
+    notable: VecDeque<Record>,
+    chatter: VecDeque<Record>,
+}
+
+/// The journal of one node. Recording takes one short lock and never touches the disk.
+pub struct Journal {
+    clock: Arc<dyn Clock>,
+    limits: JournalLimits,
+    rings: Mutex<Rings>,
+    /// The current beat: tick in the upper half, number of the urgent beat in the lower.
+    beat: AtomicU64,
+    disconnects: [AtomicU64; Cause::ALL.len()],
+    file: Option<JournalFile>,
+}
+
+impl Journal {
+    pub fn new(clock: Arc<dyn Clock>, limits: JournalLimits, file: Option<JournalFile>) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            limits,
+            rings: Mutex::default(),
+            beat: AtomicU64::new(0),
+            disconnects: Default::default(),
+            file,
+        })
+    }
+
+    /// From now on records belong to this beat.
+    pub fn begin_beat(&self, tick: u32, beat: u32) {
+        self.beat.store(u64::from(tick) << 32 | u64::from(beat), Ordering::Relaxed);
+    }
+
+    /// The beat that records belong to now: tick, and number of the urgent beat after it.
+    pub fn current_beat(&self) -> (u32, u32) {
+        let beat = self.beat.load(Ordering::Relaxed);
+        ((beat >> 32) as u32, beat as u32)
+    }
+
+    /// Writes one record and returns its number.
+    pub fn record(&self, draft: Draft) -> u64 {
+        let (tick, beat) = self.current_beat();
+        let Draft { by, what, peer, conn, address, cause, reason, inputs, outcome, count } = draft;
+        debug_assert_eq!(what == What::Disconnect && outcome == Outcome::Applied, cause.is_some());
+        if let Some(cause) = cause {
+            self.disconnects[cause as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        let unix_ms = self.clock.unix().as_millis() as u64;
+        let mut rings = self.rings.lock();
+        rings.seq += 1;
+        let seq = rings.seq;
+        let record = Record {
+            seq,
+            unix_ms,
+            tick,
+            beat,
+            by,
+            what,
+            peer,
+            conn,
+            address,
+            cause,
+            reason,
+            inputs,
+            outcome,
+            count,
+        };
+        if let Some(file) = &self.file {
+            file.append(&record);
+        }
+        let (ring, cap) = if what.is_notable(&record.outcome) {
+            (&mut rings.notable, self.limits.notable)
+        } else {
+            (&mut rings.chatter, self.limits.chatter)
+        };
+        if ring.len() >= cap {
+            ring.pop_front();
+        }
+        ring.push_back(record);
+        seq
+    }
+
+    /// How many live connections have ended since the host started, whatever the rings still hold.
+    pub fn disconnects(&self) -> u64 {
+        Cause::ALL.into_iter().map(|cause| self.disconnects_by(cause)).sum()
+    }
+
+    pub fn disconnects_by(&self, cause: Cause) -> u64 {
+        self.disconnects[cause as usize].load(Ordering::Relaxed)
+    }
+
+    /// Records that `keep` accepts, oldest first, at most `limit` of the newest. O(records held).
+    pub fn select(&self, limit: usize, mut keep: impl FnMut(&Record) -> bool) -> Vec<Record> {
+        let rings = self.rings.lock();
+        let mut found: Vec<Record> =
+            rings.notable.iter().chain(&rings.chatter).filter(|record| keep(record)).cloned().collect();
+        drop(rings);
+        found.sort_unstable_by_key(|record| record.seq);
+        found.split_off(found.len().saturating_sub(limit))
+    }
+
+    /// Everything still known about one peer, oldest first.
+    pub fn explain(&self, peer: &PeerId) -> Vec<Record> {
+        self.select(usize::MAX, |record| record.peer.as_ref() == Some(peer))
+    }
+
+    /// Records held now, notable and others: the gauges of the two rings.
+    pub fn held(&self) -> (usize, usize) {
+        let rings = self.rings.lock();
+        (rings.notable.len(), rings.chatter.len())
+    }
+
+    /// Lines that could not be written to the journal's file, 0 without one.
+    pub fn lines_lost(&self) -> u64 {
+        self.file.as_ref().map_or(0, JournalFile::lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use groundskeeper_base::clock::TokioClock;
+
+    fn journal(limits: JournalLimits) -> Arc<Journal> {
+        Journal::new(TokioClock::starting_at(Duration::from_secs(1_700_000_000)), limits, None)
+    }
+
+    fn disconnect(peer: u8) -> Draft {
+        Draft {
+            peer: Some(PeerId::from_bytes([peer; 32])),
+            cause: Some(Cause::RemoteClosed),
+            ..Draft::new(Asker::Remote, What::Disconnect, "closed")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn chatter_never_pushes_out_an_explanation() {
+        let journal = journal(JournalLimits { notable: 4, chatter: 4 });
+        journal.record(disconnect(1));
+        for _ in 0..100 {
+            journal.record(Draft::new(Asker::Host, What::Ping, "keep-alive"));
+        }
+        assert_eq!(journal.explain(&PeerId::from_bytes([1; 32])).len(), 1);
+        assert_eq!(journal.held(), (1, 4));
+        assert_eq!(journal.select(2, |_| true).iter().map(|r| r.seq).collect::<Vec<_>>(), [100, 101]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn totals_outlive_the_ring() {
+        let journal = journal(JournalLimits { notable: 2, chatter: 2 });
+        (0..10).for_each(|i| _ = journal.record(disconnect(i)));
+        assert_eq!((journal.disconnects(), journal.disconnects_by(Cause::RemoteClosed)), (10, 10));
+        assert_eq!(journal.held().0, 2);
+    }
+
+    #[test]
+    fn every_cause_has_its_own_place_and_name() {
+        for (place, cause) in Cause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, place);
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
+            assert!(!["other", "unknown"].contains(&cause.as_str()));
+        }
+    }
+}

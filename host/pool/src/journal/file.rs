@@ -1,0 +1,132 @@
+//! The journal's file: JSON lines, written by a thread of its own. Never makes the recorder wait.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::Record;
+
+/// Lines that may wait for the disk: a burst of one tick at 10,000 peers. More are counted as lost, not waited for.
+const WAITING_LINES: usize = 16_384;
+
+/// An open journal file. Dropping it writes what still waits.
+pub struct JournalFile {
+    lines: Option<SyncSender<Record>>,
+    lost: Arc<AtomicU64>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl JournalFile {
+    /// Appends to `path`. When the file passes `max_bytes` it is renamed to `<path>.1`, replacing an older one.
+    ///
+    /// # Errors
+    /// If the file cannot be opened for appending.
+    pub fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
+        let mut out = Output::open(path.to_owned(), max_bytes)?;
+        let (lines, waiting) = sync_channel(WAITING_LINES);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&lost);
+        let writer = std::thread::Builder::new()
+            .name("gk-journal".into())
+            .spawn(move || out.drain(&waiting, &counter))?;
+        Ok(Self { lines: Some(lines), lost, writer: Some(writer) })
+    }
+
+    pub(super) fn append(&self, record: &Record) {
+        let sent = self.lines.as_ref().is_some_and(|lines| lines.try_send(record.clone()).is_ok());
+        if !sent {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for JournalFile {
+    fn drop(&mut self) {
+        self.lines = None;
+        if let Some(writer) = self.writer.take() {
+            // A panicked writer has nothing more to say than its own panic message did.
+            _ = writer.join();
+        }
+    }
+}
+
+struct Output {
+    path: PathBuf,
+    max_bytes: u64,
+    written: u64,
+    file: BufWriter<File>,
+}
+
+impl Output {
+    fn open(path: PathBuf, max_bytes: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let written = file.metadata()?.len();
+        Ok(Self { path, max_bytes, written, file: BufWriter::new(file) })
+    }
+
+    /// Writes lines until the journal is gone, flushing whenever nothing waits.
+    fn drain(&mut self, waiting: &Receiver<Record>, lost: &AtomicU64) {
+        while let Ok(first) = waiting.recv() {
+            let mut next = Some(first);
+            while let Some(record) = next {
+                if self.write(&record).is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
+                next = waiting.try_recv().ok();
+            }
+            if self.file.flush().is_err() {
+                lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn write(&mut self, record: &Record) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        if self.written > 0 && self.written + line.len() as u64 > self.max_bytes {
+            self.file.flush()?;
+            let mut aside = self.path.clone().into_os_string();
+            aside.push(".1");
+            std::fs::rename(&self.path, aside)?;
+            *self = Self::open(self.path.clone(), self.max_bytes)?;
+        }
+        self.file.write_all(&line)?;
+        self.written += line.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Asker, Draft, Journal, JournalLimits, What};
+    use super::*;
+    use groundskeeper_base::clock::TokioClock;
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_reach_the_disk_and_the_file_turns_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let file = JournalFile::open(&path, 2_000).unwrap();
+        let journal =
+            Journal::new(TokioClock::starting_at(Duration::ZERO), JournalLimits::default(), Some(file));
+        for round in 0..20 {
+            journal.record(Draft::new(Asker::Host, What::Late, format!("round {round}")));
+        }
+        assert_eq!(journal.lines_lost(), 0);
+        drop(journal);
+        let newest = std::fs::read_to_string(&path).unwrap();
+        assert!(newest.len() <= 2_000 && folder.path().join("journal.jsonl.1").exists());
+        let last: Record = serde_json::from_str(newest.lines().last().unwrap()).unwrap();
+        assert_eq!((last.seq, last.reason.as_str()), (20, "round 19"));
+    }
+}

@@ -1,0 +1,307 @@
+//! Freezing the pool: which connections are live at one moment, and their columns. Copies; never holds the lock for long.
+
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::peer::{Naming, NetGroup};
+
+use super::members::NONE;
+use super::{ConnKey, Direction, Link, Pool, State, Traffic, Word};
+
+/// Slots named under one hold of the lock, so that nobody waits for a long list: about 5 us.
+const NAMES_PER_LOCK: usize = 256;
+
+/// Slots whose live ones are marked by the bits of one number.
+pub(super) const BLOCK: usize = 64;
+
+/// The connections that were live when the rows were frozen, by ascending slot: a bit for each slot, to begin with.
+///
+/// Everything else is copied when it is first asked for. A connection that came later is never taken for one of the
+/// rows: its number is too high.
+pub struct Rows {
+    pool: Arc<Pool>,
+    live: Vec<u64>,
+    len: usize,
+    /// The number of the first connection that came later.
+    later: u32,
+    slots: OnceLock<Vec<u32>>,
+    words: OnceLock<Vec<Word>>,
+}
+
+impl Rows {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies the slots and the state words at the first call.
+    pub fn key(&self, row: usize) -> ConnKey {
+        ConnKey { slot: self.slots()[row], conn: self.words()[row].conn() }
+    }
+
+    fn slots(&self) -> &[u32] {
+        self.slots.get_or_init(|| self.gather(|slots| slots.map(|slot| slot as u32)))
+    }
+
+    /// State word of each row: health, direction, protection and unanswered pings come from here. Copied at the first
+    /// call.
+    pub fn words(&self) -> &[Word] {
+        self.words.get_or_init(|| {
+            let known = |word: Word| if word.conn() < self.later { word } else { Word::vacant(NONE) };
+            self.gather(|slots| self.pool.tags[slots].iter().map(|tag| known(tag.load())))
+        })
+    }
+
+    /// One value for each row, out of `values`, which gives those of a run of slots.
+    fn gather<T: Copy + Default, V: Iterator<Item = T>>(
+        &self,
+        values: impl Fn(std::ops::Range<usize>) -> V,
+    ) -> Vec<T> {
+        let mut rows = Vec::with_capacity(self.len);
+        for (block, &live) in self.live.iter().enumerate() {
+            let first = block * BLOCK;
+            if live == u64::MAX {
+                rows.extend(values(first..first + BLOCK));
+            } else if live != 0 {
+                // Writes each value and moves on only behind a live slot: no branch to mispredict.
+                let mut kept = [T::default(); BLOCK];
+                let mut next = 0;
+                let used = BLOCK - live.leading_zeros() as usize;
+                for (bit, value) in values(first..first + used).enumerate() {
+                    kept[next % BLOCK] = value;
+                    next += (live >> bit & 1) as usize;
+                }
+                rows.extend_from_slice(&kept[..next]);
+            }
+        }
+        rows
+    }
+
+    fn column(&self, column: &[AtomicU32]) -> Vec<u32> {
+        self.gather(|slots| column[slots].iter().map(|cell| cell.load(Relaxed)))
+    }
+}
+
+/// Which connections of one direction are to end so that no more than `limit` are left: first those that do worst, of
+/// these the youngest; protected ones last. `since` is [`Pool::freeze_connected_at`] of the same rows. O(n log n).
+#[doc(hidden)]
+pub fn over_limit(rows: &Rows, since: &[u32], direction: Direction, limit: u32) -> Vec<ConnKey> {
+    let inbound = direction == Direction::Inbound;
+    let mut of_it: Vec<usize> =
+        (0..rows.len()).filter(|&row| rows.words()[row].inbound() == inbound).collect();
+    of_it.sort_by_key(|&row| {
+        let word = rows.words()[row];
+        (word.protected(), word.health(), Reverse(since[row]))
+    });
+    let over = of_it.len().saturating_sub(limit as usize);
+    of_it[..over].iter().map(|&row| rows.key(row)).collect()
+}
+
+impl Pool {
+    /// The live connections now. One short lock: a bit is copied for each slot.
+    #[doc(hidden)]
+    pub fn freeze(self: &Arc<Self>) -> Rows {
+        let members = self.members.lock();
+        let (live, later) = (members.live.clone(), members.next_conn);
+        drop(members);
+        let len = live.iter().map(|bits| bits.count_ones() as usize).sum();
+        Rows { pool: Arc::clone(self), live, len, later, slots: OnceLock::new(), words: OnceLock::new() }
+    }
+
+    /// When each row was last seen, in [`Coarse`] units.
+    #[doc(hidden)]
+    pub fn freeze_last_seen(&self, rows: &Rows) -> Vec<u32> {
+        rows.column(&self.last_seen)
+    }
+
+    /// Whole seconds from when each row was last seen, or from `not_before` if that is later, until `now`.
+    #[doc(hidden)]
+    pub fn freeze_idle(&self, rows: &Rows, now: Coarse, not_before: Coarse) -> Vec<u32> {
+        // Signed, so that it becomes vector code; good for silences of up to eight years. Apart from the copying, which
+        // does not: compilers leave loops over atomics as they are.
+        let longest = (now.0.wrapping_sub(not_before.0) as i32).max(0);
+        let mut idle = rows.column(&self.last_seen);
+        for seen in &mut idle {
+            let silent = (now.0.wrapping_sub(*seen) as i32).max(0).min(longest);
+            *seen = silent as u32 / Coarse::PER_SECOND;
+        }
+        idle
+    }
+
+    /// When each row's handshake ended, in [`Coarse`] units.
+    #[doc(hidden)]
+    pub fn freeze_connected_at(&self, rows: &Rows) -> Vec<u32> {
+        rows.column(&self.connected_at)
+    }
+
+    /// Smoothed round-trip times in microseconds, `u32::MAX` if not known.
+    #[doc(hidden)]
+    pub fn freeze_rtt(&self, rows: &Rows) -> Vec<u32> {
+        rows.column(&self.rtt_us)
+    }
+
+    /// Network group of each row. A row whose slot was given back meanwhile gives any.
+    #[doc(hidden)]
+    pub fn freeze_groups(&self, rows: &Rows) -> Vec<u32> {
+        let mut groups = Vec::with_capacity(rows.len());
+        for chunk in rows.slots().chunks(NAMES_PER_LOCK) {
+            let members = self.members.lock();
+            groups.extend(chunk.iter().map(|&slot| members.group(slot).0));
+        }
+        groups
+    }
+
+    /// What each row's connection has carried; zero for one that has ended. One call of [`Link::traffic`] a row.
+    #[doc(hidden)]
+    pub fn freeze_traffic(&self, rows: &Rows) -> Vec<Traffic> {
+        let mut all = vec![Traffic::default(); rows.len()];
+        self.for_links(rows, 0..rows.len(), |row, link| all[row] = link.traffic());
+        all
+    }
+
+    /// Calls `each` with the link of every given row that is still live, outside the lock.
+    #[doc(hidden)]
+    pub fn for_links(
+        &self,
+        rows: &Rows,
+        which: impl IntoIterator<Item = usize>,
+        mut each: impl FnMut(usize, &dyn Link),
+    ) {
+        let mut which = which.into_iter();
+        let mut batch: Vec<(usize, Arc<dyn Link>)> = Vec::with_capacity(NAMES_PER_LOCK);
+        loop {
+            let mut taken = 0;
+            {
+                let members = self.members.lock();
+                for row in which.by_ref().take(NAMES_PER_LOCK) {
+                    taken += 1;
+                    let key = rows.key(row);
+                    if self.is_live(key)
+                        && let Some(link) = members.link(key.slot)
+                    {
+                        batch.push((row, Arc::clone(link)));
+                    }
+                }
+            }
+            for (row, link) in batch.drain(..) {
+                each(row, &*link);
+            }
+            if taken < NAMES_PER_LOCK {
+                return;
+            }
+        }
+    }
+
+    /// Who a connection is, also while it is closing; none once its slot has another tenant.
+    pub fn name(&self, key: ConnKey) -> Option<Naming> {
+        let members = self.members.lock();
+        let word = self.tags.get(key.slot as usize)?.load();
+        if word.conn() != key.conn || !matches!(word.state(), State::Live | State::Closing) {
+            return None;
+        }
+        let agent = members.link(key.slot).map(|link| link.agent().to_owned()).unwrap_or_default();
+        Some(Naming { id: members.id(key.slot), address: members.address(key.slot), agent })
+    }
+
+    /// The network group of a connection's address, if the connection is still there.
+    pub fn group(&self, key: ConnKey) -> Option<NetGroup> {
+        let members = self.members.lock();
+        self.is_live(key).then(|| members.group(key.slot))
+    }
+
+    /// When a live connection's handshake ended, and its smoothed round-trip time in microseconds.
+    #[doc(hidden)]
+    pub fn age_and_rtt(&self, key: ConnKey) -> Option<(Coarse, u32)> {
+        let at = key.slot as usize;
+        let read = (Coarse(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));
+        self.is_live(key).then_some(read)
+    }
+
+    /// When the peer of a live connection was last seen.
+    pub fn seen(&self, key: ConnKey) -> Option<Coarse> {
+        self.is_live(key).then(|| Coarse(self.last_seen[key.slot as usize].load(Relaxed)))
+    }
+
+    /// Connected peers with their addresses, by ascending slot.
+    pub fn peers(self: &Arc<Self>) -> Vec<(ConnKey, Naming)> {
+        let rows = self.freeze();
+        (0..rows.len()).filter_map(|row| Some((rows.key(row), self.name(rows.key(row))?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::{Direction, PeerFacts, PoolLimits, Slot};
+    use super::*;
+    use crate::journal::{Journal, JournalLimits};
+    use crate::pool::Goodbye;
+    use groundskeeper_base::clock::SystemClock;
+    use groundskeeper_base::peer::PeerId;
+
+    struct Quiet;
+
+    impl Link for Quiet {
+        fn ping(&self) {}
+
+        fn close(&self, _: &Goodbye) {}
+    }
+
+    fn pool() -> Arc<Pool> {
+        let clock = SystemClock::new();
+        let journal = Journal::new(clock.clone(), JournalLimits::default(), None);
+        Pool::new(PeerId::from_bytes([255; 32]), PoolLimits::only_capacity(300), clock, journal)
+    }
+
+    fn attach(pool: &Arc<Pool>, peer: u8) -> Slot {
+        let facts = PeerFacts {
+            id: PeerId::from_bytes([peer; 32]),
+            address: SocketAddr::from(([10, 0, 0, peer], 1)),
+            direction: if peer.is_multiple_of(2) { Direction::Inbound } else { Direction::Outbound },
+        };
+        pool.attach(facts, Arc::new(Quiet)).unwrap()
+    }
+
+    #[test]
+    fn rows_are_the_live_slots_in_order_whatever_holes_there_are() {
+        for holes in [|_| false, |peer| peer % 3 == 0, |peer| peer >= 64, |peer| peer < 130, |_| true]
+            as [fn(u8) -> bool; 5]
+        {
+            let pool = pool();
+            let mut slots: Vec<Slot> = (0..200).map(|peer| attach(&pool, peer)).collect();
+            slots.retain(|slot| !holes(slot.key().slot as u8));
+            for slot in &slots {
+                slot.peer_seen(Coarse(slot.key().slot * 8));
+            }
+            let rows = pool.freeze();
+            assert_eq!(rows.len(), slots.len());
+            let idle = pool.freeze_idle(&rows, Coarse(150 * 8 + 7), Coarse(20 * 8));
+            let seen = pool.freeze_last_seen(&rows);
+            for (row, slot) in slots.iter().enumerate() {
+                let key = slot.key();
+                assert_eq!((rows.key(row), seen[row]), (key, key.slot * 8));
+                assert_eq!(idle[row], 150_u32.saturating_sub(key.slot).min(130), "slot {}", key.slot);
+                assert_eq!(rows.words()[row].inbound(), key.slot.is_multiple_of(2));
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_tenant_of_a_slot_is_not_taken_for_a_row() {
+        let pool = pool();
+        let (first, second) = (attach(&pool, 1), attach(&pool, 2));
+        let rows = pool.freeze();
+        let slot = first.key().slot;
+        drop(first);
+        let next = attach(&pool, 3);
+        assert_eq!(next.key().slot, slot);
+        assert!(pool.link(rows.key(0)).is_none() && pool.name(rows.key(0)).is_none());
+        assert_eq!(rows.key(1), second.key());
+    }
+}

@@ -1,0 +1,231 @@
+//! Bytes as one beat, given the beats since the last whole one. Refuses what no recorder writes; takes memory in
+//! proportion to what it reads.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use groundskeeper_base::peer::PeerId;
+use groundskeeper_engine::beat::Moment;
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
+use groundskeeper_sdk::host::{BroadcastTotals, Name, Totals, clean};
+
+use super::beat::RecordedBeat;
+use super::bytes::{Bytes, Corrupt};
+use super::runs::Known;
+use super::snapshot::{RecordedSnapshot, Shared};
+use super::tables::{Elapsed, NEW, Rule, take_column, take_rows};
+
+/// A contract has a dozen columns; this leaves room for the ones to come.
+const MOST_COLUMNS: usize = 64;
+
+/// A column as it is written: also one that this version of the host does not know.
+struct Written<C> {
+    column: Option<C>,
+    rule: Rule,
+    values: Arc<Vec<u32>>,
+}
+
+/// The tables of the beat read last.
+struct Tables {
+    moment: Moment,
+    conns: Arc<Vec<u32>>,
+    names: Arc<Vec<Arc<Name>>>,
+    peers: Vec<Written<PeerColumn>>,
+    addresses: Arc<Vec<SocketAddr>>,
+    book: Vec<Written<AddressColumn>>,
+}
+
+/// What the beats read so far have told.
+#[derive(Default)]
+pub(super) struct Decoder {
+    before: Option<Tables>,
+    known: Known,
+}
+
+impl Decoder {
+    /// Reads a beat: a whole one, or the difference from the last one read.
+    ///
+    /// # Errors
+    /// What is wrong with it. Then nothing but a whole beat can be read.
+    pub fn decode(&mut self, session: u64, whole: bool, raw: &[u8]) -> Result<RecordedBeat, Corrupt> {
+        let before = self.before.take();
+        if whole {
+            self.known = Known::default();
+        }
+        let mut bytes = Bytes(raw);
+        let moment = take_moment(&mut bytes)?;
+        let before = if whole {
+            Tables {
+                moment,
+                conns: Arc::default(),
+                names: Arc::default(),
+                peers: take_layout(&mut bytes, peer_column)?,
+                addresses: Arc::default(),
+                book: take_layout(&mut bytes, AddressColumn::from_name)?,
+            }
+        } else {
+            before.ok_or(Corrupt("the beat that it rests on is not there"))?
+        };
+        let elapsed = super::encoder::elapsed(&before.moment, &moment);
+
+        let (conns, sources) = take_rows(&mut bytes, &before.conns, Bytes::small)?;
+        let names = take_names(&mut bytes, &before.names, &sources)?;
+        let peers = take_columns(&mut bytes, before.peers, &sources, elapsed)?;
+        let (addresses, sources) = take_rows(&mut bytes, &before.addresses, Bytes::address)?;
+        let book = take_columns(&mut bytes, before.book, &sources, elapsed)?;
+        let (runs, after) = self.known.take(&mut bytes)?;
+        if bytes.left() > 0 {
+            return Err(Corrupt("there is more of it than there should be"));
+        }
+
+        let tables = Tables {
+            moment,
+            conns: Arc::new(conns),
+            names: Arc::new(names),
+            peers,
+            addresses: Arc::new(addresses),
+            book,
+        };
+        let snapshot = Arc::new(tables.snapshot());
+        // Rows that changes name are looked up without asking again.
+        let (peers, book) = (tables.conns.len() as u32, tables.addresses.len() as u32);
+        let fits = |rows: &BTreeSet<u32>, count: u32| rows.last().is_none_or(|last| *last < count);
+        let all_fit = runs.iter().map(|run| &run.before).chain([&after]).all(|changes| {
+            fits(&changes.closed, peers)
+                && fits(&changes.protected, peers)
+                && changes.health.last_key_value().is_none_or(|(row, _)| *row < peers)
+                && fits(&changes.dialed, book)
+        });
+        if !all_fit {
+            return Err(Corrupt("a changed row is not there"));
+        }
+        self.before = Some(tables);
+        Ok(RecordedBeat { session, moment, snapshot, runs, after })
+    }
+}
+
+impl Tables {
+    fn snapshot(&self) -> RecordedSnapshot {
+        let mut peers = by_place(&self.peers, |column| column as usize);
+        peers[PeerColumn::Conn as usize] = Some(Arc::clone(&self.conns));
+        let book = by_place(&self.book, |column| column as usize);
+        let Moment { dialing, healthy_above, least, most, broadcasts, .. } = self.moment;
+        let (names, addresses) = (Arc::clone(&self.names), Arc::clone(&self.addresses));
+        let mut snapshot = RecordedSnapshot::new((peers, names), (book, addresses));
+        snapshot.totals = Totals { dialing, least, most, ..Totals::default() };
+        snapshot.healthy_above = healthy_above;
+        snapshot.broadcasts = broadcasts;
+        snapshot
+    }
+}
+
+/// The columns that this version of the host knows, each at its place.
+fn by_place<C: Copy, const N: usize>(written: &[Written<C>], place: fn(C) -> usize) -> [Shared; N] {
+    let mut columns = [const { None }; N];
+    for Written { column, values, .. } in written {
+        if let Some(column) = column {
+            columns[place(*column)] = Some(Arc::clone(values));
+        }
+    }
+    columns
+}
+
+/// The number of a connection is its row's identity, and never a column of its own.
+fn peer_column(name: &str) -> Option<PeerColumn> {
+    PeerColumn::from_name(name).filter(|column| *column != PeerColumn::Conn)
+}
+
+fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
+    let tick = bytes.small()?;
+    let urgent = bytes.small()?;
+    let late = bytes.flag()?;
+    let skipped = bytes.small()?;
+    let mut long = || bytes.number();
+    let (slept_ms, lateness_ms, mono_ms) = (long()?, long()?, long()?);
+    let (unix_ms, interval_ms) = (long()?, long()?);
+    // Sums of times are reckoned without care for overflow.
+    let too_long = |ms: u64| ms > u64::MAX / 4;
+    if [slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms].into_iter().any(too_long) {
+        return Err(Corrupt("a time is too long"));
+    }
+    let mut small = || bytes.small();
+    Ok(Moment {
+        tick,
+        urgent,
+        late,
+        skipped,
+        slept_ms,
+        lateness_ms,
+        mono_ms,
+        unix_ms,
+        interval_ms,
+        dialing: small()?,
+        healthy_above: small()?,
+        least: small()?,
+        most: small()?,
+        broadcasts: BroadcastTotals {
+            held: small()?,
+            oldest_s: small()?,
+            in_window: small()?,
+            window_s: small()?,
+        },
+    })
+}
+
+fn take_layout<C>(bytes: &mut Bytes<'_>, known: fn(&str) -> Option<C>) -> Result<Vec<Written<C>>, Corrupt> {
+    let count = bytes.count()?;
+    if count > MOST_COLUMNS {
+        return Err(Corrupt("there are more columns than there can be"));
+    }
+    let column = |_| {
+        let name = bytes.text()?;
+        Ok(Written { column: known(name), rule: Rule::from_byte(bytes.byte()?)?, values: Arc::default() })
+    };
+    (0..count).map(column).collect()
+}
+
+fn take_columns<C>(
+    bytes: &mut Bytes<'_>,
+    columns: Vec<Written<C>>,
+    sources: &[u32],
+    elapsed: Elapsed,
+) -> Result<Vec<Written<C>>, Corrupt> {
+    let next = |column: Written<C>| {
+        let values = take_column(bytes, column.rule, elapsed, sources, &column.values)?;
+        Ok(Written { values: Arc::new(values), ..column })
+    };
+    columns.into_iter().map(next).collect()
+}
+
+/// The names of all rows: those that came are read, the others are as before.
+fn take_names(
+    bytes: &mut Bytes<'_>,
+    before: &[Arc<Name>],
+    sources: &[u32],
+) -> Result<Vec<Arc<Name>>, Corrupt> {
+    let came = sources.iter().filter(|source| **source == NEW).count();
+    let flags = bytes.exactly(came)?;
+    let known = flags.iter().filter(|flag| **flag != 0).count();
+    let ids = (0..known).map(|_| Ok(PeerId::from_bytes(bytes.array()?))).collect::<Result<Vec<_>, _>>()?;
+    let addresses = (0..known).map(|_| bytes.address()).collect::<Result<Vec<_>, _>>()?;
+    let agents = (0..known).map(|_| bytes.text()).collect::<Result<Vec<_>, _>>()?;
+    let mut read = ids.iter().zip(addresses).zip(agents);
+    let nobody = Arc::<Name>::default();
+    let mut next = |flag: u8| {
+        let name = if flag == 0 { None } else { read.next() };
+        name.map_or_else(
+            || Arc::clone(&nobody),
+            |((id, address), agent)| {
+                let (id, address) = (id.to_string(), address.to_string());
+                Arc::new(Name { id, address, agent: clean(agent).into_owned() })
+            },
+        )
+    };
+    let mut flags = flags.iter();
+    let name = |source: &u32| match *source {
+        NEW => flags.next().map(|flag| next(*flag)),
+        source => before.get(source as usize).cloned(),
+    };
+    sources.iter().map(name).map(|name| name.ok_or(Corrupt("a name is missing"))).collect()
+}

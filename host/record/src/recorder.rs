@@ -1,0 +1,269 @@
+//! Records beats while they run. The beat hands over what it froze, as it is; a thread of its own makes bytes of it. A
+//! beat for which the disk has no time is left out, and the gap is written down.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use groundskeeper_base::peer::Naming;
+use groundskeeper_engine::beat::{
+    BeatRecorder, Came, Fate, Moment, Planned, RecordCounts, Recordable, RecordedRun, RunInfo,
+};
+use groundskeeper_engine::{Body, Changes, NameOf};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
+use groundskeeper_sdk::host::{Name, clean};
+use hashbrown::HashMap;
+
+use super::file::{Gap, ReadError};
+use super::output::{Output, Sink};
+use super::writer::{Counts, Job, Names, Writer, prune};
+
+/// Beats that may wait for the disk.
+const WAITING: usize = 4;
+
+/// How long the end of a recorder waits for the beats that still wait for the disk.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// Why a recording cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    #[error("cannot record into {}: {source}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("another process is recording into {}; name another file", path.display())]
+    Busy { path: PathBuf },
+    #[error("{0}; it is left as it is: name another file to record into")]
+    NotOurs(ReadError),
+}
+
+/// How a recording is made.
+#[derive(Clone, Copy, Debug)]
+pub struct RecorderOptions {
+    /// Bytes that the file and the one before it, `FILE.1`, take together at the most.
+    pub max_bytes: u64,
+    /// Every so many beats one is written whole, so that a reader can start there.
+    pub whole_every: u32,
+    /// How long a beat waits for the disk before it is left out.
+    pub patience: Duration,
+}
+
+impl Default for RecorderOptions {
+    /// 1 GiB; a whole beat each hour of ticks of 30 s; 50 ms.
+    fn default() -> Self {
+        Self { max_bytes: 1 << 30, whole_every: 120, patience: Duration::from_millis(50) }
+    }
+}
+
+/// Writes what beats froze, and what came of it, into a file. Dropped, it writes what still waits.
+pub struct Recorder {
+    jobs: Option<Sender<Job>>,
+    /// One for each place in the queue that is free. Ends when the writer does.
+    places: Receiver<()>,
+    writer: Option<JoinHandle<()>>,
+    patience: Duration,
+    counts: Arc<Counts>,
+    /// Who the connections of the last beat are. Shared with views that are still in use.
+    names: Arc<Names>,
+    /// Connections whose names the writer has not been told.
+    untold: Vec<u32>,
+    gap: Option<Gap>,
+    phases: HashMap<String, (Weak<dyn Body>, Arc<RunInfo>)>,
+    /// The beat that is running.
+    taking: Option<Taking>,
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+/// One beat while it runs.
+struct Taking {
+    snapshot: Arc<dyn Recordable>,
+    moment: Moment,
+    names: Arc<Names>,
+    runs: Vec<RecordedRun>,
+}
+
+impl Recorder {
+    /// Records into `path`: a new file, or behind what an earlier process recorded there.
+    ///
+    /// # Errors
+    /// [`RecordError`]; a file that is not a recording is left as it is.
+    pub fn start(path: &Path, options: RecorderOptions) -> Result<Self, RecordError> {
+        let (output, number) = Output::open(path, options.max_bytes)?;
+        Self::into_sink(Box::new(output), number, options)
+            .map_err(|source| RecordError::Open { path: path.to_owned(), source })
+    }
+
+    pub(super) fn into_sink(sink: Box<dyn Sink>, number: u32, options: RecorderOptions) -> io::Result<Self> {
+        let counts = Arc::<Counts>::default();
+        let (jobs, waiting) = channel();
+        let (free, places) = channel();
+        (0..WAITING).for_each(|_| _ = free.send(()));
+        let writer = Writer::new(sink, number, options.whole_every, Arc::clone(&counts))?;
+        let thread = std::thread::Builder::new();
+        let writer = thread.name("gk-record".into()).spawn(move || writer.drain(&waiting, &free))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            places,
+            writer: Some(writer),
+            patience: options.patience,
+            counts,
+            names: Arc::default(),
+            untold: Vec::new(),
+            gap: None,
+            phases: HashMap::new(),
+            taking: None,
+        })
+    }
+
+    /// Names held, and how many of them wait to be told to the writer.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.names.len(), self.untold.len())
+    }
+
+    fn send(&mut self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // Nobody takes them any more if the writer has ended, which the next beat will find out.
+            if let Some(gap) = self.gap.take() {
+                _ = jobs.send(Job::Gap(gap));
+            }
+            _ = jobs.send(job);
+        }
+    }
+}
+
+impl BeatRecorder for Recorder {
+    fn begin(&mut self, snapshot: Arc<dyn Recordable>, moment: Moment) -> Option<Arc<NameOf>> {
+        if self.counts.stopped.load(Relaxed) {
+            return None;
+        }
+        PeerColumn::ALL.into_iter().for_each(|column| _ = snapshot.peers(column));
+        AddressColumn::ALL.into_iter().for_each(|column| _ = snapshot.book(column));
+        let conns = snapshot.peers(PeerColumn::Conn);
+        let names = Arc::make_mut(&mut self.names);
+        for (row, conn) in conns.iter().enumerate() {
+            if !names.contains_key(conn)
+                && let Some(naming) = snapshot.naming(row)
+            {
+                let agent = clean(&naming.agent).into_owned();
+                names.insert(*conn, Arc::new(Naming { agent, ..naming }));
+                self.untold.push(*conn);
+            }
+        }
+        prune(names, conns);
+        if self.untold.len() > names.len() {
+            // The disk hangs, and connections come and go meanwhile.
+            self.untold.retain(|conn| names.contains_key(conn));
+        }
+        let names = Arc::clone(&self.names);
+        self.taking = Some(Taking { names: Arc::clone(&names), snapshot, moment, runs: Vec::new() });
+        Some(Arc::new(move |conn| match names.get(&conn) {
+            Some(naming) => Name {
+                id: naming.id.to_string(),
+                address: naming.address.to_string(),
+                agent: naming.agent.clone(),
+            },
+            None => Name::default(),
+        }))
+    }
+
+    fn phase(
+        &mut self,
+        name: &str,
+        place: u32,
+        body: &Arc<dyn Body>,
+        describe: &dyn Fn() -> RunInfo,
+    ) -> Arc<RunInfo> {
+        if let Some((known, info)) = self.phases.get(name)
+            && info.place == place
+            && std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(body))
+        {
+            return Arc::clone(info);
+        }
+        let info = Arc::new(describe());
+        self.phases.insert(name.to_owned(), (Arc::downgrade(body), Arc::clone(&info)));
+        info
+    }
+
+    fn ran(&mut self, run: RecordedRun) {
+        if let Some(taking) = &mut self.taking {
+            taking.runs.push(run);
+        }
+    }
+
+    fn applied(&mut self, became: Vec<Fate>) {
+        let last = self.taking.as_mut().and_then(|taking| taking.runs.last_mut());
+        if let Some(RecordedRun { came: Came::Planned(Planned { fates, .. }), .. }) = last {
+            *fates = became;
+        }
+    }
+
+    /// Hands the beat to the writer. If there is no place in the queue within the recorder's patience, it is left out.
+    fn end(&mut self, after: Arc<Changes>) {
+        let Some(Taking { snapshot, moment, names, runs }) = self.taking.take() else { return };
+        match self.places.recv_timeout(self.patience) {
+            Ok(()) => {
+                let news =
+                    self.untold.drain(..).filter_map(|conn| Some((conn, Arc::clone(names.get(&conn)?))));
+                let news = news.collect();
+                let job = Job::Beat { snapshot, moment, news, runs, after };
+                self.send(job);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if self.gap.is_none() {
+                    tracing::warn!(
+                        tick = moment.tick,
+                        "the disk is too slow for the recording; beats are left out"
+                    );
+                }
+                let tick = moment.tick;
+                let gap = self.gap.get_or_insert(Gap { beats: 0, first_tick: tick, last_tick: tick });
+                gap.beats += 1;
+                gap.last_tick = tick;
+                self.counts.left_out.fetch_add(1, Relaxed);
+            }
+            // It has said why when it ended.
+            Err(RecvTimeoutError::Disconnected) => self.counts.stopped.store(true, Relaxed),
+        }
+    }
+
+    fn counts(&self) -> RecordCounts {
+        let Counts { beats, left_out, bytes, stopped } = &*self.counts;
+        RecordCounts {
+            beats: beats.load(Relaxed),
+            left_out: left_out.load(Relaxed),
+            bytes: bytes.load(Relaxed),
+            stopped: stopped.load(Relaxed),
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let (Some(jobs), Some(gap)) = (&self.jobs, self.gap.take()) {
+            _ = jobs.send(Job::Gap(gap));
+        }
+        self.jobs = None;
+        // A disk that hangs must not hold up the node's end.
+        let until = Instant::now() + LAST_WAIT;
+        loop {
+            match self.places.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        if let Some(writer) = self.writer.take() {
+            // A panicked writer has nothing more to say than its own panic message did.
+            _ = writer.join();
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Runs what was recorded again, and compares. Applies nothing; knows no phase but by the lookup it is given.
+
+use std::sync::Arc;
+
+use groundskeeper_engine::beat::{Came, Planned, RecordedRun, RunInfo};
+use groundskeeper_engine::{BUILT_IN, Body, FailureKind, Job};
+use groundskeeper_sdk::column::{Address, Peer, Row};
+use groundskeeper_sdk::host::{Ask, AskField, Change, Frozen, Metric, Saved, Table};
+use serde::Serialize;
+
+use super::beat::RecordedBeat;
+use super::file::{Damage, Event, Gap, Recording};
+
+/// The built-in phase that ran as `info`, with the settings it had. None if it is not one, or its settings were not
+/// recorded or are not this version's.
+pub fn builtin(info: &RunInfo) -> Option<Arc<dyn Body>> {
+    let settings = info.settings.as_deref().filter(|_| info.kind == BUILT_IN)?;
+    groundskeeper_engine::builtin(&info.name, settings)
+}
+
+/// Finds what a recorded phase was made of: [`builtin`] does for the host's own.
+pub type Lookup<'l> = dyn Fn(&RunInfo) -> Option<Arc<dyn Body>> + 'l;
+
+/// Differences that a report tells in full; the others are counted.
+const TOLD: usize = 10;
+/// Lines of one difference.
+const LINES: usize = 20;
+
+/// What a recording spans, and what of it cannot be read.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct Extent {
+    pub recording: String,
+    /// Beats that were read, and how many of them are urgent ones.
+    pub beats: u64,
+    pub urgent: u64,
+    pub first_tick: u32,
+    pub last_tick: u32,
+    pub first_unix_s: u32,
+    pub last_unix_s: u32,
+    /// Processes that recorded.
+    pub sessions: u32,
+    pub gaps: Vec<Gap>,
+    pub damage: Vec<Damage>,
+    /// Of a record that was being written when the process was killed.
+    pub torn_bytes: u64,
+    #[serde(skip)]
+    session: Option<u64>,
+}
+
+impl Extent {
+    /// Goes through the whole recording, giving each beat to `each`.
+    pub(super) fn walk(recording: &Recording, mut each: impl FnMut(&RecordedBeat)) -> Self {
+        let (name, torn_bytes) = (recording.name().to_owned(), recording.torn_bytes());
+        let mut extent = Self { recording: name, torn_bytes, ..Self::default() };
+        for event in recording.events() {
+            match event {
+                Event::Beat(beat) => {
+                    extent.note(&beat);
+                    each(&beat);
+                }
+                Event::Gap(gap) => extent.gaps.push(gap),
+                Event::Damaged(damage) => extent.damage.push(damage),
+            }
+        }
+        extent
+    }
+
+    fn note(&mut self, beat: &RecordedBeat) {
+        if self.beats == 0 {
+            (self.first_tick, self.first_unix_s) = (beat.moment.tick, beat.moment.unix_s());
+        }
+        (self.last_tick, self.last_unix_s) = (beat.moment.tick, beat.moment.unix_s());
+        self.beats += 1;
+        self.urgent += u64::from(beat.moment.urgent > 0);
+        if self.session.replace(beat.session) != Some(beat.session) {
+            self.sessions += 1;
+        }
+    }
+
+    /// Whether every beat that was recorded could be read and none was left out.
+    pub fn is_whole(&self) -> bool {
+        self.gaps.is_empty() && self.damage.is_empty() && self.torn_bytes == 0
+    }
+}
+
+/// How the runs of one phase fared when they were run again.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct PhaseReport {
+    pub name: String,
+    pub version: String,
+    pub kind: String,
+    /// SHA-256 of its module in hexadecimal, if it has one.
+    pub digest: Option<String>,
+    pub runs: u64,
+    pub identical: u64,
+    pub different: u64,
+    pub skipped: u64,
+    /// Why some were not run again.
+    pub why: Option<String>,
+}
+
+/// One run that did something else the second time.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Difference {
+    pub tick: u32,
+    /// 0 for the tick itself.
+    pub urgent: u32,
+    pub unix_s: u32,
+    pub phase: String,
+    /// `-` what was recorded, `+` what came of it now.
+    pub lines: Vec<String>,
+}
+
+/// What came of running a recording again.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Report {
+    pub extent: Extent,
+    /// By first appearance; a phase that changed its version, module or settings is there once for each.
+    pub phases: Vec<PhaseReport>,
+    /// The first ones.
+    pub differences: Vec<Difference>,
+}
+
+impl Report {
+    /// Runs that were different.
+    pub fn different(&self) -> u64 {
+        self.phases.iter().map(|phase| phase.different).sum()
+    }
+}
+
+/// A phase that is being run again.
+struct Known {
+    info: RunInfo,
+    body: Option<Arc<dyn Body>>,
+    report: PhaseReport,
+}
+
+/// Runs every recorded run again for which `lookup` finds the phase, on the recorded tick, view and memory. Takes about
+/// as long as the runs took, and reading the file.
+pub fn replay(recording: &Recording, lookup: &Lookup<'_>) -> Report {
+    let mut phases: Vec<Known> = Vec::new();
+    let mut differences = Vec::new();
+    let extent = Extent::walk(recording, |beat| {
+        for run in &beat.runs {
+            let same = |known: &Known| RunInfo { place: run.phase.place, ..known.info.clone() } == *run.phase;
+            let at = phases.iter().position(same).unwrap_or_else(|| {
+                phases.push(Known::new(&run.phase, lookup));
+                phases.len() - 1
+            });
+            if let Some(difference) = phases[at].again(beat, run)
+                && differences.len() < TOLD
+            {
+                differences.push(difference);
+            }
+        }
+    });
+    Report { extent, phases: phases.into_iter().map(|known| known.report).collect(), differences }
+}
+
+impl Known {
+    fn new(info: &RunInfo, lookup: &Lookup<'_>) -> Self {
+        let body = lookup(info);
+        let report = PhaseReport {
+            name: info.name.clone(),
+            version: info.version.clone(),
+            kind: info.kind.clone(),
+            digest: info.digest.as_ref().map(|digest| hex(digest)),
+            why: body.is_none().then(|| why_not_found(info)),
+            ..PhaseReport::default()
+        };
+        Self { info: info.clone(), body, report }
+    }
+
+    fn again(&mut self, beat: &RecordedBeat, run: &RecordedRun) -> Option<Difference> {
+        self.report.runs += 1;
+        let skip = |report: &mut PhaseReport, why: Option<&str>| {
+            report.skipped += 1;
+            if let Some(why) = why {
+                report.why.get_or_insert_with(|| why.to_owned());
+            }
+            None
+        };
+        let Some(body) = &self.body else { return skip(&mut self.report, None) };
+        if matches!(run.came, Came::Failed { how: FailureKind::Overran, .. }) {
+            let why = "it had not come back in time, which the clock decides";
+            return skip(&mut self.report, Some(why));
+        }
+        let view = beat.view_of(run);
+        let done = body.run(&Job { tick: run.tick, view: Arc::clone(&view) });
+        let now = Came::of(&done.ended);
+        if run.came.is_same_as(&now) {
+            self.report.identical += 1;
+            return None;
+        }
+        self.report.different += 1;
+        Some(Difference {
+            tick: beat.moment.tick,
+            urgent: beat.moment.urgent,
+            unix_s: beat.moment.unix_s(),
+            phase: run.phase.name.clone(),
+            lines: compare(&lines(&run.came, &*view), &lines(&now, &*view)),
+        })
+    }
+}
+
+fn why_not_found(info: &RunInfo) -> String {
+    match &info.digest {
+        Some(digest) => format!("no module with the digest {} was found", hex(digest)),
+        None if info.kind != BUILT_IN => "this program has no phase of that kind and name".to_owned(),
+        None if info.settings.is_none() => "it was recorded without its settings".to_owned(),
+        None => "this version has no built-in of that name with such settings".to_owned(),
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An ask as the journal writes it, and who its row is.
+pub(super) fn told(ask: &Ask, view: &dyn Frozen) -> String {
+    match of_row(ask) {
+        Some((table, row)) if row < view.rows(table) => {
+            let name = view.name(table, row);
+            let id: String = name.id.chars().take(10).collect();
+            let between = if id.is_empty() { "" } else { " " };
+            format!("{ask}  [{id}{between}{}]", name.address)
+        }
+        _ => ask.to_string(),
+    }
+}
+
+/// The one row that an ask is about, if there is one.
+pub(super) fn of_row(ask: &Ask) -> Option<(Table, u32)> {
+    ask.fields().find_map(|field| match field {
+        AskField::Peer(row) => Some((Peer::TABLE, *row)),
+        AskField::Address(row) => Some((Address::TABLE, *row)),
+        _ => None,
+    })
+}
+
+/// What came of a run, line by line.
+fn lines(came: &Came, view: &dyn Frozen) -> Vec<String> {
+    match came {
+        Came::Planned(Planned { asks, memory, metrics, .. }) => {
+            let mut lines: Vec<String> = asks.iter().map(|ask| told(ask, view)).collect();
+            lines.extend(memory.as_ref().map(memory_line));
+            lines.extend(metrics.iter().map(|Metric { name, change }| match change {
+                Change::Add(by) => format!("metric {name} +{by}"),
+                Change::Set(value) => format!("metric {name} = {value}"),
+            }));
+            lines
+        }
+        Came::Failed { how, text } => vec![format!("{}: {text}", how.as_str())],
+    }
+}
+
+fn memory_line(memory: &Saved) -> String {
+    /// Enough to see a number that changed.
+    const SHOWN: usize = 200;
+    let Saved { version, bytes } = memory;
+    let text = String::from_utf8_lossy(bytes);
+    let shown: String = groundskeeper_sdk::host::clean(&text).chars().take(SHOWN).collect();
+    format!("memory version {version}, {} bytes: {shown}", bytes.len())
+}
+
+/// What is in one and not in the other, between the lines that both begin and end with.
+fn compare(was: &[String], is: &[String]) -> Vec<String> {
+    let same = was.iter().zip(is).take_while(|(was, is)| was == is).count();
+    let (was, is) = (&was[same..], &is[same..]);
+    let end = was.iter().rev().zip(is.iter().rev()).take_while(|(was, is)| was == is).count();
+    let (was, is) = (&was[..was.len() - end], &is[..is.len() - end]);
+    let signed = |sign: char, lines: &[String]| -> Vec<String> {
+        let mut signed: Vec<String> = lines.iter().take(LINES).map(|line| format!("{sign} {line}")).collect();
+        if lines.len() > LINES {
+            signed.push(format!("{sign} ... {} more", lines.len() - LINES));
+        }
+        signed
+    };
+    [signed('-', was), signed('+', is)].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_shows_what_differs_and_no_more() {
+        let lines = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        assert_eq!(compare(&lines("abcd"), &lines("axxd")), ["- b", "- c", "+ x", "+ x"]);
+        assert_eq!(compare(&lines("ab"), &lines("abab")), ["+ a", "+ b"]);
+        assert_eq!(compare(&lines("aaa"), &lines("aa")), ["- a"]);
+        assert_eq!(compare(&lines(&"a".repeat(30)), &[]).last().unwrap(), "- ... 10 more");
+    }
+}

@@ -1,0 +1,400 @@
+//! Tables as the difference from those of the beat before: which rows came and went, and for each column what could not
+//! be foretold. Exact for any tables; small for those that a node has.
+//!
+//! A row is known again by its identity: the number of a connection, the address of an entry of the book. For a row
+//! that was there before, a column's rule foretells its value from the former one; a value that came true is a zero, and
+//! zeros all but vanish in compression.
+
+use std::hash::Hash;
+
+use groundskeeper_sdk::column::{AddressColumn, MOST, PeerColumn, UNKNOWN};
+use hashbrown::HashMap;
+
+use super::bytes::{Bytes, Corrupt, put, unzigzag, zigzag};
+
+/// Twice what a pool or a book may hold. More rows are neither written nor read.
+pub(super) const MOST_ROWS: usize = 1 << 21;
+
+/// What a row's value is expected to be, given its former one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Foretell {
+    Same = 0,
+    /// Grows with monotonic time, in seconds.
+    GrowsMono = 1,
+    /// Grows with wall time, in seconds.
+    GrowsUnix = 2,
+    /// Falls with monotonic time, to 0.
+    FallsMono = 3,
+}
+
+/// What is written when the value is another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Missed {
+    /// How far it is off: for values that move a little.
+    Distance = 0,
+    /// The value itself: for values that start anew, as a silence does when the peer speaks.
+    Value = 1,
+}
+
+/// How one column is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Rule {
+    pub foretell: Foretell,
+    pub missed: Missed,
+}
+
+impl Rule {
+    const USUAL: Self = Self { foretell: Foretell::Same, missed: Missed::Distance };
+
+    /// The best rule for a column of the peers. Any rule is exact for any column.
+    pub fn of_peers(column: PeerColumn) -> Self {
+        match column {
+            PeerColumn::Idle => Self { foretell: Foretell::GrowsMono, missed: Missed::Value },
+            PeerColumn::Age => Self { foretell: Foretell::GrowsMono, missed: Missed::Distance },
+            PeerColumn::Conn
+            | PeerColumn::Health
+            | PeerColumn::Rtt
+            | PeerColumn::PingsLost
+            | PeerColumn::KibIn
+            | PeerColumn::KibOut
+            | PeerColumn::KibQueued
+            | PeerColumn::Group
+            | PeerColumn::Inbound
+            | PeerColumn::Protected => Self::USUAL,
+        }
+    }
+
+    /// The best rule for a column of the address book.
+    pub fn of_book(column: AddressColumn) -> Self {
+        match column {
+            AddressColumn::Heard | AddressColumn::Reached => {
+                Self { foretell: Foretell::GrowsUnix, missed: Missed::Value }
+            }
+            AddressColumn::Wait => Self { foretell: Foretell::FallsMono, missed: Missed::Value },
+            AddressColumn::Failures | AddressColumn::Group => Self::USUAL,
+        }
+    }
+
+    pub fn to_byte(self) -> u8 {
+        self.foretell as u8 | (self.missed as u8) << 4
+    }
+
+    pub fn from_byte(byte: u8) -> Result<Self, Corrupt> {
+        let foretell = match byte & 0xf {
+            0 => Foretell::Same,
+            1 => Foretell::GrowsMono,
+            2 => Foretell::GrowsUnix,
+            3 => Foretell::FallsMono,
+            _ => return Err(Corrupt("a column has a rule that is not known")),
+        };
+        let missed = match byte >> 4 {
+            0 => Missed::Distance,
+            1 => Missed::Value,
+            _ => return Err(Corrupt("a column has a rule that is not known")),
+        };
+        Ok(Self { foretell, missed })
+    }
+
+    fn foretold(self, before: u32, elapsed: Elapsed) -> u32 {
+        let grown = |by: u32| if before == UNKNOWN { UNKNOWN } else { before.saturating_add(by).min(MOST) };
+        match self.foretell {
+            Foretell::Same => before,
+            Foretell::GrowsMono => grown(elapsed.mono_s),
+            Foretell::GrowsUnix => grown(elapsed.unix_s),
+            Foretell::FallsMono if before == UNKNOWN => UNKNOWN,
+            Foretell::FallsMono => before.saturating_sub(elapsed.mono_s),
+        }
+    }
+
+    /// 0 if the value came true.
+    fn code(self, foretold: u32, value: u32) -> u64 {
+        let distance = zigzag(value.wrapping_sub(foretold) as i32);
+        match self.missed {
+            Missed::Distance => distance.into(),
+            // Off by one is how whole seconds round, and says less about the row than the value would.
+            Missed::Value if distance < NEAR => distance.into(),
+            Missed::Value => u64::from(value) + u64::from(NEAR),
+        }
+    }
+
+    fn value(self, foretold: u32, code: u64) -> Result<u32, Corrupt> {
+        let wrong = |_| Corrupt("a value is too large");
+        let at_distance = |code: u32| foretold.wrapping_add(unzigzag(code) as u32);
+        match self.missed {
+            Missed::Distance => Ok(at_distance(code.try_into().map_err(wrong)?)),
+            Missed::Value if code < NEAR.into() => Ok(at_distance(code as u32)),
+            Missed::Value => (code - u64::from(NEAR)).try_into().map_err(wrong),
+        }
+    }
+}
+
+/// Codes below this are distances of 0, -1 and 1.
+const NEAR: u32 = 3;
+
+/// Time between two recorded beats.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Elapsed {
+    pub mono_s: u32,
+    pub unix_s: u32,
+}
+
+/// Where each row of a table was in the beat before; [`NEW`] if it was not there.
+pub(super) type Sources = Vec<u32>;
+
+pub(super) const NEW: u32 = u32::MAX;
+
+/// Rows that follow each other in both beats, with what went before them and what came after.
+#[derive(Default)]
+struct Step {
+    went: u64,
+    stayed: u64,
+    came: usize,
+}
+
+/// Writes which of the rows `before` are there `now`, and the identities of those that are new.
+///
+/// Rows that stay are expected to keep their order; one that does not is written as gone and come again. O(rows) while
+/// nobody comes or goes; else it indexes the rows.
+pub(super) fn put_rows<I: Copy + Eq + Hash>(
+    out: &mut Vec<u8>,
+    before: &[I],
+    now: &[I],
+    put_identity: impl Fn(&mut Vec<u8>, I),
+) -> Sources {
+    put(out, now.len() as u64);
+    let mut sources = Vec::with_capacity(now.len());
+    let mut index: Option<HashMap<I, usize>> = None;
+    let mut next = 0;
+    let mut step = Step::default();
+    let mut write = |step: &mut Step, row: usize| {
+        put(out, step.went);
+        put(out, step.stayed);
+        put(out, step.came as u64);
+        now[row - step.came..row].iter().for_each(|identity| put_identity(out, *identity));
+        *step = Step::default();
+    };
+    for (row, identity) in now.iter().enumerate() {
+        let found = if before.get(next) == Some(identity) {
+            Some(next)
+        } else {
+            let index = index.get_or_insert_with(|| {
+                before.iter().enumerate().map(|(at, identity)| (*identity, at)).collect()
+            });
+            index.get(identity).copied().filter(|at| *at >= next)
+        };
+        match found {
+            Some(at) => {
+                if step.came > 0 || at > next && step.stayed > 0 {
+                    write(&mut step, row);
+                }
+                step.went += (at - next) as u64;
+                step.stayed += 1;
+                sources.push(at as u32);
+                next = at + 1;
+            }
+            None => {
+                step.came += 1;
+                sources.push(NEW);
+            }
+        }
+    }
+    if !now.is_empty() {
+        write(&mut step, now.len());
+    }
+    sources
+}
+
+/// Reads what [`put_rows`] wrote.
+pub(super) fn take_rows<'b, I: Copy>(
+    bytes: &mut Bytes<'b>,
+    before: &[I],
+    take_identity: impl Fn(&mut Bytes<'b>) -> Result<I, Corrupt>,
+) -> Result<(Vec<I>, Sources), Corrupt> {
+    let count = bytes.number()?;
+    // A row that came takes a byte at the least.
+    if count > (before.len() + bytes.left()).min(MOST_ROWS) as u64 {
+        return Err(Corrupt("there are more rows than there can be"));
+    }
+    let count = count as usize;
+    let (mut rows, mut sources) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let mut next = 0_usize;
+    while rows.len() < count {
+        let went = bytes.number()?;
+        let stayed = bytes.number()?;
+        let came = bytes.number()?;
+        let left = (count - rows.len()) as u64;
+        if stayed > left || came > left - stayed || stayed + came == 0 {
+            return Err(Corrupt("the steps do not make up the rows"));
+        }
+        let from = usize::try_from(went).ok().and_then(|went| next.checked_add(went));
+        let from = from.filter(|from| *from <= before.len());
+        let from = from.ok_or(Corrupt("a row stays that was not there"))?;
+        next = from + stayed as usize;
+        rows.extend_from_slice(before.get(from..next).ok_or(Corrupt("a row stays that was not there"))?);
+        sources.extend(from as u32..next as u32);
+        for _ in 0..came {
+            rows.push(take_identity(bytes)?);
+            sources.push(NEW);
+        }
+    }
+    Ok((rows, sources))
+}
+
+/// Bytes of the largest code: a value of 32 bits, and a few codes before it.
+const LARGEST_CODE: usize = 5;
+
+/// Writes one column, given where its rows were before: how many bytes its largest code takes, then the lowest byte of
+/// every code, then the next one of every code. Like beside like: upper bytes are mostly zeros, lower ones noise. A
+/// column that came true is one byte. `seams` gets the places where the likeness ends.
+pub(super) fn put_column(
+    out: &mut Vec<u8>,
+    seams: &mut Vec<usize>,
+    rule: Rule,
+    elapsed: Elapsed,
+    sources: &[u32],
+    before: &[u32],
+    now: &[u32],
+) {
+    let code = |(&source, &value): (&u32, &u32)| {
+        let foretold = if source == NEW { 0 } else { rule.foretold(before[source as usize], elapsed) };
+        rule.code(foretold, value)
+    };
+    let codes: Vec<u64> = sources.iter().zip(now).map(code).collect();
+    let all = codes.iter().fold(0, |all, code| all | code);
+    let width = (u64::BITS - all.leading_zeros()).div_ceil(8);
+    out.push(width as u8);
+    for byte in 0..width {
+        out.extend(codes.iter().map(|code| (code >> (8 * byte)) as u8));
+        seams.push(out.len());
+    }
+}
+
+/// Reads what [`put_column`] wrote.
+pub(super) fn take_column(
+    bytes: &mut Bytes<'_>,
+    rule: Rule,
+    elapsed: Elapsed,
+    sources: &[u32],
+    before: &[u32],
+) -> Result<Vec<u32>, Corrupt> {
+    let width = usize::from(bytes.byte()?);
+    if width > LARGEST_CODE {
+        return Err(Corrupt("a column is wider than it can be"));
+    }
+    let planes = (0..width).map(|_| bytes.exactly(sources.len())).collect::<Result<Vec<_>, _>>()?;
+    let value = |(row, &source): (usize, &u32)| {
+        let foretold = match source {
+            NEW => 0,
+            source => {
+                let before = before.get(source as usize).ok_or(Corrupt("a column is too short"))?;
+                rule.foretold(*before, elapsed)
+            }
+        };
+        let code = planes.iter().rev().fold(0, |code, plane| code << 8 | u64::from(plane[row]));
+        rule.value(foretold, code)
+    };
+    sources.iter().enumerate().map(value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn rows_come_back_whatever_comes_goes_and_moves(
+            before in proptest::collection::vec(0_u32..40, 0..60), now in proptest::collection::vec(0_u32..40, 0..60),
+        ) {
+            let mut out = Vec::new();
+            let sources = put_rows(&mut out, &before, &now, |out, id| put(out, id.into()));
+            let mut bytes = Bytes(&out);
+            let (rows, again) = take_rows(&mut bytes, &before, Bytes::small).unwrap();
+            prop_assert_eq!((&rows, &again, bytes.left()), (&now, &sources, 0));
+            for (row, &source) in sources.iter().enumerate() {
+                prop_assert!(source == NEW || before[source as usize] == now[row]);
+            }
+        }
+
+        #[test]
+        fn rows_that_keep_their_order_are_known_again(
+            all in proptest::collection::btree_set(0_u32..500, 0..80), gone: u64, new: u64,
+        ) {
+            let pick = |bits: u64| all.iter().copied().filter(move |id| bits >> (id % 64) & 1 == 0).collect::<Vec<_>>();
+            let (before, now) = (pick(new), pick(gone));
+            let sources = put_rows(&mut Vec::new(), &before, &now, |_, _| {});
+            for (row, &source) in sources.iter().enumerate() {
+                prop_assert_eq!(source == NEW, !before.contains(&now[row]));
+            }
+        }
+
+        #[test]
+        fn columns_come_back_under_every_rule(
+            pairs in proptest::collection::vec((proptest::option::of(any::<u32>()), any::<u32>()), 0..50),
+            mono_s: u32, unix_s: u32, rule in 0_u8..32,
+        ) {
+            let Ok(rule) = Rule::from_byte(rule) else { return Ok(()) };
+            prop_assert_eq!(Rule::from_byte(rule.to_byte()), Ok(rule));
+            let elapsed = Elapsed { mono_s, unix_s };
+            let before: Vec<u32> = pairs.iter().filter_map(|(before, _)| *before).collect();
+            let mut kept = 0..;
+            let place = |before: &Option<u32>| before.map_or(NEW, |_| kept.next().unwrap());
+            let sources: Vec<u32> = pairs.iter().map(|(before, _)| before).map(place).collect();
+            let now: Vec<u32> = pairs.iter().map(|(_, now)| *now).collect();
+            let mut out = Vec::new();
+            put_column(&mut out, &mut Vec::new(), rule, elapsed, &sources, &before, &now);
+            let mut bytes = Bytes(&out);
+            prop_assert_eq!(take_column(&mut bytes, rule, elapsed, &sources, &before), Ok(now));
+            prop_assert_eq!(bytes.left(), 0);
+        }
+
+        #[test]
+        fn any_bytes_are_rows_and_columns_or_are_refused(noise: Vec<u8>, before in 0_u32..50) {
+            let before: Vec<u32> = (0..before).collect();
+            let mut bytes = Bytes(&noise);
+            if let Ok((rows, sources)) = take_rows(&mut bytes, &before, Bytes::small) {
+                prop_assert!(rows.len() <= before.len() + noise.len());
+                _ = take_column(&mut bytes, Rule::of_peers(PeerColumn::Idle), Elapsed::default(), &sources, &before);
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_grows_older_is_one_byte() {
+        let (ids, elapsed) = ([1, 2, 3], Elapsed { mono_s: 30, unix_s: 30 });
+        let mut out = Vec::new();
+        let sources = put_rows(&mut out, &ids, &ids, |out, id: u32| put(out, id.into()));
+        assert_eq!(out, [3, 0, 3, 0]);
+        out.clear();
+        put_column(
+            &mut out,
+            &mut Vec::new(),
+            Rule::of_peers(PeerColumn::Age),
+            elapsed,
+            &sources,
+            &[5, UNKNOWN, 0],
+            &[35, UNKNOWN, 30],
+        );
+        put_column(
+            &mut out,
+            &mut Vec::new(),
+            Rule::of_book(AddressColumn::Wait),
+            elapsed,
+            &sources,
+            &[45, 0, 3],
+            &[15, 0, 0],
+        );
+        assert_eq!(out, [0; 2]);
+        put_column(
+            &mut out,
+            &mut Vec::new(),
+            Rule::of_peers(PeerColumn::Idle),
+            elapsed,
+            &sources,
+            &[5, 90, 0],
+            &[35, 2, 31],
+        );
+        assert_eq!(out[2..], [1, 0, 2 + NEAR as u8, 2]);
+    }
+}

@@ -1,0 +1,355 @@
+//! Another phase over recorded hours: what it would have asked for, beside what did happen. What it asks for has no
+//! effect on the hours that follow: they are as they were.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use groundskeeper_engine::beat::{Came, Fate, Moment, Planned, RecordedRun};
+use groundskeeper_engine::schedule::{Schedule, WakeOn};
+use groundskeeper_engine::{Body, Changes, Job, MEMORY_BYTES, Timing};
+use groundskeeper_sdk::contract::KINDS;
+use groundskeeper_sdk::host::{Ask, Frozen, Saved, Table};
+use groundskeeper_sdk::phase::Tick;
+use groundskeeper_sdk::query;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::beat::RecordedBeat;
+use super::file::Recording;
+use super::replay::Extent;
+
+/// A phase to be tried on recorded hours.
+pub struct Candidate {
+    /// That of a recorded phase to be tried in its place.
+    pub name: String,
+    pub body: Arc<dyn Body>,
+    pub schedule: Schedule,
+}
+
+/// What another phase would have done.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct WhatIf {
+    pub extent: Extent,
+    pub phase: String,
+    /// A recorded phase has its name: it was run at that one's place, and with its random bits.
+    pub in_place_of_its_namesake: bool,
+    pub runs: u64,
+    pub failed: u64,
+    pub first_failure: Option<Failed>,
+    /// One for each kind of action that either of them asked for.
+    pub actions: Vec<Action>,
+    /// Connections that it would have ended, most often asked for first.
+    pub would_drop: Vec<Dropped>,
+    /// Connections that recorded phases ended, in their order.
+    pub did_drop: Vec<Dropped>,
+    pub agreement: Agreement,
+}
+
+/// A run that left no plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Failed {
+    pub tick: u32,
+    pub how: &'static str,
+    pub text: String,
+}
+
+/// How often one action was asked for. Pings are counted by peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Action {
+    pub action: &'static str,
+    pub would_ask: u64,
+    pub did_ask: u64,
+    pub did_apply: u64,
+}
+
+/// A connection that was dropped, or would have been.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Dropped {
+    /// Number of the connection.
+    pub conn: u32,
+    pub id: String,
+    pub address: String,
+    /// Runs that asked for it.
+    pub times: u32,
+    pub first_tick: u32,
+    pub first_unix_s: u32,
+    /// Which phase, of those that did.
+    pub by: String,
+    pub action: &'static str,
+    pub reason: String,
+    /// When recorded phases dropped it as well, and how many seconds later.
+    pub dropped_at_tick: Option<u32>,
+    pub dropped_after_s: Option<u32>,
+}
+
+/// How many of the connections that it would have ended the recorded phases ended, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Agreement {
+    /// The span of the first count, in ticks.
+    pub within_ticks: u32,
+    pub soon: u64,
+    pub later: u64,
+    pub never: u64,
+}
+
+/// A connection of one process.
+type Conn = (u64, u32);
+
+/// Runs `candidate` on each recorded beat in which it would have been due, with a memory of its own. A drop counts as
+/// agreed if the recorded phases did the same within `within_ticks`.
+pub fn what_if(recording: &Recording, candidate: &Candidate, within_ticks: u32) -> WhatIf {
+    let mut trial = Trial::default();
+    let extent = Extent::walk(recording, |beat| {
+        trial.run_if_due(candidate, beat);
+        trial.note_recorded(beat);
+    });
+    trial.report(candidate, extent, within_ticks)
+}
+
+#[derive(Default)]
+struct Trial {
+    /// None before the first beat.
+    timing: Option<Timing>,
+    session: Option<u64>,
+    last_run_unix: Option<u32>,
+    last_accepted: Option<Moment>,
+    memory: Option<Saved>,
+    /// Where its namesake runs.
+    place: Option<u32>,
+    runs: u64,
+    failed: u64,
+    first_failure: Option<Failed>,
+    would: [u64; KINDS.len()],
+    asked: [u64; KINDS.len()],
+    applied: [u64; KINDS.len()],
+    would_drop: BTreeMap<Conn, Dropped>,
+    did_drop: BTreeMap<Conn, Dropped>,
+    order: Vec<Conn>,
+}
+
+impl Trial {
+    /// When it ran last, in the ticks of the beat's process.
+    fn timing(&mut self, candidate: &Candidate, beat: &RecordedBeat) -> Timing {
+        let Moment { tick, interval_ms, .. } = beat.moment;
+        let is_new = self.session.replace(beat.session) != Some(beat.session);
+        let timing = match (self.timing, self.last_run_unix) {
+            (Some(timing), _) if !is_new => timing,
+            // Ticks count anew, time does not.
+            (Some(_), Some(unix)) => {
+                let ago_ms = u64::from(beat.moment.unix_s().saturating_sub(unix)) * 1000;
+                Timing { last_run: i64::from(tick) - (ago_ms / interval_ms.max(1)) as i64, again_at: None }
+            }
+            // As if the process had started at the tick before.
+            _ => {
+                let timing = Timing::never(&candidate.schedule, 0);
+                Timing { last_run: timing.last_run + i64::from(tick) - 1, ..timing }
+            }
+        };
+        self.timing = Some(timing);
+        timing
+    }
+
+    fn run_if_due(&mut self, candidate: &Candidate, beat: &RecordedBeat) {
+        let Moment { tick, urgent, late, .. } = beat.moment;
+        let mut timing = self.timing(candidate, beat);
+        let namesake = beat.runs.iter().find(|run| run.phase.name == candidate.name);
+        self.place = namesake.map(|run| run.phase.place).or(self.place);
+        let changes = self.changes(beat);
+        let view = beat.view_with(changes, self.memory.clone());
+        let connected = view.rows(Table::Peers);
+        let every = candidate.schedule.cadence.every_n_ticks(connected);
+        let due = if urgent > 0 {
+            candidate.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0
+        } else {
+            timing.is_due(tick, every)
+        };
+        if !due {
+            return;
+        }
+        let ran_before = self.last_run_unix.is_some();
+        let job = Job {
+            tick: Tick {
+                since_last_s: self.last_accepted.as_ref().map(|last| seconds_between(last, beat)),
+                missed: if urgent == 0 && ran_before { timing.missed(tick, every) } else { 0 },
+                late,
+                ..beat.tick(namesake.map_or_else(|| seed(beat, &candidate.name), |run| run.tick.seed))
+            },
+            view: Arc::clone(&view),
+        };
+        self.runs += 1;
+        let mut again_in = None;
+        match Came::of(&candidate.body.run(&job).ended) {
+            Came::Planned(Planned { asks, memory, .. }) => {
+                self.last_accepted = Some(beat.moment);
+                if let Some(memory) = memory.filter(|memory| memory.bytes.len() <= MEMORY_BYTES) {
+                    self.memory = Some(memory);
+                }
+                for ask in &asks {
+                    if let Ask::AgainIn { ticks } = ask {
+                        again_in = Some(*ticks);
+                    }
+                    self.would[ask.number()] += amount(ask, &*view);
+                }
+                let dropped = drops(&asks, &*view, beat, &candidate.name);
+                for (conn, one) in dropped {
+                    self.would_drop.entry(conn).and_modify(|known| known.times += 1).or_insert(one);
+                }
+            }
+            Came::Failed { how, text } => {
+                self.failed += 1;
+                self.first_failure.get_or_insert_with(|| Failed { tick, how: how.as_str(), text });
+            }
+        }
+        if urgent == 0 {
+            timing.ran(tick, again_in);
+            self.timing = Some(timing);
+            self.last_run_unix = Some(beat.moment.unix_s());
+        }
+    }
+
+    /// What had been changed at its place in the order: before its namesake, or behind everybody.
+    fn changes<'b>(&self, beat: &'b RecordedBeat) -> &'b Arc<Changes> {
+        let Some(place) = self.place else { return &beat.after };
+        let behind = |run: &&RecordedRun| run.phase.place >= place;
+        beat.runs.iter().find(behind).map_or(&beat.after, |run| &run.before)
+    }
+
+    fn note_recorded(&mut self, beat: &RecordedBeat) {
+        for run in &beat.runs {
+            let Came::Planned(Planned { asks, fates, .. }) = &run.came else { continue };
+            if asks.is_empty() {
+                continue;
+            }
+            let view = beat.view_of(run);
+            let mut applied = Vec::new();
+            for (at, ask) in asks.iter().enumerate() {
+                let amount = amount(ask, &*view);
+                self.asked[ask.number()] += amount;
+                match fates.get(at) {
+                    Some(Fate::Applied) => {
+                        self.applied[ask.number()] += amount;
+                        applied.push(ask);
+                    }
+                    Some(Fate::Partial { granted }) => {
+                        self.applied[ask.number()] += amount.min((*granted).into());
+                    }
+                    Some(Fate::Void | Fate::Refused | Fate::Shadow) | None => {}
+                }
+            }
+            for (conn, one) in drops(applied, &*view, beat, &run.phase.name) {
+                self.did_drop.entry(conn).or_insert_with(|| {
+                    self.order.push(conn);
+                    one
+                });
+            }
+        }
+    }
+
+    fn report(self, candidate: &Candidate, extent: Extent, within_ticks: u32) -> WhatIf {
+        let mut agreement = Agreement { within_ticks, ..Agreement::default() };
+        let mut would_drop: Vec<Dropped> = Vec::with_capacity(self.would_drop.len());
+        for (conn, mut one) in self.would_drop {
+            match self.did_drop.get(&conn) {
+                None => agreement.never += 1,
+                Some(did) => {
+                    one.dropped_at_tick = Some(did.first_tick);
+                    one.dropped_after_s = Some(did.first_unix_s.saturating_sub(one.first_unix_s));
+                    if did.first_tick <= one.first_tick.saturating_add(within_ticks) {
+                        agreement.soon += 1;
+                    } else {
+                        agreement.later += 1;
+                    }
+                }
+            }
+            would_drop.push(one);
+        }
+        // Stable: of those asked for equally often the older connection comes first.
+        would_drop.sort_by_key(|one| std::cmp::Reverse(one.times));
+        let actions = KINDS.iter().enumerate().map(|(at, kind)| Action {
+            action: kind.name,
+            would_ask: self.would[at],
+            did_ask: self.asked[at],
+            did_apply: self.applied[at],
+        });
+        WhatIf {
+            extent,
+            phase: candidate.name.clone(),
+            in_place_of_its_namesake: self.place.is_some(),
+            runs: self.runs,
+            failed: self.failed,
+            first_failure: self.first_failure,
+            actions: actions.filter(|action| action.would_ask + action.did_ask > 0).collect(),
+            would_drop,
+            did_drop: self.order.iter().filter_map(|conn| self.did_drop.get(conn).cloned()).collect(),
+            agreement,
+        }
+    }
+}
+
+/// As the host counts it: by monotonic time within a process, else by wall time.
+fn seconds_between(last: &Moment, beat: &RecordedBeat) -> u32 {
+    let mono_ms = beat.moment.mono_ms.checked_sub(last.mono_ms);
+    let seconds = mono_ms.map(|ms| ms / 1000);
+    let seconds = seconds.unwrap_or_else(|| beat.moment.unix_s().saturating_sub(last.unix_s()).into());
+    u32::try_from(seconds).unwrap_or(u32::MAX - 1)
+}
+
+/// Random bits for a phase that was not there: the same whenever and wherever the recording is replayed.
+fn seed(beat: &RecordedBeat, phase: &str) -> [u32; 2] {
+    let mut hasher = Sha256::new();
+    hasher.update(beat.session.to_le_bytes());
+    hasher.update(beat.moment.tick.to_le_bytes());
+    hasher.update(beat.moment.urgent.to_le_bytes());
+    hasher.update(beat.moment.unix_ms.to_le_bytes());
+    hasher.update(phase.as_bytes());
+    let digest = hasher.finalize();
+    let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| digest[at + byte]));
+    [half(0), half(4)]
+}
+
+/// How much an ask counts for: pings by peers, everything else by asks.
+fn amount(ask: &Ask, view: &dyn Frozen) -> u64 {
+    match ask {
+        Ask::Ping { peers } => peers.len() as u64,
+        // A test on a column that was not recorded pings nobody.
+        Ask::PingMatching { tests } => query::try_count(view, Table::Peers, tests).unwrap_or(0).into(),
+        _ => 1,
+    }
+}
+
+/// The connections that a plan ends, each once.
+fn drops<'a>(
+    asks: impl IntoIterator<Item = &'a Ask>,
+    view: &dyn Frozen,
+    beat: &RecordedBeat,
+    by: &str,
+) -> BTreeMap<Conn, Dropped> {
+    let mut dropped = BTreeMap::new();
+    for ask in asks {
+        let (Ask::Disconnect { peer, reason }
+        | Ask::DisconnectIfSilent { peer, reason }
+        | Ask::Ban { peer, reason, .. }) = ask
+        else {
+            continue;
+        };
+        let conn = view.column(Table::Peers, "conn").and_then(|conns| conns.get(*peer as usize));
+        let Some(&conn) = conn else { continue };
+        dropped.entry((beat.session, conn)).or_insert_with(|| {
+            let name = view.name(Table::Peers, *peer);
+            Dropped {
+                conn,
+                id: name.id,
+                address: name.address,
+                times: 1,
+                first_tick: beat.moment.tick,
+                first_unix_s: beat.moment.unix_s(),
+                by: by.to_owned(),
+                action: ask.kind(),
+                reason: reason.clone(),
+                dropped_at_tick: None,
+                dropped_after_s: None,
+            }
+        });
+    }
+    dropped
+}

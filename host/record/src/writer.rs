@@ -1,0 +1,229 @@
+//! The writing side of a recorder, on a thread of its own: makes bytes of beats and hands them to the file. Ends when the
+//! recorder does, or when a write fails.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender};
+
+use groundskeeper_base::peer::Naming;
+use groundskeeper_engine::Changes;
+use groundskeeper_engine::beat::Recordable;
+use groundskeeper_engine::beat::{Moment, RecordedRun};
+use groundskeeper_sdk::column::PeerColumn;
+use hashbrown::HashMap;
+use zstd::bulk::Compressor;
+
+use super::encoder::{Beat, Encoder, Raw};
+use super::file::{Gap, LARGEST_RAW};
+use super::head::{Head, Kind};
+use super::output::Sink;
+
+/// What is left after foretelling is noise, in which higher levels look for repetitions that are not there: they are up to
+/// 2 % worse, and slower.
+const ZSTD_LEVEL: i32 = 1;
+
+/// A block's own statistics take up to a hundred bytes, which less than this does not win back.
+const LEAST_BLOCK: usize = 768;
+
+/// What has been done so far, for the recorder to tell.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub beats: AtomicU64,
+    pub left_out: AtomicU64,
+    pub bytes: AtomicU64,
+    pub stopped: AtomicBool,
+}
+
+/// Who connections are, by number.
+pub(super) type Names = HashMap<u32, Arc<Naming>>;
+
+/// What the recorder hands over.
+pub(super) enum Job {
+    Beat {
+        snapshot: Arc<dyn Recordable>,
+        moment: Moment,
+        news: Vec<(u32, Arc<Naming>)>,
+        runs: Vec<RecordedRun>,
+        after: Arc<Changes>,
+    },
+    Gap(Gap),
+}
+
+/// What the writing thread holds.
+pub(super) struct Writer {
+    sink: Box<dyn Sink>,
+    /// Of the next record in the file.
+    number: u32,
+    session: u64,
+    whole_every: u32,
+    since_whole: u32,
+    encoder: Encoder,
+    names: Names,
+    compressor: Compressor<'static>,
+    counts: Arc<Counts>,
+}
+
+impl Writer {
+    /// Begins with a whole beat, as record `number` of the file.
+    pub fn new(sink: Box<dyn Sink>, number: u32, whole_every: u32, counts: Arc<Counts>) -> io::Result<Self> {
+        Ok(Self {
+            sink,
+            number,
+            session: rand::random(),
+            whole_every: whole_every.max(1),
+            since_whole: 0,
+            encoder: Encoder::default(),
+            names: Names::new(),
+            compressor: Compressor::new(ZSTD_LEVEL)?,
+            counts,
+        })
+    }
+
+    /// Writes until there is no recorder any more.
+    pub fn drain(mut self, jobs: &Receiver<Job>, free: &Sender<()>) {
+        while let Ok(job) = jobs.recv() {
+            let is_beat = matches!(job, Job::Beat { .. });
+            let written = match job {
+                Job::Beat { snapshot, moment, news, runs, after } => {
+                    self.names.extend(news);
+                    let beat = Beat { moment, snapshot: &snapshot, runs: &runs, after: &after };
+                    self.beat(&beat)
+                }
+                Job::Gap(gap) => self.gap(gap),
+            };
+            if let Err(error) = written {
+                self.counts.stopped.store(true, Relaxed);
+                tracing::error!(%error, "the recording stops here; what was recorded can be read");
+                return;
+            }
+            if is_beat {
+                // The recorder may have ended already.
+                _ = free.send(());
+            }
+        }
+        let Counts { beats, left_out, bytes, .. } = &*self.counts;
+        let (beats, left_out, bytes) = (beats.load(Relaxed), left_out.load(Relaxed), bytes.load(Relaxed));
+        tracing::info!(beats, left_out, bytes, "recording ended");
+    }
+
+    fn beat(&mut self, beat: &Beat<'_>) -> io::Result<()> {
+        if self.since_whole >= self.whole_every {
+            self.encoder.forget();
+        }
+        let Some((kind, raw)) = self.encode(beat) else { return self.leave_out(beat) };
+        let record = self.record(kind, beat, &raw)?;
+        if self.sink.has_room(record.len()) {
+            return self.append(kind, &record);
+        }
+        self.sink.turn_over()?;
+        self.number = 0;
+        self.encoder.forget();
+        let Some((kind, raw)) = self.encode(beat) else { return self.leave_out(beat) };
+        let record = self.record(kind, beat, &raw)?;
+        if !self.sink.has_room(record.len()) {
+            let words =
+                format!("one whole beat takes {} bytes, more than half of the recording may", record.len());
+            return Err(io::Error::other(words));
+        }
+        self.append(kind, &record)
+    }
+
+    /// A beat's bytes, uncompressed; none if it has to be left out.
+    fn encode(&mut self, beat: &Beat<'_>) -> Option<(Kind, Raw)> {
+        let kind = if self.encoder.is_new() { Kind::Whole } else { Kind::Difference };
+        prune(&mut self.names, beat.snapshot.peers(PeerColumn::Conn));
+        let names = &self.names;
+        let encoded = self.encoder.encode(beat, |conn| names.get(&conn).cloned());
+        match encoded {
+            Ok(raw) if raw.bytes.len() <= LARGEST_RAW => return Some((kind, raw)),
+            Ok(raw) => {
+                tracing::warn!(
+                    bytes = raw.bytes.len(),
+                    "a beat is too large for the recording and is left out"
+                );
+                self.encoder.forget();
+            }
+            Err(error) => tracing::warn!(%error, "a beat cannot be recorded and is left out"),
+        }
+        None
+    }
+
+    fn leave_out(&mut self, beat: &Beat<'_>) -> io::Result<()> {
+        self.counts.left_out.fetch_add(1, Relaxed);
+        let tick = beat.moment.tick;
+        self.gap(Gap { beats: 1, first_tick: tick, last_tick: tick })
+    }
+
+    fn record(&mut self, kind: Kind, beat: &Beat<'_>, raw: &Raw) -> io::Result<Vec<u8>> {
+        let payload = self.compress(raw)?;
+        let head = Head {
+            kind,
+            number: self.number,
+            session: self.session,
+            tick: beat.moment.tick,
+            urgent: beat.moment.urgent,
+            payload: payload.len() as u32,
+            raw: raw.bytes.len() as u32,
+            payload_crc: crc32fast::hash(&payload),
+        };
+        Ok([&head.to_bytes()[..], &payload].concat())
+    }
+
+    /// One zstd frame, with a block for each stretch of like bytes: each has statistics of its own then.
+    fn compress(&mut self, raw: &Raw) -> io::Result<Vec<u8>> {
+        let Raw { bytes, seams } = raw;
+        let mut out = zstd::stream::write::Encoder::with_context(Vec::new(), self.compressor.context_mut());
+        out.set_pledged_src_size(Some(bytes.len() as u64))?;
+        let mut begin = 0;
+        for &seam in seams.iter().filter(|seam| **seam < bytes.len()) {
+            if seam - begin >= LEAST_BLOCK {
+                out.write_all(&bytes[begin..seam])?;
+                out.flush()?;
+                begin = seam;
+            }
+        }
+        out.write_all(&bytes[begin..])?;
+        out.finish()
+    }
+
+    fn append(&mut self, kind: Kind, record: &[u8]) -> io::Result<()> {
+        self.sink.append(record)?;
+        self.number = self.number.wrapping_add(1);
+        self.since_whole = if kind == Kind::Whole { 1 } else { self.since_whole + 1 };
+        self.counts.beats.fetch_add(1, Relaxed);
+        self.counts.bytes.fetch_add(record.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    fn gap(&mut self, gap: Gap) -> io::Result<()> {
+        let head = Head {
+            kind: Kind::Gap,
+            number: self.number,
+            session: self.session,
+            tick: gap.first_tick,
+            urgent: gap.last_tick,
+            payload: 0,
+            raw: gap.beats,
+            payload_crc: 0,
+        };
+        let record = head.to_bytes();
+        if self.sink.has_room(record.len()) {
+            self.sink.append(&record)?;
+            self.number = self.number.wrapping_add(1);
+            self.counts.bytes.fetch_add(record.len() as u64, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Forgets connections that have ended, now and then.
+pub(super) fn prune(names: &mut Names, conns: &[u32]) {
+    /// So that a small pool is not gone through at each beat.
+    const SPARE: usize = 64;
+    if names.len() > 2 * conns.len() + SPARE {
+        let mut kept = Names::with_capacity(conns.len());
+        kept.extend(conns.iter().filter_map(|conn| Some((*conn, Arc::clone(names.get(conn)?)))));
+        *names = kept;
+    }
+}
