@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use groundskeeper::config::Config;
+use groundskeeper::engine::Phases;
 use groundskeeper::journal::What;
 
 mod chat;
@@ -18,7 +18,7 @@ const LAST_TICK: u32 = 15;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut phases = Config::default().phases;
+    let mut phases = Phases::default();
     // Seconds instead of minutes, so that the example does not take minutes.
     phases.reaper.settings.ping_after = Duration::from_secs(1).into();
     phases.reaper.settings.stale_after = Duration::from_secs(3).into();

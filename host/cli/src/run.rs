@@ -107,14 +107,15 @@ async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
     // Signals first: from here on, being told to stop means stopping in order.
     let mut signals = Signals::listen()?;
     let clock = SystemClock::new();
-    let locals = local::start(&config, local_peers, &clock).await?;
-    let builder = Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock);
+    let builder =
+        Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
     let node = match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
         Ok(node) => node,
         Err(error) => return data_error_code(error.into()),
     };
+    let locals = local::start(&config, local_peers, &clock).await?;
     local::introduce(&locals, &node);
     warn_of_short_watchdog(config.node.interval);
     let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || ticks.is_some() };

@@ -22,7 +22,10 @@ pub const MAX_NETWORK: usize = 32;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-#[allow(rustdoc::broken_intra_doc_links, reason = "the schema shows these words as they are: [] and [::] are values")]
+#[allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the schema shows these words as they are: [] and [::] are values"
+)]
 pub struct NetSettings {
     /// Addresses to accept connections on; [] accepts none. "[::]" takes IPv4 as well.
     pub listen: Vec<SocketAddr>,

@@ -5,9 +5,8 @@
 //! of their own: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`]. Applications that want a whole node, with
 //! messages and phases of theirs, begin with [`node::Node::builder`].
 //!
-//! Features, all on by default: `net` (connections over TLS, and whole nodes), `admin` (metrics, the local API and
-//! the telemetry listener), `wasm` (phases as WebAssembly components), `dylib` (phases as shared libraries), `cli` (the
-//! binary).
+//! Without features it is that and no more. `config`, `data`, `dropin`, `wasm`, `dylib`, `watch`, `record`, `net`, `node` and
+//! `telemetry` add to it: `docs/library.md` tells what each brings.
 
 // Tests and tools may; the library may not: it reports by value, by journal and by tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]

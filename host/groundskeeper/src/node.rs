@@ -1,4 +1,4 @@
-//! Puts the state.clone() together. Owns starting and stopping, in order; decides nothing else.
+//! Puts the parts together. Owns starting and stopping, in order; decides nothing else.
 
 #[cfg(feature = "node")]
 mod builder;

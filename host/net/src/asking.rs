@@ -20,8 +20,8 @@ use super::tuning::CurrentTuning;
 /// A request to whoever can answer it.
 ///
 /// ```
-/// # use groundskeeper::net::{Ask, Net};
-/// # async fn example(net: &Net) -> Result<(), groundskeeper::net::AskError> {
+/// # use groundskeeper_net::{Ask, AskError, Net};
+/// # async fn example(net: &Net) -> Result<(), AskError> {
 /// let answer = net.ask(Ask::new("block", &7_u64.to_le_bytes()).idempotent()).await?;
 /// println!("{} bytes from {}", answer.payload.len(), answer.from);
 /// # Ok(())

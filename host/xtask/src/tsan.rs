@@ -14,7 +14,8 @@ const PLANTED: [&str; 2] = ["between_two_threads", "between_a_test_and_a_thread"
 const SHARED: [&str; 4] = ["--package", "groundskeeper-flow", "--package", "groundskeeper-pool"];
 
 /// The library without WebAssembly: compiled guests are not looked into.
-const LIBRARY: [&str; 5] = ["--package", "groundskeeper", "--no-default-features", "--features", "node"];
+const LIBRARY: [&str; 5] =
+    ["--package", "groundskeeper", "--no-default-features", "--features", "node,record"];
 
 /// # Errors
 /// If a planted race is not found: then it says nothing that no other is. If a test fails or a race is found; the report

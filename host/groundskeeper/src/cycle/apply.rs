@@ -180,7 +180,9 @@ impl Apply<'_> {
             }
             self.outcome.fates.push(outcome.into());
         }
-        for (interface, count) in std::mem::take(&mut self.outcome.futile_untold) {
+        let mut untold: Vec<_> = std::mem::take(&mut self.outcome.futile_untold).into_iter().collect();
+        untold.sort_by_key(|(interface, _)| interface.name());
+        for (interface, count) in untold {
             let words = format!("came to nothing as well, like the {FUTILE_TOLD} asks told one by one");
             let outcome = Outcome::Refused(words);
             self.record(Draft { outcome, count, ..self.draft(what_of(interface), "") });

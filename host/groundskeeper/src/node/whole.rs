@@ -230,6 +230,8 @@ impl Node {
         steps.done("say goodbye and close connections", trouble);
 
         let trouble = save_all(folder, &state, cycle.as_ref(), tick).await.err();
+        // With it goes the recorder, which waits for what it has not written yet.
+        drop(cycle);
         steps.done("save address book, schedule and what phases remember", trouble);
 
         if let Some(config_files) = config_files {

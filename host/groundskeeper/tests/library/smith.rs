@@ -1,7 +1,7 @@
 //! Modules that nobody wrote: made by wasm-smith to import the contract, and valid phases with bytes and sections moved.
 //! None may panic, hang or leave memory behind.
 //!
-//! `GROUNDSKEEPER_MODULES=10000 cargo test --release --test library smith:: -- --nocapture` makes more of them than a usual run.
+//! `GROUNDSKEEPER_MODULES=10000 cargo test --release -p groundskeeper --test library smith:: -- --nocapture` makes more of them than a usual run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
