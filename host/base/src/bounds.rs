@@ -1,4 +1,4 @@
-//! The range of a setting: what a check, a JSON schema and people are told of it.
+//! The range of a setting. The check of a config, the JSON schema and error messages all read it here.
 
 use std::fmt;
 

@@ -126,7 +126,7 @@ impl Config {
     /// Checks `[node]` of a config that was written by hand, past the reader. `name` is what problems call its author.
     ///
     /// # Errors
-    /// Every problem there is, without lines: nobody wrote a text.
+    /// Every problem, without line numbers, since there is no text.
     pub fn check_node(&self, name: &str) -> Result<(), Vec<Problem>> {
         let network = toml::Value::String(self.node.network.clone());
         let interval = units::span(self.node.interval);

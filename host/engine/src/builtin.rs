@@ -40,7 +40,8 @@ impl<S: Default> Phase<S> {
 }
 
 impl Default for Phases {
-    /// The numbers of decision 0004 and of the seeds: each tick, by the number of connections, each minute, each hour.
+    /// The reaper runs at each tick, reconnect by the number of connections, the two cleanups each 2 and 120 ticks: a minute
+    /// and an hour at the default interval.
     fn default() -> Self {
         let steps = [(Some(5), 1), (Some(8), 2), (None, 4)];
         let steps = steps.map(|(below_connections, every_n_ticks)| Step { below_connections, every_n_ticks });
