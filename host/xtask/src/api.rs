@@ -1,7 +1,7 @@
 //! The public API of the crates that others build on, as listings in `docs/api`: what it is now, and what of it may not
 //! go without a version that says so. Reads rustdoc's JSON; rules about versions are here, the rest is review.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,31 @@ struct Listing {
     since: BTreeSet<String>,
 }
 
+/// Between the traits of one type on a line. No name of a trait has it, not with its arguments either.
+const AND: &str = " & ";
+
+/// The lines of a listing that stand for `items`: the traits of a type are one line.
+fn lines_of_items(items: &BTreeSet<String>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut traits: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for item in items {
+        match item.strip_prefix("impl ").and_then(|item| item.split_once(" for ")) {
+            Some((name, of)) => traits.entry(of).or_default().push(name),
+            None => lines.push(item.clone()),
+        }
+    }
+    lines.extend(traits.into_iter().map(|(of, names)| format!("impl {} for {of}", names.join(AND))));
+    lines
+}
+
+/// The items that a line of a listing stands for.
+fn items_of_line(line: &str) -> Vec<String> {
+    match line.strip_prefix("impl ").and_then(|line| line.split_once(" for ")) {
+        Some((names, of)) => names.split(AND).map(|name| format!("impl {name} for {of}")).collect(),
+        None => vec![line.to_owned()],
+    }
+}
+
 /// How a crate differs from its listing.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Findings {
@@ -96,11 +121,13 @@ impl Listing {
             "not released" => None,
             state => Some(state.strip_prefix("released as ").context("not a state")?.parse()?),
         };
-        let items = || {
-            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#') || line.starts_with("#["))
-        };
-        let since = items().filter_map(|line| line.strip_prefix("+ ")).map(str::to_owned).collect();
-        let promised = items().filter(|line| !line.starts_with("+ ")).map(str::to_owned).collect();
+        let (mut promised, mut since) = (BTreeSet::new(), BTreeSet::new());
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with("# ") && *line != "#") {
+            match line.strip_prefix("+ ") {
+                Some(line) => since.extend(items_of_line(line)),
+                None => promised.extend(items_of_line(line)),
+            }
+        }
         Ok(match released {
             None => Self { released, promised: BTreeSet::new(), since: promised },
             Some(_) => Self { released, promised, since },
@@ -112,16 +139,18 @@ impl Listing {
             self.released.map_or("not released".to_owned(), |version| format!("released as {version}"));
         let mut text = format!("# {name}: {state}\n#\n");
         text.push_str(
-            "# Its public API, an item a line. `cargo xtask api` writes down what has come and gone.\n",
+            "# Its public API, an item a line; the traits of a type are one line. `cargo xtask api` writes down what has come and gone.\n",
         );
         if self.released.is_some() {
             text.push_str("# Lines with a plus came after that version.\n");
         }
         text.push('\n');
-        let all: BTreeSet<&String> = self.promised.union(&self.since).collect();
-        for item in all {
-            let sign = if self.released.is_some() && self.since.contains(item) { "+ " } else { "" };
-            writeln!(text, "{sign}{item}").expect("a string takes everything");
+        let since_sign = if self.released.is_some() { "+ " } else { "" };
+        let promised = lines_of_items(&self.promised).into_iter().map(|line| (line, ""));
+        let since = lines_of_items(&self.since).into_iter().map(|line| (line, since_sign));
+        let lines: BTreeSet<(String, &str)> = promised.chain(since).collect();
+        for (line, sign) in lines {
+            writeln!(text, "{sign}{line}").expect("a string takes everything");
         }
         text
     }
@@ -258,11 +287,21 @@ fn look(steps: &mut Steps) -> Result<Vec<Crate>> {
 
 fn items(json: &Path) -> Result<BTreeSet<String>> {
     // What std implements for everything is no promise of ours.
-    let api = public_api::Builder::from_rustdoc_json(json).omit_blanket_impls(true).build().context(
+    let api = |without_derived| {
+        public_api::Builder::from_rustdoc_json(json)
+            .omit_blanket_impls(true)
+            .omit_auto_derived_impls(without_derived)
+            .build()
+            .map(|api| api.items().map(ToString::to_string).collect::<BTreeSet<String>>())
+    };
+    let all = api(false).context(
         "this rustdoc writes JSON of a form that the crate public-api cannot read in the version of host/xtask/Cargo.toml; \
          take another version of it, or run with RUSTUP_TOOLCHAIN set to the rustc that docs/decisions/0020 names",
     )?;
-    Ok(api.items().map(ToString::to_string).filter(|line| is_promise(line)).collect())
+    let written = api(true)?;
+    // That a trait is derived is a promise; what its methods are is the trait's.
+    let kept = |line: &String| is_promise(line) && (written.contains(line) || line.starts_with("impl"));
+    Ok(all.into_iter().filter(kept).collect())
 }
 
 /// Whether a line is worth having. That a type is `Send` would be a line for each of them; that it is not is one where it
@@ -396,12 +435,26 @@ mod tests {
 
     #[test]
     fn listings_survive_their_text() {
-        for one in
-            [listing(None, &[]), listing(Some("0.1.0"), &["pub fn a::g()"]), listing(Some("1.2.3"), &[])]
-        {
+        for one in [
+            listing(None, &[]),
+            listing(Some("0.1.0"), &["pub fn a::g()", "impl b::T<u32> for a::S", "impl b::U for a::S"]),
+            listing(Some("1.2.3"), &[]),
+        ] {
             assert_eq!(Listing::parse(&one.text("a")).unwrap(), one);
         }
         assert!(Listing::parse("# a: soon\n").is_err() && Listing::parse("").is_err());
+    }
+
+    #[test]
+    fn the_traits_of_a_type_are_one_line_and_a_promise_each() {
+        let items = set(&["impl b::T for a::S", "impl b::U for a::S", "impl<X> b::T for a::G<X>"]);
+        assert_eq!(lines_of_items(&items), ["impl<X> b::T for a::G<X>", "impl b::T & b::U for a::S"]);
+        let listing =
+            Listing { released: "0.1.0".parse().ok(), promised: items.clone(), since: BTreeSet::new() };
+        let mut now = items;
+        now.remove("impl b::U for a::S");
+        let findings = Listing::parse(&listing.text("a")).unwrap().compare(&now, Version(0, 1, 1));
+        assert_eq!(findings.broken, ["gone or changed: impl b::U for a::S"]);
     }
 
     #[test]
