@@ -1,4 +1,5 @@
 //! `bench <group> [--quick] [--json]`: our pool, tick and timer beside the designs they replace, in the same run.
+//! `bench <group> --against PROGRAM [--pairs N]`: this build beside another build of the same program, in pairs.
 //!
 //! Figures, never tests: nothing fails because a machine is slow.
 
@@ -15,6 +16,7 @@ mod masks;
 mod net;
 mod nodes;
 mod ours;
+mod pairs;
 mod pool;
 mod raw_keys;
 mod record;
@@ -24,7 +26,11 @@ mod rounds;
 mod seeds;
 mod tick;
 
+use pairs::Pairs;
 use report::Report;
+
+/// Odd: the median is one of them.
+const PAIRS: usize = 5;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -61,12 +67,17 @@ impl Effort {
 
 fn usage(problem: &str) -> ExitCode {
     let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
-    eprintln!("{problem}\nusage: bench {} [--quick] [--json]", names.join("|"));
+    eprintln!(
+        "{problem}\nusage: bench {} [--quick] [--json | --against PROGRAM [--pairs N]]",
+        names.join("|")
+    );
     ExitCode::from(2)
 }
 
 fn main() -> ExitCode {
-    let (mut name, mut json, mut quick) = (None, false, false);
+    let mut name = None;
+    let (mut json, mut quick) = (false, false);
+    let (mut against, mut pairs) = (None, PAIRS);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [word, variant, amount] = &arguments[..] {
         match word.as_str() {
@@ -78,10 +89,19 @@ fn main() -> ExitCode {
             _ => {}
         }
     }
-    for argument in &arguments {
+    let mut words = arguments.iter();
+    while let Some(argument) = words.next() {
         match argument.as_str() {
             "--json" => json = true,
             "--quick" => quick = true,
+            "--against" => match words.next() {
+                Some(program) => against = Some(program),
+                None => return usage("--against takes the path of another build of this program"),
+            },
+            "--pairs" => match words.next().and_then(|count| count.parse().ok()).filter(|count| *count > 0) {
+                Some(count) => pairs = count,
+                None => return usage("--pairs takes a number above 0"),
+            },
             group if !group.starts_with('-') && name.is_none() => name = Some(group),
             other => return usage(&format!("unexpected {other:?}")),
         }
@@ -90,6 +110,16 @@ fn main() -> ExitCode {
     let Some(group) = GROUPS.iter().find(|group| group.name == name) else {
         return usage(&format!("no group {name:?}"));
     };
+    if let Some(against) = against {
+        let pairs = Pairs { group: group.name, is_quick: quick, against: against.into(), count: pairs };
+        return match pairs.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("{problem}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut report = Report::new(json);
     (group.run)(&Effort { quick }, &mut report);
     report.finish(group.how);

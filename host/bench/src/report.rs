@@ -133,6 +133,7 @@ impl Row {
             "subject": self.subject,
             "value": self.value,
             "unit": self.unit,
+            "more_is_better": self.more_is_better,
             "baseline": self.against.as_ref().map(|against| &against.name),
             "baseline_value": self.against.as_ref().map(|against| against.value),
             "ratio": self.ratio(),
@@ -192,6 +193,17 @@ pub fn number(value: f64) -> String {
     grouped
 }
 
+/// Prints lines of cells, each column as wide as its widest cell.
+pub fn table<const N: usize>(lines: &[[String; N]]) {
+    let widths: [usize; N] =
+        std::array::from_fn(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0));
+    for line in lines {
+        let cells: Vec<String> =
+            line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+}
+
 /// Where the rows of a run go: a line each as JSON, or one table at the end.
 pub struct Report {
     json: bool,
@@ -221,16 +233,8 @@ impl Report {
         let titles = ["measure", "of", "ours", "baseline", "ratio", "reach", "", "note"].map(str::to_owned);
         let lines: Vec<[String; 8]> =
             std::iter::once(titles).chain(self.rows.iter().map(Row::cells)).collect();
-        let widths: [usize; 7] =
-            std::array::from_fn(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0));
         println!("{how}\n");
-        for line in &lines {
-            let mut text = String::new();
-            for (at, width) in widths.iter().enumerate() {
-                text.push_str(&format!("{:<width$}  ", line[at]));
-            }
-            println!("{}", format!("{text}{}", line[7]).trim_end());
-        }
+        table(&lines);
         let missed = self.rows.iter().filter(|row| row.reached() == Some(false)).count();
         println!("\n{missed} missed");
     }

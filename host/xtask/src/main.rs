@@ -27,6 +27,7 @@ cargo xtask VERB
   check [PART..]                    everything but the tests; parts: fmt deny clippy doc api guests
   test                              every test of the workspace, doc tests and loom models included
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
+  bench GROUP --against PROGRAM     the same beside another build of groundskeeper-bench, in pairs: [--pairs N] [--quick]
   guests                            builds what runs as WebAssembly, with the toolchain that this machine has
   api [--released]                  writes the public API down in docs/api; --released makes a promise of it
   ready                             builds the components of examples/ready anew
