@@ -16,7 +16,6 @@ mod net;
 mod nodes;
 mod ours;
 mod pool;
-mod raw_keys;
 mod record;
 mod reload;
 mod report;
