@@ -2,6 +2,7 @@
 //! where that is allowed. Knows no kind by itself.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use groundskeeper_flow::{Priority, RetryBudget, Route};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::conn::Conn;
-use super::counters::Event;
 use super::kinds::RequestKind;
 use super::peer_choice::{Candidates, PeerChoice};
 use super::request_error::{AskError, RequestError};
@@ -130,7 +130,7 @@ impl RoutedRequests {
 
     /// The peer that would be asked now.
     pub(crate) fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
-        let kind = self.requests.kind(ask.question.name);
+        let kind = self.requests.kinds.of(ask.question.name);
         self.choice.choose(&ask.candidates, &kind, &[], |conn| conn.peer)
     }
 
@@ -142,7 +142,7 @@ impl RoutedRequests {
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, AskError> {
         let name = ask.question.name;
         check_kind(name).map_err(AskError::Bad)?;
-        let kind = &self.requests.kind(name);
+        let kind = &self.requests.kinds.of(name);
         let most = self.shared.tuning.timeout_of(name);
         let retry_settings = self.shared.tuning.get().retry;
         let began = Instant::now();
@@ -157,7 +157,7 @@ impl RoutedRequests {
                 if !self.retries.spend() {
                     break;
                 }
-                self.shared.counters.count(Event::Retried);
+                self.shared.counters.retried.fetch_add(1, Relaxed);
                 let wait = retry_settings.wait(retry - 1, self.choice.random());
                 if timeout_at(end, sleep(wait)).await.is_err() {
                     break;
@@ -202,7 +202,7 @@ impl RoutedRequests {
         let Some(other) = self.route(ask, kind, asked).filter(|_| self.retries.spend()) else {
             return first.await;
         };
-        self.shared.counters.count(Event::Hedged);
+        self.shared.counters.hedged.fetch_add(1, Relaxed);
         asked.push(other.peer);
         let mut second = std::pin::pin!(self.one(ask, kind, other, end));
         // The first answer counts; a failure leaves the other one running.

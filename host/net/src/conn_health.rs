@@ -1,9 +1,10 @@
 //! Health that answers and broadcasts cost a connection, and that it earns back. The pool holds the number.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use groundskeeper_pool::journal::{Asker, Draft, What};
 
 use super::conn::Conn;
-use super::counters::Event;
 use super::shared::Shared;
 
 /// Health taken for no answer in time: it takes twenty of them, and the breaker opens long before.
@@ -50,7 +51,7 @@ pub(crate) fn ponged(shared: &Shared, conn: &Conn) {
 }
 
 fn misbehaved(shared: &Shared, conn: &Conn, by: i32, words: &str) {
-    shared.counters.count(Event::Misbehaved);
+    shared.counters.misbehaved.fetch_add(1, Relaxed);
     take(shared, conn, by, || words.to_owned());
 }
 

@@ -23,8 +23,7 @@ mod counters;
 mod dialer;
 mod exchange;
 mod farewells;
-#[doc(hidden)]
-pub mod frame;
+mod frame;
 mod handlers;
 mod handshake;
 mod handshake_error;
@@ -205,6 +204,7 @@ impl Net {
     }
 
     /// Tasks now: one per listener, connection, handshake, dial, and request that is being worked on at once.
+    #[doc(hidden)]
     pub fn tasks(&self) -> usize {
         self.shared.tasks.count()
     }
@@ -275,7 +275,7 @@ impl Net {
         check_kind(kind)?;
         let conn = self.shared.find(&peer).ok_or(RequestError::NotConnected(peer))?;
         let requests = &self.routed.requests;
-        requests.ask_once(&conn, &requests.kind(kind), Question::new(kind, payload), timeout).await
+        requests.ask_once(&conn, &requests.kinds.of(kind), Question::new(kind, payload), timeout).await
     }
 
     /// Asks a healthy peer; a request that is idempotent is tried again with another one if that fails.
@@ -345,7 +345,7 @@ impl TrafficReport for Net {
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
-        self.routed.requests.kinds()
+        self.routed.requests.kinds.snapshot()
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {

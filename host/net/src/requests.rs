@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use groundskeeper_flow::{AttemptEnd, BreakerState, CallEnd, KindSnapshot, NotQueued, Parcel, Priority};
+use groundskeeper_flow::{AttemptEnd, BreakerState, CallEnd, NotQueued, Parcel, Priority};
 use groundskeeper_pool::journal::{Asker, Draft, What};
 use tokio::sync::oneshot;
 
 use super::conn::Conn;
 use super::conn_health;
-use super::counters::{Counters, Event};
+use super::counters::Counters;
 use super::kinds::{RequestKind, RequestKinds};
 use super::pending::Waiter;
 use super::request_error::RequestError;
@@ -31,7 +31,7 @@ pub enum WhenFull {
 /// What one attempt sends, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question<'a> {
-    /// Of its kind.
+    /// The kind's.
     pub(crate) name: &'a str,
     pub(crate) payload: &'a [u8],
     pub(crate) priority: Priority,
@@ -48,21 +48,12 @@ impl<'a> Question<'a> {
 
 pub(crate) struct Requests {
     shared: Arc<Shared>,
-    kinds: RequestKinds,
+    pub(crate) kinds: RequestKinds,
 }
 
 impl Requests {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, kinds: RequestKinds::default() }
-    }
-
-    /// What is known of the kind `name`.
-    pub(crate) fn kind(&self, name: &str) -> Arc<RequestKind> {
-        self.kinds.of(name)
-    }
-
-    pub(crate) fn kinds(&self) -> Vec<KindSnapshot> {
-        self.kinds.snapshot()
     }
 
     /// How long to wait for an answer of this kind from this peer.
@@ -193,7 +184,7 @@ impl Attempt<'_> {
         let now = shared.state.clock.mono();
         if let Some(state) = conn.record.end(kind, end, took, now, &settings) {
             if state == BreakerState::Open {
-                shared.counters.count(Event::BreakerOpened);
+                shared.counters.breakers_opened.fetch_add(1, Relaxed);
             }
             shared.state.journal.record(Draft {
                 peer: Some(conn.peer),

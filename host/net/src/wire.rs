@@ -15,35 +15,35 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::frame::{Frame, FrameReader, HEADER, Kind};
 
 /// Part of the ALPN: nodes of another major version do not even meet. Changes only if the hello itself does.
-pub const PROTOCOL_MAJOR: u16 = 1;
+pub(crate) const PROTOCOL_MAJOR: u16 = 1;
 
 /// The range of message versions that this node speaks, within the major version.
 pub const LEAST_VERSION: u16 = 1;
 pub const GREATEST_VERSION: u16 = 1;
 
 /// Listen addresses in a hello: IPv4 and IPv6 on a few interfaces.
-pub const MAX_LISTEN: usize = 8;
+pub(crate) const MAX_LISTEN: usize = 8;
 
 /// Addresses in one answer to "peers": a few are enough to go on asking, and a liar cannot fill a book at once.
-pub const MAX_PEERS_TOLD: usize = 32;
+pub(crate) const MAX_PEERS_TOLD: usize = 32;
 
 /// Bytes of a topic or of a request kind.
-pub const MAX_NAME: usize = 64;
+pub(crate) const MAX_NAME: usize = 64;
 
 /// Bytes of the words in a goodbye.
-pub const MAX_WORDS: usize = 200;
+pub(crate) const MAX_WORDS: usize = 200;
 
 /// Bytes of what a peer says it runs.
-pub const MAX_AGENT: usize = 64;
+pub(crate) const MAX_AGENT: usize = 64;
 
 /// A connection that only asks whether the node is alive: it is greeted, but takes no place in the pool.
-pub const FEATURE_PROBE: u64 = 1;
+pub(crate) const FEATURE_PROBE: u64 = 1;
 
 /// The dialer has no live connection to the one it dials. If that one thinks otherwise, it holds a ghost.
-pub const FEATURE_ALONE: u64 = 2;
+pub(crate) const FEATURE_ALONE: u64 = 2;
 
 /// For a goodbye to reach one whom we turn away.
-pub const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The first message of both sides.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -200,10 +200,10 @@ impl Serialize for Raw<'_> {
 }
 
 /// An address that a node tells another, and whose it was when it was last reached.
-pub type Told = (SocketAddr, Option<PeerId>);
+pub(crate) type Told = (SocketAddr, Option<PeerId>);
 
 /// The payload of an answer to "peers".
-pub fn encode_peers(peers: &[Told]) -> Vec<u8> {
+pub(crate) fn encode_peers(peers: &[Told]) -> Vec<u8> {
     postcard::to_allocvec(peers).expect("memory takes every list")
 }
 
@@ -211,7 +211,7 @@ pub fn encode_peers(peers: &[Told]) -> Vec<u8> {
 ///
 /// # Errors
 /// None of it is used if it is garbage or holds more than [`MAX_PEERS_TOLD`].
-pub fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error> {
+pub(crate) fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error> {
     #[derive(Deserialize)]
     struct Peers(#[serde(deserialize_with = "at_most::<Told, MAX_PEERS_TOLD, _>")] Vec<Told>);
     let (Peers(told), rest) = postcard::take_from_bytes(payload)?;
@@ -249,7 +249,7 @@ where
 }
 
 /// The number of a cause in a goodbye. Numbers are never used again for something else.
-pub fn code_of(cause: Cause) -> u8 {
+pub(crate) fn code_of(cause: Cause) -> u8 {
     match cause {
         Cause::Phase => 0,
         Cause::Banned => 1,
@@ -265,17 +265,17 @@ pub fn code_of(cause: Cause) -> u8 {
 }
 
 /// The cause with that number, None for those of a later version.
-pub fn cause_of(code: u8) -> Option<Cause> {
+pub(crate) fn cause_of(code: u8) -> Option<Cause> {
     Cause::ALL.into_iter().find(|&cause| code_of(cause) == code)
 }
 
 /// Cuts a text at a character, so that it has at most `most` bytes.
-pub fn clipped(text: &str, most: usize) -> &str {
+pub(crate) fn clipped(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 
 /// A stranger's words, fit for a terminal and for one line of a log.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
