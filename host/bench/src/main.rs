@@ -18,7 +18,6 @@ mod nodes;
 mod ours;
 mod pairs;
 mod pool;
-mod raw_keys;
 mod record;
 mod reload;
 mod report;

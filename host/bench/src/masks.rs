@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use groundskeeper::net::tls::{AnyRawKey, certified_key, peer_id_of};
 use groundskeeper::net::{BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, Unproven};
 use groundskeeper::peer::PeerId;
 use rustls::client::ResolvesClientCert;
@@ -16,8 +17,6 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-
-use crate::raw_keys::{AnyKey, certified_key, peer_id_of};
 
 /// What rustls may hold of plaintext and of records, as in the host.
 const RUSTLS_BUFFER: usize = 16 * 1024;
@@ -73,15 +72,15 @@ impl MaskedTls {
     /// If rustls refuses its own provider.
     pub fn new(keys: usize, network: &str) -> Self {
         let provider = Arc::new(default_provider());
-        let keys = (0..keys).map(|_| certified_key(&Identity::generate(), &provider)).collect();
-        let masks = Arc::new(Masks { keys, next: AtomicUsize::new(0) });
+        let key = |_| certified_key(&Identity::generate(), &provider).expect("an identity is a key");
+        let masks = Arc::new(Masks { keys: (0..keys).map(key).collect(), next: AtomicUsize::new(0) });
         let alpn = vec![format!("bench/{network}").into_bytes()];
         let tls13 = &[&rustls::version::TLS13];
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(tls13)
             .expect("the provider speaks TLS 1.3")
-            .with_client_cert_verifier(Arc::new(AnyKey(Arc::clone(&provider))))
+            .with_client_cert_verifier(AnyRawKey::new(&provider))
             .with_cert_resolver(Arc::clone(&masks) as _);
         server.alpn_protocols.clone_from(&alpn);
         server.send_tls13_tickets = 0;
@@ -91,7 +90,7 @@ impl MaskedTls {
             .with_protocol_versions(tls13)
             .expect("the provider speaks TLS 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyKey(provider)))
+            .with_custom_certificate_verifier(AnyRawKey::new(&provider))
             .with_client_cert_resolver(masks);
         client.alpn_protocols = alpn;
         client.resumption = rustls::client::Resumption::disabled();

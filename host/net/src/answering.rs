@@ -2,46 +2,41 @@
 //! session, and ends with it.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use groundskeeper_base::clock::{Clock, Coarse};
-use groundskeeper_flow::Priority;
+use groundskeeper_base::clock::Coarse;
+use groundskeeper_flow::{Priority, RequestQueue};
 use tokio::task::JoinSet;
 
 use super::conn::Conn;
-use super::exchange::PeerExchange;
-use super::frame_sender::FrameSender;
-use super::handlers::{RequestHandler, RequestHandlers};
-use super::open_answer::{Caught, OpenAnswer, ReplyTo};
-use super::settings::NetConfig;
-use super::tasks::Tasks;
+use super::exchange::peers_for;
+use super::handlers::RequestHandler;
+use super::open_answer::{Handling, OpenAnswer};
+use super::shared::Shared;
 use super::wire::Status;
-use super::work_queue::WorkQueue;
-use crate::NodeState;
 
 /// Between two peer lists to one peer, in seconds: each is a walk over the address book.
 const PEERS_EVERY_S: u32 = 10;
 
 /// How a node answers requests, over all connections.
 pub(crate) struct Answers {
+    shared: Arc<Shared>,
     kinds: HashMap<String, Arc<AnsweredKind>>,
-    /// Of one peer.
-    at_once: usize,
-    time_limit: Duration,
-    sender: Arc<FrameSender>,
-    exchange: Arc<PeerExchange>,
-    clock: Arc<dyn Clock>,
 }
 
 struct AnsweredKind {
     handler: RequestHandler,
     /// Where requests wait for workers, if only some are answered at once.
-    queue: Option<WorkQueue<Job>>,
+    queue: Option<WorkQueue>,
+}
+
+struct WorkQueue {
+    jobs: RequestQueue<Job>,
+    at_once: usize,
 }
 
 /// A request that waits for one of the workers of its kind.
@@ -51,56 +46,41 @@ struct Job {
 }
 
 impl Answers {
-    pub(crate) fn new(
-        config: &NetConfig,
-        state: &NodeState,
-        handlers: RequestHandlers,
-        sender: &Arc<FrameSender>,
-        exchange: &Arc<PeerExchange>,
-    ) -> Self {
+    /// Starts the workers of all kinds that have a queue.
+    pub(crate) fn start(shared: Arc<Shared>, handlers: HashMap<String, RequestHandler>) -> Self {
         let kinds = handlers.into_iter().map(|(name, handler)| {
-            let queue = handler.capacity.map(WorkQueue::new);
+            let queue = handler.capacity.map(|capacity| WorkQueue {
+                jobs: RequestQueue::new(capacity.waiting),
+                at_once: capacity.at_once.max(1),
+            });
             (name, Arc::new(AnsweredKind { handler, queue }))
         });
-        Self {
-            kinds: kinds.collect(),
-            at_once: config.answers_at_once,
-            time_limit: config.answer_timeout,
-            sender: sender.clone(),
-            exchange: exchange.clone(),
-            clock: state.clock.clone(),
-        }
-    }
-
-    /// Starts the workers of all kinds that have a queue.
-    pub(crate) fn start_workers(&self, tasks: &Tasks) {
-        for kind in self.kinds.values() {
-            let workers = kind.queue.as_ref().map_or(0, WorkQueue::workers);
-            for _ in 0..workers {
-                tasks.spawn(work(Arc::clone(kind), tasks.clone(), self.time_limit));
+        let answers = Self { kinds: kinds.collect(), shared };
+        for kind in answers.kinds.values() {
+            for _ in 0..kind.queue.as_ref().map_or(0, |queue| queue.at_once) {
+                answers.shared.tasks.spawn(work(Arc::clone(kind), Arc::clone(&answers.shared)));
             }
         }
+        answers
     }
 }
 
-async fn work(kind: Arc<AnsweredKind>, tasks: Tasks, time_limit: Duration) {
+async fn work(kind: Arc<AnsweredKind>, shared: Arc<Shared>) {
     let Some(queue) = &kind.queue else { return };
     loop {
         let Job { answer, payload } = tokio::select! {
             biased;
-            () = tasks.stopping() => return,
-            job = queue.pop() => job,
+            () = shared.tasks.stopping() => return,
+            job = queue.jobs.pop() => job,
         };
         if answer.is_in_vain() {
             continue;
         }
-        let peer = answer.peer();
-        let handling = catch_unwind(AssertUnwindSafe(|| (kind.handler.run)(peer, payload)));
-        let Ok(handling) = handling else { continue };
+        let handling = Handling::begin(&kind.handler, answer.peer(), payload);
         tokio::select! {
             biased;
-            () = tasks.stopping() => return,
-            () = answer.by(Caught(handling), time_limit) => {}
+            () = shared.tasks.stopping() => return,
+            () = answer.by(handling, shared.config.answer_timeout) => {}
         }
     }
 }
@@ -133,70 +113,53 @@ impl ConnAnswers {
         kind: &str,
         payload: Bytes,
     ) {
-        let reply_to = ReplyTo { sender: &answers.sender, conn, id };
+        let Answers { shared, kinds } = answers;
         match kind {
-            "ping" => reply_to.respond(Priority::Request, Status::Ok, &payload),
-            "peers" => self.tell_peers(answers, &reply_to),
-            _ => match answers.kinds.get(kind) {
-                None => reply_to.respond(Priority::Request, Status::NotHandled, &[]),
-                Some(_) if self.under_way.load(Relaxed) as usize >= answers.at_once => reply_to.refuse(),
-                Some(kind) => {
-                    let priority = kind.handler.priority;
-                    let answer = OpenAnswer::new(&answers.sender, conn, id, priority, &self.under_way);
-                    match &kind.queue {
-                        Some(queue) => enqueue(queue, answer, payload),
-                        None => self.begin(cx, &kind.handler, answer, payload, answers.time_limit),
-                    }
-                }
-            },
+            "ping" => return shared.respond(conn, id, Priority::Request, Status::Ok, &payload),
+            "peers" => return self.tell_peers(shared, conn, id),
+            _ => {}
         }
-    }
-
-    /// Runs the handler's first step here: most answers are there already and need no task.
-    fn begin(
-        &mut self,
-        cx: &mut Context<'_>,
-        handler: &RequestHandler,
-        answer: OpenAnswer,
-        payload: Bytes,
-        time_limit: Duration,
-    ) {
-        let peer = answer.peer();
-        let first = catch_unwind(AssertUnwindSafe(|| {
-            let mut handling = (handler.run)(peer, payload);
-            match handling.as_mut().poll(cx) {
-                Poll::Ready(answer) => Ok(answer),
-                Poll::Pending => Err(handling),
-            }
-        }));
-        match first {
-            // The answer says so when it is dropped.
-            Err(_) => {}
-            Ok(Ok(said)) => answer.say(said),
-            Ok(Err(handling)) => {
+        let Some(kind) = kinds.get(kind) else {
+            return shared.respond(conn, id, Priority::Request, Status::NotHandled, &[]);
+        };
+        if self.under_way.load(Relaxed) as usize >= shared.config.answers_at_once {
+            return shared.refuse(conn, id);
+        }
+        let answer = OpenAnswer::new(shared, conn, id, kind.handler.priority, &self.under_way);
+        if let Some(queue) = &kind.queue {
+            return enqueue(queue, answer, payload);
+        }
+        // The handler's first step runs here: most answers are there already and need no task.
+        let mut handling = Handling::begin(&kind.handler, conn.peer, payload);
+        match Pin::new(&mut handling).poll(cx) {
+            Poll::Ready(said) => answer.say(said),
+            Poll::Pending => {
                 let tasks = self.tasks.get_or_insert_default();
-                tasks.spawn(answer.by(handling, time_limit));
+                tasks.spawn(answer.by(handling, shared.config.answer_timeout));
                 // So that it is let go of when it is done.
                 cx.waker().wake_by_ref();
             }
         }
     }
 
-    fn tell_peers(&mut self, answers: &Answers, reply_to: &ReplyTo<'_>) {
-        let now = answers.clock.coarse();
+    fn tell_peers(&mut self, shared: &Shared, conn: &Conn, id: u64) {
+        let now = shared.state.clock.coarse();
         if self.told_peers.is_some_and(|at| now.seconds_since(at) < PEERS_EVERY_S) {
-            return reply_to.refuse();
+            return shared.refuse(conn, id);
         }
         self.told_peers = Some(now);
-        let peers = answers.exchange.peers_for(&reply_to.conn.peer);
-        reply_to.respond(Priority::Request, Status::Ok, &peers);
+        shared.respond(conn, id, Priority::Request, Status::Ok, &peers_for(shared, &conn.peer));
     }
 }
 
-/// Takes a request, or says at once that there is too much to do: the asker can still ask another peer.
-fn enqueue(queue: &WorkQueue<Job>, answer: OpenAnswer, payload: Bytes) {
-    let under_way = answer.under_way();
-    if let Err(job) = queue.push(Job { answer, payload }, under_way) {
+/// Takes a request, or says at once that there is too much to do: the asker can still ask another peer. One peer takes
+/// half of the places at most.
+fn enqueue(queue: &WorkQueue, answer: OpenAnswer, payload: Bytes) {
+    let share = (queue.jobs.capacity() + queue.at_once).div_ceil(2);
+    if answer.under_way() > share {
+        return answer.refuse();
+    }
+    if let Err(job) = queue.jobs.push(Job { answer, payload }) {
         job.answer.refuse();
     }
 }

@@ -2,6 +2,7 @@
 //! where that is allowed. Knows no kind by itself.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,11 @@ use groundskeeper_flow::{Priority, RetryBudget, Route};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::conn::Conn;
-use super::counters::{Counters, Event};
 use super::kinds::RequestKind;
-use super::peer_choice::{Candidates, PeerChoice, Unusable};
-use super::request_error::RequestError;
+use super::peer_choice::{Candidates, PeerChoice};
+use super::request_error::{AskError, RequestError};
 use super::requests::{Question, Requests, WhenFull, check_kind};
-use super::tuning::CurrentTuning;
+use super::shared::Shared;
 
 /// A request to whoever can answer it.
 ///
@@ -29,30 +29,22 @@ use super::tuning::CurrentTuning;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Ask<'a> {
-    kind: &'a str,
-    payload: &'a [u8],
+    question: Question<'a>,
     candidates: Candidates<'a>,
-    priority: Priority,
-    when_full: WhenFull,
     idempotent: bool,
     hedged: bool,
     within: Option<Duration>,
-    most: usize,
 }
 
 impl<'a> Ask<'a> {
     /// Asks one of two healthy peers drawn at random, the one with fewer open requests, once.
     pub fn new(kind: &'a str, payload: &'a [u8]) -> Self {
         Self {
-            kind,
-            payload,
+            question: Question::new(kind, payload),
             candidates: Candidates::default(),
-            priority: Priority::Request,
-            when_full: WhenFull::Fail,
             idempotent: false,
             hedged: false,
             within: None,
-            most: usize::MAX,
         }
     }
 
@@ -89,12 +81,12 @@ impl<'a> Ask<'a> {
 
     /// It can wait for everything else: for large transfers.
     pub fn bulk(mut self) -> Self {
-        self.priority = Priority::Bulk;
+        self.question.priority = Priority::Bulk;
         self
     }
 
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
-        self.when_full = when_full;
+        self.question.when_full = when_full;
         self
     }
 
@@ -106,7 +98,7 @@ impl<'a> Ask<'a> {
 
     /// An answer of more bytes is none, and costs the peer health.
     pub fn at_most(mut self, bytes: usize) -> Self {
-        self.most = bytes;
+        self.question.most = bytes;
         self
     }
 }
@@ -121,46 +113,24 @@ pub struct Answer {
     pub took: Duration,
 }
 
-/// Why nobody has answered.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AskError {
-    #[error(
-        "no peer can be asked: {live} live, {unhealthy} of them unhealthy, {open} with an open breaker or too much to do"
-    )]
-    NobodyToAsk { live: usize, unhealthy: usize, open: usize },
-    #[error("no answer after {asked} attempts; the last one: {last}")]
-    NoAnswer { asked: u32, last: RequestError },
-    #[error(transparent)]
-    Bad(RequestError),
-}
-
-/// Who was asked already.
-type Asked = Vec<PeerId>;
-
 /// Requests that may go to several peers, one after the other or two at once.
 pub(crate) struct RoutedRequests {
-    requests: Arc<Requests>,
+    shared: Arc<Shared>,
+    pub(crate) requests: Requests,
     choice: PeerChoice,
     retries: RetryBudget,
-    tuning: Arc<CurrentTuning>,
-    counters: Arc<Counters>,
 }
 
 impl RoutedRequests {
-    pub(crate) fn new(
-        tuning: &Arc<CurrentTuning>,
-        counters: &Arc<Counters>,
-        requests: &Arc<Requests>,
-        choice: PeerChoice,
-    ) -> Self {
-        let (requests, tuning, counters) = (requests.clone(), tuning.clone(), counters.clone());
-        Self { requests, choice, retries: RetryBudget::default(), tuning, counters }
+    pub(crate) fn new(shared: Arc<Shared>, turns_seed: u64) -> Self {
+        let requests = Requests::new(shared.clone());
+        let choice = PeerChoice::new(shared.clone(), turns_seed);
+        Self { shared, requests, choice, retries: RetryBudget::default() }
     }
 
     /// The peer that would be asked now.
     pub(crate) fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
-        let kind = self.requests.kind(ask.kind);
+        let kind = self.requests.kinds.of(ask.question.name);
         self.choice.choose(&ask.candidates, &kind, &[], |conn| conn.peer)
     }
 
@@ -170,15 +140,16 @@ impl RoutedRequests {
     }
 
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, AskError> {
-        check_kind(ask.kind).map_err(AskError::Bad)?;
-        let kind = &self.requests.kind(ask.kind);
-        let tuning = self.tuning.get_full();
-        let most = tuning.timeout_of(ask.kind);
+        let name = ask.question.name;
+        check_kind(name).map_err(AskError::Bad)?;
+        let kind = &self.requests.kinds.of(name);
+        let most = self.shared.tuning.timeout_of(name);
+        let retry_settings = self.shared.tuning.get().retry;
         let began = Instant::now();
         let end = began + ask.within.unwrap_or(2 * if most.adaptive { most.most } else { most.base });
-        let retries = if ask.idempotent { tuning.retry.most } else { 0 };
-        self.retries.earn(&tuning.retry);
-        let mut asked = Asked::new();
+        let retries = if ask.idempotent { retry_settings.most } else { 0 };
+        self.retries.earn(&retry_settings);
+        let mut asked = Vec::new();
         let mut last = None;
         for retry in 0..=retries {
             let Some(conn) = self.route(ask, kind, &asked) else { break };
@@ -186,8 +157,8 @@ impl RoutedRequests {
                 if !self.retries.spend() {
                     break;
                 }
-                self.counters.count(Event::Retried);
-                let wait = tuning.retry.wait(retry - 1, self.choice.random());
+                self.shared.counters.retried.fetch_add(1, Relaxed);
+                let wait = retry_settings.wait(retry - 1, self.choice.random());
                 if timeout_at(end, sleep(wait)).await.is_err() {
                     break;
                 }
@@ -207,10 +178,7 @@ impl RoutedRequests {
         }
         Err(match last {
             Some(last) => AskError::NoAnswer { asked: asked.len() as u32, last },
-            None => {
-                let Unusable { live, unhealthy, open } = self.choice.unusable(kind);
-                AskError::NobodyToAsk { live, unhealthy, open }
-            }
+            None => self.choice.nobody(kind),
         })
     }
 
@@ -221,7 +189,7 @@ impl RoutedRequests {
         kind: &Arc<RequestKind>,
         conn: Arc<Conn>,
         end: Instant,
-        asked: &mut Asked,
+        asked: &mut Vec<PeerId>,
     ) -> Result<(PeerId, Bytes), RequestError> {
         asked.push(conn.peer);
         let first = self.one(ask, kind, Arc::clone(&conn), end);
@@ -234,10 +202,9 @@ impl RoutedRequests {
         let Some(other) = self.route(ask, kind, asked).filter(|_| self.retries.spend()) else {
             return first.await;
         };
-        self.counters.count(Event::Hedged);
+        self.shared.counters.hedged.fetch_add(1, Relaxed);
         asked.push(other.peer);
-        let second = std::pin::pin!(self.one(ask, kind, other, end));
-        let mut second = second;
+        let mut second = std::pin::pin!(self.one(ask, kind, other, end));
         // The first answer counts; a failure leaves the other one running.
         tokio::select! {
             biased;
@@ -261,14 +228,7 @@ impl RoutedRequests {
     ) -> Result<(PeerId, Bytes), RequestError> {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = self.requests.timeout(&conn, kind).min(left);
-        let question = Question {
-            kind,
-            name: ask.kind,
-            payload: ask.payload,
-            priority: ask.priority,
-            when_full: ask.when_full,
-            most: ask.most,
-        };
-        self.requests.ask_once(&conn, question, timeout).await.map(|payload| (conn.peer, payload))
+        let payload = self.requests.ask_once(&conn, kind, ask.question, timeout).await?;
+        Ok((conn.peer, payload))
     }
 }

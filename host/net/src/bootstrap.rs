@@ -1,14 +1,13 @@
 //! Resolving the nodes that the operator names, anew at each use. Dials nobody.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper_base::bootstrap::Bootstrap;
-use groundskeeper_pool::book::{Book, Learned, Source};
+use groundskeeper_base::peer::canonical;
+use groundskeeper_pool::book::{Learned, Source};
 
-use super::settings::NetConfig;
-use crate::NodeState;
+use super::shared::Shared;
 
 /// For a name server to answer. All names are asked for at once.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,51 +22,39 @@ pub struct Resolved {
     pub failed: Vec<(Bootstrap, String)>,
 }
 
-pub(crate) struct BootstrapResolver {
-    entries: Vec<Bootstrap>,
-    book: Arc<Book>,
+/// Resolves all entries, at once and within 5 s, and puts their addresses into the book.
+pub(crate) async fn resolve(shared: &Shared) -> Resolved {
+    let mut lookups = tokio::task::JoinSet::new();
+    for entry in shared.config.bootstrap.iter().cloned() {
+        lookups.spawn(async move {
+            let lookup = tokio::net::lookup_host((entry.host.as_str(), entry.port));
+            let found = match tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await {
+                Err(_) => Err(format!("the name was not resolved within {RESOLVE_TIMEOUT:?}")),
+                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Ok(found)) => Ok(found.collect::<Vec<_>>()),
+            };
+            (entry, found)
+        });
+    }
+    let mut resolved = Resolved::default();
+    while let Some(done) = lookups.join_next().await {
+        let Ok((entry, found)) = done else { continue };
+        match found.and_then(|found| learn(shared, &entry, found)) {
+            Ok(addresses) => resolved.addresses.extend(addresses),
+            Err(why) => resolved.failed.push((entry, why)),
+        }
+    }
+    resolved
 }
 
-impl BootstrapResolver {
-    pub(crate) fn new(config: &NetConfig, state: &NodeState) -> Self {
-        Self { entries: config.bootstrap.clone(), book: state.book.clone() }
-    }
-
-    /// Resolves all entries, at once and within 5 s, and puts their addresses into the book.
-    pub(crate) async fn resolve(&self) -> Resolved {
-        let mut lookups = tokio::task::JoinSet::new();
-        for entry in self.entries.iter().cloned() {
-            lookups.spawn(async move {
-                let lookup = tokio::net::lookup_host((entry.host.as_str(), entry.port));
-                let found = match tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await {
-                    Err(_) => Err(format!("the name was not resolved within {RESOLVE_TIMEOUT:?}")),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Ok(Ok(found)) => Ok(found.collect::<Vec<_>>()),
-                };
-                (entry, found)
-            });
+fn learn(shared: &Shared, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+    let mut why = "the name has no addresses".to_owned();
+    let mut taken = Vec::new();
+    for address in found {
+        match shared.state.book.learn(address, entry.id, Source::Bootstrap) {
+            Learned::Refused(words) => why = format!("{address}: {words}"),
+            Learned::New | Learned::Known => taken.push(canonical(address)),
         }
-        let mut resolved = Resolved::default();
-        while let Some(done) = lookups.join_next().await {
-            let Ok((entry, found)) = done else { continue };
-            let found = found.map(|all| self.learn(&entry, all));
-            match found {
-                Ok(Ok(addresses)) => resolved.addresses.extend(addresses),
-                Ok(Err(why)) | Err(why) => resolved.failed.push((entry, why)),
-            }
-        }
-        resolved
     }
-
-    fn learn(&self, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
-        let mut why = "the name has no addresses".to_owned();
-        let mut taken = Vec::new();
-        for address in found {
-            match self.book.learn(address, entry.id, Source::Bootstrap) {
-                Learned::Refused(words) => why = format!("{address}: {words}"),
-                Learned::New | Learned::Known => taken.push(groundskeeper_base::peer::canonical(address)),
-            }
-        }
-        if taken.is_empty() { Err(why) } else { Ok(taken) }
-    }
+    if taken.is_empty() { Err(why) } else { Ok(taken) }
 }

@@ -1,24 +1,23 @@
 //! Broadcasts by topic: sent to all, some, or all but some; passed on once. Each is serialised once and its bytes are
 //! shared by all queues. Knows no topic by itself.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use groundskeeper_base::clock::Clock;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::{NotQueued, Pressure, Priority};
-use groundskeeper_pool::broadcasts::{BroadcastId, Broadcasts};
+use groundskeeper_pool::NodeState;
+use groundskeeper_pool::broadcasts::BroadcastId;
 use ring::digest::{Context, SHA256};
 
 use super::conn::Conn;
-use super::conn_health::ConnHealth;
-use super::frame_sender::FrameSender;
-use super::handlers::{BroadcastHandlers, Verdict};
-use super::roster::Roster;
+use super::conn_health;
+use super::handlers::{BroadcastHandler, Verdict};
+use super::shared::Shared;
 use super::wire::{MAX_NAME, Message, TooLarge};
-use crate::NodeState;
 
 /// Who is to get a broadcast.
 #[derive(Clone, Copy, Debug)]
@@ -115,8 +114,8 @@ struct Out {
 }
 
 impl Out {
-    fn push(&mut self, sender: &FrameSender, conn: &Arc<Conn>, priority: Priority) {
-        match sender.queue(conn, priority, self.frame.clone().into()) {
+    fn push(&mut self, shared: &Shared, conn: &Arc<Conn>, priority: Priority) {
+        match shared.queue(conn, priority, self.frame.clone().into()) {
             Ok(()) => self.sent.queued += 1,
             Err(NotQueued::Full) => {
                 self.sent.full += 1;
@@ -130,32 +129,11 @@ impl Out {
 
 /// Sends the broadcasts of this node, and delivers and passes on those of others.
 pub(crate) struct Broadcaster {
-    handlers: BroadcastHandlers,
-    sender: Arc<FrameSender>,
-    roster: Arc<Roster>,
-    health: Arc<ConnHealth>,
-    window: Arc<Broadcasts>,
-    clock: Arc<dyn Clock>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) handlers: HashMap<String, BroadcastHandler>,
 }
 
 impl Broadcaster {
-    pub(crate) fn new(
-        state: &NodeState,
-        handlers: BroadcastHandlers,
-        roster: &Arc<Roster>,
-        sender: &Arc<FrameSender>,
-        health: &Arc<ConnHealth>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            handlers,
-            sender: sender.clone(),
-            roster: roster.clone(),
-            health: health.clone(),
-            window: state.broadcasts.clone(),
-            clock: state.clock.clone(),
-        })
-    }
-
     /// Queues a broadcast for all of its audience. Waits for nothing.
     pub(crate) fn send(&self, broadcast: &Broadcast<'_>) -> Result<Sent, BroadcastError> {
         self.queue_all(broadcast).map(|out| out.sent)
@@ -172,7 +150,7 @@ impl Broadcaster {
                 let end = tokio::time::Instant::now() + time;
                 // One after the other: the deadline is the same for all, and room that was made does not go away by itself.
                 for conn in full {
-                    let got_it = self.sender.queue_by(&conn, broadcast.priority, &frame, end).await;
+                    let got_it = self.shared.queue_by(&conn, broadcast.priority, &frame, end).await;
                     sent.full -= u32::from(got_it != Err(NotQueued::Full));
                     sent.queued += u32::from(got_it.is_ok());
                 }
@@ -186,39 +164,41 @@ impl Broadcaster {
         if topic.is_empty() || topic.len() > MAX_NAME {
             return Err(BroadcastError::BadTopic);
         }
-        let frame = self.sender.encode(&Message::Broadcast { topic, payload })?;
-        let frame = self.sender.charge(priority, frame)?;
-        let now = self.clock.coarse();
-        self.window.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
-        self.window.first_seen(id_of(topic, payload), now);
+        let frame = self.shared.encode(&Message::Broadcast { topic, payload })?;
+        let frame = self.shared.charge(priority, frame)?;
+        let NodeState { broadcasts, clock, .. } = &self.shared.state;
+        let now = clock.coarse();
+        broadcasts.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
+        broadcasts.first_seen(id_of(topic, payload), now);
         Ok(self.fan_out(frame, audience, priority))
     }
 
     fn fan_out(&self, frame: Bytes, audience: Audience<'_>, priority: Priority) -> Out {
         let mut out = Out { frame, sent: Sent::default(), full: Vec::new() };
-        let sender = &*self.sender;
-        match audience {
-            Audience::All => self.roster.for_each(|conn| out.push(sender, conn, priority)),
-            Audience::AllBut(peers) => self.roster.for_each(|conn| {
-                if !peers.contains(&conn.peer) {
-                    out.push(sender, conn, priority);
-                }
-            }),
+        let shared = &*self.shared;
+        let but: &[PeerId] = match audience {
+            Audience::All => &[],
+            Audience::AllBut(peers) => peers,
             Audience::Only(peers) => {
-                for peer in peers {
-                    if let Some(conn) = self.roster.find_peer(peer) {
-                        out.push(sender, &conn, priority);
-                    }
+                for conn in peers.iter().filter_map(|peer| shared.find(peer)) {
+                    out.push(shared, &conn, priority);
                 }
+                return out;
             }
-        }
+        };
+        shared.roster.for_each(|conn| {
+            if !but.contains(&conn.peer) {
+                out.push(shared, conn, priority);
+            }
+        });
         out
     }
 
     /// Delivers and passes on what `from` sent, the first time it is seen. A topic without a handler is not our business.
     pub(crate) fn take(&self, from: &Conn, topic: &str, payload: Bytes) {
         let Some(handler) = self.handlers.get(topic) else { return };
-        if !self.window.first_seen(id_of(topic, &payload), self.clock.coarse()) {
+        let NodeState { broadcasts, clock, .. } = &self.shared.state;
+        if !broadcasts.first_seen(id_of(topic, &payload), clock.coarse()) {
             return;
         }
         // A handler that panics must not take the connection with it: the peer did nothing wrong.
@@ -226,11 +206,11 @@ impl Broadcaster {
             catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload))).unwrap_or(Verdict::Keep);
         match verdict {
             Verdict::Keep => {}
-            Verdict::Punish => self.health.bad_broadcast(from, topic),
+            Verdict::Punish => conn_health::bad_broadcast(&self.shared, from, topic),
             Verdict::Relay => {
                 // It came in under the cap, so it goes out under it.
-                if let Ok(frame) = self.sender.encode(&Message::Broadcast { topic, payload: &payload })
-                    && let Ok(frame) = self.sender.charge(Priority::Broadcast, frame)
+                if let Ok(frame) = self.shared.encode(&Message::Broadcast { topic, payload: &payload })
+                    && let Ok(frame) = self.shared.charge(Priority::Broadcast, frame)
                 {
                     self.fan_out(frame, Audience::AllBut(&[from.peer]), Priority::Broadcast);
                 }

@@ -1,14 +1,11 @@
 //! Health that answers and broadcasts cost a connection, and that it earns back. The pool holds the number.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use groundskeeper_pool::journal::{Asker, Draft, Journal, What};
-use groundskeeper_pool::pool::Pool;
+use groundskeeper_pool::journal::{Asker, Draft, What};
 
 use super::conn::Conn;
-use super::counters::{Counters, Event};
-use super::pending::Answered;
-use crate::NodeState;
+use super::shared::Shared;
 
 /// Health taken for no answer in time: it takes twenty of them, and the breaker opens long before.
 const NO_ANSWER: i32 = -5;
@@ -29,67 +26,56 @@ const ANSWERED: u32 = 1;
 /// show that it is there, and is asked again after some minutes.
 const PONG: u32 = 5;
 
-pub(crate) struct ConnHealth {
-    pool: Arc<Pool>,
-    journal: Arc<Journal>,
-    counters: Arc<Counters>,
+pub(crate) fn no_answer(shared: &Shared, conn: &Conn, why: impl FnOnce() -> String) {
+    take(shared, conn, NO_ANSWER, why);
 }
 
-impl ConnHealth {
-    pub(crate) fn new(state: &NodeState, counters: &Arc<Counters>) -> Arc<Self> {
-        let NodeState { pool, journal, .. } = state.clone();
-        Arc::new(Self { pool, journal, counters: counters.clone() })
-    }
+pub(crate) fn answered_twice(shared: &Shared, conn: &Conn) {
+    misbehaved(shared, conn, TWICE, "answered a request twice");
+}
 
-    pub(crate) fn no_answer(&self, conn: &Conn, why: impl FnOnce() -> String) {
-        self.take(conn, NO_ANSWER, why);
-    }
+pub(crate) fn answered_too_much(shared: &Shared, conn: &Conn) {
+    misbehaved(shared, conn, TOO_MUCH, "answered more than was asked for");
+}
 
-    /// What the peer did with an answer costs its connection health.
-    pub(crate) fn blame_answer(&self, conn: &Conn, what: &Answered) {
-        let (by, words) = match what {
-            Answered::Again => (TWICE, "answered a request twice"),
-            Answered::TooMuch => (TOO_MUCH, "answered more than was asked for"),
-            Answered::Delivered | Answered::PeerList | Answered::Late | Answered::NeverAsked => return,
-        };
-        self.counters.count(Event::Misbehaved);
-        self.take(conn, by, || words.to_owned());
-    }
+pub(crate) fn bad_broadcast(shared: &Shared, conn: &Conn, topic: &str) {
+    adjust(shared, conn, BAD_BROADCAST, Asker::Application, || format!("bad broadcast on {topic:?}"));
+}
 
-    pub(crate) fn bad_broadcast(&self, conn: &Conn, topic: &str) {
-        self.adjust(conn, BAD_BROADCAST, Asker::Application, || format!("bad broadcast on {topic:?}"));
-    }
+pub(crate) fn answered(shared: &Shared, conn: &Conn) {
+    give_back(shared, conn, ANSWERED);
+}
 
-    pub(crate) fn answered(&self, conn: &Conn) {
-        self.give_back(conn, ANSWERED);
-    }
+pub(crate) fn ponged(shared: &Shared, conn: &Conn) {
+    give_back(shared, conn, PONG);
+}
 
-    pub(crate) fn ponged(&self, conn: &Conn) {
-        self.give_back(conn, PONG);
-    }
+fn misbehaved(shared: &Shared, conn: &Conn, by: i32, words: &str) {
+    shared.counters.misbehaved.fetch_add(1, Relaxed);
+    take(shared, conn, by, || words.to_owned());
+}
 
-    /// Takes health for an answer. It can be earned back; what phases and the application took cannot, by this way.
-    fn take(&self, conn: &Conn, by: i32, why: impl FnOnce() -> String) {
-        conn.owe(self.adjust(conn, by, Asker::Host, why));
-    }
+/// Takes health for an answer. It can be earned back; what phases and the application took cannot, by this way.
+fn take(shared: &Shared, conn: &Conn, by: i32, why: impl FnOnce() -> String) {
+    conn.owe(adjust(shared, conn, by, Asker::Host, why));
+}
 
-    fn give_back(&self, conn: &Conn, most: u32) {
-        if let Some(by) = conn.repay(most) {
-            self.adjust(conn, by as i32, Asker::Host, || "answers again".to_owned());
-        }
+fn give_back(shared: &Shared, conn: &Conn, most: u32) {
+    if let Some(by) = conn.repay(most) {
+        adjust(shared, conn, by as i32, Asker::Host, || "answers again".to_owned());
     }
+}
 
-    /// Changes the health of a connection, and says why in the journal. By how much it has changed.
-    fn adjust(&self, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
-        let Some((before, after)) = self.pool.adjust_health(conn.key, by) else { return 0 };
-        if before != after {
-            self.journal.record(Draft {
-                peer: Some(conn.peer),
-                conn: Some(conn.key.conn),
-                inputs: vec![("health".into(), before.into()), ("health-after".into(), after.into())],
-                ..Draft::new(asker, What::Health, why())
-            });
-        }
-        before.abs_diff(after).into()
+/// Changes the health of a connection, and says why in the journal. By how much it has changed.
+fn adjust(shared: &Shared, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
+    let Some((before, after)) = shared.state.pool.adjust_health(conn.key, by) else { return 0 };
+    if before != after {
+        shared.state.journal.record(Draft {
+            peer: Some(conn.peer),
+            conn: Some(conn.key.conn),
+            inputs: vec![("health".into(), before.into()), ("health-after".into(), after.into())],
+            ..Draft::new(asker, What::Health, why())
+        });
     }
+    before.abs_diff(after).into()
 }

@@ -6,22 +6,16 @@ use groundskeeper_flow::{Budget, Priority, Taken, TrafficSnapshot};
 
 type ByPriority = [AtomicU64; Priority::COUNT];
 
-/// What is counted apart from frames by priority.
-#[derive(Clone, Copy)]
-pub(crate) enum Event {
-    Expired,
-    Retried,
-    Hedged,
-    BreakerOpened,
-    Misbehaved,
-}
-
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     sent: ByPriority,
     full: ByPriority,
     shed: ByPriority,
-    events: [AtomicU64; 5],
+    expired: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) hedged: AtomicU64,
+    pub(crate) breakers_opened: AtomicU64,
+    pub(crate) misbehaved: AtomicU64,
     /// Requests of this node that are open now.
     open: AtomicUsize,
 }
@@ -39,7 +33,7 @@ impl Counters {
             }
         }
         if taken.expired > 0 {
-            self.events[Event::Expired as usize].fetch_add(taken.expired.into(), Relaxed);
+            self.expired.fetch_add(taken.expired.into(), Relaxed);
         }
     }
 
@@ -54,10 +48,6 @@ impl Counters {
         }
     }
 
-    pub(crate) fn count(&self, event: Event) {
-        self.events[event as usize].fetch_add(1, Relaxed);
-    }
-
     /// Counts a request as open. How many were open before.
     pub(crate) fn request_opened(&self) -> usize {
         self.open.fetch_add(1, Relaxed)
@@ -68,7 +58,6 @@ impl Counters {
     }
 
     pub(crate) fn snapshot(&self, budget: &Budget) -> TrafficSnapshot {
-        let events = |event: Event| self.events[event as usize].load(Relaxed);
         TrafficSnapshot {
             queued_bytes: budget.used() as u64,
             budget_bytes: budget.limit() as u64,
@@ -76,12 +65,12 @@ impl Counters {
             full: load(&self.full),
             refused: Priority::ALL.map(|priority| budget.refused(priority)),
             shed: load(&self.shed),
-            expired: events(Event::Expired),
+            expired: self.expired.load(Relaxed),
             pending: self.open.load(Relaxed) as u64,
-            retried: events(Event::Retried),
-            hedged: events(Event::Hedged),
-            breakers_opened: events(Event::BreakerOpened),
-            misbehaved: events(Event::Misbehaved),
+            retried: self.retried.load(Relaxed),
+            hedged: self.hedged.load(Relaxed),
+            breakers_opened: self.breakers_opened.load(Relaxed),
+            misbehaved: self.misbehaved.load(Relaxed),
         }
     }
 }

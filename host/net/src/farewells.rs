@@ -18,14 +18,15 @@ impl Farewells {
         Self(Semaphore::new(AT_ONCE))
     }
 
-    /// Tells the other side why, if that can be told.
-    pub(crate) async fn turn_away<S>(&self, stream: S, error: &HandshakeError)
+    /// Tells the other side why, if that can be told. The error again.
+    pub(crate) async fn turn_away<S>(&self, stream: S, error: HandshakeError) -> HandshakeError
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         if let Some((cause, text)) = error.farewell() {
             self.say_goodbye(stream, cause, &text).await;
         }
+        error
     }
 
     pub(crate) async fn say_goodbye<S>(&self, mut stream: S, cause: Cause, text: &str)

@@ -4,8 +4,6 @@
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
-use groundskeeper_flow::NetSettings;
-use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes before the body: a little-endian `u32` that counts what follows it, and the kind.
 pub const HEADER: usize = 5;
@@ -33,52 +31,23 @@ impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte)).copied()
     }
-}
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Hello => "hello",
-            Kind::Ping => "ping",
-            Kind::Pong => "pong",
-            Kind::Goodbye => "goodbye",
-            Kind::Broadcast => "broadcast",
-            Kind::Request => "request",
-            Kind::Response => "response",
-        })
-    }
-}
-
-/// The largest frame of each kind, in bytes after the length field.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FrameCaps {
-    pub broadcast: usize,
-    pub request: usize,
-    pub response: usize,
-}
-
-impl Default for FrameCaps {
-    fn default() -> Self {
-        Self::up_to(NetSettings::default().max_frame)
-    }
-}
-
-impl FrameCaps {
-    /// The same cap for all of an application's frames.
-    pub fn up_to(bytes: usize) -> Self {
-        Self { broadcast: bytes, request: bytes, response: bytes }
-    }
-
-    pub fn of(&self, kind: Kind) -> usize {
-        match kind {
+    /// Bytes of the largest frame of this kind after the length field, where an application's are `max_frame` at most.
+    pub fn cap(self, max_frame: usize) -> usize {
+        match self {
             Kind::Hello => 512,
             // Kind and a varint of a `u64`.
             Kind::Ping | Kind::Pong => 1 + 10,
             Kind::Goodbye => 256,
-            Kind::Broadcast => self.broadcast.min(MOST_EVER),
-            Kind::Request => self.request.min(MOST_EVER),
-            Kind::Response => self.response.min(MOST_EVER),
+            Kind::Broadcast | Kind::Request | Kind::Response => max_frame.min(MOST_EVER),
         }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = ["hello", "ping", "pong", "goodbye", "broadcast", "request", "response"];
+        f.write_str(names[*self as usize])
     }
 }
 
@@ -101,14 +70,14 @@ pub struct Frame {
 }
 
 /// Kind and length of the body.
-fn read_header(header: [u8; HEADER], caps: &FrameCaps) -> Result<(Kind, usize), BadFrame> {
+pub(crate) fn read_header(header: [u8; HEADER], max_frame: usize) -> Result<(Kind, usize), BadFrame> {
     let [a, b, c, d, byte] = header;
     let size = u32::from_le_bytes([a, b, c, d]);
     if size == 0 {
         return Err(BadFrame::Empty(size));
     }
     let kind = Kind::from_byte(byte).ok_or(BadFrame::UnknownKind(byte))?;
-    let cap = caps.of(kind);
+    let cap = kind.cap(max_frame);
     if size as usize > cap {
         return Err(BadFrame::Oversize { kind, size, cap });
     }
@@ -133,7 +102,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// [`BadFrame`], after which the stream cannot be read any further.
-    pub fn next(&mut self, input: &mut &[u8], caps: &FrameCaps) -> Result<Option<Frame>, BadFrame> {
+    pub fn next(&mut self, input: &mut &[u8], max_frame: usize) -> Result<Option<Frame>, BadFrame> {
         let (kind, size, body) = match &mut self.body {
             Some(begun) => begun,
             None => {
@@ -145,7 +114,7 @@ impl FrameReader {
                 if usize::from(self.have) < HEADER {
                     return Ok(None);
                 }
-                let (kind, size) = read_header(self.header, caps)?;
+                let (kind, size) = read_header(self.header, max_frame)?;
                 if let Some((whole, rest)) = input.split_at_checked(size) {
                     *input = rest;
                     self.have = 0;
@@ -180,29 +149,4 @@ impl FrameReader {
     pub fn held(&self) -> usize {
         self.body.as_ref().map_or(0, |(_, _, body)| body.capacity())
     }
-}
-
-/// Why a frame could not be awaited.
-#[derive(Debug, thiserror::Error)]
-pub enum NoFrame {
-    #[error(transparent)]
-    Bad(#[from] BadFrame),
-    #[error(transparent)]
-    Lost(#[from] std::io::Error),
-}
-
-/// Strangers say nothing large.
-const HANDSHAKE: FrameCaps = FrameCaps { broadcast: 0, request: 0, response: 0 };
-
-/// Waits for exactly one frame of the handshake and takes not a byte more from the stream. The caller sets the deadline.
-pub async fn read_one<S>(stream: &mut S) -> Result<Frame, NoFrame>
-where
-    S: AsyncRead + Unpin,
-{
-    let mut header = [0; HEADER];
-    stream.read_exact(&mut header).await?;
-    let (kind, size) = read_header(header, &HANDSHAKE)?;
-    let mut body = vec![0; size];
-    stream.read_exact(&mut body).await?;
-    Ok(Frame { kind, body: body.into() })
 }

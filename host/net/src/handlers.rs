@@ -44,21 +44,15 @@ pub struct Capacity {
     pub waiting: usize,
 }
 
-/// By request kind.
-pub(crate) type RequestHandlers = HashMap<String, RequestHandler>;
-
-/// By topic.
-pub(crate) type BroadcastHandlers = HashMap<String, BroadcastHandler>;
-
 /// The handlers of one node, by request kind and by topic.
 #[derive(Default)]
 pub struct Handlers {
-    requests: RequestHandlers,
-    broadcasts: BroadcastHandlers,
+    pub(crate) requests: HashMap<String, RequestHandler>,
+    pub(crate) broadcasts: HashMap<String, BroadcastHandler>,
 }
 
 /// Request kinds that the host answers itself.
-pub const BUILT_IN: [&str; 2] = ["ping", "peers"];
+const BUILT_IN: [&str; 2] = ["ping", "peers"];
 
 impl Handlers {
     pub fn new() -> Self {
@@ -71,12 +65,15 @@ impl Handlers {
     ///
     /// # Panics
     /// If `kind` is empty, longer than 64 bytes, the host's own, or handled already: a mistake in the program.
-    pub fn on_request<F, A>(self, kind: &str, handler: F) -> Self
+    pub fn on_request<F, A>(mut self, kind: &str, handler: F) -> Self
     where
         F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
         A: Future<Output = Result<Bytes, String>> + Send + 'static,
     {
-        self.answer(kind, handler, None)
+        assert!(!BUILT_IN.contains(&kind), "request kind {kind:?} is answered by the host");
+        let run = Box::new(move |peer, payload| -> HandlerFuture { Box::pin(handler(peer, payload)) });
+        insert(&mut self.requests, kind, RequestHandler { run, priority: Priority::Request, capacity: None });
+        self
     }
 
     /// Answers requests of `kind`, so many at once over all connections, each on one of `capacity.at_once` tasks. A few more
@@ -90,18 +87,9 @@ impl Handlers {
         F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
         A: Future<Output = Result<Bytes, String>> + Send + 'static,
     {
-        self.answer(kind, handler, Some(capacity))
-    }
-
-    fn answer<F, A>(mut self, kind: &str, handler: F, capacity: Option<Capacity>) -> Self
-    where
-        F: Fn(PeerId, Bytes) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<Bytes, String>> + Send + 'static,
-    {
-        assert!(!BUILT_IN.contains(&kind), "request kind {kind:?} is answered by the host");
-        let run = Box::new(move |peer, payload| -> HandlerFuture { Box::pin(handler(peer, payload)) });
-        insert(&mut self.requests, kind, RequestHandler { run, priority: Priority::Request, capacity });
-        self
+        let mut handlers = self.on_request(kind, handler);
+        handlers.of_kind(kind).capacity = Some(capacity);
+        handlers
     }
 
     /// Answers to `kind` wait behind everything else: for large transfers.
@@ -109,10 +97,13 @@ impl Handlers {
     /// # Panics
     /// If `kind` has no handler yet.
     pub fn answers_in_bulk(mut self, kind: &str) -> Self {
-        let handler = self.requests.get_mut(kind);
-        handler.unwrap_or_else(|| panic!("request kind {kind:?} has no handler yet")).priority =
-            Priority::Bulk;
+        self.of_kind(kind).priority = Priority::Bulk;
         self
+    }
+
+    fn of_kind(&mut self, kind: &str) -> &mut RequestHandler {
+        let handler = self.requests.get_mut(kind);
+        handler.unwrap_or_else(|| panic!("request kind {kind:?} has no handler yet"))
     }
 
     /// Takes broadcasts on `topic`, each once. `handler` runs on the connection's task: it must not block.
@@ -126,10 +117,6 @@ impl Handlers {
         let handler: BroadcastHandler = Box::new(handler);
         insert(&mut self.broadcasts, topic, handler);
         self
-    }
-
-    pub(crate) fn into_parts(self) -> (RequestHandlers, BroadcastHandlers) {
-        (self.requests, self.broadcasts)
     }
 }
 

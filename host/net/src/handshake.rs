@@ -3,24 +3,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use groundskeeper_base::clock::Clock;
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_pool::book::{Book, DialOrder, Dialing, Learned, Source, Tenure};
+use groundskeeper_pool::book::{DialOrder, Learned, Source, Tenure};
 use groundskeeper_pool::journal::{Asker, Cause};
-use groundskeeper_pool::pool::{Admission, Denied, Link, Pool, Removal};
+use groundskeeper_pool::pool::{Admission, Link, Removal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::farewells::Farewells;
 use super::handshake_error::HandshakeError;
-use super::hello::{Hellos, read_hello};
-use super::place::Places;
-use super::roster::Roster;
+use super::hello::{own_hello, read_hello, say_hello};
+use super::place::{Place, new_conn};
 use super::session::Sessions;
-use super::settings::NetConfig;
+use super::shared::Shared;
 use super::wire::{FEATURE_ALONE, FEATURE_PROBE, Hello};
-use crate::NodeState;
 
 /// An outgoing connection attempt.
 pub(crate) struct Outgoing {
@@ -28,50 +24,29 @@ pub(crate) struct Outgoing {
     pub(crate) admission: Admission,
 }
 
-/// What came of an outgoing handshake.
-pub(crate) enum Greeted {
-    /// Live; the closure's session runs.
-    Live(PeerId),
-    /// Alive, and let go of as ordered.
-    Alive(PeerId),
-}
-
 /// Greets peers and brings connections to life.
 pub(crate) struct Greeter {
-    hellos: Hellos,
-    farewells: Farewells,
-    places: Arc<Places>,
+    shared: Arc<Shared>,
     sessions: Arc<Sessions>,
-    roster: Arc<Roster>,
-    pool: Arc<Pool>,
-    book: Arc<Book>,
-    clock: Arc<dyn Clock>,
-    /// No handshake is older.
-    longest_handshake: Duration,
+    farewells: Farewells,
 }
 
 impl Greeter {
-    pub(crate) fn new(
-        config: &NetConfig,
-        state: &NodeState,
-        roster: &Arc<Roster>,
-        places: &Arc<Places>,
-        sessions: &Arc<Sessions>,
-        hellos: Hellos,
-    ) -> Arc<Self> {
-        let NodeState { pool, book, clock, .. } = state.clone();
-        let (connect, handshake) = (config.connect_timeout, config.handshake_timeout);
-        Arc::new(Self {
-            hellos,
-            farewells: Farewells::new(),
-            places: places.clone(),
-            sessions: sessions.clone(),
-            roster: roster.clone(),
-            pool,
-            book,
-            clock,
-            longest_handshake: 2 * (connect + handshake),
-        })
+    pub(crate) fn new(shared: Arc<Shared>, sessions: Arc<Sessions>) -> Arc<Self> {
+        Arc::new(Self { shared, sessions, farewells: Farewells::new() })
+    }
+
+    /// How `handshake` ends, by its deadline and before the node stops.
+    pub(crate) async fn in_time<T>(
+        &self,
+        handshake: impl Future<Output = Result<T, HandshakeError>>,
+    ) -> Result<T, HandshakeError> {
+        let limit = self.shared.config.handshake_timeout;
+        tokio::select! {
+            biased;
+            () = self.shared.tasks.stopping() => Err(HandshakeError::Stopped),
+            ended = tokio::time::timeout(limit, handshake) => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
+        }
     }
 
     /// Greets one who came to us, whose key is proven, and brings the connection to life.
@@ -88,114 +63,102 @@ impl Greeter {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let hello = if peer == self.pool.self_id() {
-            Err(HandshakeError::SelfDial)
-        } else {
-            read_hello(&mut stream).await
-        };
-        let hello = match hello {
-            Ok(hello) => hello,
-            Err(error) => {
-                drop(admission);
-                self.farewells.turn_away(stream, &error).await;
-                return Err(error);
-            }
-        };
+        match self.meet_inbound(&mut stream, peer, address, admission).await {
+            Ok(Some((place, tenure))) => self.sessions.start(stream, place, address, tenure),
+            Ok(None) => {}
+            Err(error) => return Err(self.farewells.turn_away(stream, error).await),
+        }
+        Ok(())
+    }
+
+    /// None if the peer only asked whether this node is alive.
+    async fn meet_inbound<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        peer: PeerId,
+        address: SocketAddr,
+        admission: Admission,
+    ) -> Result<Option<(Place, Option<Tenure>)>, HandshakeError> {
+        if peer == self.shared.state.pool.self_id() {
+            return Err(HandshakeError::SelfDial);
+        }
+        let hello = read_hello(stream).await?;
         if hello.features & FEATURE_PROBE != 0 {
-            self.hellos.say(&mut stream, 0).await?;
+            say_hello(&self.shared, stream, 0).await?;
             // The prober says goodbye; the caller's deadline ends it otherwise.
             while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
-            return Ok(());
+            return Ok(None);
         }
         if hello.features & FEATURE_ALONE != 0 {
             self.bury_ghost(&peer, hello.boot_nonce);
         }
-        let conn = self.places.conn(peer, admission.key(), &hello);
-        conn.control(self.hellos.ours(0)).expect("an empty queue has room for a hello");
-        let place = match self.places.enter(admission, conn) {
-            Ok(place) => place,
-            Err(denied) => {
-                let error = HandshakeError::Denied { denied, peer };
-                self.farewells.turn_away(stream, &error).await;
-                return Err(error);
-            }
-        };
-        let tenure = self.learn_listen_address(&hello, peer, address);
-        self.sessions.start(stream, place, address, tenure);
-        Ok(())
+        let conn = new_conn(&self.shared, peer, admission.key(), &hello);
+        conn.control(own_hello(&self.shared, 0)).expect("an empty queue has room for a hello");
+        let place = Place::enter(&self.shared, admission, conn)?;
+        Ok(Some((place, self.learn_listen_address(&hello, peer, address))))
     }
 
-    /// Greets one to whom we came, whose key is proven. `connected` is called once the pool has taken it.
+    /// Greets one to whom we came, whose key is proven, and brings the connection to life or lets go of it, as ordered.
+    /// `connected` is called once the pool has taken it.
     pub(crate) async fn greet_outbound<S>(
         &self,
         mut stream: S,
         peer: PeerId,
         Outgoing { order, admission }: Outgoing,
         connected: impl FnOnce(PeerId) -> Option<Tenure>,
-    ) -> Result<Greeted, HandshakeError>
+    ) -> Result<(), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let greeted = if peer == self.pool.self_id() {
-            Err(HandshakeError::SelfDial)
-        } else if order.expect.is_some_and(|expected| expected != peer) {
-            Err(HandshakeError::WrongKey { got: peer })
-        } else {
-            self.exchange_hellos(&mut stream, &peer, order.probe).await
-        };
-        let hello = match greeted {
-            Ok(hello) => hello,
-            Err(error) => {
-                drop(admission);
-                self.farewells.turn_away(stream, &error).await;
-                return Err(error);
+        match self.meet_outbound(&mut stream, peer, &order, admission).await {
+            Ok(Some(place)) => self.sessions.start(stream, place, order.address, connected(peer)),
+            Ok(None) => {
+                let text = "only asked whether you are there";
+                self.farewells.say_goodbye(stream, Cause::Phase, text).await;
             }
-        };
-        if order.probe {
-            drop(admission);
-            let text = "only asked whether you are there";
-            self.farewells.say_goodbye(stream, Cause::Phase, text).await;
-            return Ok(Greeted::Alive(peer));
+            Err(error) => return Err(self.farewells.turn_away(stream, error).await),
         }
-        let conn = self.places.conn(peer, admission.key(), &hello);
-        match self.places.enter(admission, conn) {
-            Ok(place) => {
-                self.sessions.start(stream, place, order.address, connected(peer));
-                Ok(Greeted::Live(peer))
-            }
-            Err(denied) => {
-                let error = HandshakeError::Denied { denied, peer };
-                self.farewells.turn_away(stream, &error).await;
-                Err(error)
-            }
-        }
+        Ok(())
     }
 
-    async fn exchange_hellos<S>(
+    /// None if the order is only to see whether the peer is alive.
+    async fn meet_outbound<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
-        peer: &PeerId,
-        probe: bool,
-    ) -> Result<Hello, HandshakeError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let probing = if probe { FEATURE_PROBE } else { 0 };
-        let alone = if self.pool.find(peer).is_none() { FEATURE_ALONE } else { 0 };
-        self.hellos.say(stream, probing | alone).await?;
-        read_hello(stream).await
+        peer: PeerId,
+        order: &DialOrder,
+        admission: Admission,
+    ) -> Result<Option<Place>, HandshakeError> {
+        let pool = &self.shared.state.pool;
+        if peer == pool.self_id() {
+            return Err(HandshakeError::SelfDial);
+        }
+        if order.expect.is_some_and(|expected| expected != peer) {
+            return Err(HandshakeError::WrongKey { got: peer });
+        }
+        let probing = if order.probe { FEATURE_PROBE } else { 0 };
+        let alone = if pool.find(&peer).is_none() { FEATURE_ALONE } else { 0 };
+        say_hello(&self.shared, stream, probing | alone).await?;
+        let hello = read_hello(stream).await?;
+        if order.probe {
+            return Ok(None);
+        }
+        let conn = new_conn(&self.shared, peer, admission.key(), &hello);
+        Place::enter(&self.shared, admission, conn).map(Some)
     }
 
     /// Drops our end of a connection that the peer, who is the same as then, says it does not have.
     ///
     /// Only of one that is older than any handshake: a younger one may be on its way to the peer.
     fn bury_ghost(&self, peer: &PeerId, boot_nonce: u64) {
-        let Some(ghost) = self.roster.find_peer(peer) else { return };
-        let age = self.clock.mono().saturating_sub(ghost.since);
-        if ghost.boot_nonce() == boot_nonce && age > self.longest_handshake {
+        let Shared { config, state, .. } = &*self.shared;
+        let Some(ghost) = self.shared.find(peer) else { return };
+        let age = state.clock.mono().saturating_sub(ghost.since);
+        let longest_handshake = 2 * (config.connect_timeout + config.handshake_timeout);
+        if ghost.boot_nonce() == boot_nonce && age > longest_handshake {
             let words = "the peer has lost this connection and came again";
             let removal = Removal::new(Asker::Host, Cause::Replaced, words);
-            self.pool.disconnect(ghost.key, removal, None);
+            state.pool.disconnect(ghost.key, removal, None);
         }
     }
 
@@ -204,17 +167,10 @@ impl Greeter {
         let same_family = hello.listen.iter().find(|at| at.is_ipv4() == seen.is_ipv4());
         let port = same_family.or(hello.listen.first())?.port();
         let address = SocketAddr::new(seen.ip(), port);
-        match self.book.learn(address, Some(peer), Source::Itself) {
+        let book = &self.shared.state.book;
+        match book.learn(address, Some(peer), Source::Itself) {
             Learned::Refused(_) => None,
-            _ => Some(self.book.tenure(address)),
+            _ => Some(book.tenure(address)),
         }
-    }
-}
-
-/// Ends a ticket as the handshake ended.
-pub(crate) fn settle(ticket: Dialing, error: HandshakeError) {
-    match error {
-        HandshakeError::Denied { denied: Denied::Duplicate, peer } => ticket.duplicate(peer),
-        other => ticket.failed(&other.into_failure()),
     }
 }

@@ -1,54 +1,36 @@
 //! Hellos: what this node says first, and whether it can talk to a peer that said another.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::frame::{NoFrame, read_one};
+use super::frame::{Frame, HEADER, read_header};
 use super::handshake_error::HandshakeError;
-use super::own_addresses::OwnAddresses;
-use super::settings::NetConfig;
+use super::shared::Shared;
 use super::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, Message, cause_of, clipped, printable};
 
-pub(crate) struct Hellos {
-    boot_nonce: u64,
-    agent: String,
-    addresses: Arc<OwnAddresses>,
+/// This node's hello, as a frame.
+pub(crate) fn own_hello(shared: &Shared, features: u64) -> Bytes {
+    let hello = Hello {
+        least_version: LEAST_VERSION,
+        greatest_version: GREATEST_VERSION,
+        features,
+        boot_nonce: shared.boot_nonce,
+        listen: shared.told_addresses().to_vec(),
+        agent: clipped(&shared.config.agent, MAX_AGENT).to_owned(),
+    };
+    Message::Hello(hello).encode_bounded()
 }
 
-impl Hellos {
-    pub(crate) fn new(boot_nonce: u64, config: &NetConfig, addresses: &Arc<OwnAddresses>) -> Self {
-        let agent = clipped(&config.agent, MAX_AGENT).to_owned();
-        Self { boot_nonce, agent, addresses: addresses.clone() }
-    }
-
-    pub(crate) fn ours(&self, features: u64) -> Bytes {
-        let hello = Hello {
-            least_version: LEAST_VERSION,
-            greatest_version: GREATEST_VERSION,
-            features,
-            boot_nonce: self.boot_nonce,
-            listen: self.addresses.told().to_vec(),
-            agent: self.agent.clone(),
-        };
-        Message::Hello(hello).encode_bounded()
-    }
-
-    pub(crate) async fn say<S>(&self, stream: &mut S, features: u64) -> Result<(), HandshakeError>
-    where
-        S: AsyncWrite + Unpin,
-    {
-        stream.write_all(&self.ours(features)).await?;
-        Ok(stream.flush().await?)
-    }
+pub(crate) async fn say_hello<S>(shared: &Shared, stream: &mut S, features: u64) -> Result<(), HandshakeError>
+where
+    S: AsyncWrite + Unpin,
+{
+    stream.write_all(&own_hello(shared, features)).await?;
+    Ok(stream.flush().await?)
 }
 
 pub(crate) async fn read_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Hello, HandshakeError> {
-    let frame = read_one(stream).await.map_err(|error| match error {
-        NoFrame::Bad(bad) => HandshakeError::BadHello(bad.to_string()),
-        NoFrame::Lost(lost) => lost.into(),
-    })?;
+    let frame = read_frame(stream).await?;
     match Message::decode(frame.kind, &frame.body) {
         Ok(Message::Hello(hello)) => {
             let Hello { least_version: least, greatest_version: greatest, .. } = hello;
@@ -60,7 +42,19 @@ pub(crate) async fn read_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<H
         Ok(Message::Goodbye { code, text }) => {
             Err(HandshakeError::TurnedAway { cause: cause_of(code), text: printable(text) })
         }
-        Ok(other) => Err(HandshakeError::BadHello(format!("a {}", other.kind()))),
+        Ok(_) => Err(HandshakeError::BadHello(format!("a {}", frame.kind))),
         Err(bad) => Err(HandshakeError::BadHello(bad.to_string())),
     }
+}
+
+/// Waits for exactly one frame and takes not a byte more from the stream. The caller sets the deadline.
+async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Frame, HandshakeError> {
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).await?;
+    // Strangers say nothing large.
+    let read = read_header(header, 0);
+    let (kind, size) = read.map_err(|bad| HandshakeError::BadHello(bad.to_string()))?;
+    let mut body = vec![0; size];
+    stream.read_exact(&mut body).await?;
+    Ok(Frame { kind, body: body.into() })
 }

@@ -9,7 +9,7 @@ use groundskeeper_flow::{AttemptEnd, Estimator, KindSnapshot, Latency, MOST_NAME
 use parking_lot::RwLock;
 
 /// One kind of request.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(crate) struct RequestKind {
     pub(crate) name: Arc<str>,
     pub(crate) times: Estimator,
@@ -23,16 +23,6 @@ pub(crate) struct RequestKind {
 const LOOKED_UP: u64 = 64;
 
 impl RequestKind {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            times: Estimator::default(),
-            latency: Latency::default(),
-            ends: Default::default(),
-            p95_us: AtomicU64::new(0),
-        }
-    }
-
     pub(crate) fn count(&self, end: AttemptEnd) {
         self.ends[end as usize].fetch_add(1, Relaxed);
     }
@@ -65,7 +55,9 @@ impl RequestKinds {
         }
         let mut kinds = self.0.write();
         let name = if kinds.len() < MOST_NAMES { name } else { OTHER };
-        let kind = kinds.entry(name.into()).or_insert_with(|| Arc::new(RequestKind::new(name)));
+        let kind = kinds
+            .entry(name.into())
+            .or_insert_with(|| Arc::new(RequestKind { name: name.into(), ..RequestKind::default() }));
         Arc::clone(kind)
     }
 

@@ -1,5 +1,7 @@
 //! Connections to other nodes: transport, handshake, frames, sessions, dialer, listener, requests and broadcasts.
 //! Carries out what others decide: it keeps no timer, picks no peer and drops none but for breaking the protocol.
+//!
+//! Items hidden from this page are for the crates of this workspace and promise nothing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use groundskeeper_pool::NodeState;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Handle;
 
 mod allowance;
 mod answering;
@@ -22,9 +23,7 @@ mod counters;
 mod dialer;
 mod exchange;
 mod farewells;
-#[doc(hidden)]
-pub mod frame;
-mod frame_sender;
+mod frame;
 mod handlers;
 mod handshake;
 mod handshake_error;
@@ -33,7 +32,6 @@ mod identity;
 mod kinds;
 mod listener;
 mod open_answer;
-mod own_addresses;
 mod peer_choice;
 mod peer_record;
 mod pending;
@@ -43,81 +41,63 @@ mod refusals;
 mod request_error;
 mod requests;
 mod roster;
+mod sending;
 mod session;
 mod settings;
+mod shared;
 mod tasks;
 #[cfg(test)]
 mod tests;
-mod tls;
+#[doc(hidden)]
+pub mod tls;
 mod transport;
 mod tuning;
 #[doc(hidden)]
 pub mod wire;
-mod work_queue;
 
-pub use asking::{Answer, Ask, AskError};
+pub use asking::{Answer, Ask};
 pub use bootstrap::Resolved;
 pub use broadcasting::{Audience, Broadcast, BroadcastError, IfFull, Sent};
-pub use frame::FrameCaps;
-pub use handlers::{BUILT_IN, Capacity, Handlers, Verdict};
+pub use handlers::{Capacity, Handlers, Verdict};
 pub use handshake_error::HandshakeError;
 pub use identity::{BadKey, Identity};
-pub use request_error::{MAX_PENDING, RequestError};
+pub use request_error::{AskError, RequestError};
 pub use requests::WhenFull;
-pub use settings::{MAX_NETWORK, NetConfig};
+pub use settings::NetConfig;
 pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, Unproven};
-pub use tuning::Tuning;
 
 use answering::Answers;
 use asking::RoutedRequests;
-use bootstrap::BootstrapResolver;
 use broadcasting::Broadcaster;
-use conn_health::ConnHealth;
-use counters::Counters;
 use dialer::Dialer;
-use exchange::PeerExchange;
-use frame_sender::FrameSender;
+use exchange::ask_for_peers;
 use groundskeeper_base::chance::Chance;
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_flow::{KindSnapshot, PeerBreaker, Priority, TrafficReport, TrafficSnapshot};
+use groundskeeper_flow::{
+    KindSnapshot, MAX_NETWORK, PeerBreaker, Performance, TrafficReport, TrafficSnapshot,
+};
 use groundskeeper_pool::book::{Dial, DialOrder};
 use groundskeeper_pool::pool::{Direction, PeerFacts};
 use handshake::{Greeter, Outgoing};
-use hello::Hellos;
 use listener::Acceptor;
-use own_addresses::OwnAddresses;
-use peer_choice::PeerChoice;
-use place::Places;
+use place::disconnect_for_shutdown;
 use refusals::Refusals;
-use requests::{Question, Requests, check_kind};
-use roster::Roster;
-use session::{Receivers, Sessions};
-use tasks::Tasks;
+use requests::{Question, check_kind};
+use session::Sessions;
+use shared::Shared;
 use tls::Tls;
 use transport::{Carrier, Door};
-use tuning::CurrentTuning;
 
 /// For aborted tasks to be gone: they only have to be polled once more.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 /// The network of one node. Dropped without [`Net::shutdown`] it stops at once and says goodbye to nobody.
 pub struct Net {
-    state: NodeState,
-    tasks: Tasks,
-    roster: Arc<Roster>,
-    places: Arc<Places>,
-    addresses: Arc<OwnAddresses>,
-    refusals: Arc<Refusals>,
-    greeter: Arc<Greeter>,
+    shared: Arc<Shared>,
+    sessions: Arc<Sessions>,
+    acceptor: Arc<Acceptor>,
     dialer: Arc<Dialer>,
-    sender: Arc<FrameSender>,
-    requests: Arc<Requests>,
     routed: RoutedRequests,
-    broadcaster: Arc<Broadcaster>,
-    exchange: Arc<PeerExchange>,
-    bootstrap: BootstrapResolver,
-    chance: Arc<Chance>,
-    handshake_timeout: Duration,
 }
 
 /// How a shutdown went.
@@ -189,60 +169,26 @@ impl Net {
         handlers: Handlers,
     ) -> io::Result<Self> {
         let bound = doors.iter().map(Door::local_addr).collect::<io::Result<_>>()?;
-        let addresses = Arc::new(OwnAddresses::new(bound, config.advertise.clone()));
-        let tasks = Tasks::new(Handle::current());
-        let chance = Arc::new(Chance::new(config.seed));
-        let (turns_seed, boot_nonce) = (chance.number(), chance.number());
-        let tuning = Arc::new(CurrentTuning::new(config.tuning.clone()));
-        let counters = Arc::new(Counters::default());
-        let roster = Roster::new(&state.pool);
-        let (request_handlers, broadcast_handlers) = handlers.into_parts();
+        let chance = Chance::new(config.seed);
+        let turns_seed = chance.number();
+        let shared = Shared::new(config, state, bound, chance);
 
-        let sender = FrameSender::new(&config, &state, &tuning, &counters, &roster);
-        let health = ConnHealth::new(&state, &counters);
-        let requests = Requests::new(&state, &tuning, &counters, &sender, &health);
-        let choice = PeerChoice::new(&state, &tuning, &roster, turns_seed);
-        let routed = RoutedRequests::new(&tuning, &counters, &requests, choice);
-        let exchange = PeerExchange::new(&state, &addresses, &sender);
-        let broadcaster = Broadcaster::new(&state, broadcast_handlers, &roster, &sender, &health);
-        let answers = Answers::new(&config, &state, request_handlers, &sender, &exchange);
-        answers.start_workers(&tasks);
-
-        let places = Places::new(&config, &state, &roster);
-        let receivers =
-            Receivers { answers, broadcaster: broadcaster.clone(), exchange: exchange.clone(), health };
-        let sessions = Sessions::new(&config, &state, &tasks, &places, &counters, &chance, receivers);
-        let hellos = Hellos::new(boot_nonce, &config, &addresses);
-        let greeter = Greeter::new(&config, &state, &roster, &places, &sessions, hellos);
-        let dialer = Dialer::new(&config, &state, &tasks, &greeter, carrier);
-        let refusals = Refusals::new(&state);
-        let acceptor = Acceptor::new(&config, &state, &tasks, &greeter, &refusals);
+        let routed = RoutedRequests::new(shared.clone(), turns_seed);
+        let broadcaster = Broadcaster { shared: shared.clone(), handlers: handlers.broadcasts };
+        let answers = Answers::start(shared.clone(), handlers.requests);
+        let sessions = Arc::new(Sessions { shared: shared.clone(), answers, broadcaster });
+        let greeter = Greeter::new(shared.clone(), sessions.clone());
+        let dialer = Dialer::new(shared.clone(), greeter.clone(), carrier);
+        let acceptor = Arc::new(Acceptor { shared: shared.clone(), greeter, refusals: Refusals::default() });
         for door in doors {
-            tasks.spawn(acceptor.clone().serve(door));
+            shared.tasks.spawn(acceptor.clone().serve(door));
         }
-        Ok(Self {
-            bootstrap: BootstrapResolver::new(&config, &state),
-            handshake_timeout: config.handshake_timeout,
-            state,
-            tasks,
-            roster,
-            places,
-            addresses,
-            refusals,
-            greeter,
-            dialer,
-            sender,
-            requests,
-            routed,
-            broadcaster,
-            exchange,
-            chance,
-        })
+        Ok(Self { shared, sessions, acceptor, dialer, routed })
     }
 
     /// Where it listens, with the ports that the system chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.addresses.bound().to_vec()
+        self.shared.bound.clone()
     }
 
     /// What opens connections when the cycle asks for them.
@@ -250,47 +196,41 @@ impl Net {
         self.dialer.clone()
     }
 
-    /// Incoming connections that never became live, since the start. The journal has them in sums.
-    pub fn refused(&self) -> u64 {
-        self.refusals.total()
-    }
-
-    /// Other numbers to bound traffic by, from now on.
-    pub fn tune(&self, tuning: Tuning) {
-        self.sender.tune(tuning);
+    /// Other numbers to bound traffic and choose peers by, from now on.
+    pub fn tune(&self, performance: Performance, healthy_above: u8) {
+        let bounds = &performance.backpressure;
+        self.shared.budget.set(bounds.queue_budget, bounds.memory_pressure_threshold);
+        self.shared.tuning.set(performance, healthy_above);
     }
 
     /// Tasks now: one per listener, connection, handshake, dial, and request that is being worked on at once.
+    #[doc(hidden)]
     pub fn tasks(&self) -> usize {
-        self.tasks.count()
+        self.shared.tasks.count()
     }
 
-    /// Brings in a stream whose peer is known already: a plain transport, as simulations have. Greets it and runs it
-    /// like any other connection.
+    /// Brings in a stream whose peer is known already, for tests and benches. Greets it and runs it like any other
+    /// connection.
     ///
     /// # Errors
     /// [`HandshakeError`]; the stream is closed.
+    #[doc(hidden)]
     pub async fn adopt<S>(&self, stream: S, facts: PeerFacts) -> Result<(), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let PeerFacts { id, address, direction } = facts;
-        let greeter = &self.greeter;
-        let admission = self
-            .state
-            .pool
-            .admit(direction, address)
-            .map_err(|denied| HandshakeError::Denied { denied, peer: id })?;
-        let limit = self.handshake_timeout;
+        let greeter = &self.acceptor.greeter;
+        let Shared { config, state, .. } = &*self.shared;
+        let admitted = state.pool.admit(direction, address);
+        let admission = admitted.map_err(|denied| HandshakeError::Denied { denied, peer: id })?;
+        let limit = config.handshake_timeout;
         let greeting = async {
             match direction {
                 Direction::Inbound => greeter.greet_inbound(stream, id, address, admission).await,
                 Direction::Outbound => {
                     let order = DialOrder { address, expect: Some(id), probe: false };
-                    greeter
-                        .greet_outbound(stream, id, Outgoing { order, admission }, |_| None)
-                        .await
-                        .map(drop)
+                    greeter.greet_outbound(stream, id, Outgoing { order, admission }, |_| None).await
                 }
             }
         };
@@ -300,20 +240,21 @@ impl Net {
     /// Stops in order: no newcomers, goodbye to everybody, wait for their tasks, abort what is left at `deadline`.
     /// Takes at most a second more than `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> Stopped {
-        self.state.pool.refuse_newcomers();
-        self.tasks.stop();
+        let Shared { state, tasks, roster, .. } = &*self.shared;
+        state.pool.refuse_newcomers();
+        tasks.stop();
         let mut live = Vec::new();
-        self.roster.for_each(|conn| live.push(conn.key));
+        roster.for_each(|conn| live.push(conn.key));
         let mut goodbyes = 0;
         for key in live {
-            goodbyes += u32::from(self.places.disconnect_for_shutdown(key));
+            goodbyes += u32::from(disconnect_for_shutdown(&self.shared, key));
         }
         let mut aborted = 0;
-        if !self.tasks.ended_within(deadline).await {
-            aborted = self.roster.abort_all();
-            self.tasks.ended_within(ABORT_GRACE).await;
+        if !tasks.ended_within(deadline).await {
+            aborted = roster.abort_all();
+            tasks.ended_within(ABORT_GRACE).await;
         }
-        self.refusals.flush();
+        self.acceptor.refusals.flush(&state.journal);
         Stopped { goodbyes, aborted }
     }
 
@@ -332,16 +273,9 @@ impl Net {
         timeout: Duration,
     ) -> Result<Bytes, RequestError> {
         check_kind(kind)?;
-        let conn = self.roster.find_peer(&peer).ok_or(RequestError::NotConnected(peer))?;
-        let question = Question {
-            kind: &self.requests.kind(kind),
-            name: kind,
-            payload,
-            priority: Priority::Request,
-            when_full: WhenFull::Fail,
-            most: usize::MAX,
-        };
-        self.requests.ask_once(&conn, question, timeout).await
+        let conn = self.shared.find(&peer).ok_or(RequestError::NotConnected(peer))?;
+        let requests = &self.routed.requests;
+        requests.ask_once(&conn, &requests.kinds.of(kind), Question::new(kind, payload), timeout).await
     }
 
     /// Asks a healthy peer; a request that is idempotent is tried again with another one if that fails.
@@ -378,7 +312,7 @@ impl Net {
         payload: &[u8],
         audience: Audience<'_>,
     ) -> Result<Sent, BroadcastError> {
-        self.broadcaster.send(&Broadcast::new(topic, payload).to(audience))
+        self.sessions.broadcaster.send(&Broadcast::new(topic, payload).to(audience))
     }
 
     /// The same, with a choice of priority and of what a full queue means.
@@ -386,13 +320,13 @@ impl Net {
     /// # Errors
     /// [`BroadcastError`]: nobody got it, but for [`BroadcastError::Full`].
     pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
-        self.broadcaster.send_with(broadcast).await
+        self.sessions.broadcaster.send_with(broadcast).await
     }
 
     /// Resolves all bootstrap names, at once and within 5 s, and puts what they say into the book. For the start, and
     /// for a node that has lost everybody. The entries' addresses may have changed, so nothing is cached.
     pub async fn resolve_bootstrap(&self) -> Resolved {
-        self.bootstrap.resolve().await
+        bootstrap::resolve(&self.shared).await
     }
 
     /// Asks one connection, chosen by chance, for addresses; what comes goes into the book. False if nobody is there.
@@ -400,22 +334,23 @@ impl Net {
     /// For nodes whose book has nobody left to dial: a peer that knew nobody when it was first asked may know some by now.
     pub fn ask_for_addresses(&self) -> bool {
         // A queue that is full, or a table of questions that is: the next tick asks somebody else.
-        self.roster.draw(&self.chance).is_some_and(|conn| self.exchange.ask(&conn).is_ok())
+        let shared = &*self.shared;
+        shared.roster.draw(&shared.chance).is_some_and(|conn| ask_for_peers(shared, &conn).is_ok())
     }
 }
 
 impl TrafficReport for Net {
     fn traffic(&self) -> TrafficSnapshot {
-        self.sender.snapshot()
+        self.shared.counters.snapshot(&self.shared.budget)
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
-        self.requests.kinds()
+        self.routed.requests.kinds.snapshot()
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {
-        let now = self.state.clock.mono();
-        let listed = self.roster.listed();
+        let now = self.shared.state.clock.mono();
+        let listed = self.shared.roster.listed();
         let of = |conn: &Arc<conn::Conn>| {
             let peer = conn.peer;
             let breakers = conn.record.breakers(now).into_iter();
@@ -438,7 +373,7 @@ fn check_name(network: &str) -> io::Result<()> {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        self.tasks.stop();
-        self.roster.abort_all();
+        self.shared.tasks.stop();
+        self.shared.roster.abort_all();
     }
 }

@@ -7,16 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper_base::peer::canonical;
-use groundskeeper_pool::pool::{Admission, Direction, Pool};
+use groundskeeper_pool::pool::{Admission, Direction};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::handshake::Greeter;
-use super::handshake_error::HandshakeError;
 use super::refusals::{Refusal, Refusals};
-use super::settings::NetConfig;
-use super::tasks::Tasks;
+use super::shared::Shared;
 use super::transport::{Begun, Door, prompt};
-use crate::NodeState;
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: u32 = 1024;
@@ -53,37 +50,19 @@ fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
 
 /// Takes connections in.
 pub(crate) struct Acceptor {
-    pool: Arc<Pool>,
-    greeter: Arc<Greeter>,
-    refusals: Arc<Refusals>,
-    tasks: Tasks,
-    handshake_timeout: Duration,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) greeter: Arc<Greeter>,
+    pub(crate) refusals: Refusals,
 }
 
 impl Acceptor {
-    pub(crate) fn new(
-        config: &NetConfig,
-        state: &NodeState,
-        tasks: &Tasks,
-        greeter: &Arc<Greeter>,
-        refusals: &Arc<Refusals>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            pool: state.pool.clone(),
-            greeter: greeter.clone(),
-            refusals: refusals.clone(),
-            tasks: tasks.clone(),
-            handshake_timeout: config.handshake_timeout,
-        })
-    }
-
     /// Accepts until the node stops.
     pub(crate) async fn serve(self: Arc<Self>, door: Door) {
         let mut wait = BACKOFF.0;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.tasks.stopping() => return,
+                () = self.shared.tasks.stopping() => return,
                 accepted = door.accept() => accepted,
             };
             match accepted {
@@ -95,7 +74,7 @@ impl Acceptor {
                 Err(_) => {
                     tokio::select! {
                         biased;
-                        () = self.tasks.stopping() => return,
+                        () = self.shared.tasks.stopping() => return,
                         () = tokio::time::sleep(wait) => {}
                     }
                     wait = (wait * 2).min(BACKOFF.1);
@@ -105,21 +84,20 @@ impl Acceptor {
     }
 
     fn admit(self: &Arc<Self>, begun: Begun, address: SocketAddr) {
-        match self.pool.admit(Direction::Inbound, address) {
+        match self.shared.state.pool.admit(Direction::Inbound, address) {
             Ok(admission) => {
                 let acceptor = Arc::clone(self);
-                self.tasks.spawn(async move { acceptor.welcome(begun, address, admission).await });
+                self.shared.tasks.spawn(async move { acceptor.welcome(begun, address, admission).await });
             }
             Err(denied) => {
                 drop(begun);
-                self.refusals.note(Refusal::Limit, address, || denied.to_string());
+                self.refusals.note(&self.shared.state, Refusal::Limit, address, || denied.to_string());
             }
         }
     }
 
     async fn welcome(&self, begun: Begun, address: SocketAddr, admission: Admission) {
-        let limit = self.handshake_timeout;
-        let handshake = tokio::time::timeout(limit, async {
+        let handshake = async {
             match begun {
                 Begun::Tls(stream, tls) => {
                     let (stream, peer) = tls.accept(prompt(stream)).await?;
@@ -130,14 +108,9 @@ impl Acceptor {
                     self.greeter.greet_inbound(stream, peer, address, admission).await
                 }
             }
-        });
-        let ended = tokio::select! {
-            biased;
-            () = self.tasks.stopping() => Err(HandshakeError::Stopped),
-            ended = handshake => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
         };
-        if let Err(error) = ended {
-            self.refusals.note(error.kind(), address, || error.to_string());
+        if let Err(error) = self.greeter.in_time(handshake).await {
+            self.refusals.note(&self.shared.state, error.kind(), address, || error.to_string());
         }
     }
 }

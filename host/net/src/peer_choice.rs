@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use groundskeeper_base::clock::Clock;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::{Route, Turns};
-use groundskeeper_pool::pool::Pool;
+use groundskeeper_pool::NodeState;
 
 use super::conn::Conn;
 use super::kinds::RequestKind;
-use super::request_error::MAX_PENDING;
-use super::roster::Roster;
-use super::tuning::CurrentTuning;
-use crate::NodeState;
+use super::request_error::{AskError, MAX_PENDING};
+use super::shared::Shared;
 
 /// Which peers to choose among, and how.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,31 +19,14 @@ pub(crate) struct Candidates<'a> {
     pub(crate) but: &'a [PeerId],
 }
 
-/// Why no peer can be asked: numbers of connections.
-pub(crate) struct Unusable {
-    pub(crate) live: usize,
-    pub(crate) unhealthy: usize,
-    /// With an open breaker, or too much to do.
-    pub(crate) open: usize,
-}
-
 pub(crate) struct PeerChoice {
-    roster: Arc<Roster>,
-    pool: Arc<Pool>,
-    tuning: Arc<CurrentTuning>,
-    clock: Arc<dyn Clock>,
+    shared: Arc<Shared>,
     turns: Turns,
 }
 
 impl PeerChoice {
-    pub(crate) fn new(
-        state: &NodeState,
-        tuning: &Arc<CurrentTuning>,
-        roster: &Arc<Roster>,
-        seed: u64,
-    ) -> Self {
-        let NodeState { pool, clock, .. } = state.clone();
-        Self { roster: roster.clone(), pool, tuning: tuning.clone(), clock, turns: Turns::new(seed) }
+    pub(crate) fn new(shared: Arc<Shared>, seed: u64) -> Self {
+        Self { shared, turns: Turns::new(seed) }
     }
 
     /// The next connection to ask, as `take` makes of it; none of the peers in `asked`.
@@ -58,8 +38,9 @@ impl PeerChoice {
         take: impl FnOnce(&Arc<Conn>) -> R,
     ) -> Option<R> {
         let &Candidates { route, among, but } = candidates;
-        let healthy_above = self.tuning.healthy_above();
-        let listed = self.roster.listed();
+        let Shared { tuning, roster, state, .. } = &*self.shared;
+        let healthy_above = tuning.healthy_above();
+        let listed = roster.listed();
         let conns = &listed.conns[..];
         let usable = |at: usize| {
             let conn = &conns[at];
@@ -70,7 +51,7 @@ impl PeerChoice {
         };
         let cost = |at: usize| match route {
             // A peer that has not answered a ping yet comes last.
-            Route::LowestRtt => self.pool.age_and_rtt(conns[at].key).map_or(u32::MAX, |(_, rtt)| rtt),
+            Route::LowestRtt => state.pool.age_and_rtt(conns[at].key).map_or(u32::MAX, |(_, rtt)| rtt),
             Route::RoundRobin | Route::LeastLoaded => conns[at].open_requests(),
         };
         let at = self.turns.choose(route, conns.len(), usable, cost)?;
@@ -79,20 +60,23 @@ impl PeerChoice {
 
     /// Whether `conn` may be asked, apart from who is meant.
     fn can_ask(&self, conn: &Conn, kind: &RequestKind, healthy_above: u8) -> bool {
-        self.pool.health(conn.key).is_some_and(|health| health > healthy_above)
-            && conn.record.would_admit(kind, || self.clock.mono())
+        let NodeState { pool, clock, .. } = &self.shared.state;
+        pool.health(conn.key).is_some_and(|health| health > healthy_above)
+            && conn.record.would_admit(kind, || clock.mono())
             && (conn.open_requests() as usize) < MAX_PENDING
     }
 
-    pub(crate) fn unusable(&self, kind: &RequestKind) -> Unusable {
-        let healthy_above = self.tuning.healthy_above();
-        let listed = self.roster.listed();
-        let health = |conn: &Arc<Conn>| self.pool.health(conn.key);
+    /// Why no peer can be asked.
+    pub(crate) fn nobody(&self, kind: &RequestKind) -> AskError {
+        let Shared { tuning, roster, state, .. } = &*self.shared;
+        let healthy_above = tuning.healthy_above();
+        let listed = roster.listed();
+        let health = |conn: &Arc<Conn>| state.pool.health(conn.key);
         let live = listed.conns.iter().filter(|conn| health(conn).is_some()).count();
         let unhealthy =
             listed.conns.iter().filter(|conn| health(conn).is_some_and(|h| h <= healthy_above)).count();
         let askable = listed.conns.iter().filter(|conn| self.can_ask(conn, kind, healthy_above)).count();
-        Unusable { live, unhealthy, open: live.saturating_sub(unhealthy + askable) }
+        AskError::NobodyToAsk { live, unhealthy, open: live.saturating_sub(unhealthy + askable) }
     }
 
     /// Any number, by chance.

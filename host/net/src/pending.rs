@@ -8,22 +8,15 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::request_error::{MAX_PENDING, RequestError};
-use super::wire::Status;
+use super::wire::{MAX_WORDS, Status, clipped, printable};
 
 /// Questions that were given up and may still be answered; of older ones it is not known any more.
 const GIVEN_UP: usize = 128;
 
-/// What a caller hears.
-pub(crate) enum Reply {
-    Answer(Status, Bytes),
-    Shed,
-    TooMuch(usize),
-}
-
 /// Whom an answer is for.
 pub(crate) enum Waiter {
     Caller {
-        reply: oneshot::Sender<Reply>,
+        reply: oneshot::Sender<Result<Bytes, RequestError>>,
         /// Bytes of an answer.
         most: usize,
     },
@@ -105,17 +98,12 @@ impl Pending {
     pub(crate) fn shed(&self, id: u64) {
         let waiter = self.0.lock().remove(id);
         if let Some(Waiter::Caller { reply, .. }) = waiter {
-            _ = reply.send(Reply::Shed);
+            _ = reply.send(Err(RequestError::Shed));
         }
     }
 
-    pub(crate) fn answer(
-        &self,
-        id: u64,
-        status: Status,
-        size: usize,
-        payload: impl FnOnce() -> Bytes,
-    ) -> Answered {
+    /// Takes the answer to question `id`; `payload` is a part of `frame`.
+    pub(crate) fn answer(&self, id: u64, status: Status, payload: &[u8], frame: &Bytes) -> Answered {
         let mut open = self.0.lock();
         let waiter = open.remove(id);
         let late = waiter.is_none()
@@ -129,13 +117,21 @@ impl Pending {
         let asked = id < open.next;
         drop(open);
         match waiter {
-            Some(Waiter::Caller { reply, most }) if status == Status::Ok && size > most => {
-                _ = reply.send(Reply::TooMuch(size));
+            Some(Waiter::Caller { reply, most }) if status == Status::Ok && payload.len() > most => {
+                _ = reply.send(Err(RequestError::TooMuch { got: payload.len(), most }));
                 Answered::TooMuch
             }
             Some(Waiter::Caller { reply, .. }) => {
                 // Who has stopped waiting a moment ago is as late as who stopped before.
-                _ = reply.send(Reply::Answer(status, payload()));
+                _ = reply.send(match status {
+                    Status::Ok => Ok(frame.slice_ref(payload)),
+                    Status::NotHandled => Err(RequestError::NotHandled),
+                    Status::Busy => Err(RequestError::Busy),
+                    Status::Failed => {
+                        let words = String::from_utf8_lossy(payload);
+                        Err(RequestError::Failed(printable(clipped(&words, MAX_WORDS))))
+                    }
+                });
                 Answered::Delivered
             }
             Some(Waiter::PeerList) => Answered::PeerList,

@@ -2,14 +2,12 @@
 //! attack cannot flood the journal. Refuses nobody itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper_base::clock::{Clock, Coarse};
+use groundskeeper_base::clock::Coarse;
+use groundskeeper_pool::NodeState;
 use groundskeeper_pool::journal::{Asker, Draft, Journal, Outcome, What};
 use parking_lot::Mutex;
-
-use crate::NodeState;
 
 /// One record of a kind in this time, whatever comes.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -42,24 +40,21 @@ struct Sum {
     since: u32,
 }
 
-pub(crate) struct Refusals {
-    sums: Mutex<([Sum; KINDS], u64)>,
-    journal: Arc<Journal>,
-    clock: Arc<dyn Clock>,
-}
+#[derive(Default)]
+pub(crate) struct Refusals(Mutex<[Sum; KINDS]>);
 
 impl Refusals {
-    pub(crate) fn new(state: &NodeState) -> Arc<Self> {
-        let NodeState { journal, clock, .. } = state.clone();
-        Arc::new(Self { sums: Mutex::default(), journal, clock })
-    }
-
     /// Takes note of one refusal. At most one record per kind and window; its count tells how many it stands for.
-    pub(crate) fn note(&self, kind: Refusal, address: SocketAddr, why: impl FnOnce() -> String) {
-        let now = self.clock.coarse();
-        let mut sums = self.sums.lock();
-        sums.1 += 1;
-        let sum = &mut sums.0[kind as usize];
+    pub(crate) fn note(
+        &self,
+        state: &NodeState,
+        kind: Refusal,
+        address: SocketAddr,
+        why: impl FnOnce() -> String,
+    ) {
+        let now = state.clock.coarse();
+        let mut sums = self.0.lock();
+        let sum = &mut sums[kind as usize];
         sum.since += 1;
         if sum.recorded.is_some_and(|at| now.since(at) < WINDOW) {
             return;
@@ -67,20 +62,15 @@ impl Refusals {
         let count = std::mem::take(&mut sum.since);
         sum.recorded = Some(now);
         drop(sums);
-        record(&self.journal, Some(address), why(), count);
+        record(&state.journal, Some(address), why(), count);
     }
 
     /// Records what is summed and not yet told. For shutdown.
-    pub(crate) fn flush(&self) {
-        let waiting: u32 = self.sums.lock().0.iter_mut().map(|sum| std::mem::take(&mut sum.since)).sum();
+    pub(crate) fn flush(&self, journal: &Journal) {
+        let waiting: u32 = self.0.lock().iter_mut().map(|sum| std::mem::take(&mut sum.since)).sum();
         if waiting > 0 {
-            record(&self.journal, None, "not recorded one by one".into(), waiting);
+            record(journal, None, "not recorded one by one".into(), waiting);
         }
-    }
-
-    /// Refused since the start.
-    pub(crate) fn total(&self) -> u64 {
-        self.sums.lock().1
     }
 }
 

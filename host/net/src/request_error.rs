@@ -9,7 +9,7 @@ use groundskeeper_flow::{AttemptEnd, CallEnd, NotQueued, Pressure};
 use super::wire::TooLarge;
 
 /// Questions that may be open at one peer.
-pub const MAX_PENDING: usize = 256;
+pub(crate) const MAX_PENDING: usize = 256;
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,13 +48,27 @@ pub enum RequestError {
     TooMuch { got: usize, most: usize },
 }
 
+/// Why nobody has answered.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    #[error(
+        "no peer can be asked: {live} live, {unhealthy} of them unhealthy, {open} with an open breaker or too much to do"
+    )]
+    NobodyToAsk { live: usize, unhealthy: usize, open: usize },
+    #[error("no answer after {asked} attempts; the last one: {last}")]
+    NoAnswer { asked: u32, last: RequestError },
+    #[error(transparent)]
+    Bad(RequestError),
+}
+
 impl RequestError {
     /// What it says about the peer.
     pub(crate) fn call_end(&self, patient: bool) -> CallEnd {
-        match self {
-            Self::NotHandled | Self::Failed(_) | Self::TooMuch { .. } => CallEnd::Failed,
+        match self.attempt_end() {
+            AttemptEnd::Failed => CallEnd::Failed,
             // Who was not given the time it usually takes is not to blame.
-            Self::TimedOut(_) if patient => CallEnd::Failed,
+            AttemptEnd::TimedOut if patient => CallEnd::Failed,
             _ => CallEnd::Unknown,
         }
     }

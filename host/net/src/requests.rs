@@ -5,21 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use groundskeeper_base::clock::Clock;
-use groundskeeper_flow::{AttemptEnd, BreakerState, CallEnd, KindSnapshot, NotQueued, Parcel, Priority};
-use groundskeeper_pool::journal::{Asker, Draft, Journal, What};
+use groundskeeper_flow::{AttemptEnd, BreakerState, CallEnd, NotQueued, Parcel, Priority};
+use groundskeeper_pool::journal::{Asker, Draft, What};
 use tokio::sync::oneshot;
 
 use super::conn::Conn;
-use super::conn_health::ConnHealth;
-use super::counters::{Counters, Event};
-use super::frame_sender::FrameSender;
+use super::conn_health;
+use super::counters::Counters;
 use super::kinds::{RequestKind, RequestKinds};
-use super::pending::{Reply, Waiter};
+use super::pending::Waiter;
 use super::request_error::RequestError;
-use super::tuning::CurrentTuning;
-use super::wire::{MAX_NAME, MAX_WORDS, Message, Status, clipped, printable};
-use crate::NodeState;
+use super::shared::Shared;
+use super::wire::{MAX_NAME, Message};
 
 /// What a full send queue means for a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,7 +31,7 @@ pub enum WhenFull {
 /// What one attempt sends, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question<'a> {
-    pub(crate) kind: &'a Arc<RequestKind>,
+    /// The kind's.
     pub(crate) name: &'a str,
     pub(crate) payload: &'a [u8],
     pub(crate) priority: Priority,
@@ -43,74 +40,53 @@ pub(crate) struct Question<'a> {
     pub(crate) most: usize,
 }
 
+impl<'a> Question<'a> {
+    pub(crate) fn new(name: &'a str, payload: &'a [u8]) -> Self {
+        Self { name, payload, priority: Priority::Request, when_full: WhenFull::Fail, most: usize::MAX }
+    }
+}
+
 pub(crate) struct Requests {
-    kinds: RequestKinds,
-    sender: Arc<FrameSender>,
-    health: Arc<ConnHealth>,
-    tuning: Arc<CurrentTuning>,
-    counters: Arc<Counters>,
-    journal: Arc<Journal>,
-    clock: Arc<dyn Clock>,
+    shared: Arc<Shared>,
+    pub(crate) kinds: RequestKinds,
 }
 
 impl Requests {
-    pub(crate) fn new(
-        state: &NodeState,
-        tuning: &Arc<CurrentTuning>,
-        counters: &Arc<Counters>,
-        sender: &Arc<FrameSender>,
-        health: &Arc<ConnHealth>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            kinds: RequestKinds::default(),
-            sender: sender.clone(),
-            health: health.clone(),
-            tuning: tuning.clone(),
-            counters: counters.clone(),
-            journal: state.journal.clone(),
-            clock: state.clock.clone(),
-        })
-    }
-
-    /// What is known of the kind `name`.
-    pub(crate) fn kind(&self, name: &str) -> Arc<RequestKind> {
-        self.kinds.of(name)
-    }
-
-    pub(crate) fn kinds(&self) -> Vec<KindSnapshot> {
-        self.kinds.snapshot()
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, kinds: RequestKinds::default() }
     }
 
     /// How long to wait for an answer of this kind from this peer.
     pub(crate) fn timeout(&self, conn: &Conn, kind: &Arc<RequestKind>) -> Duration {
-        conn.record.timeout(kind, &self.tuning.get().timeout_of(&kind.name))
+        conn.record.timeout(kind, &self.shared.tuning.timeout_of(&kind.name))
     }
 
     /// Asks once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
     pub(crate) async fn ask_once(
         &self,
         conn: &Conn,
+        kind: &Arc<RequestKind>,
         question: Question<'_>,
         timeout: Duration,
     ) -> Result<Bytes, RequestError> {
-        let kind = question.kind;
-        let began = self.clock.mono();
+        let clock = &*self.shared.state.clock;
+        let began = clock.mono();
         if !conn.record.admit(kind, began) {
             kind.count(AttemptEnd::Refused);
             return Err(RequestError::BreakerOpen(Arc::clone(&kind.name)));
         }
         let patient = timeout >= self.timeout(conn, kind);
-        let mut attempt = Attempt { requests: self, conn, kind, reported: false };
+        let mut attempt = Attempt { shared: &self.shared, conn, kind, reported: false };
         let sent = AtomicBool::new(false);
         let exchange = self.exchange(conn, question, began + timeout, &sent);
         let answer = tokio::time::timeout(timeout, exchange).await;
         let answer = answer.unwrap_or(Err(RequestError::TimedOut(timeout)));
-        let took = self.clock.mono().saturating_sub(began);
+        let took = clock.mono().saturating_sub(began);
         match &answer {
             Ok(_) => {
                 kind.answered(took);
                 attempt.report(CallEnd::Succeeded, took);
-                self.health.answered(conn);
+                conn_health::answered(&self.shared, conn);
             }
             Err(error) => {
                 let end = error.call_end(patient && sent.load(Relaxed));
@@ -120,8 +96,8 @@ impl Requests {
                     && end == CallEnd::Failed
                 {
                     kind.times.missed();
-                    self.health
-                        .no_answer(conn, || format!("no answer to {:?} within {timeout:?}", kind.name));
+                    let why = || format!("no answer to {:?} within {timeout:?}", kind.name);
+                    conn_health::no_answer(&self.shared, conn, why);
                 }
             }
         }
@@ -136,30 +112,31 @@ impl Requests {
         sent: &AtomicBool,
     ) -> Result<Bytes, RequestError> {
         let Question { name, payload, priority, most, .. } = question;
-        let in_all = self.counters.request_opened();
+        let shared = &*self.shared;
+        let counters = &shared.counters;
+        let in_all = counters.request_opened();
         conn.request_opened();
         let (reply, answer) = oneshot::channel();
         let begun = conn.pending.begin(Waiter::Caller { reply, most });
         let id = *begun.as_ref().unwrap_or(&u64::MAX);
-        let mut open = OpenRequest { counters: &self.counters, conn, id, sent: false, answered: false };
+        let mut open = OpenRequest { counters, conn, id, sent: false, answered: false };
         let id = begun?;
-        let max_pending = self.tuning.get().max_pending;
+        let max_pending = shared.tuning.get().backpressure.max_pending;
         if in_all >= max_pending {
             return Err(RequestError::TooManyInAll(max_pending));
         }
-        let sender = &self.sender;
-        let frame = sender.encode(&Message::Request { id, kind: name, payload })?;
+        let frame = shared.encode(&Message::Request { id, kind: name, payload })?;
         loop {
             let room = (question.when_full == WhenFull::Wait).then(|| conn.outbox.room());
             let queued =
-                sender.charge(priority, frame.clone()).map_err(RequestError::from).and_then(|frame| {
+                shared.charge(priority, frame.clone()).map_err(RequestError::from).and_then(|frame| {
                     let parcel = Parcel { frame, expires: Some(expires), tag: Some(id) };
-                    Ok(sender.queue(conn, priority, parcel)?)
+                    Ok(shared.queue(conn, priority, parcel)?)
                 });
             match (queued, room) {
                 (Ok(()), _) => break,
                 (Err(RequestError::NotQueued(NotQueued::Full)), Some(room)) => room.await,
-                (Err(RequestError::Pressure(_)), Some(_)) => sender.budget_room(priority, frame.len()).await,
+                (Err(RequestError::Pressure(_)), Some(_)) => shared.budget.room(priority, frame.len()).await,
                 (Err(error), _) => return Err(error),
             }
         }
@@ -167,18 +144,7 @@ impl Requests {
         sent.store(true, Relaxed);
         let answer = answer.await;
         open.answered = answer.is_ok();
-        match answer {
-            Err(_) => Err(RequestError::Disconnected),
-            Ok(Reply::Answer(Status::Ok, payload)) => Ok(payload),
-            Ok(Reply::Answer(Status::NotHandled, _)) => Err(RequestError::NotHandled),
-            Ok(Reply::Answer(Status::Busy, _)) => Err(RequestError::Busy),
-            Ok(Reply::Answer(Status::Failed, words)) => {
-                let words = String::from_utf8_lossy(&words);
-                Err(RequestError::Failed(printable(clipped(&words, MAX_WORDS))))
-            }
-            Ok(Reply::Shed) => Err(RequestError::Shed),
-            Ok(Reply::TooMuch(got)) => Err(RequestError::TooMuch { got, most }),
-        }
+        answer.unwrap_or(Err(RequestError::Disconnected))
     }
 }
 
@@ -204,7 +170,7 @@ impl Drop for OpenRequest<'_> {
 
 /// An attempt that the breaker let through. The breaker has to learn how it ended.
 struct Attempt<'a> {
-    requests: &'a Requests,
+    shared: &'a Shared,
     conn: &'a Conn,
     kind: &'a Arc<RequestKind>,
     reported: bool,
@@ -213,14 +179,14 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn report(&mut self, end: CallEnd, took: Duration) {
         self.reported = true;
-        let Self { requests, conn, kind, .. } = self;
-        let tuning = requests.tuning.get();
-        let now = requests.clock.mono();
-        if let Some(state) = conn.record.end(kind, end, took, now, &tuning.breaker) {
+        let Self { shared, conn, kind, .. } = self;
+        let settings = shared.tuning.get().circuit_breaker;
+        let now = shared.state.clock.mono();
+        if let Some(state) = conn.record.end(kind, end, took, now, &settings) {
             if state == BreakerState::Open {
-                requests.counters.count(Event::BreakerOpened);
+                shared.counters.breakers_opened.fetch_add(1, Relaxed);
             }
-            requests.journal.record(Draft {
+            shared.state.journal.record(Draft {
                 peer: Some(conn.peer),
                 conn: Some(conn.key.conn),
                 ..Draft::new(

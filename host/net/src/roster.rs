@@ -1,15 +1,18 @@
 //! The node's own connections by slot number, for broadcasts and requests. Who is live is the pool's word, not its.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use groundskeeper_base::chance::Chance;
+use groundskeeper_base::clock::Coarse;
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_pool::pool::{ConnKey, Link, Pool};
+use groundskeeper_flow::Priority;
+use groundskeeper_pool::pool::{ConnKey, Link};
 use parking_lot::Mutex;
 
 use super::conn::Conn;
+use super::peer_record::{PeerRecord, PeerRecords};
 
 /// Slots behind one lock: a broadcast holds it for as many pushes, about ten microseconds.
 const BLOCK: u32 = 64;
@@ -22,7 +25,10 @@ pub(crate) struct Roster {
     /// Counts comings and goings.
     changes: AtomicU64,
     listed: ArcSwap<Listed>,
-    pool: Arc<Pool>,
+    /// Of peers that have left.
+    records: PeerRecords,
+    /// When queues were last told to drop what matters least.
+    relieved: AtomicU32,
 }
 
 /// All connections at one moment, to choose from without a lock.
@@ -33,13 +39,15 @@ pub(crate) struct Listed {
 }
 
 impl Roster {
-    pub(crate) fn new(pool: &Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self {
-            blocks: (0..pool.capacity().div_ceil(BLOCK)).map(|_| Mutex::default()).collect(),
+    /// For slots below `capacity`.
+    pub(crate) fn new(capacity: u32) -> Self {
+        Self {
+            blocks: (0..capacity.div_ceil(BLOCK)).map(|_| Mutex::default()).collect(),
             changes: AtomicU64::new(0),
             listed: ArcSwap::default(),
-            pool: pool.clone(),
-        })
+            records: PeerRecords::default(),
+            relieved: AtomicU32::new(0),
+        }
     }
 
     fn place(&self, slot: u32) -> (&Block, usize) {
@@ -58,14 +66,20 @@ impl Roster {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Gives the place up, unless a later connection has it.
-    pub(crate) fn leave(&self, key: ConnKey) {
-        let (block, at) = self.place(key.slot);
+    /// Gives the place up, unless a later connection has it, and keeps the peer's record.
+    pub(crate) fn leave(&self, conn: &Conn) {
+        let (block, at) = self.place(conn.key.slot);
         let mut block = block.lock();
-        let left = block.get_mut(at).and_then(|place| place.take_if(|conn| conn.key == key));
+        let left = block.get_mut(at).and_then(|place| place.take_if(|other| other.key == conn.key));
         drop(block);
         self.changes.fetch_add(1, Ordering::Release);
         drop(left);
+        self.records.keep(conn.peer, &conn.record);
+    }
+
+    /// The record of a peer that comes and is not here.
+    pub(crate) fn take_record(&self, peer: &PeerId) -> Arc<PeerRecord> {
+        self.records.take(peer)
     }
 
     /// The connections, listed anew if one has come or gone since the last call: O(1) in between, with no lock.
@@ -88,11 +102,6 @@ impl Roster {
         block.get(at)?.as_ref().filter(|conn| conn.key == key).cloned()
     }
 
-    /// The live connection to `peer`, if it is one of ours.
-    pub(crate) fn find_peer(&self, peer: &PeerId) -> Option<Arc<Conn>> {
-        self.find(self.pool.find(peer)?)
-    }
-
     /// One connection by chance.
     pub(crate) fn draw(&self, chance: &Chance) -> Option<Arc<Conn>> {
         let (mut chosen, mut met) = (None, 0);
@@ -111,6 +120,21 @@ impl Roster {
         self.for_each(|conn| left.push(Arc::clone(conn)));
         left.iter().for_each(|conn| conn.abort());
         left.len() as u32
+    }
+
+    /// Has queues above their fair share of `budget` bytes drop bulk, then broadcasts: who does not read pays, not who
+    /// does. `shed` is told of the frames by priority. At most once in an eighth of a second. O(connections).
+    pub(crate) fn relieve(&self, now: Coarse, budget: usize, shed: impl Fn([u32; Priority::COUNT])) {
+        // One more than the time: 0 is never.
+        let moment = now.0.wrapping_add(1);
+        if self.relieved.swap(moment, Ordering::Relaxed) == moment {
+            return;
+        }
+        let listed = self.listed();
+        let fair = budget / (2 * listed.conns.len().max(1));
+        for conn in &listed.conns {
+            shed(conn.shed(fair));
+        }
     }
 
     /// Calls `each` for every connection, one block of slots at a time under its lock.

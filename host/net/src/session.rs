@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use groundskeeper_base::chance::Chance;
-use groundskeeper_base::clock::Clock;
 use groundskeeper_base::peer::NetGroup;
 use groundskeeper_pool::book::Tenure;
 use groundskeeper_pool::journal::{Asker, Cause};
@@ -23,17 +21,14 @@ use tokio::time::Sleep;
 use super::allowance::Allowance;
 use super::answering::{Answers, ConnAnswers};
 use super::broadcasting::Broadcaster;
-use super::conn_health::ConnHealth;
-use super::counters::Counters;
-use super::exchange::PeerExchange;
-use super::frame::{Frame, FrameCaps, FrameReader};
+use super::conn_health;
+use super::exchange::{ask_for_peers, learn_peers};
+use super::frame::{Frame, FrameReader};
 use super::pending::Answered;
 use super::pings::{Heard, Pings};
-use super::place::{Place, Places};
-use super::settings::NetConfig;
-use super::tasks::Tasks;
+use super::place::{Place, disconnect_for_shutdown};
+use super::shared::Shared;
 use super::wire::{FAREWELL, Message, Status, cause_of, code_of, printable};
-use crate::NodeState;
 
 /// On the stack while a poll lasts: an idle connection holds no read buffer. One TLS record fits.
 const READ_BUFFER: usize = 16 * 1024;
@@ -56,66 +51,36 @@ struct Session<S> {
     /// Others were let run first, who may have more for this batch.
     gathering: bool,
     unflushed: bool,
-    ending: Option<Ending>,
+    /// The deadline of its last second: goodbye, flush, close, and hear the other side close.
+    ending: Option<Pin<Box<Sleep>>>,
+    /// This side, after the goodbye.
+    closed: bool,
     answering: ConnAnswers,
     allowance: Allowance,
     pings: Pings,
     group: NetGroup,
     place: Place,
-    shared: Arc<Sessions>,
+    sessions: Arc<Sessions>,
     _tenure: Option<Tenure>,
 }
 
-/// Starts the sessions of a node, and holds what all of them use.
+/// Starts the sessions of a node, and holds what acts on the messages of all peers.
 pub(crate) struct Sessions {
-    caps: FrameCaps,
-    bytes_per_second: u64,
-    tasks: Tasks,
-    places: Arc<Places>,
-    counters: Arc<Counters>,
-    chance: Arc<Chance>,
-    clock: Arc<dyn Clock>,
-    receivers: Receivers,
-}
-
-/// What acts on messages of peers.
-pub(crate) struct Receivers {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) answers: Answers,
-    pub(crate) broadcaster: Arc<Broadcaster>,
-    pub(crate) exchange: Arc<PeerExchange>,
-    pub(crate) health: Arc<ConnHealth>,
+    pub(crate) broadcaster: Broadcaster,
 }
 
 impl Sessions {
-    pub(crate) fn new(
-        config: &NetConfig,
-        state: &NodeState,
-        tasks: &Tasks,
-        places: &Arc<Places>,
-        counters: &Arc<Counters>,
-        chance: &Arc<Chance>,
-        receivers: Receivers,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            caps: config.frame_caps,
-            bytes_per_second: config.bytes_per_second_per_peer,
-            tasks: tasks.clone(),
-            places: places.clone(),
-            counters: counters.clone(),
-            chance: chance.clone(),
-            clock: state.clock.clone(),
-            receivers,
-        })
-    }
-
     /// Starts the task of a connection that has just become live, and asks the peer for others.
     pub(crate) fn start<S>(self: &Arc<Self>, io: S, place: Place, address: SocketAddr, tenure: Option<Tenure>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let Shared { config, state, tasks, chance, .. } = &*self.shared;
         let conn = Arc::clone(place.conn());
         // Refused only if the connection is ending already.
-        _ = self.receivers.exchange.ask(&conn);
+        _ = ask_for_peers(&self.shared, &conn);
         let session = Session {
             io,
             reader: FrameReader::default(),
@@ -123,26 +88,21 @@ impl Sessions {
             gathering: false,
             unflushed: false,
             ending: None,
+            closed: false,
             answering: ConnAnswers::default(),
-            allowance: Allowance::new(self.bytes_per_second, self.clock.coarse()),
-            pings: Pings::new(self.chance.number()),
+            allowance: Allowance::new(config.bytes_per_second_per_peer, state.clock.coarse()),
+            pings: Pings::new(chance.number()),
             group: NetGroup::of(address.ip()),
             place,
-            shared: Arc::clone(self),
+            sessions: Arc::clone(self),
             _tenure: tenure,
         };
-        conn.owned_by(self.tasks.spawn(session));
-        if self.tasks.is_stopping() {
+        conn.owned_by(tasks.spawn(session));
+        if tasks.is_stopping() {
             // It went live after the shutdown had looked who is.
-            self.places.disconnect_for_shutdown(conn.key);
+            disconnect_for_shutdown(&self.shared, conn.key);
         }
     }
-}
-
-/// The last second of a connection: goodbye, flush, close, and hear the other side close.
-struct Ending {
-    deadline: Pin<Box<Sleep>>,
-    closed: bool,
 }
 
 /// Why the talk with a peer stops.
@@ -187,7 +147,7 @@ where
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
         for _ in 0..READS_PER_POLL {
-            let clock = Arc::clone(&self.shared.clock);
+            let clock = Arc::clone(&self.sessions.shared.state.clock);
             if self.allowance.poll(cx, &*clock).is_pending() {
                 return Ok(false);
             }
@@ -213,10 +173,11 @@ where
     }
 
     fn take_in(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Stop> {
-        let shared = Arc::clone(&self.shared);
+        let sessions = Arc::clone(&self.sessions);
+        let max_frame = sessions.shared.config.max_frame;
         loop {
-            match self.reader.next(&mut bytes, &shared.caps) {
-                Ok(Some(frame)) => self.receive(cx, &shared, frame)?,
+            match self.reader.next(&mut bytes, max_frame) {
+                Ok(Some(frame)) => self.receive(cx, &sessions, frame)?,
                 Ok(None) => return Ok(()),
                 Err(bad) => return Err(self.broke_rules(&bad)),
             }
@@ -226,10 +187,10 @@ where
     fn receive(
         &mut self,
         cx: &mut Context<'_>,
-        shared: &Sessions,
+        sessions: &Sessions,
         Frame { kind, body }: Frame,
     ) -> Result<(), Stop> {
-        let receivers = &shared.receivers;
+        let Sessions { shared, answers, broadcaster } = sessions;
         let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
         match message {
             Message::Hello(_) => return Err(self.broke_rules(&"a second hello")),
@@ -237,10 +198,10 @@ where
                 // A peer that floods us with pings and does not read the answers goes without: the lane is bounded.
                 _ = self.place.conn().control(Message::Pong { nonce }.encode_bounded());
             }
-            Message::Pong { nonce } => match self.pings.answered(nonce, shared.clock.mono()) {
+            Message::Pong { nonce } => match self.pings.answered(nonce, shared.state.clock.mono()) {
                 Heard::Fresh(rtt) => {
                     self.place.slot().pong(rtt);
-                    receivers.health.ponged(self.place.conn());
+                    conn_health::ponged(shared, self.place.conn());
                 }
                 Heard::Late => self.place.slot().set_pings_lost(0),
                 Heard::Again => {}
@@ -255,28 +216,20 @@ where
                 return Err(over(Asker::Remote, Cause::RemoteGoodbye, words));
             }
             Message::Broadcast { topic, payload } => {
-                receivers.broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
+                broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
             }
             Message::Request { id, kind, payload } => {
-                self.answering.serve(
-                    cx,
-                    &receivers.answers,
-                    self.place.conn(),
-                    id,
-                    kind,
-                    body.slice_ref(payload),
-                );
+                let payload = body.slice_ref(payload);
+                self.answering.serve(cx, answers, self.place.conn(), id, kind, payload);
             }
             Message::Response { id, status, payload } => {
-                let answered =
-                    self.place.conn().pending.answer(id, status, payload.len(), || body.slice_ref(payload));
-                match answered {
+                let conn = self.place.conn();
+                match conn.pending.answer(id, status, payload, &body) {
                     Answered::Delivered | Answered::Late => {}
-                    Answered::Again | Answered::TooMuch => {
-                        receivers.health.blame_answer(self.place.conn(), &answered)
-                    }
+                    Answered::Again => conn_health::answered_twice(shared, conn),
+                    Answered::TooMuch => conn_health::answered_too_much(shared, conn),
                     Answered::PeerList if status == Status::Ok => {
-                        if receivers.exchange.learn(payload, self.group).is_err() {
+                        if learn_peers(shared, payload, self.group).is_err() {
                             return Err(self.broke_rules(&"a peer list that is too long or cannot be read"));
                         }
                     }
@@ -300,7 +253,7 @@ where
     }
 
     fn ping(&mut self) {
-        let clock = &self.shared.clock;
+        let clock = &self.sessions.shared.state.clock;
         let slot = self.place.slot();
         let (nonce, lost) = self.pings.next(clock.mono(), clock.coarse(), slot.last_seen());
         slot.set_pings_lost(lost);
@@ -349,8 +302,8 @@ where
 
     /// The next frames to write. False if there are none.
     fn take(&mut self, cx: &mut Context<'_>) -> bool {
-        let (shared, conn) = (&self.shared, self.place.conn());
-        let now = || shared.clock.mono();
+        let (shared, conn) = (&self.sessions.shared, self.place.conn());
+        let now = || shared.state.clock.mono();
         let taken = conn.outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, now, cx.waker());
         shared.counters.taken(&taken);
         !taken.is_empty()
@@ -407,19 +360,13 @@ where
         conn.pending.end();
         self.batch.push_back(Message::Goodbye { code: code_of(cause), text: &text }.encode_bounded());
         self.answering = ConnAnswers::default();
-        self.ending = Some(Ending { deadline: Box::pin(tokio::time::sleep(FAREWELL)), closed: false });
+        self.ending = Some(Box::pin(tokio::time::sleep(FAREWELL)));
     }
 
     /// Says what is left to say and waits for the other side to close, until the deadline.
     fn end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(mut ending) = self.ending.take() else { return Poll::Ready(()) };
-        let over = self.poll_ending(cx, &mut ending);
-        self.ending = Some(ending);
-        over
-    }
-
-    fn poll_ending(&mut self, cx: &mut Context<'_>, ending: &mut Ending) -> Poll<()> {
-        if ending.deadline.as_mut().poll(cx).is_ready() {
+        let Some(deadline) = &mut self.ending else { return Poll::Ready(()) };
+        if deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
@@ -436,7 +383,7 @@ where
                 break;
             }
         }
-        if !ending.closed {
+        if !self.closed {
             let said = match ready!(self.write_batch(cx)) {
                 Ok(()) => ready!(Pin::new(&mut self.io).poll_shutdown(cx)),
                 Err(error) => Err(error),
@@ -444,7 +391,7 @@ where
             if said.is_err() {
                 return Poll::Ready(());
             }
-            ending.closed = true;
+            self.closed = true;
         }
         Poll::Pending
     }

@@ -3,17 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::frame::FrameCaps;
-use super::tuning::Tuning;
 use groundskeeper_base::bootstrap::Bootstrap;
-use groundskeeper_flow::{NetSettings, OutboxLimits, USUAL_NETWORK};
-
-pub use groundskeeper_flow::MAX_NETWORK;
+use groundskeeper_flow::{NetSettings, OutboxLimits, Performance, USUAL_NETWORK};
+use groundskeeper_pool::settings::PoolSettings;
 
 /// The settings of one node's network.
 #[derive(Clone, Debug)]
 pub struct NetConfig {
     /// Nodes of other networks are refused in the TLS handshake. 1 to [`MAX_NETWORK`] bytes.
+    ///
+    /// [`MAX_NETWORK`]: groundskeeper_flow::MAX_NETWORK
     pub network: String,
     /// Where to accept connections; port 0 lets the system choose. Empty: only dial.
     pub listen: Vec<SocketAddr>,
@@ -32,9 +31,12 @@ pub struct NetConfig {
     pub answers_at_once: usize,
     /// Outgoing attempts in flight.
     pub dials_at_once: usize,
-    pub frame_caps: FrameCaps,
+    /// The largest frame that is accepted or sent, in bytes after its length.
+    pub max_frame: usize,
     pub outbox: OutboxLimits,
-    pub tuning: Tuning,
+    pub performance: Performance,
+    /// Peers with this much health or less are not asked by [`Net::ask`](super::Net::ask).
+    pub healthy_above: u8,
     /// What is read from one peer on average; bursts of a second's worth pass. The rest waits in the sender.
     pub bytes_per_second_per_peer: u64,
     /// Boot nonce, ping nonces and choices by chance follow from it, for simulations; none: nobody can guess them.
@@ -62,9 +64,10 @@ impl NetConfig {
             answer_timeout: net.request_timeout,
             answers_at_once: 64,
             dials_at_once: 32,
-            frame_caps: FrameCaps::up_to(net.max_frame),
+            max_frame: net.max_frame,
             outbox: OutboxLimits { data_bytes: net.queue_bytes, ..OutboxLimits::default() },
-            tuning: Tuning::default(),
+            performance: Performance::default(),
+            healthy_above: PoolSettings::default().healthy_above(),
             bytes_per_second_per_peer: net.bytes_per_second_per_peer,
             seed: None,
         }
@@ -74,7 +77,8 @@ impl NetConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use groundskeeper_flow::Performance;
+    use crate::tuning::Tuning;
+    use groundskeeper_flow::MAX_NETWORK;
 
     /// What an empty config file means, as numbers; only the addresses to listen on differ.
     #[test]
@@ -84,8 +88,7 @@ mod tests {
         assert_eq!(usual.bytes_per_second_per_peer, 4 << 20);
         assert_eq!((usual.outbox, usual.outbox.data_bytes), (OutboxLimits::default(), net.queue_bytes));
         assert_eq!(usual.outbox.data_bytes, 4 << 20);
-        assert_eq!((usual.frame_caps, net.max_frame), (FrameCaps::default(), 1 << 20));
-        assert_eq!(usual.frame_caps, FrameCaps::up_to(1 << 20));
+        assert_eq!((usual.max_frame, net.max_frame), (1 << 20, 1 << 20));
         assert_eq!(usual.handshake_timeout, net.handshake_timeout);
         assert_eq!(usual.answer_timeout, net.request_timeout);
         assert_eq!((usual.advertise, usual.bootstrap.len()), (net.advertise, net.bootstrap.len()));
@@ -93,9 +96,8 @@ mod tests {
         assert_eq!((usual.network.as_str(), MAX_NETWORK), (USUAL_NETWORK, 32));
         let performance = Performance::default().resolved();
         assert_eq!(performance, Performance::default());
-        let tuning = Tuning::default();
-        assert_eq!((tuning.breaker, tuning.retry), (performance.circuit_breaker, performance.retry));
-        assert_eq!(tuning.timeout, performance.timeouts[Performance::ALL_KINDS]);
-        assert_eq!(tuning.healthy_above, 30);
+        assert_eq!((&usual.performance, usual.healthy_above), (&performance, 30));
+        let tuning = Tuning::new(usual.performance, 30);
+        assert_eq!(tuning.timeout_of("any"), performance.timeouts[Performance::ALL_KINDS]);
     }
 }

@@ -35,33 +35,28 @@ pub(crate) struct Tls {
 }
 
 /// A peer's key from its SubjectPublicKeyInfo; None if it is not exactly one ed25519 key.
-fn peer_id_of(spki: &[u8]) -> Option<PeerId> {
+pub fn peer_id_of(spki: &[u8]) -> Option<PeerId> {
     let key = spki.strip_prefix(&ED25519_SPKI)?;
     Some(PeerId::from_bytes(key.try_into().ok()?))
 }
 
 /// Takes any ed25519 key whose owner signs the handshake. Who is welcome is decided by those who know the `PeerId`.
 #[derive(Debug)]
-struct AnyRawKey {
+pub struct AnyRawKey {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl AnyRawKey {
+    /// Checks signatures as `provider` does.
+    pub fn new(provider: &CryptoProvider) -> Arc<Self> {
+        Arc::new(Self { algorithms: provider.signature_verification_algorithms })
+    }
+
     fn check(&self, key: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         match peer_id_of(key) {
             Some(_) if chain.is_empty() => Ok(()),
             _ => Err(rustls::CertificateError::BadEncoding.into()),
         }
-    }
-
-    fn check_signature(
-        &self,
-        message: &[u8],
-        key: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
-        verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
     }
 }
 
@@ -92,7 +87,8 @@ impl ServerCertVerifier for AnyRawKey {
         key: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.check_signature(message, key, signed)
+        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
+        verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -133,7 +129,7 @@ impl ClientCertVerifier for AnyRawKey {
         key: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.check_signature(message, key, signed)
+        ServerCertVerifier::verify_tls13_signature(self, message, key, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -150,12 +146,12 @@ impl Tls {
     pub(crate) fn new(identity: &Identity, network: &str) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = certified_key(identity, &provider)?;
-        let algorithms = provider.signature_verification_algorithms;
+        let any_key = AnyRawKey::new(&provider);
         let alpn: Arc<[u8]> = format!("gk/{PROTOCOL_MAJOR}/{network}").into_bytes().into();
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(Arc::new(AnyRawKey { algorithms }))
+            .with_client_cert_verifier(any_key.clone())
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&key))));
         server.alpn_protocols = vec![alpn.to_vec()];
         server.send_tls13_tickets = 0;
@@ -164,7 +160,7 @@ impl Tls {
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyRawKey { algorithms }))
+            .with_custom_certificate_verifier(any_key)
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key)));
         client.alpn_protocols = vec![alpn.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
@@ -214,26 +210,18 @@ impl Tls {
     }
 }
 
-fn certified_key(identity: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, rustls::Error> {
+/// What a node shows in the handshake.
+///
+/// # Errors
+/// If the provider does not know ed25519.
+pub fn certified_key(
+    identity: &Identity,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, rustls::Error> {
     let secret = PrivatePkcs8KeyDer::from(identity.to_pkcs8().to_vec());
     let signer = provider.key_provider.load_private_key(secret.into())?;
     let spki = [&ED25519_SPKI[..], identity.peer_id().as_bytes()].concat();
     Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signer)))
-}
-
-/// A client that shows no key, for tests.
-#[cfg(test)]
-pub(crate) fn without_key(network: &str) -> TlsConnector {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
-    let mut client = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyRawKey { algorithms }))
-        .with_no_client_auth();
-    client.alpn_protocols = vec![format!("gk/{PROTOCOL_MAJOR}/{network}").into_bytes()];
-    TlsConnector::from(Arc::new(client))
 }
 
 #[cfg(test)]

@@ -12,38 +12,38 @@ use groundskeeper_pool::journal::Cause;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::frame::{Frame, FrameCaps, FrameReader, HEADER, Kind};
+use super::frame::{Frame, FrameReader, HEADER, Kind};
 
 /// Part of the ALPN: nodes of another major version do not even meet. Changes only if the hello itself does.
-pub const PROTOCOL_MAJOR: u16 = 1;
+pub(crate) const PROTOCOL_MAJOR: u16 = 1;
 
 /// The range of message versions that this node speaks, within the major version.
 pub const LEAST_VERSION: u16 = 1;
 pub const GREATEST_VERSION: u16 = 1;
 
 /// Listen addresses in a hello: IPv4 and IPv6 on a few interfaces.
-pub const MAX_LISTEN: usize = 8;
+pub(crate) const MAX_LISTEN: usize = 8;
 
 /// Addresses in one answer to "peers": a few are enough to go on asking, and a liar cannot fill a book at once.
-pub const MAX_PEERS_TOLD: usize = 32;
+pub(crate) const MAX_PEERS_TOLD: usize = 32;
 
 /// Bytes of a topic or of a request kind.
-pub const MAX_NAME: usize = 64;
+pub(crate) const MAX_NAME: usize = 64;
 
 /// Bytes of the words in a goodbye.
-pub const MAX_WORDS: usize = 200;
+pub(crate) const MAX_WORDS: usize = 200;
 
 /// Bytes of what a peer says it runs.
-pub const MAX_AGENT: usize = 64;
+pub(crate) const MAX_AGENT: usize = 64;
 
 /// A connection that only asks whether the node is alive: it is greeted, but takes no place in the pool.
-pub const FEATURE_PROBE: u64 = 1;
+pub(crate) const FEATURE_PROBE: u64 = 1;
 
 /// The dialer has no live connection to the one it dials. If that one thinks otherwise, it holds a ghost.
-pub const FEATURE_ALONE: u64 = 2;
+pub(crate) const FEATURE_ALONE: u64 = 2;
 
 /// For a goodbye to reach one whom we turn away.
-pub const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The first message of both sides.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -98,60 +98,31 @@ pub enum BadMessage {
 }
 
 impl<'a> Message<'a> {
-    pub fn kind(&self) -> Kind {
-        match self {
-            Message::Hello(_) => Kind::Hello,
-            Message::Ping { .. } => Kind::Ping,
-            Message::Pong { .. } => Kind::Pong,
-            Message::Goodbye { .. } => Kind::Goodbye,
-            Message::Broadcast { .. } => Kind::Broadcast,
-            Message::Request { .. } => Kind::Request,
-            Message::Response { .. } => Kind::Response,
-        }
-    }
-
     /// The whole frame: length, kind, body. One allocation.
     ///
     /// # Errors
     /// [`TooLarge`] if the frame would break the cap of its kind.
-    pub fn encode(&self, caps: &FrameCaps) -> Result<Bytes, TooLarge> {
-        let kind = self.kind();
-        let mut frame = Vec::with_capacity(self.size_hint());
-        frame.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
-        let frame = match self {
-            Message::Hello(hello) => postcard::to_extend(hello, frame),
-            Message::Ping { nonce } | Message::Pong { nonce } => postcard::to_extend(nonce, frame),
-            Message::Goodbye { code, text } => postcard::to_extend(&(code, text), frame),
-            Message::Broadcast { topic, payload } => postcard::to_extend(&(topic, Raw(payload)), frame),
-            Message::Request { id, kind, payload } => postcard::to_extend(&(id, kind, Raw(payload)), frame),
-            Message::Response { id, status, payload } => {
-                postcard::to_extend(&(id, status, Raw(payload)), frame)
+    pub fn encode(&self, max_frame: usize) -> Result<Bytes, TooLarge> {
+        match self {
+            Message::Hello(hello) => frame(Kind::Hello, 150, hello, max_frame),
+            Message::Ping { nonce } => frame(Kind::Ping, 0, nonce, max_frame),
+            Message::Pong { nonce } => frame(Kind::Pong, 0, nonce, max_frame),
+            Message::Goodbye { code, text } => frame(Kind::Goodbye, text.len(), &(code, text), max_frame),
+            Message::Broadcast { topic, payload } => {
+                frame(Kind::Broadcast, topic.len() + payload.len(), &(topic, Raw(payload)), max_frame)
             }
-        };
-        let mut frame = frame.expect("memory takes every message");
-        let (size, cap) = (frame.len() - 4, caps.of(kind));
-        if size > cap {
-            return Err(TooLarge { kind, size, cap });
+            Message::Request { id, kind, payload } => {
+                frame(Kind::Request, kind.len() + payload.len(), &(id, kind, Raw(payload)), max_frame)
+            }
+            Message::Response { id, status, payload } => {
+                frame(Kind::Response, payload.len(), &(id, status, Raw(payload)), max_frame)
+            }
         }
-        frame[..4].copy_from_slice(&(size as u32).to_le_bytes());
-        Ok(Bytes::from(frame))
     }
 
     /// The same for a hello, ping, pong or goodbye, whose size this node bounds itself.
     pub fn encode_bounded(&self) -> Bytes {
-        self.encode(&FrameCaps::default()).expect("hellos, pings and goodbyes are built within their caps")
-    }
-
-    fn size_hint(&self) -> usize {
-        // Length and kind, two varints, and the length of a payload: below 40 for everything but what is variable.
-        40 + match self {
-            Message::Hello(_) => 150,
-            Message::Ping { .. } | Message::Pong { .. } => 0,
-            Message::Goodbye { text, .. } => text.len(),
-            Message::Broadcast { topic, payload } => topic.len() + payload.len(),
-            Message::Request { kind, payload, .. } => kind.len() + payload.len(),
-            Message::Response { payload, .. } => payload.len(),
-        }
+        self.encode(0).expect("hellos, pings and goodbyes are built within their caps")
     }
 
     /// The message of `kind` with the body `body`. Allocates only for a hello, at most its cap.
@@ -177,12 +148,7 @@ impl<'a> Message<'a> {
         if !rest.is_empty() {
             return Err(BadMessage::Trailing { kind, extra: rest.len() });
         }
-        message.check()
-    }
-
-    fn check(self) -> Result<Self, BadMessage> {
-        let kind = self.kind();
-        match &self {
+        match &message {
             Message::Broadcast { topic: name, .. } | Message::Request { kind: name, .. }
                 if name.is_empty() || name.len() > MAX_NAME =>
             {
@@ -190,7 +156,7 @@ impl<'a> Message<'a> {
             }
             Message::Goodbye { text, .. } if text.len() > MAX_WORDS => Err(BadMessage::Text(kind)),
             Message::Hello(hello) if hello.agent.len() > MAX_AGENT => Err(BadMessage::Text(kind)),
-            _ => Ok(self),
+            _ => Ok(message),
         }
     }
 }
@@ -202,6 +168,22 @@ pub struct TooLarge {
     pub kind: Kind,
     pub size: usize,
     pub cap: usize,
+}
+
+/// Room for length and kind, two varints, and the length of a payload: everything but what is variable.
+const FIXED: usize = 40;
+
+/// The frame of one message; `variable` bytes of its body are text or payload.
+fn frame(kind: Kind, variable: usize, body: &impl Serialize, max_frame: usize) -> Result<Bytes, TooLarge> {
+    let mut frame = Vec::with_capacity(FIXED + variable);
+    frame.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
+    let mut frame = postcard::to_extend(body, frame).expect("memory takes every message");
+    let (size, cap) = (frame.len() - 4, kind.cap(max_frame));
+    if size > cap {
+        return Err(TooLarge { kind, size, cap });
+    }
+    frame[..4].copy_from_slice(&(size as u32).to_le_bytes());
+    Ok(Bytes::from(frame))
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<(T, &'a [u8]), postcard::Error> {
@@ -218,10 +200,10 @@ impl Serialize for Raw<'_> {
 }
 
 /// An address that a node tells another, and whose it was when it was last reached.
-pub type Told = (SocketAddr, Option<PeerId>);
+pub(crate) type Told = (SocketAddr, Option<PeerId>);
 
 /// The payload of an answer to "peers".
-pub fn encode_peers(peers: &[Told]) -> Vec<u8> {
+pub(crate) fn encode_peers(peers: &[Told]) -> Vec<u8> {
     postcard::to_allocvec(peers).expect("memory takes every list")
 }
 
@@ -229,7 +211,7 @@ pub fn encode_peers(peers: &[Told]) -> Vec<u8> {
 ///
 /// # Errors
 /// None of it is used if it is garbage or holds more than [`MAX_PEERS_TOLD`].
-pub fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error> {
+pub(crate) fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error> {
     #[derive(Deserialize)]
     struct Peers(#[serde(deserialize_with = "at_most::<Told, MAX_PEERS_TOLD, _>")] Vec<Told>);
     let (Peers(told), rest) = postcard::take_from_bytes(payload)?;
@@ -267,7 +249,7 @@ where
 }
 
 /// The number of a cause in a goodbye. Numbers are never used again for something else.
-pub fn code_of(cause: Cause) -> u8 {
+pub(crate) fn code_of(cause: Cause) -> u8 {
     match cause {
         Cause::Phase => 0,
         Cause::Banned => 1,
@@ -283,43 +265,45 @@ pub fn code_of(cause: Cause) -> u8 {
 }
 
 /// The cause with that number, None for those of a later version.
-pub fn cause_of(code: u8) -> Option<Cause> {
+pub(crate) fn cause_of(code: u8) -> Option<Cause> {
     Cause::ALL.into_iter().find(|&cause| code_of(cause) == code)
 }
 
 /// Cuts a text at a character, so that it has at most `most` bytes.
-pub fn clipped(text: &str, most: usize) -> &str {
+pub(crate) fn clipped(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 
 /// A stranger's words, fit for a terminal and for one line of a log.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
+
+/// The largest frame when fuzzing.
+const FUZZED: usize = 4096;
 
 /// Feeds arbitrary bytes to the decoder in two pieces and decodes every frame: what the fuzz target runs.
 #[doc(hidden)]
 pub fn fuzz_decode(bytes: &[u8]) {
-    let caps = FrameCaps { broadcast: 4096, request: 4096, response: 4096 };
     let mut reader = FrameReader::default();
     let cut = bytes.first().map_or(0, |&first| usize::from(first).min(bytes.len()));
     for piece in [&bytes[..cut], &bytes[cut..]] {
         let mut piece = piece;
         while !piece.is_empty() {
-            match reader.next(&mut piece, &caps) {
-                Ok(Some(frame)) => decode_and_encode(&frame, &caps),
+            match reader.next(&mut piece, FUZZED) {
+                Ok(Some(frame)) => decode_and_encode(&frame),
                 Ok(None) => assert!(piece.is_empty(), "a reader that wants more has taken all there was"),
                 Err(_) => return,
             }
-            assert!(reader.held() <= 2 * 4096, "a reader holds at most the largest frame");
+            assert!(reader.held() <= 2 * FUZZED, "a reader holds at most the largest frame");
         }
     }
     _ = decode_peers(bytes);
 }
 
-fn decode_and_encode(frame: &Frame, caps: &FrameCaps) {
+fn decode_and_encode(frame: &Frame) {
     if let Ok(message) = Message::decode(frame.kind, &frame.body) {
-        let again = message.encode(caps).expect("what came in under the cap goes out under it");
+        let again = message.encode(FUZZED).expect("what came in under the cap goes out under it");
         let body = &again[HEADER..];
         assert_eq!(Message::decode(frame.kind, body).as_ref(), Ok(&message));
     }

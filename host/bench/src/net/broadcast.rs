@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use bytes::Bytes;
-use groundskeeper::net::frame::FrameCaps;
 use groundskeeper::net::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, Message};
 use groundskeeper::net::{Audience, Sent};
 use groundskeeper::pool::{Direction, PeerFacts};
@@ -137,7 +136,7 @@ pub fn payload(number: usize) -> [u8; MESSAGE] {
 /// Bytes of a broadcast as it goes over a stream.
 pub fn framed(payload: &[u8]) -> usize {
     let message = Message::Broadcast { topic: TOPIC, payload };
-    message.encode(&FrameCaps::default()).expect("a small message is under the cap").len()
+    message.encode(2 * MESSAGE).expect("a small message is under the cap").len()
 }
 
 /// Brings in a connection whose peer has said hello: its other end.
@@ -160,7 +159,7 @@ where
         listen: Vec::new(),
         agent: "bench".into(),
     });
-    let hello = hello.encode(&FrameCaps::default()).expect("a hello is under its cap");
+    let hello = hello.encode_bounded();
     far.write_all(&hello).await.expect("the stream has room for a hello");
     far.flush().await.expect("the stream has room for a hello");
     let facts = PeerFacts { id: id(peer), address: address(peer), direction: Direction::Inbound };

@@ -4,13 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use groundskeeper::net::Identity;
+use groundskeeper::net::tls::{AnyRawKey, certified_key};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
-
-use crate::raw_keys::{AnyKey, certified_key};
 
 pub type Near = client::TlsStream<TcpStream>;
 pub type Far = server::TlsStream<TcpStream>;
@@ -28,7 +27,7 @@ impl Loopback {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port of the system's choice is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let provider = Arc::new(default_provider());
-        let key = certified_key(&Identity::generate(), &provider);
+        let key = certified_key(&Identity::generate(), &provider).expect("an identity is a key");
         let key = Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(key));
         let tls13 = &[&rustls::version::TLS13];
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -40,7 +39,7 @@ impl Loopback {
             .with_protocol_versions(tls13)
             .expect("the provider speaks TLS 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyKey(provider)))
+            .with_custom_certificate_verifier(AnyRawKey::new(&provider))
             .with_no_client_auth();
         Self { listener, address, acceptor: Arc::new(server).into(), connector: Arc::new(client).into() }
     }

@@ -3,7 +3,7 @@
 use super::NodeLimits;
 use crate::book::BookLimits;
 use crate::config::Config;
-use crate::net::{NetConfig, Tuning};
+use crate::net::NetConfig;
 
 pub(super) fn node_limits(config: &Config) -> NodeLimits {
     let Config { pool, book, broadcasts, journal, net, .. } = config;
@@ -20,7 +20,8 @@ pub(super) fn net_config(config: &Config, agent: Option<String>) -> NetConfig {
     NetConfig {
         network: config.node.network.clone(),
         agent: agent.unwrap_or_else(|| usual.agent.clone()),
-        tuning: Tuning::of(&config.performance, &config.pool),
+        performance: config.performance.clone(),
+        healthy_above: config.pool.healthy_above(),
         ..usual
     }
 }

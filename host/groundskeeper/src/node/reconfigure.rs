@@ -10,7 +10,7 @@ use super::maintenance::Maintenance;
 use crate::config::{Config, Guests, PoolSettings, Problem};
 use crate::cycle::{Measures, Thresholds};
 use crate::journal::{Asker, Cause};
-use crate::net::{Net, Tuning};
+use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
 use crate::registry::{KeptPhase, LastRuns};
 use crate::reload::ConfigReport;
@@ -97,7 +97,7 @@ impl Reconfigurer {
             self.ticker.set_interval(new.node.interval).await.ok_or_else(going_down)?;
         }
         (self.source.applied)(new);
-        self.net.tune(Tuning::of(&new.performance, &new.pool));
+        self.net.tune(new.performance.clone(), new.pool.healthy_above());
         let PoolLimits { inbound, outbound, handshakes, .. } = new.pool.limits(new.net.allow_private);
         self.pool.set_limits(inbound, outbound, handshakes);
         self.lower(Direction::Inbound, inbound, "pool.max_inbound");

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use groundskeeper::broadcasts::BroadcastLimits;
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::flow::{
-    AttemptEnd, NotQueued, Outbox, OutboxLimits, Parcel, Priority, RequestQueue, Route, TimeoutSettings,
-    TrafficReport,
+    AttemptEnd, Backpressure, NotQueued, Outbox, OutboxLimits, Parcel, Performance, Priority, RequestQueue,
+    Route, TimeoutSettings, TrafficReport,
 };
 use groundskeeper::journal::{Asker, Cause, Journal, JournalLimits};
 use groundskeeper::net::{
-    Ask, AskError, Audience, Handlers, Identity, Net, NetConfig, RequestError, Tuning, Verdict,
+    Ask, AskError, Audience, Handlers, Identity, Net, NetConfig, RequestError, Verdict,
 };
 use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::peer::PeerId;
@@ -133,9 +133,10 @@ impl Party {
             });
         // How long an answer takes is not judged here: under a sanitizer, or beside other work, it takes longer.
         let slow = TimeoutSettings { base: PATIENCE, least: None, most: PATIENCE, adaptive: false };
-        let tuning = Tuning { timeout: slow, ..Tuning::default() };
+        let timeouts = [(Performance::ALL_KINDS.to_owned(), slow)].into();
+        let performance = Performance { timeouts, ..Performance::default() };
         let config =
-            NetConfig { network: "stress".into(), listen: Vec::new(), tuning, ..NetConfig::default() };
+            NetConfig { network: "stress".into(), listen: Vec::new(), performance, ..NetConfig::default() };
         let net = Net::start(config, &identity, state.clone(), handlers).expect("it listens nowhere");
         Self { net, state, asked, told }
     }
@@ -648,7 +649,9 @@ fn mixed(threads: u64, each: u64) {
                         link.ping();
                     }
                 }
-                net.tune(Tuning { budget: 1 << 20 | n as usize, ..Tuning::default() });
+                let backpressure =
+                    Backpressure { queue_budget: 1 << 20 | n as usize, ..Backpressure::default() };
+                net.tune(Performance { backpressure, ..Performance::default() }, 30);
             }
             _ => {
                 let traffic = net.traffic();

@@ -9,7 +9,7 @@ use groundskeeper_pool::journal::{Asker, Cause};
 use groundskeeper_pool::pool::{Direction, Link, PeerFacts, Removal};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
-use super::harness::{PATIENCE, Raw, TestNode, caps, closes, hello, node, until};
+use super::harness::{MAX_FRAME, PATIENCE, Raw, TestNode, closes, hello, node, until};
 use crate::Identity;
 use crate::wire::Message;
 
@@ -95,7 +95,7 @@ async fn an_aborted_task_gives_its_slot_back() {
     let a = node();
     let raw = Raw::greeted_by(&a).await;
     let key = a.pool.find(&raw.identity.peer_id()).unwrap();
-    a.net.roster.find(key).unwrap().abort();
+    a.net.shared.roster.find(key).unwrap().abort();
     a.is_empty_again().await;
     assert_eq!(a.journal.disconnects_by(Cause::OwnerDropped), 1);
 }
@@ -136,7 +136,7 @@ impl AsyncWrite for Breaking {
 
 async fn adopted(a: &TestNode, writes_left: u32) -> DuplexStream {
     let (stream, mut theirs) = tokio::io::duplex(4096);
-    theirs.write_all(&Message::Hello(hello()).encode(&caps()).unwrap()).await.unwrap();
+    theirs.write_all(&Message::Hello(hello()).encode(MAX_FRAME).unwrap()).await.unwrap();
     let id = Identity::generate().peer_id();
     let address = "127.0.0.1:9".parse().unwrap();
     let facts = PeerFacts { id, address, direction: Direction::Inbound };
@@ -152,7 +152,7 @@ async fn a_write_failure_is_told_unless_the_peer_explained_itself() {
     assert_eq!(a.ends(), [(Cause::WriteFailure, "while writing: cable pulled".to_owned())]);
 
     let mut theirs = adopted(&a, 0).await;
-    theirs.write_all(&Message::Goodbye { code: 8, text: "off" }.encode(&caps()).unwrap()).await.unwrap();
+    theirs.write_all(&Message::Goodbye { code: 8, text: "off" }.encode(MAX_FRAME).unwrap()).await.unwrap();
     a.is_empty_again().await;
     assert_eq!(a.ends()[1], (Cause::RemoteGoodbye, "shutdown: off".to_owned()));
 }

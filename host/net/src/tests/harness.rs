@@ -17,13 +17,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::frame::{FrameCaps, HEADER};
+use crate::frame::HEADER;
 use crate::tls::Tls;
 use crate::wire::{Hello, Message};
 use crate::{Handlers, Identity, Net, NetConfig, NodeState, Transport};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const NETWORK: &str = "test";
+pub(super) const MAX_FRAME: usize = 1 << 20;
 
 /// Waits until `holds`, looking again whenever other tasks have run.
 pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -199,6 +200,12 @@ impl TestNode {
         refused.into_iter().map(|record| record.outcome.to_string()).collect()
     }
 
+    /// Incoming connections that never became live, by the records of them: complete after a shutdown.
+    pub(super) fn refused(&self) -> u32 {
+        let refused = self.journal.select(usize::MAX, |record| record.what == What::Refused);
+        refused.iter().map(|record| record.count).sum()
+    }
+
     /// Waits until nobody is connected, and checks the books.
     pub(super) async fn is_empty_again(&self) {
         until("the pool is empty", || {
@@ -208,7 +215,7 @@ impl TestNode {
         .await;
         assert_eq!(self.pool.removals(), self.journal.disconnects());
         let mut held = 0;
-        self.net.roster.for_each(|_| held += 1);
+        self.net.shared.roster.for_each(|_| held += 1);
         assert_eq!(held, 0, "the roster holds nobody whom the pool does not");
         let listeners = self.net.local_addrs().len();
         until("only the listeners' tasks are left", || self.net.tasks() == listeners).await;
@@ -219,10 +226,6 @@ impl TestNode {
 pub(super) struct Raw {
     pub(super) stream: TlsStream<TcpStream>,
     pub(super) identity: Identity,
-}
-
-pub(super) fn caps() -> FrameCaps {
-    FrameCaps::default()
 }
 
 pub(super) fn hello() -> Hello {
@@ -265,7 +268,7 @@ impl Raw {
     }
 
     pub(super) async fn say(&mut self, message: Message<'_>) {
-        self.send(&message.encode(&caps()).unwrap()).await;
+        self.send(&message.encode(MAX_FRAME).unwrap()).await;
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {

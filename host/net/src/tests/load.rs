@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::{
-    AttemptEnd, BreakerSettings, BreakerState, NotQueued, OutboxLimits, Priority, Route, TimeoutSettings,
-    TrafficReport,
+    AttemptEnd, Backpressure, BreakerSettings, BreakerState, NotQueued, OutboxLimits, Performance, Priority,
+    Route, TimeoutSettings, TrafficReport,
 };
 use groundskeeper_pool::broadcasts::BroadcastLimits;
 use groundskeeper_pool::journal::{Cause, What};
@@ -18,15 +18,15 @@ use super::harness::{PATIENCE, Raw, Setup, TestNode, node, until};
 use crate::wire::{Message, Status};
 use crate::{
     Ask, AskError, Audience, Broadcast, BroadcastError, Capacity, Handlers, IfFull, NetConfig, RequestError,
-    Sent, Tuning, WhenFull,
+    Sent, WhenFull,
 };
 
 const OPEN_FOR: Duration = Duration::from_secs(1000);
 
-/// A node that asks, with `tuning`.
-fn asker(tuning: Tuning) -> TestNode {
+/// A node that asks, with `performance`.
+fn asker(performance: Performance) -> TestNode {
     let base = Setup::default();
-    Setup { config: NetConfig { tuning, ..base.config }, ..base }.start()
+    Setup { config: NetConfig { performance, ..base.config }, ..base }.start()
 }
 
 /// A node that answers "who" with `answer`.
@@ -50,7 +50,7 @@ fn ends(node: &TestNode, end: AttemptEnd) -> u64 {
 
 #[tokio::test]
 async fn requests_go_round_healthy_peers_and_only_to_those() {
-    let a = asker(Tuning::default());
+    let a = asker(Performance::default());
     let others: Vec<TestNode> = (0..3).map(|_| answering(well)).collect();
     for other in &others {
         a.connect(other).await;
@@ -95,7 +95,7 @@ async fn who_fails_half_of_its_requests_is_passed_over_tried_and_asked_again() {
         open_for: OPEN_FOR,
         successes: 2,
     };
-    let a = asker(Tuning { breaker, ..Tuning::default() });
+    let a = asker(Performance { circuit_breaker: breaker, ..Performance::default() });
     let (count, is_well) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
     let half = answering({
         let (count, is_well) = (Arc::clone(&count), Arc::clone(&is_well));
@@ -159,7 +159,7 @@ async fn who_fails_half_of_its_requests_is_passed_over_tried_and_asked_again() {
 #[tokio::test]
 async fn a_breaker_outlives_the_connection() {
     let breaker = BreakerSettings { failures: 2, open_for: OPEN_FOR, ..BreakerSettings::default() };
-    let a = asker(Tuning { breaker, ..Tuning::default() });
+    let a = asker(Performance { circuit_breaker: breaker, ..Performance::default() });
     let b = answering(|| Err("never".into()));
     a.connect(&b).await;
     for _ in 0..2 {
@@ -180,9 +180,9 @@ async fn a_breaker_outlives_the_connection() {
 
 #[tokio::test]
 async fn only_what_is_idempotent_is_tried_again_and_only_within_the_budget() {
-    let a = asker(Tuning {
-        breaker: BreakerSettings { failures: 1000, ..BreakerSettings::default() },
-        ..Tuning::default()
+    let a = asker(Performance {
+        circuit_breaker: BreakerSettings { failures: 1000, ..BreakerSettings::default() },
+        ..Performance::default()
     });
     let (good, bad) = (answering(well), answering(|| Err("never".into())));
     a.connect(&bad).await;
@@ -209,7 +209,7 @@ async fn only_what_is_idempotent_is_tried_again_and_only_within_the_budget() {
 
 #[tokio::test]
 async fn a_second_peer_is_asked_beside_one_that_takes_long() {
-    let a = asker(Tuning::default());
+    let a = asker(Performance::default());
     let stalls = Arc::new(AtomicBool::new(false));
     let slow = {
         let stalls = Arc::clone(&stalls);
@@ -238,7 +238,8 @@ async fn a_second_peer_is_asked_beside_one_that_takes_long() {
 
 #[tokio::test]
 async fn wrong_answers_cost_their_peer_and_nobody_else() {
-    let a = Arc::new(asker(Tuning { timeout: quick(300), ..Tuning::default() }));
+    let timeouts = [(Performance::ALL_KINDS.to_owned(), quick(300))].into();
+    let a = Arc::new(asker(Performance { timeouts, ..Performance::default() }));
     let b = answering(well);
     a.connect(&b).await;
     let health = |id: &PeerId| a.pool.health(a.pool.find(id).unwrap()).unwrap();
@@ -362,11 +363,12 @@ async fn a_worker_outlives_a_panic() {
 }
 
 /// A node with a small queue per connection, and a peer that does not read, whose queue is full.
-async fn with_one_that_does_not_read(tuning: Tuning) -> (TestNode, Raw) {
+async fn with_one_that_does_not_read(backpressure: Backpressure) -> (TestNode, Raw) {
     let base = Setup::default();
     let outbox = OutboxLimits { data_bytes: 256 << 10, ..OutboxLimits::default() };
+    let performance = Performance { backpressure, ..Performance::default() };
     let broadcasts = BroadcastLimits { per_window: u32::MAX, ..BroadcastLimits::default() };
-    let a = Setup { config: NetConfig { outbox, tuning, ..base.config }, broadcasts, ..base }.start();
+    let a = Setup { config: NetConfig { outbox, performance, ..base.config }, broadcasts, ..base }.start();
     let stopped = Raw::greeted_by(&a).await;
     let to = [stopped.identity.peer_id()];
     let (mut number, mut full_in_a_row) = (0_u64, 0);
@@ -382,7 +384,7 @@ async fn with_one_that_does_not_read(tuning: Tuning) -> (TestNode, Raw) {
 
 #[tokio::test]
 async fn a_full_queue_is_an_answer_that_the_caller_chooses() {
-    let (a, mut stopped) = with_one_that_does_not_read(Tuning::default()).await;
+    let (a, mut stopped) = with_one_that_does_not_read(Backpressure::default()).await;
     let id = stopped.identity.peer_id();
     let payload = vec![1; 64 << 10];
     let failed = a.net.request(id, "who", &payload, PATIENCE).await;
@@ -419,8 +421,9 @@ async fn a_full_queue_is_an_answer_that_the_caller_chooses() {
 #[tokio::test]
 async fn when_memory_is_short_those_who_do_not_read_pay() {
     // Two queues of 256 KiB fill more than half of the budget.
-    let tuning = Tuning { budget: 400 << 10, pressure: 0.5, ..Tuning::default() };
-    let (a, stopped) = with_one_that_does_not_read(tuning).await;
+    let small =
+        Backpressure { queue_budget: 400 << 10, memory_pressure_threshold: 0.5, ..Backpressure::default() };
+    let (a, stopped) = with_one_that_does_not_read(small).await;
     let key = a.pool.find(&stopped.identity.peer_id()).unwrap();
     let queued = || a.pool.link(key).unwrap().traffic().kib_queued;
     assert!(a.net.traffic().queued_bytes >= 200 << 10);
@@ -444,7 +447,7 @@ async fn when_memory_is_short_those_who_do_not_read_pay() {
 
 #[tokio::test]
 async fn a_request_that_is_too_late_is_not_sent() {
-    let (a, mut stopped) = with_one_that_does_not_read(Tuning::default()).await;
+    let (a, mut stopped) = with_one_that_does_not_read(Backpressure::default()).await;
     let id = stopped.identity.peer_id();
     let gone = a.net.request(id, "who", b"in vain", Duration::from_millis(20)).await;
     assert_eq!(gone, Err(RequestError::TimedOut(Duration::from_millis(20))));
