@@ -46,10 +46,7 @@ struct Try {
 }
 
 pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let client = match ask::client(&args.node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(code),
-    };
+    let client = ask::client(&args.node)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         if args.once {

@@ -6,14 +6,17 @@
 )]
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use groundskeeper_sdk::span::Span;
+use serde::Serialize;
 
 use groundskeeper::config::{self, Bytes, Config, Overrides, Problem};
-use groundskeeper::data::DataFolder;
+use groundskeeper::data::{DataError, DataFolder};
+use groundskeeper::node::StartError;
 
 mod ask;
 mod author;
@@ -27,6 +30,7 @@ mod show;
 
 /// What the process ends with. Those above 63 are of sysexits.h.
 pub mod exit {
+    pub const DONE: u8 = 0;
     /// It was tried and it failed; also: not healthy, nobody to explain.
     pub const FAILED: u8 = 1;
     /// What the flags say does not go together; clap's code.
@@ -39,6 +43,10 @@ pub mod exit {
     pub const NOT_ALLOWED: u8 = 77;
     /// The config has problems (EX_CONFIG).
     pub const CONFIG: u8 = 78;
+
+    pub(crate) fn done_if(done: bool) -> u8 {
+        if done { DONE } else { FAILED }
+    }
 }
 
 const EXIT_CODES: &str = "\
@@ -71,25 +79,48 @@ pub enum Verb {
     /// Show how a running node is
     Status(NodeArgs),
     /// List the connections of a running node
-    Peers(PeersArgs),
+    Peers {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// List at most so many
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+    },
     /// List the phases of a running node
     Phases(NodeArgs),
     /// Let a phase of a running node run again that was tripped or quarantined
-    Resume(ResumeArgs),
+    Resume(PhaseArgs),
     /// Keep a phase of a running node from running until it is resumed or the node starts anew
-    Pause(ResumeArgs),
+    Pause(PhaseArgs),
     /// Run a phase of a running node now, outside of its cadence
-    RunNow(ResumeArgs),
+    RunNow(PhaseArgs),
     /// Follow what a running node does: phase runs, actions, reloads; --json for one object a line
     Tap(NodeArgs),
     /// Have a running node look at its drop-in folder now, and tell what changed; exit code 0 if all of it runs
-    Reload(ReloadArgs),
+    Reload {
+        /// Ask again until nothing is pending any more, for up to 10 s
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
     /// Tell everything a running node still knows about a peer: why it was dialled, why it left
-    Explain(ExplainArgs),
+    Explain {
+        /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
+        peer: String,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
     /// Run what was recorded again and compare, or try another phase on the same hours
     Replay(ReplayArgs),
     /// Ask a running node whether it is alive: exit code 0 or 1, for containers
-    Healthcheck(HealthArgs),
+    Healthcheck {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// Ask whether it is ready: the first tick is done and every built-in phase works
+        #[arg(long)]
+        ready: bool,
+    },
     /// Start a new phase: source (in Rust with a test), manifest, a view to try it on
     New(NewArgs),
     /// Build a phase: a WebAssembly component beside its manifest
@@ -104,7 +135,11 @@ pub enum Verb {
     Dev(DevArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
-    Schema(SchemaArgs),
+    Schema {
+        /// That of the manifests of phases instead
+        #[arg(long)]
+        manifest: bool,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -180,13 +215,6 @@ pub struct CheckArgs {
     pub phases: Option<PathBuf>,
 }
 
-#[derive(Args, Debug)]
-pub struct SchemaArgs {
-    /// That of the manifests of phases instead
-    #[arg(long)]
-    pub manifest: bool,
-}
-
 /// Which node is asked.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
@@ -202,46 +230,11 @@ pub struct NodeArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct PeersArgs {
-    #[command(flatten)]
-    pub node: NodeArgs,
-    /// List at most so many
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub limit: usize,
-}
-
-#[derive(Args, Debug)]
-pub struct ReloadArgs {
-    /// Ask again until nothing is pending any more, for up to 10 s
-    #[arg(long)]
-    pub wait: bool,
-    #[command(flatten)]
-    pub node: NodeArgs,
-}
-
-#[derive(Args, Debug)]
-pub struct ResumeArgs {
+pub struct PhaseArgs {
     /// Name of the phase
     pub phase: String,
     #[command(flatten)]
     pub node: NodeArgs,
-}
-
-#[derive(Args, Debug)]
-pub struct ExplainArgs {
-    /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
-    pub peer: String,
-    #[command(flatten)]
-    pub node: NodeArgs,
-}
-
-#[derive(Args, Debug)]
-pub struct HealthArgs {
-    #[command(flatten)]
-    pub node: NodeArgs,
-    /// Ask whether it is ready: the first tick is done and every built-in phase works
-    #[arg(long)]
-    pub ready: bool,
 }
 
 /// What a new phase is written in.
@@ -373,29 +366,65 @@ pub fn execute(cli: Cli, start_logging: impl FnOnce(&config::Log) -> SetLevel) -
         }
         Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
         Verb::Status(node) => ask::status(&node, json),
-        Verb::Peers(args) => ask::peers(&args.node, args.limit, json),
+        Verb::Peers { node, limit } => ask::peers(&node, limit, json),
         Verb::Phases(node) => ask::phases(&node, json),
-        Verb::Pause(args) => ask::pause(&args.node, &args.phase, json),
-        Verb::RunNow(args) => ask::run_now(&args.node, &args.phase, json),
+        Verb::Pause(args) => ask::pause(&args, json),
+        Verb::RunNow(args) => ask::run_now(&args, json),
         Verb::Tap(node) => ask::tap(&node, json),
-        Verb::Reload(args) => ask::reload(&args.node, args.wait, json),
-        Verb::Resume(args) => ask::resume(&args.node, &args.phase, json),
-        Verb::Explain(args) => ask::explain(&args.node, &args.peer, json),
+        Verb::Reload { wait, node } => ask::reload(&node, wait, json),
+        Verb::Resume(args) => ask::resume(&args, json),
+        Verb::Explain { peer, node } => ask::explain(&node, &peer, json),
         Verb::Replay(args) => replay::replay(&args, json),
-        Verb::Healthcheck(args) => ask::healthcheck(&args.node, args.ready, json),
+        Verb::Healthcheck { node, ready } => ask::healthcheck(&node, ready, json),
         Verb::Try(args) => author::dry_run(&args, json),
         Verb::Test(args) => author::test(&args, json),
         Verb::Install(args) => author::install(&args),
         Verb::Dev(args) => dev::dev(&args, json),
         Verb::New(args) => author::new(&args),
         Verb::Build(args) => author::build(&args, json),
-        Verb::Schema(args) if args.manifest => print(&format!("{:#}\n", config::manifest_schema())),
-        Verb::Schema(_) => print(&format!("{:#}\n", config::schema())),
+        Verb::Schema { manifest } => {
+            let schema = if manifest { config::manifest_schema() } else { config::schema() };
+            print(&format!("{schema:#}\n"))
+        }
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("groundskeeper: {error:#}");
-        ExitCode::from(exit::FAILED)
-    })
+    done.unwrap_or_else(|error| ExitCode::from(tell(&error)))
+}
+
+/// Says on standard error what went wrong, and gives the exit code of that.
+fn tell(error: &anyhow::Error) -> u8 {
+    if let Some(BadConfig(problems)) = error.downcast_ref() {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        let count = problems.len();
+        eprintln!("groundskeeper: the config has {count} problem{}", if count == 1 { "" } else { "s" });
+        return exit::CONFIG;
+    }
+    let code = match error.downcast_ref() {
+        Some(StartError::Data(_) | StartError::Key(_)) => exit::DATA,
+        _ if error.is::<DataError>() => exit::DATA,
+        _ => error.downcast_ref().map_or(exit::FAILED, ask::code_of),
+    };
+    // Errors with a code of their own name their source themselves.
+    match code {
+        exit::FAILED => eprintln!("groundskeeper: {error:#}"),
+        _ => eprintln!("groundskeeper: {error}"),
+    }
+    code
+}
+
+/// Every problem of a config that was to be used.
+#[derive(Debug)]
+struct BadConfig(Vec<Problem>);
+
+impl std::error::Error for BadConfig {}
+
+impl std::fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|problem| writeln!(f, "{problem}"))
+    }
+}
+
+fn load_config(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config> {
+    Config::load_with(file, overrides).map_err(|problems| BadConfig(problems).into())
 }
 
 /// Results go to standard output. A reader that has seen enough (`| head`) is not an error.
@@ -407,23 +436,25 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
-}
-
-/// Every problem of a config that was to be used, to standard error.
-fn refuse_config(problems: &[Problem]) -> ExitCode {
-    problems.iter().for_each(|problem| eprintln!("{problem}"));
-    let count = problems.len();
-    eprintln!("groundskeeper: the config has {count} problem{}", if count == 1 { "" } else { "s" });
-    ExitCode::from(exit::CONFIG)
+/// Prints what a verb found, and ends with `code`.
+fn answer<T: Serialize>(
+    found: &T,
+    code: u8,
+    json: bool,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
+    print(&if json { serde_json::to_string_pretty(found)? + "\n" } else { text(found) })?;
+    Ok(ExitCode::from(code))
 }
 
 /// Where a node's data is, as flags, config and the user's environment say, in this order.
 fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    config.node.data_dir.clone().or_else(usual_data_dir).ok_or_else(|| {
-        anyhow::anyhow!("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
-    })
+    config
+        .node
+        .data_dir
+        .clone()
+        .or_else(usual_data_dir)
+        .context("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
 }
 
 /// What the user's environment says.
