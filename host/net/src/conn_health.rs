@@ -81,7 +81,7 @@ impl ConnHealth {
 
     /// Changes the health of a connection, and says why in the journal. By how much it has changed.
     fn adjust(&self, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
-        let Some((before, after)) = self.pool.adjust_health(conn.key, by) else { return 0 };
+        let Some((before, after)) = self.pool.adjust_health_above(conn.key, by, 0) else { return 0 };
         if before != after {
             self.journal.record(Draft {
                 peer: Some(conn.peer),
