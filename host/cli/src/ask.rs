@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::admin::answers::{Explanation, Health, Peers, Phases, Resumed, Status};
 use groundskeeper::admin::{Client, ClientError, path_segment};
-use groundskeeper::config::Overrides;
 use groundskeeper::record::Fixture;
 use groundskeeper::reload::{Change, ReloadEvent, ReloadReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{NodeArgs, PhaseArgs, admin_socket, answer, exit, load_config, print, show, usual_data_dir};
+use super::{NodeArgs, PhaseArgs, admin_socket, answer, exit, load_config, print, show, without_manifests};
 
 pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     tell::<Status>(node, "/status", json, show::status)
@@ -136,11 +135,6 @@ pub(super) fn client(node: &NodeArgs) -> anyhow::Result<Client> {
     if let Some(socket) = &node.socket {
         return Ok(Client::new(socket));
     }
-    let overrides = Overrides {
-        data_dir: node.data_dir.clone(),
-        usual_data_dir: usual_data_dir(),
-        without_manifests: true,
-        ..Overrides::default()
-    };
-    Ok(Client::new(&admin_socket(&load_config(node.config.as_deref(), &overrides)?)?))
+    let config = load_config(node.config.as_deref(), &without_manifests(node.data_dir.clone()))?;
+    Ok(Client::new(&admin_socket(&config)?))
 }

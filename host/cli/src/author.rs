@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::check;
 use super::{
-    BuildArgs, InstallArgs, NewArgs, TestArgs, TryArgs, answer, ask, exit, load_config, print, usual_data_dir,
+    BuildArgs, InstallArgs, NewArgs, TestArgs, TryArgs, answer, ask, exit, load_config, print,
+    without_manifests,
 };
 
 pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
@@ -215,13 +216,8 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
     let folder = match &args.phases {
         Some(folder) => folder.clone(),
         None => {
-            let overrides = Overrides {
-                data_dir: args.data_dir.clone(),
-                usual_data_dir: usual_data_dir(),
-                // A file there that is wrong may be what this is to put right.
-                without_manifests: true,
-                ..Overrides::default()
-            };
+            // A manifest there that is wrong may be what this is to put right.
+            let overrides = without_manifests(args.data_dir.clone());
             load_config(args.config.as_deref(), &overrides)?.guests.dir.context(
                 "no folder to put it: neither XDG_STATE_HOME nor HOME is set; name one with --phases",
             )?

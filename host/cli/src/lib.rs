@@ -423,6 +423,11 @@ impl std::fmt::Display for BadConfig {
     }
 }
 
+/// For finding a node's folders: its manifests are not read.
+fn without_manifests(data_dir: Option<PathBuf>) -> Overrides {
+    Overrides { data_dir, usual_data_dir: usual_data_dir(), without_manifests: true, ..Overrides::default() }
+}
+
 fn load_config(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config> {
     Config::load_with(file, overrides).map_err(|problems| BadConfig(problems).into())
 }

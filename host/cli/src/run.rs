@@ -65,7 +65,7 @@ async fn run_node(
     let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
     let recorder = args.record.as_deref().map(recorder).transpose()?;
     // Signals before the node: from here on, being told to stop means stopping in order.
-    let mut signals = Signals::listen()?;
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let clock = SystemClock::new();
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
@@ -81,7 +81,7 @@ async fn run_node(
     let why = tokio::select! {
         () = follow(node.maintenance().handle().reports(), args.ticks, &mut out) => "the last tick has run",
         () = reload_at_hangup(hangup, &node) => "signals have ended",
-        name = signals.next() => name,
+        name = told_to_stop(&mut signals) => name,
     };
     tracing::info!(why, "shutting down");
     notify::stopping();
@@ -89,7 +89,7 @@ async fn run_node(
         is_clean = shut_down(node, locals, config.shutdown.deadline) => {
             Ok(ExitCode::from(exit::done_if(is_clean)))
         }
-        name = signals.next() => {
+        name = told_to_stop(&mut signals) => {
             tracing::warn!(name, "told to stop a second time: ending at once");
             Ok(ExitCode::from(exit::FAILED))
         }
@@ -178,22 +178,10 @@ async fn reload_at_hangup(mut hangup: Signal, node: &Node) {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }
 

@@ -15,51 +15,35 @@ use groundskeeper_sdk::span::Span;
 use serde_json::Value;
 
 pub(super) fn status(status: &Status) -> String {
-    let Status {
-        node,
-        version,
-        network,
-        tick,
-        interval_ms,
-        uptime_s,
-        listening,
-        pool,
-        book,
-        journal,
-        traffic,
-        requests,
-        phases,
-    } = status;
-    let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
-    let stats = &pool.stats;
-    let PoolStats { total, healthy, stale, avg_health, oldest_s, inbound, outbound, .. } = stats;
+    let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
+    let (pool, up, interval) = (&status.pool, age(status.uptime_s), Span::millis(status.interval_ms));
+    let PoolStats { total, healthy, stale, avg_health, oldest_s, inbound, outbound, handshaking, closing } =
+        pool.stats;
     let facts = [
-        ("node", node.to_string()),
-        ("version", format!("{version}, network {network}, up {}", age(*uptime_s))),
+        ("node", status.node.to_string()),
+        ("version", format!("{}, network {}, up {up}", status.version, status.network)),
         ("listening", if listening.is_empty() { "nowhere".into() } else { listening.join(", ") }),
-        ("tick", format!("{tick}, one each {}", Span::millis(*interval_ms))),
+        ("tick", format!("{}, one each {interval}", status.tick)),
         (
             "peers",
             format!(
                 "{total} of at most {}: {inbound} in, {outbound} out; {healthy} healthy, {stale} stale, mean health \
                  {avg_health}, oldest {}",
                 pool.capacity,
-                age((*oldest_s).into())
+                age(oldest_s.into())
             ),
         ),
-        (
-            "under way",
-            format!("{} handshakes, {} dials, {} closing", stats.handshaking, book.dialing, stats.closing),
-        ),
-        ("book", format!("{} addresses, {} bans", book.addresses, pool.bans)),
-        ("ended", format!("{} connections since the start", journal.disconnects)),
+        ("under way", format!("{handshaking} handshakes, {} dials, {closing} closing", status.book.dialing)),
+        ("book", format!("{} addresses, {} bans", status.book.addresses, pool.bans)),
+        ("ended", format!("{} connections since the start", status.journal.disconnects)),
     ];
     let mut facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]).to_vec();
-    if let Some(traffic) = traffic {
-        facts.push(vec!["traffic".to_owned(), traffic_words(traffic)]);
+    facts.extend(status.traffic.iter().map(|traffic| vec!["traffic".to_owned(), traffic_words(traffic)]));
+    let mut text = table(&[], facts);
+    if !status.requests.is_empty() {
+        text += &format!("\n{}", request_table(&status.requests));
     }
-    let requests = if requests.is_empty() { String::new() } else { format!("\n{}", request_table(requests)) };
-    format!("{}{requests}\n{}", table(&[], facts), phase_table(phases))
+    text + "\n" + &phase_table(&status.phases)
 }
 
 fn traffic_words(traffic: &TrafficSnapshot) -> String {
