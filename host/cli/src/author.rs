@@ -7,7 +7,7 @@ use anyhow::Context;
 use groundskeeper::config::{Overrides, is_manifest};
 use groundskeeper::engine::wasm::Sizes;
 use groundskeeper::record::{Event, Fixture, Recording};
-use groundskeeper_author::{self as author, Built, DryRun, Inspection, Installed, Loading, Trial};
+use groundskeeper_author::{self as author, Built, DryRun, Inspection, Installed, Lang, Loading, Trial};
 use serde::Serialize;
 
 use super::check;
@@ -18,11 +18,11 @@ use super::{
 
 pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let sdk = args.sdk.clone().or_else(author::sdk_nearby);
-    let folder = author::create(Path::new("."), &args.name, args.lang.into(), sdk.as_deref())?;
+    let folder = author::create(Path::new("."), &args.name, args.lang, sdk.as_deref())?;
     let folder = folder.strip_prefix(".").unwrap_or(&folder).display();
     let what = match args.lang {
-        super::Lang::Rust => "a phase with a test, a manifest and a view to try it on",
-        super::Lang::C => "a phase in C, a manifest and a view to try it on",
+        Lang::Rust => "a phase with a test, a manifest and a view to try it on",
+        Lang::C => "a phase in C, a manifest and a view to try it on",
     };
     print(&format!("{folder}: {what}\nnext: cd {folder} && groundskeeper build && groundskeeper test\n"))
 }

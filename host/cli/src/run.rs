@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::clock::SystemClock;
-use groundskeeper::config::{self, Config};
+use groundskeeper::config::Config;
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
 use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep};
@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{BadConfig, RunArgs, SetLevel, admin_socket, data_dir, exit, local, notify};
+use super::{BadConfig, RunArgs, admin_socket, data_dir, exit, local, logging, notify};
 
 /// After the shutdown's own deadline, how long threads that do not end are waited for.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -24,11 +24,7 @@ const LAST_GRACE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// Whatever keeps a node from running.
-pub(super) fn run(
-    args: &RunArgs,
-    json: bool,
-    start_logging: impl FnOnce(&config::Log) -> SetLevel,
-) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let (file, overrides, on_one_machine) =
         (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
     let read = move || {
@@ -39,7 +35,7 @@ pub(super) fn run(
         Ok(config)
     };
     let config = read().map_err(BadConfig)?;
-    let set_level = start_logging(&config.log);
+    let set_level = logging::start(&config.log);
     let applied = Box::new(move |config: &Config| set_level(config.log.level));
     let source = ConfigSource { file: args.config.clone(), read: Box::new(read), applied };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
