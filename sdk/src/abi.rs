@@ -3,9 +3,11 @@
 //!
 //! [`table`] makes the table of a Rust phase, [`NativePhase`] calls any table for a host. No Rust type crosses the line.
 
-#![expect(missing_docs, reason = "the header documents them")]
+#![expect(missing_docs, non_camel_case_types, reason = "the names are the header's, and it documents them")]
 
 use std::ffi::{c_int, c_void};
+
+use crate::view::{BroadcastTotals, Totals};
 
 mod call;
 mod entry;
@@ -57,25 +59,9 @@ pub struct gk_tick {
     pub seed: [u32; 2],
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct gk_totals {
-    pub connected: u32,
-    pub inbound: u32,
-    pub dialing: u32,
-    pub healthy: u32,
-    pub least: u32,
-    pub most: u32,
-}
+pub type gk_totals = Totals;
 
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct gk_broadcasts {
-    pub held: u32,
-    pub oldest_s: u32,
-    pub in_window: u32,
-    pub window_s: u32,
-}
+pub type gk_broadcasts = BroadcastTotals;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

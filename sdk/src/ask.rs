@@ -41,61 +41,23 @@ pub enum AskField<'a> {
     Reason(&'a str),
 }
 
-/// Where [`Ask::read`] takes the fields of an ask from, one call for each, in the table's order.
-#[expect(missing_docs, reason = "one for each type of a field")]
-pub trait AskReader {
-    type Error;
-    fn row(&mut self) -> Result<u32, Self::Error>;
-    fn rows(&mut self) -> Result<Vec<u32>, Self::Error>;
-    fn tests(&mut self) -> Result<Vec<Test>, Self::Error>;
-    fn points(&mut self) -> Result<i32, Self::Error>;
-    fn amount(&mut self) -> Result<u32, Self::Error>;
-    fn reason(&mut self) -> Result<String, Self::Error>;
+/// The same, to be filled or changed.
+#[derive(PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "those of AskField")]
+pub enum AskFieldMut<'a> {
+    Peer(&'a mut u32),
+    Address(&'a mut u32),
+    Peers(&'a mut Vec<u32>),
+    Tests(&'a mut Vec<Test>),
+    Points(&'a mut i32),
+    Lasting(&'a mut u32),
+    Age(&'a mut u32),
+    Ticks(&'a mut u32),
+    Reason(&'a mut String),
 }
 
 /// Fields of the kind that has most.
 const MOST_FIELDS: usize = 3;
-
-/// Reads a field by its meaning.
-macro_rules! read {
-    (Peer, $from:expr) => {
-        $from.row()?
-    };
-    (Address, $from:expr) => {
-        $from.row()?
-    };
-    (Peers, $from:expr) => {
-        $from.rows()?
-    };
-    (Tests, $from:expr) => {
-        $from.tests()?
-    };
-    (Points, $from:expr) => {
-        $from.points()?
-    };
-    (Lasting, $from:expr) => {
-        $from.amount()?
-    };
-    (Age, $from:expr) => {
-        $from.amount()?
-    };
-    (Ticks, $from:expr) => {
-        $from.amount()?
-    };
-    (Reason, $from:expr) => {
-        $from.reason()?
-    };
-}
-
-/// Returns a field if it is the reason.
-macro_rules! return_reason {
-    (Reason, $field:ident) => {
-        return Some($field)
-    };
-    ($other:ident, $field:ident) => {
-        _ = $field
-    };
-}
 
 macro_rules! asks {
     ($($(#[$doc:meta])* $number:literal: $variant:ident { $($field:ident: $meaning:ident($type:ty)),* }
@@ -128,24 +90,20 @@ macro_rules! asks {
                 fields.into_iter().flatten()
             }
 
-            /// The ask of this number; None if there is no such kind.
-            ///
-            /// # Errors
-            /// That of the reader.
-            pub fn read<R: AskReader>(number: usize, from: &mut R) -> Result<Option<Ask>, R::Error> {
-                Ok(Some(match number {
-                    $($number => Ask::$variant { $($field: read!($meaning, from)),* },)*
-                    _ => return Ok(None),
-                }))
+            /// The same, to be filled or changed.
+            pub fn fields_mut(&mut self) -> impl Iterator<Item = AskFieldMut<'_>> {
+                let fields = match self {
+                    $(Ask::$variant { $($field),* } => padded([$(AskFieldMut::$meaning($field)),*]),)*
+                };
+                fields.into_iter().flatten()
             }
 
-            pub(crate) fn reason_mut(&mut self) -> Option<&mut String> {
-                match self {
-                    $(Ask::$variant { $($field),* } => {
-                        $(return_reason!($meaning, $field);)*
-                    })*
+            /// An ask of this number whose fields are still to be filled; None if there is no such kind.
+            pub fn empty(number: usize) -> Option<Ask> {
+                match number {
+                    $($number => Some(Ask::$variant { $($field: Default::default()),* }),)*
+                    _ => None,
                 }
-                None
             }
         }
     };
@@ -180,9 +138,10 @@ asks! {
     11: AgainIn { ticks: Ticks(u32) } = "again-in", Cadence, "cadence.again-in";
 }
 
-fn padded<const N: usize>(fields: [AskField<'_>; N]) -> [Option<AskField<'_>>; MOST_FIELDS] {
+fn padded<F, const N: usize>(fields: [F; N]) -> [Option<F>; MOST_FIELDS] {
     const { assert!(N <= MOST_FIELDS, "a kind has more fields than MOST_FIELDS") };
-    std::array::from_fn(|at| fields.get(at).copied())
+    let mut fields = fields.into_iter();
+    std::array::from_fn(|_| fields.next())
 }
 
 impl Ask {

@@ -219,28 +219,6 @@ macro_rules! columns {
     };
 }
 
-/// A column of one table, as a name finds it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ColumnId<'n> {
-    /// A column of the connected peers.
-    Peer(PeerColumn),
-    /// A column of the address book.
-    Address(AddressColumn),
-    /// None of the contract's.
-    Named(&'n str),
-}
-
-impl<'n> ColumnId<'n> {
-    /// The column `name` of `table`.
-    pub fn find(table: Table, name: &'n str) -> Self {
-        let known = match table {
-            Table::Peers => PeerColumn::from_name(name).map(ColumnId::Peer),
-            Table::Book => AddressColumn::from_name(name).map(ColumnId::Address),
-        };
-        known.unwrap_or(ColumnId::Named(name))
-    }
-}
-
 pub use address::AddressColumn;
 pub use peer::PeerColumn;
 

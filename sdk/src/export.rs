@@ -97,10 +97,6 @@ pub trait Exports {
     fn phase(settings: &str) -> Result<Self::Phase, String>;
 }
 
-/// [`Exports::phase`] as a value.
-#[doc(hidden)]
-pub type Read<E> = fn(&str) -> Result<<E as Exports>::Phase, String>;
-
 #[doc(hidden)]
 pub fn from_json<P: DeserializeOwned>(settings: &str) -> Result<P, String> {
     serde_json::from_str(settings).map_err(|error| format!("settings: {error}"))

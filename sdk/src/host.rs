@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-pub use crate::ask::{Ask, AskField, AskReader};
+pub use crate::ask::{Ask, AskField, AskFieldMut};
 pub use crate::column::Table;
 pub use crate::memory::Saved;
 pub use crate::phase::AnyPhase;

@@ -10,6 +10,7 @@ use crate::phase::Result;
 use crate::select::Select;
 
 /// Numbers about the connections as a whole.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
     /// Rows of the peers table.
@@ -27,6 +28,7 @@ pub struct Totals {
 }
 
 /// Numbers about the memory of broadcasts.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BroadcastTotals {
     /// Broadcasts remembered.

@@ -4,7 +4,7 @@ use std::fmt;
 
 pub use groundskeeper_sdk::span::Span;
 
-pub use crate::bytes::Bytes;
+use crate::bytes::Bytes;
 
 /// What a key's value may be, both ends included.
 #[derive(Clone, Copy, Debug)]

@@ -26,6 +26,11 @@ impl Coarse {
         self.0.saturating_sub(earlier.0) / Self::PER_SECOND
     }
 
+    /// The moment that is `time` later; saturates.
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(Self::from_duration(time).0))
+    }
+
     pub fn since(self, earlier: Coarse) -> Duration {
         Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * 125)
     }

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::admin::answers::{Explanation, Health, Peers, Phases, Resumed, Status};
 use groundskeeper::admin::{Client, ClientError, path_segment};
-use groundskeeper::config::{Config, Overrides};
 use groundskeeper::record::Fixture;
 use groundskeeper::reload::{Change, ReloadEvent, ReloadReport};
-use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{NodeArgs, admin_socket, exit, print, print_json, refuse_config, show, usual_data_dir};
+use super::{NodeArgs, PhaseArgs, admin_socket, answer, exit, load_config, print, show, without_manifests};
 
 pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     tell::<Status>(node, "/status", json, show::status)
@@ -30,48 +29,28 @@ pub(super) fn explain(node: &NodeArgs, peer: &str, json: bool) -> anyhow::Result
     tell::<Explanation>(node, &format!("/explain/{}", path_segment(peer)), json, show::explanation)
 }
 
-pub(super) fn resume(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let path = format!("/phases/{}/resume", path_segment(phase));
-    carry_out::<Resumed>(node, Method::POST, &path, json, show::resumed)
+pub(super) fn resume(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> {
+    answer(&order::<Resumed>(args, "resume")?, exit::DONE, json, show::resumed)
 }
 
-pub(super) fn pause(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let path = format!("/phases/{}/pause", path_segment(phase));
-    carry_out::<Resumed>(node, Method::POST, &path, json, show::paused)
+pub(super) fn pause(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> {
+    answer(&order::<Resumed>(args, "pause")?, exit::DONE, json, show::paused)
 }
 
-pub(super) fn run_now(node: &NodeArgs, phase: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let path = format!("/phases/{}/run", path_segment(phase));
-    let client = match client(node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(code),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = match runtime.block_on(client.post::<serde_json::Value>(&path)) {
-        Ok(report) => report,
-        Err(error) => return Ok(told(&error)),
-    };
+pub(super) fn run_now(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let report: Value = order(args, "run")?;
     let did_well = report["runs"].as_array().is_some_and(|runs| runs.iter().all(|run| run["result"] == "ok"));
-    if json {
-        print_json(&report)?;
-    } else {
-        print(&show::ran(&report))?;
-    }
-    Ok(if did_well { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+    answer(&report, exit::done_if(did_well), json, show::ran)
 }
 
 pub(super) fn tap(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let client = match client(node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(code),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let followed = runtime.block_on(client.lines("/tap", |line| {
+    let show = |line: &str| {
         let text = if json { format!("{line}\n") } else { show::event(line) };
         // Whoever closed the pipe has seen enough.
         print(&text).is_ok()
-    }));
-    Ok(followed.map_or_else(|error| told(&error), |()| ExitCode::SUCCESS))
+    };
+    ask(node, async |client| client.lines("/tap", show).await)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// How long `reload --wait` asks, and how often.
@@ -79,22 +58,8 @@ const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
 const RELOAD_AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) fn reload(node: &NodeArgs, wait: bool, json: bool) -> anyhow::Result<ExitCode> {
-    let client = match client(node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(code),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = match runtime.block_on(have_reloaded(&client, wait)) {
-        Ok(report) => report,
-        Err(error) => return Ok(told(&error)),
-    };
-    let code = if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
-    if json {
-        print_json(&report)?;
-    } else {
-        print(&show::reloaded(&report))?;
-    }
-    Ok(code)
+    let report = ask(node, async |client| have_reloaded(client, wait).await)?;
+    answer(&report, exit::done_if(report.is_good()), json, show::reloaded)
 }
 
 /// Has the node look, with `wait` until nothing is pending any more.
@@ -116,73 +81,45 @@ pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadR
 }
 
 pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {
-    let client = match client(node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(code),
-    };
-    let health = match ask::<Health>(&client, if ready { "/readyz" } else { "/healthz" })? {
-        Ok(health) => health,
+    let path = if ready { "/readyz" } else { "/healthz" };
+    let health = match ask(node, async |client| client.get::<Health>(path).await) {
         // Whatever the reason, a node that cannot be asked is not healthy, and containers know 0 and 1 only.
-        Err(error) => Health { ok: false, why: vec![error.to_string()] },
+        Err(error) if error.is::<ClientError>() => Health { ok: false, why: vec![error.to_string()] },
+        asked => asked?,
     };
-    if json {
-        print_json(&health)?;
-    } else {
-        print(&show::health(&health))?;
-    }
-    Ok(if health.ok { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+    answer(&health, exit::done_if(health.ok), json, show::health)
 }
 
+/// What a running node sees now.
+pub(super) fn view(node: &NodeArgs) -> anyhow::Result<Fixture> {
+    let view: Value = ask(node, async |client| client.get("/view").await)?;
+    Fixture::parse(&view.to_string(), "the node's view")
+        .map_err(|problems| anyhow::anyhow!("the node is of another version: {}", problems[0]))
+}
+
+/// What a node says at `path`, on standard output.
 fn tell<T: Serialize + DeserializeOwned>(
     node: &NodeArgs,
     path: &str,
     json: bool,
     show: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
-    carry_out(node, Method::GET, path, json, show)
+    answer(&ask(node, async |client| client.get(path).await)?, exit::DONE, json, show)
 }
 
-fn carry_out<T: Serialize + DeserializeOwned>(
+/// Has a node do `what` with a phase.
+fn order<T: DeserializeOwned>(PhaseArgs { phase, node }: &PhaseArgs, what: &str) -> anyhow::Result<T> {
+    let path = format!("/phases/{}/{what}", path_segment(phase));
+    ask(node, async |client| client.post(&path).await)
+}
+
+fn ask<T>(
     node: &NodeArgs,
-    method: Method,
-    path: &str,
-    json: bool,
-    show: impl FnOnce(&T) -> String,
-) -> anyhow::Result<ExitCode> {
-    let client = match client(node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(code),
-    };
+    question: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
+) -> anyhow::Result<T> {
+    let client = client(node)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = match method {
-        Method::POST => runtime.block_on(client.post::<T>(path)),
-        _ => runtime.block_on(client.get::<T>(path)),
-    };
-    match answer {
-        Ok(answer) if json => print_json(&answer),
-        Ok(answer) => print(&show(&answer)),
-        Err(error) => Ok(told(&error)),
-    }
-}
-
-/// What a running node sees now; an exit code if it does not answer.
-pub(super) fn view(node: &NodeArgs) -> anyhow::Result<Result<Fixture, ExitCode>> {
-    let client = match client(node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(Err(code)),
-    };
-    match ask::<serde_json::Value>(&client, "/view")? {
-        Ok(value) => match Fixture::parse(&value.to_string(), "the node's view") {
-            Ok(fixture) => Ok(Ok(fixture)),
-            Err(problems) => anyhow::bail!("the node is of another version: {}", problems[0]),
-        },
-        Err(error) => Ok(Err(told(&error))),
-    }
-}
-
-fn told(error: &ClientError) -> ExitCode {
-    eprintln!("groundskeeper: {error}");
-    ExitCode::from(code_of(error))
+    Ok(runtime.block_on(question(&client))?)
 }
 
 pub(super) fn code_of(error: &ClientError) -> u8 {
@@ -193,24 +130,11 @@ pub(super) fn code_of(error: &ClientError) -> u8 {
     }
 }
 
-fn ask<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Result<T, ClientError>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(client.get(path)))
-}
-
-/// Whom to ask; the exit code if the config that is to tell it has problems.
-pub(super) fn client(node: &NodeArgs) -> anyhow::Result<Result<Client, ExitCode>> {
+/// The node that the flags name, itself or by its config.
+pub(super) fn client(node: &NodeArgs) -> anyhow::Result<Client> {
     if let Some(socket) = &node.socket {
-        return Ok(Ok(Client::new(socket)));
+        return Ok(Client::new(socket));
     }
-    let overrides = Overrides {
-        data_dir: node.data_dir.clone(),
-        usual_data_dir: usual_data_dir(),
-        without_manifests: true,
-        ..Overrides::default()
-    };
-    match Config::load_with(node.config.as_deref(), &overrides) {
-        Ok(config) => Ok(Ok(Client::new(&admin_socket(&config)?))),
-        Err(problems) => Ok(Err(refuse_config(&problems))),
-    }
+    let config = load_config(node.config.as_deref(), &without_manifests(node.data_dir.clone()))?;
+    Ok(Client::new(&admin_socket(&config)?))
 }

@@ -11,7 +11,7 @@ use groundskeeper_author::{Loading, load_folder};
 use serde::Serialize;
 
 use super::show::table;
-use super::{exit, print, print_json, usual_data_dir};
+use super::{answer, exit, usual_data_dir};
 
 #[derive(Serialize)]
 struct Checked {
@@ -75,30 +75,23 @@ pub(super) fn manifest(file: &Path, json: bool) -> anyhow::Result<Option<ExitCod
 }
 
 fn tell(checked: &Checked, name: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let code = if checked.ok { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) };
-    if json {
-        print_json(checked)?;
-        return Ok(code);
-    }
-    let mut text = String::new();
-    for problem in &checked.problems {
-        writeln!(text, "{problem}")?;
-    }
+    answer(checked, if checked.ok { exit::DONE } else { exit::CONFIG }, json, |checked| shown(checked, name))
+}
+
+fn shown(checked: &Checked, name: &str) -> String {
+    let mut text: String = checked.problems.iter().map(|problem| format!("{problem}\n")).collect();
     if !checked.phases.is_empty() {
-        let head = ["PHASE", "KIND", "SHA256", "STATE"].map(str::to_owned).to_vec();
-        text += &table([head].into_iter().chain(checked.phases.iter().map(row)).collect());
+        text += &table(&["PHASE", "KIND", "SHA256", "STATE"], checked.phases.iter().map(row));
     }
     if !checked.at_start.is_empty() {
         let keys = checked.at_start.join(", ");
-        writeln!(text, "a node that runs takes these keys at its next start, the others at once: {keys}")?;
+        text += &format!("a node that runs takes these keys at its next start, the others at once: {keys}\n");
     }
-    match checked.problems.len() {
-        0 => writeln!(text, "{name}: no problems")?,
-        1 => writeln!(text, "{name}: 1 problem")?,
-        count => writeln!(text, "{name}: {count} problems")?,
+    text + &match checked.problems.len() {
+        0 => format!("{name}: no problems\n"),
+        1 => format!("{name}: 1 problem\n"),
+        count => format!("{name}: {count} problems\n"),
     }
-    print(&text)?;
-    Ok(code)
 }
 
 fn row(phase: &Loading) -> Vec<String> {

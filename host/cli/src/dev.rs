@@ -46,10 +46,7 @@ struct Try {
 }
 
 pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let client = match ask::client(&args.node)? {
-        Ok(client) => client,
-        Err(code) => return Ok(code),
-    };
+    let client = ask::client(&args.node)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         if args.once {
@@ -109,8 +106,14 @@ async fn round(folder: &Path, client: &Client) -> Round {
     let mut round = Round::default();
     let held = Hold::begin(client).await;
     let of = folder.to_owned();
-    let made = tokio::task::spawn_blocking(move || make(&of)).await;
-    match made {
+    let making = tokio::task::spawn_blocking(move || {
+        let mut round = Round::default();
+        if let Err(error) = round.make(&of) {
+            round.fail(exit::FAILED, format!("{error:#}"));
+        }
+        round
+    });
+    match making.await {
         Ok(made) => round = made,
         Err(error) => round.fail(exit::FAILED, error.to_string()),
     }
@@ -127,33 +130,20 @@ async fn round(folder: &Path, client: &Client) -> Round {
     round
 }
 
-/// Everything that needs no node.
-fn make(folder: &Path) -> Round {
-    let mut round = Round::default();
-    let Built { file, digest, sizes } = match author::build(folder, None, &mut super::author::note) {
-        Ok(built) => built,
-        Err(error) => {
-            round.fail(exit::FAILED, format!("{error:#}"));
-            return round;
-        }
-    };
-    (round.sha256, round.bytes) = (Some(digest.to_string()), sizes.map(|sizes| sizes.whole));
-    round.built = Some(file.clone());
-    match author::inspect(&file) {
-        Ok(inspection) if !inspection.problems.is_empty() => {
-            round.fail(exit::CONFIG, inspection.problems.join("\n"));
-        }
-        Ok(_) => {
-            if let Err(error) = round.try_out(&file, &folder.join("views")) {
-                round.fail(exit::FAILED, format!("{error:#}"));
-            }
-        }
-        Err(error) => round.fail(exit::FAILED, format!("{error:#}")),
-    }
-    round
-}
-
 impl Round {
+    /// Everything that needs no node.
+    fn make(&mut self, folder: &Path) -> anyhow::Result<()> {
+        let Built { file, digest, sizes } = author::build(folder, None, &mut super::author::note)?;
+        (self.sha256, self.bytes) = (Some(digest.to_string()), sizes.map(|sizes| sizes.whole));
+        self.built = Some(file.clone());
+        let problems = author::inspect(&file)?.problems;
+        if problems.is_empty() {
+            return self.try_out(&file, &folder.join("views"));
+        }
+        self.fail(exit::CONFIG, problems.join("\n"));
+        Ok(())
+    }
+
     fn fail(&mut self, code: u8, why: String) {
         (self.code, self.failed) = (code, Some(why));
     }

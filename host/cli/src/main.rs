@@ -1,49 +1,478 @@
-//! The binary: sets up what is one per process, and hands over to the command line.
+//! The program: flags, exit codes and what the terminal shows. Holds no logic of the node.
 
-use std::io::IsTerminal;
+#![expect(
+    clippy::print_stderr,
+    reason = "what goes wrong is said on standard error, before and without any log"
+)]
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
-use groundskeeper::config::{Level, Log, LogFormat};
-use groundskeeper_cli::{self as cli, Cli, SetLevel};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt;
+use anyhow::Context;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use groundskeeper_author::Lang;
+use groundskeeper_sdk::span::Span;
+use serde::Serialize;
+
+use groundskeeper::config::{self, Bytes, Config, Overrides, Problem};
+use groundskeeper::data::{DataError, DataFolder};
+use groundskeeper::node::StartError;
+
+mod ask;
+mod author;
+mod check;
+mod dev;
+mod local;
+mod logging;
+mod notify;
+mod replay;
+mod run;
+mod show;
+
+/// What the process ends with. Those above 63 are of sysexits.h.
+mod exit {
+    pub const DONE: u8 = 0;
+    /// It was tried and it failed; also: not healthy, nobody to explain.
+    pub const FAILED: u8 = 1;
+    /// What the flags say does not go together; clap's code.
+    pub const USAGE: u8 = 2;
+    /// No node answers (EX_UNAVAILABLE).
+    pub const NO_NODE: u8 = 69;
+    /// The data folder cannot be used (EX_CANTCREAT).
+    pub const DATA: u8 = 73;
+    /// Not allowed to talk to the node (EX_NOPERM).
+    pub const NOT_ALLOWED: u8 = 77;
+    /// The config has problems (EX_CONFIG).
+    pub const CONFIG: u8 = 78;
+
+    pub fn done_if(done: bool) -> u8 {
+        if done { DONE } else { FAILED }
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done; healthcheck: healthy
+   1  failed; healthcheck: not healthy, or no node; replay: a run was different
+   2  wrong usage
+  69  no node answers
+  73  the data folder cannot be used
+  77  not allowed to talk to the node
+  78  the config has problems";
+
+/// Keeps a peer-to-peer node's connections in order.
+#[derive(Parser, Debug)]
+#[command(name = "groundskeeper", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+struct Cli {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run a node
+    Run(RunArgs),
+    /// Check a config with its phases, or one phase with its manifest, and list every problem
+    Check(CheckArgs),
+    /// Show how a running node is
+    Status(NodeArgs),
+    /// List the connections of a running node
+    Peers {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// List at most so many
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+    },
+    /// List the phases of a running node
+    Phases(NodeArgs),
+    /// Let a phase of a running node run again that was tripped or quarantined
+    Resume(PhaseArgs),
+    /// Keep a phase of a running node from running until it is resumed or the node starts anew
+    Pause(PhaseArgs),
+    /// Run a phase of a running node now, outside of its cadence
+    RunNow(PhaseArgs),
+    /// Follow what a running node does: phase runs, actions, reloads; --json for one object a line
+    Tap(NodeArgs),
+    /// Have a running node look at its drop-in folder now, and tell what changed; exit code 0 if all of it runs
+    Reload {
+        /// Ask again until nothing is pending any more, for up to 10 s
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Tell everything a running node still knows about a peer: why it was dialled, why it left
+    Explain {
+        /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
+        peer: String,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Run what was recorded again and compare, or try another phase on the same hours
+    Replay(ReplayArgs),
+    /// Ask a running node whether it is alive: exit code 0 or 1, for containers
+    Healthcheck {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// Ask whether it is ready: the first tick is done and every built-in phase works
+        #[arg(long)]
+        ready: bool,
+    },
+    /// Start a new phase: source (in Rust with a test), manifest, a view to try it on
+    New(NewArgs),
+    /// Build a phase: a WebAssembly component beside its manifest
+    Build(BuildArgs),
+    /// Run a phase once over a view, without effects: plan, fuel, memory
+    Try(TryArgs),
+    /// Run a phase's tests, then compare it natively and as a component over the same views (C for components: with itself)
+    Test(TestArgs),
+    /// Put a phase and its manifest where a node looks for them
+    Install(InstallArgs),
+    /// Build, check, try and install a phase at each change of its source, into a running node
+    Dev(DevArgs),
+    /// Print the JSON schema of the config
+    #[command(hide = true)]
+    Schema {
+        /// That of the manifests of phases instead
+        #[arg(long)]
+        manifest: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// The config file; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the node's key, state and socket [default: $XDG_STATE_HOME/groundskeeper or ~/.local/state/groundskeeper]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    phases: Option<PathBuf>,
+    /// Start so many further nodes in this process, each with its own key and port, to see a network at work
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
+    local_peers: u32,
+    /// Time from one tick to the next, like 10s; goes over the config
+    #[arg(long, value_name = "TIME")]
+    interval: Option<Span>,
+    /// Stop after so many ticks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ticks: Option<u32>,
+    /// Write what each beat froze and what came of it into this file, for `replay`; peers' addresses are in it
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// What the recording and its predecessor, FILE.1, may take together: at half of it the file turns over
+    #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = record_max, requires = "record")]
+    record_max: Bytes,
+}
+
+/// A smaller one turns over at every few beats of a large node.
+const LEAST_RECORD_MAX: Bytes = Bytes::mib(1);
+
+fn record_max(text: &str) -> Result<Bytes, String> {
+    let size: Bytes = text.parse()?;
+    if size < LEAST_RECORD_MAX { Err(format!("{size} is less than {LEAST_RECORD_MAX}")) } else { Ok(size) }
+}
+
+#[derive(Args, Debug)]
+struct ReplayArgs {
+    /// The recording
+    file: PathBuf,
+    /// Instead, run this phase (a component, its manifest, or a built-in's name) where it would have been due, and show what it would have done beside what did happen
+    #[arg(long, value_name = "PHASE")]
+    phase: Option<String>,
+    /// Folder of the components that ran, for running them again [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    phases: Option<PathBuf>,
+    /// The config that says how built-in phases are set; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Two drops of one connection count as agreed if they are so many ticks apart at the most
+    #[arg(long, value_name = "TICKS", default_value_t = 10, requires = "phase")]
+    within: u32,
+    /// Instead, print the view of this tick as JSON, to be used as a fixture
+    #[arg(long, value_name = "TICK", conflicts_with = "phase")]
+    dump: Option<u32>,
+    /// The view, tick and memory that this phase had in it
+    #[arg(long, value_name = "NAME", requires = "dump")]
+    seen_by: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct CheckArgs {
+    /// The config file; without one, the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A phase: its module or its manifest (for a native one --config says whether it is trusted); or the same as --config
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    #[arg(long, value_name = "DIR")]
+    phases: Option<PathBuf>,
+}
+
+/// Which node is asked.
+#[derive(Args, Debug)]
+struct NodeArgs {
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The admin socket of the node
+    #[arg(long, value_name = "PATH", conflicts_with = "data_dir")]
+    socket: Option<PathBuf>,
+    /// The config that the node runs with, to find its data folder and socket
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "socket"])]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct PhaseArgs {
+    /// Name of the phase
+    phase: String,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// A component is written in Rust or in C.
+fn lang() -> impl TypedValueParser<Value = Lang> {
+    PossibleValuesParser::new(["rust", "c"]).map(|name| if name == "c" { Lang::C } else { Lang::Rust })
+}
+
+#[derive(Args, Debug)]
+struct NewArgs {
+    /// Name of the phase, and of its folder
+    name: String,
+    /// What it is written in
+    #[arg(long, default_value = "rust", value_parser = lang())]
+    lang: Lang,
+    /// A checkout of groundskeeper-sdk [default: the one this binary or folder belongs to, else the published one]
+    #[arg(long, value_name = "DIR")]
+    sdk: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct BuildArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Where the module goes [default: the folder of the phase]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Build a shared library instead: a native phase, which a node has to trust
+    #[arg(long)]
+    native: bool,
+}
+
+#[derive(Args, Debug)]
+struct TryArgs {
+    /// The module, or its manifest; a native one runs only with a --config that allows native phases
+    #[arg(value_name = "FILE")]
+    module: PathBuf,
+    #[command(flatten)]
+    from: ViewArgs,
+    /// Which node --from-node means
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Run it so often, each time with what it kept from the run before
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: u32,
+}
+
+/// What a phase is tried on.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct ViewArgs {
+    /// A view in a file, as `replay --dump` writes it
+    #[arg(long, value_name = "FILE")]
+    view: Option<PathBuf>,
+    /// What a running node sees now
+    #[arg(long)]
+    from_node: bool,
+    /// A beat of a recording: FILE@TICK, or FILE for its first one
+    #[arg(long, value_name = "FILE[@TICK]")]
+    recording: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct DevArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Do it once, and end with how that went
+    #[arg(long)]
+    once: bool,
+    /// The node that runs it
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Args, Debug)]
+struct TestArgs {
+    /// Folder of the phase
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// The first of the seeds of the random views
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args, Debug)]
+struct InstallArgs {
+    /// The module; its manifest lies beside it, or one is made up
+    #[arg(value_name = "FILE")]
+    module: PathBuf,
+    /// The drop-in folder [default: the one of the node]
+    #[arg(long, value_name = "DIR")]
+    phases: Option<PathBuf>,
+    /// The data folder of the node
+    #[arg(long, value_name = "DIR", conflicts_with = "phases")]
+    data_dir: Option<PathBuf>,
+    /// The config that the node runs with, to find its folders
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
 
 fn main() -> ExitCode {
-    cli::execute(Cli::parse(), start_logging)
-}
-
-fn filter(level: Level) -> LevelFilter {
-    match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
-    }
-}
-
-/// To standard error: standard output is for results. Gives what sets the level later.
-fn start_logging(log: &Log) -> SetLevel {
-    let terminal = std::io::stderr().is_terminal();
-    let pretty = match log.format {
-        LogFormat::Auto => terminal,
-        LogFormat::Pretty => true,
-        LogFormat::Json => false,
-    };
-    let (level, set_level) = reload::Layer::new(filter(log.level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let subscriber = tracing_subscriber::registry().with(level);
-    if pretty {
-        subscriber.with(lines.with_ansi(terminal).with_target(false).compact()).init();
-    } else {
-        subscriber.with(lines.json().flatten_event(true)).init();
-    }
-    Box::new(move |level| {
-        if let Err(error) = set_level.reload(filter(level)) {
-            tracing::warn!(%error, "the log level stays as it is");
+    let Cli { json, verb } = Cli::parse();
+    let done = match verb {
+        Verb::Run(args) => run::run(&args, json),
+        Verb::Check(CheckArgs { file: Some(file), config, .. }) if author::is_phase(&file) => {
+            author::check(&file, config.as_deref(), json)
         }
-    })
+        Verb::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
+            let (file, config) = (file.display(), config.display());
+            eprintln!("groundskeeper: {file} is a config, and so is --config {config}; name one of them");
+            Ok(ExitCode::from(exit::USAGE))
+        }
+        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
+        Verb::Status(node) => ask::status(&node, json),
+        Verb::Peers { node, limit } => ask::peers(&node, limit, json),
+        Verb::Phases(node) => ask::phases(&node, json),
+        Verb::Pause(args) => ask::pause(&args, json),
+        Verb::RunNow(args) => ask::run_now(&args, json),
+        Verb::Tap(node) => ask::tap(&node, json),
+        Verb::Reload { wait, node } => ask::reload(&node, wait, json),
+        Verb::Resume(args) => ask::resume(&args, json),
+        Verb::Explain { peer, node } => ask::explain(&node, &peer, json),
+        Verb::Replay(args) => replay::replay(&args, json),
+        Verb::Healthcheck { node, ready } => ask::healthcheck(&node, ready, json),
+        Verb::Try(args) => author::dry_run(&args, json),
+        Verb::Test(args) => author::test(&args, json),
+        Verb::Install(args) => author::install(&args),
+        Verb::Dev(args) => dev::dev(&args, json),
+        Verb::New(args) => author::new(&args),
+        Verb::Build(args) => author::build(&args, json),
+        Verb::Schema { manifest } => {
+            let schema = if manifest { config::manifest_schema() } else { config::schema() };
+            print(&format!("{schema:#}\n"))
+        }
+    };
+    done.unwrap_or_else(|error| ExitCode::from(tell(&error)))
+}
+
+/// Says on standard error what went wrong, and gives the exit code of that.
+fn tell(error: &anyhow::Error) -> u8 {
+    if let Some(BadConfig(problems)) = error.downcast_ref() {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        let count = problems.len();
+        eprintln!("groundskeeper: the config has {count} problem{}", if count == 1 { "" } else { "s" });
+        return exit::CONFIG;
+    }
+    let code = match error.downcast_ref() {
+        Some(StartError::Data(_) | StartError::Key(_)) => exit::DATA,
+        _ if error.is::<DataError>() => exit::DATA,
+        _ => error.downcast_ref().map_or(exit::FAILED, ask::code_of),
+    };
+    // Errors with a code of their own name their source themselves.
+    match code {
+        exit::FAILED => eprintln!("groundskeeper: {error:#}"),
+        _ => eprintln!("groundskeeper: {error}"),
+    }
+    code
+}
+
+/// Every problem of a config that was to be used.
+#[derive(Debug)]
+struct BadConfig(Vec<Problem>);
+
+impl std::error::Error for BadConfig {}
+
+impl std::fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|problem| writeln!(f, "{problem}"))
+    }
+}
+
+/// For finding a node's folders: its manifests are not read.
+fn without_manifests(data_dir: Option<PathBuf>) -> Overrides {
+    Overrides { data_dir, usual_data_dir: usual_data_dir(), without_manifests: true, ..Overrides::default() }
+}
+
+fn load_config(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config> {
+    Config::load_with(file, overrides).map_err(|problems| BadConfig(problems).into())
+}
+
+/// Results go to standard output. A reader that has seen enough (`| head`) is not an error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints what a verb found, and ends with `code`.
+fn answer<T: Serialize>(
+    found: &T,
+    code: u8,
+    json: bool,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
+    print(&if json { serde_json::to_string_pretty(found)? + "\n" } else { text(found) })?;
+    Ok(ExitCode::from(code))
+}
+
+/// Where a node's data is, as flags, config and the user's environment say, in this order.
+fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
+    config
+        .node
+        .data_dir
+        .clone()
+        .or_else(usual_data_dir)
+        .context("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
+}
+
+/// What the user's environment says.
+fn usual_data_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("groundskeeper"))
+}
+
+fn admin_socket(config: &Config) -> anyhow::Result<PathBuf> {
+    match &config.admin.socket {
+        Some(path) => Ok(path.clone()),
+        None => Ok(DataFolder::admin_socket(&data_dir(config)?)),
+    }
+}
+
+impl RunArgs {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            interval: self.interval,
+            data_dir: self.data_dir.clone(),
+            phases: self.phases.clone(),
+            usual_data_dir: usual_data_dir(),
+            without_manifests: false,
+            // Local peers live on addresses that no stranger is told.
+            allow_private: (self.local_peers > 0).then_some(true),
+        }
+    }
 }

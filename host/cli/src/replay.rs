@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use groundskeeper::config::{Config, Declared, Overrides, Problem, read_manifests};
+use groundskeeper::config::{Config, Declared, Overrides, read_manifests};
 use groundskeeper::engine::Body;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::wasm::{Code, Guest, Setup, Wasm, sha256};
@@ -19,7 +19,7 @@ use groundskeeper::record::{
 use groundskeeper_author::Subject;
 
 use super::show::{age, printable, table};
-use super::{ReplayArgs, exit, print, print_json, refuse_config, usual_data_dir};
+use super::{ReplayArgs, answer, exit, load_config, print, usual_data_dir};
 
 /// Peers that are listed on a terminal; `--json` has all of them.
 const LISTED: usize = 20;
@@ -33,16 +33,10 @@ pub(super) fn replay(args: &ReplayArgs, json: bool) -> anyhow::Result<ExitCode> 
     let Some(phase) = &args.phase else {
         let modules = Modules::of(args)?;
         let report = record::replay(&recording, &|info| record::builtin(info).or_else(|| modules.find(info)));
-        if json { print_json(&report) } else { print(&again(&report)) }?;
-        let different = report.different() > 0;
-        return Ok(if different { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS });
+        return answer(&report, exit::done_if(report.different() == 0), json, again);
     };
-    let candidate = match candidate(phase, args.config.as_deref()) {
-        Ok(candidate) => candidate?,
-        Err(problems) => return Ok(refuse_config(&problems)),
-    };
-    let report = record::what_if(&recording, &candidate, args.within);
-    if json { print_json(&report) } else { print(&what_if(&report)) }
+    let candidate = candidate(phase, args.config.as_deref())?;
+    answer(&record::what_if(&recording, &candidate, args.within), exit::DONE, json, what_if)
 }
 
 /// The components that recorded phases may have been, by digest.
@@ -93,23 +87,19 @@ impl Modules {
 }
 
 /// The phase that is to be tried: a component as its manifest sets it, or a built-in as the config does.
-fn candidate(name: &str, config: Option<&Path>) -> Result<anyhow::Result<Candidate>, Vec<Problem>> {
+fn candidate(name: &str, config: Option<&Path>) -> anyhow::Result<Candidate> {
     let file = Path::new(name);
     if file.is_file() {
-        return Ok(component(file));
+        let subject = Subject::load(file)?;
+        let (name, schedule) = subject.named(file);
+        return Ok(Candidate { name, body: Arc::new(subject.guest()?), schedule });
     }
-    let config = Config::load_with(config, &Overrides::default())?;
+    let config = load_config(config, &Overrides::default())?;
     let specs = builtins(&config.phases);
     let known: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let found = specs.into_iter().find(|spec| spec.name == name);
     let candidate = found.map(|spec| Candidate { name: spec.name, body: spec.body, schedule: spec.schedule });
-    Ok(candidate.with_context(|| format!("there is no phase {name:?}; there are {}", known.join(", "))))
-}
-
-fn component(file: &Path) -> anyhow::Result<Candidate> {
-    let subject = Subject::load(file)?;
-    let (name, schedule) = subject.named(file);
-    Ok(Candidate { name, body: Arc::new(subject.guest()?), schedule })
+    candidate.with_context(|| format!("there is no phase {name:?}; there are {}", known.join(", ")))
 }
 
 fn fixture(beat: &RecordedBeat, phase: Option<&str>) -> anyhow::Result<Fixture> {
@@ -163,13 +153,12 @@ fn extent(extent: &Extent) -> String {
 fn again(report: &Report) -> String {
     let mut text = extent(&report.extent) + "\n";
     let head = ["PHASE", "VERSION", "KIND", "RUNS", "IDENTICAL", "DIFFERENT", "SKIPPED"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(report.phases.iter().map(|phase| {
+    let rows = report.phases.iter().map(|phase| {
         let words = [&phase.name, &phase.version, &phase.kind].map(|word| printable(word));
         let numbers = [phase.runs, phase.identical, phase.different, phase.skipped];
         words.into_iter().chain(numbers.map(|number| number.to_string())).collect()
-    }));
-    text += &table(rows);
+    });
+    text += &table(&head, rows);
     for phase in &report.phases {
         if let Some(why) = &phase.why {
             text += &format!("{}: skipped, for {}\n", printable(&phase.name), printable(why));
@@ -214,12 +203,11 @@ fn what_if(report: &WhatIf) -> String {
         }
     };
     let head = ["ACTION", "IT WOULD ASK", "RECORDED ASKED", "OF THAT APPLIED"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(report.actions.iter().map(|Action { action, would_ask, did_ask, did_apply }| {
+    let rows = report.actions.iter().map(|Action { action, would_ask, did_ask, did_apply }| {
         let numbers = [would_ask, did_ask, did_apply].map(|number| number.to_string());
         [(*action).to_owned()].into_iter().chain(numbers).collect()
-    }));
-    text += &format!("\n{}", table(rows));
+    });
+    text += &format!("\n{}", table(&head, rows));
 
     let agreement = report.agreement;
     text += &format!(
@@ -243,16 +231,15 @@ fn dropped(all: &[Dropped], would: bool) -> String {
     }
     let (third, last) = if would { ("TIMES", "DROPPED AT") } else { ("BY", "") };
     let head = ["PEER", "ADDRESS", third, "TICK", "REASON", last];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(all.iter().take(LISTED).map(|one| {
+    let rows = all.iter().take(LISTED).map(|one| {
         let third = if would { one.times.to_string() } else { printable(&one.by) };
         let at = one.dropped_at_tick.map_or("never".to_owned(), |tick| tick.to_string());
         let last = if would { at } else { String::new() };
         let id: String = one.id.chars().take(10).collect();
         let address = printable(&one.address);
         vec![printable(&id), address, third, one.first_tick.to_string(), printable(&one.reason), last]
-    }));
-    let mut text = table(rows);
+    });
+    let mut text = table(&head, rows);
     if all.len() > LISTED {
         text += &format!("... and {} more with --json\n", all.len() - LISTED);
     }

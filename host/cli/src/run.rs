@@ -6,90 +6,51 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::clock::SystemClock;
-use groundskeeper::config::{self, Config};
+use groundskeeper::config::Config;
 use groundskeeper::cycle::BeatReport;
-use groundskeeper::data::{DataError, DataFolder};
-use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep, StartError};
+use groundskeeper::data::DataFolder;
+use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep};
 use groundskeeper::record::{Recorder, RecorderOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{RunArgs, SetLevel, admin_socket, data_dir, exit, local, notify, refuse_config};
+use super::{BadConfig, RunArgs, admin_socket, data_dir, exit, local, logging, notify};
 
 /// After the shutdown's own deadline, how long threads that do not end are waited for.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
-/// What a node is started with: checked config and locked folders.
-struct Prepared {
-    pub config: Config,
-    pub data: DataFolder,
-    /// One folder for each further local node.
-    pub local_peers: Vec<DataFolder>,
-    /// None: the config switches the admin API off.
-    pub admin_socket: Option<std::path::PathBuf>,
-    /// Stop after so many ticks.
-    pub ticks: Option<u32>,
-    /// Print ticks as JSON lines.
-    pub json: bool,
-    /// Where beats are recorded.
-    pub recorder: Option<Recorder>,
-    pub source: ConfigSource,
-}
-
-/// Prepares a node and runs it until it is told to stop.
+/// Runs a node until it is told to stop.
 ///
 /// # Errors
-/// Whatever keeps a node from running that has no exit code of its own.
-pub(super) fn run(
-    args: &RunArgs,
-    json: bool,
-    start_logging: impl FnOnce(&config::Log) -> SetLevel,
-) -> anyhow::Result<ExitCode> {
-    let mut config = match Config::load_with(args.config.as_deref(), &args.overrides()) {
-        Ok(config) => config,
-        Err(problems) => return Ok(refuse_config(&problems)),
-    };
-    let set_level = start_logging(&config.log);
-    if args.local_peers > 0 && args.config.is_none() {
-        local::keep_to_this_machine(&mut config);
-    }
-    let (path, overrides, on_one_machine) =
+/// Whatever keeps a node from running.
+pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let (file, overrides, on_one_machine) =
         (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
     let read = move || {
-        let mut config = Config::load_with(path.as_deref(), &overrides)?;
+        let mut config = Config::load_with(file.as_deref(), &overrides)?;
         if on_one_machine {
             local::keep_to_this_machine(&mut config);
         }
         Ok(config)
     };
+    let config = read().map_err(BadConfig)?;
+    let set_level = logging::start(&config.log);
     let applied = Box::new(move |config: &Config| set_level(config.log.level));
     let source = ConfigSource { file: args.config.clone(), read: Box::new(read), applied };
-    match prepare(args, config, json, source) {
-        Ok(prepared) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            let ended = runtime.block_on(run_node(prepared));
-            // A phase that never comes back holds a thread; the process does not wait for it.
-            runtime.shutdown_timeout(LAST_GRACE);
-            ended
-        }
-        Err(error) => data_error_code(error),
-    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(run_node(args, config, source, json));
+    // A phase that never comes back holds a thread; the process does not wait for it.
+    runtime.shutdown_timeout(LAST_GRACE);
+    ended
 }
 
-/// Errors of the data folder have an exit code of their own.
-#[expect(clippy::print_stderr, reason = "a refusal is the verb's answer")]
-fn data_error_code(error: anyhow::Error) -> anyhow::Result<ExitCode> {
-    let is_data = error.downcast_ref::<DataError>().is_some()
-        || matches!(error.downcast_ref::<StartError>(), Some(StartError::Data(_) | StartError::Key(_)));
-    if is_data {
-        eprintln!("groundskeeper: {error}");
-        return Ok(ExitCode::from(exit::DATA));
-    }
-    Err(error)
-}
-
-fn prepare(args: &RunArgs, config: Config, json: bool, source: ConfigSource) -> anyhow::Result<Prepared> {
+async fn run_node(
+    args: &RunArgs,
+    config: Config,
+    source: ConfigSource,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let path = data_dir(&config)?;
     let data = DataFolder::open(&path)?;
     let local_peers = (1..=args.local_peers)
@@ -99,40 +60,32 @@ fn prepare(args: &RunArgs, config: Config, json: bool, source: ConfigSource) -> 
     let max_bytes = args.record_max.0;
     let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
     let recorder = args.record.as_deref().map(recorder).transpose()?;
-    Ok(Prepared { config, data, local_peers, admin_socket, ticks: args.ticks, json, recorder, source })
-}
-
-async fn run_node(prepared: Prepared) -> anyhow::Result<ExitCode> {
-    let Prepared { config, data, local_peers, admin_socket, ticks, json, recorder, source } = prepared;
-    // Signals first: from here on, being told to stop means stopping in order.
-    let mut signals = Signals::listen()?;
+    // Signals before the node: from here on, being told to stop means stopping in order.
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let clock = SystemClock::new();
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
-    let node = match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
-        Ok(node) => node,
-        Err(error) => return data_error_code(error.into()),
-    };
+    let node = recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await?;
     let locals = local::start(&config, local_peers, &clock).await?;
     local::introduce(&locals, &node);
     warn_of_short_watchdog(config.node.interval);
-    let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || ticks.is_some() };
+    let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || args.ticks.is_some() };
     out.greet(&config, &node, locals.len());
     let hangup = signal(SignalKind::hangup())?;
     let why = tokio::select! {
-        () = follow(node.maintenance().handle().reports(), ticks, &mut out) => "the last tick has run",
+        () = follow(node.maintenance().handle().reports(), args.ticks, &mut out) => "the last tick has run",
         () = reload_at_hangup(hangup, &node) => "signals have ended",
-        name = signals.next() => name,
+        name = told_to_stop(&mut signals) => name,
     };
     tracing::info!(why, "shutting down");
     notify::stopping();
     tokio::select! {
         is_clean = shut_down(node, locals, config.shutdown.deadline) => {
-            Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+            Ok(ExitCode::from(exit::done_if(is_clean)))
         }
-        name = signals.next() => {
+        name = told_to_stop(&mut signals) => {
             tracing::warn!(name, "told to stop a second time: ending at once");
             Ok(ExitCode::from(exit::FAILED))
         }
@@ -221,22 +174,10 @@ async fn reload_at_hangup(mut hangup: Signal, node: &Node) {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }
 

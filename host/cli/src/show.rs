@@ -1,6 +1,5 @@
 //! Answers as text for a terminal. What peers say is shown with its control characters escaped.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,51 +15,35 @@ use groundskeeper_sdk::span::Span;
 use serde_json::Value;
 
 pub(super) fn status(status: &Status) -> String {
-    let Status {
-        node,
-        version,
-        network,
-        tick,
-        interval_ms,
-        uptime_s,
-        listening,
-        pool,
-        book,
-        journal,
-        traffic,
-        requests,
-        phases,
-    } = status;
-    let listening: Vec<String> = listening.iter().map(ToString::to_string).collect();
-    let stats = &pool.stats;
-    let PoolStats { total, healthy, stale, avg_health, oldest_s, inbound, outbound, .. } = stats;
+    let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
+    let (pool, up, interval) = (&status.pool, age(status.uptime_s), Span::millis(status.interval_ms));
+    let PoolStats { total, healthy, stale, avg_health, oldest_s, inbound, outbound, handshaking, closing } =
+        pool.stats;
     let facts = [
-        ("node", node.to_string()),
-        ("version", format!("{version}, network {network}, up {}", age(*uptime_s))),
+        ("node", status.node.to_string()),
+        ("version", format!("{}, network {}, up {up}", status.version, status.network)),
         ("listening", if listening.is_empty() { "nowhere".into() } else { listening.join(", ") }),
-        ("tick", format!("{tick}, one each {}", Span::millis(*interval_ms))),
+        ("tick", format!("{}, one each {interval}", status.tick)),
         (
             "peers",
             format!(
                 "{total} of at most {}: {inbound} in, {outbound} out; {healthy} healthy, {stale} stale, mean health \
                  {avg_health}, oldest {}",
                 pool.capacity,
-                age((*oldest_s).into())
+                age(oldest_s.into())
             ),
         ),
-        (
-            "under way",
-            format!("{} handshakes, {} dials, {} closing", stats.handshaking, book.dialing, stats.closing),
-        ),
-        ("book", format!("{} addresses, {} bans", book.addresses, pool.bans)),
-        ("ended", format!("{} connections since the start", journal.disconnects)),
+        ("under way", format!("{handshaking} handshakes, {} dials, {closing} closing", status.book.dialing)),
+        ("book", format!("{} addresses, {} bans", status.book.addresses, pool.bans)),
+        ("ended", format!("{} connections since the start", status.journal.disconnects)),
     ];
     let mut facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]).to_vec();
-    if let Some(traffic) = traffic {
-        facts.push(vec!["traffic".to_owned(), traffic_words(traffic)]);
+    facts.extend(status.traffic.iter().map(|traffic| vec!["traffic".to_owned(), traffic_words(traffic)]));
+    let mut text = table(&[], facts);
+    if !status.requests.is_empty() {
+        text += &format!("\n{}", request_table(&status.requests));
     }
-    let requests = if requests.is_empty() { String::new() } else { format!("\n{}", request_table(requests)) };
-    format!("{}{requests}\n{}", table(facts), phase_table(phases))
+    text + "\n" + &phase_table(&status.phases)
 }
 
 fn traffic_words(traffic: &TrafficSnapshot) -> String {
@@ -79,8 +62,7 @@ fn traffic_words(traffic: &TrafficSnapshot) -> String {
 /// How requests of each kind fare.
 fn request_table(requests: &[KindSnapshot]) -> String {
     let head = ["REQUEST", "ANSWERED", "FAILED", "BUSY", "TIMED OUT", "OTHER", "P50", "P99", "P999"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(requests.iter().map(|of| {
+    let row = |of: &KindSnapshot| {
         let [answered, failed, busy, timed_out, other @ ..] = of.ends;
         let LatencySnapshot { p50_us, p99_us, p999_us, .. } = of.latency;
         let counts = [answered, failed, busy, timed_out, other.iter().sum()].map(|count| count.to_string());
@@ -88,8 +70,8 @@ fn request_table(requests: &[KindSnapshot]) -> String {
         row.extend(counts);
         row.extend([p50_us, p99_us, p999_us].map(micros));
         row
-    }));
-    table(rows)
+    };
+    table(&head, requests.iter().map(row))
 }
 
 pub(super) fn resumed(resumed: &Resumed) -> String {
@@ -192,47 +174,7 @@ fn phase_table(phases: &[PhaseStatus]) -> String {
         "PHASE", "KIND", "MODE", "STATE", "EVERY", "LAST", "NEXT", "RUNS", "FAILED", "MISSED", "REFUSED",
         "TOOK", "MEDIAN", "FUEL", "MEMORY",
     ];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for phase in phases {
-        let tick = |tick: Option<u32>| tick.map_or("-".to_owned(), |tick| tick.to_string());
-        let state = match (phase.state, phase.pause_left) {
-            (PhaseState::Tripped, 1) => "tripped for 1 run".to_owned(),
-            (PhaseState::Tripped, runs) => format!("tripped for {runs} runs"),
-            (PhaseState::Probation, _) => match phase.probation_left {
-                Some(1) => "probation, 1 run left".to_owned(),
-                Some(runs) if runs > 0 => format!("probation, {runs} runs left"),
-                _ => "probation".to_owned(),
-            },
-            (state, _) => state.as_str().to_owned(),
-        };
-        if matches!(phase.state, PhaseState::Rejected | PhaseState::Pending) {
-            rows.push(vec![printable(&phase.name), phase.kind.to_string(), "-".to_owned(), state]);
-            continue;
-        }
-        let mode = match phase.mode {
-            Mode::Enforce => "enforce",
-            Mode::Shadow => "shadow",
-            Mode::Off => "off",
-        };
-        rows.push(vec![
-            phase.name.to_string(),
-            phase.kind.to_string(),
-            mode.to_owned(),
-            state,
-            phase.every_n_ticks.to_string(),
-            tick(phase.last_run_tick),
-            tick(phase.next_due_tick),
-            phase.runs.to_string(),
-            phase.failures.to_string(),
-            phase.missed.to_string(),
-            phase.refused.values().sum::<u64>().to_string(),
-            micros(phase.last_duration_us),
-            phase.median_duration_us.map_or("-".to_owned(), micros),
-            phase.last_fuel.map_or("-".to_owned(), |fuel| fuel.to_string()),
-            phase.memory_peak_bytes.map_or("-".to_owned(), |bytes| format!("{} KiB", bytes.div_ceil(1024))),
-        ]);
-    }
-    let mut text = table(rows);
+    let mut text = table(&head, phases.iter().map(phase_row));
     for phase in phases {
         let file = phase.file.as_ref().map(|file| format!(" ({})", file.display())).unwrap_or_default();
         if let Some(error) = &phase.last_error {
@@ -262,11 +204,49 @@ fn phase_table(phases: &[PhaseStatus]) -> String {
     text
 }
 
+fn phase_row(phase: &PhaseStatus) -> Vec<String> {
+    let state = match (phase.state, phase.pause_left) {
+        (PhaseState::Tripped, 1) => "tripped for 1 run".to_owned(),
+        (PhaseState::Tripped, runs) => format!("tripped for {runs} runs"),
+        (PhaseState::Probation, _) => match phase.probation_left {
+            Some(1) => "probation, 1 run left".to_owned(),
+            Some(runs) if runs > 0 => format!("probation, {runs} runs left"),
+            _ => "probation".to_owned(),
+        },
+        (state, _) => state.as_str().to_owned(),
+    };
+    if matches!(phase.state, PhaseState::Rejected | PhaseState::Pending) {
+        return vec![printable(&phase.name), phase.kind.to_string(), "-".to_owned(), state];
+    }
+    let mode = match phase.mode {
+        Mode::Enforce => "enforce",
+        Mode::Shadow => "shadow",
+        Mode::Off => "off",
+    };
+    let memory = phase.memory_peak_bytes.map(|bytes| format!("{} KiB", bytes.div_ceil(1024)));
+    vec![
+        phase.name.to_string(),
+        phase.kind.to_string(),
+        mode.to_owned(),
+        state,
+        phase.every_n_ticks.to_string(),
+        or_dash(phase.last_run_tick),
+        or_dash(phase.next_due_tick),
+        phase.runs.to_string(),
+        phase.failures.to_string(),
+        phase.missed.to_string(),
+        phase.refused.values().sum::<u64>().to_string(),
+        micros(phase.last_duration_us),
+        or_dash(phase.median_duration_us.map(micros)),
+        or_dash(phase.last_fuel),
+        or_dash(memory),
+    ]
+}
+
 pub(super) fn peers(peers: &Peers) -> String {
     let head = ["PEER", "ADDRESS", "WAY", "HEALTH", "IDLE", "AGE", "RTT", "IN", "OUT", "BREAKERS", "AGENT"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(peers.peers.iter().map(peer));
-    let mut text = if peers.peers.is_empty() { String::new() } else { table(rows) };
+    let shown = if peers.peers.is_empty() { &[] } else { &head[..] };
+    let mut text = table(shown, peers.peers.iter().map(peer));
     text += &match (peers.total, peers.peers.len()) {
         (0, _) => "no peer is connected\n".to_owned(),
         (total, shown) if shown < total => format!("{shown} of {total} peers; more with --limit\n"),
@@ -281,6 +261,8 @@ fn peer(peer: &Peer) -> Vec<String> {
         Direction::Inbound => "in",
         Direction::Outbound => "out",
     };
+    let of = |(kind, state): (&Arc<str>, &BreakerState)| format!("{} {}", printable(kind), state.as_str());
+    let breakers: Vec<String> = peer.breakers.iter().map(of).collect();
     vec![
         peer.id.short(),
         peer.address.to_string(),
@@ -288,26 +270,17 @@ fn peer(peer: &Peer) -> Vec<String> {
         peer.health.to_string(),
         age(peer.idle_s.into()),
         age(peer.age_s.into()),
-        peer.rtt_us.map_or("-".to_owned(), |rtt| micros(rtt.into())),
+        or_dash(peer.rtt_us.map(|rtt| micros(rtt.into()))),
         format!("{} KiB", peer.kib_in),
         format!("{} KiB", peer.kib_out),
-        if peer.breakers.is_empty() {
-            "-".to_owned()
-        } else {
-            let of =
-                |(kind, state): (&Arc<str>, &BreakerState)| format!("{} {}", printable(kind), state.as_str());
-            peer.breakers.iter().map(of).collect::<Vec<_>>().join(", ")
-        },
+        or_dash((!breakers.is_empty()).then(|| breakers.join(", "))),
         printable(&peer.agent),
     ]
 }
 
 pub(super) fn explanation(explanation: &Explanation) -> String {
     let Explanation { peer, connected, records } = explanation;
-    let mut text = String::new();
-    if let Some(peer) = peer {
-        writeln!(text, "peer {peer}").expect("a string takes any text");
-    }
+    let mut text = peer.map(|peer| format!("peer {peer}\n")).unwrap_or_default();
     text += &match connected {
         Some(peer) => format!(
             "connected at {} for {}, idle for {}, health {}\n",
@@ -318,9 +291,7 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         ),
         None => "not connected\n".to_owned(),
     };
-    for one in records {
-        text += &record(one);
-    }
+    text.extend(records.iter().map(record));
     text
 }
 
@@ -363,8 +334,10 @@ pub(super) fn health(health: &Health) -> String {
     }
 }
 
-/// Columns as wide as their widest cell, two blanks apart.
-pub(super) fn table(rows: Vec<Vec<String>>) -> String {
+/// Columns as wide as their widest cell, two blanks apart, under a line of heads if there are any.
+pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let head = (!head.is_empty()).then(|| head.iter().map(|&cell| cell.to_owned()).collect());
+    let rows: Vec<Vec<String>> = head.into_iter().chain(rows).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -392,6 +365,10 @@ pub(super) fn age(seconds: u64) -> String {
         3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
     }
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
 }
 
 fn micros(us: u64) -> String {
@@ -451,8 +428,8 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_do_not_trail() {
-        let rows = vec![vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), String::new()]];
-        assert_eq!(table(rows), "a     b\nlong\n");
+        let rows = [vec!["long".to_owned(), String::new()]];
+        assert_eq!(table(&["a", "b"], rows), "a     b\nlong\n");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use groundskeeper_sdk::column::{AddressColumn, ColumnId, PeerColumn, UNKNOWN, address, peer};
+use groundskeeper_sdk::column::{AddressColumn, PeerColumn, UNKNOWN, address, peer};
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals};
 
 /// The node's tables at one moment. Never changes; may copy a column when it is first touched.
@@ -154,11 +154,10 @@ impl<S: Snapshot> Frozen for PhaseView<S> {
     }
 
     fn column(&self, table: Table, name: &str) -> Option<&[u32]> {
-        match ColumnId::find(table, name) {
-            ColumnId::Peer(column) => self.peer_column(column),
-            ColumnId::Address(column) => self.address_column(column),
-            // No snapshot has columns of an application's own.
-            ColumnId::Named(_) => None,
+        // No snapshot has columns of an application's own.
+        match table {
+            Table::Peers => self.peer_column(PeerColumn::from_name(name)?),
+            Table::Book => self.address_column(AddressColumn::from_name(name)?),
         }
     }
 

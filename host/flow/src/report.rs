@@ -52,12 +52,6 @@ pub struct KindSnapshot {
     pub latency: LatencySnapshot,
 }
 
-impl KindSnapshot {
-    pub fn new(kind: Arc<str>, ends: [u64; AttemptEnd::COUNT], latency: LatencySnapshot) -> Self {
-        Self { kind, ends, latency }
-    }
-}
-
 /// A breaker that is not closed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerBreaker {

@@ -6,7 +6,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use groundskeeper_base::bootstrap::Bootstrap;
-use groundskeeper_base::bounds::{Bound, Bytes, Span};
+use groundskeeper_base::bounds::{Bound, Span};
+use groundskeeper_base::bytes::Bytes;
 use groundskeeper_base::units::{as_bytes, as_span};
 use serde::{Deserialize, Serialize};
 

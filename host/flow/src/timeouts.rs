@@ -72,12 +72,6 @@ impl Estimator {
         }
     }
 
-    /// The smoothed time; none before the first sample.
-    pub fn mean(&self) -> Option<Duration> {
-        let (mean, _) = split(self.0.load(Relaxed));
-        (mean > 0).then(|| Duration::from_micros(mean.into()))
-    }
-
     /// Mean and four deviations, never less: what nearly all answers keep to. None before the first sample.
     pub fn spread(&self) -> Option<Duration> {
         let (mean, deviation) = split(self.0.load(Relaxed));
@@ -125,6 +119,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Estimator {
+        /// The smoothed time; none before the first sample.
+        fn mean(&self) -> Option<Duration> {
+            let (mean, _) = split(self.0.load(Relaxed));
+            (mean > 0).then(|| Duration::from_micros(mean.into()))
+        }
+    }
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)

@@ -65,7 +65,7 @@ impl RequestKinds {
         let kinds = self.0.read();
         let of = |kind: &Arc<RequestKind>| {
             let ends = std::array::from_fn(|end| kind.ends[end].load(Relaxed));
-            KindSnapshot::new(Arc::clone(&kind.name), ends, kind.latency.snapshot())
+            KindSnapshot { kind: Arc::clone(&kind.name), ends, latency: kind.latency.snapshot() }
         };
         kinds.values().map(of).collect()
     }

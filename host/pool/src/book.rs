@@ -1,6 +1,6 @@
 //! The addresses this node knows, what came of each, and when it may be tried again. Opens no socket and picks nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -142,6 +142,7 @@ pub struct Book {
 
 /// The dialable part of the book at one moment: neither connected nor being dialled, by ascending address.
 #[derive(Default)]
+#[doc(hidden)]
 pub struct BookRows {
     pub addresses: Vec<SocketAddr>,
     /// Seconds since somebody named it.
@@ -241,80 +242,6 @@ impl Book {
         }
     }
 
-    /// The rows that phases see. O(n log c) with n addresses and c connections; the pool's lock is taken once.
-    pub fn freeze(&self, pool: &Pool) -> BookRows {
-        let (now, unix) = (self.clock.mono(), unix_seconds(&*self.clock));
-        let known = self.known.lock();
-        let idle: Vec<&Known> = known.values().filter(|one| !one.dialing).collect();
-        let strangers = PeerId::from_bytes([0; 32]);
-        let connected =
-            pool.connected_among(idle.iter().map(|one| one.entry.peer.as_ref().unwrap_or(&strangers)));
-        let mut rows = BookRows::default();
-        for (one, _) in idle.into_iter().zip(connected).filter(|(_, connected)| !connected) {
-            rows.addresses.push(one.entry.address);
-            rows.heard_s.push(unix.saturating_sub(one.entry.heard));
-            rows.reached_s.push(one.entry.reached.map_or(u32::MAX, |at| unix.saturating_sub(at)));
-            rows.failures.push(one.entry.failures);
-            let wait = one.wait_until.saturating_sub(now);
-            rows.wait_s.push(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u32::MAX));
-            rows.groups.push(NetGroup::of(one.entry.address.ip()).0);
-        }
-        rows
-    }
-
-    /// Dials under way.
-    pub fn dialing(&self) -> u32 {
-        self.known.lock().values().filter(|one| one.dialing).count() as u32
-    }
-
-    /// Forgets addresses that nobody named for `not_heard_for`, never bootstrap nodes nor one being dialled.
-    pub fn forget(&self, not_heard_for: Duration) -> usize {
-        self.forget_some(not_heard_for, usize::MAX)
-    }
-
-    /// How many addresses [`Book::forget`] would forget. O(n).
-    pub fn forgettable(&self, not_heard_for: Duration) -> usize {
-        let oldest = self.heard_before(not_heard_for);
-        self.known.lock().values().filter(|one| one.is_forgettable(oldest)).count()
-    }
-
-    fn heard_before(&self, ago: Duration) -> u32 {
-        unix_seconds(&*self.clock).saturating_sub(ago.as_secs().try_into().unwrap_or(u32::MAX))
-    }
-
-    /// As [`Book::forget`], those `most` that were not heard of for longest. O(n log n).
-    pub fn forget_some(&self, not_heard_for: Duration, most: usize) -> usize {
-        let oldest = self.heard_before(not_heard_for);
-        let mut known = self.known.lock();
-        let gone = known.iter().filter(|(_, one)| one.is_forgettable(oldest));
-        let mut gone: Vec<(u32, SocketAddr)> = gone.map(|(at, one)| (one.entry.heard, *at)).collect();
-        gone.sort_unstable();
-        gone.truncate(most);
-        gone.iter().for_each(|(_, address)| _ = known.remove(address));
-        let forgotten = gone.len();
-        if forgotten > 0 {
-            self.changed();
-        }
-        forgotten
-    }
-
-    /// From now on no back-off lasts longer than `most`, those under way and those to come; none lifts that for those
-    /// to come. For a node that is alone, and after a suspend.
-    pub fn cap_waits(&self, most: Option<Duration>) {
-        let millis = most.map_or(u64::MAX, |most| most.as_millis() as u64);
-        let mut known = self.known.lock();
-        self.longest_wait.store(millis, Ordering::Relaxed);
-        if let Some(most) = most {
-            let latest = self.clock.mono() + most;
-            known.values_mut().for_each(|one| one.wait_until = one.wait_until.min(latest));
-        }
-    }
-
-    /// Whether phases find fewer than `enough` addresses that may be dialled. O(n log c).
-    pub fn is_short_of_addresses(&self, pool: &Pool, enough: usize) -> bool {
-        self.freeze(pool).wait_s.iter().filter(|wait| **wait == 0).count() < enough
-    }
-
     /// Up to `limit` random addresses worth telling a peer: reached at some time, or named by a peer that came to us
     /// and not found dead since, and public unless private ones are allowed.
     pub fn sample(&self, limit: usize) -> Vec<(SocketAddr, Option<PeerId>)> {
@@ -362,24 +289,86 @@ impl Book {
         }
     }
 
-    /// How many addresses each network group has told us, for tests and `status`.
-    #[doc(hidden)]
-    pub fn by_source(&self) -> HashMap<u32, usize> {
-        let mut counts = HashMap::new();
-        self.known
-            .lock()
-            .values()
-            .filter_map(|one| one.entry.told_by)
-            .for_each(|g| *counts.entry(g).or_default() += 1);
-        counts
-    }
-
-    /// Full jitter (a uniform wait up to the exponential bound): many nodes that lost one peer do not return together.
-    fn backoff(&self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(20);
+    /// One failure more. Full jitter (a uniform wait up to the exponential bound): many nodes that lost one peer do not
+    /// return together.
+    fn back_off(&self, one: &mut Known, now: Duration) {
+        let doublings = one.entry.failures.min(20);
+        one.entry.failures += 1;
         let bound = self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_most);
         let longest = Duration::from_millis(self.longest_wait.load(Ordering::Relaxed));
-        self.chance.up_to(bound).min(longest)
+        one.wait_until = now + self.chance.up_to(bound).min(longest);
+    }
+}
+
+#[doc(hidden)]
+impl Book {
+    /// The rows that phases see. O(n log c) with n addresses and c connections; the pool's lock is taken once.
+    pub fn freeze(&self, pool: &Pool) -> BookRows {
+        let (now, unix) = (self.clock.mono(), unix_seconds(&*self.clock));
+        let known = self.known.lock();
+        let idle: Vec<&Known> = known.values().filter(|one| !one.dialing).collect();
+        let strangers = PeerId::from_bytes([0; 32]);
+        let connected =
+            pool.connected_among(idle.iter().map(|one| one.entry.peer.as_ref().unwrap_or(&strangers)));
+        let mut rows = BookRows::default();
+        for (one, _) in idle.into_iter().zip(connected).filter(|(_, connected)| !connected) {
+            rows.addresses.push(one.entry.address);
+            rows.heard_s.push(unix.saturating_sub(one.entry.heard));
+            rows.reached_s.push(one.entry.reached.map_or(u32::MAX, |at| unix.saturating_sub(at)));
+            rows.failures.push(one.entry.failures);
+            let wait = one.wait_until.saturating_sub(now);
+            rows.wait_s.push(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u32::MAX));
+            rows.groups.push(NetGroup::of(one.entry.address.ip()).0);
+        }
+        rows
+    }
+
+    /// Dials under way.
+    pub fn dialing(&self) -> u32 {
+        self.known.lock().values().filter(|one| one.dialing).count() as u32
+    }
+
+    /// How many addresses [`Book::forget_some`] would forget at most. O(n).
+    pub fn forgettable(&self, not_heard_for: Duration) -> usize {
+        let oldest = self.heard_before(not_heard_for);
+        self.known.lock().values().filter(|one| one.is_forgettable(oldest)).count()
+    }
+
+    fn heard_before(&self, ago: Duration) -> u32 {
+        unix_seconds(&*self.clock).saturating_sub(ago.as_secs().try_into().unwrap_or(u32::MAX))
+    }
+
+    /// Forgets addresses that nobody named for `not_heard_for`, the `most` that were not heard of for longest; never
+    /// bootstrap nodes nor one being dialled. O(n log n).
+    pub fn forget_some(&self, not_heard_for: Duration, most: usize) -> usize {
+        let oldest = self.heard_before(not_heard_for);
+        let mut known = self.known.lock();
+        let gone = known.iter().filter(|(_, one)| one.is_forgettable(oldest));
+        let mut gone: Vec<(u32, SocketAddr)> = gone.map(|(at, one)| (one.entry.heard, *at)).collect();
+        gone.sort_unstable();
+        gone.truncate(most);
+        gone.iter().for_each(|(_, address)| _ = known.remove(address));
+        if !gone.is_empty() {
+            self.changed();
+        }
+        gone.len()
+    }
+
+    /// From now on no back-off lasts longer than `most`, those under way and those to come; none lifts that for those
+    /// to come. For a node that is alone, and after a suspend.
+    pub fn cap_waits(&self, most: Option<Duration>) {
+        let millis = most.map_or(u64::MAX, |most| most.as_millis() as u64);
+        let mut known = self.known.lock();
+        self.longest_wait.store(millis, Ordering::Relaxed);
+        if let Some(most) = most {
+            let latest = self.clock.mono() + most;
+            known.values_mut().for_each(|one| one.wait_until = one.wait_until.min(latest));
+        }
+    }
+
+    /// Whether phases find fewer than `enough` addresses that may be dialled. O(n log c).
+    pub fn is_short_of_addresses(&self, pool: &Pool, enough: usize) -> bool {
+        self.freeze(pool).wait_s.iter().filter(|wait| **wait == 0).count() < enough
     }
 }
 

@@ -108,17 +108,12 @@ impl Broadcasts {
         Ok(())
     }
 
-    /// Forgets what was first seen at least `age` ago; how many that were. O(forgotten).
-    pub fn forget(&self, age: Duration, now: Coarse) -> usize {
-        self.forget_some(age, now, usize::MAX)
-    }
-
     /// How many were first seen at least `age` ago. O(log held).
     pub fn forgettable(&self, age: Duration, now: Coarse) -> usize {
         self.memory.lock().order.partition_point(|(first_seen, _)| now.since(*first_seen) >= age)
     }
 
-    /// As [`Broadcasts::forget`], the oldest `most` of them.
+    /// Forgets what was first seen at least `age` ago, the oldest `most` of it; how many that were. O(forgotten).
     pub fn forget_some(&self, age: Duration, now: Coarse, most: usize) -> usize {
         let mut memory = self.memory.lock();
         let mut forgotten = 0;
@@ -160,7 +155,7 @@ mod tests {
         assert!(broadcasts.first_seen([1; 16], at(0)) && !broadcasts.first_seen([1; 16], at(1)));
         assert!(broadcasts.first_seen([2; 16], at(100)));
         assert_eq!(broadcasts.totals(at(300)).oldest_s, 300);
-        assert_eq!(broadcasts.forget(Duration::from_secs(300), at(300)), 1);
+        assert_eq!(broadcasts.forget_some(Duration::from_secs(300), at(300), usize::MAX), 1);
         assert!(broadcasts.first_seen([1; 16], at(300)) && !broadcasts.first_seen([2; 16], at(300)));
         assert_eq!(broadcasts.totals(at(300)).held, 2);
     }

@@ -291,12 +291,13 @@ impl Journal {
     }
 
     /// From now on records belong to this beat.
+    #[doc(hidden)]
     pub fn begin_beat(&self, tick: u32, beat: u32) {
         self.beat.store(u64::from(tick) << 32 | u64::from(beat), Ordering::Relaxed);
     }
 
     /// The beat that records belong to now: tick, and number of the urgent beat after it.
-    pub fn current_beat(&self) -> (u32, u32) {
+    fn current_beat(&self) -> (u32, u32) {
         let beat = self.beat.load(Ordering::Relaxed);
         ((beat >> 32) as u32, beat as u32)
     }

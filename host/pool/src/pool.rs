@@ -14,9 +14,10 @@ use groundskeeper_base::peer::{NetGroup, PeerId, canonical};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::journal::{Asker, Cause, Draft, Input, Journal, What};
+use crate::journal::{Asker, Cause, Draft, Journal, What};
 
 mod addresses;
+mod ending;
 mod link;
 mod members;
 mod rows;
@@ -30,6 +31,9 @@ mod sync {
 #[cfg(test)]
 mod tests;
 
+#[doc(hidden)]
+pub use ending::Terms;
+pub use ending::{CLOSING_DEADLINE, Removal, Verdict};
 pub use link::{Goodbye, Link, Traffic};
 use members::{MAX_PROTECTED, Members, NONE};
 #[doc(hidden)]
@@ -42,9 +46,6 @@ pub use tag::{State, Word};
 
 /// Health of a connection that has done nothing yet.
 const HEALTH_AT_START: u8 = 100;
-
-/// How long the owner of a closing connection may take to let go before it is aborted.
-pub const CLOSING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Round-trip time of a connection that has not answered a ping yet.
 const RTT_NOT_KNOWN: u32 = u32::MAX;
@@ -108,52 +109,11 @@ pub enum Denied {
     ShuttingDown,
 }
 
-/// Why, by whom and on what inputs a connection is to end.
-#[derive(Clone, Debug)]
-pub struct Removal {
-    pub by: Asker,
-    pub cause: Cause,
-    pub reason: String,
-    /// Empty: the pool fills in what its columns say now.
-    pub inputs: Vec<Input>,
-}
-
-impl Removal {
-    pub fn new(by: Asker, cause: Cause, reason: impl Into<String>) -> Self {
-        Self { by, cause, reason: reason.into(), inputs: Vec::new() }
-    }
-}
-
-/// What became of a wish to disconnect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    Closed,
-    /// The connection had ended already.
-    Gone,
-    /// The peer spoke since the decision was made, which rested on its silence.
-    Spoke,
-    /// Fewer connections than [`Terms::keep`] would be left.
-    TooFew,
-}
-
-/// Under which terms a connection is to end. All are looked at, and met, in one step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[doc(hidden)]
-pub struct Terms {
-    /// It stays if the peer spoke after this moment.
-    pub unless_seen_since: Option<Coarse>,
-    /// It stays if fewer live connections would be left.
-    pub keep: u32,
-    /// The peer's key is refused for so long, from this very moment on.
-    pub ban_for: Option<Duration>,
-}
-
 /// The node's connections.
 pub struct Pool {
     self_id: PeerId,
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
-    limits: Mutex<PoolLimits>,
     capacity: u32,
     tags: Box<[Tag]>,
     last_seen: Box<[AtomicU32]>,
@@ -189,7 +149,6 @@ impl Pool {
             self_id,
             clock,
             journal,
-            limits: Mutex::new(limits),
             capacity,
             tags: (0..capacity).map(|_| Tag::new(Word::vacant(NONE))).collect(),
             last_seen: column(capacity, 0),
@@ -202,7 +161,7 @@ impl Pool {
             removals: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             isolated: Notify::new(),
-            members: Mutex::new(Members::new(capacity, &limits)),
+            members: Mutex::new(Members::new(capacity, limits)),
         })
     }
 
@@ -215,12 +174,12 @@ impl Pool {
     }
 
     pub fn limits(&self) -> PoolLimits {
-        *self.limits.lock()
+        self.members.lock().limits
     }
 
     /// Changes what can change while there are connections. Those above a lowered limit stay: see [`Pool::disconnect`].
     pub fn set_limits(&self, inbound: u32, outbound: u32, handshakes: u32) {
-        let mut limits = self.limits.lock();
+        let limits = &mut self.members.lock().limits;
         *limits = PoolLimits { inbound, outbound, handshakes, ..*limits };
     }
 
@@ -244,6 +203,120 @@ impl Pool {
         &self.isolated
     }
 
+    /// Brings in a connection that an application has set up by itself.
+    ///
+    /// The returned [`Slot`] is its place in the pool: mark life on it, and drop or retire it when the connection ends.
+    ///
+    /// # Errors
+    /// [`Denied`], and the connection should be closed.
+    pub fn attach(self: &Arc<Self>, facts: PeerFacts, link: Arc<dyn Link>) -> Result<Slot, Denied> {
+        self.admit(facts.direction, facts.address)?.go_live(facts.id, link)
+    }
+
+    /// Handshaking to live: the end of [`Admission::go_live`].
+    fn enter(
+        &self,
+        key: ConnKey,
+        direction: Direction,
+        id: PeerId,
+        link: Arc<dyn Link>,
+    ) -> Result<(), Denied> {
+        let words = match direction {
+            Direction::Inbound => "accepted",
+            Direction::Outbound => "dialled",
+        };
+        let draft = Draft::new(Asker::Host, What::Connect, words);
+        let now = self.clock.coarse();
+        let at = key.slot as usize;
+        let mut members = self.members.lock();
+        if self.refusing.load(Relaxed) {
+            return Err(Denied::ShuttingDown);
+        }
+        if id == self.self_id {
+            return Err(Denied::SelfDial);
+        }
+        if let Some(until) = members.banned_until(&id, now) {
+            return Err(Denied::Banned(until.seconds_since(now).max(1)));
+        }
+        let mut replaced = None;
+        if let Some(old) = members.find(&id) {
+            let old_link = members.link(old);
+            let same_boot = old_link.as_ref().is_some_and(|old| old.boot_nonce() == link.boot_nonce());
+            if same_boot && !self.new_one_wins(&id, self.tags[old as usize].load(), direction) {
+                return Err(Denied::Duplicate);
+            }
+            let words = if same_boot { "dialled from both sides" } else { "the peer came back" };
+            let removal = Removal::new(Asker::Host, Cause::Replaced, words);
+            let old_key = ConnKey { slot: old, conn: self.tags[old as usize].load().conn() };
+            replaced = self.close_locked(&mut members, old_key, removal);
+        }
+        self.last_seen[at].store(now.0, Relaxed);
+        self.connected_at[at].store(now.0, Relaxed);
+        self.rtt_us[at].store(RTT_NOT_KNOWN, Relaxed);
+        members.enter(key.slot, id, link);
+        members.handshake_over(direction);
+        let draft = members.about(key, draft);
+        let was_handshaking = self.tags[at].go_live(key.conn);
+        debug_assert!(was_handshaking, "only the owner of an admission changes its slot");
+        self.live.fetch_add(1, Relaxed);
+        drop(members);
+        if let Some(closed) = replaced {
+            self.finish_close(closed);
+        }
+        self.journal.record(draft);
+        Ok(())
+    }
+
+    /// Both ends keep the connection that the smaller id dialled, so they agree without asking each other.
+    fn new_one_wins(&self, id: &PeerId, old: Word, new: Direction) -> bool {
+        let we_are_smaller = self.self_id < *id;
+        let dialled_by_smaller = |outbound: bool| outbound == we_are_smaller;
+        dialled_by_smaller(new == Direction::Outbound) && !dialled_by_smaller(!old.inbound())
+    }
+
+    /// Whether the connection is still live.
+    pub fn is_live(&self, key: ConnKey) -> bool {
+        self.health(key).is_some()
+    }
+
+    /// Its health, if it is live. One load.
+    pub fn health(&self, key: ConnKey) -> Option<u8> {
+        let word = self.tags.get(key.slot as usize)?.load();
+        (word.is_live() && word.conn() == key.conn).then(|| word.health())
+    }
+
+    /// Connections that are closing and not yet let go of.
+    pub fn closing(&self) -> u32 {
+        self.closing.load(Relaxed)
+    }
+
+    /// Refuses the peer's key for `time`. The connection it may have is the caller's business.
+    pub fn ban(&self, id: PeerId, time: Duration) {
+        self.members.lock().ban(id, time, self.clock.coarse());
+    }
+
+    /// Bans in force.
+    pub fn bans(&self) -> usize {
+        let now = self.clock.coarse();
+        self.members.lock().bans.values().filter(|until| **until > now).count()
+    }
+
+    /// The live connection to `id`, if there is one.
+    pub fn find(&self, id: &PeerId) -> Option<ConnKey> {
+        let members = self.members.lock();
+        let slot = members.find(id)?;
+        Some(ConnKey { slot, conn: self.tags[slot as usize].load().conn() })
+    }
+
+    /// The link of a live connection.
+    pub fn link(&self, key: ConnKey) -> Option<Arc<dyn Link>> {
+        let members = self.members.lock();
+        if self.is_live(key) { members.link(key.slot) } else { None }
+    }
+}
+
+#[doc(hidden)]
+impl Pool {
     /// From now on nobody is admitted. For shutdown.
     pub fn refuse_newcomers(&self) {
         self.refusing.store(true, Relaxed);
@@ -259,7 +332,7 @@ impl Pool {
             return Err(Denied::ShuttingDown);
         }
         let mut members = self.members.lock();
-        if let Some(words) = members.over_limit(&self.limits(), direction, NetGroup::of(address.ip())) {
+        if let Some(words) = members.over_limit(direction, NetGroup::of(address.ip())) {
             return Err(Denied::Limit(words));
         }
         let slot = match members.free {
@@ -284,268 +357,13 @@ impl Pool {
         Ok(Admission::new(Arc::clone(self), ConnKey { slot, conn }, direction))
     }
 
-    /// Brings in a connection that an application has set up by itself.
-    ///
-    /// The returned [`Slot`] is its place in the pool: mark life on it, and drop or retire it when the connection ends.
-    ///
-    /// # Errors
-    /// [`Denied`], and the connection should be closed.
-    pub fn attach(self: &Arc<Self>, facts: PeerFacts, link: Arc<dyn Link>) -> Result<Slot, Denied> {
-        self.admit(facts.direction, facts.address)?.go_live(facts.id, link)
-    }
-
-    /// Handshaking to live: the end of [`Admission::go_live`].
-    fn enter(
-        &self,
-        key: ConnKey,
-        direction: Direction,
-        id: PeerId,
-        link: Arc<dyn Link>,
-    ) -> Result<(), Denied> {
-        let now = self.clock.coarse();
-        let at = key.slot as usize;
-        let mut members = self.members.lock();
-        if self.refusing.load(Relaxed) {
-            return Err(Denied::ShuttingDown);
-        }
-        if id == self.self_id {
-            return Err(Denied::SelfDial);
-        }
-        if let Some(until) = members.banned_until(&id, now) {
-            return Err(Denied::Banned(until.seconds_since(now).max(1)));
-        }
-        let mut replaced = None;
-        if let Some(old) = members.find(&id) {
-            let old_link = members.link(old).map(Arc::clone);
-            let same_boot = old_link.as_ref().is_some_and(|old| old.boot_nonce() == link.boot_nonce());
-            if same_boot && !self.new_one_wins(&id, self.tags[old as usize].load(), direction) {
-                return Err(Denied::Duplicate);
-            }
-            let words = if same_boot { "dialled from both sides" } else { "the peer came back" };
-            let removal = Removal::new(Asker::Host, Cause::Replaced, words);
-            let old_key = ConnKey { slot: old, conn: self.tags[old as usize].load().conn() };
-            replaced = self.close_locked(&mut members, old_key, removal);
-        }
-        self.last_seen[at].store(now.0, Relaxed);
-        self.connected_at[at].store(now.0, Relaxed);
-        self.rtt_us[at].store(RTT_NOT_KNOWN, Relaxed);
-        members.enter(key.slot, id, link);
-        members.handshake_over(direction);
-        let address = members.address(key.slot);
-        let was_handshaking = self.tags[at].go_live(key.conn);
-        debug_assert!(was_handshaking, "only the owner of an admission changes its slot");
-        self.live.fetch_add(1, Relaxed);
-        drop(members);
-        if let Some(closed) = replaced {
-            self.finish_close(closed);
-        }
-        self.journal.record(Draft {
-            peer: Some(id),
-            conn: Some(key.conn),
-            address: Some(address),
-            ..Draft::new(
-                Asker::Host,
-                What::Connect,
-                match direction {
-                    Direction::Inbound => "accepted",
-                    Direction::Outbound => "dialled",
-                },
-            )
-        });
-        Ok(())
-    }
-
-    /// Both ends keep the connection that the smaller id dialled, so they agree without asking each other.
-    fn new_one_wins(&self, id: &PeerId, old: Word, new: Direction) -> bool {
-        let we_are_smaller = self.self_id < *id;
-        let dialled_by_smaller = |outbound: bool| outbound == we_are_smaller;
-        dialled_by_smaller(new == Direction::Outbound) && !dialled_by_smaller(!old.inbound())
-    }
-
-    /// Ends a live connection: out of the index and the counts now, into the journal, and its owner is told.
-    ///
-    /// With `unless_seen_since` the connection stays if the peer spoke after that moment.
-    pub fn disconnect(&self, key: ConnKey, removal: Removal, unless_seen_since: Option<Coarse>) -> Verdict {
-        self.disconnect_on(key, removal, Terms { unless_seen_since, ..Terms::default() })
-    }
-
-    /// The same, on more terms.
-    pub fn disconnect_on(&self, key: ConnKey, removal: Removal, terms: Terms) -> Verdict {
-        let mut members = self.members.lock();
-        if !self.is_live(key) {
-            return Verdict::Gone;
-        }
-        let seen = Coarse(self.last_seen[key.slot as usize].load(Relaxed));
-        if terms.unless_seen_since.is_some_and(|view| seen > view) {
-            return Verdict::Spoke;
-        }
-        // Connections become live and end under this lock only.
-        if self.live.load(Relaxed) <= terms.keep {
-            return Verdict::TooFew;
-        }
-        let id = members.id(key.slot);
-        let closed = self.close_locked(&mut members, key, removal);
-        if closed.is_some()
-            && let Some(time) = terms.ban_for
-        {
-            let now = self.clock.coarse();
-            members.ban(id, Coarse(now.0.saturating_add(Coarse::from_duration(time).0)), now);
-        }
-        drop(members);
-        match closed {
-            Some(closed) => {
-                self.finish_close(closed);
-                Verdict::Closed
-            }
-            None => Verdict::Gone,
-        }
-    }
-
-    /// Whether the connection is still live.
-    pub fn is_live(&self, key: ConnKey) -> bool {
-        self.tags.get(key.slot as usize).is_some_and(|tag| {
-            let word = tag.load();
-            word.is_live() && word.conn() == key.conn
-        })
-    }
-
-    /// Its health, if it is live. One load.
-    pub fn health(&self, key: ConnKey) -> Option<u8> {
-        let word = self.tags.get(key.slot as usize)?.load();
-        (word.is_live() && word.conn() == key.conn).then(|| word.health())
-    }
-
     /// Whether the connection's peer was seen after `view`.
     pub fn seen_since(&self, key: ConnKey, view: Coarse) -> bool {
-        let seen = self.last_seen.get(key.slot as usize);
-        self.is_live(key) && seen.is_some_and(|seen| Coarse(seen.load(Relaxed)) > view)
+        self.seen(key).is_some_and(|seen| seen > view)
     }
 
-    /// Live to closing under the lock. What has to be told once the lock is released.
-    fn close_locked(&self, members: &mut Members, key: ConnKey, removal: Removal) -> Option<Closed> {
-        let at = key.slot as usize;
-        let before = self.tags[at].close(key.conn)?;
-        let now = self.clock.coarse();
-        let Removal { by, cause, reason, mut inputs } = removal;
-        if inputs.is_empty() {
-            inputs = self.inputs_now(key.slot, before, now);
-        }
-        let draft = Draft {
-            peer: Some(members.id(key.slot)),
-            conn: Some(key.conn),
-            address: Some(members.address(key.slot)),
-            cause: Some(cause),
-            inputs,
-            ..Draft::new(by, What::Disconnect, reason.clone())
-        };
-        let link = members.link(key.slot).map(Arc::clone);
-        members.leave(key.slot);
-        members.protected.remove(&key.slot);
-        self.connected_at[at].store(now.0, Relaxed);
-        self.closing.fetch_add(1, Relaxed);
-        self.removals.fetch_add(1, Relaxed);
-        if self.live.fetch_sub(1, Relaxed) == 1 {
-            self.isolated.notify_one();
-        }
-        Some(Closed { draft, link, goodbye: Goodbye { cause, text: reason } })
-    }
-
-    fn finish_close(&self, closed: Closed) {
-        self.journal.record(closed.draft);
-        if let Some(link) = closed.link {
-            link.close(&closed.goodbye);
-        }
-    }
-
-    fn inputs_now(&self, slot: u32, word: Word, now: Coarse) -> Vec<Input> {
-        let at = slot as usize;
-        vec![
-            ("idle-s".into(), now.seconds_since(Coarse(self.last_seen[at].load(Relaxed)))),
-            ("age-s".into(), now.seconds_since(Coarse(self.connected_at[at].load(Relaxed)))),
-            ("health".into(), word.health().into()),
-            ("rtt-us".into(), self.rtt_us[at].load(Relaxed)),
-            ("pings-lost".into(), word.pings_lost().into()),
-        ]
-    }
-
-    /// Frees a slot, by its owner. A connection that is still live is removed first, as `removal` says.
-    fn release(&self, key: ConnKey, direction: Direction, removal: Option<Removal>) {
-        let mut members = self.members.lock();
-        let mut closed = None;
-        match self.tags[key.slot as usize].load().state() {
-            State::Live => {
-                let removal = removal.unwrap_or_else(|| {
-                    Removal::new(Asker::Application, Cause::OwnerDropped, "its owner let go without a reason")
-                });
-                closed = self.close_locked(&mut members, key, removal);
-                self.closing.fetch_sub(1, Relaxed);
-            }
-            State::Closing => _ = self.closing.fetch_sub(1, Relaxed),
-            State::Handshaking => members.handshake_over(direction),
-            State::Vacant => unreachable!("a slot has one owner, who frees it once"),
-        }
-        members.vacate(key.slot, direction);
-        self.tags[key.slot as usize].set(Word::vacant(members.free));
-        members.free = key.slot;
-        drop(members);
-        if let Some(closed) = closed {
-            // The owner is the caller: it needs no telling.
-            self.journal.record(closed.draft);
-        }
-    }
-
-    /// Aborts the owners of connections that have been closing for [`CLOSING_DEADLINE`]. O(slots) only if any is closing.
-    pub fn abort_overdue(&self) -> u32 {
-        if self.closing.load(Relaxed) == 0 {
-            return 0;
-        }
-        let now = self.clock.coarse();
-        let mut overdue = Vec::new();
-        for slot in 0..self.high.load(Relaxed) {
-            let word = self.tags[slot as usize].load();
-            let since = Coarse(self.connected_at[slot as usize].load(Relaxed));
-            if word.state() == State::Closing && now.since(since) >= CLOSING_DEADLINE {
-                overdue.push((slot, word.conn()));
-            }
-        }
-        let mut aborted = 0;
-        for (slot, conn) in overdue {
-            let members = self.members.lock();
-            let word = self.tags[slot as usize].load();
-            if word.state() != State::Closing || word.conn() != conn {
-                continue;
-            }
-            // One abort each: an owner that ignores this too keeps its slot until it lets go.
-            self.connected_at[slot as usize].store(u32::MAX, Relaxed);
-            let (peer, address) = (members.id(slot), members.address(slot));
-            let link = members.link(slot).map(Arc::clone);
-            drop(members);
-            aborted += 1;
-            self.aborted.fetch_add(1, Relaxed);
-            self.journal.record(Draft {
-                peer: Some(peer),
-                conn: Some(conn),
-                address: Some(address),
-                ..Draft::new(Asker::Host, What::Aborted, "did not let go of its slot in time")
-            });
-            if let Some(link) = link {
-                link.abort();
-            }
-        }
-        aborted
-    }
-
-    /// Connections that are closing and not yet let go of.
-    pub fn closing(&self) -> u32 {
-        self.closing.load(Relaxed)
-    }
-
-    /// Moves the health of a live connection within 0 to 100. Before and after, if it is still there.
-    pub fn adjust_health(&self, key: ConnKey, by: i32) -> Option<(u8, u8)> {
-        self.tags.get(key.slot as usize)?.adjust_health(key.conn, by)
-    }
-
-    /// As [`Pool::adjust_health`], but lowers it no further than `floor`.
+    /// Moves the health of a live connection within 0 to 100, and down no further than `floor`. Before and after, if it is
+    /// still there.
     pub fn adjust_health_above(&self, key: ConnKey, by: i32, floor: u8) -> Option<(u8, u8)> {
         self.tags.get(key.slot as usize)?.adjust_health_above(key.conn, by, floor)
     }
@@ -553,7 +371,7 @@ impl Pool {
     /// Keeps phases from disconnecting a connection for a while, or for as long as it is protected already. False if it
     /// has ended, or too many are protected.
     pub fn protect(&self, key: ConnKey, time: Duration) -> bool {
-        let until = Coarse(self.clock.coarse().0.saturating_add(Coarse::from_duration(time).0));
+        let until = self.clock.coarse().after(time);
         let mut members = self.members.lock();
         if members.protected.len() >= MAX_PROTECTED && !members.protected.contains_key(&key.slot) {
             return false;
@@ -576,7 +394,7 @@ impl Pool {
 
     /// Ends the ban of a peer.
     pub fn end_ban(&self, id: &PeerId) {
-        self.members.lock().end_ban(id);
+        self.members.lock().bans.remove(id);
     }
 
     /// Ends protections whose time is over. O(protected connections).
@@ -593,41 +411,9 @@ impl Pool {
         });
     }
 
-    /// Refuses the peer's key for `time`. The connection it may have is the caller's business.
-    pub fn ban(&self, id: PeerId, time: Duration) {
-        let now = self.clock.coarse();
-        let until = Coarse(now.0.saturating_add(Coarse::from_duration(time).0));
-        self.members.lock().ban(id, until, now);
-    }
-
-    /// Bans in force.
-    pub fn bans(&self) -> usize {
-        self.members.lock().bans(self.clock.coarse())
-    }
-
-    /// The live connection to `id`, if there is one.
-    pub fn find(&self, id: &PeerId) -> Option<ConnKey> {
-        let members = self.members.lock();
-        let slot = members.find(id)?;
-        Some(ConnKey { slot, conn: self.tags[slot as usize].load().conn() })
-    }
-
     /// Which of `ids` have a live connection, under one lock.
     pub fn connected_among<'a>(&self, ids: impl Iterator<Item = &'a PeerId>) -> Vec<bool> {
         let members = self.members.lock();
         ids.map(|id| members.find(id).is_some()).collect()
     }
-
-    /// The link of a live connection.
-    pub fn link(&self, key: ConnKey) -> Option<Arc<dyn Link>> {
-        let members = self.members.lock();
-        if self.is_live(key) { members.link(key.slot).map(Arc::clone) } else { None }
-    }
-}
-
-/// A connection that has just been closed, before anybody was told.
-struct Closed {
-    draft: Draft,
-    link: Option<Arc<dyn Link>>,
-    goodbye: Goodbye,
 }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use groundskeeper_base::bounds::{Bound, Bytes};
+use groundskeeper_base::bounds::Bound;
+use groundskeeper_base::bytes::Bytes;
 use groundskeeper_base::units::as_bytes;
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use groundskeeper_engine::beat::{Came, Fate, Planned, RecordedRun, RunInfo};
 use groundskeeper_engine::{Changes, FailureKind, Limit};
-use groundskeeper_sdk::host::{Ask, AskField, AskReader, Change, Metric, Saved, Test};
+use groundskeeper_sdk::host::{Ask, AskField, AskFieldMut, Change, Metric, Saved, Test};
 use groundskeeper_sdk::phase::Tick;
 
 use super::bytes::{Bytes, Corrupt, put, put_bytes, put_rows, put_text, unzigzag, zigzag};
@@ -341,36 +341,23 @@ fn put_ask(out: &mut Vec<u8>, ask: &Ask) {
 }
 
 fn take_ask(bytes: &mut Bytes<'_>) -> Result<Ask, Corrupt> {
-    let number = bytes.byte()?.into();
-    Ask::read(number, bytes)?.ok_or(Corrupt("an ask is of no known kind"))
-}
-
-impl AskReader for Bytes<'_> {
-    type Error = Corrupt;
-
-    fn row(&mut self) -> Result<u32, Corrupt> {
-        self.small()
+    let mut ask = Ask::empty(bytes.byte()?.into()).ok_or(Corrupt("an ask is of no known kind"))?;
+    for field in ask.fields_mut() {
+        match field {
+            AskFieldMut::Peer(number)
+            | AskFieldMut::Address(number)
+            | AskFieldMut::Lasting(number)
+            | AskFieldMut::Age(number)
+            | AskFieldMut::Ticks(number) => *number = bytes.small()?,
+            AskFieldMut::Peers(rows) => *rows = bytes.rows()?,
+            AskFieldMut::Tests(tests) => {
+                *tests = (0..bytes.count()?).map(|_| take_test(bytes)).collect::<Result<_, _>>()?;
+            }
+            AskFieldMut::Points(by) => *by = unzigzag(bytes.small()?),
+            AskFieldMut::Reason(reason) => *reason = bytes.text()?.to_owned(),
+        }
     }
-
-    fn rows(&mut self) -> Result<Vec<u32>, Corrupt> {
-        Bytes::rows(self)
-    }
-
-    fn tests(&mut self) -> Result<Vec<Test>, Corrupt> {
-        (0..self.count()?).map(|_| take_test(self)).collect()
-    }
-
-    fn points(&mut self) -> Result<i32, Corrupt> {
-        Ok(unzigzag(self.small()?))
-    }
-
-    fn amount(&mut self) -> Result<u32, Corrupt> {
-        self.small()
-    }
-
-    fn reason(&mut self) -> Result<String, Corrupt> {
-        Ok(self.text()?.to_owned())
-    }
+    Ok(ask)
 }
 
 fn take_test(bytes: &mut Bytes<'_>) -> Result<Test, Corrupt> {

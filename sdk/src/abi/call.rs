@@ -9,12 +9,12 @@ use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
-    ADD, BOOK, ERROR, INFO, PEERS, SET, WARN, gk_ask, gk_broadcasts, gk_name, gk_run, gk_saved, gk_test,
-    gk_text, gk_tick, gk_totals,
+    ADD, BOOK, ERROR, INFO, PEERS, SET, WARN, gk_ask, gk_broadcasts, gk_name, gk_run, gk_saved, gk_text,
+    gk_tick, gk_totals,
 };
-use crate::ask::{Ask, AskReader, KINDS};
+use crate::ask::{Ask, AskFieldMut, KINDS};
 use crate::column::{Table, UNKNOWN};
-use crate::host::{BroadcastTotals, Frozen, Name, RuleBroken, Saved, Totals, Unwound, guard};
+use crate::host::{Frozen, Name, RuleBroken, Saved, Unwound, guard};
 use crate::phase::Tick;
 use crate::plan::{Change, Level, Plan};
 use crate::query::{self, Test};
@@ -244,11 +244,7 @@ unsafe extern "C" fn name(host: *mut c_void, table: u32, row: u32, out: *mut gk_
 }
 
 unsafe extern "C" fn totals(host: *mut c_void, out: *mut gk_totals) {
-    let totals = |call: &Call<'_>| {
-        let Totals { connected, inbound, dialing, healthy, least, most } =
-            call.view("peers.totals-now").totals();
-        gk_totals { connected, inbound, dialing, healthy, least, most }
-    };
+    let totals = |call: &Call<'_>| call.view("peers.totals-now").totals();
     // SAFETY: `host` is ours.
     let totals = unsafe { answer(host, gk_totals::default(), totals) };
     // SAFETY: the phase's own room for totals.
@@ -256,11 +252,7 @@ unsafe extern "C" fn totals(host: *mut c_void, out: *mut gk_totals) {
 }
 
 unsafe extern "C" fn broadcasts(host: *mut c_void, out: *mut gk_broadcasts) {
-    let totals = |call: &Call<'_>| {
-        let BroadcastTotals { held, oldest_s, in_window, window_s } =
-            call.view("broadcasts.totals-now").broadcasts();
-        gk_broadcasts { held, oldest_s, in_window, window_s }
-    };
+    let totals = |call: &Call<'_>| call.view("broadcasts.totals-now").broadcasts();
     // SAFETY: `host` is ours.
     let totals = unsafe { answer(host, gk_broadcasts::default(), totals) };
     // SAFETY: the phase's own room for totals.
@@ -290,17 +282,19 @@ unsafe extern "C" fn ask(host: *mut c_void, asked: *const gk_ask) -> c_int {
         }
         // SAFETY: as above, and it is long enough.
         let asked = unsafe { *asked };
-        let number = asked.kind as usize;
-        let unknown = || -> ! { broken(format!("asked for kind {number}, of {}", KINDS.len())) };
-        let Some(kind) = KINDS.get(number) else { unknown() };
-        call.change(kind.call, |plan| {
-            // SAFETY: its lists and texts live until this returns.
-            let mut given = unsafe { Given::new(&asked, kind.call) };
-            let Some(ask) = Ask::read(number, &mut given)? else { unknown() };
+        let Some(mut ask) = Ask::empty(asked.kind as usize) else {
+            broken(format!("asked for kind {}, of {}", asked.kind, KINDS.len()))
+        };
+        let called = ask.call();
+        call.change(called, |plan| {
+            for field in ask.fields_mut() {
+                // SAFETY: its lists and texts live until this returns.
+                unsafe { fill(field, &asked, called) }?;
+            }
             if let Ask::PingMatching { tests } = &ask {
-                let (view, table) = (&**call.view(kind.call), Table::Peers);
+                let (view, table) = (&**call.view(called), Table::Peers);
                 let unknown = tests.iter().find(|test| !view.columns(table).contains(&&*test.column));
-                unknown.map_or(Ok(()), |test| Err(query::no_column(kind.call, view, table, &test.column)))?;
+                unknown.map_or(Ok(()), |test| Err(query::no_column(called, view, table, &test.column)))?;
             }
             plan.push(ask)
         });
@@ -309,61 +303,42 @@ unsafe extern "C" fn ask(host: *mut c_void, asked: *const gk_ask) -> c_int {
     unsafe { obey(host, ask) }
 }
 
-/// An ask of a phase, for [`Ask::read`].
-struct Given<'g> {
-    asked: &'g gk_ask,
-    call: &'static str,
-}
-
-impl<'g> Given<'g> {
-    /// # Safety
-    /// The lists and texts of `asked` live as long as this.
-    unsafe fn new(asked: &'g gk_ask, call: &'static str) -> Given<'g> {
-        Given { asked, call }
+/// Fills one field of an ask with what the phase gave for it.
+///
+/// # Safety
+/// The lists and texts of `asked` live as long as this runs.
+unsafe fn fill(field: AskFieldMut<'_>, asked: &gk_ask, call: &'static str) -> Result<(), RuleBroken> {
+    let number = asked.number;
+    let outside = |least: i64, most: i64| {
+        let rule = format!("{number} is not within {least} to {most}");
+        RuleBroken { call, rule }
+    };
+    match field {
+        AskFieldMut::Peer(row) | AskFieldMut::Address(row) => *row = asked.row,
+        AskFieldMut::Peers(rows) => {
+            // SAFETY: the caller's promise.
+            *rows = unsafe { list(asked.rows, asked.rows_len) }.to_vec();
+        }
+        AskFieldMut::Tests(tests) => {
+            // SAFETY: the caller's promise.
+            for test in unsafe { list(asked.tests, asked.tests_len) } {
+                // SAFETY: the caller's promise.
+                let column = unsafe { test.column.text(call) }?.to_owned().into();
+                tests.push(Test { column, at_least: test.at_least, at_most: test.at_most });
+            }
+        }
+        AskFieldMut::Points(by) => {
+            *by = i32::try_from(number).map_err(|_| outside(i32::MIN.into(), i32::MAX.into()))?;
+        }
+        AskFieldMut::Lasting(it) | AskFieldMut::Age(it) | AskFieldMut::Ticks(it) => {
+            *it = u32::try_from(number).map_err(|_| outside(0, u32::MAX.into()))?;
+        }
+        AskFieldMut::Reason(reason) => {
+            // SAFETY: the caller's promise.
+            *reason = unsafe { asked.reason.text(call) }?.to_owned();
+        }
     }
-
-    fn number<N: TryFrom<i64>>(&self, least: i64, most: i64) -> Result<N, RuleBroken> {
-        let number = self.asked.number;
-        let rule = || format!("{number} is not within {least} to {most}");
-        N::try_from(number).map_err(|_| RuleBroken { call: self.call, rule: rule() })
-    }
-}
-
-impl AskReader for Given<'_> {
-    type Error = RuleBroken;
-
-    fn row(&mut self) -> Result<u32, RuleBroken> {
-        Ok(self.asked.row)
-    }
-
-    fn rows(&mut self) -> Result<Vec<u32>, RuleBroken> {
-        // SAFETY: the promise of `new`.
-        Ok(unsafe { list(self.asked.rows, self.asked.rows_len) }.to_vec())
-    }
-
-    fn tests(&mut self) -> Result<Vec<Test>, RuleBroken> {
-        // SAFETY: the promise of `new`.
-        let tests = unsafe { list(self.asked.tests, self.asked.tests_len) }.iter();
-        let test = |test: &gk_test| {
-            // SAFETY: the promise of `new`.
-            let column = unsafe { test.column.text(self.call) }?.to_owned().into();
-            Ok(Test { column, at_least: test.at_least, at_most: test.at_most })
-        };
-        tests.map(test).collect()
-    }
-
-    fn points(&mut self) -> Result<i32, RuleBroken> {
-        self.number(i32::MIN.into(), i32::MAX.into())
-    }
-
-    fn amount(&mut self) -> Result<u32, RuleBroken> {
-        self.number(0, u32::MAX.into())
-    }
-
-    fn reason(&mut self) -> Result<String, RuleBroken> {
-        // SAFETY: the promise of `new`.
-        unsafe { self.asked.reason.text(self.call) }.map(str::to_owned)
-    }
+    Ok(())
 }
 
 unsafe extern "C" fn store(host: *mut c_void, version: u32, bytes: gk_text) -> c_int {

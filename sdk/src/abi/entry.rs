@@ -7,8 +7,8 @@ use std::slice;
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    ABI, ADD, BOOK, FAILED, FAILED_FOR_GOOD, OK, PANICKED, PEERS, RULE_BROKEN, SET, gk_ask, gk_broadcasts,
-    gk_name, gk_phase, gk_run, gk_saved, gk_test, gk_text, gk_totals,
+    ABI, ADD, BOOK, FAILED, FAILED_FOR_GOOD, OK, PANICKED, PEERS, RULE_BROKEN, SET, gk_ask, gk_name,
+    gk_phase, gk_run, gk_saved, gk_test, gk_text,
 };
 use crate::ask::{Ask, AskField};
 use crate::column::{Table, UNKNOWN};
@@ -237,17 +237,15 @@ impl Frozen for Borrowed {
     }
 
     fn totals(&self) -> Totals {
-        let mut totals = gk_totals::default();
+        let mut totals = Totals::default();
         call!(self.host, totals, &raw mut totals);
-        let gk_totals { connected, inbound, dialing, healthy, least, most } = totals;
-        Totals { connected, inbound, dialing, healthy, least, most }
+        totals
     }
 
     fn broadcasts(&self) -> BroadcastTotals {
-        let mut totals = gk_broadcasts::default();
+        let mut totals = BroadcastTotals::default();
         call!(self.host, broadcasts, &raw mut totals);
-        let gk_broadcasts { held, oldest_s, in_window, window_s } = totals;
-        BroadcastTotals { held, oldest_s, in_window, window_s }
+        totals
     }
 
     fn name(&self, table: Table, row: u32) -> Name {

@@ -1,6 +1,6 @@
 //! Owns what a run asked for, in order, and the rules about asking. Applies nothing and knows no grants.
 
-use crate::ask::{Ask, AskField};
+use crate::ask::{Ask, AskField, AskFieldMut};
 use crate::column::Peer;
 use crate::contract::{ASKS_PER_PLAN, METRIC_NAME_BYTES, METRICS, REASON_BYTES, ROWS, TESTS};
 use crate::host::{RuleBroken, clean};
@@ -175,10 +175,12 @@ impl Asks {
         if let Some(rule) = self.broken_by(&ask) {
             return Err(RuleBroken { call: ask.call(), rule });
         }
-        if let Some(reason) = ask.reason_mut()
-            && let std::borrow::Cow::Owned(cleaned) = clean(reason)
-        {
-            *reason = cleaned;
+        for field in ask.fields_mut() {
+            if let AskFieldMut::Reason(reason) = field
+                && let std::borrow::Cow::Owned(cleaned) = clean(reason)
+            {
+                *reason = cleaned;
+            }
         }
         if let Ask::Ping { peers } = &ask {
             self.pinged += peers.len();

@@ -42,7 +42,7 @@ impl TrafficReport for Busy {
 
     fn kinds(&self) -> Vec<KindSnapshot> {
         let latency = LatencySnapshot { count: 9, p99_us: 2_500, ..LatencySnapshot::default() };
-        vec![KindSnapshot::new("block".into(), [9, 0, 4, 0, 0, 0, 0], latency)]
+        vec![KindSnapshot { kind: "block".into(), ends: [9, 0, 4, 0, 0, 0, 0], latency }]
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {

@@ -562,8 +562,9 @@ fn topology(threads: u64, each: u64) {
                             5 => slots.iter().for_each(|slot| slot.peer_seen(clock.coarse())),
                             6 => {
                                 let by = (draw >> 32) as i32 % 50;
-                                let changed =
-                                    slots.front().and_then(|slot| pool.adjust_health(slot.key(), by));
+                                let changed = slots
+                                    .front()
+                                    .and_then(|slot| pool.adjust_health_above(slot.key(), by, 0));
                                 assert!(changed.is_none_or(|(_, after)| after <= 100));
                             }
                             _ => {

@@ -9,7 +9,7 @@ use groundskeeper_base::clock::unix_seconds;
 use groundskeeper_base::peer::PeerId;
 use serde::{Deserialize, Serialize};
 
-use super::Book;
+use super::{Book, Known};
 use crate::journal::{Asker, Draft, Input, Outcome, What};
 
 /// Opens connections. The host's `net` is one; an application may bring its own.
@@ -90,6 +90,7 @@ impl Book {
     /// Begins an attempt: the address leaves the book's rows until the ticket ends.
     ///
     /// None if the address is not in the book or is being dialled already.
+    #[doc(hidden)]
     pub fn begin(
         self: &Arc<Self>,
         address: SocketAddr,
@@ -117,6 +118,22 @@ impl Book {
 impl Dialing {
     /// The attempt succeeded: hold the tenure as long as the connection lives.
     pub fn connected(mut self, peer: PeerId) -> Tenure {
+        self.reached(peer, |_| {});
+        self.book.changed();
+        self.book.tenure(self.order.address)
+    }
+
+    /// The attempt found `peer` alive and was not meant to end in a connection. The address rests for as long as a
+    /// connection has to live, so that one probe is not followed by the next at once.
+    pub fn alive(mut self, peer: PeerId) {
+        let rest_until = self.book.clock.mono() + self.book.limits.min_life;
+        self.reached(peer, |one| {
+            one.entry.failures = 0;
+            one.wait_until = rest_until;
+        });
+    }
+
+    fn reached(&mut self, peer: PeerId, more: impl FnOnce(&mut Known)) {
         self.ended = true;
         let unix = unix_seconds(&*self.book.clock);
         if let Some(one) = self.book.known.lock().get_mut(&self.order.address) {
@@ -124,24 +141,7 @@ impl Dialing {
             one.entry.peer = Some(peer);
             one.entry.heard = unix;
             one.entry.reached = Some(unix);
-        }
-        self.book.changed();
-        self.record(Some(peer), Outcome::Applied, Vec::new());
-        self.book.tenure(self.order.address)
-    }
-
-    /// The attempt found `peer` alive and was not meant to end in a connection. The address rests for as long as a
-    /// connection has to live, so that one probe is not followed by the next at once.
-    pub fn alive(mut self, peer: PeerId) {
-        self.ended = true;
-        let (now, unix) = (self.book.clock.mono(), unix_seconds(&*self.book.clock));
-        if let Some(one) = self.book.known.lock().get_mut(&self.order.address) {
-            one.dialing = false;
-            one.entry.peer = Some(peer);
-            one.entry.heard = unix;
-            one.entry.reached = Some(unix);
-            one.entry.failures = 0;
-            one.wait_until = now + self.book.limits.min_life;
+            more(one);
         }
         self.record(Some(peer), Outcome::Applied, Vec::new());
     }
@@ -160,22 +160,16 @@ impl Dialing {
         self.ended = true;
         let now = self.book.clock.mono();
         let mut known = self.book.known.lock();
-        match failure {
-            DialFailure::SelfDial => _ = known.remove(&self.order.address),
-            DialFailure::Duplicate => {
-                if let Some(one) = known.get_mut(&self.order.address) {
-                    one.dialing = false;
-                    one.entry.peer = peer.or(one.entry.peer);
-                    // Without this an address whose peer is not known would be dialled at each tick.
-                    one.wait_until = now + self.book.limits.min_life;
-                }
-            }
-            _ => {
-                if let Some(one) = known.get_mut(&self.order.address) {
-                    one.dialing = false;
-                    one.entry.failures += 1;
-                    one.wait_until = now + self.book.backoff(one.entry.failures);
-                }
+        if *failure == DialFailure::SelfDial {
+            known.remove(&self.order.address);
+        } else if let Some(one) = known.get_mut(&self.order.address) {
+            one.dialing = false;
+            if *failure == DialFailure::Duplicate {
+                one.entry.peer = peer.or(one.entry.peer);
+                // Without this an address whose peer is not known would be dialled at each tick.
+                one.wait_until = now + self.book.limits.min_life;
+            } else {
+                self.book.back_off(one, now);
             }
         }
         drop(known);
@@ -214,8 +208,7 @@ impl Drop for Tenure {
                 one.wait_until = now;
             } else {
                 // A peer that hangs up at once is as bad as one that does not answer.
-                one.entry.failures += 1;
-                one.wait_until = now + self.book.backoff(one.entry.failures);
+                self.book.back_off(one, now);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use groundskeeper_base::clock::Coarse;
 use groundskeeper_base::peer::{NetGroup, PeerId};
@@ -14,7 +15,8 @@ use hashbrown::HashTable;
 use super::addresses::Addresses;
 use super::link::Link;
 use super::rows::BLOCK;
-use super::{Direction, PoolLimits};
+use super::{ConnKey, Direction, PoolLimits};
+use crate::journal::Draft;
 
 /// No slot: the end of the free list.
 pub(super) const NONE: u32 = u32::MAX;
@@ -32,6 +34,7 @@ const MAX_BANS: usize = 4096;
 pub(super) const MAX_PROTECTED: usize = 1024;
 
 pub(super) struct Members {
+    pub(super) limits: PoolLimits,
     pub(super) free: u32,
     pub(super) next_conn: u32,
     inbound: u32,
@@ -45,7 +48,7 @@ pub(super) struct Members {
     links: Vec<Option<Arc<dyn Link>>>,
     /// Connections by network group; none are counted if the limit on them cannot bind.
     groups: Option<HashMap<NetGroup, u32>>,
-    bans: HashMap<PeerId, Coarse>,
+    pub(super) bans: HashMap<PeerId, Coarse>,
     pub(super) protected: HashMap<u32, Coarse>,
     shards: Vec<HashTable<u32>>,
     /// Places peers in the index, which is asked and never walked: its secret does not show in what the pool does.
@@ -53,11 +56,12 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn new(capacity: u32, limits: &PoolLimits) -> Self {
+    pub(super) fn new(capacity: u32, limits: PoolLimits) -> Self {
         let room = capacity as usize;
         let shards = capacity.div_ceil(SHARD_FILL).max(1);
         let fill = if shards == 1 { room } else { SHARD_ROOM };
         Self {
+            limits,
             free: NONE,
             next_conn: 1,
             inbound: 0,
@@ -81,12 +85,8 @@ impl Members {
     }
 
     /// Which limit a newcomer would break, in words for the peer and the journal.
-    pub(super) fn over_limit(
-        &self,
-        limits: &PoolLimits,
-        direction: Direction,
-        group: NetGroup,
-    ) -> Option<String> {
+    pub(super) fn over_limit(&self, direction: Direction, group: NetGroup) -> Option<String> {
+        let limits = &self.limits;
         let (count, limit, name) = match direction {
             Direction::Inbound => (self.inbound, limits.inbound, "inbound"),
             Direction::Outbound => (self.outbound, limits.outbound, "outbound"),
@@ -194,11 +194,17 @@ impl Members {
         NetGroup::of(self.address(slot).ip())
     }
 
-    pub(super) fn link(&self, slot: u32) -> Option<&Arc<dyn Link>> {
-        self.links[slot as usize].as_ref()
+    pub(super) fn link(&self, slot: u32) -> Option<Arc<dyn Link>> {
+        self.links[slot as usize].clone()
     }
 
-    pub(super) fn ban(&mut self, id: PeerId, until: Coarse, now: Coarse) {
+    /// `draft` with what the journal says of a connection.
+    pub(super) fn about(&self, key: ConnKey, draft: Draft) -> Draft {
+        let (peer, address) = (self.id(key.slot), self.address(key.slot));
+        Draft { peer: Some(peer), conn: Some(key.conn), address: Some(address), ..draft }
+    }
+
+    pub(super) fn ban(&mut self, id: PeerId, time: Duration, now: Coarse) {
         self.bans.retain(|_, until| *until > now);
         if self.bans.len() >= MAX_BANS
             && let Some(soonest) =
@@ -206,19 +212,11 @@ impl Members {
         {
             self.bans.remove(&soonest);
         }
-        self.bans.insert(id, until);
-    }
-
-    pub(super) fn end_ban(&mut self, id: &PeerId) {
-        self.bans.remove(id);
+        self.bans.insert(id, now.after(time));
     }
 
     /// When the peer's ban ends, if it is banned now. Expires by itself: no phase has to run for it.
     pub(super) fn banned_until(&self, id: &PeerId, now: Coarse) -> Option<Coarse> {
         self.bans.get(id).copied().filter(|until| *until > now)
-    }
-
-    pub(super) fn bans(&self, now: Coarse) -> usize {
-        self.bans.values().filter(|until| **until > now).count()
     }
 }

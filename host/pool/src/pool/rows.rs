@@ -89,7 +89,6 @@ impl Rows {
 
 /// Which connections of one direction are to end so that no more than `limit` are left: first those that do worst, of
 /// these the youngest; protected ones last. `since` is [`Pool::freeze_connected_at`] of the same rows. O(n log n).
-#[doc(hidden)]
 pub fn over_limit(rows: &Rows, since: &[u32], direction: Direction, limit: u32) -> Vec<ConnKey> {
     let inbound = direction == Direction::Inbound;
     let mut of_it: Vec<usize> =
@@ -102,9 +101,9 @@ pub fn over_limit(rows: &Rows, since: &[u32], direction: Direction, limit: u32) 
     of_it[..over].iter().map(|&row| rows.key(row)).collect()
 }
 
+#[doc(hidden)]
 impl Pool {
     /// The live connections now. One short lock: a bit is copied for each slot.
-    #[doc(hidden)]
     pub fn freeze(self: &Arc<Self>) -> Rows {
         let members = self.members.lock();
         let (live, later) = (members.live.clone(), members.next_conn);
@@ -114,13 +113,11 @@ impl Pool {
     }
 
     /// When each row was last seen, in [`Coarse`] units.
-    #[doc(hidden)]
     pub fn freeze_last_seen(&self, rows: &Rows) -> Vec<u32> {
         rows.column(&self.last_seen)
     }
 
     /// Whole seconds from when each row was last seen, or from `not_before` if that is later, until `now`.
-    #[doc(hidden)]
     pub fn freeze_idle(&self, rows: &Rows, now: Coarse, not_before: Coarse) -> Vec<u32> {
         // Signed, so that it becomes vector code; good for silences of up to eight years. Apart from the copying, which
         // does not: compilers leave loops over atomics as they are.
@@ -134,19 +131,16 @@ impl Pool {
     }
 
     /// When each row's handshake ended, in [`Coarse`] units.
-    #[doc(hidden)]
     pub fn freeze_connected_at(&self, rows: &Rows) -> Vec<u32> {
         rows.column(&self.connected_at)
     }
 
     /// Smoothed round-trip times in microseconds, `u32::MAX` if not known.
-    #[doc(hidden)]
     pub fn freeze_rtt(&self, rows: &Rows) -> Vec<u32> {
         rows.column(&self.rtt_us)
     }
 
     /// Network group of each row. A row whose slot was given back meanwhile gives any.
-    #[doc(hidden)]
     pub fn freeze_groups(&self, rows: &Rows) -> Vec<u32> {
         let mut groups = Vec::with_capacity(rows.len());
         for chunk in rows.slots().chunks(NAMES_PER_LOCK) {
@@ -157,7 +151,6 @@ impl Pool {
     }
 
     /// What each row's connection has carried; zero for one that has ended. One call of [`Link::traffic`] a row.
-    #[doc(hidden)]
     pub fn freeze_traffic(&self, rows: &Rows) -> Vec<Traffic> {
         let mut all = vec![Traffic::default(); rows.len()];
         self.for_links(rows, 0..rows.len(), |row, link| all[row] = link.traffic());
@@ -165,7 +158,6 @@ impl Pool {
     }
 
     /// Calls `each` with the link of every given row that is still live, outside the lock.
-    #[doc(hidden)]
     pub fn for_links(
         &self,
         rows: &Rows,
@@ -184,7 +176,7 @@ impl Pool {
                     if self.is_live(key)
                         && let Some(link) = members.link(key.slot)
                     {
-                        batch.push((row, Arc::clone(link)));
+                        batch.push((row, link));
                     }
                 }
             }
@@ -197,17 +189,6 @@ impl Pool {
         }
     }
 
-    /// Who a connection is, also while it is closing; none once its slot has another tenant.
-    pub fn name(&self, key: ConnKey) -> Option<Naming> {
-        let members = self.members.lock();
-        let word = self.tags.get(key.slot as usize)?.load();
-        if word.conn() != key.conn || !matches!(word.state(), State::Live | State::Closing) {
-            return None;
-        }
-        let agent = members.link(key.slot).map(|link| link.agent().to_owned()).unwrap_or_default();
-        Some(Naming { id: members.id(key.slot), address: members.address(key.slot), agent })
-    }
-
     /// The network group of a connection's address, if the connection is still there.
     pub fn group(&self, key: ConnKey) -> Option<NetGroup> {
         let members = self.members.lock();
@@ -215,7 +196,6 @@ impl Pool {
     }
 
     /// When a live connection's handshake ended, and its smoothed round-trip time in microseconds.
-    #[doc(hidden)]
     pub fn age_and_rtt(&self, key: ConnKey) -> Option<(Coarse, u32)> {
         let at = key.slot as usize;
         let read = (Coarse(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));
@@ -225,6 +205,19 @@ impl Pool {
     /// When the peer of a live connection was last seen.
     pub fn seen(&self, key: ConnKey) -> Option<Coarse> {
         self.is_live(key).then(|| Coarse(self.last_seen[key.slot as usize].load(Relaxed)))
+    }
+}
+
+impl Pool {
+    /// Who a connection is, also while it is closing; none once its slot has another tenant.
+    pub fn name(&self, key: ConnKey) -> Option<Naming> {
+        let members = self.members.lock();
+        let word = self.tags.get(key.slot as usize)?.load();
+        if word.conn() != key.conn || !matches!(word.state(), State::Live | State::Closing) {
+            return None;
+        }
+        let agent = members.link(key.slot).map(|link| link.agent().to_owned()).unwrap_or_default();
+        Some(Naming { id: members.id(key.slot), address: members.address(key.slot), agent })
     }
 
     /// Connected peers with their addresses, by ascending slot.

@@ -10,6 +10,7 @@ use groundskeeper_base::peer::PeerId;
 use super::{ConnKey, Denied, Direction, Link, Pool, Removal};
 
 /// A slot taken for a handshake. Dropped, it is vacant again and nothing has happened.
+#[doc(hidden)]
 pub struct Admission {
     held: Held,
 }
@@ -62,10 +63,6 @@ impl Admission {
 impl Slot {
     pub fn key(&self) -> ConnKey {
         self.held.key
-    }
-
-    pub fn direction(&self) -> Direction {
-        self.held.direction
     }
 
     /// The peer gave a sign of life at `now`. About a nanosecond: one load, and one store if the eighth of a

@@ -57,15 +57,4 @@ impl Pool {
         stats.oldest_s = now.seconds_since(Coarse(oldest));
         stats
     }
-
-    /// Live connections with health above `healthy_above`.
-    pub fn healthy(&self, healthy_above: u8) -> u32 {
-        let used = &self.tags[..self.high.load(Relaxed) as usize];
-        used.iter().map(Self::word_of).filter(|word| word.is_live() && word.health() > healthy_above).count()
-            as u32
-    }
-
-    fn word_of(tag: &super::Tag) -> super::Word {
-        tag.load()
-    }
 }

@@ -129,12 +129,8 @@ impl Tag {
         self.change(|word| (word.conn() == conn && word.is_live()).then(|| word.with_state(State::Closing)))
     }
 
-    /// Moves health by `by` within 0 to 100, only while `conn` is live. Returns health before and after.
-    pub fn adjust_health(&self, conn: u32, by: i32) -> Option<(u8, u8)> {
-        self.adjust_health_above(conn, by, 0)
-    }
-
-    /// The same, but lowers it no further than `floor`.
+    /// Moves health by `by` within 0 to 100, and down no further than `floor`, only while `conn` is live. Returns health
+    /// before and after.
     pub fn adjust_health_above(&self, conn: u32, by: i32, floor: u8) -> Option<(u8, u8)> {
         let moved = |word: Word| {
             let (health, floor) = (i32::from(word.health()), i32::from(floor));

@@ -1,0 +1,45 @@
+//! What is logged, and how: to standard error, since standard output is for results.
+
+use std::io::IsTerminal;
+
+use groundskeeper::config::{Level, Log, LogFormat};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Sets what is logged from now on.
+pub(super) type SetLevel = Box<dyn Fn(Level) + Send + Sync>;
+
+fn filter(level: Level) -> LevelFilter {
+    match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Called once, when the config of a node to be run is known. Gives what sets the level later.
+pub(super) fn start(log: &Log) -> SetLevel {
+    let terminal = std::io::stderr().is_terminal();
+    let pretty = match log.format {
+        LogFormat::Auto => terminal,
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+    };
+    let (level, set_level) = reload::Layer::new(filter(log.level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(level);
+    if pretty {
+        subscriber.with(lines.with_ansi(terminal).with_target(false).compact()).init();
+    } else {
+        subscriber.with(lines.json().flatten_event(true)).init();
+    }
+    Box::new(move |level| {
+        if let Err(error) = set_level.reload(filter(level)) {
+            tracing::warn!(%error, "the log level stays as it is");
+        }
+    })
+}

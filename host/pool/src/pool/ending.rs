@@ -1,0 +1,209 @@
+//! How a connection ends: why, under which terms, and what is told to whom. One step under the pool's lock; the link and the
+//! journal hear of it afterwards.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use groundskeeper_base::clock::Coarse;
+
+use super::members::Members;
+use super::{ConnKey, Direction, Goodbye, Link, Pool, State, Word};
+use crate::journal::{Asker, Cause, Draft, Input, What};
+
+/// How long the owner of a closing connection may take to let go before it is aborted.
+pub const CLOSING_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why, by whom and on what inputs a connection is to end.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    pub by: Asker,
+    pub cause: Cause,
+    pub reason: String,
+    /// Empty: the pool fills in what its columns say now.
+    pub inputs: Vec<Input>,
+}
+
+impl Removal {
+    pub fn new(by: Asker, cause: Cause, reason: impl Into<String>) -> Self {
+        Self { by, cause, reason: reason.into(), inputs: Vec::new() }
+    }
+}
+
+/// What became of a wish to disconnect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Closed,
+    /// The connection had ended already.
+    Gone,
+    /// The peer spoke since the decision was made, which rested on its silence.
+    Spoke,
+    /// Fewer connections than [`Terms::keep`] would be left.
+    TooFew,
+}
+
+/// Under which terms a connection is to end. All are looked at, and met, in one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[doc(hidden)]
+pub struct Terms {
+    /// It stays if the peer spoke after this moment.
+    pub unless_seen_since: Option<Coarse>,
+    /// It stays if fewer live connections would be left.
+    pub keep: u32,
+    /// The peer's key is refused for so long, from this very moment on.
+    pub ban_for: Option<Duration>,
+}
+
+/// A connection that has just been closed, before anybody was told.
+pub(super) struct Closed {
+    draft: Draft,
+    link: Option<Arc<dyn Link>>,
+    goodbye: Goodbye,
+}
+
+impl Pool {
+    /// Ends a live connection: out of the index and the counts now, into the journal, and its owner is told.
+    ///
+    /// With `unless_seen_since` the connection stays if the peer spoke after that moment.
+    pub fn disconnect(&self, key: ConnKey, removal: Removal, unless_seen_since: Option<Coarse>) -> Verdict {
+        self.disconnect_on(key, removal, Terms { unless_seen_since, ..Terms::default() })
+    }
+}
+
+#[doc(hidden)]
+impl Pool {
+    /// [`Pool::disconnect`] on more terms.
+    pub fn disconnect_on(&self, key: ConnKey, removal: Removal, terms: Terms) -> Verdict {
+        let mut members = self.members.lock();
+        if !self.is_live(key) {
+            return Verdict::Gone;
+        }
+        let seen = Coarse(self.last_seen[key.slot as usize].load(Relaxed));
+        if terms.unless_seen_since.is_some_and(|view| seen > view) {
+            return Verdict::Spoke;
+        }
+        // Connections become live and end under this lock only.
+        if self.live.load(Relaxed) <= terms.keep {
+            return Verdict::TooFew;
+        }
+        let id = members.id(key.slot);
+        let closed = self.close_locked(&mut members, key, removal);
+        if closed.is_some()
+            && let Some(time) = terms.ban_for
+        {
+            members.ban(id, time, self.clock.coarse());
+        }
+        drop(members);
+        let Some(closed) = closed else { return Verdict::Gone };
+        self.finish_close(closed);
+        Verdict::Closed
+    }
+
+    /// Live to closing under the lock. What has to be told once the lock is released.
+    pub(super) fn close_locked(
+        &self,
+        members: &mut Members,
+        key: ConnKey,
+        removal: Removal,
+    ) -> Option<Closed> {
+        let at = key.slot as usize;
+        let before = self.tags[at].close(key.conn)?;
+        let now = self.clock.coarse();
+        let Removal { by, cause, reason, mut inputs } = removal;
+        if inputs.is_empty() {
+            inputs = self.inputs_now(key.slot, before, now);
+        }
+        let draft = Draft { cause: Some(cause), inputs, ..Draft::new(by, What::Disconnect, reason.clone()) };
+        let draft = members.about(key, draft);
+        let link = members.link(key.slot);
+        members.leave(key.slot);
+        members.protected.remove(&key.slot);
+        self.connected_at[at].store(now.0, Relaxed);
+        self.closing.fetch_add(1, Relaxed);
+        self.removals.fetch_add(1, Relaxed);
+        if self.live.fetch_sub(1, Relaxed) == 1 {
+            self.isolated.notify_one();
+        }
+        Some(Closed { draft, link, goodbye: Goodbye { cause, text: reason } })
+    }
+
+    pub(super) fn finish_close(&self, closed: Closed) {
+        self.journal.record(closed.draft);
+        if let Some(link) = closed.link {
+            link.close(&closed.goodbye);
+        }
+    }
+
+    fn inputs_now(&self, slot: u32, word: Word, now: Coarse) -> Vec<Input> {
+        let at = slot as usize;
+        vec![
+            ("idle-s".into(), now.seconds_since(Coarse(self.last_seen[at].load(Relaxed)))),
+            ("age-s".into(), now.seconds_since(Coarse(self.connected_at[at].load(Relaxed)))),
+            ("health".into(), word.health().into()),
+            ("rtt-us".into(), self.rtt_us[at].load(Relaxed)),
+            ("pings-lost".into(), word.pings_lost().into()),
+        ]
+    }
+
+    /// Frees a slot, by its owner. A connection that is still live is removed first, as `removal` says.
+    pub(super) fn release(&self, key: ConnKey, direction: Direction, removal: Option<Removal>) {
+        let mut members = self.members.lock();
+        let mut closed = None;
+        match self.tags[key.slot as usize].load().state() {
+            State::Live => {
+                let removal = removal.unwrap_or_else(|| {
+                    Removal::new(Asker::Application, Cause::OwnerDropped, "its owner let go without a reason")
+                });
+                closed = self.close_locked(&mut members, key, removal);
+                self.closing.fetch_sub(1, Relaxed);
+            }
+            State::Closing => _ = self.closing.fetch_sub(1, Relaxed),
+            State::Handshaking => members.handshake_over(direction),
+            State::Vacant => unreachable!("a slot has one owner, who frees it once"),
+        }
+        members.vacate(key.slot, direction);
+        self.tags[key.slot as usize].set(Word::vacant(members.free));
+        members.free = key.slot;
+        drop(members);
+        if let Some(closed) = closed {
+            // The owner is the caller: it needs no telling.
+            self.journal.record(closed.draft);
+        }
+    }
+
+    /// Aborts the owners of connections that have been closing for [`CLOSING_DEADLINE`]. O(slots) only if any is closing.
+    pub fn abort_overdue(&self) -> u32 {
+        if self.closing.load(Relaxed) == 0 {
+            return 0;
+        }
+        let now = self.clock.coarse();
+        let mut overdue = Vec::new();
+        for slot in 0..self.high.load(Relaxed) {
+            let word = self.tags[slot as usize].load();
+            let since = Coarse(self.connected_at[slot as usize].load(Relaxed));
+            if word.state() == State::Closing && now.since(since) >= CLOSING_DEADLINE {
+                overdue.push((slot, word.conn()));
+            }
+        }
+        let mut aborted = 0;
+        for (slot, conn) in overdue {
+            let members = self.members.lock();
+            let word = self.tags[slot as usize].load();
+            if word.state() != State::Closing || word.conn() != conn {
+                continue;
+            }
+            // One abort each: an owner that ignores this too keeps its slot until it lets go.
+            self.connected_at[slot as usize].store(u32::MAX, Relaxed);
+            let draft = Draft::new(Asker::Host, What::Aborted, "did not let go of its slot in time");
+            let (draft, link) = (members.about(ConnKey { slot, conn }, draft), members.link(slot));
+            drop(members);
+            aborted += 1;
+            self.aborted.fetch_add(1, Relaxed);
+            self.journal.record(draft);
+            if let Some(link) = link {
+                link.abort();
+            }
+        }
+        aborted
+    }
+}
