@@ -1,15 +1,17 @@
 //! The data folder: its lock, the node's key, and state that outlives a restart. Never makes up an identity for a
 //! folder that had one, and never touches what a newer version wrote.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::book::Entry;
+use crate::registry::LastRuns;
 
 mod files;
+#[cfg(feature = "dropin")]
 mod generations;
 mod phases;
 mod state;
@@ -18,12 +20,14 @@ mod tests;
 
 #[doc(hidden)]
 pub use files::{Disk, Files, Stamp};
+#[cfg(feature = "dropin")]
 #[doc(hidden)]
-pub use generations::{Generation, Head, generation_digest};
+pub use generations::Generation;
+#[cfg(feature = "dropin")]
+pub(crate) use generations::Head;
 pub use groundskeeper_base::write::write_whole;
+#[doc(hidden)]
 pub use state::Loaded;
-
-pub use crate::registry::{KeptMemory, KeptPhase, LastRuns, Quarantine};
 
 const KEY: &str = "node.key";
 const LOCK: &str = "lock";
@@ -72,7 +76,7 @@ impl DataError {
 /// One node's folder, locked as long as this lives.
 pub struct DataFolder {
     path: PathBuf,
-    files: Arc<dyn Files>,
+    pub(crate) files: Arc<dyn Files>,
     /// Locked; the system lets go when the process ends, however it ends.
     _lock: File,
 }
@@ -105,10 +109,11 @@ impl DataFolder {
         Self::open_on(path, Arc::new(Disk))
     }
 
-    /// As [`DataFolder::open`], with file operations of the caller's for all that it keeps but the lock.
+    /// For simulations: as [`DataFolder::open`], with file operations of the caller's for all that it keeps but the lock.
     ///
     /// # Errors
     /// As [`DataFolder::open`].
+    #[doc(hidden)]
     pub fn open_on(path: &Path, files: Arc<dyn Files>) -> Result<Self, DataError> {
         DirBuilder::new()
             .recursive(true)
@@ -147,11 +152,6 @@ impl DataFolder {
         &self.path
     }
 
-    /// How files in it are read and written.
-    pub fn files(&self) -> &Arc<dyn Files> {
-        &self.files
-    }
-
     /// Reads the node's key; makes one with `generate` only if the folder has never had any.
     ///
     /// # Errors
@@ -187,18 +187,27 @@ impl DataFolder {
         }
     }
 
+    /// Where the admin socket is unless the config names another place.
+    pub fn admin_socket(path: &Path) -> PathBuf {
+        path.join("admin.sock")
+    }
+}
+
+/// What a node keeps in its folder, for the crates of this workspace.
+#[doc(hidden)]
+impl DataFolder {
     /// The address book as it was last saved; empty if it never was.
     ///
     /// # Errors
     /// [`DataError::Newer`] or [`DataError::Io`]. A corrupt file is moved aside and told in the answer instead.
     pub fn load_book(&self) -> Result<Loaded<Vec<Entry>>, DataError> {
-        state::BOOK.load(&*self.files, &self.path)
+        state::BOOK.load(self)
     }
 
     /// # Errors
     /// [`DataError::Io`]; the former file is still there then.
     pub fn save_book(&self, entries: &Vec<Entry>) -> Result<(), DataError> {
-        state::BOOK.save(&*self.files, &self.path, entries)
+        state::BOOK.save(self, entries)
     }
 
     /// When each phase last ran, in seconds since 1970.
@@ -206,18 +215,18 @@ impl DataFolder {
     /// # Errors
     /// As [`DataFolder::load_book`].
     pub fn load_schedule(&self) -> Result<Loaded<LastRuns>, DataError> {
-        state::SCHEDULE.load(&*self.files, &self.path)
+        state::SCHEDULE.load(self)
     }
 
     /// # Errors
     /// [`DataError::Io`]; the former file is still there then.
     pub fn save_schedule(&self, last_runs: &LastRuns) -> Result<(), DataError> {
-        state::SCHEDULE.save(&*self.files, &self.path, last_runs)
+        state::SCHEDULE.save(self, last_runs)
     }
 
     /// Counts a start of the node. How many there were before since one came far; none if that cannot be kept.
     pub fn note_start(&self) -> u32 {
-        let earlier = match state::STARTS.load(&*self.files, &self.path) {
+        let earlier = match state::STARTS.load(self) {
             Ok(loaded) => loaded.value,
             Err(error) => {
                 tracing::warn!(%error, "how often this node has started is not known");
@@ -234,8 +243,19 @@ impl DataFolder {
     }
 
     fn save_starts(&self, starts: u32) {
-        if let Err(error) = state::STARTS.save(&*self.files, &self.path, &starts) {
+        if let Err(error) = state::STARTS.save(self, &starts) {
             tracing::warn!(%error, "cannot count the starts of this node");
+        }
+    }
+
+    /// Makes the folder that `file` is to lie in, unless it is there.
+    fn make_folder_of(&self, file: &Path) -> Result<(), DataError> {
+        match file.parent() {
+            Some(folder) if folder != self.path => {
+                let cannot = DataError::io("cannot make folder", folder);
+                self.files.make_folder(folder, FOLDER_MODE).map_err(cannot)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -244,18 +264,8 @@ impl DataFolder {
         self.path.join("artifacts")
     }
 
-    /// Where the admin socket is unless the config names another place.
-    pub fn admin_socket(path: &Path) -> PathBuf {
-        path.join("admin.sock")
-    }
-
     /// The folder of the `n`-th further node that `run --local-peers` starts, from 1.
     pub fn local_peer(path: &Path, n: u32) -> PathBuf {
         path.join("local-peers").join(n.to_string())
     }
-}
-
-/// Whether something is at `path`, a dangling link included.
-fn is_there(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok()
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{
     Declared, Guest as GuestManifest, Manifest, ManifestFile, Problem, Runtime, read_manifests,
 };
-use crate::data::{Disk, Files, generation_digest};
+use crate::data::{Disk, Files, Generation};
 use crate::engine::Body;
 #[cfg(feature = "dylib")]
 use crate::engine::native::Native;
@@ -19,6 +19,7 @@ use crate::engine::policy::Trust;
 #[cfg(feature = "wasm")]
 use crate::engine::wasm::{Guest, LoadError, Setup, Wasm};
 use crate::registry::{PhaseSpec, Policy, RejectedPhase};
+use crate::reload::PhaseFactory;
 
 /// What a folder came to.
 #[derive(Default)]
@@ -61,6 +62,19 @@ impl Loader {
         })
     }
 
+    /// Makes a loader once there is a phase to load: most nodes that run beside others in a process have none.
+    #[doc(hidden)]
+    pub fn lazy(folder: PathBuf, allow_native: bool) -> PhaseFactory {
+        let mut loader = None;
+        Box::new(move |manifest, guest, path, generation| {
+            let loader = match &loader {
+                Some(loader) => loader,
+                None => loader.insert(Self::new(folder.clone(), allow_native).map_err(Refusal::Bad)?),
+            };
+            loader.load(manifest, guest, path, generation)
+        })
+    }
+
     /// Loads every phase of `folder` that is not built in. Compiles, so it takes milliseconds to seconds.
     pub fn folder(&self, folder: &Path) -> Loaded {
         let mut loaded = Loaded::default();
@@ -73,13 +87,8 @@ impl Loader {
                     tracing::warn!(phase = name, file = %path.display(), "not loaded: {problem}");
                     let kind = manifest.map_or(String::new(), |manifest| manifest.kind().to_owned());
                     let file = Some(path);
-                    loaded.refused.push(RejectedPhase {
-                        name,
-                        kind,
-                        file,
-                        problem,
-                        ..RejectedPhase::default()
-                    });
+                    let refused = RejectedPhase { name, kind, file, problem, ..RejectedPhase::default() };
+                    loaded.refused.push(refused);
                 }
             }
         }
@@ -90,60 +99,59 @@ impl Loader {
     ///
     /// # Errors
     /// What is wrong, and the way out.
+    #[doc(hidden)]
     pub fn file(&self, file: &ManifestFile) -> Result<Option<PhaseSpec>, String> {
-        match &file.manifest {
-            Ok(Manifest { body: Declared::BuiltIn(_), .. }) => Ok(None),
-            Ok(manifest @ Manifest { body: Declared::Guest(guest), .. }) => {
-                let folder = file.path.parent().unwrap_or(Path::new(""));
-                self.guest(manifest, guest, folder, &file.text).map(Some)
-            }
+        let manifest = match &file.manifest {
+            Ok(manifest) => manifest,
             // Those of built-ins are problems of the config, which has told them.
-            Err(_) if file.is_built_in => Ok(None),
-            Err(problems) => Err(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")),
-        }
+            Err(_) if file.is_built_in => return Ok(None),
+            Err(problems) => {
+                return Err(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"));
+            }
+        };
+        let Declared::Guest(guest) = &manifest.body else { return Ok(None) };
+        let path = file.path.parent().unwrap_or(Path::new("")).join(&guest.module);
+        let module = Disk.read(&path, MOST_BYTES as u64 + 1);
+        let module = module.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+        let generation = Generation { manifest: file.text.clone(), module };
+        self.load(manifest, guest, &path, &generation).map(Some).map_err(|error| error.to_string())
     }
 
-    fn guest(
-        &self,
-        manifest: &Manifest,
-        guest: &GuestManifest,
-        folder: &Path,
-        text: &str,
-    ) -> Result<PhaseSpec, String> {
-        let path = folder.join(&guest.module);
-        let bytes = Disk.read(&path, MOST_BYTES as u64 + 1);
-        let bytes = bytes.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
-        self.load(manifest, guest, text, &path, &bytes).map_err(|error| error.to_string())
-    }
-
-    /// Makes a phase of what was read: the text of a manifest and the bytes of its module, which lie at `path`.
+    /// Makes a phase of what was read; its module lies at `path`.
     ///
     /// # Errors
     /// What is wrong, and whether the rest of the files may still be on its way.
-    pub fn load(
+    fn load(
         &self,
         manifest: &Manifest,
         guest: &GuestManifest,
-        text: &str,
         path: &Path,
-        bytes: &[u8],
-    ) -> Result<PhaseSpec, Unfit> {
+        generation: &Generation,
+    ) -> Result<PhaseSpec, Refusal> {
+        let bytes = &generation.module;
         let module: [u8; 32] = Sha256::digest(bytes).into();
         if let Some(pinned) = guest.sha256
             && pinned != module
         {
             let found = data_encoding::HEXLOWER.encode(&module);
-            return Err(Unfit::Unfinished(format!(
+            return Err(Refusal::Unfinished(format!(
                 "{}: its sha256 is {found}, the manifest pins another; if this is the module you mean, write that one",
                 path.display()
             )));
         }
         let (body, version) = match guest.runtime {
             Runtime::Wasm => self.wasm(guest, path, bytes)?,
-            Runtime::Native => self.native(guest, path, bytes)?,
+            Runtime::Native if !self.allow_native => {
+                return Err(Refusal::Bad(
+                    "native phases are off: they run with all the rights of this node; to trust them, set \
+                     guests.allow_native = true"
+                        .to_owned(),
+                ));
+            }
+            Runtime::Native => self.native(guest, path, bytes).map_err(Refusal::Bad)?,
         };
-        body.check().map_err(|problem| Unfit::Bad(format!("[settings]: {problem}")))?;
-        Ok(PhaseSpec::guest(manifest, guest, version, body, generation_digest(&module, text)))
+        body.check().map_err(|problem| Refusal::Bad(format!("[settings]: {problem}")))?;
+        Ok(PhaseSpec::guest(manifest, guest, version, body, generation.digest_with(&module)))
     }
 
     #[cfg(feature = "wasm")]
@@ -152,11 +160,11 @@ impl Loader {
         guest: &GuestManifest,
         path: &Path,
         bytes: &[u8],
-    ) -> Result<(Arc<dyn Body>, String), Unfit> {
-        let module = |why: &dyn std::fmt::Display| Unfit::Bad(format!("{}: {why}", path.display()));
+    ) -> Result<(Arc<dyn Body>, String), Refusal> {
+        let module = |why: &dyn std::fmt::Display| Refusal::Bad(format!("{}: {why}", path.display()));
         let code = self.wasm.load(bytes).map_err(|error| match error {
             LoadError::Empty | LoadError::Broken(_) => {
-                Unfit::Unfinished(format!("{}: {error}", path.display()))
+                Refusal::Unfinished(format!("{}: {error}", path.display()))
             }
             error => module(&error),
         })?;
@@ -172,28 +180,12 @@ impl Loader {
     }
 
     #[cfg(not(feature = "wasm"))]
-    fn wasm(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), Unfit> {
-        Err(Unfit::Bad("this host was built without WebAssembly (feature \"wasm\")".to_owned()))
-    }
-
-    fn native(
-        &self,
-        guest: &GuestManifest,
-        path: &Path,
-        bytes: &[u8],
-    ) -> Result<(Arc<dyn Body>, String), Unfit> {
-        if !self.allow_native {
-            return Err(Unfit::Bad(
-                "native phases are off: they run with all the rights of this node; to trust them, set \
-                        guests.allow_native = true"
-                    .to_owned(),
-            ));
-        }
-        self.library(guest, path, bytes).map_err(Unfit::Bad)
+    fn wasm(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), Refusal> {
+        Err(Refusal::Bad("this host was built without WebAssembly (feature \"wasm\")".to_owned()))
     }
 
     #[cfg(feature = "dylib")]
-    fn library(
+    fn native(
         &self,
         guest: &GuestManifest,
         path: &Path,
@@ -207,13 +199,14 @@ impl Loader {
     }
 
     #[cfg(not(feature = "dylib"))]
-    fn library(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), String> {
+    fn native(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), String> {
         Err("this host was built without native phases (feature \"dylib\")".to_owned())
     }
 }
 
 impl PhaseSpec {
     /// A phase that was dropped in: `guest` is what `manifest` says of it, `digest` is over manifest and module.
+    #[doc(hidden)]
     pub fn guest(
         manifest: &Manifest,
         guest: &GuestManifest,
@@ -238,13 +231,23 @@ impl PhaseSpec {
     }
 }
 
-/// Why files make no phase.
+/// Why files make no phase that runs.
+#[doc(hidden)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unfit {
+pub enum Refusal {
     /// As far as can be told, the rest of it is on its way.
     #[error("{0}")]
     Unfinished(String),
+    /// It does not run until its bytes change.
     #[error("{0}")]
     Bad(String),
+    /// A failure of the machine: nothing is known to be wrong with the files.
+    #[error("{0}")]
+    Machine(String),
+}
+
+impl Refusal {
+    pub(crate) fn known_bad(why: &str) -> Self {
+        Self::Bad(format!("these very bytes have failed: {why}"))
+    }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper_sdk::host::AnyPhase;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::policy::{Grants, Mode, OnFailure, Trust};
 use crate::engine::schedule::Schedule;
 use crate::engine::{Body, BuiltIn};
 
-mod kept;
 mod lineage;
 mod order;
 mod registered;
@@ -22,13 +22,12 @@ mod tests;
 
 #[doc(hidden)]
 pub use crate::engine::{MEMORY_BYTES, Timing, spread};
-pub use kept::{KeptMemory, KeptPhase, LastRuns, Quarantine};
 #[doc(hidden)]
 pub use lineage::{Digest, Former, Lineage};
 #[doc(hidden)]
 pub use registered::Registered;
-#[doc(hidden)]
-pub use status::short_digest;
+#[cfg(feature = "dropin")]
+pub(crate) use status::short_digest;
 pub use status::{CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
 #[doc(hidden)]
 pub use swap::{Arrival, Judged, PROBATION, Verdict};
@@ -57,18 +56,6 @@ pub struct Policy {
     pub on_failure: OnFailure,
 }
 
-impl Policy {
-    /// For phases that are the host's or the application's own.
-    pub fn host() -> Self {
-        Self {
-            trust: Trust::Host,
-            mode: Mode::Enforce,
-            grants: Grants::default(),
-            on_failure: OnFailure::default(),
-        }
-    }
-}
-
 impl PhaseSpec {
     /// A phase in Rust that the host or its application answers for.
     pub fn built_in(
@@ -84,7 +71,12 @@ impl PhaseSpec {
             version: version.to_owned(),
             body: Arc::new(BuiltIn::new(phase)),
             schedule,
-            policy: Policy::host(),
+            policy: Policy {
+                trust: Trust::Host,
+                mode: Mode::Enforce,
+                grants: Grants::default(),
+                on_failure: OnFailure::default(),
+            },
             digest: None,
         }
     }
@@ -120,6 +112,33 @@ pub enum BadPhases {
     Circle(String),
     #[error("settings of phase {phase:?}: {problem}")]
     Settings { phase: String, problem: String },
+}
+
+/// When phases ran, as it is kept across restarts: seconds since 1970 by name.
+pub type LastRuns = BTreeMap<String, u32>;
+
+/// Bytes that a phase stored, and its own number for their layout.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KeptMemory {
+    pub version: u32,
+    pub bytes: Vec<u8>,
+}
+
+/// Why a guest does not run until its bytes change.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Of the bytes that failed.
+    pub digest: [u8; 32],
+    pub why: String,
+}
+
+/// What outlives the process, of one phase.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KeptPhase {
+    pub memory: Option<KeptMemory>,
+    /// What it stored in shadow mode, which touches nothing else.
+    pub shadow_memory: Option<KeptMemory>,
+    pub quarantine: Option<Quarantine>,
 }
 
 /// What an earlier process of this node left behind for its phases, and where the new one stands.

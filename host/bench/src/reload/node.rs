@@ -80,17 +80,16 @@ impl Node {
         let options = Options { interval, ..Options::default() };
         let maintenance = Maintenance::start(&state, Vec::new(), options).expect("no phase is a bad one");
         let folder = Arc::new(DataFolder::open(&scratch.0.join("data")).expect("a folder of our own"));
-        let loader = Loader::new(folder.artifacts(), false).expect("this machine runs guests");
+        let factory = Loader::lazy(folder.artifacts(), false);
         let options = ReloadOptions::trusting(dir);
         let fence = Fence::Thread(PhaseThread::new());
-        let mut reloader =
-            PhaseReloader::new(options.clone(), folder, Box::new(loader), fence, Arc::clone(&clock));
+        let mut reloader = PhaseReloader::new(options, folder, factory, fence, clock);
         let ticker = maintenance.handle().clone();
         let mut ticks = |change: CycleChange| runtime.block_on(ticker.with_cycle(change)).is_some();
         reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::new()).expect("a folder of our own");
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { _ = stopped.await };
-        let (reload, task) = reload::run(reloader, &options, ticker, clock, stopped);
+        let (reload, task) = reload::run(reloader, ticker, stopped);
         let running = maintenance.board().read().iter().filter(|phase| phase.last_error.is_none()).count();
         assert_eq!(running, names.len(), "{:?}", maintenance.board().read());
         drop(inside);

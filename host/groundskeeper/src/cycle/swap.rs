@@ -162,7 +162,7 @@ impl Cycle {
 
     pub fn set_rejected(&mut self, rejected: Vec<RejectedPhase>) {
         if self.registry.rejected != rejected {
-            self.registry.set_rejected(rejected);
+            self.registry.rejected = rejected;
             self.publish();
         }
     }

@@ -32,53 +32,32 @@ impl From<Metadata> for Stamp {
     }
 }
 
-/// What state and reload ask of a file system. Links are followed.
+/// What state and reload ask of a file system. Links are followed; errors are the file system's.
 pub trait Files: Send + Sync {
-    /// The files of a folder with their stamps, by path; folders and hidden files are left out.
-    ///
-    /// # Errors
-    /// If the folder cannot be read. A file that goes away meanwhile is left out.
+    /// The files of a folder with their stamps, by path; folders, hidden files and what goes away meanwhile are left out.
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>>;
 
-    /// # Errors
-    /// As the file system says.
     fn stamp(&self, file: &Path) -> io::Result<Stamp>;
 
     /// The first `most` bytes of a file.
-    ///
-    /// # Errors
-    /// As the file system says.
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>>;
 
-    /// Replaces `file` as a whole, and returns when that is on the disk: a crash leaves the old one or the new one.
-    ///
-    /// # Errors
-    /// As the file system says; `file` is as it was then.
+    /// Replaces `file` as a whole, and returns when that is on the disk: a crash leaves the old one or
+    /// the new one, an error the old one.
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
-    /// Replaces several files, each as [`Files::write`], and returns when all are on the disk. A crash leaves the first so
-    /// many of them new and the others old.
-    ///
-    /// # Errors
-    /// As the file system says; the first so many of them may be new then.
+    /// Replaces several files, each as [`Files::write`], and returns when all are on the disk. A crash or an error leaves a
+    /// prefix of them new and the others old.
     fn write_all(&self, files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
         files.iter().try_for_each(|(file, bytes)| self.write(file, bytes, mode))
     }
 
-    /// # Errors
-    /// As the file system says.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file; one that is not there is removed.
-    ///
-    /// # Errors
-    /// As the file system says.
     fn remove(&self, file: &Path) -> io::Result<()>;
 
     /// Makes a folder with permissions `mode`, unless it is there.
-    ///
-    /// # Errors
-    /// As the file system says.
     fn make_folder(&self, folder: &Path, mode: u32) -> io::Result<()>;
 }
 

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::state::{Loaded, MODE, StateFile};
-use super::{DataError, DataFolder, FOLDER_MODE};
+use super::state::{MODE, StateFile};
+use super::{DataError, DataFolder};
 use crate::registry::Lineage;
 
 /// Where these files are, in the data folder.
@@ -26,145 +26,129 @@ pub struct Generation {
 impl Generation {
     /// Over everything that decides what the phase does.
     pub fn digest(&self) -> [u8; 32] {
-        generation_digest(&Sha256::digest(&self.module).into(), &self.manifest)
+        self.digest_with(&Sha256::digest(&self.module).into())
     }
-}
 
-/// [`Generation::digest`], of a module whose SHA-256 is known.
-pub fn generation_digest(module: &[u8; 32], manifest: &str) -> [u8; 32] {
-    Sha256::new().chain_update(module).chain_update(manifest).finalize().into()
+    /// [`Generation::digest`], where the SHA-256 of the module is known.
+    pub(crate) fn digest_with(&self, module: &[u8; 32]) -> [u8; 32] {
+        Sha256::new().chain_update(module).chain_update(&self.manifest).finalize().into()
+    }
 }
 
 /// Which generations there are of one phase, as it is written down.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Head {
+pub(crate) struct Head {
     /// The manifest's file.
     pub file: PathBuf,
     pub lineage: Lineage<()>,
 }
 
-fn head(phase: &str) -> StateFile<Head> {
-    StateFile::new(format!("{phase}.gk"), *b"GKhd", 1)
+fn head_file(phase: &str) -> StateFile<Head> {
+    StateFile::new(format!("{FOLDER}/{phase}.gk").into(), *b"GKhd", 1)
 }
 
-fn generation_name(digest: &[u8; 32]) -> String {
-    format!("{}.gen", data_encoding::HEXLOWER.encode(digest))
-}
-
-fn generation(digest: &[u8; 32]) -> StateFile<Generation> {
-    StateFile::new(generation_name(digest), *b"GKgn", 1)
+fn generation_file(digest: &[u8; 32]) -> StateFile<Generation> {
+    let name = data_encoding::HEXLOWER.encode(digest);
+    StateFile::new(format!("{FOLDER}/{name}.gen").into(), *b"GKgn", 1)
 }
 
 impl DataFolder {
-    fn generations(&self) -> PathBuf {
-        self.path().join(FOLDER)
-    }
-
-    /// Every phase of which a generation is kept, by name. A damaged file is moved aside and told; its phase is as new.
+    /// Every phase of which a generation is kept, by name. A damaged file is moved aside; its phase is as new.
     ///
     /// # Errors
     /// [`DataError::Newer`] or [`DataError::Io`].
-    pub fn load_heads(&self) -> Result<Vec<(String, Loaded<Head>)>, DataError> {
-        let folder = self.generations();
+    pub(crate) fn load_heads(&self) -> Result<Vec<(String, Head)>, DataError> {
         let mut heads = Vec::new();
-        for (path, _) in self.list_generations()? {
-            if path.extension().is_some_and(|extension| extension == "gk")
-                && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
-            {
-                heads.push((name.to_owned(), head(name).load(&*self.files, &folder)?));
-            }
+        for path in self.generations("gk")? {
+            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            heads.push((name.to_owned(), head_file(name).load(self)?.logged(Some(name))));
         }
         Ok(heads)
     }
 
-    fn list_generations(&self) -> Result<Vec<(PathBuf, super::Stamp)>, DataError> {
-        let folder = self.generations();
+    /// The files whose names end so.
+    fn generations(&self, extension: &str) -> Result<Vec<PathBuf>, DataError> {
+        let folder = self.path.join(FOLDER);
         match self.files.list(&folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            listed => listed.map_err(DataError::io("cannot read", &folder)),
+            Err(error) => Err(DataError::io("cannot read", &folder)(error)),
+            Ok(listed) => {
+                let paths = listed.into_iter().map(|(path, _)| path);
+                Ok(paths.filter(|path| path.extension().is_some_and(|end| end == extension)).collect())
+            }
         }
     }
 
-    /// # Errors
-    /// [`DataError::Io`]; the former file is still there then.
-    pub fn save_head(&self, phase: &str, value: &Head) -> Result<(), DataError> {
-        head(phase).save(&*self.files, &self.made_generations()?, value)
-    }
-
-    /// Forgets the phase; its generations go with [`DataFolder::prune_generations`].
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn remove_head(&self, phase: &str) -> Result<(), DataError> {
-        self.remove_file(&self.generations().join(format!("{phase}.gk")))
+    pub(crate) fn save_head(&self, phase: &str, head: &Head) -> Result<(), DataError> {
+        head_file(phase).save(self, head)
     }
 
     /// The generation with this digest; none if it is not there or is damaged.
     ///
     /// # Errors
     /// As [`DataFolder::load_book`].
-    pub fn load_generation(&self, digest: &[u8; 32]) -> Result<Option<Generation>, DataError> {
-        let loaded = generation(digest).load(&*self.files, &self.generations())?;
-        if let Some(warning) = loaded.warning {
-            tracing::warn!("{warning}");
-        }
-        Ok(Some(loaded.value).filter(|generation| generation.digest() == *digest))
+    pub(crate) fn load_generation(&self, digest: &[u8; 32]) -> Result<Option<Generation>, DataError> {
+        let generation = generation_file(digest).load(self)?.logged(None);
+        Ok(Some(generation).filter(|generation| generation.digest() == *digest))
     }
 
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn save_generation(&self, value: &Generation) -> Result<(), DataError> {
-        generation(&value.digest()).save(&*self.files, &self.made_generations()?, value)
+    /// Saves a generation that runs whether or not it can be saved.
+    pub(crate) fn save_generation(&self, phase: &str, generation: &Generation) {
+        if let Err(error) = generation_file(&generation.digest()).save(self, generation) {
+            tracing::error!(%error, phase, "cannot keep it; a start without its file would be one without it");
+        }
     }
 
     /// Saves a generation, and then the head that names it.
     ///
     /// # Errors
     /// [`DataError::Io`]; the former head is still there then.
-    pub fn save_with_head(
+    pub(crate) fn save_with_head(
         &self,
         phase: &str,
-        value: &Head,
-        generation_of_it: &Generation,
+        head: &Head,
+        generation: &Generation,
     ) -> Result<(), DataError> {
-        let folder = self.made_generations()?;
-        let named = generation(&generation_of_it.digest()).encode(&folder, generation_of_it);
-        let files = [named, head(phase).encode(&folder, value)];
+        let (named, head_file) = (generation_file(&generation.digest()), head_file(phase));
+        let files = [
+            (named.path_in(self), named.encode(generation)),
+            (head_file.path_in(self), head_file.encode(head)),
+        ];
+        self.make_folder_of(&files[1].0)?;
         self.files.write_all(&files, MODE).map_err(DataError::io("cannot write", &files[1].0))
     }
 
-    /// Removes one generation.
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn remove_generation(&self, digest: &[u8; 32]) -> Result<(), DataError> {
-        self.remove_file(&self.generations().join(generation_name(digest)))
+    /// Removes the head of a phase, and the generations that it names.
+    pub(crate) fn forget(&self, phase: &str, head: &Head) {
+        if let Err(error) = self.remove(&head_file(phase).path_in(self)) {
+            tracing::error!(%error, phase, "cannot forget it on disk");
+        }
+        self.remove_generations(head.lineage.digests());
+    }
+
+    /// Removes generations. What the disk refuses is removed at the next start.
+    pub(crate) fn remove_generations(&self, digests: impl IntoIterator<Item = [u8; 32]>) {
+        for digest in digests {
+            if let Err(error) = self.remove(&generation_file(&digest).path_in(self)) {
+                tracing::debug!(%error, "an old generation stays on disk for now");
+            }
+        }
     }
 
     /// Removes every generation that none of `heads` names: what a crash left behind.
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn prune_generations<'a>(&self, heads: impl Iterator<Item = &'a Head>) -> Result<(), DataError> {
-        let named: BTreeSet<String> =
-            heads.flat_map(|head| head.lineage.digests()).map(|digest| generation_name(&digest)).collect();
-        for (path, _) in self.list_generations()? {
-            let is_named =
-                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| named.contains(name));
-            if path.extension().is_some_and(|extension| extension == "gen") && !is_named {
-                self.remove_file(&path)?;
-            }
+    pub(crate) fn prune_generations<'a>(&self, heads: impl Iterator<Item = &'a Head>) {
+        let digests = heads.flat_map(|head| head.lineage.digests());
+        let named: BTreeSet<PathBuf> = digests.map(|digest| generation_file(&digest).path_in(self)).collect();
+        let pruned = self.generations("gen").and_then(|paths| {
+            let mut unnamed = paths.iter().filter(|path| !named.contains(*path));
+            unnamed.try_for_each(|path| self.remove(path))
+        });
+        if let Err(error) = pruned {
+            tracing::debug!(%error, "old generations stay on disk for now");
         }
-        Ok(())
     }
 
-    fn made_generations(&self) -> Result<PathBuf, DataError> {
-        let folder = self.generations();
-        self.files.make_folder(&folder, FOLDER_MODE).map_err(DataError::io("cannot make folder", &folder))?;
-        Ok(folder)
-    }
-
-    fn remove_file(&self, path: &Path) -> Result<(), DataError> {
+    fn remove(&self, path: &Path) -> Result<(), DataError> {
         self.files.remove(path).map_err(DataError::io("cannot remove", path))
     }
 }
@@ -172,7 +156,7 @@ impl DataFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{KeptMemory, KeptPhase};
+    use crate::registry::{KeptMemory, KeptPhase};
 
     /// As 0.1 wrote it, before the lineage was a type of its own.
     #[derive(Serialize)]

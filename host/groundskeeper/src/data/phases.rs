@@ -3,11 +3,9 @@
 use sha2::{Digest, Sha256};
 
 use super::state::{Loaded, StateFile};
-use super::{DataError, DataFolder, FOLDER_MODE, KeptPhase};
+use super::{DataError, DataFolder};
 use crate::engine::is_phase_name;
-
-/// Where these files are, in the data folder.
-const FOLDER: &str = "memory";
+use crate::registry::KeptPhase;
 
 /// Names of applications' phases may be anything; those of files may not.
 fn file_name(phase: &str) -> String {
@@ -19,32 +17,30 @@ fn file_name(phase: &str) -> String {
 }
 
 fn file(phase: &str) -> StateFile<KeptPhase> {
-    StateFile::new(file_name(phase), *b"GKph", 1)
+    StateFile::new(format!("memory/{}", file_name(phase)).into(), *b"GKph", 1)
 }
 
+#[doc(hidden)]
 impl DataFolder {
     /// What the phase called `name` kept; nothing if it never ran here.
     ///
     /// # Errors
     /// As [`DataFolder::load_book`].
     pub fn load_phase(&self, name: &str) -> Result<Loaded<KeptPhase>, DataError> {
-        file(name).load(&*self.files, &self.path().join(FOLDER))
+        file(name).load(self)
     }
 
     /// # Errors
     /// [`DataError::Io`]; the former file is still there then.
     pub fn save_phase(&self, name: &str, kept: &KeptPhase) -> Result<(), DataError> {
-        let folder = self.path().join(FOLDER);
-        let cannot = DataError::io("cannot make folder", &folder);
-        self.files.make_folder(&folder, FOLDER_MODE).map_err(cannot)?;
-        file(name).save(&*self.files, &folder, kept)
+        file(name).save(self, kept)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{KeptMemory, Quarantine};
+    use crate::registry::{KeptMemory, Quarantine};
 
     #[test]
     fn every_name_has_a_file_of_its_own() {

@@ -4,6 +4,7 @@
 //! little-endian `u32`. So a damaged version number is a damaged file, not a newer one.
 
 use std::borrow::Cow;
+use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{DataError, Files, is_there};
+use super::{DataError, DataFolder};
 use crate::book::Entry;
 use crate::registry::LastRuns;
 
@@ -32,26 +33,35 @@ pub struct Loaded<T> {
     pub warning: Option<String>,
 }
 
-/// One kind of state file.
+impl<T> Loaded<T> {
+    /// The value; a warning goes to the log, with the phase that it is about.
+    pub fn logged(self, phase: Option<&str>) -> T {
+        if let Some(warning) = self.warning {
+            tracing::warn!(phase, "{warning}");
+        }
+        self.value
+    }
+}
+
+/// A state file, which may lie in a folder of the data folder.
 pub(super) struct StateFile<T> {
-    name: Cow<'static, str>,
+    path: Cow<'static, str>,
     magic: [u8; 4],
     version: u16,
     kind: PhantomData<fn() -> T>,
 }
 
-pub(super) const BOOK: StateFile<Vec<Entry>> =
-    StateFile { name: Cow::Borrowed("book.gk"), magic: *b"GKbk", version: 1, kind: PhantomData };
-pub(super) const SCHEDULE: StateFile<LastRuns> =
-    StateFile { name: Cow::Borrowed("schedule.gk"), magic: *b"GKsc", version: 1, kind: PhantomData };
+pub(super) const BOOK: StateFile<Vec<Entry>> = StateFile::new(Cow::Borrowed("book.gk"), *b"GKbk", 1);
+pub(super) const SCHEDULE: StateFile<LastRuns> = StateFile::new(Cow::Borrowed("schedule.gk"), *b"GKsc", 1);
 
 /// Starts since one came far.
-pub(super) const STARTS: StateFile<u32> =
-    StateFile { name: Cow::Borrowed("starts.gk"), magic: *b"GKst", version: 1, kind: PhantomData };
+pub(super) const STARTS: StateFile<u32> = StateFile::new(Cow::Borrowed("starts.gk"), *b"GKst", 1);
 
 /// Whether a node has lived in this folder.
 pub(super) fn exists_in(folder: &Path) -> bool {
-    [BOOK.name, SCHEDULE.name].iter().any(|name| {
+    // A dangling link is something, too.
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    [BOOK.path, SCHEDULE.path].iter().any(|name| {
         let path = folder.join(&**name);
         is_there(&path) || is_there(&path.with_extension("gk.bad"))
     })
@@ -70,30 +80,33 @@ enum Unreadable {
 }
 
 impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
-    pub fn new(name: impl Into<Cow<'static, str>>, magic: [u8; 4], version: u16) -> Self {
-        Self { name: name.into(), magic, version, kind: PhantomData }
+    pub const fn new(path: Cow<'static, str>, magic: [u8; 4], version: u16) -> Self {
+        Self { path, magic, version, kind: PhantomData }
     }
 
-    pub fn save(&self, files: &dyn Files, folder: &Path, value: &T) -> Result<(), DataError> {
-        let (path, bytes) = self.encode(folder, value);
-        files.write(&path, &bytes, MODE).map_err(DataError::io("cannot write", &path))
+    pub fn path_in(&self, data: &DataFolder) -> PathBuf {
+        data.path.join(&*self.path)
     }
 
-    /// What [`StateFile::save`] writes, and where.
-    pub fn encode(&self, folder: &Path, value: &T) -> (PathBuf, Vec<u8>) {
-        let path = folder.join(&*self.name);
+    pub fn save(&self, data: &DataFolder, value: &T) -> Result<(), DataError> {
+        let path = self.path_in(data);
+        data.make_folder_of(&path)?;
+        data.files.write(&path, &self.encode(value), MODE).map_err(DataError::io("cannot write", &path))
+    }
+
+    pub fn encode(&self, value: &T) -> Vec<u8> {
         let content = postcard::to_stdvec(value).expect("plain data in memory has a postcard form");
         let mut bytes = Vec::with_capacity(HEAD + content.len());
         bytes.extend(self.magic);
         bytes.extend(self.version.to_le_bytes());
         bytes.extend(checksum(self.version, &content).to_le_bytes());
         bytes.extend(content);
-        (path, bytes)
+        bytes
     }
 
-    pub fn load(&self, files: &dyn Files, folder: &Path) -> Result<Loaded<T>, DataError> {
-        let path = folder.join(&*self.name);
-        let bytes = match files.read(&path, LARGEST + 1) {
+    pub fn load(&self, data: &DataFolder) -> Result<Loaded<T>, DataError> {
+        let path = self.path_in(data);
+        let bytes = match data.files.read(&path, LARGEST + 1) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
             Err(error) => return Err(DataError::io("cannot read", &path)(error)),
@@ -103,7 +116,7 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
             Err(Unreadable::Newer(found)) => Err(DataError::Newer { path, found, known: self.version }),
             Err(Unreadable::Corrupt(why)) => {
                 let aside = path.with_extension("gk.bad");
-                files.rename(&path, &aside).map_err(DataError::io("cannot move aside", &path))?;
+                data.files.rename(&path, &aside).map_err(DataError::io("cannot move aside", &path))?;
                 let (path, aside) = (path.display(), aside.display());
                 let warning = format!(
                     "{path} is damaged ({why}); it is kept as {aside} and the node starts without it"

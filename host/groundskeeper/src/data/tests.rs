@@ -1,3 +1,4 @@
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -139,8 +140,8 @@ fn whatever_is_damaged_is_moved_aside_and_told() {
 fn what_a_newer_version_wrote_is_left_alone() {
     let (root, folder) = open();
     let path = root.path().join("book.gk");
-    let newer = state::StateFile::<LastRuns>::new("book.gk", *b"GKbk", 2);
-    newer.save(&Disk, root.path(), &[("new things".to_owned(), 7)].into()).unwrap();
+    let newer = state::StateFile::<LastRuns>::new("book.gk".into(), *b"GKbk", 2);
+    newer.save(&folder, &[("new things".to_owned(), 7)].into()).unwrap();
     let before = fs::read(&path).unwrap();
     let error = folder.load_book().unwrap_err();
     assert!(matches!(error, DataError::Newer { found: 2, known: 1, .. }), "{error}");

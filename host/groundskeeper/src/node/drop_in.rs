@@ -1,19 +1,17 @@
 //! The drop-in folder of a node: who loads its phases, and who replaces them while the node runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::clock::Clock;
-use crate::config::{Guest, Manifest};
 use crate::cycle::Cycle;
 use crate::data::{DataError, DataFolder};
 use crate::engine::{Fence, PhaseThread};
-use crate::loader::{Loader, Unfit};
-use crate::registry::{LastRuns, PhaseSpec};
-use crate::reload::{self, CycleChange, PhaseFactory, PhaseReloader, ReloadHandle, ReloadOptions, StartFrom};
+use crate::loader::Loader;
+use crate::registry::LastRuns;
+use crate::reload::{self, CycleChange, PhaseReloader, ReloadHandle, ReloadOptions, StartFrom};
 use crate::ticker::TickerHandle;
 
 /// A folder of phases that are loaded, tried, and replaced while the node runs.
@@ -37,41 +35,17 @@ impl DropIn {
         cycle: &mut Cycle,
         from: StartFrom,
         last_runs: &LastRuns,
-    ) -> Result<BegunReload, DataError> {
-        let (options, allow_native) = (self.reload.clone(), self.allow_native);
-        let clock = Arc::clone(&cycle.world().state.clock);
-        let factory = LazyLoader { folder: Arc::clone(data), allow_native, loader: None };
+    ) -> Result<PhaseReloader, DataError> {
+        let (options, clock) = (self.reload.clone(), Arc::clone(&cycle.world().state.clock));
+        let factory = Loader::lazy(data.artifacts(), self.allow_native);
         let fence = Fence::Thread(PhaseThread::new());
-        let mut reloader = PhaseReloader::new(
-            options.clone(),
-            Arc::clone(data),
-            Box::new(factory),
-            fence,
-            Arc::clone(&clock),
-        );
+        let mut reloader = PhaseReloader::new(options, Arc::clone(data), factory, fence, clock);
         let mut ticks = |change: CycleChange| {
             change(cycle);
             true
         };
         reloader.begin(&mut ticks, from, last_runs)?;
-        Ok(BegunReload { reloader, options, clock })
-    }
-}
-
-/// A reloader whose phases are there, before the ticker is.
-pub(super) struct BegunReload {
-    reloader: PhaseReloader,
-    options: ReloadOptions,
-    clock: Arc<dyn Clock>,
-}
-
-impl BegunReload {
-    pub(super) fn run(self, ticker: &TickerHandle) -> ReloadTask {
-        let (stop, stopped) = oneshot::channel::<()>();
-        // A dropped sender stops it too.
-        let stopped = async move { _ = stopped.await };
-        let (handle, task) = reload::run(self.reloader, &self.options, ticker.clone(), self.clock, stopped);
-        ReloadTask { handle, stop, task }
+        Ok(reloader)
     }
 }
 
@@ -83,37 +57,18 @@ pub(super) struct ReloadTask {
 }
 
 impl ReloadTask {
+    pub(super) fn run(reloader: PhaseReloader, ticker: &TickerHandle) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        // A dropped sender stops it too.
+        let stopped = async move { _ = stopped.await };
+        let (handle, task) = reload::run(reloader, ticker.clone(), stopped);
+        Self { handle, stop, task }
+    }
+
     pub(super) async fn stop(self) {
         // Fails only if it has ended already.
         _ = self.stop.send(());
         // It may be compiling, and has written down nothing half.
         _ = self.task.await;
-    }
-}
-
-/// Loads phases once there is one to load: most nodes that run beside others in a process have none.
-struct LazyLoader {
-    folder: Arc<DataFolder>,
-    allow_native: bool,
-    loader: Option<Loader>,
-}
-
-impl PhaseFactory for LazyLoader {
-    fn load(
-        &mut self,
-        manifest: &Manifest,
-        guest: &Guest,
-        text: &str,
-        path: &Path,
-        module: &[u8],
-    ) -> Result<PhaseSpec, Unfit> {
-        let loader = match &self.loader {
-            Some(loader) => loader,
-            None => {
-                let loader = Loader::new(self.folder.artifacts(), self.allow_native).map_err(Unfit::Bad)?;
-                self.loader.insert(loader)
-            }
-        };
-        loader.load(manifest, guest, text, path, module)
     }
 }

@@ -217,7 +217,7 @@ impl Maintenance {
             started,
             ticker: TickerTask { stop, task },
             #[cfg(feature = "dropin")]
-            reload: begun.map(|begun| begun.run(&handle)),
+            reload: begun.map(|reloader| ReloadTask::run(reloader, &handle)),
             #[cfg(feature = "dropin")]
             data: data.map(|data| data.folder),
             #[cfg(feature = "telemetry")]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::NodeState;
 use super::maintenance::Options;
 use crate::cycle::{BeatReport, Cycle};
-use crate::data::{DataError, DataFolder, KeptPhase};
+use crate::data::{DataError, DataFolder};
 use crate::engine::policy::Trust;
-use crate::registry::{PhaseSpec, RejectedPhase};
+use crate::registry::{KeptPhase, PhaseSpec, RejectedPhase};
 use crate::reload::StartFrom;
 use crate::ticker::AfterTick;
 
@@ -21,9 +21,7 @@ const FAR: u32 = 2;
 
 /// Gives `state` the addresses that an earlier process knew.
 pub(super) fn restore_book(folder: &DataFolder, state: &NodeState) -> Result<(), DataError> {
-    let book = folder.load_book()?;
-    warn(book.warning.as_deref());
-    state.book.restore(book.value);
+    state.book.restore(folder.load_book()?.logged(None));
     Ok(())
 }
 
@@ -34,9 +32,7 @@ pub(super) fn restore_phases(
     phases: &mut Vec<PhaseSpec>,
     options: &mut Options,
 ) -> Result<StartFrom, DataError> {
-    let schedule = folder.load_schedule()?;
-    warn(schedule.warning.as_deref());
-    options.last_runs = schedule.value;
+    options.last_runs = folder.load_schedule()?.logged(None);
     options.kept = kept(folder, phases, &mut options.rejected)?;
     let (mut save, mut own) = (saver(Arc::clone(folder)), options.after_tick.take());
     options.after_tick = Some(Box::new(move |cycle, report| {
@@ -54,12 +50,6 @@ pub(super) fn restore_phases(
         tracing::error!(starts = earlier, runs, "the last starts did not come to their second tick");
     }
     Ok(from)
-}
-
-fn warn(warning: Option<&str>) {
-    if let Some(warning) = warning {
-        tracing::warn!("{warning}");
-    }
 }
 
 /// Writes everything that changed, off the async threads, when maintenance has stopped after `tick`.
@@ -96,12 +86,7 @@ fn kept(
     let mut refused = Vec::new();
     for (at, phase) in phases.iter().enumerate() {
         match folder.load_phase(&phase.name) {
-            Ok(loaded) => {
-                if let Some(warning) = loaded.warning {
-                    tracing::warn!(phase = phase.name, "{warning}");
-                }
-                kept.insert(phase.name.clone(), loaded.value);
-            }
+            Ok(loaded) => _ = kept.insert(phase.name.clone(), loaded.logged(Some(&phase.name))),
             Err(error) if phase.policy.trust == Trust::Guest => refused.push((at, error)),
             Err(error) => return Err(error),
         }

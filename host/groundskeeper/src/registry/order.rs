@@ -1,5 +1,7 @@
 //! Which phases may be registered, and in which order they run. One bad guest costs nobody but itself.
 
+use std::collections::BTreeSet;
+
 use groundskeeper_base::problem::unknown_name_hint;
 use groundskeeper_engine::policy::Trust;
 
@@ -56,27 +58,24 @@ pub(super) fn order(
 }
 
 fn order_together(
-    mut specs: Vec<PhaseSpec>,
+    unchecked: Vec<PhaseSpec>,
     rejected: &mut Vec<RejectedPhase>,
 ) -> Result<Vec<PhaseSpec>, BadPhases> {
-    let names: Vec<String> = specs
+    let names: BTreeSet<String> = unchecked
         .iter()
         .map(|spec| &spec.name)
         .chain(rejected.iter().map(|one| &one.name))
         .cloned()
         .chain(crate::engine::BUILTINS.map(str::to_owned))
         .collect();
-    let mut at = 0;
-    while let Some(spec) = specs.get(at) {
-        let named = spec.schedule.after.iter().chain(&spec.schedule.before);
-        match named.into_iter().find(|other| !names.contains(other)).cloned() {
-            None => at += 1,
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut specs = Vec::with_capacity(unchecked.len());
+    for spec in unchecked {
+        let mut named = spec.schedule.after.iter().chain(&spec.schedule.before);
+        match named.find(|other| !names.contains(*other)).cloned() {
+            None => specs.push(spec),
             Some(other) => {
-                let mut known: Vec<&str> = names.iter().map(String::as_str).collect();
-                known.sort_unstable();
-                known.dedup();
                 let hint = unknown_name_hint(&other, &known);
-                let spec = specs.remove(at);
                 let bad = BadPhases::NoSuchPhase { phase: spec.name.clone(), other, hint };
                 reject(spec, bad, rejected)?;
             }

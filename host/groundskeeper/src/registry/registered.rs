@@ -231,23 +231,17 @@ impl Registered {
     }
 
     /// Whether a run that was given up has still not come back.
-    pub fn is_stuck(&mut self) -> bool {
-        let inside = self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire));
-        if !inside {
-            self.stuck = None;
-        }
-        inside
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire))
     }
 
     /// What its last accepted run stored, in the mode it is in.
     pub fn memory(&self) -> Option<Saved> {
-        let kept = if self.is_shadow() { &self.kept.shadow_memory } else { &self.kept.memory };
-        let kept = match kept {
-            // The shadow begins with what the phase knows.
-            None if self.is_shadow() => &self.kept.memory,
-            kept => kept,
-        };
-        kept.as_ref().map(|KeptMemory { version, bytes }| Saved { version: *version, bytes: bytes.clone() })
+        let shadow = self.kept.shadow_memory.as_ref().filter(|_| self.is_shadow());
+        // The shadow begins with what the phase knows.
+        shadow
+            .or(self.kept.memory.as_ref())
+            .map(|KeptMemory { version, bytes }| Saved { version: *version, bytes: bytes.clone() })
     }
 
     /// The most that it may store; None if nothing.
@@ -342,7 +336,7 @@ impl Registered {
     fn state(&self) -> PhaseState {
         if self.policy.mode == Mode::Off {
             PhaseState::Off
-        } else if self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire)) {
+        } else if self.is_stuck() {
             PhaseState::Stuck
         } else if self.is_paused {
             PhaseState::Paused

@@ -96,7 +96,7 @@ pub struct CandidateStatus {
 impl From<&RejectedPhase> for CandidateStatus {
     fn from(rejected: &RejectedPhase) -> Self {
         Self {
-            state: if rejected.is_pending { PhaseState::Pending } else { PhaseState::Rejected },
+            state: rejected.state(),
             why: rejected.problem.clone(),
             digest: rejected.digest.as_ref().map(short_digest),
             since_unix_s: rejected.since_unix_s,
@@ -104,8 +104,14 @@ impl From<&RejectedPhase> for CandidateStatus {
     }
 }
 
+impl RejectedPhase {
+    fn state(&self) -> PhaseState {
+        if self.is_pending { PhaseState::Pending } else { PhaseState::Rejected }
+    }
+}
+
 /// As much of a digest as people compare.
-pub fn short_digest(digest: &[u8; 32]) -> String {
+pub(crate) fn short_digest(digest: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(&digest[..6])
 }
 
@@ -176,7 +182,7 @@ impl PhaseStatus {
         Self {
             name: phase.name.as_str().into(),
             kind: phase.kind.as_str().into(),
-            state: if phase.is_pending { PhaseState::Pending } else { PhaseState::Rejected },
+            state: phase.state(),
             mode: Mode::Off,
             digest: phase.digest.as_ref().map(short_digest),
             since_unix_s: phase.since_unix_s,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::order;
-use super::{Before, Former, KeptPhase, PhaseSpec, Registered, Registry, RejectedPhase};
+use super::{Before, Former, KeptPhase, PhaseSpec, Registered, Registry};
 use crate::engine::policy::Trust;
 
 /// Runs that a new generation has to end well before it counts as good; and it takes as many ticks at least.
@@ -92,11 +92,6 @@ impl Registry {
         if let Some(phase) = self.phases.iter_mut().find(|phase| *phase.name == *name) {
             phase.resume_probation(tick, former);
         }
-    }
-
-    /// What is wanted and does not run, and why.
-    pub fn set_rejected(&mut self, rejected: Vec<RejectedPhase>) {
-        self.rejected = rejected;
     }
 
     /// The order of names with `newcomer` in its place.

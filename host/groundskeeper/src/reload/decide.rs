@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::options::ScanKind;
+use super::ScanKind;
 use super::slot::PhaseSlot;
 use crate::data::Head;
 use crate::registry::Digest;
@@ -89,8 +89,8 @@ pub(super) fn on_start(head: &Head, digest: &Digest) -> OnStart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loader::Refusal;
     use crate::registry::KeptPhase;
-    use crate::reload::slot::Refusal;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -145,7 +145,7 @@ mod tests {
     fn phases_that_do_not_run() {
         let mut slot = PhaseSlot::new(head());
         assert!(!restores(&slot, ScanKind::Hint) && restores(&slot, ScanKind::Ordered));
-        slot.restore_later();
+        slot.wait_for_restore(true);
         assert!(restores(&slot, ScanKind::Hint));
         slot.started();
         assert!(!restores(&slot, ScanKind::Ordered), "it runs");

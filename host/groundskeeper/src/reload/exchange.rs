@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
 
 use crate::cycle::{Cycle, TrialContext};
-use crate::registry::{Former, KeptPhase, LastRuns, PhaseSpec, RejectedPhase, Verdict};
+use crate::data::Head;
+use crate::registry::{Digest, Former, KeptPhase, LastRuns, PhaseSpec, RejectedPhase, Verdict};
 
 /// What is done between two ticks.
 #[doc(hidden)]
@@ -29,11 +30,12 @@ pub(super) struct Observed {
 /// A phase on its way in.
 pub(super) struct Put {
     pub spec: PhaseSpec,
-    /// What it has kept, for a phase that does not run yet.
+    /// What it has kept, for a phase that does not run yet; else what the generation before had kept at the trial.
     pub kept: KeptPhase,
     /// The generation to go back to, for a phase that does not run yet.
     pub former: Option<Former<PhaseSpec>>,
-    pub last_runs: LastRuns,
+    /// Of a new generation: its digest, and the head that was written down for it.
+    pub written: Option<(Digest, Head)>,
     /// What the node shows if it cannot be put in.
     pub if_refused: RejectedPhase,
 }
@@ -42,19 +44,23 @@ pub(super) struct Put {
 #[derive(Default)]
 pub(super) struct Batch {
     pub puts: Vec<Put>,
+    /// Phases that run and are taken out.
     pub removals: Vec<String>,
     /// What is wanted and does not run.
     pub rejected: Vec<RejectedPhase>,
+    /// When phases ran in an earlier process, for a start.
+    pub last_runs: LastRuns,
 }
 
 /// What became of a [`Batch`].
 pub(super) struct BatchResult {
     /// Of probations that ended before the batch was applied.
     pub verdicts: Vec<SeenVerdict>,
+    pub puts: Vec<Put>,
     /// Why phases could not be put in, by name.
     pub refused: BTreeMap<String, String>,
-    /// What phases kept that were taken out, by name.
-    pub removed: BTreeMap<String, KeptPhase>,
+    /// Phases that were to be taken out, and what they kept.
+    pub removed: Vec<(String, Option<KeptPhase>)>,
 }
 
 /// Fetches what a scan needs. None if there are no more ticks.
@@ -66,56 +72,61 @@ pub(super) fn observe(ticks: BetweenTicks<'_>, wants_context: bool) -> Option<Ob
 }
 
 impl Batch {
+    /// Whether a new generation of the phase `name` is on its way in.
+    pub fn replaces(&self, name: &str) -> bool {
+        self.puts.iter().any(|put| put.written.is_some() && put.if_refused.name == name)
+    }
+
     /// Hands the changes over. None if there are no more ticks.
     pub fn hand_over(self, ticks: BetweenTicks<'_>) -> Option<BatchResult> {
         ask(ticks, move |cycle| self.apply(cycle))
     }
 
     fn apply(self, cycle: &mut Cycle) -> BatchResult {
+        let Self { puts, removals, rejected, last_runs } = self;
         let verdicts = take_verdicts(cycle);
-        let mut rejected = self.rejected;
-        let mut refused = BTreeMap::new();
-        for (put, why) in put_all(cycle, self.puts) {
-            let name = put.if_refused.name.clone();
-            rejected.retain(|one| one.name != name);
-            rejected.push(RejectedPhase { problem: why.clone(), ..put.if_refused });
-            refused.insert(name, why);
-        }
-        let mut removed = BTreeMap::new();
-        for name in self.removals {
-            if let Some(kept) = cycle.take_out(&name) {
-                removed.insert(name, kept);
-            }
+        let refused = put_all(cycle, &puts, &last_runs);
+        let mut removed = Vec::new();
+        for name in removals {
+            let kept = cycle.take_out(&name);
+            removed.push((name, kept));
         }
         // Phases that the application could not make have neither file nor digest; they are not ours.
         let is_foreign = |one: &&RejectedPhase| one.file.is_none() && one.digest.is_none();
         let mut all: Vec<RejectedPhase> = cycle.rejected().iter().filter(is_foreign).cloned().collect();
-        all.extend(rejected);
+        all.extend(rejected.into_iter().filter(|one| !refused.contains_key(&one.name)));
+        for Put { if_refused, .. } in &puts {
+            if let Some(why) = refused.get(&if_refused.name) {
+                all.push(RejectedPhase { problem: why.clone(), ..if_refused.clone() });
+            }
+        }
         cycle.set_rejected(all);
-        BatchResult { verdicts, refused, removed }
+        BatchResult { verdicts, puts, refused, removed }
     }
 }
 
-/// Puts phases in, and returns those that cannot be registered, with the reason.
-fn put_all(cycle: &mut Cycle, mut puts: Vec<Put>) -> Vec<(Put, String)> {
+/// Puts phases in. Why the others cannot be registered, by name.
+fn put_all(cycle: &mut Cycle, puts: &[Put], last_runs: &LastRuns) -> BTreeMap<String, String> {
     // One may wait for another of the same batch: as long as one gets in, the others are tried again.
+    let mut waiting: Vec<&Put> = puts.iter().collect();
     loop {
-        let before = puts.len();
-        let mut refused = Vec::new();
-        for put in puts {
-            match cycle.put(put.spec.clone(), put.kept.clone(), put.last_runs.clone()) {
+        let before = waiting.len();
+        let mut refused = BTreeMap::new();
+        waiting.retain(|put| {
+            let name = &put.if_refused.name;
+            match cycle.put(put.spec.clone(), put.kept.clone(), last_runs.clone()) {
                 Ok(()) => {
-                    if let Some(former) = put.former {
-                        cycle.resume_probation(&put.spec.name, former);
+                    if let Some(former) = put.former.clone() {
+                        cycle.resume_probation(name, former);
                     }
                 }
-                Err(why) => refused.push((put, why)),
+                Err(why) => _ = refused.insert(name.clone(), why),
             }
-        }
+            refused.contains_key(name)
+        });
         if refused.is_empty() || refused.len() == before {
             return refused;
         }
-        puts = refused.into_iter().map(|(put, _)| put).collect();
     }
 }
 

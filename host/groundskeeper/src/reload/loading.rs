@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::PhaseFactory;
-use super::slot::Refusal;
 use crate::config::{Declared, Manifest, Runtime};
 use crate::cycle::TrialContext;
+use crate::data::Generation;
 use crate::engine::Fence;
-use crate::loader::Unfit;
+use crate::loader::Refusal;
 use crate::registry::{KeptPhase, PhaseSpec};
 
 /// What a run on trial may take, if it is not cut by its own limits.
@@ -20,14 +20,14 @@ const MOST_LIBRARIES: u32 = 16;
 
 /// See the module.
 pub(super) struct GenerationLoader {
-    factory: Box<dyn PhaseFactory>,
+    factory: PhaseFactory,
     fence: Fence,
     reload_native: bool,
     libraries: u32,
 }
 
 impl GenerationLoader {
-    pub fn new(factory: Box<dyn PhaseFactory>, fence: Fence, reload_native: bool) -> Self {
+    pub fn new(factory: PhaseFactory, fence: Fence, reload_native: bool) -> Self {
         Self { factory, fence, reload_native, libraries: 0 }
     }
 
@@ -36,13 +36,12 @@ impl GenerationLoader {
         self.libraries
     }
 
-    /// Makes a phase of `bytes`, which were read from `module`. `replaces` if a generation of it runs.
+    /// Makes a phase of what was read of the manifest's `file`. `replaces` if a generation of it runs.
     pub fn load(
         &mut self,
+        file: &Path,
         manifest: &Manifest,
-        text: &str,
-        module: &Path,
-        bytes: &[u8],
+        generation: &Generation,
         replaces: bool,
     ) -> Result<PhaseSpec, Refusal> {
         let Declared::Guest(guest) = &manifest.body else {
@@ -54,11 +53,10 @@ impl GenerationLoader {
             }
             self.libraries += 1;
         }
+        let module = file.parent().unwrap_or(Path::new("")).join(&guest.module);
         let factory = &mut self.factory;
-        match catch_unwind(AssertUnwindSafe(|| factory.load(manifest, guest, text, module, bytes))) {
-            Ok(Ok(spec)) => Ok(spec),
-            Ok(Err(Unfit::Unfinished(why))) => Err(Refusal::Unfinished(why)),
-            Ok(Err(Unfit::Bad(why))) => Err(Refusal::Bad(why)),
+        match catch_unwind(AssertUnwindSafe(|| factory(manifest, guest, &module, generation))) {
+            Ok(loaded) => loaded,
             Err(_) => Err(Refusal::Bad("loading it panicked; what it says is in the log".to_owned())),
         }
     }

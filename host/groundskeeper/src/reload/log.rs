@@ -15,24 +15,15 @@ const EVENTS_KEPT: usize = 256;
 pub(super) struct ReloadLog {
     clock: Arc<dyn Clock>,
     pub counts: ReloadCounts,
-    sender: broadcast::Sender<ReloadEvent>,
+    pub sender: broadcast::Sender<ReloadEvent>,
     /// Of the scan at hand.
-    events: Vec<ReloadEvent>,
+    pub events: Vec<ReloadEvent>,
 }
 
 impl ReloadLog {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let counts = ReloadCounts { last_successful: true, ..ReloadCounts::default() };
         Self { clock, counts, sender: broadcast::channel(EVENTS_KEPT).0, events: Vec::new() }
-    }
-
-    pub fn sender(&self) -> broadcast::Sender<ReloadEvent> {
-        self.sender.clone()
-    }
-
-    /// Everything that was noted since this was last called.
-    pub fn take_events(&mut self) -> Vec<ReloadEvent> {
-        std::mem::take(&mut self.events)
     }
 
     /// One log line, one count, one event.
@@ -45,7 +36,7 @@ impl ReloadLog {
             Some(why) if change == Change::Pending => tracing::info!(phase, result, digest, why, "reload"),
             Some(why) => tracing::warn!(phase, result, digest, why, "reload"),
         }
-        self.counts.count(change);
+        self.counts.changes[change as usize] += 1;
         // There may be no listener.
         _ = self.sender.send(event.clone());
     }

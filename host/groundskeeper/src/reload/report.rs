@@ -12,7 +12,7 @@ pub enum Change {
     Removed,
     /// It does not run, and what ran before runs on.
     Rejected,
-    /// It is not whole yet, and is looked at again.
+    /// It is not whole yet, and is read again.
     Pending,
     /// The new generation failed its probation, and the one before runs again.
     Returned,
@@ -91,14 +91,14 @@ impl ConfigReport {
     }
 }
 
-/// What a look at the folder came to.
+/// What a scan of the folder came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadReport {
     /// Nothing for phases that stay as they were.
     pub events: Vec<ReloadEvent>,
     /// Phases that run, of those that were dropped in.
     pub running: u32,
-    /// Why the folder could not be looked at.
+    /// Why the folder could not be scanned.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<String>,
     /// What became of the config, if it was read again too.
@@ -115,18 +115,14 @@ impl ReloadReport {
 }
 
 /// Numbers since the process started.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[doc(hidden)]
 pub struct ReloadCounts {
     pub looks: u64,
     /// Modules read and hashed.
     pub digests: u64,
-    pub applied: u64,
-    pub removed: u64,
-    pub rejected: u64,
-    pub pending: u64,
-    pub returned: u64,
-    pub proven: u64,
+    /// Events, in the order of [`Change::ALL`].
+    pub(super) changes: [u64; Change::ALL.len()],
     /// Shared libraries loaded; none is ever unloaded.
     pub libraries: u64,
     /// Generations in memory: those that run, and those that could return.
@@ -138,22 +134,7 @@ pub struct ReloadCounts {
 }
 
 impl ReloadCounts {
-    pub fn of(mut self, change: Change) -> u64 {
-        *self.counter(change)
-    }
-
-    pub(super) fn count(&mut self, change: Change) {
-        *self.counter(change) += 1;
-    }
-
-    fn counter(&mut self, change: Change) -> &mut u64 {
-        match change {
-            Change::Applied => &mut self.applied,
-            Change::Removed => &mut self.removed,
-            Change::Rejected => &mut self.rejected,
-            Change::Pending => &mut self.pending,
-            Change::Returned => &mut self.returned,
-            Change::Proven => &mut self.proven,
-        }
+    pub fn of(self, change: Change) -> u64 {
+        self.changes[change as usize]
     }
 }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::options::ReloadOptions;
-use super::slot::Refusal;
+use super::ReloadOptions;
 use crate::config::{Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Require};
 use crate::data::Files;
+use crate::loader::Refusal;
 
 /// Whether the manifest pins its module and is signed, as far as that is required.
 pub(super) fn check(

@@ -3,102 +3,78 @@
 use std::path::Path;
 
 use super::exchange::Put;
-use super::loading::GenerationLoader;
-use super::slot::{PhaseSlot, Refusal};
-use super::store::GenerationStore;
-use crate::config::{Declared, Manifest};
-use crate::registry::{Digest, LastRuns, PhaseSpec, RejectedPhase};
+use super::reloader::PhaseReloader;
+use super::slot::PhaseSlot;
+use crate::config::Manifest;
+use crate::loader::Refusal;
+use crate::registry::{Digest, KeptPhase, PhaseSpec, RejectedPhase};
 
-/// What becomes of a generation that was kept.
-pub(super) enum Shelved {
-    Loaded(Box<PhaseSpec>),
-    /// The disk failed: tried again.
-    Unreadable,
-    /// It is gone, or cannot be loaded any more.
-    Unusable,
-}
-
-/// See the module.
-pub(super) struct Restore<'a> {
-    pub store: &'a GenerationStore,
-    pub loader: &'a mut GenerationLoader,
-}
-
-impl Restore<'_> {
-    /// Loads the generation `digest` of the phase `name`, whose manifest was `file`.
-    pub fn shelved(&mut self, name: &str, file: &Path, digest: &Digest) -> Shelved {
-        let generation = match self.store.0.load_generation(digest) {
-            Ok(Some(generation)) => generation,
-            Ok(None) => return Shelved::Unusable,
-            Err(error) => {
-                tracing::error!(%error, phase = name, "a generation that was kept cannot be read; tried again");
-                return Shelved::Unreadable;
-            }
+impl PhaseReloader {
+    /// Loads the generation `digest` of the phase `name`, whose manifest was `file`. None if it is gone, or cannot be loaded
+    /// any more.
+    ///
+    /// # Errors
+    /// If the disk fails: it is to be tried again.
+    pub(super) fn load_kept_generation(
+        &mut self,
+        name: &str,
+        file: &Path,
+        digest: &Digest,
+    ) -> Result<Option<PhaseSpec>, Refusal> {
+        let generation = self.slots.folder.load_generation(digest).map_err(|error| {
+            tracing::error!(%error, phase = name, "a generation that was kept cannot be read; tried again");
+            Refusal::Machine(error.to_string())
+        })?;
+        let Some(generation) = generation else { return Ok(None) };
+        let Ok(manifest) = Manifest::parse(&generation.manifest, &file.display().to_string()) else {
+            return Ok(None);
         };
-        let text = &generation.manifest;
-        let Ok(manifest) = Manifest::parse(text, &file.display().to_string()) else {
-            return Shelved::Unusable;
-        };
-        let Declared::Guest(guest) = &manifest.body else { return Shelved::Unusable };
-        let module = file.parent().unwrap_or(Path::new("")).join(&guest.module);
-        match self.loader.load(&manifest, text, &module, &generation.module, false) {
-            Ok(spec) => Shelved::Loaded(Box::new(spec)),
-            Err(refusal) => {
-                let why = refusal.message();
-                tracing::error!(phase = name, why, "a generation that was kept cannot be loaded");
-                Shelved::Unusable
-            }
+        let loaded = self.loader.load(file, &manifest, &generation, false);
+        if let Err(refusal) = &loaded {
+            let why = refusal.to_string();
+            tracing::error!(phase = name, why, "a generation that was kept cannot be loaded");
         }
+        Ok(loaded.ok())
     }
 
-    /// The last generation of `slot` that was good, whatever lies in the folder.
-    pub fn last_good(&mut self, name: &str, slot: &mut PhaseSlot) -> Option<Put> {
-        let file = slot.file();
-        if let Some(current) = slot.head().lineage.proven_current() {
-            match self.shelved(name, &file, &current) {
-                Shelved::Loaded(spec) => match self.store.load_kept(name) {
-                    Ok(kept) => return Some(Put::restored(*spec, kept, slot)),
-                    Err(refusal) => {
-                        // A disk that fails for a moment is no reason to take away what the phase remembers.
-                        if matches!(refusal, Refusal::Machine(_)) {
-                            slot.restore_later();
-                        }
-                        return None;
-                    }
-                },
-                Shelved::Unreadable => {
-                    slot.restore_later();
-                    return None;
-                }
-                Shelved::Unusable => {}
-            }
+    /// The last generation of the phase `name` that was good, whatever lies in the folder.
+    pub(super) fn last_good(&mut self, name: &str) -> Option<Put> {
+        let put = self.find_last_good(name);
+        // A disk that fails for a moment is no reason to take away what the phase remembers.
+        let is_disk_failure = matches!(put, Err(Refusal::Machine(_)));
+        self.slots.entry(name).wait_for_restore(is_disk_failure);
+        put.ok().flatten()
+    }
+
+    fn find_last_good(&mut self, name: &str) -> Result<Option<Put>, Refusal> {
+        let head = self.slots.entry(name).head().clone();
+        if let Some(current) = head.lineage.proven_current()
+            && let Some(spec) = self.load_kept_generation(name, &head.file, &current)?
+        {
+            let kept = self.slots.load_kept(name)?;
+            return Ok(Some(Put::restored(spec, kept, self.slots.entry(name))));
         }
-        let former = slot.head().lineage.former()?.clone();
-        match self.shelved(name, &file, &former.digest) {
-            Shelved::Loaded(spec) => {
-                self.store.save_kept(name, &former.kept);
-                slot.reverted();
-                Some(Put::restored(*spec, former.kept, slot))
-            }
-            Shelved::Unreadable => {
-                slot.restore_later();
-                None
-            }
-            Shelved::Unusable => None,
-        }
+        let Some(former) = head.lineage.former() else { return Ok(None) };
+        let Some(spec) = self.load_kept_generation(name, &head.file, &former.digest)? else {
+            return Ok(None);
+        };
+        self.slots.save_kept(name, &former.kept);
+        let slot = self.slots.entry(name);
+        slot.head_mut().lineage.reverted();
+        Ok(Some(Put::restored(spec, former.kept.clone(), slot)))
     }
 }
 
 impl Put {
     /// A phase that does not run yet, as `slot` says.
-    pub fn restored(spec: PhaseSpec, kept: crate::registry::KeptPhase, slot: &PhaseSlot) -> Self {
+    pub fn restored(spec: PhaseSpec, kept: KeptPhase, slot: &PhaseSlot) -> Self {
         let if_refused = RejectedPhase {
             name: spec.name.clone(),
             kind: spec.kind.to_owned(),
-            file: Some(slot.file()),
+            file: Some(slot.head().file.clone()),
             digest: slot.head().lineage.current(),
             ..RejectedPhase::default()
         };
-        Self { spec, kept, former: None, last_runs: LastRuns::new(), if_refused }
+        Self { spec, kept, former: None, written: None, if_refused }
     }
 }

@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::ScanKind;
 use super::exchange::CycleChange;
-use super::options::{ReloadOptions, ScanKind};
 use super::reloader::PhaseReloader;
 use super::report::{ReloadCounts, ReloadEvent, ReloadReport};
 use super::watch::Watcher;
@@ -31,7 +31,7 @@ enum Order {
     Reload(oneshot::Sender<ReloadReport>),
     /// Gives what has failed under this name another chance.
     Forgive(String),
-    /// No looks for so long, but those that are ordered.
+    /// No scans for so long, but those that are ordered.
     Hold(Duration),
 }
 
@@ -52,6 +52,14 @@ impl ReloadHandle {
         told.await.ok()
     }
 
+    /// Everything that happens to phases from now on.
+    pub fn events(&self) -> broadcast::Receiver<ReloadEvent> {
+        self.events.subscribe()
+    }
+}
+
+#[doc(hidden)]
+impl ReloadHandle {
     /// Gives bytes of the phase `name` that have failed another chance.
     pub async fn forgive(&self, name: &str) {
         // A node that is going down forgives nobody any more.
@@ -59,7 +67,7 @@ impl ReloadHandle {
     }
 
     /// For so long from now on changes in the folder wait; [`ReloadHandle::reload`] still works. Zero ends it. It ends by
-    /// itself, so that nobody who is killed leaves a node that looks no more.
+    /// itself, so that nobody who is killed leaves a node that scans no more.
     pub async fn hold(&self, time: Duration) {
         // As above.
         _ = self.orders.send(Order::Hold(time.min(LONGEST_HOLD))).await;
@@ -68,11 +76,6 @@ impl ReloadHandle {
     /// The drop-in folder.
     pub fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    /// Everything that happens to phases from now on.
-    pub fn events(&self) -> broadcast::Receiver<ReloadEvent> {
-        self.events.subscribe()
     }
 
     pub fn counts(&self) -> ReloadCounts {
@@ -94,16 +97,15 @@ impl ReloadHandle {
 /// Runs `reloader` on the current tokio runtime beside `ticker`, until `stop` completes.
 pub fn run(
     reloader: PhaseReloader,
-    options: &ReloadOptions,
     ticker: TickerHandle,
-    clock: Arc<dyn Clock>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> (ReloadHandle, tokio::task::JoinHandle<()>) {
     let (orders, ordered) = mpsc::channel(8);
     let counts = Arc::new(Mutex::new(reloader.counts()));
-    let (folder, events) = (Arc::from(&*options.dir), reloader.events());
+    let (folder, events) = (Arc::from(reloader.scanner.dir()), reloader.log.sender.clone());
+    let (watcher, beats) = (Watcher::start(&folder), ticker.reports());
     let handle = ReloadHandle { folder, orders, events, counts: Arc::clone(&counts) };
-    let (watcher, beats) = (Watcher::start(&options.dir), ticker.reports());
+    let clock = Arc::clone(&reloader.clock);
     let runner = Runner { reloader: Some((reloader, watcher)), ticker, clock, counts, held_until: None };
     let task = tokio::spawn(async move {
         tokio::select! {
@@ -131,46 +133,49 @@ impl Runner {
     ) {
         let Some(hint) = self.reloader.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
         // What has come since the node began.
-        let mut scanned = self.scan(ScanKind::Hint).await.map(drop);
-        while scanned.is_some() {
+        let mut wanted: (ScanKind, Option<oneshot::Sender<ReloadReport>>) = (ScanKind::Hint, None);
+        let mut is_hinted = false;
+        loop {
+            let (kind, tell) = wanted;
+            let Some(report) = self.scan(kind).await else { return };
+            if std::mem::take(&mut is_hinted) {
+                tokio::time::sleep(PAUSE).await;
+            }
+            if let Some(tell) = tell {
+                // Whoever asked may not wait for the answer any more.
+                _ = tell.send(report);
+            }
             let held = self.held_until();
             let next = held.or_else(|| self.reloader.as_ref()?.0.next());
             let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
-            scanned = tokio::select! {
+            wanted = tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Reload(tell)) => {
-                        let report = self.scan(ScanKind::Ordered).await;
-                        // Whoever asked may not wait for the answer any more.
-                        report.map(|report| _ = tell.send(report))
-                    }
+                    Some(Order::Reload(tell)) => (ScanKind::Ordered, Some(tell)),
                     Some(Order::Forgive(name)) => {
                         self.reloader.iter_mut().for_each(|(reloader, _)| reloader.forgive(&name));
-                        // No file has changed: a look for changes would pass them by.
-                        self.scan(ScanKind::Thorough).await.map(drop)
+                        // No file has changed: a scan for changes would pass them by.
+                        (ScanKind::Thorough, None)
                     }
                     Some(Order::Hold(time)) => {
                         self.held_until = Some(self.clock.mono() + time);
                         // What has come meanwhile, if this ends it.
-                        self.scan(ScanKind::Hint).await.map(drop)
+                        (ScanKind::Hint, None)
                     }
-                    None => None,
+                    None => return,
                 },
                 beat = beats.recv() => match beat {
                     Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) => {
-                        self.scan(ScanKind::Thorough).await.map(drop)
+                        (ScanKind::Thorough, None)
                     }
                     // Even while held: probations end at beats.
-                    Ok(_) | Err(RecvError::Lagged(_)) => self.scan(ScanKind::Hint).await.map(drop),
-                    Err(RecvError::Closed) => None,
+                    Ok(_) | Err(RecvError::Lagged(_)) => (ScanKind::Hint, None),
+                    Err(RecvError::Closed) => return,
                 },
                 () = hint.notified(), if held.is_none() => {
-                    let scanned = self.scan(ScanKind::Hint).await.map(drop);
-                    tokio::time::sleep(PAUSE).await;
-                    scanned
+                    is_hinted = true;
+                    (ScanKind::Hint, None)
                 }
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
-                    self.scan(ScanKind::Hint).await.map(drop)
-                }
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (ScanKind::Hint, None),
             };
         }
     }
@@ -192,7 +197,7 @@ impl Runner {
             } else {
                 reloader.scan(&mut ticks, kind)
             };
-            watcher.follow(reloader.files());
+            watcher.follow(reloader.scanner.files());
             (reloader, watcher, report)
         });
         match scanned.await {

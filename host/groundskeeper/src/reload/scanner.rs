@@ -10,24 +10,21 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::decide::{self, FileState};
-use super::options::{ReloadOptions, ScanKind};
 use super::required;
-use super::slot::Refusal;
 use super::slots::PhaseSlots;
 use super::tracker::FileTracker;
+use super::{ReloadOptions, ScanKind};
 use crate::config::{MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, arrange_manifests};
-use crate::data::{DataFolder, generation_digest};
-use crate::loader::MOST_BYTES;
+use crate::data::{Files, Generation};
+use crate::loader::{MOST_BYTES, Refusal};
 use crate::registry::{Digest, RejectedPhase};
 
 /// Files of one phase as they were read together.
 pub(super) struct Found {
     pub name: String,
     pub file: PathBuf,
-    pub text: String,
     pub manifest: Manifest,
-    pub module: PathBuf,
-    pub bytes: Vec<u8>,
+    pub generation: Generation,
     pub digest: Digest,
 }
 
@@ -42,14 +39,12 @@ pub(super) struct FolderScan {
     pub files: Vec<ManifestFile>,
     /// Of what was read.
     pub read: Vec<Result<Found, Unusable>>,
-    /// Phases whose retry is due, but whose files have changed again.
-    pub postponed: Vec<String>,
 }
 
 /// See the module.
 pub(super) struct FolderScanner {
     options: ReloadOptions,
-    folder: Arc<DataFolder>,
+    files: Arc<dyn Files>,
     tracker: FileTracker,
     /// Manifests as they were last read: most scans are about one file, and parsing is what they would be spent on.
     parsed: BTreeMap<PathBuf, ManifestFile>,
@@ -60,9 +55,9 @@ pub(super) struct FolderScanner {
 }
 
 impl FolderScanner {
-    pub fn new(options: ReloadOptions, folder: Arc<DataFolder>) -> Self {
+    pub fn new(options: ReloadOptions, files: Arc<dyn Files>) -> Self {
         let tracker = FileTracker::default();
-        Self { options, folder, tracker, parsed: BTreeMap::new(), unread: BTreeSet::new(), digests: 0 }
+        Self { options, files, tracker, parsed: BTreeMap::new(), unread: BTreeSet::new(), digests: 0 }
     }
 
     pub fn dir(&self) -> &Path {
@@ -89,7 +84,7 @@ impl FolderScanner {
     /// If the folder cannot be listed.
     pub fn scan(
         &mut self,
-        slots: &PhaseSlots,
+        slots: &mut PhaseSlots,
         kind: ScanKind,
         now: Duration,
     ) -> io::Result<Option<FolderScan>> {
@@ -99,7 +94,7 @@ impl FolderScanner {
             return Ok(None);
         }
         let files = self.manifests();
-        let mut scan = FolderScan { files: Vec::new(), read: Vec::new(), postponed: Vec::new() };
+        let mut read = Vec::new();
         // A retry is due for the first file of a phase only: two that take turns would never come to an end.
         let mut retried = BTreeSet::new();
         for file in files.iter().filter(|file| !file.is_built_in) {
@@ -111,14 +106,13 @@ impl FolderScanner {
                 is_due: slots.again_at(&name).is_some_and(|at| now >= at) && retried.insert(name.clone()),
             };
             if decide::reads(kind, state) {
-                scan.read.extend(self.read_parts(file, &name, &parts, kind, now));
+                read.extend(self.read_parts(file, &name, &parts, kind, now));
             } else if state.is_due {
-                scan.postponed.push(name);
+                slots.entry(&name).postpone();
             }
         }
         self.settle_unclaimed(&files, now);
-        scan.files = files;
-        Ok(Some(scan))
+        Ok(Some(FolderScan { files, read }))
     }
 
     /// Every manifest, whether or not it is at rest, for a node that starts.
@@ -132,12 +126,11 @@ impl FolderScanner {
 
     /// Everything that was listed has been read.
     pub fn settle_all(&mut self) {
-        let there: Vec<PathBuf> = self.tracker.there().cloned().collect();
-        there.iter().for_each(|path| self.tracker.settle(path));
+        self.tracker.settle_all();
     }
 
     fn list(&mut self, now: Duration) -> io::Result<()> {
-        let listed = self.folder.files().list(&self.options.dir)?;
+        let listed = self.files.list(&self.options.dir)?;
         self.tracker.update(listed, now);
         Ok(())
     }
@@ -158,7 +151,7 @@ impl FolderScanner {
     }
 
     fn read_manifest(&mut self, path: &Path) -> Result<String, String> {
-        let bytes = self.folder.files().read(path, MOST_MANIFEST_BYTES + 1).map_err(|error| {
+        let bytes = self.files.read(path, MOST_MANIFEST_BYTES + 1).map_err(|error| {
             self.unread.insert(path.to_owned());
             error.to_string()
         })?;
@@ -186,7 +179,7 @@ impl FolderScanner {
     ) -> Option<Result<Found, Unusable>> {
         let read = self.read(file, name);
         if read.is_ok() {
-            let stamps: Vec<_> = parts.iter().map(|part| self.folder.files().stamp(part).ok()).collect();
+            let stamps: Vec<_> = parts.iter().map(|part| self.files.stamp(part).ok()).collect();
             let mut is_still = true;
             for (part, stamp) in parts.iter().zip(stamps) {
                 is_still &= self.tracker.confirm(part, stamp, now);
@@ -210,23 +203,26 @@ impl FolderScanner {
     /// Reads manifest and module of the phase `name`.
     pub fn read(&mut self, file: &ManifestFile, name: &str) -> Result<Found, Unusable> {
         let text_digest = (!file.text.is_empty()).then(|| Sha256::digest(&file.text).into());
-        let unusable = |refusal| Unusable { refusal, rejected: Box::new(rejected(file, name, text_digest)) };
+        let unusable = |refusal| {
+            let rejected = rejected(name, file.manifest.as_ref().ok(), &file.path, text_digest);
+            Unusable { refusal, rejected: Box::new(rejected) }
+        };
         let manifest = match &file.manifest {
             Ok(manifest) => manifest.clone(),
             Err(problems) => return Err(unusable(self.broken_manifest(file, problems))),
         };
-        required::check(&self.options, &**self.folder.files(), file, &manifest).map_err(unusable)?;
+        required::check(&self.options, &*self.files, file, &manifest).map_err(unusable)?;
         let Some(module) = file.module() else { unreachable!("only manifests of guests come here") };
-        let bytes = self.folder.files().read(&module, MOST_BYTES as u64 + 1);
+        let bytes = self.files.read(&module, MOST_BYTES as u64 + 1);
         self.digests += 1;
         let bytes = bytes.map_err(|error| {
             let why = format!("{}: cannot be read: {error}", module.display());
             let is_gone = error.kind() == io::ErrorKind::NotFound;
             unusable(if is_gone { Refusal::Unfinished(why) } else { Refusal::Machine(why) })
         })?;
-        let digest = generation_digest(&Sha256::digest(&bytes).into(), &file.text);
-        let (file, text) = (file.path.clone(), file.text.clone());
-        Ok(Found { name: name.to_owned(), file, text, manifest, module, bytes, digest })
+        let generation = Generation { manifest: file.text.clone(), module: bytes };
+        let digest = generation.digest();
+        Ok(Found { name: name.to_owned(), file: file.path.clone(), manifest, generation, digest })
     }
 
     fn broken_manifest(&self, file: &ManifestFile, problems: &[Problem]) -> Refusal {
@@ -245,22 +241,15 @@ impl FolderScanner {
 impl Found {
     /// How the node shows it if it does not run.
     pub fn rejected(&self) -> RejectedPhase {
-        RejectedPhase {
-            name: self.name.clone(),
-            kind: self.manifest.kind().to_owned(),
-            file: Some(self.file.clone()),
-            digest: Some(self.digest),
-            ..RejectedPhase::default()
-        }
+        rejected(&self.name, Some(&self.manifest), &self.file, Some(self.digest))
     }
 }
 
-/// How the node shows files that cannot be used.
-pub(super) fn rejected(file: &ManifestFile, name: &str, digest: Option<Digest>) -> RejectedPhase {
+fn rejected(name: &str, manifest: Option<&Manifest>, file: &Path, digest: Option<Digest>) -> RejectedPhase {
     RejectedPhase {
         name: name.to_owned(),
-        kind: file.manifest.as_ref().map_or(String::new(), |manifest| manifest.kind().to_owned()),
-        file: Some(file.path.clone()),
+        kind: manifest.map_or(String::new(), |manifest| manifest.kind().to_owned()),
+        file: Some(file.to_owned()),
         digest,
         ..RejectedPhase::default()
     }

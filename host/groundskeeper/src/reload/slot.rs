@@ -1,12 +1,13 @@
 //! One phase of the drop-in folder: which generation runs, and what lies in the folder in its place.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::data::Head;
+use crate::data::{DataFolder, Head};
+use crate::loader::Refusal;
 use crate::registry::{Digest, KeptPhase, RejectedPhase};
 
-/// Half a file is looked at again so many times, each time after a longer wait, before it counts as broken.
+/// Half a file is read again so many times, each time after a longer wait, before it counts as broken.
 const TRIES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// How long until something is tried again that failed for a reason of the machine's.
@@ -34,29 +35,6 @@ struct Candidate {
     again_at: Option<Duration>,
 }
 
-/// Why a candidate does not run.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Refusal {
-    /// The rest of it may be on its way.
-    Unfinished(String),
-    /// It does not run until its bytes change.
-    Bad(String),
-    /// A failure of the machine: nothing is known to be wrong with the files.
-    Machine(String),
-}
-
-impl Refusal {
-    pub fn known_bad(why: &str) -> Self {
-        Self::Bad(format!("these very bytes have failed: {why}"))
-    }
-
-    pub fn message(&self) -> &str {
-        match self {
-            Self::Unfinished(why) | Self::Bad(why) | Self::Machine(why) => why,
-        }
-    }
-}
-
 impl PhaseSlot {
     /// A phase that was here before and does not run yet.
     pub fn new(head: Head) -> Self {
@@ -75,10 +53,6 @@ impl PhaseSlot {
     /// Whether the phase was loaded from this manifest.
     pub fn is_from(&self, manifest: &Path) -> bool {
         self.head.lineage.current().is_some() && self.head.file == manifest
-    }
-
-    pub fn is_unsaved(&self) -> bool {
-        self.is_unsaved
     }
 
     pub fn waits_for_restore(&self) -> bool {
@@ -174,12 +148,13 @@ impl PhaseSlot {
         self.waits_for_restore = false;
     }
 
-    /// The generation of `head` runs; the disk has `written`.
-    pub fn replaced(&mut self, head: Head, written: &Head) {
+    /// The generation of `head` runs; the disk has `written`. True if they differ.
+    pub fn replaced(&mut self, head: Head, written: &Head) -> bool {
         self.is_unsaved = head != *written;
         self.head = head;
         self.candidate = None;
         self.started();
+        self.is_unsaved
     }
 
     /// The phase begins with `head`, which the disk has if it is what it was.
@@ -188,51 +163,38 @@ impl PhaseSlot {
         self.head = head;
     }
 
+    /// The head, for a change that has to be written.
+    pub fn head_mut(&mut self) -> &mut Head {
+        self.is_unsaved = true;
+        &mut self.head
+    }
+
     /// The disk may have a head that was given up: this one has to be written.
     pub fn must_save(&mut self) {
         self.is_unsaved = true;
     }
 
-    pub fn saved(&mut self) {
-        self.is_unsaved = false;
+    /// Writes the head of the phase `name`, unless the disk has it.
+    pub fn save(&mut self, name: &str, folder: &DataFolder) {
+        if !self.is_unsaved {
+            return;
+        }
+        match folder.save_head(name, &self.head) {
+            Ok(()) => self.is_unsaved = false,
+            Err(error) => {
+                tracing::error!(%error, phase = name, "cannot write down which generation runs; tried again");
+            }
+        }
     }
 
-    /// The current generation has ended its probation well.
-    pub fn proven(&mut self) {
-        self.head.lineage.proven();
-        self.is_unsaved = true;
-    }
-
-    /// The current generation has failed, and the one before is the current one.
-    pub fn failed(&mut self, why: String) {
-        self.head.lineage.failed(why);
-        self.is_unsaved = true;
-    }
-
-    /// The former generation is the current one, and nothing is said of the newer one.
-    pub fn reverted(&mut self) {
-        self.head.lineage.reverted();
-        self.is_unsaved = true;
-    }
-
-    /// Its last good generation cannot be put in now.
-    pub fn restore_later(&mut self) {
-        self.waits_for_restore = true;
-    }
-
-    /// A restore is tried now; it says itself if it is to be tried again.
-    pub fn restoring(&mut self) {
-        self.waits_for_restore = false;
+    /// Whether the last good generation, which does not run, is put in at the next scan.
+    pub fn wait_for_restore(&mut self, waits: bool) {
+        self.waits_for_restore = waits;
     }
 
     /// Gives bytes that have failed another chance.
     pub fn forgive(&mut self) {
         self.is_unsaved |= self.head.lineage.forgiven();
         self.candidate = None;
-    }
-
-    /// The manifest's file.
-    pub fn file(&self) -> PathBuf {
-        self.head.file.clone()
     }
 }

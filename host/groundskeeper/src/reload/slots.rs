@@ -1,19 +1,21 @@
-//! All phases of the drop-in folder, by name.
+//! All phases of the drop-in folder by name, in memory and in the data folder.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::ScanKind;
 use super::decide;
-use super::options::ScanKind;
 use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
-use crate::data::Head;
-use crate::registry::{Digest, RejectedPhase};
+use crate::data::{DataError, DataFolder};
+use crate::loader::Refusal;
+use crate::registry::{Digest, KeptPhase, RejectedPhase};
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct PhaseSlots {
     pub by_name: BTreeMap<String, PhaseSlot>,
+    pub folder: Arc<DataFolder>,
 }
 
 impl PhaseSlots {
@@ -29,10 +31,6 @@ impl PhaseSlots {
     /// When a retry of the phase `name` is due.
     pub fn again_at(&self, name: &str) -> Option<Duration> {
         self.by_name.get(name)?.again_at()
-    }
-
-    pub fn heads(&self) -> impl Iterator<Item = &Head> {
-        self.by_name.values().map(PhaseSlot::head)
     }
 
     /// Names of phases for which `is` holds.
@@ -65,14 +63,8 @@ impl PhaseSlots {
         self.by_name.values().filter_map(PhaseSlot::rejected)
     }
 
-    pub fn count_running(&self) -> usize {
-        self.by_name.values().filter(|slot| slot.running().is_some()).count()
-    }
-
-    /// Generations in memory: those that run, and those that could return.
-    pub fn count_generations(&self) -> usize {
-        let running = self.by_name.values().filter(|slot| slot.running().is_some());
-        running.map(|slot| slot.head().lineage.digests().count()).sum()
+    pub fn all_running(&self) -> impl Iterator<Item = &PhaseSlot> {
+        self.by_name.values().filter(|slot| slot.running().is_some())
     }
 
     /// Notes which files are there; the names of phases whose files are gone for good.
@@ -94,5 +86,34 @@ impl PhaseSlots {
             }
         }
         gone
+    }
+
+    /// Writes every head that the disk does not have. What it refuses is tried again at the next scan.
+    pub fn save_heads(&mut self) {
+        for (name, slot) in &mut self.by_name {
+            slot.save(name, &self.folder);
+        }
+    }
+
+    /// What a phase kept that does not run.
+    pub fn load_kept(&self, name: &str) -> Result<KeptPhase, Refusal> {
+        let loaded = self.folder.load_phase(name).map_err(|error| match error {
+            DataError::Newer { .. } => Refusal::Bad(error.to_string()),
+            _ => Refusal::Machine(error.to_string()),
+        })?;
+        Ok(loaded.logged(Some(name)))
+    }
+
+    pub fn save_kept(&self, name: &str, kept: &KeptPhase) {
+        if let Err(error) = self.folder.save_phase(name, kept) {
+            tracing::error!(%error, phase = name, "cannot save what it remembers");
+        }
+    }
+
+    /// Forgets a phase, in memory and on disk.
+    pub fn forget(&mut self, name: &str) {
+        if let Some(slot) = self.by_name.remove(name) {
+            self.folder.forget(name, slot.head());
+        }
     }
 }

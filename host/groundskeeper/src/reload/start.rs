@@ -1,20 +1,17 @@
 //! A start: what lies in the folder, held against what ran when the last process ended.
 
 use std::io;
-use std::time::Duration;
 
 use super::decide::{self, OnStart};
-use super::exchange::Put;
-use super::loading::GenerationLoader;
-use super::restore::{Restore, Shelved};
-use super::scanner::{FolderScanner, Found, Unusable, rejected};
-use super::slot::{PhaseSlot, Refusal};
-use super::slots::PhaseSlots;
-use super::store::GenerationStore;
+use super::exchange::{self, Batch, BetweenTicks, Put};
+use super::reloader::PhaseReloader;
+use super::scanner::{Found, Unusable};
+use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
 use crate::cycle::TrialContext;
-use crate::data::{DataError, Generation, Head};
-use crate::registry::{Former, PhaseSpec};
+use crate::data::{DataError, Head};
+use crate::loader::Refusal;
+use crate::registry::{Former, LastRuns, PhaseSpec};
 
 /// How much a node that starts takes from its folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,56 +41,60 @@ impl StartFrom {
     }
 }
 
-/// What a node begins with.
-#[derive(Default)]
-pub(super) struct Started {
-    pub puts: Vec<Put>,
-    pub refused: Vec<Unusable>,
-}
-
-/// See the module.
-pub(super) struct Start<'a> {
-    pub scanner: &'a mut FolderScanner,
-    pub loader: &'a mut GenerationLoader,
-    pub store: &'a GenerationStore,
-    pub slots: &'a mut PhaseSlots,
-    pub from: StartFrom,
-    pub now: Duration,
-}
-
-impl Start<'_> {
-    /// Loads of each phase what lies in the folder, else the last generation that was good. Only bytes that have not run
-    /// here before are tried.
+impl PhaseReloader {
+    /// Loads what the node begins with: of each phase what lies in the folder, else the last generation that was good. Only
+    /// bytes that have not run here before are tried. `last_runs` continues the cadence of an earlier process.
     ///
     /// # Errors
     /// If the data folder cannot be read.
-    pub fn run(mut self, context: Option<&TrialContext>) -> Result<Started, DataError> {
-        for (name, head) in self.store.load_heads()? {
+    pub fn begin(
+        &mut self,
+        ticks: BetweenTicks<'_>,
+        from: StartFrom,
+        last_runs: &LastRuns,
+    ) -> Result<(), DataError> {
+        let context = exchange::observe(ticks, true).and_then(|observed| observed.context);
+        for (name, head) in self.slots.folder.load_heads()? {
             self.slots.by_name.insert(name, PhaseSlot::new(head));
         }
-        if self.from == StartFrom::Former {
+        if from == StartFrom::Former {
             self.go_back();
         }
-        let mut started = Started::default();
-        if let (Some(files), Some(context)) = (self.files(), context) {
-            self.forget_missing(&files);
+        let (mut puts, mut refused) = (Vec::new(), Vec::new());
+        if let (Some(files), Some(context)) = (self.files_at_start(), &context) {
+            let there: Vec<String> = files.iter().map(|file| self.slots.name_of(file)).collect();
+            for name in self.slots.names(|name, _| !there.iter().any(|there| there == name)) {
+                self.slots.forget(&name);
+            }
             for file in files.iter().filter(|file| !file.is_built_in) {
-                match self.begin_with(file, context) {
-                    Ok(put) => started.puts.push(put),
-                    Err(unusable) => started.refused.push(unusable),
+                match self.begin_with(file, from, context) {
+                    Ok(put) => puts.push(put),
+                    Err(unusable) => refused.push(unusable),
                 }
             }
             self.scanner.settle_all();
         }
-        if self.from != StartFrom::Nothing {
-            self.restore_others(&mut started.puts);
+        if from != StartFrom::Nothing {
+            let is_begun = |name: &str| puts.iter().any(|put| put.spec.name == name);
+            for name in self.slots.names(|name, _| !is_begun(name)) {
+                puts.extend(self.last_good(&name));
+            }
         }
-        Ok(started)
+        for Unusable { refusal, rejected } in refused {
+            self.refuse(refusal, *rejected);
+        }
+        let batch = Batch { puts, last_runs: last_runs.clone(), ..Batch::default() };
+        self.hand_over(batch, None, ticks);
+        self.slots.save_heads();
+        self.slots.folder.prune_generations(self.slots.by_name.values().map(PhaseSlot::head));
+        // A start is no change: only the log has it.
+        self.log.events.clear();
+        Ok(())
     }
 
     /// The manifests of the folder. None if it cannot be read.
-    fn files(&mut self) -> Option<Vec<ManifestFile>> {
-        match self.scanner.scan_all(self.now) {
+    fn files_at_start(&mut self) -> Option<Vec<ManifestFile>> {
+        match self.scanner.scan_all(self.clock.mono()) {
             Ok(files) => Some(files),
             Err(error) => {
                 let dir = self.scanner.dir();
@@ -108,45 +109,44 @@ impl Start<'_> {
         }
     }
 
-    fn forget_missing(&mut self, files: &[ManifestFile]) {
-        let there: Vec<String> = files.iter().map(|file| self.slots.name_of(file)).collect();
-        for name in self.slots.names(|name, _| !there.iter().any(|there| there == name)) {
-            if let Some(slot) = self.slots.by_name.remove(&name) {
-                self.store.forget(&name, slot.head());
+    /// Of each phase, the generation before the one that ran last is the current one.
+    fn go_back(&mut self) {
+        for name in self.slots.names(|_, slot| slot.head().lineage.former().is_some()) {
+            let why = "the node did not get through its first ticks with it".to_owned();
+            if let Some(former) = self.slots.entry(&name).head_mut().lineage.failed(why) {
+                self.slots.save_kept(&name, &former.kept);
             }
         }
     }
 
-    /// Of each phase, the generation before the one that ran last is the current one.
-    fn go_back(&mut self) {
-        for (name, slot) in &mut self.slots.by_name {
-            let Some(former) = slot.head().lineage.former() else { continue };
-            self.store.save_kept(name, &former.kept);
-            slot.failed("the node did not get through its first ticks with it".to_owned());
-        }
-    }
-
-    fn begin_with(&mut self, file: &ManifestFile, context: &TrialContext) -> Result<Put, Unusable> {
+    fn begin_with(
+        &mut self,
+        file: &ManifestFile,
+        from: StartFrom,
+        context: &TrialContext,
+    ) -> Result<Put, Unusable> {
         let name = self.slots.name_of(file);
         let read = self.scanner.read(file, &name);
-        if self.from == StartFrom::Nothing {
-            return Err(nothing_of(file, &name, read));
+        if from == StartFrom::Nothing {
+            // With the digest of its bytes, so that only an ordered scan puts them in.
+            let rejected = read.map_or_else(|unusable| unusable.rejected, |found| Box::new(found.rejected()));
+            let why = "the last starts did not come far, so no phase of the folder runs; `groundskeeper reload` tries again";
+            return Err(Unusable { refusal: Refusal::Bad(why.to_owned()), rejected });
         }
         let found = read?;
-        let digest = found.digest;
-        self.put_of(found, context)
-            .map_err(|refusal| Unusable { refusal, rejected: Box::new(rejected(file, &name, Some(digest))) })
+        let rejected = found.rejected();
+        self.put_of(found, context).map_err(|refusal| Unusable { refusal, rejected: Box::new(rejected) })
     }
 
     fn put_of(&mut self, found: Found, context: &TrialContext) -> Result<Put, Refusal> {
-        let Found { name, file, text, manifest, module, bytes, digest } = found;
+        let Found { name, file, manifest, generation, digest } = found;
         let mut head = self.slots.entry(&name).head().clone();
         let decision = decide::on_start(&head, &digest);
         if let OnStart::KnownBad(why) = decision {
             return Err(Refusal::known_bad(&why));
         }
-        let spec = self.loader.load(&manifest, &text, &module, &bytes, false)?;
-        let mut kept = self.store.load_kept(&name)?;
+        let spec = self.loader.load(&file, &manifest, &generation, false)?;
+        let mut kept = self.slots.load_kept(&name)?;
         if decision == OnStart::Try {
             self.loader.try_out(context, &spec, &kept)?;
         }
@@ -155,11 +155,11 @@ impl Start<'_> {
             && let Some(former) = head.lineage.offered(digest, kept.clone(), ())
         {
             kept = former.kept;
-            self.store.save_kept(&name, &kept);
+            self.slots.save_kept(&name, &kept);
         }
         let former = self.resumed(&name, &mut head);
         if decision == OnStart::Try {
-            self.store.save_generation(&name, &Generation { manifest: text, module: bytes });
+            self.slots.folder.save_generation(&name, &generation);
         }
         let slot = self.slots.entry(&name);
         slot.set_head(head);
@@ -168,39 +168,14 @@ impl Start<'_> {
 
     /// The generation to go back to, of a phase on probation. If it cannot be loaded, the probation ends.
     fn resumed(&mut self, name: &str, head: &mut Head) -> Option<Former<PhaseSpec>> {
-        if !head.lineage.is_on_probation() {
-            return None;
-        }
-        let former = head.lineage.former()?.clone();
-        match self.restore().shelved(name, &head.file, &former.digest) {
-            Shelved::Loaded(held) => Some(Former { digest: former.digest, kept: former.kept, held: *held }),
-            Shelved::Unreadable | Shelved::Unusable => {
+        let Former { digest, kept, .. } =
+            head.lineage.former().filter(|_| head.lineage.is_on_probation())?.clone();
+        match self.load_kept_generation(name, &head.file, &digest) {
+            Ok(Some(held)) => Some(Former { digest, kept, held }),
+            Ok(None) | Err(_) => {
                 head.lineage.former_lost();
                 None
             }
         }
     }
-
-    /// Phases that no file says anything good of.
-    fn restore_others(&mut self, puts: &mut Vec<Put>) {
-        let is_begun = |name: &str| puts.iter().any(|put| put.spec.name == name);
-        for name in self.slots.names(|name, _| !is_begun(name)) {
-            let mut restore = Restore { store: self.store, loader: self.loader };
-            puts.extend(self.slots.by_name.get_mut(&name).and_then(|slot| restore.last_good(&name, slot)));
-        }
-    }
-
-    fn restore(&mut self) -> Restore<'_> {
-        Restore { store: self.store, loader: self.loader }
-    }
-}
-
-/// With the digest of its bytes, so that only an ordered scan puts them in.
-fn nothing_of(file: &ManifestFile, name: &str, read: Result<Found, Unusable>) -> Unusable {
-    let why = "the last starts did not come far, so no phase of the folder runs; `groundskeeper reload` tries again";
-    let digest = match read {
-        Ok(found) => Some(found.digest),
-        Err(unusable) => unusable.rejected.digest,
-    };
-    Unusable { refusal: Refusal::Bad(why.to_owned()), rejected: Box::new(rejected(file, name, digest)) }
 }

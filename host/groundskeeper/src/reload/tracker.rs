@@ -9,7 +9,7 @@ use crate::data::Stamp;
 /// A file that nobody wrote to for so long is whole, as far as can be told without reading it.
 pub const QUIET: Duration = Duration::from_millis(300);
 /// A file that is written to all the time is read anyway.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What is known of one path.
 struct Seen {
@@ -43,19 +43,14 @@ impl FileTracker {
         self.seen.retain(|_, seen| seen.stamp.is_some() || seen.dirty_since.is_some());
     }
 
-    /// Every file that was there at the last look.
+    /// Every file that was there at the last scan.
     pub fn there(&self) -> impl Iterator<Item = &PathBuf> {
         self.seen.iter().filter(|(_, seen)| seen.stamp.is_some()).map(|(path, _)| path)
     }
 
-    /// What `path` looked like.
-    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
-        self.seen.get(path)?.stamp
-    }
-
-    /// Notes what `path` looks like now; true if that is what it looked like at the last look.
+    /// Notes what `path` looks like now; true if that is what it looked like at the last scan.
     pub fn confirm(&mut self, path: &Path, stamp: Option<Stamp>, now: Duration) -> bool {
-        let same = self.stamp(path) == stamp;
+        let same = self.seen.get(path).and_then(|seen| seen.stamp) == stamp;
         if !same {
             let unseen = Seen { stamp: None, changed_at: now, dirty_since: Some(now) };
             self.seen.entry(path.to_owned()).or_insert(unseen).note(stamp, now);
@@ -83,6 +78,11 @@ impl FileTracker {
         if let Some(seen) = self.seen.get_mut(path) {
             seen.dirty_since = None;
         }
+    }
+
+    /// Everything was read as it is.
+    pub fn settle_all(&mut self) {
+        self.seen.values_mut().for_each(|seen| seen.dirty_since = None);
     }
 
     /// When the first of what is dirty is at rest, if anything is dirty.

@@ -1,5 +1,5 @@
 //! Hints that a folder may have changed. Not every change comes with one, and not every one is a change: whoever gets a
-//! hint looks for himself, and looks from time to time without one.
+//! hint scans for himself, and scans from time to time without one.
 
 #[cfg(feature = "watch")]
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// Without the feature nothing is ever hinted at, and the folder is looked at once a tick.
+/// Without the feature nothing is ever hinted at, and the folder is scanned once a tick.
 #[cfg(not(feature = "watch"))]
 pub struct Watcher(Arc<Notify>);
 
@@ -47,7 +47,7 @@ pub struct Watcher {
 
 #[cfg(feature = "watch")]
 impl Watcher {
-    /// Begins to watch. A machine that has no watches left is told once, and looked at without them.
+    /// Begins to watch. A machine that has no watches left is told once, and scans without them.
     pub fn start(folder: &Path) -> Self {
         let hint = Arc::new(Notify::new());
         let told = Arc::clone(&hint);
@@ -98,7 +98,7 @@ impl Watcher {
             }
         }
         if watched.iter().any(|(folder, which)| self.watched.get(folder) != Some(which)) {
-            // What changed in it since it was looked at was seen by nobody.
+            // What changed in it since it was scanned was seen by nobody.
             self.hint.notify_one();
         }
         self.watched = watched;

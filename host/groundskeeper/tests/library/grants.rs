@@ -8,7 +8,6 @@ use crate::support::guests::*;
 use crate::support::*;
 use groundskeeper::book::Source;
 use groundskeeper::clock::Clock;
-use groundskeeper::data::KeptPhase;
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::policy::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, MemoryGrant, PingGrant,
@@ -19,7 +18,7 @@ use groundskeeper::node::Options;
 use groundskeeper::record::{
     Came, Candidate, Event, Fate, Planned, Recorder, RecorderOptions, Recording, what_if,
 };
-use groundskeeper::registry::{LastRuns, PhaseSpec};
+use groundskeeper::registry::{KeptPhase, LastRuns, PhaseSpec};
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::memory::Memory;
 use groundskeeper_sdk::plan::Plan;

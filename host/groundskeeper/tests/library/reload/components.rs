@@ -41,7 +41,7 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("alpha.wasm"), &good).unwrap();
         fs::write(dir.join("alpha.toml"), MANIFEST).unwrap();
-        let loader = Box::new(Loader::new(home.path().join("artifacts"), false).unwrap());
+        let loader = Loader::lazy(home.path().join("artifacts"), false);
         let options = ReloadOptions::trusting(dir.clone());
         let data = home.path().join("data");
         let clock = Arc::new(Hand::default());

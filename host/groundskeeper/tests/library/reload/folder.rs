@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use groundskeeper::data::{Disk, Files, KeptPhase, Stamp};
-use groundskeeper::registry::{PhaseState, PhaseStatus};
+use groundskeeper::data::{Disk, Files, Stamp};
+use groundskeeper::registry::{KeptPhase, PhaseState, PhaseStatus};
 use groundskeeper::reload::{Change, ScanKind, StartFrom};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;

@@ -58,7 +58,7 @@ impl Node {
             options,
             Arc::new(Disk),
             StartFrom::Folder,
-            Box::new(Scripts::default()),
+            Scripts::default().factory(),
         );
         Self { home, process }
     }

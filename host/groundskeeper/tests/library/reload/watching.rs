@@ -65,10 +65,9 @@ impl Node {
         let scripts = Scripts::default();
         let folder = Arc::new(DataFolder::open(&home.path().join("data")).unwrap());
         let options = ReloadOptions::trusting(home.path().join("phases.d"));
-        let stage = Box::new(scripts.clone());
+        let stage = scripts.clone().factory();
         let clock: Arc<dyn Clock> = clock;
-        let mut reloader =
-            PhaseReloader::new(options.clone(), folder, stage, Fence::Inline, Arc::clone(&clock));
+        let mut reloader = PhaseReloader::new(options, folder, stage, Fence::Inline, clock);
         let (runtime, asked) = (Handle::current(), ticker.clone());
         let begun = tokio::task::spawn_blocking(move || {
             let mut ticks = |change: CycleChange| runtime.block_on(asked.with_cycle(change)).is_some();
@@ -78,7 +77,7 @@ impl Node {
         let reloader = begun.await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { _ = stopped.await };
-        let (handle, task) = reload::run(reloader, &options, ticker, clock, stopped);
+        let (handle, task) = reload::run(reloader, ticker, stopped);
         let (events, beats) = (handle.events(), maintenance.handle().reports());
         Self { maintenance, handle, events, beats, scripts, stop, task, home, _slot: slot }
     }
@@ -245,7 +244,7 @@ async fn a_thousand_touches_a_second_cost_few_looks() {
     // A look each 50 ms at most, or two where something was to come to rest; read each 5 s at most, and at the end.
     assert!(looks <= 2 * took.as_millis() as u64 / 50 + 4, "{looks} looks in {took:?}");
     assert!((1..=took.as_secs() / 5 + 3).contains(&digests), "{digests} digests in {took:?}");
-    assert_eq!((after.applied, after.rejected), (1, 0));
+    assert_eq!((after.of(Change::Applied), after.of(Change::Rejected)), (1, 0));
     node.end().await;
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::config::{Guest, Manifest};
 use groundskeeper::cycle::{Beat, BeatReport, Cycle, Thresholds, World};
-use groundskeeper::data::{DataError, DataFolder, Files};
+use groundskeeper::data::{DataError, DataFolder, Files, Generation};
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::{Body, Done, Ended, Fence, Job};
-use groundskeeper::loader::Unfit;
+use groundskeeper::loader::Refusal;
 use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::{Before, LastRuns, PhaseSpec, PhaseStatus, Registry};
@@ -163,36 +163,39 @@ impl Scripts {
     }
 }
 
-impl PhaseFactory for Scripts {
+impl Scripts {
+    pub fn factory(self) -> PhaseFactory {
+        Box::new(move |manifest, guest, _, generation| self.load(manifest, guest, generation))
+    }
+
     fn load(
-        &mut self,
+        &self,
         manifest: &Manifest,
         guest: &Guest,
-        text: &str,
-        _path: &Path,
-        module: &[u8],
-    ) -> Result<PhaseSpec, Unfit> {
+        generation: &Generation,
+    ) -> Result<PhaseSpec, Refusal> {
+        let module = &generation.module;
         self.loads.pass();
         let digest: [u8; 32] = Sha256::digest(module).into();
         if guest.sha256.is_some_and(|pinned| pinned != digest) {
-            return Err(Unfit::Unfinished("the manifest pins another module".to_owned()));
+            return Err(Refusal::Unfinished("the manifest pins another module".to_owned()));
         }
         let words = std::str::from_utf8(module).unwrap_or_default();
         let mut words = words.split(' ');
         let (Some("version"), Some(Ok(version)), Some(behaviour)) =
             (words.next(), words.next().map(str::parse), words.next())
         else {
-            return Err(Unfit::Unfinished("half a script".to_owned()));
+            return Err(Refusal::Unfinished("half a script".to_owned()));
         };
         let traps_at = match behaviour {
             "good" | "gated" => None,
             "trap-trial" => Some(0),
             "trap-run" => Some(words.next().unwrap().parse().unwrap()),
-            _ => return Err(Unfit::Bad(format!("nobody knows {behaviour:?}"))),
+            _ => return Err(Refusal::Bad(format!("nobody knows {behaviour:?}"))),
         };
         let gated = (behaviour == "gated").then(|| self.clone());
         let body = Script { version, traps_at, gated, runs: AtomicU32::new(0), digest };
-        let digest = groundskeeper::data::generation_digest(&digest, text);
+        let digest = generation.digest();
         Ok(PhaseSpec::guest(manifest, guest, format!("{version}"), Arc::new(body), digest))
     }
 }
@@ -232,7 +235,7 @@ impl Process {
         trust: StartFrom,
     ) -> Self {
         let options = ReloadOptions::trusting(dir.to_owned());
-        Self::start_with(clock, data, options, files, trust, Box::new(Scripts::default()))
+        Self::start_with(clock, data, options, files, trust, Scripts::default().factory())
     }
 
     pub fn start_with(
@@ -241,7 +244,7 @@ impl Process {
         options: ReloadOptions,
         files: Arc<dyn Files>,
         trust: StartFrom,
-        stage: Box<dyn PhaseFactory>,
+        stage: PhaseFactory,
     ) -> Self {
         let folder = Arc::new(open(data, files));
         let limits = NodeLimits::for_connections(8);

@@ -1,0 +1,121 @@
+//! What a reloader notes, in memory, on disk and in the log, when the cycle has done something or files cannot be used.
+
+use super::ScanKind;
+use super::decide;
+use super::exchange::{BatchResult, Put, SeenVerdict};
+use super::reloader::PhaseReloader;
+use super::report::Change;
+use crate::clock::unix_seconds;
+use crate::data::Head;
+use crate::loader::Refusal;
+use crate::registry::{Digest, Judged, KeptPhase, RejectedPhase, Verdict};
+
+impl PhaseReloader {
+    /// Takes note of what became of a batch, in the order in which the cycle did it. `kind` is none at a start.
+    pub(super) fn settle(&mut self, result: BatchResult, kind: Option<ScanKind>) {
+        let BatchResult { verdicts, puts, mut refused, removed } = result;
+        self.judge(verdicts);
+        for put in puts {
+            let Put { kept, written, if_refused, .. } = put;
+            let name = &if_refused.name;
+            if let Some(why) = refused.remove(name) {
+                if let Some((digest, _)) = written {
+                    self.give_up(name, digest, kind);
+                }
+                self.refuse(Refusal::Bad(why), if_refused);
+                continue;
+            }
+            match written {
+                Some((digest, head)) => self.replaced(name, digest, &kept, &head),
+                None => self.slots.entry(name).started(),
+            }
+            // A start is no change.
+            if kind.is_some() {
+                self.log.note(name, Change::Applied, if_refused.digest, None);
+            }
+        }
+        for (name, kept) in removed {
+            let running = self.slots.running(&name);
+            if let Some(kept) = kept {
+                self.slots.save_kept(&name, &kept);
+            }
+            self.slots.forget(&name);
+            self.log.note(&name, Change::Removed, running, None);
+        }
+    }
+
+    /// A new generation was put in, in the place of one that had `kept` this.
+    fn replaced(&mut self, name: &str, digest: Digest, kept: &KeptPhase, written: &Head) {
+        let slot = self.slots.entry(name);
+        let before: Vec<Digest> = slot.head().lineage.digests().chain(written.lineage.digests()).collect();
+        // Anew: a probation may have ended after it was written, and the lineage in memory went the same way.
+        let head = slot.head_with(&written.file, digest, kept);
+        if slot.replaced(head.clone(), written) {
+            self.slots.save_heads();
+        }
+        let unused = before.into_iter().filter(|digest| !head.lineage.names(digest));
+        self.slots.folder.remove_generations(unused);
+    }
+
+    /// A new generation could not be put in: the disk goes back to the one before.
+    fn give_up(&mut self, name: &str, digest: Digest, kind: Option<ScanKind>) {
+        let slot = self.slots.entry(name);
+        slot.must_save();
+        if kind == Some(ScanKind::Ordered) && decide::restores(slot, ScanKind::Ordered) {
+            slot.wait_for_restore(true);
+        }
+        let is_unused = !slot.head().lineage.names(&digest);
+        self.slots.save_heads();
+        self.slots.folder.remove_generations(Some(digest).filter(|_| is_unused));
+    }
+
+    /// Takes note of probations that have ended.
+    pub(super) fn judge(&mut self, verdicts: Vec<SeenVerdict>) {
+        for (Verdict { phase, digest, outcome }, now_kept) in verdicts {
+            let Some(slot) = self.slots.by_name.get_mut(&*phase) else { continue };
+            match outcome {
+                Judged::Good => {
+                    slot.head_mut().lineage.proven();
+                    self.slots.save_heads();
+                    self.log.note(&phase, Change::Proven, Some(digest), None);
+                }
+                Judged::Returned { why, to, kept } => {
+                    // First what it remembers: a crash in between tries the newer one again, on what it began with.
+                    self.slots.save_kept(&phase, &now_kept.unwrap_or(kept));
+                    let slot = self.slots.entry(&phase);
+                    let head = slot.head_mut();
+                    head.lineage.failed(why.clone());
+                    debug_assert_eq!(head.lineage.current(), to, "memory and disk go the same way");
+                    let rejected = RejectedPhase {
+                        name: phase.to_string(),
+                        file: Some(head.file.clone()),
+                        digest: Some(digest),
+                        since_unix_s: Some(unix_seconds(&*self.clock)),
+                        ..RejectedPhase::default()
+                    };
+                    let why = format!("it failed on probation, and the generation before runs again: {why}");
+                    slot.refuse(Refusal::Bad(why.clone()), rejected, self.clock.mono());
+                    self.slots.save_heads();
+                    self.slots.folder.remove_generations([digest]);
+                    self.log.note(&phase, Change::Returned, Some(digest), Some(why));
+                }
+            }
+        }
+    }
+
+    /// Notes why files do not run.
+    pub(super) fn refuse(&mut self, refusal: Refusal, mut rejected: RejectedPhase) {
+        rejected.since_unix_s = Some(unix_seconds(&*self.clock));
+        let (name, digest) = (rejected.name.clone(), rejected.digest);
+        let slot = self.slots.entry(&name);
+        let is_news = slot.refuse(refusal, rejected, self.clock.mono());
+        let Some(rejected) = slot.rejected() else { return };
+        let change = if rejected.is_pending { Change::Pending } else { Change::Rejected };
+        let why = Some(rejected.problem.clone());
+        if is_news {
+            self.log.note(&name, change, digest, why);
+        } else {
+            self.log.repeat(&name, change, digest, why);
+        }
+    }
+}
