@@ -9,6 +9,7 @@ use std::time::Duration;
 use groundskeeper_base::units;
 use groundskeeper_engine::Phases;
 use groundskeeper_sdk::span::Span;
+use serde::{Deserialize, Serialize};
 
 pub use groundskeeper_base::bootstrap::{BadBootstrap, Bootstrap};
 pub use groundskeeper_base::bytes::Bytes;
@@ -43,22 +44,32 @@ pub use manifest::{
 pub use schema::{manifest_schema, schema};
 pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown, Telemetry};
 
-/// A whole, valid config.
-#[derive(Clone, PartialEq, Debug)]
+/// A whole config, valid if one of its functions read it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default = "Config::unresolved", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", schemars(title = "groundskeeper.toml", description = ""))]
 #[non_exhaustive]
 pub struct Config {
     pub node: Node,
+    /// How many connections there may be.
     pub pool: PoolSettings,
+    /// Addresses and the limits of one connection.
     pub net: NetSettings,
+    /// The addresses this node knows.
     pub book: BookLimits,
+    /// The memory of broadcasts, and how many this node may send.
     pub broadcasts: BroadcastLimits,
+    /// The record of every action.
     pub journal: JournalSettings,
+    pub performance: Performance,
     pub admin: Admin,
     pub telemetry: Telemetry,
-    pub performance: Performance,
     pub shutdown: Shutdown,
     pub log: Log,
     pub guests: Guests,
+    #[serde(with = "phases")]
+    #[cfg_attr(feature = "schema", schemars(with = "phases::Phases"))]
     pub phases: Phases,
 }
 
@@ -85,6 +96,25 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What an empty file says, before what is left out is made up from other keys.
+    fn unresolved() -> Self {
+        Self {
+            node: Node::default(),
+            pool: PoolSettings::default(),
+            net: NetSettings::default(),
+            book: BookLimits::default(),
+            broadcasts: BroadcastLimits::default(),
+            journal: JournalSettings::default(),
+            performance: Performance::default(),
+            admin: Admin::default(),
+            telemetry: Telemetry::default(),
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+            guests: Guests::default(),
+            phases: Phases::default(),
+        }
+    }
+
     /// How long a peer may be silent before it counts as stale: the reaper's limit, used for statistics too.
     pub fn stale_after(&self) -> Duration {
         Duration::from_millis(self.phases.reaper.settings.stale_after.as_millis())

@@ -11,15 +11,15 @@ use groundskeeper_engine::policy::{
     Grants, Instance, Limits, MOST_PHASE_NAME, Mode, OnFailure, is_phase_name,
 };
 use groundskeeper_engine::schedule::Schedule;
+use groundskeeper_engine::{BUILTINS, Phases};
 use groundskeeper_pool::settings::MOST_CONNECTIONS;
 use groundskeeper_sdk::span::Span;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
+use toml::de::{DeTable, DeValue};
 
 use super::bounds;
-use super::builtin::{BUILTINS, BuiltIn};
+use super::builtin::{BuiltIn, schedules};
 use super::document::Document;
-use super::phases;
 use super::schedule;
 
 mod folder;
@@ -159,12 +159,17 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// None only together with a problem.
     fn manifest(&mut self, file: &Path) -> Option<Manifest> {
-        let tables = ["schedule", "grants", "limits", "on_failure", "settings"];
-        let mut written: Written = self.from.section(&[], &tables);
-        written.schedule = self.from.section(&["schedule"], &[]);
+        let is_guest = matches!(self.from.text_at("kind"), Some("wasm" | "native"));
+        let mut elsewhere = vec!["settings".to_owned()];
+        if is_guest {
+            self.spell_out_grants(&mut elsewhere);
+        } else {
+            elsewhere.extend(["grants", "limits", "on_failure"].map(str::to_owned));
+        }
+        let mut written: Written = self.from.read("", &elsewhere);
         let name = self.name(written.name.take(), file);
         let Some(kind) = written.kind else {
-            if self.from.kind_of(&["kind"]).is_none() && !self.from.is_torn() {
+            if !self.is_written("kind") && !self.from.is_torn() {
                 let hint = "write kind = \"wasm\", \"native\" or \"built-in\"";
                 self.problem("kind", "is missing", Some(hint.to_owned()));
             }
@@ -174,6 +179,27 @@ impl Reader<'_> {
             Kind::BuiltIn => self.built_in(name, written),
             Kind::Wasm => self.guest(name, Runtime::Wasm, written),
             Kind::Native => self.guest(name, Runtime::Native, written),
+        }
+    }
+
+    /// Of the grants with ceilings `true` is the usual ones, a table those that it names, `false` no grant.
+    fn spell_out_grants(&mut self, elsewhere: &mut Vec<String>) {
+        for name in ["disconnect", "health", "ping", "dial", "protect", "ban", "forget", "memory"] {
+            let key = format!("grants.{name}");
+            match self.from.value(&key).map(|value| value.get_ref()) {
+                None | Some(DeValue::Table(_)) => continue,
+                Some(DeValue::Boolean(true)) => {
+                    self.from.replace(&key, DeValue::Table(DeTable::new()));
+                    continue;
+                }
+                Some(DeValue::Boolean(false)) => {}
+                Some(other) => {
+                    let message = format!("expected true, false or a table, found {}", other.type_str());
+                    let hint = format!("write {name} = true for the usual ceilings, or {name} = {{ .. }}");
+                    self.problem(&key, message, Some(hint));
+                }
+            }
+            elsewhere.push(key);
         }
     }
 
@@ -210,7 +236,7 @@ impl Reader<'_> {
         }
     }
 
-    fn built_in(&mut self, name: Option<String>, mut written: Written) -> Option<Manifest> {
+    fn built_in(&mut self, name: Option<String>, written: Written) -> Option<Manifest> {
         for (key, why) in [
             ("module", "a built-in phase has no module: it is part of the host"),
             ("sha256", "a built-in phase has no module: it is part of the host"),
@@ -236,26 +262,24 @@ impl Reader<'_> {
             self.problem("name", format!("no built-in phase is called {name:?}"), Some(hint));
             return None;
         };
-        written.schedule = written.schedule.or(settings.usual_schedule());
         self.ranges(&written);
-        let schedule = schedule::resolve(&mut self.from, "schedule", Some(&BUILTINS), written.schedule);
+        let at = BUILTINS.iter().position(|known| *known == name)?;
+        let schedule = written.schedule.or(schedules(&Phases::default())[at].clone());
+        schedule::check(&mut self.from, "schedule", Some(&BUILTINS), &schedule);
         Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn(settings) })
     }
 
-    fn guest(&mut self, name: Option<String>, runtime: Runtime, mut written: Written) -> Option<Manifest> {
+    fn guest(&mut self, name: Option<String>, runtime: Runtime, written: Written) -> Option<Manifest> {
         if let Some(name) = name.as_ref().filter(|name| BUILTINS.contains(&name.as_str())) {
             let message = format!("{name} is a built-in phase");
             let hint = "choose another name, or write kind = \"built-in\" to set that one up";
             self.problem("name", message, Some(hint.to_owned()));
         }
-        written.grants = self.grants();
-        written.limits = self.from.section(&["limits"], &[]);
-        written.on_failure = self.from.section(&["on_failure"], &[]);
         self.ranges(&written);
         self.contradictions(runtime, &written);
-        let settings = Value::Object(self.from.json(&["settings"])).to_string();
-        let schedule =
-            schedule::resolve(&mut self.from, "schedule", None, std::mem::take(&mut written.schedule));
+        let settings = Value::Object(self.from.json("settings")).to_string();
+        let schedule = written.schedule.clone().or(Schedule::every(1));
+        schedule::check(&mut self.from, "schedule", None, &schedule);
         for (key, names) in [("schedule.after", &schedule.after), ("schedule.before", &schedule.before)] {
             if name.as_ref().is_some_and(|name| names.contains(name)) {
                 self.problem(key, "a phase cannot wait for itself", None);
@@ -270,41 +294,6 @@ impl Reader<'_> {
         let grants = written.grants;
         let guest = Guest { runtime, module, sha256, instance, grants, limits, on_failure, settings };
         Some(Manifest { name, mode, schedule, body: Declared::Guest(Box::new(guest)) })
-    }
-
-    fn grants(&mut self) -> Grants {
-        const WITH_CEILINGS: [&str; 8] =
-            ["disconnect", "health", "ping", "dial", "protect", "ban", "forget", "memory"];
-        let plain: Grants = self.from.section(&["grants"], &WITH_CEILINGS);
-        Grants {
-            disconnect: self.ceilings("disconnect"),
-            health: self.ceilings("health"),
-            ping: self.ceilings("ping"),
-            dial: self.ceilings("dial"),
-            protect: self.ceilings("protect"),
-            ban: self.ceilings("ban"),
-            forget: self.ceilings("forget"),
-            memory: self.ceilings("memory"),
-            ..plain
-        }
-    }
-
-    /// `true` is the usual ceilings, a table those that it names, `false` and nothing at all are no grant.
-    fn ceilings<T: DeserializeOwned + Default>(&mut self, name: &str) -> Option<T> {
-        let path = ["grants", name];
-        match self.from.kind_of(&path)? {
-            "table" => Some(self.from.section(&path, &[])),
-            "boolean" => self.from.bool_at(&path)?.then(T::default),
-            kind => {
-                let hint = format!("write {name} = true for the usual ceilings, or {name} = {{ .. }}");
-                self.problem(
-                    &path.join("."),
-                    format!("expected true, false or a table, found {kind}"),
-                    Some(hint),
-                );
-                None
-            }
-        }
     }
 
     fn contradictions(&mut self, runtime: Runtime, written: &Written) {
@@ -386,6 +375,3 @@ impl Reader<'_> {
         }
     }
 }
-
-/// The schedule as written, so that the schema and the ranges cover it.
-type WrittenSchedule = phases::Schedule;

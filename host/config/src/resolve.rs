@@ -2,57 +2,24 @@
 //! manifests, of which those of built-in phases take the place of their sections.
 
 use std::collections::BTreeSet;
-
 use std::path::{Path, PathBuf};
 
-use groundskeeper_phases::Reaper;
-use groundskeeper_sdk::span::Span;
-
 use groundskeeper_base::bytes::Bytes;
-use groundskeeper_base::units::span;
-use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
-use groundskeeper_pool::book::BookLimits;
-use groundskeeper_pool::broadcasts::BroadcastLimits;
-use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
-use serde::{Deserialize, Serialize};
-
-use super::bounds;
-use super::builtin::{self, BUILTINS as PHASES, BuiltIn, Settings};
-use super::document::{self, Document};
-use super::manifest::{Declared, Manifest, read_manifests};
-use super::performance;
-use super::phases as written;
-use super::{Admin, Config, Guests, Log, Node, Overrides, Require, Shutdown, Telemetry, schedule};
 use groundskeeper_base::problem::Problem;
+use groundskeeper_base::units::span;
 use groundskeeper_engine::policy::Mode;
 use groundskeeper_engine::schedule::Schedule;
-use groundskeeper_engine::{Phase, Phases};
+use groundskeeper_engine::{BUILTINS as PHASES, Phase, Phases};
+use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
+use groundskeeper_phases::Reaper;
+use groundskeeper_pool::book::BookLimits;
+use groundskeeper_pool::settings::PoolSettings;
+use groundskeeper_sdk::span::Span;
 
-// A whole config as it is written; a doc comment here would be one in the schema.
-#[derive(Clone, Default, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(feature = "schema", schemars(title = "groundskeeper.toml"))]
-pub(super) struct Written {
-    pub node: Node,
-    /// How many connections there may be.
-    pub pool: PoolSettings,
-    /// Addresses and the limits of one connection.
-    pub net: NetSettings,
-    /// The addresses this node knows.
-    pub book: BookLimits,
-    /// The memory of broadcasts, and how many this node may send.
-    pub broadcasts: BroadcastLimits,
-    /// The record of every action.
-    pub journal: JournalSettings,
-    pub performance: Performance,
-    pub admin: Admin,
-    pub telemetry: Telemetry,
-    pub shutdown: Shutdown,
-    pub log: Log,
-    pub guests: Guests,
-    pub phases: written::Phases,
-}
+use super::builtin::{self, BuiltIn, Settings};
+use super::document::Document;
+use super::manifest::{Declared, Manifest, read_manifests};
+use super::{Admin, Config, Guests, Node, Overrides, Require, bounds, performance, schedule};
 
 /// `sockaddr_un` holds 108 bytes with the closing zero; some are left for systems with less.
 const LONGEST_SOCKET_PATH: usize = 100;
@@ -102,7 +69,7 @@ pub(super) fn resolve(
 }
 
 /// Where the manifests are, as the flag, the file and the data folder say, in this order.
-fn phases_dir(raw: &Written, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
+fn phases_dir(raw: &Config, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
     if overrides.phases.is_some() {
         return overrides.phases.clone();
     }
@@ -126,29 +93,9 @@ struct Check<'a> {
     overrides: &'a Overrides,
 }
 
-fn read(from: &mut Document<'_>, overrides: &Overrides) -> Written {
-    _ = from.section::<Written>(&[], document::fields_of::<Written>());
-    _ = from.section::<written::Phases>(&["phases"], &PHASES);
-    let mut raw = Written {
-        node: from.section(&["node"], &[]),
-        pool: from.section(&["pool"], &[]),
-        net: from.section(&["net"], &[]),
-        book: from.section(&["book"], &[]),
-        broadcasts: from.section(&["broadcasts"], &[]),
-        journal: from.section(&["journal"], &[]),
-        performance: performance::read(from),
-        admin: from.section(&["admin"], &[]),
-        telemetry: from.section(&["telemetry"], &[]),
-        shutdown: from.section(&["shutdown"], &[]),
-        log: from.section(&["log"], &[]),
-        guests: from.section(&["guests"], &[]),
-        phases: written::Phases {
-            reaper: phase(from, PHASES[0]),
-            reconnect: phase(from, PHASES[1]),
-            broadcast_cleanup: phase(from, PHASES[2]),
-            exchange_cleanup: phase(from, PHASES[3]),
-        },
-    };
+fn read(from: &mut Document<'_>, overrides: &Overrides) -> Config {
+    let mut raw: Config = from.read("", &[]);
+    raw.performance.timeouts.entry(Performance::ALL_KINDS.to_owned()).or_default();
     if let Some(interval) = overrides.interval {
         raw.node.interval = interval.into();
     }
@@ -183,7 +130,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn ranges(&mut self, raw: &Written) {
+    fn ranges(&mut self, raw: &Config) {
         let values = serde_json::to_value(raw).expect("a config is plain data");
         for (key, value, bound) in bounds::outside(&bounds::all(), &values) {
             self.wrong(key, format!("{value} is out of range: {bound}"));
@@ -218,7 +165,7 @@ impl<'a> Check<'a> {
         self.wrong(first.unwrap_or(keys[0]), message);
     }
 
-    fn resolve(&mut self, raw: Written, dir: Option<PathBuf>) -> Config {
+    fn resolve(&mut self, raw: Config, dir: Option<PathBuf>) -> Config {
         self.pool(&raw.pool);
         self.net(&raw.net);
         self.book(&raw.book);
@@ -245,19 +192,11 @@ impl<'a> Check<'a> {
             self.clash(&["phases.reconnect.settings.target", "pool.least"], message);
         }
         Config {
-            node: raw.node,
             pool: raw.pool.resolved(raw.net.allow_private),
-            net: raw.net,
-            book: raw.book,
-            broadcasts: raw.broadcasts,
-            journal: raw.journal,
             performance: raw.performance.resolved(),
-            admin: raw.admin,
-            telemetry: raw.telemetry,
-            shutdown: raw.shutdown,
-            log: raw.log,
             guests,
             phases,
+            ..raw
         }
     }
 
@@ -388,14 +327,11 @@ impl<'a> Check<'a> {
         Guests { dir, public_key, floor: raw.floor.or(Some(least)), ..raw }
     }
 
-    fn phases(&mut self, raw: written::Phases) -> Phases {
-        let usual = written::Phases::default();
-        let mut phases = Phases {
-            reaper: self.phase(PHASES[0], raw.reaper, usual.reaper.schedule),
-            reconnect: self.phase(PHASES[1], raw.reconnect, usual.reconnect.schedule),
-            broadcast_cleanup: self.phase(PHASES[2], raw.broadcast_cleanup, usual.broadcast_cleanup.schedule),
-            exchange_cleanup: self.phase(PHASES[3], raw.exchange_cleanup, usual.exchange_cleanup.schedule),
-        };
+    fn phases(&mut self, mut phases: Phases) -> Phases {
+        self.phase(PHASES[0], &phases.reaper);
+        self.phase(PHASES[1], &phases.reconnect);
+        self.phase(PHASES[2], &phases.broadcast_cleanup);
+        self.phase(PHASES[3], &phases.exchange_cleanup);
         for file in &self.files {
             let Manifest { mode, schedule, body: Declared::BuiltIn(settings), .. } = file.manifest else {
                 continue;
@@ -416,12 +352,7 @@ impl<'a> Check<'a> {
     }
 
     fn circles(&mut self, phases: &Phases) {
-        let schedules = [
-            &phases.reaper.schedule,
-            &phases.reconnect.schedule,
-            &phases.broadcast_cleanup.schedule,
-            &phases.exchange_cleanup.schedule,
-        ];
+        let schedules = builtin::schedules(phases);
         let mut before: Vec<BTreeSet<&str>> =
             schedules.iter().map(|schedule| schedule.after.iter().map(String::as_str).collect()).collect();
         for (name, schedule) in PHASES.into_iter().zip(schedules) {
@@ -450,28 +381,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn phase<S: Settings>(
-        &mut self,
-        name: &'static str,
-        raw: written::Phase<S>,
-        usual: written::Schedule,
-    ) -> Phase<S> {
-        let (document, table) = (&mut self.document, format!("phases.{name}.schedule"));
-        let schedule = schedule::resolve(document, &table, Some(&PHASES), raw.schedule.or(usual));
-        let settings = builtin::check(document, &format!("phases.{name}.settings"), raw.settings);
-        Phase { mode: if raw.enabled { Mode::Enforce } else { Mode::Off }, schedule, settings }
+    fn phase<S: Settings>(&mut self, name: &str, phase: &Phase<S>) {
+        let document = &mut self.document;
+        schedule::check(document, &format!("phases.{name}.schedule"), Some(&PHASES), &phase.schedule);
+        builtin::check(document, &format!("phases.{name}.settings"), &phase.settings);
     }
 }
 
 fn from_file<S>(mode: Mode, schedule: &Schedule, settings: S) -> Phase<S> {
     Phase { mode, schedule: schedule.clone(), settings }
-}
-
-fn phase<S: Settings>(from: &mut Document<'_>, name: &str) -> written::Phase<S> {
-    let outer: written::Phase<S> = from.section(&["phases", name], &["schedule", "settings"]);
-    written::Phase {
-        enabled: outer.enabled,
-        schedule: from.section(&["phases", name, "schedule"], &[]),
-        settings: from.section(&["phases", name, "settings"], &[]),
-    }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use groundskeeper_base::problem::Problem;
+use groundskeeper_engine::BUILTINS;
 use groundskeeper_engine::policy::{MOST_PHASE_NAME, is_phase_name};
 
-use super::super::builtin::BUILTINS;
 use super::super::document::Document;
 use super::{Declared, Manifest, Runtime};
 
@@ -59,9 +59,9 @@ impl ManifestFile {
         let file = path.display().to_string();
         let manifest = Manifest::parse(&text, &file);
         let document = Document::parse(&text, &file);
-        let name = document.text_at(&["name"]).filter(|name| is_phase_name(name));
+        let name = document.text_at("name").filter(|name| is_phase_name(name));
         let name = name.map_or_else(|| name_from(&path), str::to_owned);
-        let is_built_in = match (&manifest, document.text_at(&["kind"])) {
+        let is_built_in = match (&manifest, document.text_at("kind")) {
             (Ok(manifest), _) => matches!(manifest.body, Declared::BuiltIn(_)),
             (Err(_), Some("wasm" | "native")) => false,
             (Err(_), Some("built-in")) => true,
@@ -154,7 +154,7 @@ fn claimed(file: &ManifestFile) -> Vec<PathBuf> {
     match file.module() {
         Some(module) => vec![module.components().collect()],
         None => {
-            let text = Document::parse(&file.text, "").text_at(&["module"]).map(str::to_owned);
+            let text = Document::parse(&file.text, "").text_at("module").map(str::to_owned);
             let usual = [Runtime::Wasm, Runtime::Native]
                 .map(|runtime| format!("{}.{}", file.name, runtime.extension()));
             let folder = file.path.parent().unwrap_or(Path::new(""));

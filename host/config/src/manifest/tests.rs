@@ -10,7 +10,6 @@ use groundskeeper_sdk::contract::{INTERFACES, Interface};
 use groundskeeper_sdk::span::Span;
 use proptest::prelude::*;
 
-use super::super::document::fields_of;
 #[cfg(feature = "schema")]
 use super::super::manifest_schema;
 use super::super::{Config, Overrides};
@@ -35,7 +34,10 @@ fn guest(text: &str) -> Guest {
 #[test]
 fn grant_keys_are_the_interfaces_that_need_a_grant() {
     let needed: Vec<&str> = INTERFACES.iter().filter(|it| it.needs_grant).map(|it| it.name).collect();
-    assert_eq!(fields_of::<Grants>(), needed, "of the contract: each grant by its interface, in its order");
+    let unknown =
+        Manifest::parse("name = \"a\"\nkind = \"wasm\"\n[grants]\nq = true\n", "x.toml").unwrap_err();
+    let known = format!("known here are {}", needed.join(", "));
+    assert_eq!(unknown[0].hint, Some(known), "of the contract: each grant by its interface, in its order");
     for one in &needed {
         let alone = guest(&format!("[grants]\ndisconnect = true\n{one} = true\n").replacen(
             if *one == "disconnect" { "disconnect = true\n" } else { "\0" },
