@@ -24,7 +24,7 @@ mod writer;
 
 pub use beat::RecordedBeat;
 #[doc(hidden)]
-pub use file::fuzz_read;
+pub use file::fuzz_decode;
 pub use file::{Damage, Event, Gap, ReadError, Recording};
 pub use fixture::Fixture;
 pub use recorder::{RecordError, Recorder, RecorderOptions};
