@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use groundskeeper::config::Problem;
 use groundskeeper::engine::Body;
 use groundskeeper::engine::native::Native;
 use groundskeeper::record::Fixture;
@@ -14,6 +13,7 @@ use groundskeeper_sdk::host::Saved;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::beside::told;
 use super::build::{build, build_native};
 use super::c;
 use super::dry::DryRun;
@@ -143,7 +143,5 @@ pub fn read_fixtures(folder: &Path) -> Result<Vec<(String, Fixture)>> {
 /// # Errors
 /// Every problem in it, by its place.
 pub fn read_fixture(path: &Path) -> Result<Fixture> {
-    Fixture::read(path).map_err(|problems| {
-        anyhow::anyhow!("{}", problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))
-    })
+    Fixture::read(path).map_err(|problems| anyhow::Error::msg(told(&problems, "\n")))
 }

@@ -20,35 +20,23 @@ pub(super) fn schedules(of: &Phases) -> [&Schedule; BUILTINS.len()] {
     ]
 }
 
-/// The settings of one built-in phase.
-#[derive(Clone, PartialEq, Debug)]
-pub enum BuiltIn {
-    Reaper(Reaper),
-    Reconnect(Reconnect),
-    BroadcastCleanup(BroadcastCleanup),
-    ExchangeCleanup(ExchangeCleanup),
-}
-
 pub(super) trait Settings: Phase + Default + Serialize + DeserializeOwned {}
 impl<S: Phase + Default + Serialize + DeserializeOwned> Settings for S {}
 
-impl BuiltIn {
-    /// Reads and checks the table `settings` for the built-in `name`. None if there is no such built-in.
-    pub(super) fn read(document: &mut Document<'_>, name: &str) -> Option<Self> {
-        Some(match name {
-            "reaper" => Self::Reaper(read(document)),
-            "reconnect" => Self::Reconnect(read(document)),
-            "broadcast-cleanup" => Self::BroadcastCleanup(read(document)),
-            "exchange-cleanup" => Self::ExchangeCleanup(read(document)),
-            _ => return None,
-        })
+/// Checks the table `settings` of a file about the built-in phase `name`.
+pub(super) fn check_file(document: &mut Document<'_>, name: &str) {
+    match name {
+        "reaper" => read_and_check::<Reaper>(document),
+        "reconnect" => read_and_check::<Reconnect>(document),
+        "broadcast-cleanup" => read_and_check::<BroadcastCleanup>(document),
+        "exchange-cleanup" => read_and_check::<ExchangeCleanup>(document),
+        _ => {}
     }
 }
 
-fn read<S: Settings>(document: &mut Document<'_>) -> S {
-    let settings = document.read("settings", &[]);
+fn read_and_check<S: Settings>(document: &mut Document<'_>) {
+    let settings: S = document.read("settings", &[]);
     check(document, "settings", &settings);
-    settings
 }
 
 /// Tells what is wrong with the settings at `table`. A phase's own check tells one mistake at a time: each is put back to

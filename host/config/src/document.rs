@@ -108,13 +108,11 @@ impl<'i> Document<'i> {
 
     /// Puts `value` where another stands.
     pub fn replace(&mut self, key: &str, value: DeValue<'i>) {
-        let mut place = Some(&mut self.root);
-        for name in key.split_terminator('.') {
-            place = place.and_then(|value| match value.get_mut() {
-                DeValue::Table(table) => table.get_mut(name),
-                _ => None,
-            });
-        }
+        let mut names = key.split_terminator('.');
+        let place = names.try_fold(&mut self.root, |value, name| match value.get_mut() {
+            DeValue::Table(table) => table.get_mut(name),
+            _ => None,
+        });
         if let Some(place) = place {
             *place.get_mut() = value;
         }

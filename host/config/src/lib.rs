@@ -2,6 +2,8 @@
 //!
 //! A key's default and range stand in its section, in the crate that uses it; what contradicts what in `resolve`. Flags go over
 //! the file, the file over the defaults.
+//!
+//! Hidden items are for the crates of this workspace and promise nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,12 +13,10 @@ use groundskeeper_engine::Phases;
 use groundskeeper_sdk::span::Span;
 use serde::{Deserialize, Serialize};
 
-pub use groundskeeper_base::bootstrap::{BadBootstrap, Bootstrap};
+pub use groundskeeper_base::bootstrap::Bootstrap;
 pub use groundskeeper_base::bytes::Bytes;
 pub use groundskeeper_base::problem::Problem;
-pub use groundskeeper_flow::{
-    Backpressure, BreakerSettings, NetSettings, Performance, RetrySettings, TimeoutSettings,
-};
+pub use groundskeeper_flow::{NetSettings, Performance};
 pub use groundskeeper_pool::book::BookLimits;
 pub use groundskeeper_pool::broadcasts::BroadcastLimits;
 pub use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
@@ -35,12 +35,11 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use builtin::BuiltIn;
-pub use manifest::{
-    Declared, Guest, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Runtime, arrange_manifests, is_manifest,
-    read_manifests,
-};
+pub use manifest::{Declared, Guest, Manifest, ManifestFile, Runtime, read_manifests};
+#[doc(hidden)]
+pub use manifest::{MOST_MANIFEST_BYTES, arrange_manifests, is_manifest};
 #[cfg(feature = "schema")]
+#[doc(hidden)]
 pub use schema::{manifest_schema, schema};
 pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown, Telemetry};
 
@@ -116,6 +115,7 @@ impl Config {
     }
 
     /// How long a peer may be silent before it counts as stale: the reaper's limit, used for statistics too.
+    #[doc(hidden)]
     pub fn stale_after(&self) -> Duration {
         Duration::from_millis(self.phases.reaper.settings.stale_after.as_millis())
     }
@@ -157,6 +157,7 @@ impl Config {
     ///
     /// # Errors
     /// Every problem, without line numbers, since there is no text.
+    #[doc(hidden)]
     pub fn check_node(&self, name: &str) -> Result<(), Vec<Problem>> {
         let network = toml::Value::String(self.node.network.clone());
         let interval = units::span(self.node.interval);

@@ -18,7 +18,7 @@ use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::bounds;
-use super::builtin::{BuiltIn, schedules};
+use super::builtin::{self, schedules};
 use super::document::Document;
 use super::schedule;
 
@@ -46,7 +46,8 @@ pub struct Manifest {
 /// What a manifest says beyond the schedule, by what the phase is made of.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Declared {
-    BuiltIn(BuiltIn),
+    /// Its settings are in the config, as the file says them.
+    BuiltIn,
     Guest(Box<Guest>),
 }
 
@@ -146,7 +147,7 @@ impl Manifest {
     /// What the phase is made of, as manifests and `phases` write it.
     pub fn kind(&self) -> &'static str {
         match &self.body {
-            Declared::BuiltIn(_) => "built-in",
+            Declared::BuiltIn => "built-in",
             Declared::Guest(guest) => guest.runtime.as_str(),
         }
     }
@@ -171,7 +172,7 @@ impl Reader<'_> {
         let Some(kind) = written.kind else {
             if !self.is_written("kind") && !self.from.is_torn() {
                 let hint = "write kind = \"wasm\", \"native\" or \"built-in\"";
-                self.problem("kind", "is missing", Some(hint.to_owned()));
+                self.problem("kind", "is missing", Some(hint));
             }
             return None;
         };
@@ -196,15 +197,15 @@ impl Reader<'_> {
                 Some(other) => {
                     let message = format!("expected true, false or a table, found {}", other.type_str());
                     let hint = format!("write {name} = true for the usual ceilings, or {name} = {{ .. }}");
-                    self.problem(&key, message, Some(hint));
+                    self.problem(&key, message, Some(&hint));
                 }
             }
             elsewhere.push(key);
         }
     }
 
-    fn problem(&mut self, key: &str, message: impl Into<String>, hint: Option<String>) {
-        self.from.report_at(key, message.into(), hint);
+    fn problem(&mut self, key: &str, message: impl Into<String>, hint: Option<&str>) {
+        self.from.report_at(key, message.into(), hint.map(str::to_owned));
     }
 
     fn is_written(&self, key: &str) -> bool {
@@ -222,7 +223,7 @@ impl Reader<'_> {
             None => {
                 if !self.is_written("name") && !self.from.is_torn() {
                     let hint = format!("write name = \"{}\"", folder::name_from(file));
-                    self.problem("name", "is missing", Some(hint));
+                    self.problem("name", "is missing", Some(&hint));
                 }
                 None
             }
@@ -253,27 +254,27 @@ impl Reader<'_> {
             ),
         ] {
             if self.is_written(key) {
-                self.problem(key, why, Some("take it away".to_owned()));
+                self.problem(key, why, Some("take it away"));
             }
         }
         let name = name?;
-        let Some(settings) = BuiltIn::read(&mut self.from, &name) else {
+        let Some(at) = BUILTINS.iter().position(|known| *known == name) else {
             let hint = problem::unknown_name_hint(&name, &BUILTINS);
-            self.problem("name", format!("no built-in phase is called {name:?}"), Some(hint));
+            self.problem("name", format!("no built-in phase is called {name:?}"), Some(&hint));
             return None;
         };
+        builtin::check_file(&mut self.from, &name);
         self.ranges(&written);
-        let at = BUILTINS.iter().position(|known| *known == name)?;
         let schedule = written.schedule.or(schedules(&Phases::default())[at].clone());
         schedule::check(&mut self.from, "schedule", Some(&BUILTINS), &schedule);
-        Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn(settings) })
+        Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn })
     }
 
     fn guest(&mut self, name: Option<String>, runtime: Runtime, written: Written) -> Option<Manifest> {
         if let Some(name) = name.as_ref().filter(|name| BUILTINS.contains(&name.as_str())) {
             let message = format!("{name} is a built-in phase");
             let hint = "choose another name, or write kind = \"built-in\" to set that one up";
-            self.problem("name", message, Some(hint.to_owned()));
+            self.problem("name", message, Some(hint));
         }
         self.ranges(&written);
         self.contradictions(runtime, &written);
@@ -310,17 +311,13 @@ impl Reader<'_> {
         if written.grants.ban.is_some() && written.grants.disconnect.is_none() {
             let hint = "add disconnect = true, or disconnect = { max_per_tick = 1 }";
             let message = "a ban ends a connection and counts as a disconnect, which is not granted";
-            self.problem("grants.ban", message, Some(hint.to_owned()));
+            self.problem("grants.ban", message, Some(hint));
         }
         if runtime == Runtime::Native {
             for key in ["limits.fuel", "limits.wall", "limits.memory"] {
                 if self.is_written(key) {
                     let message = "nothing can hold a native phase to this: it runs outside of any sandbox";
-                    self.problem(
-                        key,
-                        message,
-                        Some("take it away, or build the phase as a component".to_owned()),
-                    );
+                    self.problem(key, message, Some("take it away, or build the phase as a component"));
                 }
             }
         }
@@ -331,25 +328,21 @@ impl Reader<'_> {
             if runtime == Runtime::Native && !self.is_written("sha256") {
                 let message =
                     "is missing: a native phase is loaded only if its bytes are the ones that were meant";
-                self.problem("sha256", message, Some("write what `sha256sum FILE` says".to_owned()));
+                self.problem("sha256", message, Some("write what `sha256sum FILE` says"));
             }
             return None;
         };
         let digest = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
         let digest = digest.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         if digest.is_none() {
-            self.problem(
-                "sha256",
-                "is not 64 hexadecimal digits",
-                Some("write what `sha256sum FILE` says".to_owned()),
-            );
+            self.problem("sha256", "is not 64 hexadecimal digits", Some("write what `sha256sum FILE` says"));
         }
         digest
     }
 
     fn instance(&mut self, runtime: Runtime, written: &Written) -> Instance {
         if runtime == Runtime::Native && written.instance.is_some() {
-            self.problem("instance", "a native phase has no instances", Some("take it away".to_owned()));
+            self.problem("instance", "a native phase has no instances", Some("take it away"));
         }
         match (written.instance, written.max_runs) {
             (Some(InstanceWord::Persistent), max_runs) => {
@@ -357,7 +350,7 @@ impl Reader<'_> {
             }
             (_, Some(_)) => {
                 let message = "only an instance = \"persistent\" has several runs";
-                self.problem("max_runs", message, Some("take it away, or add that line".to_owned()));
+                self.problem("max_runs", message, Some("take it away, or add that line"));
                 Instance::Fresh
             }
             (_, None) => Instance::Fresh,

@@ -6,7 +6,7 @@ use std::fmt;
 
 use groundskeeper_engine as engine;
 use groundskeeper_engine::policy::Mode;
-use groundskeeper_engine::schedule::{Cadence, Schedule, Step, WakeOn};
+use groundskeeper_engine::schedule::{Cadence, Schedule, WakeOn};
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use serde::de::{self, DeserializeOwned, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -49,7 +49,8 @@ pub(super) struct Phase<S> {
 pub(super) struct WrittenSchedule {
     /// Runs at each n-th tick (1 to 1051200), or a list of steps of which the first that fits holds.
     #[cfg_attr(feature = "schema", schemars(schema_with = "super::schema::cadence_schema"))]
-    pub every_n_ticks: Option<EveryNTicks>,
+    #[serde(with = "cadence")]
+    pub every_n_ticks: Option<Cadence>,
     /// Ticks by which its runs are moved, less than every_n_ticks.
     pub offset: Option<u32>,
     /// What wakes it between two ticks: "isolated" when the last connection ends.
@@ -62,40 +63,43 @@ pub(super) struct WrittenSchedule {
     pub run_on_start: Option<bool>,
 }
 
-/// A number of ticks, or steps by the number of connections.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum EveryNTicks {
-    Number(u32),
-    Steps(Vec<Step>),
-}
+/// A cadence as it is written: a number of ticks, or steps by the number of connections.
+mod cadence {
+    use super::*;
 
-/// By hand, because serde's untagged enums answer every mistake with "did not match any variant".
-impl<'de> Deserialize<'de> for EveryNTicks {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+    pub fn serialize<S: Serializer>(cadence: &Option<Cadence>, to: S) -> Result<S::Ok, S::Error> {
+        match cadence {
+            None => to.serialize_none(),
+            Some(Cadence::Every(n)) => to.serialize_u32(*n),
+            Some(Cadence::Adaptive(steps)) => steps.serialize(to),
+        }
+    }
+
+    /// By hand, because serde's untagged enums answer every mistake with "did not match any variant".
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cadence>, D::Error> {
         struct NumberOrSteps;
         impl<'de> Visitor<'de> for NumberOrSteps {
-            type Value = EveryNTicks;
+            type Value = Cadence;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a number of ticks, or a list of { below_connections, every_n_ticks }")
             }
 
-            fn visit_i64<E: de::Error>(self, n: i64) -> Result<EveryNTicks, E> {
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Cadence, E> {
                 let n = u32::try_from(n).map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))?;
-                Ok(EveryNTicks::Number(n))
+                Ok(Cadence::Every(n))
             }
 
-            fn visit_u64<E: de::Error>(self, n: u64) -> Result<EveryNTicks, E> {
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Cadence, E> {
                 let n = u32::try_from(n).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(n), &self))?;
-                Ok(EveryNTicks::Number(n))
+                Ok(Cadence::Every(n))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, steps: A) -> Result<EveryNTicks, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(steps)).map(EveryNTicks::Steps)
+            fn visit_seq<A: SeqAccess<'de>>(self, steps: A) -> Result<Cadence, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(steps)).map(Cadence::Adaptive)
             }
         }
-        from.deserialize_any(NumberOrSteps)
+        from.deserialize_any(NumberOrSteps).map(Some)
     }
 }
 
@@ -125,12 +129,8 @@ impl From<&engine::Phases> for Phases {
 impl<S: Clone> From<&engine::Phase<S>> for Phase<S> {
     fn from(of: &engine::Phase<S>) -> Self {
         let Schedule { cadence, offset, run_on_start, wake_on, after, before } = of.schedule.clone();
-        let every_n_ticks = match cadence {
-            Cadence::Every(n) => EveryNTicks::Number(n),
-            Cadence::Adaptive(steps) => EveryNTicks::Steps(steps),
-        };
         let schedule = WrittenSchedule {
-            every_n_ticks: Some(every_n_ticks),
+            every_n_ticks: Some(cadence),
             offset: Some(offset),
             wake_on: Some(wake_on),
             after: Some(after),
@@ -153,11 +153,7 @@ impl WrittenSchedule {
     /// What was written, and `usual` for what was not.
     pub fn or(self, usual: Schedule) -> Schedule {
         Schedule {
-            cadence: match self.every_n_ticks {
-                None => usual.cadence,
-                Some(EveryNTicks::Number(n)) => Cadence::Every(n),
-                Some(EveryNTicks::Steps(steps)) => Cadence::Adaptive(steps),
-            },
+            cadence: self.every_n_ticks.unwrap_or(usual.cadence),
             offset: self.offset.unwrap_or(usual.offset),
             wake_on: self.wake_on.unwrap_or(usual.wake_on),
             after: self.after.unwrap_or(usual.after),

@@ -2,13 +2,13 @@
 //! manifests, of which those of built-in phases take the place of their sections.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use groundskeeper_base::bytes::Bytes;
 use groundskeeper_base::problem::Problem;
 use groundskeeper_base::units::span;
 use groundskeeper_engine::policy::Mode;
-use groundskeeper_engine::schedule::Schedule;
 use groundskeeper_engine::{BUILTINS as PHASES, Phase, Phases};
 use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
 use groundskeeper_phases::Reaper;
@@ -16,9 +16,9 @@ use groundskeeper_pool::book::BookLimits;
 use groundskeeper_pool::settings::PoolSettings;
 use groundskeeper_sdk::span::Span;
 
-use super::builtin::{self, BuiltIn, Settings};
+use super::builtin::{self, Settings};
 use super::document::Document;
-use super::manifest::{Declared, Manifest, read_manifests};
+use super::manifest::{Manifest, read_manifests};
 use super::{Admin, Config, Guests, Node, Overrides, Require, bounds, performance, schedule};
 
 /// `sockaddr_un` holds 108 bytes with the closing zero; some are left for systems with less.
@@ -165,25 +165,35 @@ impl<'a> Check<'a> {
         self.wrong(first.unwrap_or(keys[0]), message);
     }
 
-    fn resolve(&mut self, raw: Config, dir: Option<PathBuf>) -> Config {
-        self.pool(&raw.pool);
-        self.net(&raw.net);
-        self.book(&raw.book);
-        self.node(&raw.node);
-        self.socket(&raw.admin);
+    /// Tells if the first of two keys of a section is above the second.
+    fn ascends<V: PartialOrd + Display>(&mut self, section: &str, low: (&str, V), high: (&str, V), so: &str) {
+        let ((low, value), (high, limit)) = (low, high);
+        if value > limit {
+            let message = format!("{low} = {value} is above {high} = {limit}{so}");
+            self.clash(&[&format!("{section}.{low}"), &format!("{section}.{high}")], message);
+        }
+    }
+
+    fn resolve(&mut self, mut config: Config, dir: Option<PathBuf>) -> Config {
+        self.pool(&config.pool);
+        self.net(&config.net);
+        self.book(&config.book);
+        self.node(&config.node);
+        self.socket(&config.admin);
         if let Some(listen) =
-            raw.telemetry.listen.filter(|listen| listen.port() != 0 && raw.net.listen.contains(listen))
+            config.telemetry.listen.filter(|listen| listen.port() != 0 && config.net.listen.contains(listen))
         {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
         }
-        for (key, message) in performance::problems(&raw.performance) {
+        for (key, message) in performance::problems(&config.performance) {
             self.wrong(&key, message);
         }
-        let least = raw.pool.least;
-        let guests = self.guests(raw.guests, dir, least);
-        let phases = self.phases(raw.phases);
-        self.reaper_gives_a_chance(&phases.reaper, span(raw.node.interval));
+        let least = config.pool.least;
+        self.guests(&mut config.guests, dir, least);
+        self.phases(&mut config.phases);
+        let phases = &config.phases;
+        self.reaper_gives_a_chance(&phases.reaper, span(config.node.interval));
         if phases.reconnect.mode != Mode::Off && phases.reconnect.settings.target < least {
             let target = phases.reconnect.settings.target;
             let message = format!(
@@ -191,13 +201,9 @@ impl<'a> Check<'a> {
             );
             self.clash(&["phases.reconnect.settings.target", "pool.least"], message);
         }
-        Config {
-            pool: raw.pool.resolved(raw.net.allow_private),
-            performance: raw.performance.resolved(),
-            guests,
-            phases,
-            ..raw
-        }
+        config.pool = config.pool.resolved(config.net.allow_private);
+        config.performance = config.performance.resolved();
+        config
     }
 
     fn node(&mut self, node: &Node) {
@@ -230,9 +236,8 @@ impl<'a> Check<'a> {
             ("max_per_group", pool.max_per_group),
             ("most", pool.most),
         ] {
-            if let Some(value) = value.filter(|value| *value > max_connections) {
-                let message = format!("{key} = {value} is above max_connections = {max_connections}");
-                self.clash(&[&format!("pool.{key}"), "pool.max_connections"], message);
+            if let Some(value) = value {
+                self.ascends("pool", (key, value), ("max_connections", max_connections), "");
             }
         }
         let most = pool.most();
@@ -265,15 +270,9 @@ impl<'a> Check<'a> {
 
     fn book(&mut self, book: &BookLimits) {
         let BookLimits { capacity, per_source_group, .. } = *book;
-        if per_source_group > capacity {
-            let message = format!("per_source_group = {per_source_group} is above capacity = {capacity}");
-            self.clash(&["book.per_source_group", "book.capacity"], message);
-        }
+        self.ascends("book", ("per_source_group", per_source_group), ("capacity", capacity), "");
         let (first, most) = (span(book.backoff_first), span(book.backoff_most));
-        if first > most {
-            let message = format!("backoff_first = {first} is above backoff_most = {most}");
-            self.clash(&["book.backoff_first", "book.backoff_most"], message);
-        }
+        self.ascends("book", ("backoff_first", first), ("backoff_most", most), "");
     }
 
     /// A peer that was quiet at one run is pinged then, and must have had its chance to answer before the next.
@@ -296,18 +295,14 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn guests(&mut self, raw: Guests, dir: Option<PathBuf>, least: u32) -> Guests {
-        if raw.disconnects_per_tick > raw.disconnects_per_hour {
-            let message = format!(
-                "disconnects_per_tick = {} is above disconnects_per_hour = {}: it would never be reached",
-                raw.disconnects_per_tick, raw.disconnects_per_hour
-            );
-            self.clash(&["guests.disconnects_per_tick", "guests.disconnects_per_hour"], message);
-        }
-        if raw.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+    fn guests(&mut self, guests: &mut Guests, dir: Option<PathBuf>, least: u32) {
+        let (tick, hour) = (guests.disconnects_per_tick, guests.disconnects_per_hour);
+        let (tick, hour) = (("disconnects_per_tick", tick), ("disconnects_per_hour", hour));
+        self.ascends("guests", tick, hour, ": it would never be reached");
+        if guests.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
             self.wrong("guests.dir", "is empty; leave the key out for the default folder".into());
         }
-        let key = raw.public_key.as_deref().map(str::trim);
+        let key = guests.public_key.as_deref().map(str::trim);
         let is_key = |key: &str| minisign_verify::PublicKey::from_base64(key).is_ok();
         match key {
             Some(key) if !is_key(key) => {
@@ -316,64 +311,43 @@ impl<'a> Check<'a> {
                 );
                 self.wrong("guests.public_key", message);
             }
-            None if raw.require == Require::Signature => {
+            None if guests.require == Require::Signature => {
                 let message =
                     "require = \"signature\" needs public_key, the last line of minisign.pub".to_owned();
                 self.wrong("guests.require", message);
             }
             _ => {}
         }
-        let public_key = key.map(str::to_owned);
-        Guests { dir, public_key, floor: raw.floor.or(Some(least)), ..raw }
+        guests.public_key = key.map(str::to_owned);
+        guests.floor.get_or_insert(least);
+        guests.dir = dir;
     }
 
-    fn phases(&mut self, mut phases: Phases) -> Phases {
-        self.phase(PHASES[0], &phases.reaper);
-        self.phase(PHASES[1], &phases.reconnect);
-        self.phase(PHASES[2], &phases.broadcast_cleanup);
-        self.phase(PHASES[3], &phases.exchange_cleanup);
-        for file in &self.files {
-            let Manifest { mode, schedule, body: Declared::BuiltIn(settings), .. } = file.manifest else {
-                continue;
-            };
-            match settings.clone() {
-                BuiltIn::Reaper(settings) => phases.reaper = from_file(*mode, schedule, settings),
-                BuiltIn::Reconnect(settings) => phases.reconnect = from_file(*mode, schedule, settings),
-                BuiltIn::BroadcastCleanup(settings) => {
-                    phases.broadcast_cleanup = from_file(*mode, schedule, settings);
-                }
-                BuiltIn::ExchangeCleanup(settings) => {
-                    phases.exchange_cleanup = from_file(*mode, schedule, settings);
-                }
-            }
-        }
-        self.circles(&phases);
-        phases
+    fn phases(&mut self, phases: &mut Phases) {
+        self.phase(PHASES[0], &mut phases.reaper);
+        self.phase(PHASES[1], &mut phases.reconnect);
+        self.phase(PHASES[2], &mut phases.broadcast_cleanup);
+        self.phase(PHASES[3], &mut phases.exchange_cleanup);
+        self.circles(phases);
     }
 
     fn circles(&mut self, phases: &Phases) {
         let schedules = builtin::schedules(phases);
-        let mut before: Vec<BTreeSet<&str>> =
-            schedules.iter().map(|schedule| schedule.after.iter().map(String::as_str).collect()).collect();
-        for (name, schedule) in PHASES.into_iter().zip(schedules) {
-            for later in
-                (0..PHASES.len()).filter(|later| schedule.before.iter().any(|one| one == PHASES[*later]))
-            {
-                before[later].insert(name);
-            }
+        let place = |name: &String| PHASES.iter().position(|known| known == name);
+        // Which phases run before which, by their places.
+        let mut before = [[false; PHASES.len()]; PHASES.len()];
+        for (at, schedule) in schedules.into_iter().enumerate() {
+            schedule.after.iter().filter_map(place).for_each(|earlier| before[at][earlier] = true);
+            schedule.before.iter().filter_map(place).for_each(|later| before[later][at] = true);
         }
-        // With as many rounds as phases, whatever can be reached from a phase is reached.
-        for _ in 0..PHASES.len() {
-            for at in 0..PHASES.len() {
-                let further: Vec<&str> = (0..PHASES.len())
-                    .filter(|other| before[at].contains(PHASES[*other]))
-                    .flat_map(|other| before[other].iter().copied())
-                    .collect();
-                before[at].extend(further);
+        // Whatever runs before a phase that runs before another runs before that, too.
+        for via in 0..PHASES.len() {
+            for at in (0..PHASES.len()).filter(|at| before[*at][via]).collect::<Vec<_>>() {
+                (0..PHASES.len()).for_each(|earlier| before[at][earlier] |= before[via][earlier]);
             }
         }
         for (at, name) in PHASES.into_iter().enumerate() {
-            if before[at].contains(name) {
+            if before[at][at] {
                 let message = format!("{name} would have to run before itself");
                 let key = if schedules[at].after.is_empty() { "before" } else { "after" };
                 self.wrong(&format!("phases.{name}.schedule.{key}"), message);
@@ -381,13 +355,15 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn phase<S: Settings>(&mut self, name: &str, phase: &Phase<S>) {
+    /// Checks what the config says of a phase. A file of the phase's own takes its place.
+    fn phase<S: Settings>(&mut self, name: &str, phase: &mut Phase<S>) {
         let document = &mut self.document;
         schedule::check(document, &format!("phases.{name}.schedule"), Some(&PHASES), &phase.schedule);
         builtin::check(document, &format!("phases.{name}.settings"), &phase.settings);
+        if let Some(file) = self.files.iter_mut().find(|file| file.manifest.name == name) {
+            let Manifest { mode, schedule, .. } = file.manifest;
+            let settings = file.document.read("settings", &[]);
+            *phase = Phase { mode: *mode, schedule: schedule.clone(), settings };
+        }
     }
-}
-
-fn from_file<S>(mode: Mode, schedule: &Schedule, settings: S) -> Phase<S> {
-    Phase { mode, schedule: schedule.clone(), settings }
 }

@@ -92,7 +92,7 @@ impl Loader {
     /// What is wrong, and the way out.
     pub fn file(&self, file: &ManifestFile) -> Result<Option<PhaseSpec>, String> {
         match &file.manifest {
-            Ok(Manifest { body: Declared::BuiltIn(_), .. }) => Ok(None),
+            Ok(Manifest { body: Declared::BuiltIn, .. }) => Ok(None),
             Ok(manifest @ Manifest { body: Declared::Guest(guest), .. }) => {
                 let folder = file.path.parent().unwrap_or(Path::new(""));
                 self.guest(manifest, guest, folder, &file.text).map(Some)

@@ -16,7 +16,7 @@ pub struct RecordedBeat {
     pub session: u64,
     pub moment: Moment,
     /// What was frozen when it began.
-    pub snapshot: Arc<RecordedSnapshot>,
+    pub(super) snapshot: Arc<RecordedSnapshot>,
     /// The runs in their order.
     pub runs: Vec<RecordedRun>,
     /// What the whole beat had changed.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use groundskeeper_base::peer::{Naming, PeerId};
 use groundskeeper_engine::beat::{BeatRecorder, Recordable};
+use groundskeeper_engine::{Changes, FailureKind};
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn, address, peer};
 use groundskeeper_sdk::host::{Ask, BroadcastTotals, Change, Metric, Saved, Table};
 use groundskeeper_sdk::phase::Tick;

@@ -36,12 +36,14 @@ impl ManifestFile {
     }
 
     /// Reads one file.
+    #[doc(hidden)]
     pub fn read(path: PathBuf) -> Self {
         let text = read_text(&path);
         Self::of(path, text)
     }
 
     /// What reading the file `path` came to.
+    #[doc(hidden)]
     pub fn of(path: PathBuf, text: Result<String, String>) -> Self {
         let file = path.display().to_string();
         match text {
@@ -55,6 +57,7 @@ impl ManifestFile {
     }
 
     /// The file `path`, if it said `text`.
+    #[doc(hidden)]
     pub fn parse(path: PathBuf, text: String) -> Self {
         let file = path.display().to_string();
         let manifest = Manifest::parse(&text, &file);
@@ -62,7 +65,7 @@ impl ManifestFile {
         let name = document.text_at("name").filter(|name| is_phase_name(name));
         let name = name.map_or_else(|| name_from(&path), str::to_owned);
         let is_built_in = match (&manifest, document.text_at("kind")) {
-            (Ok(manifest), _) => matches!(manifest.body, Declared::BuiltIn(_)),
+            (Ok(manifest), _) => matches!(manifest.body, Declared::BuiltIn),
             (Err(_), Some("wasm" | "native")) => false,
             (Err(_), Some("built-in")) => true,
             (Err(_), _) => BUILTINS.contains(&name.as_str()),
@@ -73,6 +76,7 @@ impl ManifestFile {
     }
 
     /// The module it is about, in its folder, as far as can be told.
+    #[doc(hidden)]
     pub fn module(&self) -> Option<PathBuf> {
         let folder = self.path.parent()?;
         match &self.manifest {
