@@ -175,17 +175,12 @@ impl Recording {
     }
 
     /// The file as it was named.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many beats there are, readable or not.
-    pub fn beats(&self) -> usize {
-        self.index.iter().filter(|entry| entry.head.kind != Kind::Gap).count()
-    }
-
     /// Bytes after the last whole record: the record that was being written when the process was killed.
-    pub fn torn_bytes(&self) -> u64 {
+    pub(super) fn torn_bytes(&self) -> u64 {
         self.len - self.end
     }
 

@@ -7,9 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender};
 
 use groundskeeper_base::peer::Naming;
-use groundskeeper_engine::Changes;
-use groundskeeper_engine::beat::Recordable;
-use groundskeeper_engine::beat::{Moment, RecordedRun};
 use groundskeeper_sdk::column::PeerColumn;
 use hashbrown::HashMap;
 use zstd::bulk::Compressor;
@@ -40,13 +37,8 @@ pub(super) type Names = HashMap<u32, Arc<Naming>>;
 
 /// What the recorder hands over.
 pub(super) enum Job {
-    Beat {
-        snapshot: Arc<dyn Recordable>,
-        moment: Moment,
-        news: Vec<(u32, Arc<Naming>)>,
-        runs: Vec<RecordedRun>,
-        after: Arc<Changes>,
-    },
+    /// A beat, and who the connections are that came with it.
+    Beat(Beat, Vec<(u32, Arc<Naming>)>),
     Gap(Gap),
 }
 
@@ -83,11 +75,10 @@ impl Writer {
     /// Writes until there is no recorder any more.
     pub fn drain(mut self, jobs: &Receiver<Job>, free: &Sender<()>) {
         while let Ok(job) = jobs.recv() {
-            let is_beat = matches!(job, Job::Beat { .. });
+            let is_beat = matches!(job, Job::Beat(..));
             let written = match job {
-                Job::Beat { snapshot, moment, news, runs, after } => {
+                Job::Beat(beat, news) => {
                     self.names.extend(news);
-                    let beat = Beat { moment, snapshot: &snapshot, runs: &runs, after: &after };
                     self.beat(&beat)
                 }
                 Job::Gap(gap) => self.gap(gap),
@@ -107,7 +98,7 @@ impl Writer {
         tracing::info!(beats, left_out, bytes, "recording ended");
     }
 
-    fn beat(&mut self, beat: &Beat<'_>) -> io::Result<()> {
+    fn beat(&mut self, beat: &Beat) -> io::Result<()> {
         if self.since_whole >= self.whole_every {
             self.encoder.forget();
         }
@@ -128,7 +119,7 @@ impl Writer {
     }
 
     /// A beat's record; none if it has to be left out.
-    fn encode(&mut self, beat: &Beat<'_>) -> io::Result<Option<(Kind, Vec<u8>)>> {
+    fn encode(&mut self, beat: &Beat) -> io::Result<Option<(Kind, Vec<u8>)>> {
         let kind = if self.encoder.is_new() { Kind::Whole } else { Kind::Difference };
         prune(&mut self.names, beat.snapshot.peers(PeerColumn::Conn));
         let names = &self.names;
@@ -159,7 +150,7 @@ impl Writer {
         Ok(None)
     }
 
-    fn leave_out(&mut self, beat: &Beat<'_>) -> io::Result<()> {
+    fn leave_out(&mut self, beat: &Beat) -> io::Result<()> {
         self.counts.left_out.fetch_add(1, Relaxed);
         let tick = beat.moment.tick;
         self.gap(Gap { beats: 1, first_tick: tick, last_tick: tick })
