@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use groundskeeper::engine::{Body, Cost, Done, Ended, Job};
 use groundskeeper_sdk::host::{Change, Frozen, Level, Metric, Parts, Saved};
@@ -33,12 +33,8 @@ impl DryRun {
     /// Runs `body` once over `view`.
     pub fn of(body: &dyn Body, tick: Tick, view: Arc<dyn Frozen>) -> Self {
         let begun = Instant::now();
-        let done = body.run(&Job { tick, view });
-        Self::new(done, begun.elapsed())
-    }
-
-    fn new(done: Done, took: Duration) -> Self {
-        let Done { ended, log, cost: Cost { fuel, memory: linear_memory } } = done;
+        let Done { ended, log, cost: Cost { fuel, memory: linear_memory } } = body.run(&Job { tick, view });
+        let took = begun.elapsed();
         let word = |level: Level| match level {
             Level::Error => "error",
             Level::Warn => "warn",

@@ -17,7 +17,7 @@ use super::install::with_keys;
 use super::scratch::Scratch;
 
 /// What a node would make of one file.
-#[derive(Debug, Serialize)]
+#[derive(Default, Debug, Serialize)]
 pub struct Loading {
     pub file: PathBuf,
     pub name: String,
@@ -45,10 +45,7 @@ impl Loading {
             file: found.path.clone(),
             name: found.name.clone(),
             kind: kind.unwrap_or_default(),
-            summary: None,
-            version: None,
-            sha256: None,
-            problem: None,
+            ..Self::default()
         }
     }
 

@@ -25,7 +25,7 @@ use super::views;
 const RANDOM_VIEWS: u64 = 500;
 
 /// What a test showed.
-#[derive(Debug, Serialize)]
+#[derive(Default, Debug, Serialize)]
 pub struct Trial {
     pub module: PathBuf,
     pub fixtures: usize,
@@ -75,12 +75,8 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
         module,
         fixtures: fixtures.len(),
         random_views: RANDOM_VIEWS,
-        with_asks: 0,
-        asks: 0,
-        fuel: [0; 3],
         native: native.is_some(),
-        different: Vec::new(),
-        failed: Vec::new(),
+        ..Trial::default()
     };
     let mut fuel = Vec::new();
     let mut memory = None;
