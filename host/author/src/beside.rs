@@ -1,9 +1,30 @@
-//! Which manifest lies beside a module, and whether it is about a module of that kind. Loads neither.
+//! A module, the manifest that lies beside it, and whether that is about a module of that kind. Loads neither.
 
 use std::fs;
 use std::path::Path;
 
-use groundskeeper::config::{Declared, Manifest, ManifestFile, Runtime, read_manifests};
+use anyhow::{Context, Result};
+use groundskeeper::config::{Declared, Manifest, ManifestFile, Problem, Runtime, read_manifests};
+
+pub(super) fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// What a file is called, without its folder and ending.
+pub(super) fn stem(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Problems, one a line, the next ones `between`.
+pub(super) fn told(problems: &[Problem], between: &str) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
+}
+
+/// The text that a manifest gives at its top for `key`, if it can be read.
+pub(super) fn written(manifest: &ManifestFile, key: &str) -> Option<String> {
+    let table: toml::Table = toml::from_str(&manifest.text).ok()?;
+    Some(table.get(key)?.as_str()?.to_owned())
+}
 
 /// What a module with these bytes is run by.
 pub(super) fn runtime_of(bytes: &[u8]) -> Runtime {
@@ -34,15 +55,14 @@ pub(super) fn manifest_of(file: &Path, runtime: Runtime) -> Option<ManifestFile>
 
 /// What is wrong if the manifest is about another kind of module than `file`.
 pub(super) fn wrong_kind(manifest: &ManifestFile, file: &Path, runtime: Runtime) -> Option<String> {
-    let table: toml::Table = toml::from_str(&manifest.text).ok()?;
-    let written = table.get("kind")?.as_str()?;
-    let other = match (written, runtime) {
+    let kind = written(manifest, "kind")?;
+    let other = match (kind.as_str(), runtime) {
         ("wasm", Runtime::Native) => "a shared library",
         ("native", Runtime::Wasm) => "a component",
         _ => return None,
     };
     Some(format!(
-        "{}: kind = {written:?}, and {} is {other}; write kind = {:?}, or name the .{} instead",
+        "{}: kind = {kind:?}, and {} is {other}; write kind = {:?}, or name the .{} instead",
         manifest.path.display(),
         file.display(),
         runtime.as_str(),

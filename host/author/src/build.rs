@@ -11,8 +11,9 @@ use groundskeeper::data::write_whole;
 use groundskeeper::engine::wasm::{Digest, Sizes, component_of, sha256};
 use groundskeeper_sdk::abi::ENTRY;
 
+use super::beside::read;
 use super::c;
-use super::toolchain::{self, Toolchain};
+use super::toolchain::{self, says};
 
 /// What a build left.
 pub struct Built {
@@ -60,7 +61,7 @@ pub fn build_native(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str
         let mut command = Command::new("cargo");
         command.args(["build", "--release", "--features", "groundskeeper-sdk/dylib"]);
         let (name, library) = artifact(command, folder, note)?;
-        (name, fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?)
+        (name, read(&library)?)
     } else if c::files(folder)?.is_empty() {
         bail!(no_phase(folder))
     } else if c::is_native(folder)? {
@@ -85,7 +86,7 @@ fn no_phase(folder: &Path) -> String {
 }
 
 fn rust(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
-    let toolchain: Toolchain = toolchain::pick(note).map_err(anyhow::Error::msg)?;
+    let toolchain = toolchain::pick(note).map_err(anyhow::Error::msg)?;
     // A crate that is a library for others too is not optimised at link time unless it is built as a module alone.
     let mut command = toolchain.cargo("rustc");
     command.args(["--release", "--lib", "--crate-type", "cdylib"]);
@@ -94,8 +95,7 @@ fn rust(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> 
     }
     command.env("CARGO_ENCODED_RUSTFLAGS", remapped(folder));
     let (name, module) = artifact(command, folder, note)?;
-    let bytes = fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
-    Ok((name, bytes))
+    Ok((name, read(&module)?))
 }
 
 /// Flags that keep this machine's folders out of the module.
@@ -130,12 +130,8 @@ fn remapped(folder: &Path) -> OsString {
 /// Where the sources of std are, if they are there, and what they are called where they are not: a component must not have
 /// other bytes because of them.
 fn std_sources() -> Option<(PathBuf, String)> {
-    let told = |flags: &[&str]| {
-        let output = Command::new("rustc").args(flags).stderr(Stdio::null()).output().ok()?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let sysroot = told(&["--print", "sysroot"])?;
-    let version = told(&["--version", "--verbose"])?;
+    let sysroot = says("rustc", &["--print", "sysroot"])?;
+    let version = says("rustc", &["--version", "--verbose"])?;
     let hash = version.lines().find_map(|line| line.strip_prefix("commit-hash: "))?;
     Some((Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), format!("/rustc/{hash}")))
 }

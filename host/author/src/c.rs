@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use groundskeeper::engine::wasm::with_contract;
@@ -11,6 +11,7 @@ use groundskeeper_sdk::abi::{ENTRY, HEADER};
 
 use super::build::shown;
 use super::scratch::Scratch;
+use super::toolchain::says;
 
 /// The C files of a folder, by name.
 pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -50,14 +51,10 @@ pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Stri
         .arg(scratch.path());
     command.arg(format!("-ffile-prefix-map={}=.", folder.display())).arg("-o").arg(&library);
     command.args(files(&folder)?.iter().filter_map(|file| file.file_name())).current_dir(&folder);
-    note(&format!("{} in {}", shown(&command), folder.display()));
     let compiler = compiler.to_string_lossy();
-    let status = command.status().with_context(|| {
-        format!("the C compiler {compiler} could not be run; install the package gcc or clang, or set CC")
-    })?;
-    if !status.success() {
-        bail!("{compiler} failed: {status}");
-    }
+    let missing =
+        format!("the C compiler {compiler} could not be run; install the package gcc or clang, or set CC");
+    run(command, &missing, note)?;
     Ok((name, fs::read(&library)?))
 }
 
@@ -68,7 +65,7 @@ pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Strin
     let (folder, name) = named(folder)?;
     let scratch = Scratch::new()?;
     let module = scratch.path().join("phase.wasm");
-    let mut link = Command::new(linker);
+    let mut link = Command::new(&linker);
     link.args(["-m", "wasm32", "--no-entry", "--strip-debug", "-o"]).arg(&module);
     for file in files(&folder)?.iter().filter_map(|file| file.file_name()) {
         let object = scratch.path().join(file).with_extension("o");
@@ -76,19 +73,20 @@ pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Strin
         compile.args(["--target=wasm32-unknown-unknown", "-c", "-Os", "-std=c11", "-Wall", "-Wextra"]);
         compile.args(["-fno-builtin", "-I."]).arg(format!("-ffile-prefix-map={}=.", folder.display()));
         compile.arg("-o").arg(&object).arg(file).current_dir(&folder);
-        run(compile, note)?;
+        run(compile, "clang could not be run", note)?;
         link.arg(object);
     }
-    run(link, note)?;
+    run(link, &format!("{linker} could not be run"), note)?;
     Ok((name, with_contract(&fs::read(&module)?)?))
 }
 
-fn run(mut command: Command, note: &mut dyn FnMut(&str)) -> Result<()> {
+/// `missing` is told if the program is not there.
+fn run(mut command: Command, missing: &str, note: &mut dyn FnMut(&str)) -> Result<()> {
     let within =
         command.get_current_dir().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
     note(&format!("{}{within}", shown(&command)));
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("{program} could not be run"))?;
+    let status = command.status().with_context(|| missing.to_owned())?;
     if !status.success() {
         bail!("{program} failed: {status}");
     }
@@ -105,19 +103,15 @@ pub fn c_compiler() -> Result<(), String> {
 
 /// The linker that belongs to clang. Its own folder is looked into too, so clang is asked before the path.
 fn wasm_linker() -> Result<String, String> {
-    let says = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
     let missing = |what| {
         format!(
             "nothing here builds C for WebAssembly: there is no {what}; install the packages clang and lld"
         )
     };
     let named = says("clang", &["--target=wasm32-unknown-unknown", "-print-prog-name=wasm-ld"]);
-    let named = named.ok_or_else(|| missing("clang"))?;
+    let named = named.ok_or_else(|| missing("clang"))?.trim().to_owned();
     let version = says("clang", &["-dumpversion"]).unwrap_or_default();
-    let versioned = format!("wasm-ld-{}", version.split('.').next().unwrap_or_default());
+    let versioned = format!("wasm-ld-{}", version.trim().split('.').next().unwrap_or_default());
     let linker = [named, versioned].into_iter().find(|linker| says(linker, &["--version"]).is_some());
     linker.ok_or_else(|| missing("wasm-ld"))
 }

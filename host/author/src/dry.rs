@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use groundskeeper::engine::{Body, Cost, Done, Ended, Job};
-use groundskeeper_sdk::host::{Change, Frozen, Level, Saved};
+use groundskeeper_sdk::host::{Change, Frozen, Level, Metric, Parts, Saved};
 use groundskeeper_sdk::phase::Tick;
 use serde::Serialize;
 
@@ -33,54 +33,41 @@ impl DryRun {
     /// Runs `body` once over `view`.
     pub fn of(body: &dyn Body, tick: Tick, view: Arc<dyn Frozen>) -> Self {
         let begun = Instant::now();
-        let done = body.run(&Job { tick, view });
-        Self::new(done, begun.elapsed())
-    }
-
-    fn new(done: Done, took: Duration) -> Self {
-        let Done { ended, log, cost: Cost { fuel, memory: linear_memory } } = done;
+        let Done { ended, log, cost: Cost { fuel, memory: linear_memory } } = body.run(&Job { tick, view });
+        let took = begun.elapsed();
         let word = |level: Level| match level {
             Level::Error => "error",
             Level::Warn => "warn",
             Level::Info => "info",
             Level::Debug => "debug",
         };
-        let mut run = Self {
-            ok: false,
-            ended: String::new(),
-            asks: Vec::new(),
-            metrics: Vec::new(),
+        let (ok, ended, parts) = match ended {
+            Ended::Planned(parts) => (true, "planned".to_owned(), parts),
+            Ended::Failed(failure) => (false, failure.to_string(), Parts::default()),
+            Ended::Rule(words) => (false, format!("broke a rule of the contract: {words}"), Parts::default()),
+            Ended::Panicked(words) => (false, format!("panicked: {words}"), Parts::default()),
+            Ended::Trapped(words) => (false, format!("trapped: {words}"), Parts::default()),
+            Ended::Cut { words, .. } => (false, format!("was cut: it {words}"), Parts::default()),
+            Ended::Overran { limit, .. } => {
+                (false, format!("did not come back within {} ms", limit.as_millis()), Parts::default())
+            }
+        };
+        let metric = |metric: &Metric| match metric.change {
+            Change::Add(by) => format!("{} + {by}", metric.name),
+            Change::Set(value) => format!("{} = {value}", metric.name),
+        };
+        Self {
+            ok,
+            ended,
+            asks: parts.asks.iter().map(ToString::to_string).collect(),
+            metrics: parts.metrics.iter().map(metric).collect(),
             log: log.iter().map(|line| format!("{}: {}", word(line.level), line.text)).collect(),
-            memory: None,
-            memory_bytes: None,
+            memory_bytes: parts.memory.as_ref().map(|saved| saved.bytes.len()),
+            memory: parts.memory,
             fuel,
             linear_memory,
             took_us: took.as_micros().try_into().unwrap_or(u64::MAX),
-        };
-        run.ended = match ended {
-            Ended::Planned(parts) => {
-                run.ok = true;
-                run.asks = parts.asks.iter().map(ToString::to_string).collect();
-                run.metrics = parts
-                    .metrics
-                    .iter()
-                    .map(|metric| match metric.change {
-                        Change::Add(by) => format!("{} + {by}", metric.name),
-                        Change::Set(value) => format!("{} = {value}", metric.name),
-                    })
-                    .collect();
-                run.memory_bytes = parts.memory.as_ref().map(|saved| saved.bytes.len());
-                run.memory = parts.memory;
-                "planned".to_owned()
-            }
-            Ended::Failed(failure) => failure.to_string(),
-            Ended::Rule(words) => format!("broke a rule of the contract: {words}"),
-            Ended::Panicked(words) => format!("panicked: {words}"),
-            Ended::Trapped(words) => format!("trapped: {words}"),
-            Ended::Cut { words, .. } => format!("was cut: it {words}"),
-            Ended::Overran { limit, .. } => format!("did not come back within {} ms", limit.as_millis()),
-        };
-        run
+        }
     }
 
     /// Whether two runs decided alike, whatever each cost.

@@ -1,18 +1,17 @@
 //! Says what a module is and whether its manifest lets it work. Runs `describe` and `check`, never `run`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use groundskeeper::config::{Declared, Guest as Declaration, Manifest, ManifestFile, Problem, Runtime};
+use groundskeeper::config::{Declared, Guest as Declaration, Manifest, ManifestFile, Runtime};
 use groundskeeper::engine::Body;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm};
 use serde::Serialize;
 
-use super::beside::{manifest_of, runtime_of, wrong_kind};
+use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
 
 /// What a component is, beside what its manifest says.
 #[derive(Debug, Serialize)]
@@ -68,13 +67,13 @@ impl Subject {
         let module = match &manifest.manifest {
             Ok(Manifest { body: Declared::Guest(guest), .. }) => file.with_file_name(&guest.module),
             Ok(_) => bail!("{} is about a built-in phase", file.display()),
-            Err(problems) => bail!("{}", lines(problems)),
+            Err(problems) => bail!(told(problems, "\n")),
         };
         Self::of(module, Some(manifest)).with_context(|| format!("{} is about it", file.display()))
     }
 
     fn of(file: PathBuf, manifest: Option<ManifestFile>) -> Result<Self> {
-        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let bytes = read(&file)?;
         if runtime_of(&bytes) == Runtime::Native {
             bail!(
                 "{} is a shared library; this is for components, which `groundskeeper build` makes",
@@ -101,7 +100,7 @@ impl Subject {
     /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
     pub fn guest(&self) -> Result<Guest> {
         if let Some(ManifestFile { manifest: Err(problems), .. }) = &self.manifest {
-            bail!("{}", lines(problems));
+            bail!(told(problems, "\n"));
         }
         let guest = Guest::new(&self.wasm, Arc::clone(&self.code), self.setup())?;
         guest.check().map_err(|problem| anyhow::anyhow!("[settings]: {problem}"))?;
@@ -114,10 +113,7 @@ impl Subject {
             Some(ManifestFile { manifest: Ok(manifest), .. }) => {
                 (manifest.name.clone(), manifest.schedule.clone())
             }
-            _ => {
-                let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                (stem, Schedule::every(1))
-            }
+            _ => (stem(file), Schedule::every(1)),
         }
     }
 
@@ -138,10 +134,6 @@ impl Subject {
             },
         }
     }
-}
-
-fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Looks at the component `file`, or the one that the manifest `file` is about, and at its manifest.

@@ -9,7 +9,7 @@ use groundskeeper::data::write_whole;
 use groundskeeper::engine::wasm::sha256;
 use toml::Value;
 
-use super::beside::{manifest_of, runtime_of, wrong_kind};
+use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
 use super::inspect::{Inspection, Subject, inspect};
 
 /// What was put where.
@@ -32,7 +32,7 @@ pub struct Installed {
 /// # Errors
 /// If the module is no phase or its manifest has problems, or the folder cannot be written. The folder is as it was then.
 pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
-    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let bytes = read(file)?;
     let runtime = runtime_of(&bytes);
     let is_native = runtime == Runtime::Native;
     let beside = manifest_of(file, runtime);
@@ -46,7 +46,7 @@ pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
         bail!("{} is not installed:\n  {}", file.display(), problems.join("\n  "));
     }
     let digest = sha256(&bytes).to_string();
-    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = stem(file);
     let (name, text) = match &beside {
         Some(ManifestFile { path, text, .. }) => (name_in(text, path)?, text.clone()),
         None if is_native => bail!("{} has no manifest beside it; write {stem}.toml first", file.display()),
@@ -56,8 +56,7 @@ pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
     let text = with_keys(&text, &[("module", &module), ("sha256", &digest)]);
     let shown = format!("{name}.toml");
     if let Err(problems) = Manifest::parse(&text, &shown) {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        bail!("{} is not installed:\n  {}", file.display(), problems.join("\n  "));
+        bail!("{} is not installed:\n  {}", file.display(), told(&problems, "\n  "));
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (module, manifest) = (folder.join(module), folder.join(shown));

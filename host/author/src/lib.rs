@@ -1,5 +1,7 @@
 //! What authors of phases do on their own machine: start one, build it, look at it, try it, put it in place. Talks to no
 //! node.
+//!
+//! Hidden items are for the crates of this workspace and promise nothing.
 
 mod beside;
 mod build;
@@ -11,16 +13,25 @@ mod load;
 mod scratch;
 mod source;
 mod template;
+#[doc(hidden)]
 pub mod toolchain;
 mod trial;
+#[doc(hidden)]
 pub mod views;
 
 pub use build::{Built, build, build_native};
-pub use c::c_compiler;
 pub use dry::DryRun;
 pub use inspect::{Import, Inspection, Subject, inspect};
 pub use install::{Installed, install};
-pub use load::{Loading, load, load_folder, load_native};
-pub use source::sources;
-pub use template::{Lang, create, sdk_nearby};
-pub use trial::{Trial, read_fixture, read_fixtures, trial};
+pub use load::load;
+pub use template::{Lang, create};
+pub use trial::{Trial, trial};
+
+#[doc(hidden)]
+pub use {
+    c::c_compiler,
+    load::{Loading, load_folder, load_native},
+    source::sources,
+    template::sdk_nearby,
+    trial::{read_fixture, read_fixtures},
+};

@@ -11,13 +11,13 @@ use groundskeeper::engine::wasm::{Digest, sha256};
 use groundskeeper::loader::Loader;
 use serde::Serialize;
 
-use super::beside::{manifest_of, runtime_of, wrong_kind};
+use super::beside::{manifest_of, read, runtime_of, stem, written, wrong_kind};
 use super::inspect::Subject;
 use super::install::with_keys;
 use super::scratch::Scratch;
 
 /// What a node would make of one file.
-#[derive(Debug, Serialize)]
+#[derive(Default, Debug, Serialize)]
 pub struct Loading {
     pub file: PathBuf,
     pub name: String,
@@ -37,20 +37,15 @@ const NOT_TRUSTED: &str = "a native phase is not loaded unless it is trusted, fo
 
 impl Loading {
     fn not_yet(found: &ManifestFile) -> Self {
-        let written =
-            || toml::from_str::<toml::Table>(&found.text).ok()?.get("kind")?.as_str().map(str::to_owned);
         let kind = match &found.manifest {
             Ok(manifest) => Some(manifest.kind().to_owned()),
-            Err(_) => written(),
+            Err(_) => written(found, "kind"),
         };
         Self {
             file: found.path.clone(),
             name: found.name.clone(),
             kind: kind.unwrap_or_default(),
-            summary: None,
-            version: None,
-            sha256: None,
-            problem: None,
+            ..Self::default()
         }
     }
 
@@ -117,21 +112,19 @@ fn loader(scratch: &Scratch, allow_native: bool) -> Result<Loader> {
 fn native(file: &Path) -> Result<Option<ManifestFile>> {
     let (library, manifest) = if file.extension().is_some_and(|end| end == "toml") {
         let manifest = ManifestFile::read(file.to_owned());
-        let table: toml::Table = toml::from_str(&manifest.text).unwrap_or_default();
-        if table.get("kind").and_then(toml::Value::as_str) != Some(Runtime::Native.as_str()) {
+        if written(&manifest, "kind").as_deref() != Some(Runtime::Native.as_str()) {
             return Ok(None);
         }
-        let module = table.get("module").and_then(toml::Value::as_str).map(str::to_owned);
+        let module = written(&manifest, "module");
         let module = module.unwrap_or_else(|| format!("{}.{}", manifest.name, Runtime::Native.extension()));
         (file.with_file_name(module), manifest)
     } else {
-        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        if runtime_of(&bytes) != Runtime::Native {
+        if runtime_of(&read(file)?) != Runtime::Native {
             return Ok(None);
         }
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let manifest = manifest_of(file, Runtime::Native).with_context(|| {
-            format!("{} has no manifest beside it; write {stem}.toml with kind = \"native\"", file.display())
+            let (file, stem) = (file.display(), stem(file));
+            format!("{file} has no manifest beside it; write {stem}.toml with kind = \"native\"")
         })?;
         if let Some(problem) = wrong_kind(&manifest, file, Runtime::Native) {
             bail!(problem);

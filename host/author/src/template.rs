@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use groundskeeper::engine::policy::is_phase_name;
 
 /// What a new phase is written in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,8 +40,7 @@ const C: [(&str, &str); 9] = [
 /// # Errors
 /// If the name is no name for a phase, the folder is there already, or it cannot be written.
 pub fn create(parent: &Path, name: &str, lang: Lang, sdk: Option<&Path>) -> Result<PathBuf> {
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || name.len() > 40 || !name.chars().all(fits) {
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !is_phase_name(name) {
         bail!(
             "{name:?} is no name for a phase: it begins with a to z, then up to 39 more of a-z, 0-9 and \"-\""
         );
@@ -54,7 +54,7 @@ pub fn create(parent: &Path, name: &str, lang: Lang, sdk: Option<&Path>) -> Resu
             let path = fs::canonicalize(path).with_context(|| format!("no SDK at {}", path.display()))?;
             format!("{{ path = {:?} }}", path.display().to_string())
         }
-        None => format!("{:?}", sdk_version()),
+        None => format!("{SDK_VERSION:?}"),
     };
     let filled =
         |text: &str| text.replace("{name}", name).replace("{type}", &type_name(name)).replace("{sdk}", &sdk);
@@ -73,10 +73,7 @@ pub fn create(parent: &Path, name: &str, lang: Lang, sdk: Option<&Path>) -> Resu
 }
 
 /// The SDK's minor version: what a phase built today needs of it.
-fn sdk_version() -> String {
-    let mut parts = env!("CARGO_PKG_VERSION").split('.');
-    format!("{}.{}", parts.next().unwrap_or("0"), parts.next().unwrap_or("1"))
-}
+const SDK_VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
 /// `slow-peers` as `SlowPeers`.
 fn type_name(name: &str) -> String {

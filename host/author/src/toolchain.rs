@@ -75,7 +75,7 @@ fn system() -> Result<Toolchain, String> {
 }
 
 /// What a program prints, if it runs and likes its arguments.
-fn says(program: &str, args: &[&str]) -> Option<String> {
+pub(super) fn says(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use groundskeeper::config::Problem;
 use groundskeeper::engine::Body;
 use groundskeeper::engine::native::Native;
 use groundskeeper::record::Fixture;
@@ -14,6 +13,7 @@ use groundskeeper_sdk::host::Saved;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::beside::told;
 use super::build::{build, build_native};
 use super::c;
 use super::dry::DryRun;
@@ -25,7 +25,7 @@ use super::views;
 const RANDOM_VIEWS: u64 = 500;
 
 /// What a test showed.
-#[derive(Debug, Serialize)]
+#[derive(Default, Debug, Serialize)]
 pub struct Trial {
     pub module: PathBuf,
     pub fixtures: usize,
@@ -75,12 +75,8 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
         module,
         fixtures: fixtures.len(),
         random_views: RANDOM_VIEWS,
-        with_asks: 0,
-        asks: 0,
-        fuel: [0; 3],
         native: native.is_some(),
-        different: Vec::new(),
-        failed: Vec::new(),
+        ..Trial::default()
     };
     let mut fuel = Vec::new();
     let mut memory = None;
@@ -143,7 +139,5 @@ pub fn read_fixtures(folder: &Path) -> Result<Vec<(String, Fixture)>> {
 /// # Errors
 /// Every problem in it, by its place.
 pub fn read_fixture(path: &Path) -> Result<Fixture> {
-    Fixture::read(path).map_err(|problems| {
-        anyhow::anyhow!("{}", problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))
-    })
+    Fixture::read(path).map_err(|problems| anyhow::Error::msg(told(&problems, "\n")))
 }

@@ -1,5 +1,7 @@
 //! The four built-in phases as both files configure them: their names, their order, their typed settings.
 
+use groundskeeper_engine::schedule::Schedule;
+use groundskeeper_engine::{BUILTINS, Phases};
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::phase::Phase;
 use serde::Serialize;
@@ -7,57 +9,41 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::document::Document;
-use super::phases;
 
-/// Names of the built-in phases, in the order in which they run.
-pub const BUILTINS: [&str; 4] = ["reaper", "reconnect", "broadcast-cleanup", "exchange-cleanup"];
-
-/// The settings of one built-in phase.
-#[derive(Clone, PartialEq, Debug)]
-pub enum BuiltIn {
-    Reaper(Reaper),
-    Reconnect(Reconnect),
-    BroadcastCleanup(BroadcastCleanup),
-    ExchangeCleanup(ExchangeCleanup),
+/// When each of the built-in phases runs, in the order in which they run.
+pub(super) fn schedules(of: &Phases) -> [&Schedule; BUILTINS.len()] {
+    [
+        &of.reaper.schedule,
+        &of.reconnect.schedule,
+        &of.broadcast_cleanup.schedule,
+        &of.exchange_cleanup.schedule,
+    ]
 }
 
 pub(super) trait Settings: Phase + Default + Serialize + DeserializeOwned {}
 impl<S: Phase + Default + Serialize + DeserializeOwned> Settings for S {}
 
-impl BuiltIn {
-    /// Reads and checks the table `settings` for the built-in `name`. None if there is no such built-in.
-    pub(super) fn read(document: &mut Document<'_>, name: &str) -> Option<Self> {
-        Some(match name {
-            "reaper" => Self::Reaper(read(document)),
-            "reconnect" => Self::Reconnect(read(document)),
-            "broadcast-cleanup" => Self::BroadcastCleanup(read(document)),
-            "exchange-cleanup" => Self::ExchangeCleanup(read(document)),
-            _ => return None,
-        })
-    }
-
-    /// The schedule that holds where none is written.
-    pub(super) fn usual_schedule(&self) -> phases::Schedule {
-        let usual = phases::Phases::default();
-        match self {
-            Self::Reaper(_) => usual.reaper.schedule,
-            Self::Reconnect(_) => usual.reconnect.schedule,
-            Self::BroadcastCleanup(_) => usual.broadcast_cleanup.schedule,
-            Self::ExchangeCleanup(_) => usual.exchange_cleanup.schedule,
-        }
+/// Checks the table `settings` of a file about the built-in phase `name`.
+pub(super) fn check_file(document: &mut Document<'_>, name: &str) {
+    match name {
+        "reaper" => read_and_check::<Reaper>(document),
+        "reconnect" => read_and_check::<Reconnect>(document),
+        "broadcast-cleanup" => read_and_check::<BroadcastCleanup>(document),
+        "exchange-cleanup" => read_and_check::<ExchangeCleanup>(document),
+        _ => {}
     }
 }
 
-fn read<S: Settings>(document: &mut Document<'_>) -> S {
-    let written = document.section(&["settings"], &[]);
-    check(document, "settings", written)
+fn read_and_check<S: Settings>(document: &mut Document<'_>) {
+    let settings: S = document.read("settings", &[]);
+    check(document, "settings", &settings);
 }
 
 /// Tells what is wrong with the settings at `table`. A phase's own check tells one mistake at a time: each is put back to
 /// its default until the rest passes.
-pub(super) fn check<S: Settings>(document: &mut Document<'_>, table: &str, written: S) -> S {
+pub(super) fn check<S: Settings>(document: &mut Document<'_>, table: &str, settings: &S) {
     let usual = serde_json::to_value(S::default()).expect("settings are plain data");
-    let mut tried = serde_json::to_value(&written).expect("settings are plain data");
+    let mut tried = serde_json::to_value(settings).expect("settings are plain data");
     while let Err(message) = checked::<S>(&tried) {
         let culprit = keys(&usual).find_map(|key| {
             let mut repaired = tried.clone();
@@ -76,7 +62,6 @@ pub(super) fn check<S: Settings>(document: &mut Document<'_>, table: &str, writt
             }
         }
     }
-    written
 }
 
 fn checked<S: Settings>(settings: &Value) -> Result<(), String> {

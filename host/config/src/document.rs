@@ -1,16 +1,15 @@
-//! A TOML text with its places, read section by section. Goes on after a mistake; decides nothing about values.
+//! A TOML text with its places, read key by key. Goes on after a mistake; decides nothing about values.
 
 use groundskeeper_base::problem::{Problem, meant};
-use serde::Deserializer;
-use serde::de::{DeserializeOwned, Error as _, Visitor, value::MapDeserializer};
+use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 /// One config file while it is read. Mistakes gather in `problems`.
 pub(super) struct Document<'i> {
     name: &'i str,
     text: &'i str,
-    root: DeTable<'i>,
+    root: Spanned<DeValue<'i>>,
     /// Not all of it is TOML, so keys may have ended up in another table than their author meant.
     torn: bool,
     pub problems: Vec<Problem>,
@@ -19,14 +18,14 @@ pub(super) struct Document<'i> {
 /// What serde calls by the width of a number.
 const WHOLE: &str = "expected a whole number from 0";
 
-type Item<'i> = (String, Spanned<DeValue<'i>>);
+type Key<'i> = Spanned<DeString<'i>>;
 
 impl<'i> Document<'i> {
     /// Keeps whatever can be made out of `text`; what cannot is a problem.
     pub fn parse(text: &'i str, name: &'i str) -> Self {
         let (root, errors) = DeTable::parse_recoverable(text);
-        let mut document =
-            Self { name, text, root: root.into_inner(), torn: !errors.is_empty(), problems: Vec::new() };
+        let root = Spanned::new(root.span(), DeValue::Table(root.into_inner()));
+        let mut document = Self { name, text, root, torn: !errors.is_empty(), problems: Vec::new() };
         for error in errors {
             let place = error.span().map(|span| span.start);
             let message = format!("not TOML: {}", error.message().trim());
@@ -35,41 +34,93 @@ impl<'i> Document<'i> {
         document
     }
 
-    /// Reads the table at `path`, where absent keys take `T`'s defaults. `T` must be a struct with serde's `default`.
-    ///
-    /// Every key is tried by itself first, so that each wrong one is told, not only the first. `elsewhere` names keys
-    /// that are tables with a reading of their own.
-    pub fn section<T: DeserializeOwned>(&mut self, path: &[&str], elsewhere: &[&str]) -> T {
-        let known = fields_of::<T>();
-        let mut good: Vec<Item<'i>> = Vec::new();
-        for (key, place, value) in self.items(path) {
-            let full = dotted(path, &key);
-            if !known.contains(&key.as_str()) {
-                if !self.torn {
-                    let hint = unknown_key_hint(&key, known);
-                    self.report(Some(place), Some(full), "unknown key".into(), Some(hint));
+    /// Reads the table `section` ("" is the whole file) but for the keys `elsewhere`. What is absent or wrong takes `T`'s
+    /// defaults. `T` and the structs in it must have serde's `default` and `deny_unknown_fields`.
+    pub fn read<T: DeserializeOwned>(&mut self, section: &str, elsewhere: &[String]) -> T {
+        let table = self.table(section);
+        let table = self.readable::<T>(section, &[], table, elsewhere);
+        alone(&[], of_table(table)).unwrap_or_else(|error| {
+            self.report_serde(section, &error, 0);
+            alone(&[], of_table(DeTable::new())).expect("a section without keys is its defaults")
+        })
+    }
+
+    /// What can be read of `table`, which is called `section` and stands at `above` in a `T`. Each key is tried by itself,
+    /// so that each wrong one is told, not only the first.
+    fn readable<T: DeserializeOwned>(
+        &mut self,
+        section: &str,
+        above: &[Key<'i>],
+        table: DeTable<'i>,
+        elsewhere: &[String],
+    ) -> DeTable<'i> {
+        let mut good = DeTable::new();
+        for (key, mut value) in table {
+            let path = [above, std::slice::from_ref(&key)].concat();
+            let name = key.get_ref();
+            let full = if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };
+            if elsewhere.contains(&full) {
+                continue;
+            }
+            if alone::<T>(&path, of_table(DeTable::new())).is_ok() {
+                // A struct could be read from an array too.
+                if let Some(inner) = self.expect_table(&full, &value) {
+                    *value.get_mut() = DeValue::Table(self.readable::<T>(&full, &path, inner, elsewhere));
+                    good.insert(key, value);
                 }
-            } else if !elsewhere.contains(&key.as_str()) {
-                match wrong_values::<T>(&key, &value) {
-                    errors if errors.is_empty() => good.push((key, value)),
-                    errors => errors.iter().for_each(|error| {
-                        self.report_serde(&full, error, value.span().start);
-                    }),
+                continue;
+            }
+            match alone::<T>(&path, value.clone()) {
+                Ok(_) => _ = good.insert(key, value),
+                Err(error) if error.span() == Some(key.span()) => self.report_unknown(full, &key, &error),
+                Err(error) => {
+                    for error in wrong_elements::<T>(&path, &value).unwrap_or_else(|| vec![error]) {
+                        self.report_serde(&full, &error, value.span().start);
+                    }
                 }
             }
         }
-        read(good).unwrap_or_else(|error| {
-            self.report_serde(&path.join("."), &error, 0);
-            read(Vec::new()).expect("a section without keys is its defaults")
-        })
+        good
+    }
+
+    /// The table `value`, which stands at `key`; a problem if it is something else.
+    fn expect_table(&mut self, key: &str, value: &Spanned<DeValue<'i>>) -> Option<DeTable<'i>> {
+        let table = value.get_ref().as_table().cloned();
+        if table.is_none() {
+            let message = format!("expected a table, found {}", value.get_ref().type_str());
+            let hint = format!("write [{key}] and its keys below it");
+            self.report(Some(value.span().start), Some(key.to_owned()), message, Some(hint));
+        }
+        table
+    }
+
+    /// The table at `key`, empty if there is none.
+    fn table(&mut self, key: &str) -> DeTable<'i> {
+        let value = self.value(key).cloned();
+        value.and_then(|value| self.expect_table(key, &value)).unwrap_or_default()
+    }
+
+    /// What stands at `key`, a dotted path.
+    pub fn value(&self, key: &str) -> Option<&Spanned<DeValue<'i>>> {
+        let mut names = key.split_terminator('.');
+        names.try_fold(&self.root, |value, name| value.get_ref().as_table()?.get(name))
+    }
+
+    /// Puts `value` where another stands.
+    pub fn replace(&mut self, key: &str, value: DeValue<'i>) {
+        let mut names = key.split_terminator('.');
+        let place = names.try_fold(&mut self.root, |value, name| match value.get_mut() {
+            DeValue::Table(table) => table.get_mut(name),
+            _ => None,
+        });
+        if let Some(place) = place {
+            *place.get_mut() = value;
+        }
     }
 
     /// Where the value of `key` stands, if the file has it: line and column from 1.
     pub fn place(&self, key: &str) -> Option<(u32, u32)> {
-        let mut path: Vec<&str> = key.split('.').collect();
-        let last = path.pop()?;
-        let (_, value) = self.table(&path)?.iter().find(|(name, _)| name.get_ref() == last)?;
-        Some(line_and_column(self.text, value.span().start))
+        Some(line_and_column(self.text, self.value(key)?.span().start))
     }
 
     /// Whether parts of the text are not TOML.
@@ -77,41 +128,21 @@ impl<'i> Document<'i> {
         self.torn
     }
 
-    /// The names of the keys of the table at `path`.
-    pub fn names(&self, path: &[&str]) -> Vec<String> {
-        let table = self.table(path);
-        table.into_iter().flatten().map(|(key, _)| key.get_ref().clone().into_owned()).collect()
+    /// The string at `key`, if one stands there.
+    pub fn text_at(&self, key: &str) -> Option<&str> {
+        self.value(key)?.get_ref().as_str()
     }
 
-    /// What kind of value stands at `path`, in TOML's words.
-    pub fn kind_of(&self, path: &[&str]) -> Option<&'static str> {
-        let (last, above) = path.split_last()?;
-        Some(self.table(above)?.get(*last)?.get_ref().type_str())
-    }
-
-    /// The string at `path`, if one stands there.
-    pub fn text_at(&self, path: &[&str]) -> Option<&str> {
-        let (last, above) = path.split_last()?;
-        self.table(above)?.get(*last)?.get_ref().as_str()
-    }
-
-    /// The truth value at `path`, if one stands there.
-    pub fn bool_at(&self, path: &[&str]) -> Option<bool> {
-        let (last, above) = path.split_last()?;
-        self.table(above)?.get(*last)?.get_ref().as_bool()
-    }
-
-    /// The table at `path` as JSON, empty if there is none. What JSON cannot say is a problem.
-    pub fn json(&mut self, path: &[&str]) -> serde_json::Map<String, serde_json::Value> {
-        let items = self.items(path);
+    /// The table at `key` as JSON, empty if there is none. What JSON cannot say is a problem.
+    pub fn json(&mut self, key: &str) -> serde_json::Map<String, serde_json::Value> {
         let mut table = serde_json::Map::new();
-        for (key, _, value) in items {
+        for (name, value) in self.table(key) {
             match json(&value) {
-                Ok(json) => _ = table.insert(key, json),
+                Ok(json) => _ = table.insert(name.into_inner().into_owned(), json),
                 Err((place, what)) => {
                     let message =
                         format!("{what} cannot be told to a phase, which gets its settings as JSON");
-                    self.report(Some(place), Some(dotted(path, &key)), message, None);
+                    self.report(Some(place), Some(format!("{key}.{}", name.get_ref())), message, None);
                 }
             }
         }
@@ -134,30 +165,16 @@ impl<'i> Document<'i> {
         self.problems.push(problem);
     }
 
-    fn table(&self, path: &[&str]) -> Option<&DeTable<'i>> {
-        path.iter().try_fold(&self.root, |table, name| table.get(*name)?.get_ref().as_table())
-    }
-
-    /// Keys of the table at `path` with their places and values. A problem if something else than a table is there.
-    fn items(&mut self, path: &[&str]) -> Vec<(String, usize, Spanned<DeValue<'i>>)> {
-        if let Some((last, above)) = path.split_last()
-            && let Some(value) = self.table(above).and_then(|table| table.get(*last))
-            && value.get_ref().as_table().is_none()
-        {
-            let (place, kind) = (value.span().start, value.get_ref().type_str());
-            let hint = format!("write [{}] and its keys below it", path.join("."));
-            self.report(
-                Some(place),
-                Some(path.join(".")),
-                format!("expected a table, found {kind}"),
-                Some(hint),
-            );
+    fn report_unknown(&mut self, full: String, key: &Key<'_>, error: &toml::de::Error) {
+        if self.torn {
+            return;
         }
-        let Some(table) = self.table(path) else { return Vec::new() };
-        table
-            .iter()
-            .map(|(key, value)| (key.get_ref().clone().into_owned(), key.span().start, value.clone()))
-            .collect()
+        let known = error.message().split_once(", expected ").map_or("", |(_, known)| known);
+        let hint = match meant(key.get_ref(), quoted_all(known)) {
+            Some(one) => format!("did you mean \"{one}\"?"),
+            None => format!("known here are {}", quoted_all(known).collect::<Vec<_>>().join(", ")),
+        };
+        self.report(Some(key.span().start), Some(full), "unknown key".into(), Some(hint));
     }
 
     fn report_serde(&mut self, key: &str, error: &toml::de::Error, otherwise: usize) {
@@ -209,10 +226,6 @@ fn json(value: &Spanned<DeValue<'_>>) -> Result<serde_json::Value, (usize, Strin
     })
 }
 
-fn dotted(path: &[&str], key: &str) -> String {
-    path.iter().copied().chain([key]).collect::<Vec<_>>().join(".")
-}
-
 fn quoted(text: &str) -> &str {
     quoted_all(text).next().unwrap_or_default()
 }
@@ -220,13 +233,6 @@ fn quoted(text: &str) -> &str {
 /// The parts of serde's messages that stand between back quotes.
 fn quoted_all(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
-}
-
-fn unknown_key_hint(key: &str, known: &[&str]) -> String {
-    match meant(key, known.iter().copied()) {
-        Some(one) => format!("did you mean \"{one}\"?"),
-        None => format!("known here are {}", known.join(", ")),
-    }
 }
 
 /// From 1 each; the column in characters.
@@ -237,53 +243,28 @@ fn line_and_column(text: &str, at: usize) -> (u32, u32) {
     (line as u32, before[line_start..].chars().count() as u32 + 1)
 }
 
-fn read<T: DeserializeOwned>(items: Vec<Item<'_>>) -> Result<T, toml::de::Error> {
-    T::deserialize(MapDeserializer::new(items.into_iter()))
+fn of_table(table: DeTable<'_>) -> Spanned<DeValue<'_>> {
+    Spanned::new(0..0, DeValue::Table(table))
 }
 
-/// What is wrong with one key's value; with each element by itself if it is a list.
-fn wrong_values<T: DeserializeOwned>(key: &str, value: &Spanned<DeValue<'_>>) -> Vec<toml::de::Error> {
-    let one = |value: Spanned<DeValue<'_>>| read::<T>(vec![(key.to_owned(), value)]).err();
-    let Some(whole) = one(value.clone()) else { return Vec::new() };
-    let elements = value.get_ref().as_array().into_iter().flatten();
-    let each: Vec<_> = elements
-        .filter_map(|element| {
-            let list = DeValue::Array([element.clone()].into_iter().collect());
-            one(Spanned::new(element.span(), list))
-        })
-        .collect();
-    if each.is_empty() { vec![whole] } else { each }
+/// A `T` of which `value`, at `path`, is all that is written.
+fn alone<'i, T: DeserializeOwned>(
+    path: &[Key<'i>],
+    value: Spanned<DeValue<'i>>,
+) -> Result<T, toml::de::Error> {
+    let around = |inner, key: &Key<'i>| of_table([(key.clone(), inner)].into_iter().collect());
+    T::deserialize(ValueDeserializer::from(path.iter().rev().fold(value, around)))
 }
 
-/// The names of a struct's fields as serde knows them, so that they are written down only once.
-pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    let mut fields: &'static [&'static str] = &[];
-    // Always an error: the names are all that is asked for.
-    _ = T::deserialize(Names(&mut fields));
-    fields
-}
-
-struct Names<'a>(&'a mut &'static [&'static str]);
-
-impl<'de> Deserializer<'de> for Names<'_> {
-    type Error = serde::de::value::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-        Err(Self::Error::custom("only structs have field names"))
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        *self.0 = fields;
-        self.deserialize_any(visitor)
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-    }
+/// What is wrong with each element by itself; none if `value` is no list, or it is the list that is wrong.
+fn wrong_elements<T: DeserializeOwned>(
+    path: &[Key<'_>],
+    value: &Spanned<DeValue<'_>>,
+) -> Option<Vec<toml::de::Error>> {
+    let wrong = |element: &Spanned<DeValue<'_>>| {
+        let list = DeValue::Array([element.clone()].into_iter().collect());
+        alone::<T>(path, Spanned::new(element.span(), list)).err()
+    };
+    let wrong: Vec<_> = value.get_ref().as_array()?.iter().filter_map(wrong).collect();
+    (!wrong.is_empty()).then_some(wrong)
 }

@@ -2,6 +2,8 @@
 //!
 //! A key's default and range stand in its section, in the crate that uses it; what contradicts what in `resolve`. Flags go over
 //! the file, the file over the defaults.
+//!
+//! Hidden items are for the crates of this workspace and promise nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,13 +11,12 @@ use std::time::Duration;
 use groundskeeper_base::units;
 use groundskeeper_engine::Phases;
 use groundskeeper_sdk::span::Span;
+use serde::{Deserialize, Serialize};
 
-pub use groundskeeper_base::bootstrap::{BadBootstrap, Bootstrap};
+pub use groundskeeper_base::bootstrap::Bootstrap;
 pub use groundskeeper_base::bytes::Bytes;
 pub use groundskeeper_base::problem::Problem;
-pub use groundskeeper_flow::{
-    Backpressure, BreakerSettings, NetSettings, Performance, RetrySettings, TimeoutSettings,
-};
+pub use groundskeeper_flow::{NetSettings, Performance};
 pub use groundskeeper_pool::book::BookLimits;
 pub use groundskeeper_pool::broadcasts::BroadcastLimits;
 pub use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
@@ -34,31 +35,40 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use builtin::BuiltIn;
-pub use manifest::{
-    Declared, Guest, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Runtime, arrange_manifests, is_manifest,
-    read_manifests,
-};
+pub use manifest::{Declared, Guest, Manifest, ManifestFile, Runtime, read_manifests};
+#[doc(hidden)]
+pub use manifest::{MOST_MANIFEST_BYTES, arrange_manifests, is_manifest};
 #[cfg(feature = "schema")]
+#[doc(hidden)]
 pub use schema::{manifest_schema, schema};
 pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown, Telemetry};
 
-/// A whole, valid config.
-#[derive(Clone, PartialEq, Debug)]
+/// A whole config, valid if one of its functions read it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default = "Config::unresolved", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", schemars(title = "groundskeeper.toml", description = ""))]
 #[non_exhaustive]
 pub struct Config {
     pub node: Node,
+    /// How many connections there may be.
     pub pool: PoolSettings,
+    /// Addresses and the limits of one connection.
     pub net: NetSettings,
+    /// The addresses this node knows.
     pub book: BookLimits,
+    /// The memory of broadcasts, and how many this node may send.
     pub broadcasts: BroadcastLimits,
+    /// The record of every action.
     pub journal: JournalSettings,
+    pub performance: Performance,
     pub admin: Admin,
     pub telemetry: Telemetry,
-    pub performance: Performance,
     pub shutdown: Shutdown,
     pub log: Log,
     pub guests: Guests,
+    #[serde(with = "phases")]
+    #[cfg_attr(feature = "schema", schemars(with = "phases::Phases"))]
     pub phases: Phases,
 }
 
@@ -85,7 +95,27 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What an empty file says, before what is left out is made up from other keys.
+    fn unresolved() -> Self {
+        Self {
+            node: Node::default(),
+            pool: PoolSettings::default(),
+            net: NetSettings::default(),
+            book: BookLimits::default(),
+            broadcasts: BroadcastLimits::default(),
+            journal: JournalSettings::default(),
+            performance: Performance::default(),
+            admin: Admin::default(),
+            telemetry: Telemetry::default(),
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+            guests: Guests::default(),
+            phases: Phases::default(),
+        }
+    }
+
     /// How long a peer may be silent before it counts as stale: the reaper's limit, used for statistics too.
+    #[doc(hidden)]
     pub fn stale_after(&self) -> Duration {
         Duration::from_millis(self.phases.reaper.settings.stale_after.as_millis())
     }
@@ -127,6 +157,7 @@ impl Config {
     ///
     /// # Errors
     /// Every problem, without line numbers, since there is no text.
+    #[doc(hidden)]
     pub fn check_node(&self, name: &str) -> Result<(), Vec<Problem>> {
         let network = toml::Value::String(self.node.network.clone());
         let interval = units::span(self.node.interval);

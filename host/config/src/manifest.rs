@@ -11,15 +11,15 @@ use groundskeeper_engine::policy::{
     Grants, Instance, Limits, MOST_PHASE_NAME, Mode, OnFailure, is_phase_name,
 };
 use groundskeeper_engine::schedule::Schedule;
+use groundskeeper_engine::{BUILTINS, Phases};
 use groundskeeper_pool::settings::MOST_CONNECTIONS;
 use groundskeeper_sdk::span::Span;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
+use toml::de::{DeTable, DeValue};
 
 use super::bounds;
-use super::builtin::{BUILTINS, BuiltIn};
+use super::builtin::{self, schedules};
 use super::document::Document;
-use super::phases;
 use super::schedule;
 
 mod folder;
@@ -46,7 +46,8 @@ pub struct Manifest {
 /// What a manifest says beyond the schedule, by what the phase is made of.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Declared {
-    BuiltIn(BuiltIn),
+    /// Its settings are in the config, as the file says them.
+    BuiltIn,
     Guest(Box<Guest>),
 }
 
@@ -146,7 +147,7 @@ impl Manifest {
     /// What the phase is made of, as manifests and `phases` write it.
     pub fn kind(&self) -> &'static str {
         match &self.body {
-            Declared::BuiltIn(_) => "built-in",
+            Declared::BuiltIn => "built-in",
             Declared::Guest(guest) => guest.runtime.as_str(),
         }
     }
@@ -159,14 +160,19 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// None only together with a problem.
     fn manifest(&mut self, file: &Path) -> Option<Manifest> {
-        let tables = ["schedule", "grants", "limits", "on_failure", "settings"];
-        let mut written: Written = self.from.section(&[], &tables);
-        written.schedule = self.from.section(&["schedule"], &[]);
+        let is_guest = matches!(self.from.text_at("kind"), Some("wasm" | "native"));
+        let mut elsewhere = vec!["settings".to_owned()];
+        if is_guest {
+            self.spell_out_grants(&mut elsewhere);
+        } else {
+            elsewhere.extend(["grants", "limits", "on_failure"].map(str::to_owned));
+        }
+        let mut written: Written = self.from.read("", &elsewhere);
         let name = self.name(written.name.take(), file);
         let Some(kind) = written.kind else {
-            if self.from.kind_of(&["kind"]).is_none() && !self.from.is_torn() {
+            if !self.is_written("kind") && !self.from.is_torn() {
                 let hint = "write kind = \"wasm\", \"native\" or \"built-in\"";
-                self.problem("kind", "is missing", Some(hint.to_owned()));
+                self.problem("kind", "is missing", Some(hint));
             }
             return None;
         };
@@ -177,8 +183,29 @@ impl Reader<'_> {
         }
     }
 
-    fn problem(&mut self, key: &str, message: impl Into<String>, hint: Option<String>) {
-        self.from.report_at(key, message.into(), hint);
+    /// Of the grants with ceilings `true` is the usual ones, a table those that it names, `false` no grant.
+    fn spell_out_grants(&mut self, elsewhere: &mut Vec<String>) {
+        for name in ["disconnect", "health", "ping", "dial", "protect", "ban", "forget", "memory"] {
+            let key = format!("grants.{name}");
+            match self.from.value(&key).map(|value| value.get_ref()) {
+                None | Some(DeValue::Table(_)) => continue,
+                Some(DeValue::Boolean(true)) => {
+                    self.from.replace(&key, DeValue::Table(DeTable::new()));
+                    continue;
+                }
+                Some(DeValue::Boolean(false)) => {}
+                Some(other) => {
+                    let message = format!("expected true, false or a table, found {}", other.type_str());
+                    let hint = format!("write {name} = true for the usual ceilings, or {name} = {{ .. }}");
+                    self.problem(&key, message, Some(&hint));
+                }
+            }
+            elsewhere.push(key);
+        }
+    }
+
+    fn problem(&mut self, key: &str, message: impl Into<String>, hint: Option<&str>) {
+        self.from.report_at(key, message.into(), hint.map(str::to_owned));
     }
 
     fn is_written(&self, key: &str) -> bool {
@@ -196,7 +223,7 @@ impl Reader<'_> {
             None => {
                 if !self.is_written("name") && !self.from.is_torn() {
                     let hint = format!("write name = \"{}\"", folder::name_from(file));
-                    self.problem("name", "is missing", Some(hint));
+                    self.problem("name", "is missing", Some(&hint));
                 }
                 None
             }
@@ -210,7 +237,7 @@ impl Reader<'_> {
         }
     }
 
-    fn built_in(&mut self, name: Option<String>, mut written: Written) -> Option<Manifest> {
+    fn built_in(&mut self, name: Option<String>, written: Written) -> Option<Manifest> {
         for (key, why) in [
             ("module", "a built-in phase has no module: it is part of the host"),
             ("sha256", "a built-in phase has no module: it is part of the host"),
@@ -227,35 +254,33 @@ impl Reader<'_> {
             ),
         ] {
             if self.is_written(key) {
-                self.problem(key, why, Some("take it away".to_owned()));
+                self.problem(key, why, Some("take it away"));
             }
         }
         let name = name?;
-        let Some(settings) = BuiltIn::read(&mut self.from, &name) else {
+        let Some(at) = BUILTINS.iter().position(|known| *known == name) else {
             let hint = problem::unknown_name_hint(&name, &BUILTINS);
-            self.problem("name", format!("no built-in phase is called {name:?}"), Some(hint));
+            self.problem("name", format!("no built-in phase is called {name:?}"), Some(&hint));
             return None;
         };
-        written.schedule = written.schedule.or(settings.usual_schedule());
+        builtin::check_file(&mut self.from, &name);
         self.ranges(&written);
-        let schedule = schedule::resolve(&mut self.from, "schedule", Some(&BUILTINS), written.schedule);
-        Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn(settings) })
+        let schedule = written.schedule.or(schedules(&Phases::default())[at].clone());
+        schedule::check(&mut self.from, "schedule", Some(&BUILTINS), &schedule);
+        Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn })
     }
 
-    fn guest(&mut self, name: Option<String>, runtime: Runtime, mut written: Written) -> Option<Manifest> {
+    fn guest(&mut self, name: Option<String>, runtime: Runtime, written: Written) -> Option<Manifest> {
         if let Some(name) = name.as_ref().filter(|name| BUILTINS.contains(&name.as_str())) {
             let message = format!("{name} is a built-in phase");
             let hint = "choose another name, or write kind = \"built-in\" to set that one up";
-            self.problem("name", message, Some(hint.to_owned()));
+            self.problem("name", message, Some(hint));
         }
-        written.grants = self.grants();
-        written.limits = self.from.section(&["limits"], &[]);
-        written.on_failure = self.from.section(&["on_failure"], &[]);
         self.ranges(&written);
         self.contradictions(runtime, &written);
-        let settings = Value::Object(self.from.json(&["settings"])).to_string();
-        let schedule =
-            schedule::resolve(&mut self.from, "schedule", None, std::mem::take(&mut written.schedule));
+        let settings = Value::Object(self.from.json("settings")).to_string();
+        let schedule = written.schedule.clone().or(Schedule::every(1));
+        schedule::check(&mut self.from, "schedule", None, &schedule);
         for (key, names) in [("schedule.after", &schedule.after), ("schedule.before", &schedule.before)] {
             if name.as_ref().is_some_and(|name| names.contains(name)) {
                 self.problem(key, "a phase cannot wait for itself", None);
@@ -272,41 +297,6 @@ impl Reader<'_> {
         Some(Manifest { name, mode, schedule, body: Declared::Guest(Box::new(guest)) })
     }
 
-    fn grants(&mut self) -> Grants {
-        const WITH_CEILINGS: [&str; 8] =
-            ["disconnect", "health", "ping", "dial", "protect", "ban", "forget", "memory"];
-        let plain: Grants = self.from.section(&["grants"], &WITH_CEILINGS);
-        Grants {
-            disconnect: self.ceilings("disconnect"),
-            health: self.ceilings("health"),
-            ping: self.ceilings("ping"),
-            dial: self.ceilings("dial"),
-            protect: self.ceilings("protect"),
-            ban: self.ceilings("ban"),
-            forget: self.ceilings("forget"),
-            memory: self.ceilings("memory"),
-            ..plain
-        }
-    }
-
-    /// `true` is the usual ceilings, a table those that it names, `false` and nothing at all are no grant.
-    fn ceilings<T: DeserializeOwned + Default>(&mut self, name: &str) -> Option<T> {
-        let path = ["grants", name];
-        match self.from.kind_of(&path)? {
-            "table" => Some(self.from.section(&path, &[])),
-            "boolean" => self.from.bool_at(&path)?.then(T::default),
-            kind => {
-                let hint = format!("write {name} = true for the usual ceilings, or {name} = {{ .. }}");
-                self.problem(
-                    &path.join("."),
-                    format!("expected true, false or a table, found {kind}"),
-                    Some(hint),
-                );
-                None
-            }
-        }
-    }
-
     fn contradictions(&mut self, runtime: Runtime, written: &Written) {
         if let Some(grant) = written.grants.disconnect.filter(|grant| grant.max_per_tick > grant.max_per_hour)
         {
@@ -321,17 +311,13 @@ impl Reader<'_> {
         if written.grants.ban.is_some() && written.grants.disconnect.is_none() {
             let hint = "add disconnect = true, or disconnect = { max_per_tick = 1 }";
             let message = "a ban ends a connection and counts as a disconnect, which is not granted";
-            self.problem("grants.ban", message, Some(hint.to_owned()));
+            self.problem("grants.ban", message, Some(hint));
         }
         if runtime == Runtime::Native {
             for key in ["limits.fuel", "limits.wall", "limits.memory"] {
                 if self.is_written(key) {
                     let message = "nothing can hold a native phase to this: it runs outside of any sandbox";
-                    self.problem(
-                        key,
-                        message,
-                        Some("take it away, or build the phase as a component".to_owned()),
-                    );
+                    self.problem(key, message, Some("take it away, or build the phase as a component"));
                 }
             }
         }
@@ -342,25 +328,21 @@ impl Reader<'_> {
             if runtime == Runtime::Native && !self.is_written("sha256") {
                 let message =
                     "is missing: a native phase is loaded only if its bytes are the ones that were meant";
-                self.problem("sha256", message, Some("write what `sha256sum FILE` says".to_owned()));
+                self.problem("sha256", message, Some("write what `sha256sum FILE` says"));
             }
             return None;
         };
         let digest = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
         let digest = digest.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         if digest.is_none() {
-            self.problem(
-                "sha256",
-                "is not 64 hexadecimal digits",
-                Some("write what `sha256sum FILE` says".to_owned()),
-            );
+            self.problem("sha256", "is not 64 hexadecimal digits", Some("write what `sha256sum FILE` says"));
         }
         digest
     }
 
     fn instance(&mut self, runtime: Runtime, written: &Written) -> Instance {
         if runtime == Runtime::Native && written.instance.is_some() {
-            self.problem("instance", "a native phase has no instances", Some("take it away".to_owned()));
+            self.problem("instance", "a native phase has no instances", Some("take it away"));
         }
         match (written.instance, written.max_runs) {
             (Some(InstanceWord::Persistent), max_runs) => {
@@ -368,7 +350,7 @@ impl Reader<'_> {
             }
             (_, Some(_)) => {
                 let message = "only an instance = \"persistent\" has several runs";
-                self.problem("max_runs", message, Some("take it away, or add that line".to_owned()));
+                self.problem("max_runs", message, Some("take it away, or add that line"));
                 Instance::Fresh
             }
             (_, None) => Instance::Fresh,
@@ -386,6 +368,3 @@ impl Reader<'_> {
         }
     }
 }
-
-/// The schedule as written, so that the schema and the ranges cover it.
-type WrittenSchedule = phases::Schedule;

@@ -1,30 +1,15 @@
-//! `[performance]`: read table by table, and what its keys say to each other checked; ranges stand with the others.
+//! `[performance]`: what its keys say to each other; ranges stand with the others.
 
 use groundskeeper_base::units::span;
 use groundskeeper_flow::{Performance, TimeoutSettings};
 
 use super::bounds;
-use super::document::Document;
 
 /// Kinds that may have a table of their own.
 const MOST_KINDS: usize = 64;
 
 /// Bytes of a request kind's name.
 const MOST_NAME: usize = 64;
-
-/// Reads the section as it is written.
-pub(super) fn read(from: &mut Document<'_>) -> Performance {
-    let parts = ["backpressure", "circuit_breaker", "retry", "timeouts"];
-    let mut written: Performance = from.section(&["performance"], &parts);
-    for kind in from.names(&["performance", "timeouts"]) {
-        let timeout = from.section(&["performance", "timeouts", &kind], &[]);
-        written.timeouts.insert(kind, timeout);
-    }
-    written.backpressure = from.section(&["performance", "backpressure"], &[]);
-    written.circuit_breaker = from.section(&["performance", "circuit_breaker"], &[]);
-    written.retry = from.section(&["performance", "retry"], &[]);
-    written
-}
 
 /// What is wrong with the section beyond ranges: key and message.
 pub(super) fn problems(written: &Performance) -> Vec<(String, String)> {

@@ -2,57 +2,24 @@
 //! manifests, of which those of built-in phases take the place of their sections.
 
 use std::collections::BTreeSet;
-
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use groundskeeper_base::bytes::Bytes;
+use groundskeeper_base::problem::Problem;
+use groundskeeper_base::units::span;
+use groundskeeper_engine::policy::Mode;
+use groundskeeper_engine::{BUILTINS as PHASES, Phase, Phases};
+use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
 use groundskeeper_phases::Reaper;
+use groundskeeper_pool::book::BookLimits;
+use groundskeeper_pool::settings::PoolSettings;
 use groundskeeper_sdk::span::Span;
 
-use groundskeeper_base::bytes::Bytes;
-use groundskeeper_base::units::span;
-use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
-use groundskeeper_pool::book::BookLimits;
-use groundskeeper_pool::broadcasts::BroadcastLimits;
-use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
-use serde::{Deserialize, Serialize};
-
-use super::bounds;
-use super::builtin::{self, BUILTINS as PHASES, BuiltIn, Settings};
-use super::document::{self, Document};
-use super::manifest::{Declared, Manifest, read_manifests};
-use super::performance;
-use super::phases as written;
-use super::{Admin, Config, Guests, Log, Node, Overrides, Require, Shutdown, Telemetry, schedule};
-use groundskeeper_base::problem::Problem;
-use groundskeeper_engine::policy::Mode;
-use groundskeeper_engine::schedule::Schedule;
-use groundskeeper_engine::{Phase, Phases};
-
-// A whole config as it is written; a doc comment here would be one in the schema.
-#[derive(Clone, Default, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(feature = "schema", schemars(title = "groundskeeper.toml"))]
-pub(super) struct Written {
-    pub node: Node,
-    /// How many connections there may be.
-    pub pool: PoolSettings,
-    /// Addresses and the limits of one connection.
-    pub net: NetSettings,
-    /// The addresses this node knows.
-    pub book: BookLimits,
-    /// The memory of broadcasts, and how many this node may send.
-    pub broadcasts: BroadcastLimits,
-    /// The record of every action.
-    pub journal: JournalSettings,
-    pub performance: Performance,
-    pub admin: Admin,
-    pub telemetry: Telemetry,
-    pub shutdown: Shutdown,
-    pub log: Log,
-    pub guests: Guests,
-    pub phases: written::Phases,
-}
+use super::builtin::{self, Settings};
+use super::document::Document;
+use super::manifest::{Manifest, read_manifests};
+use super::{Admin, Config, Guests, Node, Overrides, Require, bounds, performance, schedule};
 
 /// `sockaddr_un` holds 108 bytes with the closing zero; some are left for systems with less.
 const LONGEST_SOCKET_PATH: usize = 100;
@@ -102,7 +69,7 @@ pub(super) fn resolve(
 }
 
 /// Where the manifests are, as the flag, the file and the data folder say, in this order.
-fn phases_dir(raw: &Written, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
+fn phases_dir(raw: &Config, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
     if overrides.phases.is_some() {
         return overrides.phases.clone();
     }
@@ -126,29 +93,9 @@ struct Check<'a> {
     overrides: &'a Overrides,
 }
 
-fn read(from: &mut Document<'_>, overrides: &Overrides) -> Written {
-    _ = from.section::<Written>(&[], document::fields_of::<Written>());
-    _ = from.section::<written::Phases>(&["phases"], &PHASES);
-    let mut raw = Written {
-        node: from.section(&["node"], &[]),
-        pool: from.section(&["pool"], &[]),
-        net: from.section(&["net"], &[]),
-        book: from.section(&["book"], &[]),
-        broadcasts: from.section(&["broadcasts"], &[]),
-        journal: from.section(&["journal"], &[]),
-        performance: performance::read(from),
-        admin: from.section(&["admin"], &[]),
-        telemetry: from.section(&["telemetry"], &[]),
-        shutdown: from.section(&["shutdown"], &[]),
-        log: from.section(&["log"], &[]),
-        guests: from.section(&["guests"], &[]),
-        phases: written::Phases {
-            reaper: phase(from, PHASES[0]),
-            reconnect: phase(from, PHASES[1]),
-            broadcast_cleanup: phase(from, PHASES[2]),
-            exchange_cleanup: phase(from, PHASES[3]),
-        },
-    };
+fn read(from: &mut Document<'_>, overrides: &Overrides) -> Config {
+    let mut raw: Config = from.read("", &[]);
+    raw.performance.timeouts.entry(Performance::ALL_KINDS.to_owned()).or_default();
     if let Some(interval) = overrides.interval {
         raw.node.interval = interval.into();
     }
@@ -183,7 +130,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn ranges(&mut self, raw: &Written) {
+    fn ranges(&mut self, raw: &Config) {
         let values = serde_json::to_value(raw).expect("a config is plain data");
         for (key, value, bound) in bounds::outside(&bounds::all(), &values) {
             self.wrong(key, format!("{value} is out of range: {bound}"));
@@ -218,25 +165,35 @@ impl<'a> Check<'a> {
         self.wrong(first.unwrap_or(keys[0]), message);
     }
 
-    fn resolve(&mut self, raw: Written, dir: Option<PathBuf>) -> Config {
-        self.pool(&raw.pool);
-        self.net(&raw.net);
-        self.book(&raw.book);
-        self.node(&raw.node);
-        self.socket(&raw.admin);
+    /// Tells if the first of two keys of a section is above the second.
+    fn ascends<V: PartialOrd + Display>(&mut self, section: &str, low: (&str, V), high: (&str, V), so: &str) {
+        let ((low, value), (high, limit)) = (low, high);
+        if value > limit {
+            let message = format!("{low} = {value} is above {high} = {limit}{so}");
+            self.clash(&[&format!("{section}.{low}"), &format!("{section}.{high}")], message);
+        }
+    }
+
+    fn resolve(&mut self, mut config: Config, dir: Option<PathBuf>) -> Config {
+        self.pool(&config.pool);
+        self.net(&config.net);
+        self.book(&config.book);
+        self.node(&config.node);
+        self.socket(&config.admin);
         if let Some(listen) =
-            raw.telemetry.listen.filter(|listen| listen.port() != 0 && raw.net.listen.contains(listen))
+            config.telemetry.listen.filter(|listen| listen.port() != 0 && config.net.listen.contains(listen))
         {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
         }
-        for (key, message) in performance::problems(&raw.performance) {
+        for (key, message) in performance::problems(&config.performance) {
             self.wrong(&key, message);
         }
-        let least = raw.pool.least;
-        let guests = self.guests(raw.guests, dir, least);
-        let phases = self.phases(raw.phases);
-        self.reaper_gives_a_chance(&phases.reaper, span(raw.node.interval));
+        let least = config.pool.least;
+        self.guests(&mut config.guests, dir, least);
+        self.phases(&mut config.phases);
+        let phases = &config.phases;
+        self.reaper_gives_a_chance(&phases.reaper, span(config.node.interval));
         if phases.reconnect.mode != Mode::Off && phases.reconnect.settings.target < least {
             let target = phases.reconnect.settings.target;
             let message = format!(
@@ -244,21 +201,9 @@ impl<'a> Check<'a> {
             );
             self.clash(&["phases.reconnect.settings.target", "pool.least"], message);
         }
-        Config {
-            node: raw.node,
-            pool: raw.pool.resolved(raw.net.allow_private),
-            net: raw.net,
-            book: raw.book,
-            broadcasts: raw.broadcasts,
-            journal: raw.journal,
-            performance: raw.performance.resolved(),
-            admin: raw.admin,
-            telemetry: raw.telemetry,
-            shutdown: raw.shutdown,
-            log: raw.log,
-            guests,
-            phases,
-        }
+        config.pool = config.pool.resolved(config.net.allow_private);
+        config.performance = config.performance.resolved();
+        config
     }
 
     fn node(&mut self, node: &Node) {
@@ -291,9 +236,8 @@ impl<'a> Check<'a> {
             ("max_per_group", pool.max_per_group),
             ("most", pool.most),
         ] {
-            if let Some(value) = value.filter(|value| *value > max_connections) {
-                let message = format!("{key} = {value} is above max_connections = {max_connections}");
-                self.clash(&[&format!("pool.{key}"), "pool.max_connections"], message);
+            if let Some(value) = value {
+                self.ascends("pool", (key, value), ("max_connections", max_connections), "");
             }
         }
         let most = pool.most();
@@ -326,15 +270,9 @@ impl<'a> Check<'a> {
 
     fn book(&mut self, book: &BookLimits) {
         let BookLimits { capacity, per_source_group, .. } = *book;
-        if per_source_group > capacity {
-            let message = format!("per_source_group = {per_source_group} is above capacity = {capacity}");
-            self.clash(&["book.per_source_group", "book.capacity"], message);
-        }
+        self.ascends("book", ("per_source_group", per_source_group), ("capacity", capacity), "");
         let (first, most) = (span(book.backoff_first), span(book.backoff_most));
-        if first > most {
-            let message = format!("backoff_first = {first} is above backoff_most = {most}");
-            self.clash(&["book.backoff_first", "book.backoff_most"], message);
-        }
+        self.ascends("book", ("backoff_first", first), ("backoff_most", most), "");
     }
 
     /// A peer that was quiet at one run is pinged then, and must have had its chance to answer before the next.
@@ -357,18 +295,14 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn guests(&mut self, raw: Guests, dir: Option<PathBuf>, least: u32) -> Guests {
-        if raw.disconnects_per_tick > raw.disconnects_per_hour {
-            let message = format!(
-                "disconnects_per_tick = {} is above disconnects_per_hour = {}: it would never be reached",
-                raw.disconnects_per_tick, raw.disconnects_per_hour
-            );
-            self.clash(&["guests.disconnects_per_tick", "guests.disconnects_per_hour"], message);
-        }
-        if raw.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+    fn guests(&mut self, guests: &mut Guests, dir: Option<PathBuf>, least: u32) {
+        let (tick, hour) = (guests.disconnects_per_tick, guests.disconnects_per_hour);
+        let (tick, hour) = (("disconnects_per_tick", tick), ("disconnects_per_hour", hour));
+        self.ascends("guests", tick, hour, ": it would never be reached");
+        if guests.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
             self.wrong("guests.dir", "is empty; leave the key out for the default folder".into());
         }
-        let key = raw.public_key.as_deref().map(str::trim);
+        let key = guests.public_key.as_deref().map(str::trim);
         let is_key = |key: &str| minisign_verify::PublicKey::from_base64(key).is_ok();
         match key {
             Some(key) if !is_key(key) => {
@@ -377,72 +311,43 @@ impl<'a> Check<'a> {
                 );
                 self.wrong("guests.public_key", message);
             }
-            None if raw.require == Require::Signature => {
+            None if guests.require == Require::Signature => {
                 let message =
                     "require = \"signature\" needs public_key, the last line of minisign.pub".to_owned();
                 self.wrong("guests.require", message);
             }
             _ => {}
         }
-        let public_key = key.map(str::to_owned);
-        Guests { dir, public_key, floor: raw.floor.or(Some(least)), ..raw }
+        guests.public_key = key.map(str::to_owned);
+        guests.floor.get_or_insert(least);
+        guests.dir = dir;
     }
 
-    fn phases(&mut self, raw: written::Phases) -> Phases {
-        let usual = written::Phases::default();
-        let mut phases = Phases {
-            reaper: self.phase(PHASES[0], raw.reaper, usual.reaper.schedule),
-            reconnect: self.phase(PHASES[1], raw.reconnect, usual.reconnect.schedule),
-            broadcast_cleanup: self.phase(PHASES[2], raw.broadcast_cleanup, usual.broadcast_cleanup.schedule),
-            exchange_cleanup: self.phase(PHASES[3], raw.exchange_cleanup, usual.exchange_cleanup.schedule),
-        };
-        for file in &self.files {
-            let Manifest { mode, schedule, body: Declared::BuiltIn(settings), .. } = file.manifest else {
-                continue;
-            };
-            match settings.clone() {
-                BuiltIn::Reaper(settings) => phases.reaper = from_file(*mode, schedule, settings),
-                BuiltIn::Reconnect(settings) => phases.reconnect = from_file(*mode, schedule, settings),
-                BuiltIn::BroadcastCleanup(settings) => {
-                    phases.broadcast_cleanup = from_file(*mode, schedule, settings);
-                }
-                BuiltIn::ExchangeCleanup(settings) => {
-                    phases.exchange_cleanup = from_file(*mode, schedule, settings);
-                }
-            }
-        }
-        self.circles(&phases);
-        phases
+    fn phases(&mut self, phases: &mut Phases) {
+        self.phase(PHASES[0], &mut phases.reaper);
+        self.phase(PHASES[1], &mut phases.reconnect);
+        self.phase(PHASES[2], &mut phases.broadcast_cleanup);
+        self.phase(PHASES[3], &mut phases.exchange_cleanup);
+        self.circles(phases);
     }
 
     fn circles(&mut self, phases: &Phases) {
-        let schedules = [
-            &phases.reaper.schedule,
-            &phases.reconnect.schedule,
-            &phases.broadcast_cleanup.schedule,
-            &phases.exchange_cleanup.schedule,
-        ];
-        let mut before: Vec<BTreeSet<&str>> =
-            schedules.iter().map(|schedule| schedule.after.iter().map(String::as_str).collect()).collect();
-        for (name, schedule) in PHASES.into_iter().zip(schedules) {
-            for later in
-                (0..PHASES.len()).filter(|later| schedule.before.iter().any(|one| one == PHASES[*later]))
-            {
-                before[later].insert(name);
-            }
+        let schedules = builtin::schedules(phases);
+        let place = |name: &String| PHASES.iter().position(|known| known == name);
+        // Which phases run before which, by their places.
+        let mut before = [[false; PHASES.len()]; PHASES.len()];
+        for (at, schedule) in schedules.into_iter().enumerate() {
+            schedule.after.iter().filter_map(place).for_each(|earlier| before[at][earlier] = true);
+            schedule.before.iter().filter_map(place).for_each(|later| before[later][at] = true);
         }
-        // With as many rounds as phases, whatever can be reached from a phase is reached.
-        for _ in 0..PHASES.len() {
-            for at in 0..PHASES.len() {
-                let further: Vec<&str> = (0..PHASES.len())
-                    .filter(|other| before[at].contains(PHASES[*other]))
-                    .flat_map(|other| before[other].iter().copied())
-                    .collect();
-                before[at].extend(further);
+        // Whatever runs before a phase that runs before another runs before that, too.
+        for via in 0..PHASES.len() {
+            for at in (0..PHASES.len()).filter(|at| before[*at][via]).collect::<Vec<_>>() {
+                (0..PHASES.len()).for_each(|earlier| before[at][earlier] |= before[via][earlier]);
             }
         }
         for (at, name) in PHASES.into_iter().enumerate() {
-            if before[at].contains(name) {
+            if before[at][at] {
                 let message = format!("{name} would have to run before itself");
                 let key = if schedules[at].after.is_empty() { "before" } else { "after" };
                 self.wrong(&format!("phases.{name}.schedule.{key}"), message);
@@ -450,28 +355,15 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn phase<S: Settings>(
-        &mut self,
-        name: &'static str,
-        raw: written::Phase<S>,
-        usual: written::Schedule,
-    ) -> Phase<S> {
-        let (document, table) = (&mut self.document, format!("phases.{name}.schedule"));
-        let schedule = schedule::resolve(document, &table, Some(&PHASES), raw.schedule.or(usual));
-        let settings = builtin::check(document, &format!("phases.{name}.settings"), raw.settings);
-        Phase { mode: if raw.enabled { Mode::Enforce } else { Mode::Off }, schedule, settings }
-    }
-}
-
-fn from_file<S>(mode: Mode, schedule: &Schedule, settings: S) -> Phase<S> {
-    Phase { mode, schedule: schedule.clone(), settings }
-}
-
-fn phase<S: Settings>(from: &mut Document<'_>, name: &str) -> written::Phase<S> {
-    let outer: written::Phase<S> = from.section(&["phases", name], &["schedule", "settings"]);
-    written::Phase {
-        enabled: outer.enabled,
-        schedule: from.section(&["phases", name, "schedule"], &[]),
-        settings: from.section(&["phases", name, "settings"], &[]),
+    /// Checks what the config says of a phase. A file of the phase's own takes its place.
+    fn phase<S: Settings>(&mut self, name: &str, phase: &mut Phase<S>) {
+        let document = &mut self.document;
+        schedule::check(document, &format!("phases.{name}.schedule"), Some(&PHASES), &phase.schedule);
+        builtin::check(document, &format!("phases.{name}.settings"), &phase.settings);
+        if let Some(file) = self.files.iter_mut().find(|file| file.manifest.name == name) {
+            let Manifest { mode, schedule, .. } = file.manifest;
+            let settings = file.document.read("settings", &[]);
+            *phase = Phase { mode: *mode, schedule: schedule.clone(), settings };
+        }
     }
 }

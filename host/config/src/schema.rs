@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use groundskeeper_base::bounds::Bound;
 
+use super::Config;
 use super::bounds;
 use super::manifest;
-use super::resolve::Written;
 
 /// JSON schema, draft 7, of `groundskeeper.toml`. Ranges of times and sizes stand in the descriptions.
 pub fn schema() -> Value {
-    described::<Written>(&bounds::all())
+    described::<Config>(&bounds::all())
 }
 
 /// JSON schema, draft 7, of a phase's manifest.

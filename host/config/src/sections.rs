@@ -159,6 +159,7 @@ impl Guests {
     ];
 
     /// What all of them together may do; `least` is the pool's.
+    #[doc(hidden)]
     pub fn ceilings(&self, least: u32) -> GuestCeilings {
         GuestCeilings {
             disconnects_per_tick: self.disconnects_per_tick,
@@ -194,6 +195,7 @@ pub enum Level {
 }
 
 impl Level {
+    #[doc(hidden)]
     pub fn as_str(self) -> &'static str {
         match self {
             Level::Error => "error",

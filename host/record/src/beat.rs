@@ -16,7 +16,7 @@ pub struct RecordedBeat {
     pub session: u64,
     pub moment: Moment,
     /// What was frozen when it began.
-    pub snapshot: Arc<RecordedSnapshot>,
+    pub(super) snapshot: Arc<RecordedSnapshot>,
     /// The runs in their order.
     pub runs: Vec<RecordedRun>,
     /// What the whole beat had changed.
@@ -31,7 +31,7 @@ impl RecordedBeat {
 
     /// The view as it was when `changes` had been made: [`RecordedRun::before`] or [`RecordedBeat::after`]
     /// of this beat; a view of rows that are not there panics.
-    pub fn view_with(&self, changes: &Arc<Changes>, memory: Option<Saved>) -> Arc<dyn Frozen> {
+    pub(super) fn view_with(&self, changes: &Arc<Changes>, memory: Option<Saved>) -> Arc<dyn Frozen> {
         Arc::new(PhaseView::new(Arc::clone(&self.snapshot), Arc::clone(changes), memory))
     }
 
@@ -41,7 +41,7 @@ impl RecordedBeat {
     }
 
     /// A tick for a phase that did not run in this beat: its time, and `seed`.
-    pub fn tick(&self, seed: [u32; 2]) -> Tick {
+    pub(super) fn tick(&self, seed: [u32; 2]) -> Tick {
         Tick {
             number: self.moment.tick,
             late: self.moment.late,

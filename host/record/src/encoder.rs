@@ -13,11 +13,12 @@ use super::runs::Known;
 use super::tables::{Elapsed, MOST_ROWS, NEW, Rule, put_column, put_rows};
 
 /// Everything about one beat that is written.
-pub(super) struct Beat<'b> {
+pub(super) struct Beat {
     pub moment: Moment,
-    pub snapshot: &'b Arc<dyn Recordable>,
-    pub runs: &'b [RecordedRun],
-    pub after: &'b Arc<Changes>,
+    pub snapshot: Arc<dyn Recordable>,
+    pub runs: Vec<RecordedRun>,
+    /// What all of its plans have changed.
+    pub after: Arc<Changes>,
 }
 
 /// The bytes of one beat.
@@ -57,7 +58,7 @@ impl Encoder {
     /// [`TooManyRows`]; the next beat has to be a whole one then.
     pub fn encode(
         &mut self,
-        beat: &Beat<'_>,
+        beat: &Beat,
         names: impl Fn(u32) -> Option<Arc<Naming>>,
     ) -> Result<Raw, TooManyRows> {
         let before = self.before.take();
@@ -96,8 +97,8 @@ impl Encoder {
             put_column(&mut out, &mut seams, Rule::of_book(column), elapsed, &sources, old, now);
         }
 
-        self.known.put(&mut out, beat.runs, beat.after);
-        self.before = Some((beat.moment, Arc::clone(beat.snapshot)));
+        self.known.put(&mut out, &beat.runs, &beat.after);
+        self.before = Some((beat.moment, Arc::clone(&beat.snapshot)));
         Ok(Raw { bytes: out, seams })
     }
 }

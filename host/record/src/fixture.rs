@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use groundskeeper_base::problem::Problem;
 use groundskeeper_engine::beat::RecordedRun;
 use groundskeeper_engine::{PhaseView, Snapshot};
@@ -15,7 +16,6 @@ use groundskeeper_sdk::phase::Tick;
 use serde_json::{Value, json};
 
 use super::beat::RecordedBeat;
-use super::replay::hex;
 use super::snapshot::RecordedSnapshot;
 
 mod reader;
@@ -185,7 +185,7 @@ fn memory_value(memory: &Saved) -> Value {
     match (parsed.filter(same), str::from_utf8(bytes)) {
         (Some(json), _) => json!({ "version": version, "json": json }),
         (None, Ok(text)) => json!({ "version": version, "text": text }),
-        (None, Err(_)) => json!({ "version": version, "hex": hex(bytes) }),
+        (None, Err(_)) => json!({ "version": version, "hex": HEXLOWER.encode(bytes) }),
     }
 }
 

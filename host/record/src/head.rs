@@ -84,12 +84,7 @@ impl Head {
         {
             return None;
         }
-        let kind = match bytes[4] {
-            0 => Kind::Whole,
-            1 => Kind::Difference,
-            2 => Kind::Gap,
-            _ => return None,
-        };
+        let kind = *[Kind::Whole, Kind::Difference, Kind::Gap].get(usize::from(bytes[4]))?;
         let session = bytes[12..20].first_chunk().copied().map_or(0, u64::from_le_bytes);
         Some(Self {
             kind,

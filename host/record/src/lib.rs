@@ -3,6 +3,7 @@
 //!
 //! [`Recorder`] writes, [`Recording`] reads, [`replay()`] runs again and [`what_if`] runs another phase.
 //! [`Fixture`] is one view as JSON, for people. What is in a file, byte by byte, is told in `docs/record-and-replay.md`.
+//! Hidden items are for the crates of this workspace and promise nothing.
 
 mod beat;
 mod bytes;
@@ -24,13 +25,11 @@ mod writer;
 
 pub use beat::RecordedBeat;
 #[doc(hidden)]
-pub use file::fuzz_read;
+pub use file::fuzz_decode;
 pub use file::{Damage, Event, Gap, ReadError, Recording};
 pub use fixture::Fixture;
 pub use recorder::{RecordError, Recorder, RecorderOptions};
 pub use replay::{Difference, Extent, Lookup, PhaseReport, Report, builtin, replay};
-pub use snapshot::RecordedSnapshot;
 pub use whatif::{Action, Agreement, Candidate, Dropped, Failed, WhatIf, what_if};
 
 pub use groundskeeper_engine::beat::{Came, Fate, Moment, Planned, RecordCounts, RecordedRun, RunInfo};
-pub use groundskeeper_engine::{Changes, FailureKind};

@@ -18,6 +18,7 @@ use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{Name, clean};
 use hashbrown::HashMap;
 
+use super::encoder::Beat;
 use super::file::{Gap, ReadError};
 use super::output::{Output, Sink};
 use super::writer::{Counts, Job, Names, Writer, prune};
@@ -73,21 +74,13 @@ pub struct Recorder {
     gap: Option<Gap>,
     phases: HashMap<String, (Weak<dyn Body>, Arc<RunInfo>)>,
     /// The beat that is running.
-    taking: Option<Taking>,
+    taking: Option<Beat>,
 }
 
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recorder").field("counts", &self.counts()).finish_non_exhaustive()
     }
-}
-
-/// One beat while it runs.
-struct Taking {
-    snapshot: Arc<dyn Recordable>,
-    moment: Moment,
-    names: Arc<Names>,
-    runs: Vec<RecordedRun>,
 }
 
 impl Recorder {
@@ -164,7 +157,7 @@ impl BeatRecorder for Recorder {
             self.untold.retain(|conn| names.contains_key(conn));
         }
         let names = Arc::clone(&self.names);
-        self.taking = Some(Taking { names: Arc::clone(&names), snapshot, moment, runs: Vec::new() });
+        self.taking = Some(Beat { snapshot, moment, runs: Vec::new(), after: Arc::default() });
         Some(Arc::new(move |conn| match names.get(&conn) {
             Some(naming) => Name {
                 id: naming.id.to_string(),
@@ -208,23 +201,18 @@ impl BeatRecorder for Recorder {
 
     /// Hands the beat to the writer. If there is no place in the queue within the recorder's patience, it is left out.
     fn end(&mut self, after: Arc<Changes>) {
-        let Some(Taking { snapshot, moment, names, runs }) = self.taking.take() else { return };
+        let Some(beat) = self.taking.take() else { return };
+        let tick = beat.moment.tick;
         match self.places.recv_timeout(self.patience) {
             Ok(()) => {
-                let news =
-                    self.untold.drain(..).filter_map(|conn| Some((conn, Arc::clone(names.get(&conn)?))));
-                let news = news.collect();
-                let job = Job::Beat { snapshot, moment, news, runs, after };
-                self.send(job);
+                let named = |conn| Some((conn, Arc::clone(self.names.get(&conn)?)));
+                let news = self.untold.drain(..).filter_map(named).collect();
+                self.send(Job::Beat(Beat { after, ..beat }, news));
             }
             Err(RecvTimeoutError::Timeout) => {
                 if self.gap.is_none() {
-                    tracing::warn!(
-                        tick = moment.tick,
-                        "the disk is too slow for the recording; beats are left out"
-                    );
+                    tracing::warn!(tick, "the disk is too slow for the recording; beats are left out");
                 }
-                let tick = moment.tick;
                 let gap = self.gap.get_or_insert(Gap { beats: 0, first_tick: tick, last_tick: tick });
                 gap.beats += 1;
                 gap.last_tick = tick;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use groundskeeper_engine::beat::{Came, Planned, RecordedRun, RunInfo};
 use groundskeeper_engine::{BUILT_IN, Body, FailureKind, Job};
 use groundskeeper_sdk::column::{Address, Peer, Row};
@@ -164,7 +165,7 @@ impl Known {
             name: info.name.clone(),
             version: info.version.clone(),
             kind: info.kind.clone(),
-            digest: info.digest.as_ref().map(|digest| hex(digest)),
+            digest: info.digest.as_ref().map(|digest| HEXLOWER.encode(digest)),
             why: body.is_none().then(|| why_not_found(info)),
             ..PhaseReport::default()
         };
@@ -205,19 +206,15 @@ impl Known {
 
 fn why_not_found(info: &RunInfo) -> String {
     match &info.digest {
-        Some(digest) => format!("no module with the digest {} was found", hex(digest)),
+        Some(digest) => format!("no module with the digest {} was found", HEXLOWER.encode(digest)),
         None if info.kind != BUILT_IN => "this program has no phase of that kind and name".to_owned(),
         None if info.settings.is_none() => "it was recorded without its settings".to_owned(),
         None => "this version has no built-in of that name with such settings".to_owned(),
     }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// An ask as the journal writes it, and who its row is.
-pub(super) fn told(ask: &Ask, view: &dyn Frozen) -> String {
+fn told(ask: &Ask, view: &dyn Frozen) -> String {
     match of_row(ask) {
         Some((table, row)) if row < view.rows(table) => {
             let name = view.name(table, row);
@@ -230,7 +227,7 @@ pub(super) fn told(ask: &Ask, view: &dyn Frozen) -> String {
 }
 
 /// The one row that an ask is about, if there is one.
-pub(super) fn of_row(ask: &Ask) -> Option<(Table, u32)> {
+fn of_row(ask: &Ask) -> Option<(Table, u32)> {
     ask.fields().find_map(|field| match field {
         AskField::Peer(row) => Some((Peer::TABLE, *row)),
         AskField::Address(row) => Some((Address::TABLE, *row)),

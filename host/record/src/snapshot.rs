@@ -18,7 +18,7 @@ pub(super) type AddressColumns = [Shared; AddressColumn::COUNT];
 
 /// The tables and totals of a node at one moment. Cheap to share, never changed.
 #[derive(Clone, Default)]
-pub struct RecordedSnapshot {
+pub(super) struct RecordedSnapshot {
     peers: PeerColumns,
     /// A name for each row of the peers.
     names: Arc<Vec<Arc<Name>>>,

@@ -51,16 +51,7 @@ impl Rule {
         match column {
             PeerColumn::Idle => Self { foretell: Foretell::GrowsMono, missed: Missed::Value },
             PeerColumn::Age => Self { foretell: Foretell::GrowsMono, missed: Missed::Distance },
-            PeerColumn::Conn
-            | PeerColumn::Health
-            | PeerColumn::Rtt
-            | PeerColumn::PingsLost
-            | PeerColumn::KibIn
-            | PeerColumn::KibOut
-            | PeerColumn::KibQueued
-            | PeerColumn::Group
-            | PeerColumn::Inbound
-            | PeerColumn::Protected => Self::USUAL,
+            _ => Self::USUAL,
         }
     }
 
@@ -71,7 +62,7 @@ impl Rule {
                 Self { foretell: Foretell::GrowsUnix, missed: Missed::Value }
             }
             AddressColumn::Wait => Self { foretell: Foretell::FallsMono, missed: Missed::Value },
-            AddressColumn::Failures | AddressColumn::Group => Self::USUAL,
+            _ => Self::USUAL,
         }
     }
 
@@ -80,18 +71,11 @@ impl Rule {
     }
 
     pub fn from_byte(byte: u8) -> Result<Self, Corrupt> {
-        let foretell = match byte & 0xf {
-            0 => Foretell::Same,
-            1 => Foretell::GrowsMono,
-            2 => Foretell::GrowsUnix,
-            3 => Foretell::FallsMono,
-            _ => return Err(Corrupt("a column has a rule that is not known")),
-        };
-        let missed = match byte >> 4 {
-            0 => Missed::Distance,
-            1 => Missed::Value,
-            _ => return Err(Corrupt("a column has a rule that is not known")),
-        };
+        const FORETELL: [Foretell; 4] =
+            [Foretell::Same, Foretell::GrowsMono, Foretell::GrowsUnix, Foretell::FallsMono];
+        const MISSED: [Missed; 2] = [Missed::Distance, Missed::Value];
+        let rule = FORETELL.get(usize::from(byte & 0xf)).zip(MISSED.get(usize::from(byte >> 4)));
+        let (&foretell, &missed) = rule.ok_or(Corrupt("a column has a rule that is not known"))?;
         Ok(Self { foretell, missed })
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use groundskeeper_engine::beat::{Came, Fate, Moment, Planned, RecordedRun};
 use groundskeeper_engine::schedule::{Schedule, WakeOn};
 use groundskeeper_engine::{Body, Changes, Job, MEMORY_BYTES, Timing};
-use groundskeeper_sdk::contract::KINDS;
+use groundskeeper_sdk::contract::{KINDS, Kind};
 use groundskeeper_sdk::host::{Ask, Frozen, Saved, Table};
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::query;
@@ -27,7 +27,7 @@ pub struct Candidate {
 }
 
 /// What another phase would have done.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct WhatIf {
     pub extent: Extent,
     pub phase: String,
@@ -98,16 +98,18 @@ type Conn = (u64, u32);
 /// Runs `candidate` on each recorded beat in which it would have been due, with a memory of its own. A drop counts as
 /// agreed if the recorded phases did the same within `within_ticks`.
 pub fn what_if(recording: &Recording, candidate: &Candidate, within_ticks: u32) -> WhatIf {
-    let mut trial = Trial::default();
+    let mut trial = Trial::new(candidate);
     let extent = Extent::walk(recording, |beat| {
         trial.run_if_due(candidate, beat);
         trial.note_recorded(beat);
     });
-    trial.report(candidate, extent, within_ticks)
+    trial.report(extent, within_ticks)
 }
 
 #[derive(Default)]
 struct Trial {
+    /// With every kind of action, at its number.
+    report: WhatIf,
     /// None before the first beat.
     timing: Option<Timing>,
     session: Option<u64>,
@@ -116,18 +118,19 @@ struct Trial {
     memory: Option<Saved>,
     /// Where its namesake runs.
     place: Option<u32>,
-    runs: u64,
-    failed: u64,
-    first_failure: Option<Failed>,
-    would: [u64; KINDS.len()],
-    asked: [u64; KINDS.len()],
-    applied: [u64; KINDS.len()],
     would_drop: BTreeMap<Conn, Dropped>,
     did_drop: BTreeMap<Conn, Dropped>,
     order: Vec<Conn>,
 }
 
 impl Trial {
+    fn new(candidate: &Candidate) -> Self {
+        let action = |kind: &Kind| Action { action: kind.name, would_ask: 0, did_ask: 0, did_apply: 0 };
+        let actions = KINDS.iter().map(action).collect();
+        let report = WhatIf { phase: candidate.name.clone(), actions, ..WhatIf::default() };
+        Self { report, ..Self::default() }
+    }
+
     /// When it ran last, in the ticks of the beat's process.
     fn timing(&mut self, candidate: &Candidate, beat: &RecordedBeat) -> Timing {
         let Moment { tick, interval_ms, .. } = beat.moment;
@@ -176,7 +179,7 @@ impl Trial {
             },
             view: Arc::clone(&view),
         };
-        self.runs += 1;
+        self.report.runs += 1;
         let mut again_in = None;
         match Came::of(&candidate.body.run(&job).ended) {
             Came::Planned(Planned { asks, memory, .. }) => {
@@ -188,7 +191,7 @@ impl Trial {
                     if let Ask::AgainIn { ticks } = ask {
                         again_in = Some(*ticks);
                     }
-                    self.would[ask.number()] += amount(ask, &*view);
+                    self.report.actions[ask.number()].would_ask += amount(ask, &*view);
                 }
                 let dropped = drops(&asks, &*view, beat, &candidate.name);
                 for (conn, one) in dropped {
@@ -196,8 +199,8 @@ impl Trial {
                 }
             }
             Came::Failed { how, text } => {
-                self.failed += 1;
-                self.first_failure.get_or_insert_with(|| Failed { tick, how: how.as_str(), text });
+                self.report.failed += 1;
+                self.report.first_failure.get_or_insert_with(|| Failed { tick, how: how.as_str(), text });
             }
         }
         if urgent == 0 {
@@ -224,14 +227,15 @@ impl Trial {
             let mut applied = Vec::new();
             for (at, ask) in asks.iter().enumerate() {
                 let amount = amount(ask, &*view);
-                self.asked[ask.number()] += amount;
+                let action = &mut self.report.actions[ask.number()];
+                action.did_ask += amount;
                 match fates.get(at) {
                     Some(Fate::Applied) => {
-                        self.applied[ask.number()] += amount;
+                        action.did_apply += amount;
                         applied.push(ask);
                     }
                     Some(Fate::Partial { granted }) => {
-                        self.applied[ask.number()] += amount.min((*granted).into());
+                        action.did_apply += amount.min((*granted).into());
                     }
                     Some(Fate::Void | Fate::Refused | Fate::Shadow) | None => {}
                 }
@@ -245,7 +249,7 @@ impl Trial {
         }
     }
 
-    fn report(self, candidate: &Candidate, extent: Extent, within_ticks: u32) -> WhatIf {
+    fn report(mut self, extent: Extent, within_ticks: u32) -> WhatIf {
         let mut agreement = Agreement { within_ticks, ..Agreement::default() };
         let mut would_drop: Vec<Dropped> = Vec::with_capacity(self.would_drop.len());
         for (conn, mut one) in self.would_drop {
@@ -265,23 +269,14 @@ impl Trial {
         }
         // Stable: of those asked for equally often the older connection comes first.
         would_drop.sort_by_key(|one| std::cmp::Reverse(one.times));
-        let actions = KINDS.iter().enumerate().map(|(at, kind)| Action {
-            action: kind.name,
-            would_ask: self.would[at],
-            did_ask: self.asked[at],
-            did_apply: self.applied[at],
-        });
+        self.report.actions.retain(|action| action.would_ask + action.did_ask > 0);
         WhatIf {
             extent,
-            phase: candidate.name.clone(),
             in_place_of_its_namesake: self.place.is_some(),
-            runs: self.runs,
-            failed: self.failed,
-            first_failure: self.first_failure,
-            actions: actions.filter(|action| action.would_ask + action.did_ask > 0).collect(),
             would_drop,
             did_drop: self.order.iter().filter_map(|conn| self.did_drop.get(conn).cloned()).collect(),
             agreement,
+            ..self.report
         }
     }
 }

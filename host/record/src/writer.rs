@@ -7,9 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender};
 
 use groundskeeper_base::peer::Naming;
-use groundskeeper_engine::Changes;
-use groundskeeper_engine::beat::Recordable;
-use groundskeeper_engine::beat::{Moment, RecordedRun};
 use groundskeeper_sdk::column::PeerColumn;
 use hashbrown::HashMap;
 use zstd::bulk::Compressor;
@@ -40,13 +37,8 @@ pub(super) type Names = HashMap<u32, Arc<Naming>>;
 
 /// What the recorder hands over.
 pub(super) enum Job {
-    Beat {
-        snapshot: Arc<dyn Recordable>,
-        moment: Moment,
-        news: Vec<(u32, Arc<Naming>)>,
-        runs: Vec<RecordedRun>,
-        after: Arc<Changes>,
-    },
+    /// A beat, and who the connections are that came with it.
+    Beat(Beat, Vec<(u32, Arc<Naming>)>),
     Gap(Gap),
 }
 
@@ -83,11 +75,10 @@ impl Writer {
     /// Writes until there is no recorder any more.
     pub fn drain(mut self, jobs: &Receiver<Job>, free: &Sender<()>) {
         while let Ok(job) = jobs.recv() {
-            let is_beat = matches!(job, Job::Beat { .. });
+            let is_beat = matches!(job, Job::Beat(..));
             let written = match job {
-                Job::Beat { snapshot, moment, news, runs, after } => {
+                Job::Beat(beat, news) => {
                     self.names.extend(news);
-                    let beat = Beat { moment, snapshot: &snapshot, runs: &runs, after: &after };
                     self.beat(&beat)
                 }
                 Job::Gap(gap) => self.gap(gap),
@@ -107,20 +98,18 @@ impl Writer {
         tracing::info!(beats, left_out, bytes, "recording ended");
     }
 
-    fn beat(&mut self, beat: &Beat<'_>) -> io::Result<()> {
+    fn beat(&mut self, beat: &Beat) -> io::Result<()> {
         if self.since_whole >= self.whole_every {
             self.encoder.forget();
         }
-        let Some((kind, raw)) = self.encode(beat) else { return self.leave_out(beat) };
-        let record = self.record(kind, beat, &raw)?;
+        let Some((kind, record)) = self.encode(beat)? else { return self.leave_out(beat) };
         if self.sink.has_room(record.len()) {
             return self.append(kind, &record);
         }
         self.sink.turn_over()?;
         self.number = 0;
         self.encoder.forget();
-        let Some((kind, raw)) = self.encode(beat) else { return self.leave_out(beat) };
-        let record = self.record(kind, beat, &raw)?;
+        let Some((kind, record)) = self.encode(beat)? else { return self.leave_out(beat) };
         if !self.sink.has_room(record.len()) {
             let words =
                 format!("one whole beat takes {} bytes, more than half of the recording may", record.len());
@@ -129,14 +118,26 @@ impl Writer {
         self.append(kind, &record)
     }
 
-    /// A beat's bytes, uncompressed; none if it has to be left out.
-    fn encode(&mut self, beat: &Beat<'_>) -> Option<(Kind, Raw)> {
+    /// A beat's record; none if it has to be left out.
+    fn encode(&mut self, beat: &Beat) -> io::Result<Option<(Kind, Vec<u8>)>> {
         let kind = if self.encoder.is_new() { Kind::Whole } else { Kind::Difference };
         prune(&mut self.names, beat.snapshot.peers(PeerColumn::Conn));
         let names = &self.names;
-        let encoded = self.encoder.encode(beat, |conn| names.get(&conn).cloned());
-        match encoded {
-            Ok(raw) if raw.bytes.len() <= LARGEST_RAW => return Some((kind, raw)),
+        match self.encoder.encode(beat, |conn| names.get(&conn).cloned()) {
+            Ok(raw) if raw.bytes.len() <= LARGEST_RAW => {
+                let payload = self.compress(&raw)?;
+                let head = Head {
+                    kind,
+                    number: self.number,
+                    session: self.session,
+                    tick: beat.moment.tick,
+                    urgent: beat.moment.urgent,
+                    payload: payload.len() as u32,
+                    raw: raw.bytes.len() as u32,
+                    payload_crc: crc32fast::hash(&payload),
+                };
+                return Ok(Some((kind, [&head.to_bytes()[..], &payload].concat())));
+            }
             Ok(raw) => {
                 tracing::warn!(
                     bytes = raw.bytes.len(),
@@ -146,28 +147,13 @@ impl Writer {
             }
             Err(error) => tracing::warn!(%error, "a beat cannot be recorded and is left out"),
         }
-        None
+        Ok(None)
     }
 
-    fn leave_out(&mut self, beat: &Beat<'_>) -> io::Result<()> {
+    fn leave_out(&mut self, beat: &Beat) -> io::Result<()> {
         self.counts.left_out.fetch_add(1, Relaxed);
         let tick = beat.moment.tick;
         self.gap(Gap { beats: 1, first_tick: tick, last_tick: tick })
-    }
-
-    fn record(&mut self, kind: Kind, beat: &Beat<'_>, raw: &Raw) -> io::Result<Vec<u8>> {
-        let payload = self.compress(raw)?;
-        let head = Head {
-            kind,
-            number: self.number,
-            session: self.session,
-            tick: beat.moment.tick,
-            urgent: beat.moment.urgent,
-            payload: payload.len() as u32,
-            raw: raw.bytes.len() as u32,
-            payload_crc: crc32fast::hash(&payload),
-        };
-        Ok([&head.to_bytes()[..], &payload].concat())
     }
 
     /// One zstd frame, with a block for each stretch of like bytes: each has statistics of its own then.
@@ -190,9 +176,11 @@ impl Writer {
     fn append(&mut self, kind: Kind, record: &[u8]) -> io::Result<()> {
         self.sink.append(record)?;
         self.number = self.number.wrapping_add(1);
-        self.since_whole = if kind == Kind::Whole { 1 } else { self.since_whole + 1 };
-        self.counts.beats.fetch_add(1, Relaxed);
         self.counts.bytes.fetch_add(record.len() as u64, Relaxed);
+        if kind != Kind::Gap {
+            self.since_whole = if kind == Kind::Whole { 1 } else { self.since_whole + 1 };
+            self.counts.beats.fetch_add(1, Relaxed);
+        }
         Ok(())
     }
 
@@ -208,12 +196,7 @@ impl Writer {
             payload_crc: 0,
         };
         let record = head.to_bytes();
-        if self.sink.has_room(record.len()) {
-            self.sink.append(&record)?;
-            self.number = self.number.wrapping_add(1);
-            self.counts.bytes.fetch_add(record.len() as u64, Relaxed);
-        }
-        Ok(())
+        if self.sink.has_room(record.len()) { self.append(Kind::Gap, &record) } else { Ok(()) }
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use groundskeeper_base::problem::Problem;
+use groundskeeper_engine::BUILTINS;
 use groundskeeper_engine::policy::{MOST_PHASE_NAME, is_phase_name};
 
-use super::super::builtin::BUILTINS;
 use super::super::document::Document;
 use super::{Declared, Manifest, Runtime};
 
@@ -36,12 +36,14 @@ impl ManifestFile {
     }
 
     /// Reads one file.
+    #[doc(hidden)]
     pub fn read(path: PathBuf) -> Self {
         let text = read_text(&path);
         Self::of(path, text)
     }
 
     /// What reading the file `path` came to.
+    #[doc(hidden)]
     pub fn of(path: PathBuf, text: Result<String, String>) -> Self {
         let file = path.display().to_string();
         match text {
@@ -55,14 +57,15 @@ impl ManifestFile {
     }
 
     /// The file `path`, if it said `text`.
+    #[doc(hidden)]
     pub fn parse(path: PathBuf, text: String) -> Self {
         let file = path.display().to_string();
         let manifest = Manifest::parse(&text, &file);
         let document = Document::parse(&text, &file);
-        let name = document.text_at(&["name"]).filter(|name| is_phase_name(name));
+        let name = document.text_at("name").filter(|name| is_phase_name(name));
         let name = name.map_or_else(|| name_from(&path), str::to_owned);
-        let is_built_in = match (&manifest, document.text_at(&["kind"])) {
-            (Ok(manifest), _) => matches!(manifest.body, Declared::BuiltIn(_)),
+        let is_built_in = match (&manifest, document.text_at("kind")) {
+            (Ok(manifest), _) => matches!(manifest.body, Declared::BuiltIn),
             (Err(_), Some("wasm" | "native")) => false,
             (Err(_), Some("built-in")) => true,
             (Err(_), _) => BUILTINS.contains(&name.as_str()),
@@ -73,6 +76,7 @@ impl ManifestFile {
     }
 
     /// The module it is about, in its folder, as far as can be told.
+    #[doc(hidden)]
     pub fn module(&self) -> Option<PathBuf> {
         let folder = self.path.parent()?;
         match &self.manifest {
@@ -154,7 +158,7 @@ fn claimed(file: &ManifestFile) -> Vec<PathBuf> {
     match file.module() {
         Some(module) => vec![module.components().collect()],
         None => {
-            let text = Document::parse(&file.text, "").text_at(&["module"]).map(str::to_owned);
+            let text = Document::parse(&file.text, "").text_at("module").map(str::to_owned);
             let usual = [Runtime::Wasm, Runtime::Native]
                 .map(|runtime| format!("{}.{}", file.name, runtime.extension()));
             let folder = file.path.parent().unwrap_or(Path::new(""));

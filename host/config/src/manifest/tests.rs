@@ -10,7 +10,6 @@ use groundskeeper_sdk::contract::{INTERFACES, Interface};
 use groundskeeper_sdk::span::Span;
 use proptest::prelude::*;
 
-use super::super::document::fields_of;
 #[cfg(feature = "schema")]
 use super::super::manifest_schema;
 use super::super::{Config, Overrides};
@@ -28,14 +27,17 @@ fn guest(text: &str) -> Guest {
     let text = format!("name = \"slow-peers\"\nkind = \"wasm\"\n{text}");
     match Manifest::parse(&text, "x.toml").unwrap().body {
         Declared::Guest(guest) => *guest,
-        Declared::BuiltIn(_) => panic!("it is a guest"),
+        Declared::BuiltIn => panic!("it is a guest"),
     }
 }
 
 #[test]
 fn grant_keys_are_the_interfaces_that_need_a_grant() {
     let needed: Vec<&str> = INTERFACES.iter().filter(|it| it.needs_grant).map(|it| it.name).collect();
-    assert_eq!(fields_of::<Grants>(), needed, "of the contract: each grant by its interface, in its order");
+    let unknown =
+        Manifest::parse("name = \"a\"\nkind = \"wasm\"\n[grants]\nq = true\n", "x.toml").unwrap_err();
+    let known = format!("known here are {}", needed.join(", "));
+    assert_eq!(unknown[0].hint, Some(known), "of the contract: each grant by its interface, in its order");
     for one in &needed {
         let alone = guest(&format!("[grants]\ndisconnect = true\n{one} = true\n").replacen(
             if *one == "disconnect" { "disconnect = true\n" } else { "\0" },
@@ -232,9 +234,8 @@ fn a_built_in_keeps_its_usual_schedule_and_has_typed_settings() {
     assert!(matches!(manifest.schedule.cadence, Cadence::Adaptive(_)));
     assert_eq!(manifest.schedule.wake_on.len(), 1);
     assert_eq!((manifest.kind(), manifest.mode), ("built-in", Mode::Shadow));
-    assert!(
-        matches!(manifest.body, Declared::BuiltIn(BuiltIn::Reconnect(settings)) if settings.target == 12)
-    );
+    let config = Folder::of(&[("reconnect.toml", text)]).load("").unwrap();
+    assert_eq!((config.phases.reconnect.settings.target, manifest.body), (12, Declared::BuiltIn));
 }
 
 /// A folder of manifests, and a config beside it that names it.

@@ -6,7 +6,7 @@ use groundskeeper_engine::policy::{Grants, Limits, Mode, OnFailure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::WrittenSchedule;
+use crate::phases::WrittenSchedule;
 
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
