@@ -74,7 +74,7 @@ impl World {
 pub type Stopwatch = Box<dyn Fn() -> Duration + Send>;
 
 /// Which beat is to be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct Beat {
     pub tick: u32,
@@ -146,6 +146,7 @@ pub struct Cycle {
     last_tick: u32,
 }
 
+#[doc(hidden)]
 impl Cycle {
     /// `secret` makes the seeds that phases get unpredictable from outside; equal secrets give equal seeds.
     pub fn new(world: World, registry: Registry, fence: Fence, interval: Duration, secret: u64) -> Self {
@@ -198,6 +199,19 @@ impl Cycle {
         self.runner.interval = interval;
     }
 
+    /// Memory and quarantine of the phase `name`, to put back what a newer generation of it has written over.
+    pub fn snapshot(&self, name: &str) -> Option<KeptPhase> {
+        self.kept().find(|(known, ..)| ***known == *name).map(|(_, kept, _)| kept.clone())
+    }
+
+    /// Puts the phase `name` back to what [`Cycle::snapshot`] gave. False if there is no such phase.
+    pub fn restore(&mut self, name: &str, kept: KeptPhase) -> bool {
+        let phase = self.registry.phases.iter_mut().find(|phase| *phase.name == *name);
+        phase.map(|phase| phase.restore(kept)).is_some()
+    }
+}
+
+impl Cycle {
     /// When each phase last ran, to be kept for the next process.
     pub fn last_runs(&self, tick: u32) -> LastRuns {
         self.registry.last_runs(tick, unix_seconds(&*self.runner.world.state.clock), self.runner.interval)
@@ -209,17 +223,6 @@ impl Cycle {
             let (kept, changes) = phase.kept();
             (&phase.name, kept, changes)
         })
-    }
-
-    /// Memory and quarantine of the phase `name`, to put back what a newer generation of it has written over.
-    pub fn snapshot(&self, name: &str) -> Option<KeptPhase> {
-        self.kept().find(|(known, ..)| ***known == *name).map(|(_, kept, _)| kept.clone())
-    }
-
-    /// Puts the phase `name` back to what [`Cycle::snapshot`] gave. False if there is no such phase.
-    pub fn restore(&mut self, name: &str, kept: KeptPhase) -> bool {
-        let phase = self.registry.phases.iter_mut().find(|phase| *phase.name == *name);
-        phase.map(|phase| phase.restore(kept)).is_some()
     }
 
     /// Lets the phase `name` run again, however often it has failed. How it stood before.
@@ -289,7 +292,11 @@ impl Cycle {
         self.publish();
         Ok(before)
     }
+}
 
+// Called by the ticker, the reloader, the benchmarks and the tests.
+#[doc(hidden)]
+impl Cycle {
     /// Whether a phase that may wait `period` or longer between runs ran in the beat of `report`.
     pub fn ran_rare(&self, report: &BeatReport, period: Duration) -> bool {
         self.registry.phases.iter().any(|phase| {

@@ -177,6 +177,11 @@ impl Apply<'_> {
         self.allowance.as_mut().map_or(Ok(all), ask)
     }
 
+    /// Tells the allowance of a guest what was done.
+    fn used(&mut self, note: impl FnOnce(&mut Allowance<'_>)) {
+        self.allowance.as_mut().map(note);
+    }
+
     /// How many of `wished` things are granted. What is not is refused.
     fn shared(
         &mut self,

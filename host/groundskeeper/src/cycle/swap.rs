@@ -79,6 +79,7 @@ impl TrialContext {
     }
 }
 
+#[doc(hidden)]
 impl Cycle {
     /// What newcomers are tried on, as of now.
     pub fn trial_context(&self) -> TrialContext {

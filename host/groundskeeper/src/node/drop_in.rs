@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
+use super::maintenance::OwnedTask;
 use crate::clock::Clock;
 use crate::config::{Guest, Manifest};
 use crate::cycle::Cycle;
@@ -71,24 +71,14 @@ impl BegunReload {
         // A dropped sender stops it too.
         let stopped = async move { _ = stopped.await };
         let (handle, task) = reload::run(self.reloader, &self.options, ticker.clone(), self.clock, stopped);
-        ReloadTask { handle, stop, task }
+        ReloadTask { handle, task: OwnedTask { stop, task } }
     }
 }
 
-/// Reload beside a running ticker.
+/// Reload beside a running ticker. It may be compiling when it is stopped, and has written down nothing half.
 pub(super) struct ReloadTask {
     pub handle: ReloadHandle,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl ReloadTask {
-    pub(super) async fn stop(self) {
-        // Fails only if it has ended already.
-        _ = self.stop.send(());
-        // It may be compiling, and has written down nothing half.
-        _ = self.task.await;
-    }
+    pub task: OwnedTask<()>,
 }
 
 /// Loads phases once there is one to load: most nodes that run beside others in a process have none.

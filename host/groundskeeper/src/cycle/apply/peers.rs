@@ -40,9 +40,7 @@ impl Apply<'_> {
         {
             *healthy = healthy.saturating_sub(1);
         }
-        if let Some(allowance) = &mut self.allowance {
-            allowance.disconnected();
-        }
+        self.used(|allowance| allowance.disconnected());
         self.outcome.ended_in_shadow += u32::from(self.shadow);
     }
 
@@ -140,9 +138,7 @@ impl Apply<'_> {
             // The ban is worth as much without a connection.
             Verdict::Gone | Verdict::Spoke => self.world.state.pool.ban(id, time),
         }
-        if let Some(allowance) = &mut self.allowance {
-            allowance.banned(id, time);
-        }
+        self.used(|allowance| allowance.banned(id, time));
         Ok(self.done(draft, |tally| tally.banned += 1))
     }
 
@@ -182,9 +178,7 @@ impl Apply<'_> {
         if let Some(healthy) = &mut self.outcome.healthy {
             *healthy = (*healthy + u32::from(is)).saturating_sub(u32::from(was));
         }
-        if let Some(allowance) = &mut self.allowance {
-            allowance.health_moved(id, before.abs_diff(after).into());
-        }
+        self.used(|allowance| allowance.health_moved(id, before.abs_diff(after).into()));
         Ok(self.done(draft, |tally| tally.health_changed += 1))
     }
 
@@ -203,9 +197,7 @@ impl Apply<'_> {
             return Err(self.void(words, |_| draft));
         }
         self.changes.protected.insert(row as u32);
-        if let Some(allowance) = &mut self.allowance {
-            allowance.protected(key, time);
-        }
+        self.used(|allowance| allowance.protected(key, time));
         Ok(self.done(draft, |tally| tally.protected += 1))
     }
 

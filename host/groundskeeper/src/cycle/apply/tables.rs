@@ -63,9 +63,7 @@ impl Apply<'_> {
 
     fn dialed(&mut self, row: usize) {
         self.changes.dialed.insert(row as u32);
-        if let Some(allowance) = &mut self.allowance {
-            allowance.dialed();
-        }
+        self.used(|allowance| allowance.dialed());
     }
 
     pub(super) fn forget_broadcasts(&mut self, older_than_s: u32) -> Applying {
@@ -102,9 +100,7 @@ impl Apply<'_> {
         }
         let forgotten = if self.shadow { most.min((ask.forgettable)()) } else { (ask.forget)(most) };
         let count = forgotten as u32;
-        if let Some(allowance) = &mut self.allowance {
-            allowance.forgot(count);
-        }
+        self.used(|allowance| allowance.forgot(count));
         let fate = self.done(Draft { count, ..ask.draft }, |tally| *(ask.count)(tally) += count);
         Ok(in_part(fate, is_partial, count))
     }
