@@ -3,7 +3,7 @@
 use crate::policy::OnFailure;
 
 /// Failures in a row that open the breaker of a phase of the host's own.
-pub const BREAKER_FAILURES: u32 = 3;
+const BREAKER_FAILURES: u32 = 3;
 /// No pause is longer unless it begins longer: a phase that works again is back within this many due runs.
 const BREAKER_MAX_PAUSE: u32 = 32;
 

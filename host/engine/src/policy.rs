@@ -353,6 +353,7 @@ impl Default for OnFailure {
 }
 
 /// How long one instance of a guest lives.
+#[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Instance {
     /// One run: nothing leaks into the next.
@@ -394,13 +395,16 @@ impl Default for GuestCeilings {
 }
 
 /// Characters of a phase's name.
+#[doc(hidden)]
 pub const MOST_PHASE_NAME: usize = 40;
 
 /// Whether `name` may be a phase's: 1 to 40 of a-z, 0-9 and "-".
+#[doc(hidden)]
 pub fn is_phase_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=MOST_PHASE_NAME).contains(&name.len()) && name.chars().all(allowed)
 }
 
 /// The most that a phase of the host's own may keep from run to run.
+#[doc(hidden)]
 pub const MEMORY_BYTES: usize = 64 * 1024;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use groundskeeper_sdk::phase::Failure;
 
-use super::{Body, Done, Ended, Job};
+use crate::{Body, Done, Ended, Job};
 
 struct Call {
     body: Arc<dyn Body>,
@@ -41,31 +41,24 @@ impl PhaseThread {
     }
 
     pub(super) fn run(&mut self, body: Arc<dyn Body>, job: Job, limit: Duration) -> Done {
-        let calls = match &self.calls {
-            Some(calls) => calls.clone(),
-            None => match Self::start() {
-                Ok(calls) => self.calls.insert(calls).clone(),
-                Err(error) => {
-                    return Ended::Failed(Failure::transient(format!("no thread to run it on: {error}")))
-                        .into();
-                }
-            },
+        let calls = match self.calls.take().map_or_else(Self::start, Ok) {
+            Ok(calls) => calls,
+            Err(error) => {
+                return Ended::Failed(Failure::transient(format!("no thread to run it on: {error}"))).into();
+            }
         };
         let inside = Arc::new(AtomicBool::new(true));
         let (done, answer) = sync_channel(1);
-        if calls.send(Call { body, job, inside: Arc::clone(&inside), done }).is_err() {
-            self.calls = None;
-            return Ended::Panicked("the phase thread ended".to_owned()).into();
-        }
+        // Fails if the thread has ended, and then there is no answer either.
+        _ = calls.send(Call { body, job, inside: Arc::clone(&inside), done });
         match answer.recv_timeout(limit) {
-            Ok(done) => done,
-            Err(RecvTimeoutError::Timeout) => {
-                // The stuck thread keeps its queue, which is empty; the next run starts another thread.
-                self.calls = None;
-                Ended::Overran { limit, inside }.into()
+            Ok(done) => {
+                self.calls = Some(calls);
+                done
             }
+            // The stuck thread keeps its queue, which is empty; the next run starts another thread.
+            Err(RecvTimeoutError::Timeout) => Ended::Overran { limit, inside }.into(),
             Err(RecvTimeoutError::Disconnected) => {
-                self.calls = None;
                 Ended::Panicked("the phase thread ended".to_owned()).into()
             }
         }

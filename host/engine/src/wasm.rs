@@ -26,7 +26,7 @@ mod wasi;
 pub use artifacts::Artifacts;
 pub use backstop::Backstop;
 pub use code::{Code, Digest, LoadError, sha256};
-pub use guest::{Described, Guest, NotGranted, Setup, SetupError};
+pub use guest::{Described, Guest, Setup, SetupError};
 pub use inspect::{MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
 
 /// The stack of a guest. A component that needs more recurses without an end, or was not written for this.
@@ -90,9 +90,7 @@ impl Wasm {
     /// # Errors
     /// [`LoadError`] says what is wrong with the bytes and the way out.
     pub fn load(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
-        if bytes.len() > MOST_BYTES {
-            return Err(inspect::too_many_bytes(bytes));
-        }
+        inspect::few_bytes(bytes)?;
         let digest = sha256(bytes);
         // These very bytes were looked at when they were compiled, by the same rules.
         let kept = self.artifacts.as_ref().and_then(|artifacts| artifacts.load(&self.engine, &digest));

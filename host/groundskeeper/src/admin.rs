@@ -18,12 +18,12 @@ use crate::ticker::TickerHandle;
 
 pub mod answers;
 mod client;
-mod desk;
 mod explain;
 mod gate;
 mod routes;
 mod server;
 mod socket;
+mod state;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -36,7 +36,7 @@ pub use socket::{AdminSocket, SocketError};
 
 /// Everything the API reads.
 #[derive(Clone)]
-pub struct Desk {
+pub struct AdminState {
     pub sources: Sources,
     pub metrics: Arc<Metrics>,
     pub network: String,
@@ -54,7 +54,7 @@ pub type Reconfigure = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ConfigReport>
 /// Answers on the admin socket until `shutdown` completes, then takes the socket away.
 pub async fn serve_admin(
     socket: AdminSocket,
-    desk: Arc<Desk>,
+    node: Arc<AdminState>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let router = telemetry_routes()
@@ -70,7 +70,7 @@ pub async fn serve_admin(
         .route("/explain/{who}", get(routes::explain))
         .route("/journal", get(routes::journal))
         .route("/view", get(routes::view));
-    serve(Gate::for_streams(socket), router, desk, shutdown).await;
+    serve(Gate::for_streams(socket), router, node, shutdown).await;
 }
 
 /// Tells whoever asks on the admin socket that the node is starting, until `started`, and gives the socket back. Compiling
@@ -92,13 +92,13 @@ pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = (
 /// Answers `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
 pub async fn serve_telemetry(
     listener: TcpListener,
-    desk: Arc<Desk>,
+    node: Arc<AdminState>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    serve(Gate::new(listener), telemetry_routes(), desk, shutdown).await;
+    serve(Gate::new(listener), telemetry_routes(), node, shutdown).await;
 }
 
-fn telemetry_routes() -> Router<Arc<Desk>> {
+fn telemetry_routes() -> Router<Arc<AdminState>> {
     Router::new()
         .route("/metrics", get(routes::metrics))
         .route("/healthz", get(routes::healthz))
@@ -108,14 +108,14 @@ fn telemetry_routes() -> Router<Arc<Desk>> {
 
 async fn serve<L>(
     listener: L,
-    router: Router<Arc<Desk>>,
-    desk: Arc<Desk>,
+    router: Router<Arc<AdminState>>,
+    node: Arc<AdminState>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
-    let router = router.with_state(desk).layer(axum::middleware::map_response(one_request_each));
+    let router = router.with_state(node).layer(axum::middleware::map_response(one_request_each));
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
     // Accepting errors are retried inside; there is no other.
     debug_assert!(served.is_ok());

@@ -1,6 +1,5 @@
 //! One beat: who is due, view, run, check, apply, journal. Has no clock of its own and never waits for the network.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use crate::engine::Fence;
 use crate::engine::beat::{BeatRecorder, RecordCounts};
 use crate::engine::policy::{GuestCeilings, Mode};
 use crate::journal::{Asker, Draft, What};
-use crate::registry::{KeptPhase, LastRuns, PhaseBoard, PhaseState, Registered, Registry, Verdict};
+use crate::registry::{KeptPhase, LastRuns, PhaseBoard, PhaseState, Registered, Registry};
 
 mod apply;
 mod ceilings;
@@ -22,18 +21,15 @@ mod recording;
 mod run;
 mod snapshot;
 mod swap;
-#[cfg(test)]
-mod tests;
+mod tally;
 
-pub use apply::Tally;
-use ceilings::Ledger;
-use pings::Pings;
 use run::{BeatRun, PhaseRunner, is_due};
 pub use snapshot::Thresholds;
 #[doc(hidden)]
 pub use snapshot::TickSnapshot;
 #[doc(hidden)]
 pub use swap::TrialContext;
+pub use tally::Tally;
 
 /// What a beat may take before guests have to wait for the next tick, or a third of the interval if that is less. A native
 /// phase that has not come back by then is stuck ...
@@ -67,11 +63,18 @@ pub struct World {
     pub guests: GuestCeilings,
 }
 
+impl World {
+    /// Records something that is about no peer.
+    fn note(&self, by: Asker, what: What, words: String) {
+        self.state.journal.record(Draft::new(by, what, words));
+    }
+}
+
 /// Time that has passed since any fixed moment: what a beat's budget is measured by. Real time unless a test says else.
 pub type Stopwatch = Box<dyn Fn() -> Duration + Send>;
 
 /// Which beat is to be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct Beat {
     pub tick: u32,
@@ -131,46 +134,32 @@ impl BeatReport {
 
 /// The phases of one node, and the state that beats leave behind.
 pub struct Cycle {
-    world: World,
+    runner: PhaseRunner,
     registry: Registry,
-    fence: Fence,
     board: Arc<PhaseBoard>,
-    interval: Duration,
-    secret: u64,
     stopwatch: Stopwatch,
-    ledger: Ledger,
-    pings: VecDeque<Pings>,
     resumed_at: Option<Coarse>,
     resumed_last_tick: bool,
-    recorder: Option<Box<dyn BeatRecorder>>,
     /// If not empty, the next beat runs these and no others.
     ordered: Vec<Arc<str>>,
     /// Of the beat that runs, or that ran last.
     last_tick: u32,
-    /// How probations ended, until somebody asks.
-    verdicts: Vec<Verdict>,
 }
 
+#[doc(hidden)]
 impl Cycle {
     /// `secret` makes the seeds that phases get unpredictable from outside; equal secrets give equal seeds.
     pub fn new(world: World, registry: Registry, fence: Fence, interval: Duration, secret: u64) -> Self {
         let started = Instant::now();
         let cycle = Self {
-            world,
+            runner: PhaseRunner::new(world, fence, interval, secret),
             registry,
-            fence,
             board: Arc::default(),
-            interval,
-            secret,
             stopwatch: Box::new(move || started.elapsed()),
-            ledger: Ledger::default(),
-            pings: VecDeque::new(),
             resumed_at: None,
             resumed_last_tick: false,
-            recorder: None,
             ordered: Vec::new(),
             last_tick: 0,
-            verdicts: Vec::new(),
         };
         cycle.publish();
         cycle
@@ -185,16 +174,16 @@ impl Cycle {
 
     /// Records every beat that runs a phase from now on.
     pub fn record_into(&mut self, recorder: Box<dyn BeatRecorder>) {
-        self.recorder = Some(recorder);
+        self.runner.recorder = Some(recorder);
     }
 
     /// What the recorder has done so far, if there is one.
     pub fn recorded(&self) -> Option<RecordCounts> {
-        self.recorder.as_ref().map(|recorder| recorder.counts())
+        self.runner.recorder.as_ref().map(|recorder| recorder.counts())
     }
 
     pub fn world(&self) -> &World {
-        &self.world
+        &self.runner.world
     }
 
     pub fn board(&self) -> Arc<PhaseBoard> {
@@ -203,24 +192,11 @@ impl Cycle {
 
     /// Whether phases run on the caller's thread.
     pub fn runs_inline(&self) -> bool {
-        matches!(self.fence, Fence::Inline)
+        self.runner.runs_inline()
     }
 
     pub fn set_interval(&mut self, interval: Duration) {
-        self.interval = interval;
-    }
-
-    /// When each phase last ran, to be kept for the next process.
-    pub fn last_runs(&self, tick: u32) -> LastRuns {
-        self.registry.last_runs(tick, unix_seconds(&*self.world.state.clock), self.interval)
-    }
-
-    /// What each phase keeps across restarts, and a number that rises whenever that changes.
-    pub fn kept(&self) -> impl Iterator<Item = (&Arc<str>, &KeptPhase, u64)> {
-        self.registry.phases.iter().map(|phase| {
-            let (kept, changes) = phase.kept();
-            (&phase.name, kept, changes)
-        })
+        self.runner.interval = interval;
     }
 
     /// Memory and quarantine of the phase `name`, to put back what a newer generation of it has written over.
@@ -232,6 +208,21 @@ impl Cycle {
     pub fn restore(&mut self, name: &str, kept: KeptPhase) -> bool {
         let phase = self.registry.phases.iter_mut().find(|phase| *phase.name == *name);
         phase.map(|phase| phase.restore(kept)).is_some()
+    }
+}
+
+impl Cycle {
+    /// When each phase last ran, to be kept for the next process.
+    pub fn last_runs(&self, tick: u32) -> LastRuns {
+        self.registry.last_runs(tick, unix_seconds(&*self.runner.world.state.clock), self.runner.interval)
+    }
+
+    /// What each phase keeps across restarts, and a number that rises whenever that changes.
+    pub fn kept(&self) -> impl Iterator<Item = (&Arc<str>, &KeptPhase, u64)> {
+        self.registry.phases.iter().map(|phase| {
+            let (kept, changes) = phase.kept();
+            (&phase.name, kept, changes)
+        })
     }
 
     /// Lets the phase `name` run again, however often it has failed. How it stood before.
@@ -265,13 +256,11 @@ impl Cycle {
         } else {
             None
         };
-        match refused {
-            Some(why) => Err(format!("phase {name} {why}")),
-            None => {
-                self.ordered = vec![Arc::clone(&phase.name)];
-                Ok(())
-            }
+        if let Some(why) = refused {
+            return Err(format!("phase {name} {why}"));
         }
+        self.ordered = vec![Arc::clone(&phase.name)];
+        Ok(())
     }
 
     fn known(&mut self, name: &str) -> Result<&mut Registered, String> {
@@ -295,20 +284,23 @@ impl Cycle {
         what: What,
         change: impl FnOnce(&mut Registered),
     ) -> Result<PhaseState, String> {
-        let connected = self.world.state.pool.live();
+        let connected = self.runner.world.state.pool.live();
         let phase = self.known(name)?;
         let before = phase.status(connected).state;
         change(phase);
-        let draft = Draft::new(Asker::Operator, what, format!("{name} was {}", before.as_str()));
-        self.world.state.journal.record(draft);
+        self.runner.world.note(Asker::Operator, what, format!("{name} was {}", before.as_str()));
         self.publish();
         Ok(before)
     }
+}
 
+// Called by the ticker, the reloader, the benchmarks and the tests.
+#[doc(hidden)]
+impl Cycle {
     /// Whether a phase that may wait `period` or longer between runs ran in the beat of `report`.
     pub fn ran_rare(&self, report: &BeatReport, period: Duration) -> bool {
         self.registry.phases.iter().any(|phase| {
-            self.interval * phase.schedule.cadence.longest() >= period
+            self.runner.interval * phase.schedule.cadence.longest() >= period
                 && report.runs.iter().any(|run| run.name == phase.name)
         })
     }
@@ -318,13 +310,13 @@ impl Cycle {
         let begun = Instant::now();
         let stopwatch_begun = (self.stopwatch)();
         self.last_tick = beat.tick;
-        self.world.state.journal.begin_beat(beat.tick, beat.urgent);
-        self.world.state.pool.expire_protection();
-        let now = self.world.state.clock.coarse();
+        self.runner.world.state.journal.begin_beat(beat.tick, beat.urgent);
+        self.runner.world.state.pool.expire_protection();
+        let now = self.runner.world.state.clock.coarse();
         let late = self.note_lateness(&beat, now);
-        let is_alone = self.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
-        self.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
-        let World { state: NodeState { pool, book, broadcasts, .. }, thresholds, .. } = &self.world;
+        let is_alone = self.runner.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
+        self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
+        let World { state: NodeState { pool, book, broadcasts, .. }, thresholds, .. } = &self.runner.world;
         let resumed_at = self.resumed_at.unwrap_or_default();
         let snapshot = TickSnapshot::take(pool, book, broadcasts, *thresholds, now, resumed_at);
         let connected_before = snapshot.rows().len() as u32;
@@ -340,10 +332,10 @@ impl Cycle {
         };
         self.run_due(&mut run, &mut report, stopwatch_begun);
         self.ordered.clear();
-        if let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) {
+        if let Some(recorder) = self.runner.recorder.as_mut().filter(|_| run.is_recorded()) {
             recorder.end(run.changes);
         }
-        report.connected = self.world.state.pool.live();
+        report.connected = self.runner.world.state.pool.live();
         report.took = begun.elapsed();
         self.publish();
         report
@@ -351,18 +343,8 @@ impl Cycle {
 
     /// Runs every phase that is due, unless it is a guest and the beat's time is used up.
     fn run_due(&mut self, run: &mut BeatRun, report: &mut BeatReport, begun: Duration) {
-        let budget = (self.interval / 3).min(BEAT_BUDGET);
+        let budget = (self.runner.interval / 3).min(BEAT_BUDGET);
         let turns = self.turns();
-        let mut runner = PhaseRunner {
-            world: &self.world,
-            fence: &mut self.fence,
-            recorder: self.recorder.as_deref_mut(),
-            ledger: &mut self.ledger,
-            pings: &mut self.pings,
-            verdicts: &mut self.verdicts,
-            interval: self.interval,
-            secret: self.secret,
-        };
         for place in turns {
             let used = (self.stopwatch)().saturating_sub(begun);
             let phase = &mut self.registry.phases[place];
@@ -376,19 +358,19 @@ impl Cycle {
                 continue;
             }
             phase.owed_since = None;
-            let phase_run = runner.run(place, phase, run);
-            let returned = runner.judge(phase, run.beat.tick, phase_run.words.as_deref());
+            let phase_run = self.runner.run(place, phase, run);
+            let returned = self.runner.judge(phase, run.beat.tick, phase_run.words.as_deref());
             report.note(phase_run);
             if returned {
                 // The run that the new generation failed is the old one's.
-                report.note(runner.run(place, phase, run));
+                report.note(self.runner.run(place, phase, run));
             }
         }
     }
 
     /// Hands out at most `most` of the pings that plans asked for; true if more wait.
     pub fn send_pings(&mut self, most: usize) -> bool {
-        pings::send_pings(&self.world, &mut self.pings, most)
+        pings::send_pings(&self.runner.world, &mut self.runner.pings, most)
     }
 
     /// After a stall or a suspend, silence is counted from now: the node's own sleep is nobody's fault.
@@ -400,7 +382,7 @@ impl Cycle {
             return false;
         }
         let late = beat.skipped > 0 || beat.slept > Duration::ZERO;
-        let long_ago = self.resumed_at.is_none_or(|at| now.since(at) >= 2 * self.world.stale_after);
+        let long_ago = self.resumed_at.is_none_or(|at| now.since(at) >= 2 * self.runner.world.stale_after);
         let resume = late && long_ago && !self.resumed_last_tick;
         self.resumed_last_tick = resume;
         if resume {
@@ -408,7 +390,7 @@ impl Cycle {
         }
         if late {
             let slept_s = u32::try_from(beat.slept.as_secs()).unwrap_or(u32::MAX);
-            self.world.state.journal.record(Draft {
+            self.runner.world.state.journal.record(Draft {
                 inputs: vec![("ticks-skipped".into(), beat.skipped), ("slept-s".into(), slept_s)],
                 ..Draft::new(
                     Asker::Host,
@@ -433,6 +415,6 @@ impl Cycle {
     }
 
     fn publish(&self) {
-        self.board.write(self.registry.status(self.world.state.pool.live()));
+        self.board.write(self.registry.status(self.runner.world.state.pool.live()));
     }
 }

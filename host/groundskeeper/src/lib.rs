@@ -23,7 +23,7 @@ pub use groundskeeper_pool::{book, broadcasts, journal, pool};
 #[cfg(feature = "record")]
 pub use groundskeeper_record as record;
 
-// Hidden modules are public for the binary, the benchmarks and the tests, and no promise: docs/library.md.
+// Hidden items are public for the crates, benchmarks and tests of this workspace, and no promise: docs/library.md.
 #[cfg(feature = "telemetry")]
 #[doc(hidden)]
 pub mod admin;

@@ -24,7 +24,9 @@ mod whole;
 pub use crate::admin::{AdminError, AdminSettings};
 #[cfg(feature = "node")]
 pub use builder::NodeBuilder;
-pub use builtins::{BUILTINS, builtins};
+#[doc(hidden)]
+pub use builtins::BUILTINS;
+pub use builtins::builtins;
 #[cfg(feature = "dropin")]
 pub use drop_in::DropIn;
 pub use groundskeeper_pool::{NodeLimits, NodeState};
@@ -32,7 +34,10 @@ pub use groundskeeper_pool::{NodeLimits, NodeState};
 pub use maintenance::DataOptions;
 pub use maintenance::{Maintenance, Options};
 #[cfg(feature = "node")]
-pub use reconfigure::{ConfigSource, Reconfigurer, compare};
+pub use reconfigure::ConfigSource;
+#[cfg(feature = "node")]
+#[doc(hidden)]
+pub use reconfigure::{Reconfigurer, compare};
 pub use start_error::StartError;
 #[cfg(feature = "node")]
 pub use whole::{Node, ShutdownStep};

@@ -240,13 +240,7 @@ impl Ticker {
     }
 
     fn urgent_beat(&self) -> Beat {
-        Beat {
-            tick: self.last_tick,
-            urgent: self.last_urgent,
-            skipped: 0,
-            slept: Duration::ZERO,
-            lateness: Duration::ZERO,
-        }
+        Beat { tick: self.last_tick, urgent: self.last_urgent, ..Beat::default() }
     }
 
     fn change(&mut self, change: Box<dyn FnOnce(&mut Cycle) + Send>) {

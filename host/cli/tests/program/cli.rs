@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper::admin::{AdminSocket, Desk, serve_admin};
+use groundskeeper::admin::{AdminSocket, AdminState, serve_admin};
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::data::DataFolder;
 use groundskeeper::journal::{Asker, Cause};
@@ -379,7 +379,7 @@ fn node() -> Node {
     };
     let slot = attach(2, "192.0.2.2:7420");
     attach(3, "192.0.2.3:7420").retire(Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading"));
-    let desk = Desk {
+    let state = AdminState {
         sources: Sources {
             traffic: None,
             state,
@@ -403,7 +403,7 @@ fn node() -> Node {
         let _inside = runtime.enter();
         AdminSocket::bind(&home.path().join("admin.sock")).unwrap()
     };
-    runtime.spawn(serve_admin(socket, Arc::new(desk), std::future::pending()));
+    runtime.spawn(serve_admin(socket, Arc::new(state), std::future::pending()));
     Node { home, _slot: slot, _runtime: runtime }
 }
 

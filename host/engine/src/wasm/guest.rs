@@ -1,6 +1,5 @@
 //! A phase made of code and a manifest's settings, ready to run. Keeps no state of its own from run to run.
 
-use std::fmt;
 use std::sync::Arc;
 
 use groundskeeper_sdk::contract::Interface;
@@ -36,38 +35,22 @@ pub struct Described {
     pub toolkit: String,
 }
 
-/// An import that the manifest does not grant.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NotGranted {
-    pub interface: Interface,
-}
-
-impl fmt::Display for NotGranted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let interface = self.interface.name();
-        write!(
-            f,
-            "it wants {interface:?}, which is not granted; to grant it, add to [grants]: {}",
-            self.line()
-        )
-    }
-}
-
-impl NotGranted {
-    /// The line for the manifest, with the usual ceilings.
-    pub fn line(&self) -> String {
-        Grants::line(self.interface).unwrap_or_else(|| format!("{} = true", self.interface))
-    }
-}
-
 /// Why code and setup make no phase.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    NotGranted(Vec<NotGranted>),
+    /// It imports interfaces that the manifest does not grant.
+    #[error("{}", .0.iter().map(missing_grant).collect::<Vec<_>>().join("; "))]
+    NotGranted(Vec<Interface>),
     #[error("it does not say what it is: {0}")]
     Describe(String),
+}
+
+/// What is missing, with the line for the manifest.
+fn missing_grant(interface: &Interface) -> String {
+    let line = Grants::line(*interface).unwrap_or_else(|| format!("{interface} = true"));
+    let name = interface.name();
+    format!("it wants {name:?}, which is not granted; to grant it, add to [grants]: {line}")
 }
 
 /// A component that runs as a phase.
@@ -99,13 +82,8 @@ impl Guest {
     /// # Errors
     /// [`SetupError`] names every import that is not granted, or says how `describe` ended.
     pub fn new(wasm: &Wasm, code: Arc<Code>, setup: Setup) -> Result<Self, SetupError> {
-        let missing: Vec<NotGranted> = code
-            .imports()
-            .iter()
-            .copied()
-            .filter(|interface| !setup.grants.allows(*interface))
-            .map(|interface| NotGranted { interface })
-            .collect();
+        let imports = code.imports().iter().copied();
+        let missing: Vec<Interface> = imports.filter(|interface| !setup.grants.allows(*interface)).collect();
         if !missing.is_empty() {
             return Err(SetupError::NotGranted(missing));
         }

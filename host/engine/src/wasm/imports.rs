@@ -28,11 +28,7 @@ pub(super) fn link(linker: &mut Linker<Inside>) -> Result<()> {
 }
 
 fn rule(call: &'static str, rule: String) -> wasmtime::Error {
-    wasmtime::Error::new(RuleBroken { call, rule })
-}
-
-fn broken(rule: RuleBroken) -> wasmtime::Error {
-    wasmtime::Error::new(rule)
+    RuleBroken { call, rule }.into()
 }
 
 fn tests(given: Vec<shapes::Test>) -> Vec<query::Test> {
@@ -66,7 +62,7 @@ fn table(linker: &mut Linker<Inside>, table: Table) -> Result<()> {
     let call = named("select");
     interface.func_wrap("select", move |mut cx: Cx<'_>, (which,): (shapes::Query,)| {
         few_tests(call, which.tests.len())?;
-        let view = cx.data().view(call).map_err(broken)?.clone();
+        let view = cx.data().view(call)?.clone();
         let columns = columns_of(&which.tests).chain(which.sort_by.iter().map(|order| &order.column));
         let sorting = if which.sort_by.is_some() { u64::from(view.rows(table)) } else { 0 };
         let fuel = scanning(&*view, table, which.tests.len()) + texts(columns) + sorting;
@@ -78,27 +74,27 @@ fn table(linker: &mut Linker<Inside>, table: Table) -> Result<()> {
                 .map(|order| query::Order { column: Cow::Owned(order.column), descending: order.descending }),
             limit: which.limit,
         };
-        let rows = query::try_select(&*view, table, &which).map_err(broken)?;
+        let rows = query::try_select(&*view, table, &which)?;
         charge(&mut cx, rows.len() as u64)?;
         Ok((rows,))
     })?;
     let call = named("count");
     interface.func_wrap("count", move |mut cx: Cx<'_>, (given,): (Vec<shapes::Test>,)| {
         few_tests(call, given.len())?;
-        let view = cx.data().view(call).map_err(broken)?.clone();
+        let view = cx.data().view(call)?.clone();
         charge(&mut cx, scanning(&*view, table, given.len()) + texts(columns_of(&given)))?;
-        Ok((query::try_count(&*view, table, &tests(given)).map_err(broken)?,))
+        Ok((query::try_count(&*view, table, &tests(given))?,))
     })?;
     let call = named("facts");
     interface.func_wrap("facts", move |mut cx: Cx<'_>, (rows, columns): (Vec<u32>, Vec<String>)| {
-        let view = cx.data().view(call).map_err(broken)?.clone();
+        let view = cx.data().view(call)?.clone();
         let values = rows.len() as u64 * (1 + columns.len() as u64);
         charge(&mut cx, CALL + values + texts(&columns))?;
         Ok((facts(&*view, table, call, &rows, &columns)?,))
     })?;
     let call = named("column");
     interface.func_wrap("column", move |mut cx: Cx<'_>, (name, first): (String, u32)| {
-        let view = cx.data().view(call).map_err(broken)?.clone();
+        let view = cx.data().view(call)?.clone();
         charge(&mut cx, texts([&name]))?;
         let values = column(&*view, table, call, &name)?;
         let first = values.len().min(first as usize);
@@ -119,7 +115,7 @@ fn table(linker: &mut Linker<Inside>, table: Table) -> Result<()> {
     }
     let call = named("columns");
     interface.func_wrap("columns", move |mut cx: Cx<'_>, (): ()| {
-        let view = cx.data().view(call).map_err(broken)?.clone();
+        let view = cx.data().view(call)?.clone();
         charge(&mut cx, CALL * (1 + view.columns(table).len() as u64))?;
         Ok((view.columns(table).iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(),))
     })
@@ -162,7 +158,7 @@ fn in_table(view: &dyn Frozen, table: Table, call: &'static str, rows: &[u32]) -
 const NAME: u64 = 1_000;
 
 fn names(cx: &mut Cx<'_>, table: Table, call: &'static str, rows: &[u32]) -> Result<Vec<host::Name>> {
-    let view = cx.data().view(call).map_err(broken)?.clone();
+    let view = cx.data().view(call)?.clone();
     if rows.len() > NAMES {
         return Err(rule(call, format!("{} rows are more than {NAMES}", rows.len())));
     }
@@ -173,12 +169,12 @@ fn names(cx: &mut Cx<'_>, table: Table, call: &'static str, rows: &[u32]) -> Res
 
 fn reads(linker: &mut Linker<Inside>) -> Result<()> {
     linker.instance(&path("peers"))?.func_wrap("totals-now", |mut cx: Cx<'_>, (): ()| {
-        let view = cx.data().view("peers.totals-now").map_err(broken)?.clone();
+        let view = cx.data().view("peers.totals-now")?.clone();
         charge(&mut cx, CALL)?;
         Ok((shapes::Totals::from(view.totals()),))
     })?;
     linker.instance(&path("broadcasts"))?.func_wrap("totals-now", |mut cx: Cx<'_>, (): ()| {
-        let view = cx.data().view("broadcasts.totals-now").map_err(broken)?.clone();
+        let view = cx.data().view("broadcasts.totals-now")?.clone();
         charge(&mut cx, CALL)?;
         Ok((shapes::BroadcastTotals::from(view.broadcasts()),))
     })
@@ -187,12 +183,12 @@ fn reads(linker: &mut Linker<Inside>) -> Result<()> {
 /// Puts one ask into the plan. Its text has crossed the border already and is paid for by its length.
 fn ask(cx: &mut Cx<'_>, ask: Ask) -> Result<()> {
     charge(cx, CALL + ask.reason().len() as u64)?;
-    cx.data_mut().plan(ask.call()).and_then(|plan| plan.push(ask)).map_err(broken)
+    Ok(cx.data_mut().plan(ask.call())?.push(ask)?)
 }
 
 /// An ask about an address: its row is in the book, which the guest has read if it knows one.
 fn ask_book(cx: &mut Cx<'_>, row: u32, asked: Ask) -> Result<()> {
-    let view = cx.data().view(asked.call()).map_err(broken)?.clone();
+    let view = cx.data().view(asked.call())?.clone();
     in_table(&*view, Table::Book, asked.call(), &[row])?;
     ask(cx, asked)
 }
@@ -218,7 +214,7 @@ fn asks(linker: &mut Linker<Inside>) -> Result<()> {
         let call = "ping.matching";
         few_tests(call, given.len())?;
         charge(&mut cx, texts(columns_of(&given)))?;
-        let view = cx.data().view(call).map_err(broken)?.clone();
+        let view = cx.data().view(call)?.clone();
         // A test that stays in the plan has the name of a column that is there: a plan has a bounded size.
         columns_of(&given).try_for_each(|name| column(&*view, Table::Peers, call, name).map(drop))?;
         ask(&mut cx, Ask::PingMatching { tests: tests(given) })
@@ -252,7 +248,7 @@ fn asks(linker: &mut Linker<Inside>) -> Result<()> {
 fn beside(linker: &mut Linker<Inside>) -> Result<()> {
     let mut interface = linker.instance(&path("memory"))?;
     interface.func_wrap("load", |mut cx: Cx<'_>, (): ()| {
-        let view = cx.data().view("memory.load").map_err(broken)?.clone();
+        let view = cx.data().view("memory.load")?.clone();
         let saved = view.memory();
         charge(&mut cx, CALL + saved.as_ref().map_or(0, |saved| saved.bytes.len() as u64))?;
         Ok((saved.map(|host::Saved { version, bytes }| Saved { version, bytes }),))
@@ -265,7 +261,7 @@ fn beside(linker: &mut Linker<Inside>) -> Result<()> {
             let text = format!("{} bytes are more than the {most} that [grants] memory allows", bytes.len());
             return Err(rule("memory.store", text));
         }
-        cx.data_mut().plan("memory.store").map_err(broken)?.store(host::Saved { version, bytes });
+        cx.data_mut().plan("memory.store")?.store(host::Saved { version, bytes });
         Ok(())
     })?;
     let mut interface = linker.instance(&path("log"))?;
@@ -285,5 +281,5 @@ fn beside(linker: &mut Linker<Inside>) -> Result<()> {
 
 fn metric(cx: &mut Cx<'_>, call: &'static str, name: &str, change: Change) -> Result<()> {
     charge(cx, 2 * CALL + name.len() as u64)?;
-    cx.data_mut().plan(call).and_then(|plan| plan.metric(name, change)).map_err(broken)
+    Ok(cx.data_mut().plan(call)?.metric(name, change)?)
 }

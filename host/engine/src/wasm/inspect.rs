@@ -34,9 +34,7 @@ pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
     if bytes.is_empty() {
         return Err(LoadError::Empty);
     }
-    if bytes.len() > MOST_BYTES {
-        return Err(too_many_bytes(bytes));
-    }
+    few_bytes(bytes)?;
     let is_core = Parser::is_core_wasm(bytes);
     if !is_core && !Parser::is_component(bytes) {
         return Err(LoadError::NotWasm(kind_of_other_file(bytes)));
@@ -123,16 +121,16 @@ fn simple(metadata: &[u8]) -> Result<(), LoadError> {
     })
 }
 
-pub(super) fn too_many_bytes(bytes: &[u8]) -> LoadError {
-    LoadError::TooLarge { what: "bytes", count: bytes.len() as u64, most: MOST_BYTES as u64 }
+pub(super) fn few_bytes(bytes: &[u8]) -> Result<(), LoadError> {
+    at_most("bytes", bytes.len() as u64, MOST_BYTES as u64)
+}
+
+pub(super) fn at_most(what: &'static str, count: u64, most: u64) -> Result<(), LoadError> {
+    if count > most { Err(LoadError::TooLarge { what, count, most }) } else { Ok(()) }
 }
 
 pub(super) fn broken(error: wasmparser::BinaryReaderError) -> LoadError {
     LoadError::Broken(short(&error.to_string()))
-}
-
-pub(super) fn too_deep(what: &'static str) -> LoadError {
-    LoadError::TooLarge { what, count: u64::from(MOST_DEPTH) + 1, most: MOST_DEPTH.into() }
 }
 
 /// Walks all sections of all modules inside, without recursing and without keeping any of it. `each` gets each of the
@@ -147,13 +145,13 @@ fn look<'a>(
         let payload = payload.map_err(broken)?;
         let own = depth == 0;
         match &payload {
-            Payload::FunctionSection(section) => functions = few(functions, section.count())?,
-            Payload::ComponentCanonicalSection(section) => functions = few(functions, section.count())?,
+            Payload::FunctionSection(section) => functions = functions.saturating_add(section.count()),
+            Payload::ComponentCanonicalSection(section) => {
+                functions = functions.saturating_add(section.count())
+            }
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
-                if depth > MOST_DEPTH {
-                    return Err(too_deep("components within components"));
-                }
+                at_most("components within components", depth.into(), MOST_DEPTH.into())?;
             }
             // The outermost one has not been counted.
             Payload::End(_) => depth = depth.saturating_sub(1),
@@ -166,31 +164,16 @@ fn look<'a>(
                 for group in body.get_locals_reader().map_err(broken)? {
                     locals = locals.saturating_add(group.map_err(broken)?.0.into());
                 }
-                if locals > MOST_LOCALS {
-                    return Err(LoadError::TooLarge {
-                        what: "locals in one function",
-                        count: locals,
-                        most: MOST_LOCALS,
-                    });
-                }
+                at_most("locals in one function", locals, MOST_LOCALS)?;
             }
             _ => {}
         }
+        at_most("functions", functions.into(), MOST_FUNCTIONS.into())?;
         if own {
             each(&payload)?;
         }
     }
     Ok(())
-}
-
-/// Functions with so many more.
-fn few(functions: u32, more: u32) -> Result<u32, LoadError> {
-    let functions = functions.saturating_add(more);
-    if functions > MOST_FUNCTIONS {
-        let (count, most) = (functions.into(), MOST_FUNCTIONS.into());
-        return Err(LoadError::TooLarge { what: "functions", count, most });
-    }
-    Ok(functions)
 }
 
 /// A core module whose imports and exports follow the contract by name, with the metadata that says so.

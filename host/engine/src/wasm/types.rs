@@ -3,7 +3,7 @@
 
 use wasmparser::{BinaryReader, ComponentType, ComponentTypeDeclaration};
 
-use super::inspect::{MOST_DEPTH, too_deep};
+use super::inspect::{MOST_DEPTH, at_most};
 use super::{LoadError, inspect};
 
 /// Opens a component type, and an instance type.
@@ -41,9 +41,7 @@ pub(super) fn walk<'a>(
         if NESTING.contains(&next(&reader)?) {
             _ = reader.read_u8();
             open.push(reader.read_var_u32().map_err(inspect::broken)?);
-            if open.len() > MOST_DEPTH as usize {
-                return Err(too_deep("component types within component types"));
-            }
+            at_most("component types within component types", open.len() as u64, MOST_DEPTH.into())?;
         } else {
             reader.read::<ComponentType<'a>>().map_err(inspect::broken)?;
         }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -88,12 +88,7 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub async fn lines(&self, path: &str, mut line: impl FnMut(&str) -> bool) -> Result<(), ClientError> {
-        let stream = self.connect().await?;
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
-        let connection = tokio::spawn(connection);
-        let response = sender.send_request(self.request(Method::GET, path)?).await;
-        let response = response.map_err(|error| self.broken(error))?;
+        let response = self.send(Method::GET, path).await?;
         if response.status() != StatusCode::OK {
             return Err(self.broken(response.status()));
         }
@@ -110,7 +105,6 @@ impl Client {
                 }
             }
         }
-        connection.abort();
         Ok(())
     }
 
@@ -128,57 +122,40 @@ impl Client {
     }
 
     async fn ask_once(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = self.connect().await?;
-        tokio::time::timeout(PATIENCE, self.exchange(stream, method, path))
-            .await
-            .map_err(|_| self.broken("it took too long"))?
+        let answer = async {
+            let response = self.send(method, path).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(|error| self.failed(error))?;
+            Ok((status, body.to_bytes()))
+        };
+        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| self.broken("it took too long"))?
     }
 
-    async fn connect(&self) -> Result<UnixStream, ClientError> {
-        UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+    /// Sends one request. Its connection lives as long as the response, which is its only one.
+    async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
             _ => ClientError::NoNode { socket: self.socket.clone(), source },
-        })
-    }
-
-    fn request(&self, method: Method, path: &str) -> Result<Request<Empty<Bytes>>, ClientError> {
-        Request::builder()
+        })?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
             .method(method)
             .uri(path)
             .header(hyper::header::HOST, "groundskeeper")
             .body(Empty::<Bytes>::new())
-            .map_err(|error| self.broken(error))
+            .map_err(|error| self.broken(error))?;
+        sender.send_request(request).await.map_err(|error| self.failed(error))
     }
 
-    async fn exchange(
-        &self,
-        stream: UnixStream,
-        method: Method,
-        path: &str,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.broken(error))?;
-        let request = self.request(method, path)?;
-        let answer = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
-        };
-        tokio::pin!(answer, connection);
-        // The connection does the work; it may end first, with the answer already there.
-        let answered = tokio::select! {
-            answered = &mut answer => answered,
-            ended = &mut connection => match ended {
-                Ok(()) => answer.await,
-                Err(error) => Err(error),
-            },
-        };
-        answered.map_err(|error| match error.is_incomplete_message() {
+    fn failed(&self, error: hyper::Error) -> ClientError {
+        if error.is_incomplete_message() {
             // Closed without a word: what the node does with those who may not talk to it.
-            true => ClientError::NotAllowed(self.socket.clone()),
-            false => self.broken(error),
-        })
+            ClientError::NotAllowed(self.socket.clone())
+        } else {
+            self.broken(error)
+        }
     }
 
     fn broken(&self, why: impl ToString) -> ClientError {

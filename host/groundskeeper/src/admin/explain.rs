@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::Desk;
+use super::AdminState;
 use super::answers::Explanation;
 use crate::journal::Record;
 use crate::peer::{PeerId, canonical};
@@ -25,7 +25,7 @@ pub(super) enum NoOne {
     Several(String, String),
 }
 
-impl Desk {
+impl AdminState {
     /// Everything still known about `who`. O(records held + slots ever used).
     pub(super) fn explain(&self, who: &str) -> Result<Explanation, NoOne> {
         let who = who.trim();
@@ -74,10 +74,7 @@ impl Desk {
     fn about(&self, id: PeerId, who: &str) -> Result<Explanation, NoOne> {
         let connected = self.connected(|peer, _| peer == id);
         let records = self.sources.state.journal.explain(&id);
-        if connected.is_none() && records.is_empty() {
-            return Err(NoOne::Unknown(who.to_owned()));
-        }
-        Ok(Explanation { peer: Some(id), connected, records })
+        known_of(who, Explanation { peer: Some(id), connected, records })
     }
 
     /// By address: records of that address, and of the peers that were met there.
@@ -92,11 +89,8 @@ impl Desk {
             self.sources.state.journal.select(usize::MAX, |record| {
                 here(record) || record.peer.is_some_and(|peer| met.contains(&peer))
             });
-        if connected.is_none() && records.is_empty() {
-            return Err(NoOne::Unknown(who.to_owned()));
-        }
         let peer = if met.len() == 1 { met.first().copied() } else { None };
-        Ok(Explanation { peer, connected, records })
+        known_of(who, Explanation { peer, connected, records })
     }
 
     fn connected(&self, fits: impl Fn(PeerId, SocketAddr) -> bool) -> Option<super::answers::Peer> {
@@ -106,4 +100,9 @@ impl Desk {
             .find(|row| pool.name(rows.key(*row)).is_some_and(|name| fits(name.id, name.address)))?;
         self.rows(&rows, [row]).pop()
     }
+}
+
+fn known_of(who: &str, found: Explanation) -> Result<Explanation, NoOne> {
+    let is_known = found.connected.is_some() || !found.records.is_empty();
+    if is_known { Ok(found) } else { Err(NoOne::Unknown(who.to_owned())) }
 }

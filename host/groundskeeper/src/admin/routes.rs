@@ -1,4 +1,4 @@
-//! From HTTP to the desk and back. Decides nothing but status codes.
+//! From HTTP to the answers and back. Decides nothing but status codes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,7 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answers::{Health, Journal, Refusal};
 use super::explain::NoOne;
-use super::{Desk, answers};
+use super::{AdminState, answers};
+use crate::cycle::BeatReport;
+use crate::reload::ReloadReport;
 
 /// Peers and records in one answer unless the question names a number.
 const USUAL_LIMIT: usize = 1000;
@@ -32,48 +34,66 @@ impl Limit {
     }
 }
 
-pub(super) async fn status(State(desk): State<Arc<Desk>>) -> Json<answers::Status> {
-    Json(desk.status())
-}
+/// An answer that is not one: a status other than 200, and why.
+pub(super) struct Refused(StatusCode, String);
 
-pub(super) async fn peers(State(desk): State<Arc<Desk>>, Query(limit): Query<Limit>) -> Json<answers::Peers> {
-    Json(desk.peers(limit.or_usual()))
-}
-
-pub(super) async fn phases(State(desk): State<Arc<Desk>>) -> Json<answers::Phases> {
-    Json(desk.phases())
-}
-
-pub(super) async fn view(State(desk): State<Arc<Desk>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], desk.view().to_json()).into_response()
-}
-
-pub(super) async fn resume(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
-    match desk.resume(name).await {
-        Ok(resumed) => Json(resumed).into_response(),
-        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self(code, error) = self;
+        (code, Json(Refusal { error })).into_response()
     }
 }
 
-pub(super) async fn pause(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
-    match desk.pause(name).await {
-        Ok(paused) => Json(paused).into_response(),
-        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+impl From<String> for Refused {
+    fn from(error: String) -> Self {
+        Self(StatusCode::CONFLICT, error)
     }
 }
 
-pub(super) async fn run_now(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
-    match desk.run_now(&name).await {
-        Ok(report) => Json(&*report).into_response(),
-        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
+impl From<NoOne> for Refused {
+    fn from(no_one: NoOne) -> Self {
+        let code = match no_one {
+            NoOne::NotAName(_) => StatusCode::BAD_REQUEST,
+            NoOne::Unknown(_) => StatusCode::NOT_FOUND,
+            NoOne::Several(..) => StatusCode::CONFLICT,
+        };
+        Self(code, no_one.to_string())
     }
 }
 
-pub(super) async fn reload(State(desk): State<Arc<Desk>>) -> Response {
-    match desk.reload().await {
-        Ok(report) => Json(report).into_response(),
-        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
-    }
+type Answer<T> = Result<Json<T>, Refused>;
+type Node = State<Arc<AdminState>>;
+
+pub(super) async fn status(State(node): Node) -> Json<answers::Status> {
+    Json(node.status())
+}
+
+pub(super) async fn peers(State(node): Node, Query(limit): Query<Limit>) -> Json<answers::Peers> {
+    Json(node.peers(limit.or_usual()))
+}
+
+pub(super) async fn phases(State(node): Node) -> Json<answers::Phases> {
+    Json(node.phases())
+}
+
+pub(super) async fn view(State(node): Node) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], node.view().to_json()).into_response()
+}
+
+pub(super) async fn resume(State(node): Node, Path(name): Path<String>) -> Answer<answers::Resumed> {
+    Ok(Json(node.resume(name).await?))
+}
+
+pub(super) async fn pause(State(node): Node, Path(name): Path<String>) -> Answer<answers::Resumed> {
+    Ok(Json(node.pause(name).await?))
+}
+
+pub(super) async fn run_now(State(node): Node, Path(name): Path<String>) -> Answer<BeatReport> {
+    Ok(Json(Arc::unwrap_or_clone(node.run_now(&name).await?)))
+}
+
+pub(super) async fn reload(State(node): Node) -> Answer<ReloadReport> {
+    Ok(Json(node.reload().await?))
 }
 
 #[derive(Deserialize)]
@@ -82,42 +102,29 @@ pub(super) struct Hold {
     seconds: u16,
 }
 
-pub(super) async fn hold(State(desk): State<Arc<Desk>>, Query(hold): Query<Hold>) -> Response {
-    match desk.hold(Duration::from_secs(hold.seconds.into())).await {
-        Ok(held) => Json(held).into_response(),
-        Err(error) => (StatusCode::CONFLICT, Json(Refusal { error })).into_response(),
-    }
+pub(super) async fn hold(State(node): Node, Query(hold): Query<Hold>) -> Answer<answers::Held> {
+    Ok(Json(node.hold(Duration::from_secs(hold.seconds.into())).await?))
 }
 
-pub(super) async fn explain(State(desk): State<Arc<Desk>>, Path(who): Path<String>) -> Response {
-    match desk.explain(&who) {
-        Ok(explanation) => Json(explanation).into_response(),
-        Err(no_one) => {
-            let code = match no_one {
-                NoOne::NotAName(_) => StatusCode::BAD_REQUEST,
-                NoOne::Unknown(_) => StatusCode::NOT_FOUND,
-                NoOne::Several(..) => StatusCode::CONFLICT,
-            };
-            (code, Json(Refusal { error: no_one.to_string() })).into_response()
-        }
-    }
+pub(super) async fn explain(State(node): Node, Path(who): Path<String>) -> Answer<answers::Explanation> {
+    Ok(Json(node.explain(&who)?))
 }
 
-pub(super) async fn journal(State(desk): State<Arc<Desk>>, Query(limit): Query<Limit>) -> Json<Journal> {
-    Json(Journal { records: desk.sources.state.journal.select(limit.or_usual(), |_| true) })
+pub(super) async fn journal(State(node): Node, Query(limit): Query<Limit>) -> Json<Journal> {
+    Json(Journal { records: node.sources.state.journal.select(limit.or_usual(), |_| true) })
 }
 
-pub(super) async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
-    let text = desk.metrics.render(&desk.sources);
+pub(super) async fn metrics(State(node): Node) -> Response {
+    let text = node.metrics.render(&node.sources);
     ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
 }
 
-pub(super) async fn healthz(State(desk): State<Arc<Desk>>) -> Response {
-    health(desk.alive())
+pub(super) async fn healthz(State(node): Node) -> Response {
+    health(node.alive())
 }
 
-pub(super) async fn readyz(State(desk): State<Arc<Desk>>) -> Response {
-    health(desk.ready())
+pub(super) async fn readyz(State(node): Node) -> Response {
+    health(node.ready())
 }
 
 fn health(health: Health) -> Response {
@@ -125,9 +132,8 @@ fn health(health: Health) -> Response {
     (code, Json(health)).into_response()
 }
 
-pub(super) async fn nothing_here() -> Response {
-    (StatusCode::NOT_FOUND, Json(Refusal { error: "there is nothing at this path".to_owned() }))
-        .into_response()
+pub(super) async fn nothing_here() -> Refused {
+    Refused(StatusCode::NOT_FOUND, "there is nothing at this path".to_owned())
 }
 
 /// What a node that is not there yet says to every question.
@@ -135,8 +141,8 @@ pub(super) const STARTING: &str = "the node is starting: it is loading its phase
 
 /// Answers the one request of a connection.
 pub(super) async fn starting(stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let refusal = || (StatusCode::SERVICE_UNAVAILABLE, Json(Refusal { error: STARTING.to_owned() }));
-    let answer = service_fn(async |_| Ok::<_, Infallible>(refusal().into_response()));
+    let refused = || Refused(StatusCode::SERVICE_UNAVAILABLE, STARTING.to_owned());
+    let answer = service_fn(async |_| Ok::<_, Infallible>(refused().into_response()));
     let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answer).await;
     // Whoever went away before the answer has no use for it.
     served.unwrap_or_default();

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{AdminSocket, Desk, SocketError, serve_admin, serve_starting, serve_telemetry};
+use super::{AdminSocket, AdminState, SocketError, serve_admin, serve_starting, serve_telemetry};
 
 /// How long answers that are being given may take to end.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ pub enum AdminError {
 pub(crate) struct AdminServer {
     stop: DropGuard,
     tasks: TaskTracker,
-    ready: Option<oneshot::Sender<Arc<Desk>>>,
+    ready: Option<oneshot::Sender<Arc<AdminState>>>,
     telemetry: Option<TcpListener>,
 }
 
@@ -57,30 +57,30 @@ impl AdminServer {
         let telemetry = telemetry.transpose()?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let ready = socket.map(|socket| {
-            let (ready, desk) = oneshot::channel();
-            tasks.spawn(answer(socket, desk, stop.clone()));
+            let (ready, node) = oneshot::channel();
+            tasks.spawn(answer(socket, node, stop.clone()));
             ready
         });
         Ok(Self { stop: stop.drop_guard(), tasks, ready, telemetry })
     }
 
-    /// From now on `desk` answers.
-    pub(crate) fn open(&mut self, desk: Desk) {
+    /// From now on `node` answers.
+    pub(crate) fn open(&mut self, node: AdminState) {
         if self.ready.is_none() && self.telemetry.is_none() {
             return;
         }
-        let desk = Arc::new(desk);
-        if let Some(ticker) = &desk.ticker {
-            let (counted, reports) = (Arc::clone(&desk), ticker.reports());
+        let node = Arc::new(node);
+        if let Some(ticker) = &node.ticker {
+            let (counted, reports) = (Arc::clone(&node), ticker.reports());
             self.tasks.spawn(async move { counted.metrics.follow(reports, &counted.sources).await });
         }
         if let Some(listener) = self.telemetry.take() {
             let stopped = self.stop.token().clone().cancelled_owned();
-            self.tasks.spawn(serve_telemetry(listener, Arc::clone(&desk), stopped));
+            self.tasks.spawn(serve_telemetry(listener, Arc::clone(&node), stopped));
         }
         if let Some(ready) = self.ready.take() {
             // The task ends before this only with the runtime.
-            _ = ready.send(desk);
+            _ = ready.send(node);
         }
     }
 
@@ -99,10 +99,10 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Ends when `ready` does, if the node does not start.
-async fn answer(socket: AdminSocket, ready: oneshot::Receiver<Arc<Desk>>, stop: CancellationToken) {
-    let mut desk = None;
-    let socket = serve_starting(socket, async { desk = ready.await.ok() }).await;
-    if let Some(desk) = desk {
-        serve_admin(socket, desk, stop.cancelled_owned()).await;
+async fn answer(socket: AdminSocket, ready: oneshot::Receiver<Arc<AdminState>>, stop: CancellationToken) {
+    let mut node = None;
+    let socket = serve_starting(socket, async { node = ready.await.ok() }).await;
+    if let Some(node) = node {
+        serve_admin(socket, node, stop.cancelled_owned()).await;
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::Desk;
+use super::AdminState;
 use crate::cycle::{BeatReport, PhaseRun};
 use crate::journal::Record;
 use crate::reload::ReloadEvent;
@@ -54,17 +54,17 @@ enum Event<'a> {
 }
 
 /// `GET /tap`
-pub(super) async fn tap(State(desk): State<Arc<Desk>>) -> Response {
+pub(super) async fn tap(State(node): State<Arc<AdminState>>) -> Response {
     let (lines, waiting) = mpsc::channel(WAITING);
-    tokio::spawn(tell(desk, lines));
+    tokio::spawn(tell(node, lines));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(waiting))).into_response()
 }
 
-async fn tell(desk: Arc<Desk>, lines: mpsc::Sender<Bytes>) {
-    let journal = &desk.sources.state.journal;
+async fn tell(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
+    let journal = &node.sources.state.journal;
     let mut seen = journal.select(1, |_| true).last().map_or(0, |record| record.seq);
-    let Some(mut beats) = desk.ticker.as_ref().map(TickerHandle::reports) else { return };
-    let mut reloads = desk.sources.reload.as_ref().map(|reload| reload.events());
+    let Some(mut beats) = node.ticker.as_ref().map(TickerHandle::reports) else { return };
+    let mut reloads = node.sources.reload.as_ref().map(|reload| reload.events());
     let mut look_at = Instant::now();
     let mut quiet = 0;
     loop {

@@ -58,7 +58,7 @@ struct Node {
     _slots: Vec<Slot>,
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<()>,
-    desk: Arc<Desk>,
+    state: Arc<AdminState>,
 }
 
 fn id(n: u8) -> PeerId {
@@ -93,7 +93,7 @@ impl Node {
             started: Duration::ZERO,
             reload: None,
         };
-        let desk = Arc::new(Desk {
+        let state = Arc::new(AdminState {
             sources,
             metrics: Arc::default(),
             network: "test".into(),
@@ -104,8 +104,8 @@ impl Node {
         let folder = tempfile::tempdir().unwrap();
         let socket = AdminSocket::bind(&folder.path().join("admin.sock")).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve_admin(socket, Arc::clone(&desk), async move { _ = stopped.await }));
-        Self { folder, clock, pulse, board, _slots: slots, stop: Some(stop), served, desk }
+        let served = tokio::spawn(serve_admin(socket, Arc::clone(&state), async move { _ = stopped.await }));
+        Self { folder, clock, pulse, board, _slots: slots, stop: Some(stop), served, state }
     }
 
     fn path(&self) -> PathBuf {
@@ -186,7 +186,7 @@ async fn a_beginning_that_fits_several_lists_them() {
     let twin = PeerId::from_bytes(bytes);
     let facts =
         PeerFacts { id: twin, address: "192.0.2.9:1".parse().unwrap(), direction: Direction::Inbound };
-    let _slot = node.desk.sources.state.pool.attach(facts, Arc::new(FakeLink)).unwrap();
+    let _slot = node.state.sources.state.pool.attach(facts, Arc::new(FakeLink)).unwrap();
     let error = node.explain(&id(2).to_string()[..12]).await.unwrap_err();
     assert!(error.contains(&id(2).to_string()) && error.contains(&twin.to_string()), "{error}");
 }
@@ -195,16 +195,16 @@ async fn a_beginning_that_fits_several_lists_them() {
 async fn alive_as_long_as_the_ticker_advances() {
     let node = Node::start();
     let advance = |seconds| tokio::time::advance(Duration::from_secs(seconds));
-    assert!(node.desk.alive().ok && !node.desk.ready().ok, "before the first tick");
+    assert!(node.state.alive().ok && !node.state.ready().ok, "before the first tick");
     advance(90).await;
-    assert!(node.desk.alive().ok);
+    assert!(node.state.alive().ok);
     advance(1).await;
-    assert_eq!(node.desk.alive().why, ["no tick has ended for 91 s, with an interval of 30 s"]);
+    assert_eq!(node.state.alive().why, ["no tick has ended for 91 s, with an interval of 30 s"]);
     node.pulse.begin_tick(4, 0, false);
     node.pulse.end_tick(node.clock.mono());
-    assert!(node.desk.alive().ok && node.desk.ready().ok);
+    assert!(node.state.alive().ok && node.state.ready().ok);
     advance(91).await;
-    assert!(!node.desk.alive().ok && !node.desk.ready().ok);
+    assert!(!node.state.alive().ok && !node.state.ready().ok);
 }
 
 #[tokio::test]
@@ -213,13 +213,13 @@ async fn not_ready_names_the_phase_that_fails_or_is_stuck() {
     node.pulse.end_tick(node.clock.mono());
     let board = |phase: PhaseStatus| node.board.write(vec![phase]);
     board(PhaseStatus { failures_in_row: 2, ..phase() });
-    assert!(node.desk.ready().ok);
+    assert!(node.state.ready().ok);
     board(PhaseStatus { failures_in_row: 3, last_error: Some("boom".into()), ..phase() });
-    assert_eq!(node.desk.ready().why, ["phase reaper failed 3 times in a row: boom"]);
+    assert_eq!(node.state.ready().why, ["phase reaper failed 3 times in a row: boom"]);
     board(PhaseStatus { state: PhaseState::Stuck, ..phase() });
-    assert!(node.desk.ready().why[0].contains("stuck"));
+    assert!(node.state.ready().why[0].contains("stuck"));
     board(PhaseStatus { failures_in_row: 9, kind: "wasm".into(), ..phase() });
-    assert!(node.desk.ready().ok, "a guest does not make the node unready");
+    assert!(node.state.ready().ok, "a guest does not make the node unready");
     board(PhaseStatus { state: PhaseState::Stuck, ..phase() });
     let health: Health = node.client().get("/readyz").await.unwrap();
     assert!(!health.ok && health.why.len() == 1);
@@ -235,10 +235,10 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
     let state = NodeState::new(id(1), NodeLimits::for_connections(8), clock, None);
     let phases = crate::node::builtins(&Config::default().phases);
     let running = Maintenance::start(&state, phases, Options::default()).unwrap();
-    let desk = Desk { ticker: Some(running.handle().clone()), ..(*node.desk).clone() };
+    let asked = AdminState { ticker: Some(running.handle().clone()), ..(*node.state).clone() };
     let path = node.folder.path().join("other.sock");
     let socket = AdminSocket::bind(&path).unwrap();
-    let served = tokio::spawn(serve_admin(socket, Arc::new(desk), std::future::pending()));
+    let served = tokio::spawn(serve_admin(socket, Arc::new(asked), std::future::pending()));
     let client = Client::new(&path);
     let resumed: Resumed = client.post("/phases/reaper/resume").await.unwrap();
     assert_eq!(resumed, Resumed { phase: "reaper".into(), was: PhaseState::Active });
@@ -276,7 +276,7 @@ async fn a_node_that_starts_says_so_and_whoever_asked_gets_the_answer_then() {
     assert!(!asking.is_finished());
     start.send(()).unwrap();
     let socket = starting.await.unwrap();
-    let served = tokio::spawn(serve_admin(socket, Arc::clone(&node.desk), std::future::pending()));
+    let served = tokio::spawn(serve_admin(socket, Arc::clone(&node.state), std::future::pending()));
     assert_eq!(&*asking.await.unwrap().unwrap().phases[0].name, "reaper");
     served.abort();
 }
@@ -334,7 +334,7 @@ async fn telemetry_has_health_and_metrics_and_nothing_else() {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let served =
-        tokio::spawn(serve_telemetry(listener, Arc::clone(&node.desk), async move { _ = stopped.await }));
+        tokio::spawn(serve_telemetry(listener, Arc::clone(&node.state), async move { _ = stopped.await }));
     let ask = |path: &'static str| async move {
         tokio::task::spawn_blocking(move || {
             let mut stream = std::net::TcpStream::connect(address).unwrap();

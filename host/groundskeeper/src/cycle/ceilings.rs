@@ -1,7 +1,6 @@
 //! What guests have done and may still do: by tick, by hour, at one time; each by itself and all together. Does nothing.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,26 +136,24 @@ impl Excess {
 impl Used {
     /// Takes out what is in force above these ceilings, that which would last longest first.
     fn lower(&mut self, protected: u32, bans: u32) -> Excess {
-        let mut excess = Excess::default();
-        let mut held: Vec<(Duration, u32)> =
-            self.protected.iter().map(|(conn, (_, until))| (*until, *conn)).collect();
-        held.sort_unstable();
-        for (_, conn) in held.drain(held.len().min(protected as usize)..) {
-            excess.protected.extend(self.protected.remove(&conn).map(|(key, _)| key));
-        }
-        let mut held: Vec<(Duration, PeerId)> = self.bans.iter().map(|(id, until)| (*until, *id)).collect();
-        held.sort_unstable();
-        for (_, id) in held.drain(held.len().min(bans as usize)..) {
-            self.bans.remove(&id);
-            excess.bans.push(id);
-        }
-        excess
+        let protected = above(protected, self.protected.iter().map(|(conn, (_, until))| (*until, *conn)));
+        let protected = protected.iter().filter_map(|conn| self.protected.remove(conn)).map(|(key, _)| key);
+        let bans = above(bans, self.bans.iter().map(|(id, until)| (*until, *id)));
+        bans.iter().for_each(|id| _ = self.bans.remove(id));
+        Excess { protected: protected.collect(), bans }
     }
 
     fn forget(&mut self, excess: &Excess) {
         excess.protected.iter().for_each(|key| _ = self.protected.remove(&key.conn));
         excess.bans.iter().for_each(|id| _ = self.bans.remove(id));
     }
+}
+
+/// What is in force above a ceiling of `most`, by until when it would last.
+fn above<T: Ord>(most: u32, in_force: impl Iterator<Item = (Duration, T)>) -> Vec<T> {
+    let mut in_force: Vec<_> = in_force.collect();
+    in_force.sort_unstable();
+    in_force.into_iter().skip(most as usize).map(|(_, what)| what).collect()
 }
 
 impl Ledger {
@@ -210,92 +207,39 @@ pub(super) struct Standing {
 }
 
 /// Why a guest may not do what it asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Refusal {
+    #[error("{0} is not granted; add `{0} = true` below [grants] in its manifest")]
     NotGranted(Interface),
     /// A ceiling of the guest's own grants.
-    UsedUp {
-        ceiling: &'static str,
-        limit: u32,
-    },
+    #[error("{ceiling} = {limit} is used up")]
+    UsedUp { ceiling: &'static str, limit: u32 },
     /// A ceiling of all guests together.
-    UsedUpByAll {
-        ceiling: &'static str,
-        limit: u32,
-    },
+    #[error("guests.{ceiling} = {limit} is used up by all guests together")]
+    UsedUpByAll { ceiling: &'static str, limit: u32 },
+    #[error("guests.untouchable names this peer")]
     Untouchable,
-    ConnectionsLeft {
-        least: u32,
-        live: u32,
-    },
-    FloorLive {
-        floor: u32,
-        live: u32,
-    },
-    FloorHealthy {
-        floor: u32,
-        healthy: u32,
-    },
+    #[error("disconnect.min_connections_left = {least}: {live} are live")]
+    ConnectionsLeft { least: u32, live: u32 },
+    #[error("guests.floor = {floor}: {live} connections are live")]
+    FloorLive { floor: u32, live: u32 },
+    #[error("guests.floor = {floor}: {healthy} connections are healthy")]
+    FloorHealthy { floor: u32, healthy: u32 },
+    /// Found by the pool, when the connection is to end.
+    #[error("{keep} connections have to be left")]
+    TooFew { keep: u32 },
+    #[error("the health of {HEALTH_PEERS} other peers was moved within the hour")]
     HealthOfOthers,
-    HealthFloor {
-        floor: u8,
-        health: u8,
-    },
-    HalfProtected {
-        live: u32,
-    },
-    BackOff {
-        wait_s: u32,
-    },
-    PoolFull {
-        most: u32,
-        connections: u32,
-    },
-    TableFloor {
-        min_left: u32,
-        held: usize,
-    },
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotGranted(interface) => write!(
-                f,
-                "{interface} is not granted; add `{interface} = true` below [grants] in its manifest"
-            ),
-            Self::UsedUp { ceiling, limit } => write!(f, "{ceiling} = {limit} is used up"),
-            Self::UsedUpByAll { ceiling, limit } => {
-                write!(f, "guests.{ceiling} = {limit} is used up by all guests together")
-            }
-            Self::Untouchable => f.write_str("guests.untouchable names this peer"),
-            Self::ConnectionsLeft { least, live } => {
-                write!(f, "disconnect.min_connections_left = {least}: {live} are live")
-            }
-            Self::FloorLive { floor, live } => {
-                write!(f, "guests.floor = {floor}: {live} connections are live")
-            }
-            Self::FloorHealthy { floor, healthy } => {
-                write!(f, "guests.floor = {floor}: {healthy} connections are healthy")
-            }
-            Self::HealthOfOthers => {
-                write!(f, "the health of {HEALTH_PEERS} other peers was moved within the hour")
-            }
-            Self::HealthFloor { floor, health } => write!(f, "health.floor = {floor}: it is {health}"),
-            Self::HalfProtected { live } => {
-                write!(f, "guests protect half of the {live} live connections already")
-            }
-            Self::BackOff { wait_s } => {
-                write!(f, "the address waits for another {wait_s} s after its failures")
-            }
-            Self::PoolFull { most, connections } => {
-                write!(f, "pool.most = {most}: {connections} are live or being dialled")
-            }
-            Self::TableFloor { min_left, held } => {
-                write!(f, "forget.min_left = {min_left}: the table holds {held}")
-            }
-        }
-    }
+    #[error("health.floor = {floor}: it is {health}")]
+    HealthFloor { floor: u8, health: u8 },
+    #[error("guests protect half of the {live} live connections already")]
+    HalfProtected { live: u32 },
+    #[error("the address waits for another {wait_s} s after its failures")]
+    BackOff { wait_s: u32 },
+    #[error("pool.most = {most}: {connections} are live or being dialled")]
+    PoolFull { most: u32, connections: u32 },
+    #[error("forget.min_left = {min_left}: the table holds {held}")]
+    TableFloor { min_left: u32, held: usize },
 }
 
 /// How far the health of a peer may be moved, and how low.
@@ -312,12 +256,15 @@ pub(super) struct Share {
     pub refusal: Option<Refusal>,
 }
 
-fn used_up(ceiling: &'static str, limit: u32) -> Refusal {
-    Refusal::UsedUp { ceiling, limit }
+/// Refuses one more than `limit` of what a guest did itself.
+fn below(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), Refusal> {
+    let used = used.try_into().unwrap_or(u32::MAX);
+    if used < limit { Ok(()) } else { Err(Refusal::UsedUp { ceiling, limit }) }
 }
 
-fn used_up_by_all(ceiling: &'static str, limit: u32) -> Refusal {
-    Refusal::UsedUpByAll { ceiling, limit }
+/// The same of what all guests did together.
+fn below_for_all(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), Refusal> {
+    below(ceiling, limit, used).map_err(|_| Refusal::UsedUpByAll { ceiling, limit })
 }
 
 impl Allowance<'_> {
@@ -337,21 +284,15 @@ impl Allowance<'_> {
     /// How many connections have to be left if one is ended.
     pub(super) fn disconnect(&mut self, is_healthy: bool, standing: Standing) -> Result<u32, Refusal> {
         let Rules { grants, node, .. } = self.rules;
-        let Some(grant) = grants.disconnect else { return Err(Refusal::NotGranted(Interface::Disconnect)) };
+        let grant = grants.disconnect.ok_or(Refusal::NotGranted(Interface::Disconnect))?;
         let Standing { live, healthy } = standing;
-        if self.own.disconnects >= grant.max_per_tick {
-            return Err(used_up("disconnect.max_per_tick", grant.max_per_tick));
-        }
-        if self.own.disconnects_of_hour.sum(self.now) >= grant.max_per_hour {
-            return Err(used_up("disconnect.max_per_hour", grant.max_per_hour));
-        }
-        let all = &mut *self.all;
-        if all.disconnects >= node.disconnects_per_tick {
-            return Err(used_up_by_all("disconnects_per_tick", node.disconnects_per_tick));
-        }
-        if all.disconnects_of_hour.sum(self.now) >= node.disconnects_per_hour {
-            return Err(used_up_by_all("disconnects_per_hour", node.disconnects_per_hour));
-        }
+        let (own, all) = (&mut *self.own, &mut *self.all);
+        let (own_in_hour, all_in_hour) =
+            (own.disconnects_of_hour.sum(self.now), all.disconnects_of_hour.sum(self.now));
+        below("disconnect.max_per_tick", grant.max_per_tick, own.disconnects)?;
+        below("disconnect.max_per_hour", grant.max_per_hour, own_in_hour)?;
+        below_for_all("disconnects_per_tick", node.disconnects_per_tick, all.disconnects)?;
+        below_for_all("disconnects_per_hour", node.disconnects_per_hour, all_in_hour)?;
         if live <= grant.min_connections_left {
             return Err(Refusal::ConnectionsLeft { least: grant.min_connections_left, live });
         }
@@ -374,14 +315,9 @@ impl Allowance<'_> {
 
     /// For how long of `wished` a peer may be banned.
     pub(super) fn ban(&mut self, wished: Duration) -> Result<Duration, Refusal> {
-        let Some(grant) = self.rules.grants.ban else { return Err(Refusal::NotGranted(Interface::Ban)) };
-        if self.own.bans.len() as u64 >= u64::from(grant.max_active) {
-            return Err(used_up("ban.max_active", grant.max_active));
-        }
-        let bans = self.rules.node.bans;
-        if self.all.bans.len() as u64 >= u64::from(bans) {
-            return Err(used_up_by_all("bans", bans));
-        }
+        let grant = self.rules.grants.ban.ok_or(Refusal::NotGranted(Interface::Ban))?;
+        below("ban.max_active", grant.max_active, self.own.bans.len())?;
+        below_for_all("bans", self.rules.node.bans, self.all.bans.len())?;
         Ok(wished.min(grant.max_duration))
     }
 
@@ -401,7 +337,7 @@ impl Allowance<'_> {
         standing: Standing,
     ) -> Result<HealthShare, Refusal> {
         let Rules { grants, node, healthy_above, .. } = self.rules;
-        let Some(grant) = grants.health else { return Err(Refusal::NotGranted(Interface::Health)) };
+        let grant = grants.health.ok_or(Refusal::NotGranted(Interface::Health))?;
         let most = grant.max_delta_per_peer_per_hour;
         let peers = self.own.health.len();
         let moved = self.own.health.get_mut(&id).map(|hour| hour.sum(self.now));
@@ -409,11 +345,8 @@ impl Allowance<'_> {
             return Err(Refusal::HealthOfOthers);
         }
         let moved = moved.unwrap_or(0);
-        let left = most.saturating_sub(moved);
-        if left == 0 {
-            return Err(used_up("health.max_delta_per_peer_per_hour", most));
-        }
-        let left = i32::try_from(left).unwrap_or(i32::MAX);
+        below("health.max_delta_per_peer_per_hour", most, moved)?;
+        let left = i32::try_from(most - moved).unwrap_or(i32::MAX);
         let by = by.clamp(-left, left);
         let floor = grant.floor.unwrap_or(u32::from(healthy_above) + 1).min(100) as u8;
         if by < 0 && health <= floor {
@@ -441,22 +374,15 @@ impl Allowance<'_> {
         live: u32,
         is_live: impl Fn(ConnKey) -> bool,
     ) -> Result<Duration, Refusal> {
-        let Some(grant) = self.rules.grants.protect else {
-            return Err(Refusal::NotGranted(Interface::Protect));
-        };
-        let most = self.rules.node.protected;
+        let grant = self.rules.grants.protect.ok_or(Refusal::NotGranted(Interface::Protect))?;
         for used in [&mut *self.own, &mut *self.all] {
             used.protected.retain(|_, (key, _)| is_live(*key));
         }
-        let others = |used: &Used| used.protected.keys().filter(|conn| **conn != key.conn).count() as u64;
-        if others(self.own) >= u64::from(grant.max_active) {
-            return Err(used_up("protect.max_active", grant.max_active));
-        }
+        let others = |used: &Used| used.protected.keys().filter(|conn| **conn != key.conn).count();
+        below("protect.max_active", grant.max_active, others(self.own))?;
         let held = others(self.all);
-        if held >= u64::from(most) {
-            return Err(used_up_by_all("protected", most));
-        }
-        if held >= u64::from(live / 2) {
+        below_for_all("protected", self.rules.node.protected, held)?;
+        if held >= live as usize / 2 {
             return Err(Refusal::HalfProtected { live });
         }
         Ok(wished.min(grant.max_duration))
@@ -478,16 +404,15 @@ impl Allowance<'_> {
         let left = grant.max_per_tick.saturating_sub(self.own.pings) as usize;
         let granted = wished.min(left);
         self.own.pings += granted as u32;
-        let refusal = (granted < wished).then(|| used_up("ping.max_per_tick", grant.max_per_tick));
+        let (ceiling, limit) = ("ping.max_per_tick", grant.max_per_tick);
+        let refusal = (granted < wished).then_some(Refusal::UsedUp { ceiling, limit });
         Share { granted, refusal }
     }
 
     /// Whether an address may be dialled that waits for `wait_s`, with so many connections live or on their way.
     pub(super) fn dial(&mut self, probe: bool, wait_s: u32, connections: u32) -> Result<(), Refusal> {
-        let Some(grant) = self.rules.grants.dial else { return Err(Refusal::NotGranted(Interface::Dial)) };
-        if self.own.dials >= grant.max_per_tick {
-            return Err(used_up("dial.max_per_tick", grant.max_per_tick));
-        }
+        let grant = self.rules.grants.dial.ok_or(Refusal::NotGranted(Interface::Dial))?;
+        below("dial.max_per_tick", grant.max_per_tick, self.own.dials)?;
         if wait_s > 0 {
             return Err(Refusal::BackOff { wait_s });
         }
@@ -514,7 +439,7 @@ impl Allowance<'_> {
         } else if spare < left {
             Some(Refusal::TableFloor { min_left: grant.min_left, held })
         } else {
-            Some(used_up("forget.max_per_tick", grant.max_per_tick))
+            Some(Refusal::UsedUp { ceiling: "forget.max_per_tick", limit: grant.max_per_tick })
         };
         Share { granted, refusal }
     }

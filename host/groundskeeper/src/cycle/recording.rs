@@ -10,9 +10,9 @@ use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::phase::Tick;
 
 use super::World;
-use super::run::BeatRun;
+use super::run::{BeatRun, PhaseRunner};
 use super::snapshot::TickSnapshot;
-use crate::engine::beat::{BeatRecorder, Came, Moment, Recordable, RecordedRun, RunInfo};
+use crate::engine::beat::{Came, Moment, Recordable, RecordedRun, RunInfo};
 use crate::engine::{PhaseView, Run, Snapshot};
 use crate::peer::Naming;
 use crate::registry::Registered;
@@ -35,19 +35,46 @@ impl Recordable for TickSnapshot {
     }
 }
 
-/// Begins the beat's record before its first run. From then on phases see the names of the beat's beginning, as they do
-/// every column.
-pub(super) fn begin(
-    recorder: Option<&mut (dyn BeatRecorder + 'static)>,
-    world: &World,
-    interval: Duration,
-    run: &mut BeatRun,
-) {
-    if let Some(recorder) = recorder
-        && run.names.is_none()
-    {
-        let snapshot = Arc::clone(&run.snapshot) as Arc<dyn Recordable>;
-        run.names = recorder.begin(snapshot, moment(world, interval, run));
+impl PhaseRunner {
+    /// Begins the beat's record before its first run. From then on phases see the names of the beat's beginning, as they
+    /// do every column.
+    pub(super) fn begin_record(&mut self, run: &mut BeatRun) {
+        if let Some(recorder) = &mut self.recorder
+            && run.names.is_none()
+        {
+            let snapshot = Arc::clone(&run.snapshot) as Arc<dyn Recordable>;
+            run.names = recorder.begin(snapshot, moment(&self.world, self.interval, run));
+        }
+    }
+
+    /// Notes a run before its plan is applied.
+    pub(super) fn record_run(
+        &mut self,
+        run: &BeatRun,
+        (at, phase): (usize, &Registered),
+        tick: Tick,
+        view: &PhaseView<TickSnapshot>,
+        ran: &Run,
+    ) {
+        let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) else { return };
+        let place = at as u32;
+        let info = recorder.phase(&phase.name, place, &phase.body, &|| RunInfo {
+            name: phase.name.to_string(),
+            version: phase.version.to_string(),
+            kind: phase.kind.to_owned(),
+            place,
+            digest: phase.body.digest(),
+            settings: phase.body.settings(),
+        });
+        recorder.ran(RecordedRun {
+            phase: info,
+            tick,
+            memory: view.memory(),
+            before: Arc::clone(&run.changes),
+            took_us: u64::try_from(ran.took.as_micros()).unwrap_or(u64::MAX),
+            fuel: ran.done.cost.fuel,
+            came: Came::of(&ran.done.ended),
+        });
     }
 }
 
@@ -70,34 +97,4 @@ fn moment(world: &World, interval: Duration, run: &BeatRun) -> Moment {
         most: thresholds.most,
         broadcasts: run.snapshot.broadcasts(),
     }
-}
-
-/// Notes a run before its plan is applied.
-pub(super) fn ran(
-    recorder: Option<&mut (dyn BeatRecorder + 'static)>,
-    run: &BeatRun,
-    (at, phase): (usize, &Registered),
-    tick: Tick,
-    view: &PhaseView<TickSnapshot>,
-    ran: &Run,
-) {
-    let Some(recorder) = recorder.filter(|_| run.is_recorded()) else { return };
-    let place = at as u32;
-    let info = recorder.phase(&phase.name, place, &phase.body, &|| RunInfo {
-        name: phase.name.to_string(),
-        version: phase.version.to_string(),
-        kind: phase.kind.to_owned(),
-        place,
-        digest: phase.body.digest(),
-        settings: phase.body.settings(),
-    });
-    recorder.ran(RecordedRun {
-        phase: info,
-        tick,
-        memory: view.memory(),
-        before: Arc::clone(&run.changes),
-        took_us: u64::try_from(ran.took.as_micros()).unwrap_or(u64::MAX),
-        fuel: ran.done.cost.fuel,
-        came: Came::of(&ran.done.ended),
-    });
 }

@@ -9,11 +9,12 @@ use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Frozen, Level, LogLine, Metric, Parts, Saved};
 use groundskeeper_sdk::phase::{Failure, Tick};
 
-use super::apply::{Applied, Apply, Tally};
+use super::apply::{Applied, Apply};
 use super::ceilings::{Ledger, Refusal, Rules};
 use super::pings::Pings;
 use super::snapshot::TickSnapshot;
-use super::{BEAT_BUDGET, Beat, LEAST_RUN_LIMIT, PhaseRun, World, recording};
+use super::tally::Tally;
+use super::{BEAT_BUDGET, Beat, LEAST_RUN_LIMIT, PhaseRun, World};
 use crate::clock::unix_seconds;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::Mode;
@@ -76,24 +77,42 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
     true
 }
 
-/// Runs phases and applies their plans: the parts of a cycle that this takes.
-pub(super) struct PhaseRunner<'c> {
-    pub world: &'c World,
-    pub fence: &'c mut Fence,
-    pub recorder: Option<&'c mut (dyn BeatRecorder + 'static)>,
-    pub ledger: &'c mut Ledger,
-    pub pings: &'c mut VecDeque<Pings>,
-    pub verdicts: &'c mut Vec<Verdict>,
+/// Runs phases and applies their plans.
+pub(super) struct PhaseRunner {
+    pub world: World,
+    fence: Fence,
+    pub recorder: Option<Box<dyn BeatRecorder>>,
+    pub ledger: Ledger,
+    pub pings: VecDeque<Pings>,
+    /// How probations ended, until somebody asks.
+    pub verdicts: Vec<Verdict>,
     pub interval: Duration,
-    pub secret: u64,
+    secret: u64,
 }
 
-impl PhaseRunner<'_> {
+impl PhaseRunner {
+    pub fn new(world: World, fence: Fence, interval: Duration, secret: u64) -> Self {
+        Self {
+            world,
+            fence,
+            recorder: None,
+            ledger: Ledger::default(),
+            pings: VecDeque::new(),
+            verdicts: Vec::new(),
+            interval,
+            secret,
+        }
+    }
+
+    pub fn runs_inline(&self) -> bool {
+        matches!(self.fence, Fence::Inline)
+    }
+
     /// Runs the phase, which is the `place`-th.
     pub fn run(&mut self, place: usize, phase: &mut Registered, run: &mut BeatRun) -> PhaseRun {
         let tick = self.tick(phase, run);
         let memory = phase.memory_cap().and_then(|_| phase.memory());
-        recording::begin(self.recorder.as_deref_mut(), self.world, self.interval, run);
+        self.begin_record(run);
         let view = PhaseView::new(Arc::clone(&run.snapshot), Arc::clone(&run.changes), memory);
         let view = Arc::new(view.with_names(run.names.clone()));
         let job = Job { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
@@ -105,10 +124,14 @@ impl PhaseRunner<'_> {
             phase.last_run_unix = Some(tick.unix_s);
         }
         phase.ran(ran.took, ran.done.cost);
-        recording::ran(self.recorder.as_deref_mut(), run, (place, phase), tick, &view, &ran);
+        self.record_run(run, (place, phase), tick, &view, &ran);
         let Run { done: Done { ended, log: lines, cost }, took } = ran;
         lines.iter().for_each(|line| log(phase, line));
-        let ended = hold_to_rules(phase, ended);
+        let broken = match &ended {
+            Ended::Planned(parts) => broken_rule(parts, phase.memory_cap()),
+            _ => None,
+        };
+        let ended = broken.map_or(ended, Ended::Rule);
         let result = ended.result();
         let (words, tally) = match ended {
             Ended::Planned(parts) => (None, self.accept(phase, parts, &view, run)),
@@ -166,7 +189,7 @@ impl PhaseRunner<'_> {
         view: &PhaseView<TickSnapshot>,
         run: &mut BeatRun,
     ) -> Tally {
-        let world = self.world;
+        let world = &self.world;
         let Parts { asks, memory, log: _, metrics } = parts;
         if !asks.is_empty() {
             // What later phases see of the state words is how they were before the first change of the beat.
@@ -195,7 +218,7 @@ impl PhaseRunner<'_> {
             snapshot: &run.snapshot,
             view,
             changes,
-            pings: self.pings,
+            pings: &mut self.pings,
             urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
             allowance,
             shadow,
@@ -203,7 +226,7 @@ impl PhaseRunner<'_> {
         };
         apply.plan(asks);
         let Applied { tally, again_in, refused, fates, .. } = apply.outcome;
-        if let Some(recorder) = self.recorder.as_deref_mut().filter(|_| run.is_recorded()) {
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) {
             recorder.applied(fates);
         }
         for (grant, n) in refused {
@@ -220,20 +243,9 @@ impl PhaseRunner<'_> {
     }
 }
 
-/// A plan that breaks a rule which only its host can judge is no plan.
-fn hold_to_rules(phase: &Registered, ended: Ended) -> Ended {
-    match ended {
-        Ended::Planned(parts) => match broken_rule(phase, &parts) {
-            Some(rule) => Ended::Rule(rule),
-            None => Ended::Planned(parts),
-        },
-        failed => failed,
-    }
-}
-
-/// A rule about what a run leaves behind that only its host can judge.
-fn broken_rule(phase: &Registered, parts: &Parts) -> Option<String> {
-    let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), phase.memory_cap()?);
+/// A rule that only the host can judge: a plan keeps at most `most` bytes, if it may keep any.
+pub(super) fn broken_rule(parts: &Parts, most: Option<usize>) -> Option<String> {
+    let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), most?);
     (bytes > most).then(|| format!("memory.store: {bytes} bytes, at most {most} are allowed"))
 }
 

@@ -162,14 +162,8 @@ impl TickSnapshot {
             (PeerColumn::Health, None) => Some(word.health().into()),
             (PeerColumn::PingsLost, None) => Some(word.pings_lost().into()),
             (PeerColumn::Inbound, None) => Some(word.inbound().into()),
-            (
-                PeerColumn::KibIn
-                | PeerColumn::KibOut
-                | PeerColumn::KibQueued
-                | PeerColumn::Group
-                | PeerColumn::Protected,
-                None,
-            ) => None,
+            // Only what a phase looked at.
+            (_, None) => None,
         };
         let inputs = PeerColumn::ALL.into_iter();
         inputs.filter_map(|column| Some((column.name().into(), value(column)?))).collect()

@@ -8,8 +8,8 @@ use groundskeeper_pool::NodeState;
 use groundskeeper_sdk::host::Saved;
 use groundskeeper_sdk::phase::{Failure, Tick};
 
-use super::ceilings::{Excess, Ledger};
-use super::run::PhaseRunner;
+use super::ceilings::Excess;
+use super::run::{PhaseRunner, broken_rule};
 use super::{Cycle, Thresholds, TickSnapshot, World};
 use crate::clock::{Coarse, unix_seconds};
 use crate::engine::policy::{Grants, GuestCeilings, Mode};
@@ -72,24 +72,20 @@ impl TrialContext {
             view: Arc::new(view),
         };
         match fence.run(&spec.body, job, limit).done.ended {
-            Ended::Planned(parts) => match (parts.memory, cap) {
-                (Some(saved), Some(cap)) if saved.bytes.len() > cap => {
-                    Err(format!("memory.store: {} bytes, at most {cap} are allowed", saved.bytes.len()))
-                }
-                _ => Ok(()),
-            },
+            Ended::Planned(parts) => broken_rule(&parts, cap).map_or(Ok(()), Err),
             Ended::Failed(Failure::Transient(_)) => Ok(()),
             ended => Err(ended.words()),
         }
     }
 }
 
+#[doc(hidden)]
 impl Cycle {
     /// What newcomers are tried on, as of now.
     pub fn trial_context(&self) -> TrialContext {
         TrialContext {
-            state: self.world.state.clone(),
-            thresholds: self.world.thresholds,
+            state: self.runner.world.state.clone(),
+            thresholds: self.runner.world.thresholds,
             tick: self.last_tick,
             kept: self.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect(),
         }
@@ -103,25 +99,22 @@ impl Cycle {
     /// Why it cannot be registered. Nothing has changed then.
     pub fn put(&mut self, spec: PhaseSpec, kept: KeptPhase, last_runs: LastRuns) -> Result<(), String> {
         let (name, version) = (spec.name.clone(), spec.version.clone());
+        let state = &self.runner.world.state;
         let arrival = Arrival {
             tick: self.last_tick,
-            spread: spread(&self.world.state.pool.self_id(), &name),
+            spread: spread(&state.pool.self_id(), &name),
             before: Before {
                 last_runs,
                 kept: [(name.clone(), kept)].into(),
-                unix_now: unix_seconds(&*self.world.state.clock),
-                interval: self.interval,
+                unix_now: unix_seconds(&*state.clock),
+                interval: self.runner.interval,
             },
         };
         self.registry.put(spec, arrival)?;
         if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
-            lower(&self.world, &mut self.ledger, phase);
+            self.runner.lower(phase);
         }
-        self.world.state.journal.record(Draft::new(
-            Asker::Host,
-            What::Reload,
-            format!("{name} {version} runs"),
-        ));
+        self.runner.world.note(Asker::Host, What::Reload, format!("{name} {version} runs"));
         self.publish();
         Ok(())
     }
@@ -129,24 +122,20 @@ impl Cycle {
     /// Takes out a phase that was dropped in; what it kept, if it was there.
     pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
         let kept = self.registry.take_out(name)?;
-        let excess = self.ledger.lower(&name.into(), &Grants::default());
-        end(&self.world, &excess, &format!("phase {name} is taken out"));
-        self.world.state.journal.record(Draft::new(
-            Asker::Host,
-            What::Reload,
-            format!("{name} is taken out"),
-        ));
+        let PhaseRunner { world, ledger, .. } = &mut self.runner;
+        end(world, &ledger.lower(&name.into(), &Grants::default()), &format!("phase {name} is taken out"));
+        world.note(Asker::Host, What::Reload, format!("{name} is taken out"));
         self.publish();
         Some(kept)
     }
 
     /// Gives the beats to come other numbers. Of what guests have in force, what is above a lowered ceiling ends.
     pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: GuestCeilings) {
-        let excess = self.ledger.lower_all(&guests);
-        end(&self.world, &excess, "what all guests may have in force was lowered");
-        self.world.thresholds = thresholds;
-        self.world.stale_after = stale_after;
-        self.world.guests = guests;
+        let PhaseRunner { world, ledger, .. } = &mut self.runner;
+        end(world, &ledger.lower_all(&guests), "what all guests may have in force was lowered");
+        world.thresholds = thresholds;
+        world.stale_after = stale_after;
+        world.guests = guests;
     }
 
     /// Puts a phase that has just begun on probation, with the generation to go back to.
@@ -169,15 +158,15 @@ impl Cycle {
 
     /// How probations ended since this was last asked.
     pub fn take_verdicts(&mut self) -> Vec<Verdict> {
-        std::mem::take(&mut self.verdicts)
+        std::mem::take(&mut self.runner.verdicts)
     }
 }
 
-impl PhaseRunner<'_> {
+impl PhaseRunner {
     /// Judges a run of a phase that may be on probation; true if the generation before is back.
     pub(super) fn judge(&mut self, phase: &mut Registered, tick: u32, failed: Option<&str>) -> bool {
         let Some(verdict) = phase.judge(tick, failed) else { return false };
-        lower(self.world, self.ledger, phase);
+        self.lower(phase);
         let returned = matches!(verdict.outcome, Judged::Returned { .. });
         if let Judged::Returned { why, .. } = &verdict.outcome {
             let words = format!("{} {} runs again", phase.name, phase.version);
@@ -188,13 +177,13 @@ impl PhaseRunner<'_> {
         self.verdicts.push(verdict);
         returned
     }
-}
 
-/// Ends what a guest has in force above what it is granted now.
-fn lower(world: &World, ledger: &mut Ledger, phase: &Registered) {
-    if phase.is_guest() {
-        let excess = ledger.lower(&phase.name, &phase.policy.grants);
-        end(world, &excess, &format!("what phase {} may have in force was lowered", phase.name));
+    /// Ends what a guest has in force above what it is granted now.
+    fn lower(&mut self, phase: &Registered) {
+        if phase.is_guest() {
+            let excess = self.ledger.lower(&phase.name, &phase.policy.grants);
+            end(&self.world, &excess, &format!("what phase {} may have in force was lowered", phase.name));
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::whole::Node;
 #[cfg(feature = "telemetry")]
 use crate::admin::{AdminServer, AdminSettings};
 use crate::book::Dial;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::config::{Bootstrap, Config};
 use crate::data::DataFolder;
 use crate::engine::beat::BeatRecorder;
@@ -32,19 +32,13 @@ pub(super) type MakeDialer = Box<dyn FnOnce(&NodeState, &Arc<Net>) -> Arc<dyn Di
 /// Makes what opens connections out of the node's key.
 pub(super) type MakeTransport = Box<dyn FnOnce(&Identity) -> Arc<dyn Transport> + Send>;
 
-/// A phase of the application's, until the application's version is known.
-pub(super) struct OwnPhase {
-    name: String,
-    phase: Arc<dyn AnyPhase>,
-    schedule: Schedule,
-}
-
 enum Folder {
     At(PathBuf),
     Open(DataFolder),
 }
 
 /// A node that is not running yet: see [`Node::builder`].
+#[derive(Default)]
 #[must_use = "nothing runs before `start`"]
 pub struct NodeBuilder {
     pub(super) config: Config,
@@ -52,8 +46,9 @@ pub struct NodeBuilder {
     pub(super) clock: Option<Arc<dyn Clock>>,
     application: Option<(String, String)>,
     pub(super) handlers: Handlers,
-    own: Vec<OwnPhase>,
-    specs: Vec<PhaseSpec>,
+    /// The application's phases, without its version.
+    own: Vec<PhaseSpec>,
+    loaded: Vec<PhaseSpec>,
     pub(super) rejected: Vec<RejectedPhase>,
     pub(super) transport: Option<MakeTransport>,
     pub(super) dialer: Option<MakeDialer>,
@@ -106,22 +101,7 @@ impl Node {
     /// # }
     /// ```
     pub fn builder() -> NodeBuilder {
-        NodeBuilder {
-            config: Config::default(),
-            folder: None,
-            clock: None,
-            application: None,
-            handlers: Handlers::default(),
-            own: Vec::new(),
-            specs: Vec::new(),
-            rejected: Vec::new(),
-            transport: None,
-            dialer: None,
-            recorder: None,
-            source: None,
-            #[cfg(feature = "telemetry")]
-            admin: AdminSettings::default(),
-        }
+        NodeBuilder::default()
     }
 }
 
@@ -197,7 +177,7 @@ impl NodeBuilder {
         phase: impl AnyPhase + 'static,
         schedule: Schedule,
     ) -> Self {
-        self.own.push(OwnPhase { name: name.into(), phase: Arc::new(phase), schedule });
+        self.own.push(PhaseSpec::built_in(&name.into(), KIND, "", Arc::new(phase), schedule));
         self
     }
 
@@ -208,7 +188,7 @@ impl NodeBuilder {
         phases: impl IntoIterator<Item = PhaseSpec>,
         rejected: impl IntoIterator<Item = RejectedPhase>,
     ) -> Self {
-        self.specs.extend(phases);
+        self.loaded.extend(phases);
         self.rejected.extend(rejected);
         self
     }
@@ -311,17 +291,13 @@ impl NodeBuilder {
         self.application.as_ref().map(|(name, version)| format!("{name}/{version}"))
     }
 
-    pub(super) fn clock_or_systems(&mut self) -> Arc<dyn Clock> {
-        self.clock.take().unwrap_or_else(|| SystemClock::new())
-    }
-
     /// The application's phases, in the order in which it named them.
     pub(super) fn take_phases(&mut self) -> Vec<PhaseSpec> {
-        let version = self.application.as_ref().map_or("", |(_, version)| version);
-        let own = std::mem::take(&mut self.own).into_iter();
-        let own = own.map(|OwnPhase { name, phase, schedule }| {
-            PhaseSpec::built_in(&name, KIND, version, phase, schedule)
-        });
-        own.chain(std::mem::take(&mut self.specs)).collect()
+        let mut phases = std::mem::take(&mut self.own);
+        if let Some((_, version)) = &self.application {
+            phases.iter_mut().for_each(|phase| phase.version.clone_from(version));
+        }
+        phases.append(&mut self.loaded);
+        phases
     }
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
+use super::maintenance::OwnedTask;
 use crate::cycle::Cycle;
 use crate::data::{DataError, DataFolder};
 use crate::engine::{Fence, PhaseThread};
@@ -49,11 +49,10 @@ impl DropIn {
     }
 }
 
-/// Reload beside a running ticker.
+/// Reload beside a running ticker. It may be compiling when it is stopped, and has written down nothing half.
 pub(super) struct ReloadTask {
     pub handle: ReloadHandle,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    pub task: OwnedTask<()>,
 }
 
 impl ReloadTask {
@@ -62,13 +61,6 @@ impl ReloadTask {
         // A dropped sender stops it too.
         let stopped = async move { _ = stopped.await };
         let (handle, task) = reload::run(reloader, ticker.clone(), stopped);
-        Self { handle, stop, task }
-    }
-
-    pub(super) async fn stop(self) {
-        // Fails only if it has ended already.
-        _ = self.stop.send(());
-        // It may be compiling, and has written down nothing half.
-        _ = self.task.await;
+        Self { handle, task: OwnedTask { stop, task } }
     }
 }

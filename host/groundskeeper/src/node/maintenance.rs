@@ -16,7 +16,7 @@ use super::drop_in::{DropIn, ReloadTask};
 use super::saver::{restore_book, restore_phases, save_all};
 use super::start_error::StartError;
 #[cfg(feature = "telemetry")]
-use crate::admin::{AdminServer, AdminSettings, Desk};
+use crate::admin::{AdminServer, AdminSettings, AdminState};
 use crate::book::Dial;
 use crate::clock::unix_seconds;
 #[cfg(any(feature = "node", feature = "telemetry"))]
@@ -116,7 +116,7 @@ pub struct Maintenance {
     /// Monotonic time of the start.
     #[cfg(feature = "telemetry")]
     started: Duration,
-    pub(super) ticker: TickerTask,
+    pub(super) ticker: OwnedTask<Option<Cycle>>,
     #[cfg(feature = "dropin")]
     pub(super) reload: Option<ReloadTask>,
     #[cfg(feature = "dropin")]
@@ -125,18 +125,18 @@ pub struct Maintenance {
     admin: Option<AdminServer>,
 }
 
-/// The ticker's own task. Dropped, it ends after the beat that it may be in.
-pub(super) struct TickerTask {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Option<Cycle>>,
+/// A task of its own. Dropped, it ends as if it was stopped: the ticker after the beat that it may be in.
+pub(super) struct OwnedTask<R> {
+    pub stop: oneshot::Sender<()>,
+    pub task: JoinHandle<R>,
 }
 
-impl TickerTask {
-    /// The cycle, after the beat that it may be in. None if the runtime is going down.
-    pub(super) async fn stop(self) -> Option<Cycle> {
+impl<R> OwnedTask<R> {
+    /// What the task returns. None if the runtime is going down.
+    pub(super) async fn stop(self) -> Option<R> {
         // Fails only if the task has ended already.
         _ = self.stop.send(());
-        self.task.await.ok().flatten()
+        self.task.await.ok()
     }
 }
 
@@ -157,7 +157,7 @@ impl Maintenance {
         #[cfg(feature = "telemetry")]
         let maintenance = {
             let AdminSettings { network, listening: local_addrs, .. } = settings;
-            admin.open(Desk { network, local_addrs, ..maintenance.desk() });
+            admin.open(AdminState { network, local_addrs, ..maintenance.admin_state() });
             Self { admin: Some(admin), ..maintenance }
         };
         Ok(maintenance)
@@ -215,7 +215,7 @@ impl Maintenance {
             measures: Arc::new(Mutex::new(Measures { thresholds, stale_after })),
             #[cfg(feature = "telemetry")]
             started,
-            ticker: TickerTask { stop, task },
+            ticker: OwnedTask { stop, task },
             #[cfg(feature = "dropin")]
             reload: begun.map(|reloader| ReloadTask::run(reloader, &handle)),
             #[cfg(feature = "dropin")]
@@ -243,7 +243,7 @@ impl Maintenance {
 
     /// What answers operators, for a node that has no network and no config.
     #[cfg(feature = "telemetry")]
-    pub(super) fn desk(&self) -> Desk {
+    pub(super) fn admin_state(&self) -> AdminState {
         let sources = Sources {
             state: self.state.clone(),
             phases: Arc::clone(&self.board),
@@ -253,7 +253,7 @@ impl Maintenance {
             reload: self.reload().cloned(),
             traffic: None,
         };
-        Desk {
+        AdminState {
             sources,
             metrics: Arc::default(),
             network: String::new(),
@@ -268,9 +268,9 @@ impl Maintenance {
     pub async fn stop(self) -> Option<Cycle> {
         #[cfg(feature = "dropin")]
         if let Some(reload) = self.reload {
-            reload.stop().await;
+            reload.task.stop().await;
         }
-        let cycle = self.ticker.stop().await;
+        let cycle = self.ticker.stop().await.flatten();
         #[cfg(feature = "dropin")]
         if let Some(folder) = self.data {
             folder.note_far();

@@ -18,6 +18,7 @@ use super::supply::supply;
 use super::{NodeState, config_files};
 #[cfg(feature = "telemetry")]
 use crate::admin::{AdminServer, Reconfigure};
+use crate::clock::SystemClock;
 use crate::config::{Bootstrap, Config, Guests};
 use crate::data::DataFolder;
 use crate::engine::{Fence, PhaseThread};
@@ -60,8 +61,10 @@ pub struct ShutdownStep {
 impl Node {
     /// Starts what `wanted` describes, with the locked folder as its own.
     pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
-        let (clock, own_phases, agent) = (wanted.clock_or_systems(), wanted.take_phases(), wanted.agent());
-        let NodeBuilder { config, handlers, rejected, transport, dialer, recorder, source, .. } = wanted;
+        let (own_phases, agent) = (wanted.take_phases(), wanted.agent());
+        let NodeBuilder { config, clock, handlers, rejected, transport, dialer, recorder, source, .. } =
+            wanted;
+        let clock = clock.unwrap_or_else(|| SystemClock::new());
         let folder = Arc::new(folder);
         let key = folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?;
         let identity =
@@ -131,12 +134,12 @@ impl Node {
     /// From now on `admin` answers for this node.
     #[cfg(feature = "telemetry")]
     pub(super) fn answering(self, mut admin: AdminServer) -> Self {
-        let mut desk = self.maintenance.desk();
-        desk.sources.traffic = Some(Arc::clone(&self.net) as _);
-        desk.network.clone_from(&self.config.node.network);
-        desk.local_addrs = self.net.local_addrs();
-        desk.reconfigure = self.reconfigurer.clone().map(orders);
-        admin.open(desk);
+        let mut state = self.maintenance.admin_state();
+        state.sources.traffic = Some(Arc::clone(&self.net) as _);
+        state.network.clone_from(&self.config.node.network);
+        state.local_addrs = self.net.local_addrs();
+        state.reconfigure = self.reconfigurer.clone().map(orders);
+        admin.open(state);
         Self { admin: Some(admin), ..self }
     }
 
@@ -196,6 +199,7 @@ impl Node {
     }
 
     /// Who can give this node another config; none without a [`ConfigSource`](super::ConfigSource).
+    #[doc(hidden)]
     pub fn reconfigurer(&self) -> Option<&Arc<Reconfigurer>> {
         self.reconfigurer.as_ref()
     }
@@ -214,13 +218,13 @@ impl Node {
         // Aborted or ended, either is what we want.
         _ = supply.await;
         if let Some(reload) = reload {
-            reload.stop().await;
+            reload.task.stop().await;
         }
         folder.note_far();
         steps.done("refuse newcomers", None);
 
         let tick = handle.pulse().tick();
-        let cycle = tokio::time::timeout(left(), ticker.stop()).await.ok().flatten();
+        let cycle = tokio::time::timeout(left(), ticker.stop()).await.ok().flatten().flatten();
         let trouble = cycle.is_none().then(|| "the beat did not end in time".to_owned());
         steps.done("finish the beat and stop the ticker", trouble);
 

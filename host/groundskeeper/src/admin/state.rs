@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use groundskeeper_sdk::phase::Tick;
 
-use super::Desk;
+use super::AdminState;
 use super::answers::{
     BookStatus, Health, Held, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status,
 };
 use crate::clock::{Coarse, unix_seconds};
-use crate::cycle::{BeatReport, Measures, TickSnapshot};
+use crate::cycle::{BeatReport, Cycle, Measures, TickSnapshot};
 use crate::engine::PhaseView;
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
@@ -28,7 +28,18 @@ fn going_down<T>() -> Result<T, String> {
     Err("the node is shutting down".to_owned())
 }
 
-impl Desk {
+/// Changes a phase between two beats.
+async fn change(
+    ticker: &TickerHandle,
+    phase: String,
+    change: fn(&mut Cycle, &str) -> Result<PhaseState, String>,
+) -> Result<Resumed, String> {
+    let name = phase.clone();
+    let was = ticker.with_cycle(move |cycle| change(cycle, &name)).await.unwrap_or_else(going_down)?;
+    Ok(Resumed { phase, was })
+}
+
+impl AdminState {
     pub fn status(&self) -> Status {
         let from = &self.sources;
         let Measures { thresholds, stale_after } = *from.measures.lock();
@@ -118,18 +129,12 @@ impl Desk {
         if let Some(reload) = &self.sources.reload {
             reload.forgive(&phase).await;
         }
-        let name = phase.clone();
-        let resumed = ticker.with_cycle(move |cycle| cycle.resume(&name)).await;
-        let was = resumed.unwrap_or_else(going_down)?;
-        Ok(Resumed { phase, was })
+        change(ticker, phase, Cycle::resume).await
     }
 
     /// Keeps a phase from running until it is resumed.
     pub(super) async fn pause(&self, phase: String) -> Result<Resumed, String> {
-        let name = phase.clone();
-        let paused = self.ticker()?.with_cycle(move |cycle| cycle.pause(&name)).await;
-        let was = paused.unwrap_or_else(going_down)?;
-        Ok(Resumed { phase, was })
+        change(self.ticker()?, phase, Cycle::pause).await
     }
 
     /// Runs one phase in a beat of its own.
@@ -188,15 +193,10 @@ impl Desk {
         let from = &self.sources;
         let last = from.pulse.finished_at().unwrap_or(from.started);
         let (ago, interval) = (from.state.clock.mono().saturating_sub(last), from.pulse.interval());
-        let mut why = Vec::new();
-        if ago > interval * INTERVALS_ALIVE {
-            why.push(format!(
-                "no tick has ended for {} s, with an interval of {} s",
-                ago.as_secs(),
-                interval.as_secs_f32()
-            ));
-        }
-        Health { ok: why.is_empty(), why }
+        let (ago_s, interval_s) = (ago.as_secs(), interval.as_secs_f32());
+        let is_late = ago > interval * INTERVALS_ALIVE;
+        let late = format!("no tick has ended for {ago_s} s, with an interval of {interval_s} s");
+        Health { ok: !is_late, why: is_late.then_some(late).into_iter().collect() }
     }
 
     /// Whether the node does its work.

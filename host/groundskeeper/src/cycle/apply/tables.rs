@@ -1,0 +1,119 @@
+//! Asks about the tables beside the connections: to dial addresses, and to forget addresses and broadcasts.
+
+use std::time::Duration;
+
+use groundskeeper_sdk::host::Table;
+
+use super::{Apply, Applying, in_part};
+use crate::cycle::tally::Tally;
+use crate::engine::beat::Fate;
+use crate::journal::{Draft, What};
+
+/// Dials that one urgent beat may start: a node that woke alone must not storm its whole address book.
+const DIALS_PER_URGENT_BEAT: u32 = 8;
+
+const DIALLED_ALREADY: &str = "it is being dialled already";
+
+impl Apply<'_> {
+    pub(super) fn dial(&mut self, row: u32, probe: bool, reason: String) -> Applying {
+        let what = if probe { What::Probe } else { What::Dial };
+        let Some(row) = self.view.snapshot_row(Table::Book, row) else {
+            return Err(self.refused("no such row in the address book", |this| this.draft(what, reason)));
+        };
+        let book = &self.world.state.book;
+        let address = self.snapshot.book().addresses[row];
+        let draft = Draft {
+            address: Some(address),
+            inputs: self.snapshot.book_inputs(row),
+            ..self.draft(what, reason.clone())
+        };
+        let Some(dialer) = &self.world.dialer else {
+            return Err(self.refused("this node has no dialer", |_| draft));
+        };
+        if self.changes.dialed.contains(&(row as u32)) {
+            return Err(self.void(DIALLED_ALREADY, |_| draft));
+        }
+        let wait_s = self.snapshot.book().wait_s[row];
+        let connections = self.live() + book.dialing() + self.outcome.dialed_in_shadow;
+        if let Err(refusal) = self.granted((), |allowance| allowance.dial(probe, wait_s, connections)) {
+            return Err(self.refused(refusal, |_| draft));
+        }
+        if let Some(dials) = self.urgent_dials.as_deref_mut() {
+            if *dials >= DIALS_PER_URGENT_BEAT {
+                let words = format!("an urgent beat starts at most {DIALS_PER_URGENT_BEAT} dials");
+                return Err(self.refused(words, |_| draft));
+            }
+            *dials += u32::from(!self.shadow);
+        }
+        if self.shadow {
+            self.dialed(row);
+            self.outcome.dialed_in_shadow += u32::from(!probe);
+            return Ok(self.done(draft, |_| {}));
+        }
+        let Some((order, ticket)) = book.begin(address, probe, self.by.clone(), reason, draft.inputs) else {
+            return Err(self.void(DIALLED_ALREADY, |this| this.draft(what, "")));
+        };
+        self.dialed(row);
+        // The book records it.
+        dialer.dial(order, ticket);
+        self.outcome.tally.probed += u32::from(probe);
+        self.outcome.tally.dialed += u32::from(!probe);
+        Ok(Fate::Applied)
+    }
+
+    fn dialed(&mut self, row: usize) {
+        self.changes.dialed.insert(row as u32);
+        self.used(|allowance| allowance.dialed());
+    }
+
+    pub(super) fn forget_broadcasts(&mut self, older_than_s: u32) -> Applying {
+        let state = &self.world.state;
+        let (age, now) = (Duration::from_secs(older_than_s.into()), state.clock.coarse());
+        self.forget(Forgetting {
+            draft: self.draft(What::ForgetBroadcasts, format!("older than {older_than_s} s")),
+            held: &|| state.broadcasts.totals(now).held as usize,
+            forgettable: &|| state.broadcasts.forgettable(age, now),
+            forget: &|most| state.broadcasts.forget_some(age, now, most),
+            count: |tally| &mut tally.broadcasts_forgotten,
+        })
+    }
+
+    pub(super) fn forget_addresses(&mut self, not_heard_for_s: u32) -> Applying {
+        let book = &self.world.state.book;
+        let age = Duration::from_secs(not_heard_for_s.into());
+        self.forget(Forgetting {
+            draft: self.draft(What::ForgetAddresses, format!("not heard of for {not_heard_for_s} s")),
+            held: &|| book.len(),
+            forgettable: &|| book.forgettable(age),
+            forget: &|most| book.forget_some(age, most),
+            count: |tally| &mut tally.addresses_forgotten,
+        })
+    }
+
+    fn forget(&mut self, ask: Forgetting<'_>) -> Applying {
+        let (mut most, mut is_partial) = (usize::MAX, false);
+        if let Some(allowance) = &mut self.allowance {
+            let wished = (ask.forgettable)();
+            let share = allowance.forget(wished, (ask.held)());
+            most = self.shared(wished, share, |_| ask.draft.clone())?;
+            is_partial = most < wished;
+        }
+        let forgotten = if self.shadow { most.min((ask.forgettable)()) } else { (ask.forget)(most) };
+        let count = forgotten as u32;
+        self.used(|allowance| allowance.forgot(count));
+        let fate = self.done(Draft { count, ..ask.draft }, |tally| *(ask.count)(tally) += count);
+        Ok(in_part(fate, is_partial, count))
+    }
+}
+
+/// An ask to forget old entries of a table.
+struct Forgetting<'t> {
+    draft: Draft,
+    /// Entries of the table.
+    held: &'t dyn Fn() -> usize,
+    /// Entries that are old enough.
+    forgettable: &'t dyn Fn() -> usize,
+    /// Forgets at most so many of them; how many it did.
+    forget: &'t dyn Fn(usize) -> usize,
+    count: fn(&mut Tally) -> &mut u32,
+}
