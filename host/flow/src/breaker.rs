@@ -155,8 +155,7 @@ impl Breaker {
     pub fn end(&mut self, how: CallEnd, now: Duration, settings: &BreakerSettings) -> Option<BreakerState> {
         match (how, self.phase) {
             // A call that began before it opened.
-            (_, Phase::Open { .. }) => None,
-            (CallEnd::Unknown, Phase::Closed) => None,
+            (_, Phase::Open { .. }) | (CallEnd::Unknown, Phase::Closed) => None,
             (CallEnd::Unknown, Phase::HalfOpen { successes, .. }) => {
                 self.phase = Phase::HalfOpen { trying: false, successes };
                 None

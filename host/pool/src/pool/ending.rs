@@ -1,4 +1,4 @@
-//! How a connection ends: why, under which terms, and what is told to whom. One step under the pool's lock; the link and the
+//! How a connection ends: why, under which terms, and who hears of it. One step under the pool's lock; the link and the
 //! journal hear of it afterwards.
 
 use std::sync::Arc;

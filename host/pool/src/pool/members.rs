@@ -37,8 +37,8 @@ pub(super) struct Members {
     pub(super) limits: PoolLimits,
     pub(super) free: u32,
     pub(super) next_conn: u32,
-    inbound: u32,
-    outbound: u32,
+    /// Connections by their direction.
+    counts: [u32; 2],
     /// Handshakes that others began: ours are limited by the dialer.
     incoming: u32,
     /// A bit for each slot whose connection is live.
@@ -64,8 +64,7 @@ impl Members {
             limits,
             free: NONE,
             next_conn: 1,
-            inbound: 0,
-            outbound: 0,
+            counts: [0; 2],
             incoming: 0,
             live: Vec::with_capacity(room.div_ceil(BLOCK)),
             ids: Vec::with_capacity(room),
@@ -87,11 +86,11 @@ impl Members {
     /// Which limit a newcomer would break, in words for the peer and the journal.
     pub(super) fn over_limit(&self, direction: Direction, group: NetGroup) -> Option<String> {
         let limits = &self.limits;
-        let (count, limit, name) = match direction {
-            Direction::Inbound => (self.inbound, limits.inbound, "inbound"),
-            Direction::Outbound => (self.outbound, limits.outbound, "outbound"),
+        let (limit, name) = match direction {
+            Direction::Inbound => (limits.inbound, "inbound"),
+            Direction::Outbound => (limits.outbound, "outbound"),
         };
-        if count >= limit {
+        if self.counts[direction as usize] >= limit {
             return Some(format!("{name} connections are at their limit of {limit}"));
         }
         if direction == Direction::Inbound && self.incoming >= limits.handshakes {
@@ -105,10 +104,7 @@ impl Members {
 
     /// Counts a newcomer and gives its slot cold columns. `slot` is free or the next virgin one.
     pub(super) fn occupy(&mut self, slot: u32, direction: Direction, address: SocketAddr) {
-        match direction {
-            Direction::Inbound => self.inbound += 1,
-            Direction::Outbound => self.outbound += 1,
-        }
+        self.counts[direction as usize] += 1;
         self.incoming += u32::from(direction == Direction::Inbound);
         if let Some(groups) = &mut self.groups {
             *groups.entry(NetGroup::of(address.ip())).or_insert(0) += 1;
@@ -130,16 +126,14 @@ impl Members {
 
     #[cfg(test)]
     pub(super) fn counts(&self) -> (u32, u32, u32) {
-        (self.inbound, self.outbound, self.incoming)
+        let [inbound, outbound] = self.counts;
+        (inbound, outbound, self.incoming)
     }
 
     /// Undoes `occupy`'s counting.
     pub(super) fn vacate(&mut self, slot: u32, direction: Direction) {
         let group = NetGroup::of(self.address(slot).ip());
-        match direction {
-            Direction::Inbound => self.inbound -= 1,
-            Direction::Outbound => self.outbound -= 1,
-        }
+        self.counts[direction as usize] -= 1;
         if let Some(groups) = &mut self.groups
             && let Entry::Occupied(mut count) = groups.entry(group)
         {

@@ -126,7 +126,7 @@ impl Tag {
 
     /// Live to closing. Exactly one of all that try for the same `conn` gets the word as it was.
     pub fn close(&self, conn: u32) -> Option<Word> {
-        self.change(|word| (word.conn() == conn && word.is_live()).then(|| word.with_state(State::Closing)))
+        self.change_live(conn, |word| word.with_state(State::Closing))
     }
 
     /// Moves health by `by` within 0 to 100, and down no further than `floor`, only while `conn` is live. Returns health
@@ -136,10 +136,8 @@ impl Tag {
             let (health, floor) = (i32::from(word.health()), i32::from(floor));
             health.saturating_add(by).clamp(health.min(floor), 100) as u8
         };
-        self.change(|word| {
-            (word.conn() == conn && word.is_live()).then(|| word.with_byte(HEALTH_AT, moved(word)))
-        })
-        .map(|before| (before.health(), moved(before)))
+        let before = self.change_live(conn, |word| word.with_byte(HEALTH_AT, moved(word)))?;
+        Some((before.health(), moved(before)))
     }
 
     pub fn set_pings_lost(&self, conn: u32, lost: u8) {
@@ -150,11 +148,13 @@ impl Tag {
     }
 
     pub fn set_protected(&self, conn: u32, protected: bool) -> bool {
-        self.change(|word| {
-            let bits = if protected { word.0 | PROTECTED } else { word.0 & !PROTECTED };
-            (word.conn() == conn && word.is_live()).then_some(Word(bits))
-        })
-        .is_some()
+        let bits = |word: Word| if protected { word.0 | PROTECTED } else { word.0 & !PROTECTED };
+        self.change_live(conn, |word| Word(bits(word))).is_some()
+    }
+
+    /// [`change`](Self::change) while `conn` is live.
+    fn change_live(&self, conn: u32, next: impl Fn(Word) -> Word) -> Option<Word> {
+        self.change(|word| (word.conn() == conn && word.is_live()).then(|| next(word)))
     }
 
     /// Compare-and-swap until `next` declines or the swap holds; the word before the swap.
