@@ -226,13 +226,11 @@ impl DataFolder {
 
     /// Counts a start of the node. How many there were before since one came far; none if that cannot be kept.
     pub fn note_start(&self) -> u32 {
-        let earlier = match state::STARTS.load(self) {
-            Ok(loaded) => loaded.value,
-            Err(error) => {
-                tracing::warn!(%error, "how often this node has started is not known");
-                0
-            }
-        };
+        let loaded = state::STARTS.load(self).unwrap_or_else(|error| {
+            tracing::warn!(%error, "how often this node has started is not known");
+            Loaded::default()
+        });
+        let earlier = loaded.value;
         self.save_starts(earlier.saturating_add(1));
         earlier
     }

@@ -83,12 +83,10 @@ impl Loader {
                 Ok(Some(spec)) => loaded.phases.push(spec),
                 Ok(None) => {}
                 Err(problem) => {
-                    let ManifestFile { name, path, manifest, .. } = file;
+                    let ManifestFile { name, path, manifest, .. } = &file;
                     tracing::warn!(phase = name, file = %path.display(), "not loaded: {problem}");
-                    let kind = manifest.map_or(String::new(), |manifest| manifest.kind().to_owned());
-                    let file = Some(path);
-                    let refused = RejectedPhase { name, kind, file, problem, ..RejectedPhase::default() };
-                    loaded.refused.push(refused);
+                    let refused = rejected(name, manifest.as_ref().ok(), path, None);
+                    loaded.refused.push(RejectedPhase { problem, ..refused });
                 }
             }
         }
@@ -228,6 +226,22 @@ impl PhaseSpec {
             },
             digest: Some(digest),
         }
+    }
+}
+
+/// How the node shows files that make no phase, as far as their manifest could be read.
+pub(crate) fn rejected(
+    name: &str,
+    manifest: Option<&Manifest>,
+    file: &Path,
+    digest: Option<[u8; 32]>,
+) -> RejectedPhase {
+    RejectedPhase {
+        name: name.to_owned(),
+        kind: manifest.map_or(String::new(), |manifest| manifest.kind().to_owned()),
+        file: Some(file.to_owned()),
+        digest,
+        ..RejectedPhase::default()
     }
 }
 

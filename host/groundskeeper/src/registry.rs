@@ -21,16 +21,17 @@ mod swap;
 mod tests;
 
 #[doc(hidden)]
-pub use crate::engine::{MEMORY_BYTES, Timing, spread};
-#[doc(hidden)]
-pub use lineage::{Digest, Former, Lineage};
-#[doc(hidden)]
-pub use registered::Registered;
+pub use self::{
+    lineage::{Digest, Former, Lineage},
+    registered::Registered,
+    swap::{Arrival, Judged, Verdict},
+};
 #[cfg(feature = "dropin")]
 pub(crate) use status::short_digest;
 pub use status::{CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
+
 #[doc(hidden)]
-pub use swap::{Arrival, Judged, PROBATION, Verdict};
+pub use crate::engine::spread;
 
 /// A phase to be registered.
 #[derive(Clone)]

@@ -11,12 +11,12 @@ use groundskeeper_sdk::host::{Change, Metric, Saved};
 use super::status::short_digest;
 use super::swap::{Arrival, Judged, Probation, Verdict};
 use super::{
-    Before, Former, KeptMemory, KeptPhase, Lineage, MEMORY_BYTES, PhaseMetric, PhaseSpec, PhaseState,
-    PhaseStatus, Policy, Quarantine, Timing,
+    Before, Former, KeptMemory, KeptPhase, Lineage, PhaseMetric, PhaseSpec, PhaseState, PhaseStatus, Policy,
+    Quarantine,
 };
 use crate::engine::policy::{Mode, Trust};
 use crate::engine::schedule::Schedule;
-use crate::engine::{Body, Breaker, Cost};
+use crate::engine::{Body, Breaker, Cost, MEMORY_BYTES, Timing};
 use crate::journal::Asker;
 
 /// Runs whose durations are kept for the median: two hours of a phase that runs each four minutes.

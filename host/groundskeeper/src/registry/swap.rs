@@ -7,7 +7,7 @@ use super::{Before, Former, KeptPhase, PhaseSpec, Registered, Registry};
 use crate::engine::policy::Trust;
 
 /// Runs that a new generation has to end well before it counts as good; and it takes as many ticks at least.
-pub const PROBATION: u32 = 3;
+const PROBATION: u32 = 3;
 
 /// How a generation's probation ended.
 #[derive(Clone, PartialEq, Eq, Debug)]

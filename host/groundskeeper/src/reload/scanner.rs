@@ -16,7 +16,7 @@ use super::tracker::FileTracker;
 use super::{ReloadOptions, ScanKind};
 use crate::config::{MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, arrange_manifests};
 use crate::data::{Files, Generation};
-use crate::loader::{MOST_BYTES, Refusal};
+use crate::loader::{MOST_BYTES, Refusal, rejected};
 use crate::registry::{Digest, RejectedPhase};
 
 /// Files of one phase as they were read together.
@@ -242,15 +242,5 @@ impl Found {
     /// How the node shows it if it does not run.
     pub fn rejected(&self) -> RejectedPhase {
         rejected(&self.name, Some(&self.manifest), &self.file, Some(self.digest))
-    }
-}
-
-fn rejected(name: &str, manifest: Option<&Manifest>, file: &Path, digest: Option<Digest>) -> RejectedPhase {
-    RejectedPhase {
-        name: name.to_owned(),
-        kind: manifest.map_or(String::new(), |manifest| manifest.kind().to_owned()),
-        file: Some(file.to_owned()),
-        digest,
-        ..RejectedPhase::default()
     }
 }
