@@ -7,7 +7,7 @@ use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 /// One config file while it is read. Mistakes gather in `problems`.
 pub(super) struct Document<'i> {
-    name: &'i str,
+    pub name: &'i str,
     text: &'i str,
     root: Spanned<DeValue<'i>>,
     /// Not all of it is TOML, so keys may have ended up in another table than their author meant.
@@ -118,11 +118,6 @@ impl<'i> Document<'i> {
         }
     }
 
-    /// Where the value of `key` stands, if the file has it: line and column from 1.
-    pub fn place(&self, key: &str) -> Option<(u32, u32)> {
-        Some(line_and_column(self.text, self.value(key)?.span().start))
-    }
-
     /// Whether parts of the text are not TOML.
     pub fn is_torn(&self) -> bool {
         self.torn
@@ -158,11 +153,8 @@ impl<'i> Document<'i> {
 
     /// Tells a mistake in the value of `key`, or of a table if the file has no such key.
     pub fn report_at(&mut self, key: &str, message: String, hint: Option<String>) {
-        let mut problem = Problem { key: Some(key.to_owned()), hint, ..Problem::of(self.name, message) };
-        if let Some((line, column)) = self.place(key) {
-            (problem.line, problem.column) = (Some(line), Some(column));
-        }
-        self.problems.push(problem);
+        let place = self.value(key).map(|value| value.span().start);
+        self.report(place, Some(key.to_owned()), message, hint);
     }
 
     fn report_unknown(&mut self, full: String, key: &Key<'_>, error: &toml::de::Error) {

@@ -209,7 +209,7 @@ impl Reader<'_> {
     }
 
     fn is_written(&self, key: &str) -> bool {
-        self.from.place(key).is_some()
+        self.from.value(key).is_some()
     }
 
     fn name(&mut self, written: Option<String>, file: &Path) -> Option<String> {

@@ -52,8 +52,7 @@ pub(super) fn resolve(
     for (file, name) in found.iter().zip(&names).filter(|(file, _)| file.is_built_in) {
         match &file.manifest {
             Ok(manifest) => {
-                let document = Document::parse(&file.text, name);
-                files.push(BuiltInFile { manifest, document, name });
+                files.push(BuiltInFile { manifest, document: Document::parse(&file.text, name) });
             }
             Err(problems) => refused.extend(problems.iter().cloned()),
         }
@@ -84,7 +83,6 @@ fn phases_dir(raw: &Config, folder: Option<&Path>, overrides: &Overrides) -> Opt
 struct BuiltInFile<'a> {
     manifest: &'a Manifest,
     document: Document<'a>,
-    name: &'a str,
 }
 
 struct Check<'a> {
@@ -123,8 +121,8 @@ impl<'a> Check<'a> {
     fn both_given(&mut self) {
         for file in &self.files {
             let key = format!("phases.{}", file.manifest.name);
-            if self.document.place(&key).is_some() {
-                let message = format!("this phase is configured by {} too", file.name);
+            if self.document.value(&key).is_some() {
+                let message = format!("this phase is configured by {} too", file.document.name);
                 self.document.report_at(&key, message, Some("take one of them away".to_owned()));
             }
         }
@@ -159,7 +157,7 @@ impl<'a> Check<'a> {
             if problems.any(|one| one.key.as_deref() == Some(inside) || (flag && one.file == "--interval")) {
                 return;
             }
-            let is_written = flag || document.place(inside).is_some();
+            let is_written = flag || document.value(inside).is_some();
             first = first.or(is_written.then_some(*key));
         }
         self.wrong(first.unwrap_or(keys[0]), message);

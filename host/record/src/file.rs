@@ -213,7 +213,7 @@ impl Recording {
             ReadError::Damaged { name: self.name.clone(), beat, why }
         };
         let whole = whole.ok_or_else(|| damaged("the whole beat that it rests on is not there"))?;
-        let mut reader = self.from_record(whole);
+        let mut reader = self.reader_at(whole);
         let mut found = None;
         while reader.next <= wanted {
             match reader.next() {
@@ -239,10 +239,10 @@ impl Recording {
 
     /// Everything in the recording, in its order.
     pub fn events(&self) -> impl Iterator<Item = Event> {
-        self.from_record(0)
+        self.reader_at(0)
     }
 
-    fn from_record(&self, next: usize) -> Reader<'_> {
+    fn reader_at(&self, next: usize) -> Reader<'_> {
         Reader { recording: self, next, decoder: Decoder::default(), last: None }
     }
 

@@ -89,7 +89,7 @@ impl ManifestFile {
 /// Whether a TOML file is about one phase. At its top a config has tables alone, and none of these.
 pub fn is_manifest(text: &str) -> bool {
     let document = Document::parse(text, "");
-    ["name", "kind", "module", "mode", "schedule", "grants"].iter().any(|key| document.place(key).is_some())
+    ["name", "kind", "module", "mode", "schedule", "grants"].iter().any(|key| document.value(key).is_some())
 }
 
 /// Reads every manifest of the folder `dir`, by file name. A module that no manifest is about gets an entry of its own,
@@ -184,11 +184,9 @@ fn refuse_namesakes(files: &mut [ManifestFile]) {
             let (file, other) =
                 (files[at].path.display().to_string(), files[other].path.display().to_string());
             let message = format!("the name {:?} is taken by {other}", files[at].name);
-            let problem = Problem { key: Some("name".to_owned()), ..Problem::of(&file, message) };
-            let place = Document::parse(&files[at].text, &file).place("name");
-            let (line, column) = place.unzip();
-            files[at].manifest =
-                Err(vec![Problem { line, column, ..problem }.with_hint("give one of them another name")]);
+            let mut document = Document::parse(&files[at].text, &file);
+            document.report_at("name", message, Some("give one of them another name".to_owned()));
+            files[at].manifest = Err(document.into_problems());
         }
     }
 }
