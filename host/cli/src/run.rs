@@ -60,20 +60,21 @@ async fn run_node(
     let max_bytes = args.record_max.0;
     let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
     let recorder = args.record.as_deref().map(recorder).transpose()?;
-    // Signals before the node: from here on, being told to stop means stopping in order.
+    // Signals before the node: from here on, being told to stop means stopping in order, and to reload, once it runs.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let hangup = signal(SignalKind::hangup())?;
     let clock = SystemClock::new();
+    // They come first: the main node's first tick finds them, and a start of theirs that fails is none of the main node.
+    let locals = local::start(&config, local_peers, &clock).await?;
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
     let node = recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await?;
-    let locals = local::start(&config, local_peers, &clock).await?;
     local::introduce(&locals, &node);
     warn_of_short_watchdog(config.node.interval);
     let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || args.ticks.is_some() };
     out.greet(&config, &node, locals.len());
-    let hangup = signal(SignalKind::hangup())?;
     let why = tokio::select! {
         () = follow(node.maintenance().handle().reports(), args.ticks, &mut out) => "the last tick has run",
         () = reload_at_hangup(hangup, &node) => "signals have ended",

@@ -114,6 +114,7 @@ pub struct HealthGrant {
     pub max_delta_per_peer_per_hour: u32,
     /// It lowers nobody below this. Default: the lowest health that still counts as healthy (31, one above
     /// pool.healthy_above), so that no guest makes a peer unhealthy unless told so.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<u32>,
 }
 

@@ -1,13 +1,16 @@
 //! Real processes of the built binary on loopback: killed, stopped, restarted. Order and tick numbers come from the
 //! journal of the node that is watched; how long things took is printed and not judged.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use groundskeeper::data::DataFolder;
 use groundskeeper::journal::{Asker, Cause, Outcome, Record, What};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -429,6 +432,51 @@ fn the_readme_command_connects_to_at_least_five_peers_and_ends_with_zero() {
     let connected = |line: &str| line.split(": ").nth(1)?.split(' ').next()?.parse::<u32>().ok();
     let most = text.lines().filter(|line| line.starts_with("tick ")).filter_map(connected).max();
     assert!(most >= Some(5), "{text}");
+}
+
+#[test]
+fn a_local_peer_that_cannot_start_leaves_no_trace_of_a_start_of_the_node() {
+    let root = folder();
+    let peer = DataFolder::local_peer(root.path(), 2);
+    std::fs::create_dir_all(&peer).unwrap();
+    std::fs::write(peer.join("node.key"), "no key").unwrap();
+    std::fs::set_permissions(peer.join("node.key"), Permissions::from_mode(0o600)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+        .args(["run", "--local-peers", "2", "--ticks", "1", "--data-dir"])
+        .arg(root.path())
+        .output()
+        .expect("the binary starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("node.key"), "{told}");
+    assert!(!root.path().join("node.key").exists(), "the node itself was never started");
+}
+
+#[test]
+fn a_hangup_while_a_node_starts_is_a_reload_and_not_its_end() {
+    let root = folder();
+    let dropped = root.path().join("phases.d");
+    std::fs::create_dir_all(&dropped).unwrap();
+    // A phase to compile: the start takes a while.
+    let ready = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/ready");
+    for file in ["health-decay.toml", "health-decay.wasm"] {
+        std::fs::copy(ready.join(file), dropped.join(file)).unwrap();
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+        .args(["run", "--local-peers", "1", "--interval", "300ms", "--ticks", "4", "--data-dir"])
+        .arg(root.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let deadline = Instant::now() + PATIENCE;
+    while !root.path().join("node.key").exists() {
+        assert!(Instant::now() < deadline, "it never had a key");
+        assert_eq!(child.try_wait().expect("our own child"), None);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    kill_process(Pid::from_child(&child), Signal::HUP).expect("our own child");
+    let status = child.wait().expect("our own child");
+    assert!(status.success(), "{status}");
 }
 
 #[test]

@@ -54,6 +54,19 @@ fn grant_keys_are_the_interfaces_that_need_a_grant() {
 }
 
 #[test]
+fn the_line_that_asks_for_a_grant_can_be_written_into_a_manifest() {
+    for interface in Interface::ALL.iter().copied() {
+        let Some(line) = Grants::line(interface) else {
+            assert!(!interface.entry().needs_grant, "{interface}");
+            continue;
+        };
+        let with_line = guest(&format!("[grants]\n{line}\n"));
+        let with_true = guest(&format!("[grants]\n{interface} = true\n"));
+        assert_eq!(with_line.grants, with_true.grants, "{line}");
+    }
+}
+
+#[test]
 fn the_example_has_every_key_and_true_means_its_numbers() {
     let text = example();
     let written = Manifest::parse(&text, "manifest.toml").unwrap();
