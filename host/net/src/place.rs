@@ -14,7 +14,7 @@ use super::wire::Hello;
 /// A connection with the peer's record of earlier ones.
 pub(crate) fn new_conn(shared: &Shared, peer: PeerId, key: ConnKey, hello: &Hello) -> Arc<Conn> {
     let known = shared.find(&peer).map(|other| Arc::clone(&other.record));
-    let record = known.unwrap_or_else(|| shared.roster.take_record(&peer));
+    let record = known.unwrap_or_else(|| shared.roster.records.take(&peer));
     Arc::new(Conn::new(peer, key, hello, record, shared.config.outbox, &*shared.state.clock))
 }
 

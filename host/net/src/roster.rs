@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use groundskeeper_base::chance::Chance;
 use groundskeeper_base::clock::Coarse;
-use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::Priority;
 use groundskeeper_pool::pool::{ConnKey, Link};
 use parking_lot::Mutex;
 
 use super::conn::Conn;
-use super::peer_record::{PeerRecord, PeerRecords};
+use super::peer_record::PeerRecords;
 
 /// Slots behind one lock: a broadcast holds it for as many pushes, about ten microseconds.
 const BLOCK: u32 = 64;
@@ -26,7 +25,7 @@ pub(crate) struct Roster {
     changes: AtomicU64,
     listed: ArcSwap<Listed>,
     /// Of peers that have left.
-    records: PeerRecords,
+    pub(crate) records: PeerRecords,
     /// When queues were last told to drop what matters least.
     relieved: AtomicU32,
 }
@@ -75,11 +74,6 @@ impl Roster {
         self.changes.fetch_add(1, Ordering::Release);
         drop(left);
         self.records.keep(conn.peer, &conn.record);
-    }
-
-    /// The record of a peer that comes and is not here.
-    pub(crate) fn take_record(&self, peer: &PeerId) -> Arc<PeerRecord> {
-        self.records.take(peer)
     }
 
     /// The connections, listed anew if one has come or gone since the last call: O(1) in between, with no lock.
