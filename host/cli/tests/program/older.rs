@@ -12,10 +12,6 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/0.1-pre")
 }
 
-fn ready() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/ready")
-}
-
 /// What the program prints as JSON when it is run inside the fixture's folder.
 fn printed(words: &[&str]) -> Value {
     let program =
@@ -47,9 +43,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn an_older_recording_replays_bit_for_bit_as_it_did() {
-    let ready = ready();
-    let phases = ready.to_str().expect("a path of text");
-    let report = printed(&["replay", "day.gkrec", "--phases", phases, "--json"]);
+    let report = printed(&["replay", "day.gkrec", "--phases", "phases", "--json"]);
     assert_eq!(report, golden("replay.json"));
     let runs = report["phases"].as_array().expect("phases");
     assert!(runs.iter().all(|phase| phase["identical"] == phase["runs"]), "{runs:?}");
@@ -63,9 +57,6 @@ fn an_older_data_folder_keeps_its_key_addresses_memory_and_generations() {
     let (data, phases) = (home.path().join("data"), home.path().join("phases"));
     copy(&fixture().join("data"), &data);
     copy(&fixture().join("phases"), &phases);
-    for module in ["slow-peers-c.wasm", "partition-watch.wasm"] {
-        fs::copy(ready().join(module), phases.join(module)).expect("our folder");
-    }
     let folder = DataFolder::open(&data).expect("a folder of before");
     let addresses = folder.load_book().expect("a book of before");
     assert_eq!((addresses.value.len(), addresses.warning), (12, None));
