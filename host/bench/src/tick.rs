@@ -64,8 +64,12 @@ pub fn world(ours: &Filled) -> World {
             clock: Arc::clone(&ours.clock),
         },
         dialer: None,
-        thresholds: Thresholds { healthy_above: 30, least: 5, most: u32::MAX },
-        stale_after: Duration::from_secs(90),
+        thresholds: Thresholds {
+            healthy_above: 30,
+            least: 5,
+            most: u32::MAX,
+            stale_after: Duration::from_secs(90),
+        },
         guests: GuestCeilings::default(),
     }
 }

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::broadcast;
 
 use crate::clock::{Clock, Coarse};
-use crate::cycle::{BeatReport, Measures};
+use crate::cycle::{BeatReport, Thresholds};
 use crate::flow::{AttemptEnd, BreakerState, Priority, TrafficReport};
 use crate::journal::{Cause, Journal, Outcome, What};
 use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
@@ -46,7 +46,7 @@ pub struct Sources {
     pub state: NodeState,
     pub phases: Arc<PhaseBoard>,
     pub pulse: Arc<Pulse>,
-    pub measures: Arc<Mutex<Measures>>,
+    pub thresholds: Arc<Mutex<Thresholds>>,
     /// Monotonic time when the node started.
     pub started: Duration,
     /// Where phases can be dropped in.
@@ -263,8 +263,8 @@ impl Scrape {
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
         let NodeState { pool, journal, book, .. } = &self.from.state;
-        let Measures { thresholds, stale_after } = *self.from.measures.lock();
-        let stats = pool.stats(thresholds.healthy_above, stale_after);
+        let Thresholds { healthy_above, stale_after, .. } = *self.from.thresholds.lock();
+        let stats = pool.stats(healthy_above, stale_after);
         let states = [("live", stats.total), ("handshaking", stats.handshaking), ("closing", stats.closing)];
         out.gauges(&list::POOL_CONNECTIONS, states.map(|(state, n)| ([state], n.into())))?;
         let directions = [("inbound", stats.inbound), ("outbound", stats.outbound)];

@@ -37,7 +37,8 @@ impl Still {
     }
 
     pub fn frame(&self, ours: &Filled) -> Arc<TickSnapshot> {
-        let thresholds = Thresholds { healthy_above: 30, least: 5, most: u32::MAX };
+        let thresholds =
+            Thresholds { healthy_above: 30, least: 5, most: u32::MAX, stale_after: Duration::from_secs(90) };
         let now = ours.clock.coarse();
         TickSnapshot::take(&ours.pool, &self.book, &self.broadcasts, thresholds, now, Coarse::default())
     }

@@ -58,13 +58,13 @@ impl PhaseRunner {
     ) {
         let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) else { return };
         let place = at as u32;
-        let info = recorder.phase(&phase.name, place, &phase.body, &|| RunInfo {
+        let info = recorder.phase(&phase.name, place, &phase.spec.body, &|| RunInfo {
             name: phase.name.to_string(),
             version: phase.version.to_string(),
-            kind: phase.kind.to_owned(),
+            kind: phase.spec.kind.to_owned(),
             place,
-            digest: phase.body.digest(),
-            settings: phase.body.settings(),
+            digest: phase.spec.body.digest(),
+            settings: phase.spec.body.settings(),
         });
         recorder.ran(RecordedRun {
             phase: info,

@@ -2,6 +2,7 @@
 //! Changes nothing, and does not change once touched.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals, clean};
@@ -14,7 +15,7 @@ use crate::journal::Input;
 use crate::peer::Naming;
 use crate::pool::{Pool, Rows, Traffic};
 
-/// The operator's numbers that phases see beside the tables.
+/// The operator's numbers that views, statistics and late ticks are measured by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// A connection counts as healthy above this.
@@ -22,6 +23,15 @@ pub struct Thresholds {
     /// Floor and ceiling for the number of connections.
     pub least: u32,
     pub most: u32,
+    /// How long a peer may be silent before it counts as stale: how often a late node may start that count anew depends on
+    /// it.
+    pub stale_after: Duration,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { healthy_above: 30, least: 5, most: 1024, stale_after: Duration::from_secs(90) }
+    }
 }
 
 /// The node's tables as they were when a beat began.

@@ -93,11 +93,18 @@ impl Cycle {
 
     /// Registers a phase, or puts a new generation of it in the place of the one that runs.
     ///
-    /// `kept` and `last_runs` are what an earlier process of this node left for a phase that is new.
+    /// The others are what an earlier process of this node left for a phase that is new. With a `former` generation it
+    /// begins on probation.
     ///
     /// # Errors
     /// Why it cannot be registered. Nothing has changed then.
-    pub fn put(&mut self, spec: PhaseSpec, kept: KeptPhase, last_runs: LastRuns) -> Result<(), String> {
+    pub fn put(
+        &mut self,
+        spec: PhaseSpec,
+        kept: KeptPhase,
+        last_runs: LastRuns,
+        former: Option<Former<PhaseSpec>>,
+    ) -> Result<(), String> {
         let (name, version) = (spec.name.clone(), spec.version.clone());
         let state = &self.runner.world.state;
         let arrival = Arrival {
@@ -109,6 +116,7 @@ impl Cycle {
                 unix_now: unix_seconds(&*state.clock),
                 interval: self.runner.interval,
             },
+            former,
         };
         self.registry.put(spec, arrival)?;
         if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
@@ -130,18 +138,11 @@ impl Cycle {
     }
 
     /// Gives the beats to come other numbers. Of what guests have in force, what is above a lowered ceiling ends.
-    pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: GuestCeilings) {
+    pub fn set_world(&mut self, thresholds: Thresholds, guests: GuestCeilings) {
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
         end(world, &ledger.lower_all(&guests), "what all guests may have in force was lowered");
         world.thresholds = thresholds;
-        world.stale_after = stale_after;
         world.guests = guests;
-    }
-
-    /// Puts a phase that has just begun on probation, with the generation to go back to.
-    pub fn resume_probation(&mut self, name: &str, former: Former<PhaseSpec>) {
-        self.registry.resume_probation(name, self.last_tick, former);
-        self.publish();
     }
 
     /// What is wanted and does not run.
@@ -181,7 +182,7 @@ impl PhaseRunner {
     /// Ends what a guest has in force above what it is granted now.
     fn lower(&mut self, phase: &Registered) {
         if phase.is_guest() {
-            let excess = self.ledger.lower(&phase.name, &phase.policy.grants);
+            let excess = self.ledger.lower(&phase.name, &phase.spec.policy.grants);
             end(&self.world, &excess, &format!("what phase {} may have in force was lowered", phase.name));
         }
     }

@@ -90,8 +90,7 @@ impl Node {
         let options = Options {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
-            thresholds: thresholds(&config.pool),
-            stale_after: config.stale_after(),
+            thresholds: thresholds(&config),
             fence: Fence::Thread(PhaseThread::new()),
             rejected,
             guests: config.guests.ceilings(config.pool.least),
