@@ -135,11 +135,9 @@ impl Ours {
     fn round(&mut self, counts: bool) {
         self.filled.refill();
         self.filled.spread(IDLE, STALE);
-        let World { state: NodeState { pool, book, broadcasts, clock, .. }, thresholds, .. } =
-            self.cycle.world();
-        let (freeze, frame) = timed(|| {
-            TickSnapshot::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default())
-        });
+        let World { state, thresholds, .. } = self.cycle.world();
+        let (freeze, frame) =
+            timed(|| TickSnapshot::take(state, *thresholds, state.clock.coarse(), Coarse::default()));
         drop(frame);
         self.tick += ALL_DUE;
         let cpu = cpu_micros();

@@ -306,9 +306,8 @@ impl Cycle {
         let late = self.note_lateness(&beat, now);
         let is_alone = self.runner.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
         self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
-        let World { state: NodeState { pool, book, broadcasts, .. }, thresholds, .. } = &self.runner.world;
-        let resumed_at = self.resumed_at.unwrap_or_default();
-        let snapshot = TickSnapshot::take(pool, book, broadcasts, *thresholds, now, resumed_at);
+        let World { state, thresholds, .. } = &self.runner.world;
+        let snapshot = TickSnapshot::take(state, *thresholds, now, self.resumed_at.unwrap_or_default());
         let connected_before = snapshot.rows().len() as u32;
         let mut run = BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, names: None };
         let mut report = BeatReport {

@@ -79,16 +79,8 @@ impl AdminState {
     /// What a phase would see now, at its first run. Copies every column: O(slots + addresses).
     pub fn view(&self) -> Fixture {
         let from = &self.sources;
-        let now = from.state.clock.coarse();
-        let thresholds = *from.thresholds.lock();
-        let snapshot = TickSnapshot::take(
-            &from.state.pool,
-            &from.state.book,
-            &from.state.broadcasts,
-            thresholds,
-            now,
-            Coarse::default(),
-        );
+        let (now, thresholds) = (from.state.clock.coarse(), *from.thresholds.lock());
+        let snapshot = TickSnapshot::take(&from.state, thresholds, now, Coarse::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.state.clock),

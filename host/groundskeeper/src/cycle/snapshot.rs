@@ -4,11 +4,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use groundskeeper_pool::NodeState;
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals, clean};
 
 use crate::book::{Book, BookRows};
-use crate::broadcasts::{self, Broadcasts};
+use crate::broadcasts;
 use crate::clock::Coarse;
 use crate::engine::Snapshot;
 use crate::journal::Input;
@@ -52,15 +53,10 @@ pub struct TickSnapshot {
 
 impl TickSnapshot {
     /// Freezes which connections are live: a bit for each slot. Columns come later.
-    pub fn take(
-        pool: &Arc<Pool>,
-        book: &Arc<Book>,
-        broadcasts: &Broadcasts,
-        thresholds: Thresholds,
-        now: Coarse,
-        resumed_at: Coarse,
-    ) -> Arc<Self> {
-        let broadcasts::BroadcastTotals { held, oldest_s, in_window, window_s } = broadcasts.totals(now);
+    pub fn take(state: &NodeState, thresholds: Thresholds, now: Coarse, resumed_at: Coarse) -> Arc<Self> {
+        let NodeState { pool, book, .. } = state;
+        let broadcasts::BroadcastTotals { held, oldest_s, in_window, window_s } =
+            state.broadcasts.totals(now);
         Arc::new(Self {
             rows: pool.freeze(),
             dialing: book.dialing(),
@@ -79,10 +75,6 @@ impl TickSnapshot {
 
     pub fn rows(&self) -> &Rows {
         &self.rows
-    }
-
-    pub(super) fn thresholds(&self) -> Thresholds {
-        self.thresholds
     }
 
     pub(super) fn dialing(&self) -> u32 {

@@ -47,9 +47,8 @@ impl TrialContext {
         fence: &mut Fence,
         limit: Duration,
     ) -> Result<(), String> {
-        let NodeState { pool, book, broadcasts, clock, .. } = &self.state;
-        let snapshot =
-            TickSnapshot::take(pool, book, broadcasts, self.thresholds, clock.coarse(), Coarse::default());
+        let clock = &*self.state.clock;
+        let snapshot = TickSnapshot::take(&self.state, self.thresholds, clock.coarse(), Coarse::default());
         let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
         let memory = match spec.policy.mode {
             Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
@@ -68,7 +67,7 @@ impl TrialContext {
         let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
         let view = PhaseView::new(snapshot, Arc::new(Changes::default()), memory);
         let job = Job {
-            tick: Tick { number: self.tick, unix_s: unix_seconds(&**clock), ..Tick::default() },
+            tick: Tick { number: self.tick, unix_s: unix_seconds(clock), ..Tick::default() },
             view: Arc::new(view),
         };
         match fence.run(&spec.body, job, limit).done.ended {
@@ -189,7 +188,7 @@ impl PhaseRunner {
 }
 
 fn end(world: &World, excess: &Excess, why: &str) {
-    if excess.is_empty() {
+    if *excess == Excess::default() {
         return;
     }
     let NodeState { pool, journal, .. } = &world.state;
