@@ -59,7 +59,7 @@ impl PhaseReloader {
         let generations = self.slots.all_running().map(|slot| slot.head().lineage.digests().count());
         ReloadCounts {
             digests: self.scanner.digests(),
-            libraries: self.loader.libraries().into(),
+            libraries: self.loader.libraries.into(),
             generations: generations.sum::<usize>() as u64,
             ..self.log.counts
         }
