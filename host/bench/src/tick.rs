@@ -210,7 +210,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     for peers in [1_000, 100_000, 1_000_000] {
         let rounds = if peers < 1_000_000 { effort.choose(15, 5) } else { effort.choose(7, 3) };
         let mut inline = Ours::new(peers, Fence::Inline);
-        let mut fenced = Ours::new(peers, Fence::Thread(PhaseThread::new()));
+        let mut fenced = Ours::new(peers, Fence::Thread(PhaseThread::default()));
         let mut three = Seeds::<ThreeMaps>::new(&runtime, peers);
         let mut one = Seeds::<OneMap>::new(&runtime, peers);
         for round in 0..=rounds {

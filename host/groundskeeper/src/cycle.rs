@@ -182,7 +182,7 @@ impl Cycle {
 
     /// Whether phases run on the caller's thread.
     pub fn runs_inline(&self) -> bool {
-        self.runner.runs_inline()
+        matches!(self.runner.fence, Fence::Inline)
     }
 
     pub fn set_interval(&mut self, interval: Duration) {

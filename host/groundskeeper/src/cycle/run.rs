@@ -80,7 +80,7 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
 /// Runs phases and applies their plans.
 pub(super) struct PhaseRunner {
     pub world: World,
-    fence: Fence,
+    pub fence: Fence,
     pub recorder: Option<Box<dyn BeatRecorder>>,
     pub ledger: Ledger,
     pub pings: VecDeque<Pings>,
@@ -102,10 +102,6 @@ impl PhaseRunner {
             interval,
             secret,
         }
-    }
-
-    pub fn runs_inline(&self) -> bool {
-        matches!(self.fence, Fence::Inline)
     }
 
     /// Runs the phase, which is the `place`-th.

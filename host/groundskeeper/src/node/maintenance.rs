@@ -72,7 +72,7 @@ impl Default for Options {
             interval: Duration::from_secs(30),
             dialer: None,
             thresholds: Thresholds::default(),
-            fence: Fence::Thread(PhaseThread::new()),
+            fence: Fence::Thread(PhaseThread::default()),
             last_runs: LastRuns::new(),
             kept: BTreeMap::new(),
             rejected: Vec::new(),

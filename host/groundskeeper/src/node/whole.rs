@@ -91,7 +91,7 @@ impl Node {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
             thresholds: thresholds(&config),
-            fence: Fence::Thread(PhaseThread::new()),
+            fence: Fence::Thread(PhaseThread::default()),
             rejected,
             guests: config.guests.ceilings(config.pool.least),
             recorder,
