@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use groundskeeper::book::{BookLimits, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
 use groundskeeper::clock::SystemClock;
-use groundskeeper::cycle::BeatReport;
+use groundskeeper::cycle::{BeatReport, Thresholds};
 use groundskeeper::engine::Phases;
 use groundskeeper::journal::{Asker, Cause, Journal};
 use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options, builtins};
@@ -69,10 +69,11 @@ impl ChatNode {
         let shared = Arc::new(Shared { id, state: state.clone(), silent: false.into() });
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a loopback port")?;
         let address = listener.local_addr()?;
+        let stale_after = Duration::from_millis(phases.reaper.settings.stale_after.as_millis());
         let options = Options {
             interval: tick,
             dialer: Some(Arc::new(ChatDialer(Arc::clone(&shared)))),
-            stale_after: Duration::from_millis(phases.reaper.settings.stale_after.as_millis()),
+            thresholds: Thresholds { stale_after, ..Thresholds::default() },
             ..Options::default()
         };
         let maintenance = Maintenance::start(&state, builtins(phases), options)?;

@@ -211,7 +211,7 @@ async fn ticker(time: Duration) -> Value {
         .collect();
     let quiet: Arc<dyn Link> = Arc::new(crate::ours::Quiet);
     let filled = Filled { pool, clock, journal, link: quiet, slots: Vec::new() };
-    let cycle = Cycle::new(world(&filled), built_ins(), Fence::Thread(PhaseThread::new()), INTERVAL, 7);
+    let cycle = Cycle::new(world(&filled), built_ins(), Fence::Thread(PhaseThread::default()), INTERVAL, 7);
     let (ticker, _handle) = Ticker::new(cycle, INTERVAL, 7, None);
     tokio::spawn(ticker.run(std::future::pending()));
     let told = used_in(time, move || pings.load(Relaxed)).await;

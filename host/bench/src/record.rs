@@ -112,8 +112,12 @@ impl Node {
                 clock: Arc::clone(&clock) as _,
             },
             dialer: None,
-            thresholds: Thresholds { healthy_above: 30, least: 5, most: u32::MAX },
-            stale_after: Duration::from_secs(90),
+            thresholds: Thresholds {
+                healthy_above: 30,
+                least: 5,
+                most: u32::MAX,
+                stale_after: Duration::from_secs(90),
+            },
             guests: GuestCeilings::default(),
         };
         let mut cycle = Cycle::new(world, built_ins(), Fence::Inline, INTERVAL, 7);

@@ -64,8 +64,12 @@ pub fn world(ours: &Filled) -> World {
             clock: Arc::clone(&ours.clock),
         },
         dialer: None,
-        thresholds: Thresholds { healthy_above: 30, least: 5, most: u32::MAX },
-        stale_after: Duration::from_secs(90),
+        thresholds: Thresholds {
+            healthy_above: 30,
+            least: 5,
+            most: u32::MAX,
+            stale_after: Duration::from_secs(90),
+        },
         guests: GuestCeilings::default(),
     }
 }
@@ -131,11 +135,9 @@ impl Ours {
     fn round(&mut self, counts: bool) {
         self.filled.refill();
         self.filled.spread(IDLE, STALE);
-        let World { state: NodeState { pool, book, broadcasts, clock, .. }, thresholds, .. } =
-            self.cycle.world();
-        let (freeze, frame) = timed(|| {
-            TickSnapshot::take(pool, book, broadcasts, *thresholds, clock.coarse(), Coarse::default())
-        });
+        let World { state, thresholds, .. } = self.cycle.world();
+        let (freeze, frame) =
+            timed(|| TickSnapshot::take(state, *thresholds, state.clock.coarse(), Coarse::default()));
         drop(frame);
         self.tick += ALL_DUE;
         let cpu = cpu_micros();
@@ -208,7 +210,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     for peers in [1_000, 100_000, 1_000_000] {
         let rounds = if peers < 1_000_000 { effort.choose(15, 5) } else { effort.choose(7, 3) };
         let mut inline = Ours::new(peers, Fence::Inline);
-        let mut fenced = Ours::new(peers, Fence::Thread(PhaseThread::new()));
+        let mut fenced = Ours::new(peers, Fence::Thread(PhaseThread::default()));
         let mut three = Seeds::<ThreeMaps>::new(&runtime, peers);
         let mut one = Seeds::<OneMap>::new(&runtime, peers);
         for round in 0..=rounds {

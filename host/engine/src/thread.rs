@@ -23,10 +23,6 @@ pub struct PhaseThread {
 }
 
 impl PhaseThread {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     fn start() -> std::io::Result<Sender<Call>> {
         let (calls, waiting) = channel::<Call>();
         std::thread::Builder::new().name("gk-phases".into()).spawn(move || {

@@ -103,7 +103,7 @@ impl Wasm {
                 self.keep(&digest, &compiled)?
             }
         };
-        Code::new(self, compiled, digest, bytes.len()).map(Arc::new)
+        Code::new(self, compiled, digest).map(Arc::new)
     }
 
     fn keep(&self, digest: &Digest, compiled: &[u8]) -> Result<Component, LoadError> {

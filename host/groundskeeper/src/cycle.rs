@@ -42,14 +42,6 @@ const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 /// which nothing is asked any more, are within 5 s then, with a handshake.
 const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(1);
 
-/// What statistics and views measure by, for whoever asks between beats.
-#[derive(Clone, Copy, Debug)]
-#[doc(hidden)]
-pub struct Measures {
-    pub thresholds: Thresholds,
-    pub stale_after: Duration,
-}
-
 /// What a beat works on.
 #[doc(hidden)]
 pub struct World {
@@ -57,8 +49,6 @@ pub struct World {
     /// None: dials are refused.
     pub dialer: Option<Arc<dyn Dial>>,
     pub thresholds: Thresholds,
-    /// How long a peer may be silent: how often a late node may start that count anew hangs on it.
-    pub stale_after: Duration,
     /// What all guests together may do.
     pub guests: GuestCeilings,
 }
@@ -192,7 +182,7 @@ impl Cycle {
 
     /// Whether phases run on the caller's thread.
     pub fn runs_inline(&self) -> bool {
-        self.runner.runs_inline()
+        matches!(self.runner.fence, Fence::Inline)
     }
 
     pub fn set_interval(&mut self, interval: Duration) {
@@ -247,7 +237,7 @@ impl Cycle {
     /// Why it cannot run now, for the operator.
     pub fn order(&mut self, name: &str) -> Result<(), String> {
         let phase = self.known(name)?;
-        let refused = if phase.policy.mode == Mode::Off {
+        let refused = if phase.spec.policy.mode == Mode::Off {
             Some("is off; set another mode in its manifest")
         } else if phase.is_stuck() {
             Some("is stuck in a run that does not come back")
@@ -300,7 +290,7 @@ impl Cycle {
     /// Whether a phase that may wait `period` or longer between runs ran in the beat of `report`.
     pub fn ran_rare(&self, report: &BeatReport, period: Duration) -> bool {
         self.registry.phases.iter().any(|phase| {
-            self.runner.interval * phase.schedule.cadence.longest() >= period
+            self.runner.interval * phase.spec.schedule.cadence.longest() >= period
                 && report.runs.iter().any(|run| run.name == phase.name)
         })
     }
@@ -316,9 +306,8 @@ impl Cycle {
         let late = self.note_lateness(&beat, now);
         let is_alone = self.runner.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
         self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
-        let World { state: NodeState { pool, book, broadcasts, .. }, thresholds, .. } = &self.runner.world;
-        let resumed_at = self.resumed_at.unwrap_or_default();
-        let snapshot = TickSnapshot::take(pool, book, broadcasts, *thresholds, now, resumed_at);
+        let World { state, thresholds, .. } = &self.runner.world;
+        let snapshot = TickSnapshot::take(state, *thresholds, now, self.resumed_at.unwrap_or_default());
         let connected_before = snapshot.rows().len() as u32;
         let mut run = BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, names: None };
         let mut report = BeatReport {
@@ -382,7 +371,8 @@ impl Cycle {
             return false;
         }
         let late = beat.skipped > 0 || beat.slept > Duration::ZERO;
-        let long_ago = self.resumed_at.is_none_or(|at| now.since(at) >= 2 * self.runner.world.stale_after);
+        let long_ago =
+            self.resumed_at.is_none_or(|at| now.since(at) >= 2 * self.runner.world.thresholds.stale_after);
         let resume = late && long_ago && !self.resumed_last_tick;
         self.resumed_last_tick = resume;
         if resume {

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::broadcast;
 
 use crate::clock::{Clock, Coarse};
-use crate::cycle::{BeatReport, Measures};
+use crate::cycle::{BeatReport, Thresholds};
 use crate::flow::{AttemptEnd, BreakerState, Priority, TrafficReport};
 use crate::journal::{Cause, Journal, Outcome, What};
 use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
@@ -46,7 +46,7 @@ pub struct Sources {
     pub state: NodeState,
     pub phases: Arc<PhaseBoard>,
     pub pulse: Arc<Pulse>,
-    pub measures: Arc<Mutex<Measures>>,
+    pub thresholds: Arc<Mutex<Thresholds>>,
     /// Monotonic time when the node started.
     pub started: Duration,
     /// Where phases can be dropped in.
@@ -219,12 +219,8 @@ impl Scrape {
             PhaseState::ALL.map(|state| ([&*phase.name, state.as_str()], is(state)))
         });
         out.gauges(&list::PHASE_STATE, states)?;
-        let there = || {
-            known
-                .iter()
-                .copied()
-                .filter(|phase| !matches!(phase.state, PhaseState::Rejected | PhaseState::Pending))
-        };
+        let is_there = |state| !matches!(state, PhaseState::Rejected | PhaseState::Pending);
+        let there = || known.iter().filter(|phase| is_there(phase.state));
         out.counters(&list::PHASE_MISSED, there().map(|phase| ([&*phase.name], phase.missed)))?;
         out.counters(&list::PHASE_PUT_OFF, there().map(|phase| ([&*phase.name], phase.put_off)))?;
         let refused = there().flat_map(|phase| {
@@ -237,15 +233,17 @@ impl Scrape {
         out.gauges(&list::PHASE_FAILURES_IN_ROW, failures)?;
         let successes = there().filter_map(|phase| Some(([&*phase.name], phase.last_success_unix_s?.into())));
         out.gauges(&list::PHASE_LAST_SUCCESS, successes)?;
-        let own = || there().flat_map(|phase| phase.metrics.iter().map(|metric| (&*phase.name, metric)));
-        let mode = |shadow| if shadow { "shadow" } else { "enforce" };
-        let set = own().filter_map(|(phase, metric)| {
-            Some(([phase, metric.name.as_str(), mode(metric.shadow)], metric.value?))
-        });
+        let own = || {
+            there().flat_map(|phase| {
+                phase.metrics.iter().map(move |metric| {
+                    let mode = if metric.shadow { "shadow" } else { "enforce" };
+                    ([&*phase.name, metric.name.as_str(), mode], metric)
+                })
+            })
+        };
+        let set = own().filter_map(|(labels, metric)| Some((labels, metric.value?)));
         out.gauges(&list::PHASE_METRIC, set)?;
-        let added = own().filter_map(|(phase, metric)| {
-            Some(([phase, metric.name.as_str(), mode(metric.shadow)], metric.added?))
-        });
+        let added = own().filter_map(|(labels, metric)| Some((labels, metric.added?)));
         out.counters(&list::PHASE_METRIC_ADDED, added)
     }
 
@@ -263,8 +261,8 @@ impl Scrape {
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
         let NodeState { pool, journal, book, .. } = &self.from.state;
-        let Measures { thresholds, stale_after } = *self.from.measures.lock();
-        let stats = pool.stats(thresholds.healthy_above, stale_after);
+        let Thresholds { healthy_above, stale_after, .. } = *self.from.thresholds.lock();
+        let stats = pool.stats(healthy_above, stale_after);
         let states = [("live", stats.total), ("handshaking", stats.handshaking), ("closing", stats.closing)];
         out.gauges(&list::POOL_CONNECTIONS, states.map(|(state, n)| ([state], n.into())))?;
         let directions = [("inbound", stats.inbound), ("outbound", stats.outbound)];

@@ -322,24 +322,19 @@ impl Ticker {
             (cycle, after_tick, report)
         };
         let ended = if inline { Ok(whole()) } else { tokio::task::spawn_blocking(whole).await };
-        let mut told = None;
-        match ended {
-            Ok((cycle, after_tick, report)) => {
-                self.cycle = Some(cycle);
-                self.after_tick = after_tick;
-                match report {
-                    Ok(report) => {
-                        let report = told.insert(Arc::new(report));
-                        // Nobody has to listen.
-                        _ = self.reports.send(Arc::clone(report));
-                    }
-                    Err(_) => tracing::error!(tick = beat.tick, "a beat panicked outside its phases"),
-                }
-            }
-            Err(error) => tracing::error!(%error, "the runtime is ending; no more beats"),
+        let (cycle, after_tick, report) = ended
+            .inspect_err(|error| tracing::error!(%error, "the runtime is ending; no more beats"))
+            .ok()?;
+        self.cycle = Some(cycle);
+        self.after_tick = after_tick;
+        let report = report.map(Arc::new);
+        match &report {
+            // Nobody has to listen.
+            Ok(report) => _ = self.reports.send(Arc::clone(report)),
+            Err(_) => tracing::error!(tick = beat.tick, "a beat panicked outside its phases"),
         }
         self.send_pings();
-        told
+        report.ok()
     }
 
     fn send_pings(&mut self) {

@@ -58,7 +58,7 @@ fn stale_helpers_leave_the_next_tenant_as_it_is() {
         let stale = {
             let tag = Arc::clone(&tag);
             thread::spawn(move || {
-                tag.adjust_health_above(OLD, -50, 0);
+                tag.adjust_health(OLD, -50, 0);
                 tag.set_protected(OLD, true);
             })
         };
@@ -80,7 +80,7 @@ fn health_moves_before_the_end_or_not_at_all() {
         let tag = Arc::new(live(OLD));
         let judge = {
             let tag = Arc::clone(&tag);
-            thread::spawn(move || tag.adjust_health_above(OLD, -20, 0))
+            thread::spawn(move || tag.adjust_health(OLD, -20, 0))
         };
         let closed = tag.close(OLD).expect("nobody else closes it");
         let moved = judge.join().unwrap();
@@ -104,7 +104,7 @@ fn no_change_of_one_fact_loses_a_change_of_another() {
         };
         let judge = {
             let tag = Arc::clone(&tag);
-            thread::spawn(move || tag.adjust_health_above(OLD, -5, 0))
+            thread::spawn(move || tag.adjust_health(OLD, -5, 0))
         };
         assert!(tag.set_protected(OLD, true));
         owner.join().unwrap();
@@ -121,9 +121,9 @@ fn two_judges_of_health_both_count() {
         let tag = Arc::new(live(OLD));
         let other = {
             let tag = Arc::clone(&tag);
-            thread::spawn(move || tag.adjust_health_above(OLD, -20, 0))
+            thread::spawn(move || tag.adjust_health(OLD, -20, 0))
         };
-        tag.adjust_health_above(OLD, -30, 0);
+        tag.adjust_health(OLD, -30, 0);
         other.join().unwrap();
         assert_eq!(tag.load().health(), HEALTH - 50);
     });

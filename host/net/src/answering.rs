@@ -70,7 +70,7 @@ async fn work(kind: Arc<AnsweredKind>, shared: Arc<Shared>) {
     loop {
         let Job { answer, payload } = tokio::select! {
             biased;
-            () = shared.tasks.stopping() => return,
+            () = shared.tasks.stop.cancelled() => return,
             job = queue.jobs.pop() => job,
         };
         if answer.is_in_vain() {
@@ -79,7 +79,7 @@ async fn work(kind: Arc<AnsweredKind>, shared: Arc<Shared>) {
         let handling = Handling::begin(&kind.handler, answer.peer(), payload);
         tokio::select! {
             biased;
-            () = shared.tasks.stopping() => return,
+            () = shared.tasks.stop.cancelled() => return,
             () = answer.by(handling, shared.config.answer_timeout) => {}
         }
     }

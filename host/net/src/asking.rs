@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_flow::{Priority, RetryBudget, Route};
+use groundskeeper_flow::{Priority, RetryBudget, Route, Turns};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::conn::Conn;
 use super::kinds::RequestKind;
-use super::peer_choice::{Candidates, PeerChoice};
+use super::peer_choice::Candidates;
 use super::request_error::{AskError, RequestError};
 use super::requests::{Question, Requests, WhenFull, check_kind};
 use super::shared::Shared;
@@ -115,28 +115,22 @@ pub struct Answer {
 
 /// Requests that may go to several peers, one after the other or two at once.
 pub(crate) struct RoutedRequests {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) requests: Requests,
-    choice: PeerChoice,
+    pub(crate) turns: Turns,
     retries: RetryBudget,
 }
 
 impl RoutedRequests {
     pub(crate) fn new(shared: Arc<Shared>, turns_seed: u64) -> Self {
         let requests = Requests::new(shared.clone());
-        let choice = PeerChoice::new(shared.clone(), turns_seed);
-        Self { shared, requests, choice, retries: RetryBudget::default() }
+        Self { shared, requests, turns: Turns::new(turns_seed), retries: RetryBudget::default() }
     }
 
     /// The peer that would be asked now.
     pub(crate) fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
         let kind = self.requests.kinds.of(ask.question.name);
-        self.choice.choose(&ask.candidates, &kind, &[], |conn| conn.peer)
-    }
-
-    /// The next connection to ask.
-    fn route(&self, ask: &Ask<'_>, kind: &RequestKind, asked: &[PeerId]) -> Option<Arc<Conn>> {
-        self.choice.choose(&ask.candidates, kind, asked, Arc::clone)
+        self.route(&ask.candidates, &kind, &[], |conn| conn.peer)
     }
 
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, AskError> {
@@ -152,13 +146,13 @@ impl RoutedRequests {
         let mut asked = Vec::new();
         let mut last = None;
         for retry in 0..=retries {
-            let Some(conn) = self.route(ask, kind, &asked) else { break };
+            let Some(conn) = self.route(&ask.candidates, kind, &asked, Arc::clone) else { break };
             if retry > 0 {
                 if !self.retries.spend() {
                     break;
                 }
                 self.shared.counters.retried.fetch_add(1, Relaxed);
-                let wait = retry_settings.wait(retry - 1, self.choice.random());
+                let wait = retry_settings.wait(retry - 1, self.turns.random());
                 if timeout_at(end, sleep(wait)).await.is_err() {
                     break;
                 }
@@ -178,7 +172,7 @@ impl RoutedRequests {
         }
         Err(match last {
             Some(last) => AskError::NoAnswer { asked: asked.len() as u32, last },
-            None => self.choice.nobody(kind),
+            None => self.nobody(kind),
         })
     }
 
@@ -199,7 +193,9 @@ impl RoutedRequests {
         if let Ok(answer) = tokio::time::timeout(p95, &mut first).await {
             return answer;
         }
-        let Some(other) = self.route(ask, kind, asked).filter(|_| self.retries.spend()) else {
+        let Some(other) =
+            self.route(&ask.candidates, kind, asked, Arc::clone).filter(|_| self.retries.spend())
+        else {
             return first.await;
         };
         self.shared.counters.hedged.fetch_add(1, Relaxed);

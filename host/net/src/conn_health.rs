@@ -68,7 +68,7 @@ fn give_back(shared: &Shared, conn: &Conn, most: u32) {
 
 /// Changes the health of a connection, and says why in the journal. By how much it has changed.
 fn adjust(shared: &Shared, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
-    let Some((before, after)) = shared.state.pool.adjust_health_above(conn.key, by, 0) else { return 0 };
+    let Some((before, after)) = shared.state.pool.adjust_health(conn.key, by, 0) else { return 0 };
     if before != after {
         shared.state.journal.record(Draft {
             peer: Some(conn.peer),

@@ -65,7 +65,7 @@ impl Dialer {
         let connect = tokio::time::timeout(config.connect_timeout, self.connect(outgoing.order.address));
         let connected = tokio::select! {
             biased;
-            () = tasks.stopping() => return ticket.failed(&DialFailure::Abandoned),
+            () = tasks.stop.cancelled() => return ticket.failed(&DialFailure::Abandoned),
             connected = connect => connected,
         };
         let begun = match connected {
@@ -102,7 +102,7 @@ impl Dialer {
 impl Dial for Dialer {
     fn dial(&self, order: DialOrder, ticket: Dialing) {
         let Shared { config, state, tasks, .. } = &*self.shared;
-        if tasks.is_stopping() {
+        if tasks.stop.is_cancelled() {
             return ticket.failed(&DialFailure::Abandoned);
         }
         let Ok(place) = Arc::clone(&self.in_flight).try_acquire_owned() else {

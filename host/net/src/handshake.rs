@@ -44,7 +44,7 @@ impl Greeter {
         let limit = self.shared.config.handshake_timeout;
         tokio::select! {
             biased;
-            () = self.shared.tasks.stopping() => Err(HandshakeError::Stopped),
+            () = self.shared.tasks.stop.cancelled() => Err(HandshakeError::Stopped),
             ended = tokio::time::timeout(limit, handshake) => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
         }
     }

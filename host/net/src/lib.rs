@@ -242,7 +242,7 @@ impl Net {
     pub async fn shutdown(&self, deadline: Duration) -> Stopped {
         let Shared { state, tasks, roster, .. } = &*self.shared;
         state.pool.refuse_newcomers();
-        tasks.stop();
+        tasks.stop.cancel();
         let mut live = Vec::new();
         roster.for_each(|conn| live.push(conn.key));
         let mut goodbyes = 0;
@@ -373,7 +373,7 @@ fn check_name(network: &str) -> io::Result<()> {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        self.shared.tasks.stop();
+        self.shared.tasks.stop.cancel();
         self.shared.roster.abort_all();
     }
 }

@@ -62,7 +62,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.shared.tasks.stopping() => return,
+                () = self.shared.tasks.stop.cancelled() => return,
                 accepted = door.accept() => accepted,
             };
             match accepted {
@@ -74,7 +74,7 @@ impl Acceptor {
                 Err(_) => {
                     tokio::select! {
                         biased;
-                        () = self.shared.tasks.stopping() => return,
+                        () = self.shared.tasks.stop.cancelled() => return,
                         () = tokio::time::sleep(wait) => {}
                     }
                     wait = (wait * 2).min(BACKOFF.1);

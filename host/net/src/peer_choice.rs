@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_flow::{Route, Turns};
+use groundskeeper_flow::Route;
 use groundskeeper_pool::NodeState;
 
+use super::asking::RoutedRequests;
 use super::conn::Conn;
 use super::kinds::RequestKind;
 use super::request_error::{AskError, MAX_PENDING};
@@ -19,18 +20,9 @@ pub(crate) struct Candidates<'a> {
     pub(crate) but: &'a [PeerId],
 }
 
-pub(crate) struct PeerChoice {
-    shared: Arc<Shared>,
-    turns: Turns,
-}
-
-impl PeerChoice {
-    pub(crate) fn new(shared: Arc<Shared>, seed: u64) -> Self {
-        Self { shared, turns: Turns::new(seed) }
-    }
-
+impl RoutedRequests {
     /// The next connection to ask, as `take` makes of it; none of the peers in `asked`.
-    pub(crate) fn choose<R>(
+    pub(crate) fn route<R>(
         &self,
         candidates: &Candidates<'_>,
         kind: &RequestKind,
@@ -77,10 +69,5 @@ impl PeerChoice {
             listed.conns.iter().filter(|conn| health(conn).is_some_and(|h| h <= healthy_above)).count();
         let askable = listed.conns.iter().filter(|conn| self.can_ask(conn, kind, healthy_above)).count();
         AskError::NobodyToAsk { live, unhealthy, open: live.saturating_sub(unhealthy + askable) }
-    }
-
-    /// Any number, by chance.
-    pub(crate) fn random(&self) -> u64 {
-        self.turns.random()
     }
 }

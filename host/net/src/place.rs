@@ -29,7 +29,8 @@ pub(crate) struct Place {
     shared: Arc<Shared>,
     conn: Arc<Conn>,
     slot: Option<Slot>,
-    removal: Option<Removal>,
+    /// Why it is given back, if the pool has no reason of its own.
+    pub(crate) removal: Option<Removal>,
 }
 
 impl Place {
@@ -60,11 +61,6 @@ impl Place {
     /// Takes the connection out of the pool now.
     pub(crate) fn disconnect(&self, removal: Removal) {
         self.shared.state.pool.disconnect(self.conn.key, removal, None);
-    }
-
-    /// Why it is given back, if the pool has no reason of its own.
-    pub(crate) fn set_removal(&mut self, removal: Removal) {
-        self.removal = Some(removal);
     }
 }
 

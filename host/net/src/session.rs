@@ -98,7 +98,7 @@ impl Sessions {
             _tenure: tenure,
         };
         conn.owned_by(tasks.spawn(session));
-        if tasks.is_stopping() {
+        if tasks.stop.is_cancelled() {
             // It went live after the shutdown had looked who is.
             disconnect_for_shutdown(&self.shared, conn.key);
         }
@@ -421,7 +421,7 @@ where
             match session.talk(cx) {
                 Ok(()) => return Poll::Pending,
                 Err(Stop::Over(removal)) => {
-                    session.place.set_removal(removal);
+                    session.place.removal = Some(removal);
                     return Poll::Ready(());
                 }
                 Err(Stop::Goodbye(goodbye)) => session.begin_ending(goodbye),

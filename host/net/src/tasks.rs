@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Clones share the same tasks.
-#[derive(Clone)]
+/// See the module.
 pub(crate) struct Tasks {
     runtime: Handle,
     tracker: TaskTracker,
-    stop: CancellationToken,
+    /// Cancelled when all tasks are to stop.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Tasks {
@@ -27,20 +27,6 @@ impl Tasks {
 
     pub(crate) fn count(&self) -> usize {
         self.tracker.len()
-    }
-
-    /// Asks all tasks to stop.
-    pub(crate) fn stop(&self) {
-        self.stop.cancel();
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
-    }
-
-    /// Ends when the tasks are asked to stop.
-    pub(crate) fn stopping(&self) -> WaitForCancellationFuture<'_> {
-        self.stop.cancelled()
     }
 
     /// Waits for all tasks to end, at most `limit`. Whether they have.

@@ -364,8 +364,8 @@ impl Pool {
 
     /// Moves the health of a live connection within 0 to 100, and down no further than `floor`. Before and after, if it is
     /// still there.
-    pub fn adjust_health_above(&self, key: ConnKey, by: i32, floor: u8) -> Option<(u8, u8)> {
-        self.tags.get(key.slot as usize)?.adjust_health_above(key.conn, by, floor)
+    pub fn adjust_health(&self, key: ConnKey, by: i32, floor: u8) -> Option<(u8, u8)> {
+        self.tags.get(key.slot as usize)?.adjust_health(key.conn, by, floor)
     }
 
     /// Keeps phases from disconnecting a connection for a while, or for as long as it is protected already. False if it

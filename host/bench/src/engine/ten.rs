@@ -29,7 +29,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
         let registry =
             Registry::new(specs, Vec::new(), |_| 0, &Before { interval: INTERVAL, ..Before::default() });
         let filled = Filled::new(PEERS);
-        let fence = Fence::Thread(PhaseThread::new());
+        let fence = Fence::Thread(PhaseThread::default());
         // The slots stay: who is dropped is not there any more, which is a few of ten thousand.
         let cycle = Cycle::new(world(&filled), registry.expect("good phases"), fence, INTERVAL, 7);
         (cycle, filled)

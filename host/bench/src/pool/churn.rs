@@ -139,7 +139,7 @@ fn ours(peers: usize) -> Pace {
             filled.slot(order[step & 0xffff] as usize).peer_seen(now);
         },
         || {
-            let frame = still.frame(&filled);
+            let frame = still.frame();
             used(view(&frame).peers().at_least(peer::IDLE, Span::secs(90)).count());
         },
     )

@@ -59,7 +59,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
         let filled = Filled::new(peers);
         let still = Still::new(&filled);
         let (bytes, frame) = held_by(|| {
-            let frame = still.frame(&filled);
+            let frame = still.frame();
             let view = view(&frame);
             // What the built-ins touch while there are connections enough.
             used(view.column(peer::IDLE));

@@ -8,6 +8,7 @@ use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
 use groundskeeper::clock::Coarse;
 use groundskeeper::cycle::{Thresholds, TickSnapshot};
 use groundskeeper::engine::PhaseView;
+use groundskeeper::node::NodeState;
 use groundskeeper_sdk::column::{Peer, peer};
 use groundskeeper_sdk::host::{Frozen, View};
 use groundskeeper_sdk::span::Span;
@@ -24,22 +25,28 @@ const STALE_AFTER: Duration = Duration::from_secs(90);
 /// A phase can ask for no more in one run.
 const MOST: u32 = 4096;
 
-/// What a frame is taken of besides the pool: nothing in it.
+/// What a frame is taken of: the pool, and nothing in the rest.
 pub struct Still {
-    book: Arc<Book>,
-    broadcasts: Broadcasts,
+    state: NodeState,
 }
 
 impl Still {
     pub fn new(ours: &Filled) -> Self {
-        let book = Book::new(BookLimits::default(), Arc::clone(&ours.clock), Arc::clone(&ours.journal));
-        Self { book, broadcasts: Broadcasts::new(BroadcastLimits::default()) }
+        let Filled { pool, clock, journal, .. } = ours;
+        let state = NodeState {
+            pool: Arc::clone(pool),
+            book: Book::new(BookLimits::default(), Arc::clone(clock), Arc::clone(journal)),
+            broadcasts: Arc::new(Broadcasts::new(BroadcastLimits::default())),
+            journal: Arc::clone(journal),
+            clock: Arc::clone(clock),
+        };
+        Self { state }
     }
 
-    pub fn frame(&self, ours: &Filled) -> Arc<TickSnapshot> {
-        let thresholds = Thresholds { healthy_above: 30, least: 5, most: u32::MAX };
-        let now = ours.clock.coarse();
-        TickSnapshot::take(&ours.pool, &self.book, &self.broadcasts, thresholds, now, Coarse::default())
+    pub fn frame(&self) -> Arc<TickSnapshot> {
+        let thresholds =
+            Thresholds { healthy_above: 30, least: 5, most: u32::MAX, stale_after: Duration::from_secs(90) };
+        TickSnapshot::take(&self.state, thresholds, self.state.clock.coarse(), Coarse::default())
     }
 }
 
@@ -82,7 +89,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
         let samples: [Sample<'_>; 6] = [
             Box::new(|| {
                 micros(&|| {
-                    let frame = still.frame(ours);
+                    let frame = still.frame();
                     let view = view(&frame);
                     let stale: Vec<Peer> =
                         view.peers().at_least(peer::IDLE, Span::secs(90)).most(peer::IDLE).take(MOST);
@@ -95,7 +102,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
                 micros(&|| used(ours.pool.freeze_last_seen(&rows)))
             }),
             Box::new(|| {
-                let frame = still.frame(ours);
+                let frame = still.frame();
                 let view = view(&frame);
                 used(view.column(peer::IDLE));
                 micros(&|| used(view.peers().at_least(peer::IDLE, Span::secs(90)).count()))

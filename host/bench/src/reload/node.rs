@@ -82,7 +82,7 @@ impl Node {
         let folder = Arc::new(DataFolder::open(&scratch.0.join("data")).expect("a folder of our own"));
         let factory = Loader::lazy(folder.artifacts(), false);
         let options = ReloadOptions::trusting(dir);
-        let fence = Fence::Thread(PhaseThread::new());
+        let fence = Fence::Thread(PhaseThread::default());
         let mut reloader = PhaseReloader::new(options, folder, factory, fence, clock);
         let ticker = maintenance.handle().clone();
         let mut ticks = |change: CycleChange| runtime.block_on(ticker.with_cycle(change)).is_some();

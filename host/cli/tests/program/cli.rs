@@ -388,8 +388,10 @@ fn node() -> Node {
             state,
             phases: Arc::default(),
             pulse: Arc::default(),
-            measures: Arc::new(parking_lot::Mutex::new(groundskeeper::cycle::Measures {
-                thresholds: groundskeeper::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
+            thresholds: Arc::new(parking_lot::Mutex::new(groundskeeper::cycle::Thresholds {
+                healthy_above: 30,
+                least: 5,
+                most: 64,
                 stale_after: Duration::from_secs(90),
             })),
             started: clock.mono(),

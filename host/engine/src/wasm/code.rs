@@ -107,16 +107,10 @@ pub struct Code {
     imports: Vec<Interface>,
     stubs: Vec<String>,
     digest: Digest,
-    bytes: usize,
 }
 
 impl Code {
-    pub(super) fn new(
-        wasm: &Wasm,
-        component: Component,
-        digest: Digest,
-        bytes: usize,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn new(wasm: &Wasm, component: Component, digest: Digest) -> Result<Self, LoadError> {
         let mut imports = Vec::new();
         let mut stubs = Vec::new();
         let ty = component.component_type();
@@ -163,7 +157,7 @@ impl Code {
             linker.instantiate_pre(&component)
         };
         let pre = pre.map_err(no_fit)?;
-        Ok(Self { pre, exports, imports, stubs, digest, bytes })
+        Ok(Self { pre, exports, imports, stubs, digest })
     }
 
     /// The interfaces of the contract whose functions it imports: its request for grants.
@@ -178,11 +172,6 @@ impl Code {
 
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-
-    /// Size of the module it was made of.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 

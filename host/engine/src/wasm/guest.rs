@@ -98,14 +98,6 @@ impl Guest {
         &self.described
     }
 
-    pub fn code(&self) -> &Arc<Code> {
-        &self.code
-    }
-
-    pub fn setup(&self) -> &Setup {
-        &self.setup
-    }
-
     fn store(&self) -> wasmtime::Result<Store<Inside>> {
         let limits = &self.setup.limits;
         let memory = self.setup.grants.memory.map_or(0, |grant| grant.max_bytes);

@@ -51,10 +51,7 @@ impl AdminServer {
     /// Binds what `settings` name. Until [`AdminServer::open`] the socket answers that the node is starting.
     pub(crate) fn start(settings: &AdminSettings) -> Result<Self, AdminError> {
         let socket = settings.socket.as_deref().map(AdminSocket::bind).transpose()?;
-        let telemetry = settings
-            .telemetry
-            .map(|address| listen(address).map_err(|error| AdminError::Telemetry { address, error }));
-        let telemetry = telemetry.transpose()?;
+        let telemetry = settings.telemetry.map(listen).transpose()?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let ready = socket.map(|socket| {
             let (ready, node) = oneshot::channel();
@@ -92,10 +89,12 @@ impl AdminServer {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = StdListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
+    let listener = StdListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    listener.map_err(|error| AdminError::Telemetry { address, error })
 }
 
 /// Ends when `ready` does, if the node does not start.

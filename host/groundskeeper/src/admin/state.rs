@@ -10,7 +10,7 @@ use super::answers::{
     BookStatus, Health, Held, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status,
 };
 use crate::clock::{Coarse, unix_seconds};
-use crate::cycle::{BeatReport, Cycle, Measures, TickSnapshot};
+use crate::cycle::{BeatReport, Cycle, Thresholds, TickSnapshot};
 use crate::engine::PhaseView;
 use crate::pool::{Direction, Rows};
 use crate::record::Fixture;
@@ -42,8 +42,8 @@ async fn change(
 impl AdminState {
     pub fn status(&self) -> Status {
         let from = &self.sources;
-        let Measures { thresholds, stale_after } = *from.measures.lock();
-        let stats = from.state.pool.stats(thresholds.healthy_above, stale_after);
+        let Thresholds { healthy_above, stale_after, .. } = *from.thresholds.lock();
+        let stats = from.state.pool.stats(healthy_above, stale_after);
         let (notable, chatter) = from.state.journal.held();
         Status {
             node: from.state.pool.self_id(),
@@ -79,16 +79,8 @@ impl AdminState {
     /// What a phase would see now, at its first run. Copies every column: O(slots + addresses).
     pub fn view(&self) -> Fixture {
         let from = &self.sources;
-        let now = from.state.clock.coarse();
-        let thresholds = from.measures.lock().thresholds;
-        let snapshot = TickSnapshot::take(
-            &from.state.pool,
-            &from.state.book,
-            &from.state.broadcasts,
-            thresholds,
-            now,
-            Coarse::default(),
-        );
+        let (now, thresholds) = (from.state.clock.coarse(), *from.thresholds.lock());
+        let snapshot = TickSnapshot::take(&from.state, thresholds, now, Coarse::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.state.clock),

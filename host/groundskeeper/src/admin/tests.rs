@@ -86,8 +86,10 @@ impl Node {
             state,
             phases: Arc::clone(&board),
             pulse: Arc::clone(&pulse),
-            measures: Arc::new(parking_lot::Mutex::new(crate::cycle::Measures {
-                thresholds: crate::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
+            thresholds: Arc::new(parking_lot::Mutex::new(crate::cycle::Thresholds {
+                healthy_above: 30,
+                least: 5,
+                most: 64,
                 stale_after: Duration::from_secs(90),
             })),
             started: Duration::ZERO,

@@ -203,8 +203,8 @@ impl Apply<'_> {
 
     /// The same, with those that are healthy. O(slots) once in a plan.
     fn standing(&mut self) -> Standing {
-        let World { state, thresholds, stale_after, .. } = self.world;
-        let count = || state.pool.stats(thresholds.healthy_above, *stale_after).healthy;
+        let World { state, thresholds, .. } = self.world;
+        let count = || state.pool.stats(thresholds.healthy_above, thresholds.stale_after).healthy;
         let healthy = *self.outcome.healthy.get_or_insert_with(count);
         Standing { live: self.live(), healthy }
     }

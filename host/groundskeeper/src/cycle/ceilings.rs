@@ -127,12 +127,6 @@ pub(super) struct Excess {
     pub bans: Vec<PeerId>,
 }
 
-impl Excess {
-    pub fn is_empty(&self) -> bool {
-        self.protected.is_empty() && self.bans.is_empty()
-    }
-}
-
 impl Used {
     /// Takes out what is in force above these ceilings, that which would last longest first.
     fn lower(&mut self, protected: u32, bans: u32) -> Excess {

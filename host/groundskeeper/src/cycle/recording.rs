@@ -58,13 +58,13 @@ impl PhaseRunner {
     ) {
         let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) else { return };
         let place = at as u32;
-        let info = recorder.phase(&phase.name, place, &phase.body, &|| RunInfo {
+        let info = recorder.phase(&phase.name, place, &phase.spec.body, &|| RunInfo {
             name: phase.name.to_string(),
             version: phase.version.to_string(),
-            kind: phase.kind.to_owned(),
+            kind: phase.spec.kind.to_owned(),
             place,
-            digest: phase.body.digest(),
-            settings: phase.body.settings(),
+            digest: phase.spec.body.digest(),
+            settings: phase.spec.body.settings(),
         });
         recorder.ran(RecordedRun {
             phase: info,
@@ -80,7 +80,6 @@ impl PhaseRunner {
 
 fn moment(world: &World, interval: Duration, run: &BeatRun) -> Moment {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let thresholds = run.snapshot.thresholds();
     Moment {
         tick: run.beat.tick,
         urgent: run.beat.urgent,
@@ -92,9 +91,9 @@ fn moment(world: &World, interval: Duration, run: &BeatRun) -> Moment {
         unix_ms: ms(world.state.clock.unix()),
         interval_ms: ms(interval),
         dialing: run.snapshot.dialing(),
-        healthy_above: thresholds.healthy_above.into(),
-        least: thresholds.least,
-        most: thresholds.most,
+        healthy_above: world.thresholds.healthy_above.into(),
+        least: world.thresholds.least,
+        most: world.thresholds.most,
         broadcasts: run.snapshot.broadcasts(),
     }
 }

@@ -49,19 +49,19 @@ impl BeatRun {
 /// this run pass has had its turn.
 pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun) -> bool {
     let (tick, connected) = (run.beat.tick, run.connected());
-    if phase.policy.mode == Mode::Off {
+    if phase.spec.policy.mode == Mode::Off {
         return false;
     }
     if !ordered.is_empty() {
         return ordered.contains(&phase.name);
     }
     if run.beat.urgent > 0 {
-        let wakes = phase.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0;
+        let wakes = phase.spec.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0;
         // The host's own are tried whatever happened: nothing else ends the isolation.
         let is_held = phase.is_guest() && (phase.breaker.is_open() || phase.breaker.has_given_up());
         return wakes && !phase.is_stuck() && !phase.is_paused && !is_held;
     }
-    let every = phase.schedule.cadence.every_n_ticks(connected);
+    let every = phase.spec.schedule.cadence.every_n_ticks(connected);
     if !phase.timing.is_due(tick, every) {
         phase.owed_since = None;
         return false;
@@ -80,7 +80,7 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
 /// Runs phases and applies their plans.
 pub(super) struct PhaseRunner {
     pub world: World,
-    fence: Fence,
+    pub fence: Fence,
     pub recorder: Option<Box<dyn BeatRecorder>>,
     pub ledger: Ledger,
     pub pings: VecDeque<Pings>,
@@ -104,10 +104,6 @@ impl PhaseRunner {
         }
     }
 
-    pub fn runs_inline(&self) -> bool {
-        matches!(self.fence, Fence::Inline)
-    }
-
     /// Runs the phase, which is the `place`-th.
     pub fn run(&mut self, place: usize, phase: &mut Registered, run: &mut BeatRun) -> PhaseRun {
         let tick = self.tick(phase, run);
@@ -118,7 +114,7 @@ impl PhaseRunner {
         let job = Job { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
         let limit = (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET);
         phase.missed += u64::from(tick.missed);
-        let ran = self.fence.run(&phase.body, job, limit);
+        let ran = self.fence.run(&phase.spec.body, job, limit);
         if run.beat.urgent == 0 {
             phase.timing.ran(tick.number, None);
             phase.last_run_unix = Some(tick.unix_s);
@@ -144,7 +140,7 @@ impl PhaseRunner {
     /// What the phase is told of this run.
     fn tick(&self, phase: &Registered, run: &BeatRun) -> Tick {
         let Beat { tick, urgent, .. } = run.beat;
-        let every = phase.schedule.cadence.every_n_ticks(run.connected());
+        let every = phase.spec.schedule.cadence.every_n_ticks(run.connected());
         // Before its first run ever there is no run from which to count.
         let ran_before = phase.last_run_unix.is_some();
         let mono = self.world.state.clock.mono();
@@ -197,7 +193,7 @@ impl PhaseRunner {
         }
         let shadow = phase.is_shadow();
         let rules = Rules {
-            grants: &phase.policy.grants,
+            grants: &phase.spec.policy.grants,
             node: &world.guests,
             healthy_above: world.thresholds.healthy_above,
             most: world.thresholds.most,
@@ -251,7 +247,7 @@ pub(super) fn broken_rule(parts: &Parts, most: Option<usize>) -> Option<String> 
 
 /// Takes over what an accepted run wants to keep, if it may. A component cannot even ask without the grant.
 fn keep(world: &World, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
-    let is_granted = |interface| !phase.is_guest() || phase.policy.grants.allows(interface);
+    let is_granted = |interface| !phase.is_guest() || phase.spec.policy.grants.allows(interface);
     let (may_remember, may_count) = (is_granted(Interface::Memory), is_granted(Interface::Metrics));
     let mut refuse = |interface: Interface, what| {
         *phase.refused.entry(interface).or_default() += 1;

@@ -2,19 +2,21 @@
 //! Changes nothing, and does not change once touched.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use groundskeeper_pool::NodeState;
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals, clean};
 
 use crate::book::{Book, BookRows};
-use crate::broadcasts::{self, Broadcasts};
+use crate::broadcasts;
 use crate::clock::Coarse;
 use crate::engine::Snapshot;
 use crate::journal::Input;
 use crate::peer::Naming;
 use crate::pool::{Pool, Rows, Traffic};
 
-/// The operator's numbers that phases see beside the tables.
+/// The operator's numbers that views, statistics and late ticks are measured by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// A connection counts as healthy above this.
@@ -22,6 +24,15 @@ pub struct Thresholds {
     /// Floor and ceiling for the number of connections.
     pub least: u32,
     pub most: u32,
+    /// How long a peer may be silent before it counts as stale: how often a late node may start that count anew depends on
+    /// it.
+    pub stale_after: Duration,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { healthy_above: 30, least: 5, most: 1024, stale_after: Duration::from_secs(90) }
+    }
 }
 
 /// The node's tables as they were when a beat began.
@@ -42,15 +53,10 @@ pub struct TickSnapshot {
 
 impl TickSnapshot {
     /// Freezes which connections are live: a bit for each slot. Columns come later.
-    pub fn take(
-        pool: &Arc<Pool>,
-        book: &Arc<Book>,
-        broadcasts: &Broadcasts,
-        thresholds: Thresholds,
-        now: Coarse,
-        resumed_at: Coarse,
-    ) -> Arc<Self> {
-        let broadcasts::BroadcastTotals { held, oldest_s, in_window, window_s } = broadcasts.totals(now);
+    pub fn take(state: &NodeState, thresholds: Thresholds, now: Coarse, resumed_at: Coarse) -> Arc<Self> {
+        let NodeState { pool, book, .. } = state;
+        let broadcasts::BroadcastTotals { held, oldest_s, in_window, window_s } =
+            state.broadcasts.totals(now);
         Arc::new(Self {
             rows: pool.freeze(),
             dialing: book.dialing(),
@@ -69,10 +75,6 @@ impl TickSnapshot {
 
     pub fn rows(&self) -> &Rows {
         &self.rows
-    }
-
-    pub(super) fn thresholds(&self) -> Thresholds {
-        self.thresholds
     }
 
     pub(super) fn dialing(&self) -> u32 {

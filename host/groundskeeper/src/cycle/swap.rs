@@ -47,9 +47,8 @@ impl TrialContext {
         fence: &mut Fence,
         limit: Duration,
     ) -> Result<(), String> {
-        let NodeState { pool, book, broadcasts, clock, .. } = &self.state;
-        let snapshot =
-            TickSnapshot::take(pool, book, broadcasts, self.thresholds, clock.coarse(), Coarse::default());
+        let clock = &*self.state.clock;
+        let snapshot = TickSnapshot::take(&self.state, self.thresholds, clock.coarse(), Coarse::default());
         let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
         let memory = match spec.policy.mode {
             Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
@@ -68,7 +67,7 @@ impl TrialContext {
         let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
         let view = PhaseView::new(snapshot, Arc::new(Changes::default()), memory);
         let job = Job {
-            tick: Tick { number: self.tick, unix_s: unix_seconds(&**clock), ..Tick::default() },
+            tick: Tick { number: self.tick, unix_s: unix_seconds(clock), ..Tick::default() },
             view: Arc::new(view),
         };
         match fence.run(&spec.body, job, limit).done.ended {
@@ -93,11 +92,18 @@ impl Cycle {
 
     /// Registers a phase, or puts a new generation of it in the place of the one that runs.
     ///
-    /// `kept` and `last_runs` are what an earlier process of this node left for a phase that is new.
+    /// The others are what an earlier process of this node left for a phase that is new. With a `former` generation it
+    /// begins on probation.
     ///
     /// # Errors
     /// Why it cannot be registered. Nothing has changed then.
-    pub fn put(&mut self, spec: PhaseSpec, kept: KeptPhase, last_runs: LastRuns) -> Result<(), String> {
+    pub fn put(
+        &mut self,
+        spec: PhaseSpec,
+        kept: KeptPhase,
+        last_runs: LastRuns,
+        former: Option<Former<PhaseSpec>>,
+    ) -> Result<(), String> {
         let (name, version) = (spec.name.clone(), spec.version.clone());
         let state = &self.runner.world.state;
         let arrival = Arrival {
@@ -109,6 +115,7 @@ impl Cycle {
                 unix_now: unix_seconds(&*state.clock),
                 interval: self.runner.interval,
             },
+            former,
         };
         self.registry.put(spec, arrival)?;
         if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
@@ -130,18 +137,11 @@ impl Cycle {
     }
 
     /// Gives the beats to come other numbers. Of what guests have in force, what is above a lowered ceiling ends.
-    pub fn set_world(&mut self, thresholds: Thresholds, stale_after: Duration, guests: GuestCeilings) {
+    pub fn set_world(&mut self, thresholds: Thresholds, guests: GuestCeilings) {
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
         end(world, &ledger.lower_all(&guests), "what all guests may have in force was lowered");
         world.thresholds = thresholds;
-        world.stale_after = stale_after;
         world.guests = guests;
-    }
-
-    /// Puts a phase that has just begun on probation, with the generation to go back to.
-    pub fn resume_probation(&mut self, name: &str, former: Former<PhaseSpec>) {
-        self.registry.resume_probation(name, self.last_tick, former);
-        self.publish();
     }
 
     /// What is wanted and does not run.
@@ -181,14 +181,14 @@ impl PhaseRunner {
     /// Ends what a guest has in force above what it is granted now.
     fn lower(&mut self, phase: &Registered) {
         if phase.is_guest() {
-            let excess = self.ledger.lower(&phase.name, &phase.policy.grants);
+            let excess = self.ledger.lower(&phase.name, &phase.spec.policy.grants);
             end(&self.world, &excess, &format!("what phase {} may have in force was lowered", phase.name));
         }
     }
 }
 
 fn end(world: &World, excess: &Excess, why: &str) {
-    if excess.is_empty() {
+    if *excess == Excess::default() {
         return;
     }
     let NodeState { pool, journal, .. } = &world.state;

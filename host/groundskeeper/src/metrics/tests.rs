@@ -21,8 +21,10 @@ fn sources(clock: &Arc<TokioClock>) -> Sources {
         state: NodeState::new(PeerId::from_bytes([1; 32]), NodeLimits::for_connections(16), clock, None),
         phases: Arc::default(),
         pulse: Arc::default(),
-        measures: Arc::new(parking_lot::Mutex::new(crate::cycle::Measures {
-            thresholds: crate::cycle::Thresholds { healthy_above: 30, least: 5, most: 64 },
+        thresholds: Arc::new(parking_lot::Mutex::new(crate::cycle::Thresholds {
+            healthy_above: 30,
+            least: 5,
+            most: 64,
             stale_after: Duration::from_secs(90),
         })),
         started: Duration::ZERO,

@@ -38,7 +38,7 @@ impl DropIn {
     ) -> Result<PhaseReloader, DataError> {
         let (options, clock) = (self.reload.clone(), Arc::clone(&cycle.world().state.clock));
         let factory = Loader::lazy(data.artifacts(), self.allow_native);
-        let fence = Fence::Thread(PhaseThread::new());
+        let fence = Fence::Thread(PhaseThread::default());
         let mut reloader = PhaseReloader::new(options, Arc::clone(data), factory, fence, clock);
         let mut ticks = |change: CycleChange| {
             change(cycle);

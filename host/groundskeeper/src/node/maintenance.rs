@@ -19,8 +19,6 @@ use super::start_error::StartError;
 use crate::admin::{AdminServer, AdminSettings, AdminState};
 use crate::book::Dial;
 use crate::clock::unix_seconds;
-#[cfg(any(feature = "node", feature = "telemetry"))]
-use crate::cycle::Measures;
 use crate::cycle::{Cycle, Stopwatch, Thresholds, World};
 #[cfg(feature = "dropin")]
 use crate::data::DataFolder;
@@ -41,8 +39,6 @@ pub struct Options {
     /// Opens connections when a phase asks for it; without one, dials are refused.
     pub dialer: Option<Arc<dyn Dial>>,
     pub thresholds: Thresholds,
-    /// How long a peer may be silent before it counts as stale.
-    pub stale_after: Duration,
     /// Where phases run: on a thread of their own unless time is simulated.
     pub fence: Fence,
     /// When phases ran in an earlier process.
@@ -75,9 +71,8 @@ impl Default for Options {
         Self {
             interval: Duration::from_secs(30),
             dialer: None,
-            thresholds: Thresholds { healthy_above: 30, least: 5, most: 1024 },
-            stale_after: Duration::from_secs(90),
-            fence: Fence::Thread(PhaseThread::new()),
+            thresholds: Thresholds::default(),
+            fence: Fence::Thread(PhaseThread::default()),
             last_runs: LastRuns::new(),
             kept: BTreeMap::new(),
             rejected: Vec::new(),
@@ -112,7 +107,7 @@ pub struct Maintenance {
     #[cfg(feature = "dropin")]
     pub(super) state: NodeState,
     #[cfg(any(feature = "node", feature = "telemetry"))]
-    pub(super) measures: Arc<Mutex<Measures>>,
+    pub(super) thresholds: Arc<Mutex<Thresholds>>,
     /// Monotonic time of the start.
     #[cfg(feature = "telemetry")]
     started: Duration,
@@ -180,14 +175,13 @@ impl Maintenance {
             Some(data) => restore_phases(&data.folder, &mut phases, &mut options)?,
             None => StartFrom::Folder,
         };
-        let Options { interval, dialer, thresholds, stale_after, fence, guests, secret, after_tick, .. } =
-            options;
+        let Options { interval, dialer, thresholds, fence, guests, secret, after_tick, .. } = options;
         let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
         let self_id = state.pool.self_id();
         let spread = |name: &str| spread(&self_id, name);
         let before = Before { last_runs, kept, unix_now: unix_seconds(&*state.clock), interval };
         let registry = Registry::new(phases, rejected, spread, &before)?;
-        let world = World { state: state.clone(), dialer, thresholds, stale_after, guests };
+        let world = World { state: state.clone(), dialer, thresholds, guests };
         let mut cycle = Cycle::new(world, registry, fence, interval, secret);
         if let Some(stopwatch) = stopwatch {
             cycle = cycle.measured_by(stopwatch);
@@ -212,7 +206,7 @@ impl Maintenance {
             #[cfg(feature = "dropin")]
             state: state.clone(),
             #[cfg(any(feature = "node", feature = "telemetry"))]
-            measures: Arc::new(Mutex::new(Measures { thresholds, stale_after })),
+            thresholds: Arc::new(Mutex::new(thresholds)),
             #[cfg(feature = "telemetry")]
             started,
             ticker: OwnedTask { stop, task },
@@ -248,7 +242,7 @@ impl Maintenance {
             state: self.state.clone(),
             phases: Arc::clone(&self.board),
             pulse: Arc::clone(self.handle.pulse()),
-            measures: Arc::clone(&self.measures),
+            thresholds: Arc::clone(&self.thresholds),
             started: self.started,
             reload: self.reload().cloned(),
             traffic: None,

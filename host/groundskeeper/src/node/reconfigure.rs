@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::builtins::builtins;
 use super::maintenance::Maintenance;
 use crate::config::{Config, Guests, PoolSettings, Problem};
-use crate::cycle::{Measures, Thresholds};
+use crate::cycle::Thresholds;
 use crate::journal::{Asker, Cause};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
@@ -33,7 +33,7 @@ pub struct Reconfigurer {
     pool: Arc<Pool>,
     net: Arc<Net>,
     ticker: TickerHandle,
-    measures: Arc<Mutex<Measures>>,
+    thresholds: Arc<Mutex<Thresholds>>,
 }
 
 impl Reconfigurer {
@@ -49,7 +49,7 @@ impl Reconfigurer {
             pool: Arc::clone(&maintenance.state.pool),
             net,
             ticker: maintenance.handle.clone(),
-            measures: Arc::clone(&maintenance.measures),
+            thresholds: Arc::clone(&maintenance.thresholds),
         }
     }
 
@@ -79,20 +79,19 @@ impl Reconfigurer {
 
     async fn take(&self, old: &Config, new: &Config, report: &ConfigReport) -> Result<(), String> {
         let going_down = || "the node is shutting down".to_owned();
-        let thresholds = thresholds(&new.pool);
-        let (stale_after, guests) = (new.stale_after(), new.guests.ceilings(new.pool.least));
+        let (thresholds, guests) = (thresholds(new), new.guests.ceilings(new.pool.least));
         let own = builtins(&new.phases);
         let put = self.ticker.with_cycle(move |cycle| {
             for spec in own {
-                cycle.put(spec, KeptPhase::default(), LastRuns::new())?;
+                cycle.put(spec, KeptPhase::default(), LastRuns::new(), None)?;
             }
-            cycle.set_world(thresholds, stale_after, guests);
+            cycle.set_world(thresholds, guests);
             Ok::<(), String>(())
         });
         if report.changed.iter().any(|key| key != "node.interval" && key != "log.level") {
             put.await.ok_or_else(going_down)??;
         }
-        *self.measures.lock() = Measures { thresholds, stale_after };
+        *self.thresholds.lock() = thresholds;
         if old.node.interval != new.node.interval {
             self.ticker.set_interval(new.node.interval).await.ok_or_else(going_down)?;
         }
@@ -115,8 +114,10 @@ impl Reconfigurer {
     }
 }
 
-pub(super) fn thresholds(pool: &PoolSettings) -> Thresholds {
-    Thresholds { healthy_above: pool.healthy_above(), least: pool.least, most: pool.most() }
+pub(super) fn thresholds(config: &Config) -> Thresholds {
+    let pool = &config.pool;
+    let (healthy_above, stale_after) = (pool.healthy_above(), config.stale_after());
+    Thresholds { healthy_above, least: pool.least, most: pool.most(), stale_after }
 }
 
 /// What holds of `[guests]`: the folder and who is trusted wait for the next start.

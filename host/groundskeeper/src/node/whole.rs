@@ -90,9 +90,8 @@ impl Node {
         let options = Options {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
-            thresholds: thresholds(&config.pool),
-            stale_after: config.stale_after(),
-            fence: Fence::Thread(PhaseThread::new()),
+            thresholds: thresholds(&config),
+            fence: Fence::Thread(PhaseThread::default()),
             rejected,
             guests: config.guests.ceilings(config.pool.least),
             recorder,

@@ -15,8 +15,7 @@ use super::{
     Quarantine,
 };
 use crate::engine::policy::{Mode, Trust};
-use crate::engine::schedule::Schedule;
-use crate::engine::{Body, Breaker, Cost, MEMORY_BYTES, Timing};
+use crate::engine::{Breaker, Cost, MEMORY_BYTES, Timing};
 use crate::journal::Asker;
 
 /// Runs whose durations are kept for the median: two hours of a phase that runs each four minutes.
@@ -26,10 +25,8 @@ const DURATIONS: usize = 32;
 pub struct Registered {
     pub name: Arc<str>,
     pub version: Arc<str>,
-    pub kind: &'static str,
-    pub body: Arc<dyn Body>,
-    pub schedule: Schedule,
-    pub policy: Policy,
+    /// What it is made of now.
+    pub spec: PhaseSpec,
     pub timing: Timing,
     pub breaker: Breaker,
     /// Memory and quarantine, as they outlive the process.
@@ -69,12 +66,16 @@ pub struct Registered {
 impl Registered {
     /// A phase that joins a node that runs.
     pub(super) fn arrived(spec: PhaseSpec, arrival: Arrival) -> Self {
-        let Arrival { tick, spread, before } = arrival;
+        let Arrival { tick, spread, before, former } = arrival;
         let mut phase = Self::new(spec, &|_: &str| spread, &before);
         // Its cadence begins now, not when the process did.
         phase.timing.last_run += i64::from(tick);
         phase.timing.again_at = phase.timing.again_at.map(|at| at + tick);
         phase.since_unix = Some(before.unix_now);
+        if let Some(former) = former {
+            phase.lineage.probation_resumed(former);
+            phase.probation = Probation::from(tick);
+        }
         phase
     }
 
@@ -101,12 +102,9 @@ impl Registered {
         let mut lineage = Lineage::default();
         lineage.started(spec.digest);
         Self {
-            name: spec.name.into(),
-            version: spec.version.into(),
-            kind: spec.kind,
-            body: spec.body,
-            schedule: spec.schedule,
-            policy: spec.policy,
+            name: spec.name.as_str().into(),
+            version: spec.version.as_str().into(),
+            spec,
             timing,
             breaker,
             last_error: kept.quarantine.as_ref().map(|told| told.why.clone()),
@@ -133,19 +131,6 @@ impl Registered {
         }
     }
 
-    /// What it is made of now.
-    pub(super) fn spec(&self) -> PhaseSpec {
-        PhaseSpec {
-            name: self.name.to_string(),
-            kind: self.kind,
-            version: self.version.to_string(),
-            body: Arc::clone(&self.body),
-            schedule: self.schedule.clone(),
-            policy: self.policy.clone(),
-            digest: self.digest(),
-        }
-    }
-
     /// Of this generation. None for the host's own.
     pub fn digest(&self) -> Option<[u8; 32]> {
         self.lineage.current()
@@ -159,17 +144,12 @@ impl Registered {
             self.exchange(spec);
             return;
         };
-        let taken_back = self.lineage.offered(digest, self.kept.clone(), self.spec());
+        let taken_back = self.lineage.offered(digest, self.kept.clone(), self.spec.clone());
         self.exchange(spec);
         match taken_back {
             Some(former) => self.restore(former.kept),
             None => self.probation = Probation::from(tick),
         }
-    }
-
-    pub(super) fn resume_probation(&mut self, tick: u32, former: Former<PhaseSpec>) {
-        self.lineage.probation_resumed(former);
-        self.probation = Probation::from(tick);
     }
 
     /// Counts a run towards the end of the probation, if there is one.
@@ -198,13 +178,9 @@ impl Registered {
 
     /// Puts `spec` in the place of what runs; what has to do with its bytes begins anew, its cadence goes on.
     fn exchange(&mut self, spec: PhaseSpec) {
-        let PhaseSpec { name: _, kind, version, body, schedule, policy, digest } = spec;
-        self.breaker = breaker(&policy);
-        self.kind = kind;
-        self.version = version.into();
-        self.body = body;
-        self.schedule = schedule;
-        self.policy = policy;
+        self.breaker = breaker(&spec.policy);
+        self.version = spec.version.as_str().into();
+        self.spec = spec;
         self.timing.again_at = None;
         self.stuck = None;
         self.owed_since = None;
@@ -213,7 +189,7 @@ impl Registered {
         self.cost = Cost::default();
         self.memory_peak = None;
         self.metrics.clear();
-        if self.kept.quarantine.take_if(|told| Some(told.digest) != digest).is_some() {
+        if self.kept.quarantine.take_if(|told| Some(told.digest) != self.spec.digest).is_some() {
             self.changes += 1;
         }
     }
@@ -223,11 +199,11 @@ impl Registered {
     }
 
     pub fn is_guest(&self) -> bool {
-        self.policy.trust == Trust::Guest
+        self.spec.policy.trust == Trust::Guest
     }
 
     pub fn is_shadow(&self) -> bool {
-        self.policy.mode == Mode::Shadow
+        self.spec.policy.mode == Mode::Shadow
     }
 
     /// Whether a run that was given up has still not come back.
@@ -246,9 +222,9 @@ impl Registered {
 
     /// The most that it may store; None if nothing.
     pub fn memory_cap(&self) -> Option<usize> {
-        match self.policy.trust {
+        match self.spec.policy.trust {
             Trust::Host => Some(MEMORY_BYTES),
-            Trust::Guest => self.policy.grants.memory.map(|grant| grant.max_bytes),
+            Trust::Guest => self.spec.policy.grants.memory.map(|grant| grant.max_bytes),
         }
     }
 
@@ -334,7 +310,7 @@ impl Registered {
     }
 
     fn state(&self) -> PhaseState {
-        if self.policy.mode == Mode::Off {
+        if self.spec.policy.mode == Mode::Off {
             PhaseState::Off
         } else if self.is_stuck() {
             PhaseState::Stuck
@@ -353,7 +329,7 @@ impl Registered {
 
     /// What `phases` shows, with `connected` peers there.
     pub fn status(&self, connected: u32) -> PhaseStatus {
-        let every = self.schedule.cadence.every_n_ticks(connected);
+        let every = self.spec.schedule.cadence.every_n_ticks(connected);
         let state = self.state();
         let runs_again = !matches!(state, PhaseState::Off | PhaseState::Paused | PhaseState::Quarantined);
         let mut took: Vec<Duration> = self.took.iter().copied().collect();
@@ -361,11 +337,11 @@ impl Registered {
         let micros = |time: Duration| time.as_micros() as u64;
         PhaseStatus {
             name: Arc::clone(&self.name),
-            kind: self.kind.into(),
+            kind: self.spec.kind.into(),
             version: Arc::clone(&self.version),
-            summary: self.body.summary().into(),
+            summary: self.spec.body.summary().into(),
             state,
-            mode: self.policy.mode,
+            mode: self.spec.policy.mode,
             digest: self.digest().as_ref().map(short_digest),
             since_unix_s: self.since_unix,
             probation_left: self.lineage.is_on_probation().then_some(self.probation.runs_left),

@@ -31,13 +31,14 @@ pub enum Judged {
 }
 
 /// When a phase joins a node that runs, and what an earlier process left for it.
-#[derive(Clone, Debug, Default)]
 pub struct Arrival {
     /// The last tick.
     pub tick: u32,
     /// Spreads first runs, as in [`Registry::new`].
     pub spread: u64,
     pub before: Before,
+    /// The generation that ran before the earlier process put this one on probation.
+    pub former: Option<Former<PhaseSpec>>,
 }
 
 /// What is left of a generation's probation.
@@ -70,7 +71,7 @@ impl Registry {
         let names = self.order_with(&spec)?;
         let trust = spec.policy.trust;
         match self.phases.iter_mut().find(|phase| *phase.name == *spec.name) {
-            Some(phase) if phase.policy.trust != trust => {
+            Some(phase) if phase.spec.policy.trust != trust => {
                 return Err(format!("the name {:?} is taken by a phase of the host's own", spec.name));
             }
             Some(phase) => phase.put(spec, arrival.tick, arrival.before.unix_now),
@@ -87,19 +88,12 @@ impl Registry {
         Some(self.phases.remove(at).kept().0.clone())
     }
 
-    /// Gives the phase `name` its former generation, which ran before this process did.
-    pub fn resume_probation(&mut self, name: &str, tick: u32, former: Former<PhaseSpec>) {
-        if let Some(phase) = self.phases.iter_mut().find(|phase| *phase.name == *name) {
-            phase.resume_probation(tick, former);
-        }
-    }
-
     /// The order of names with `newcomer` in its place.
     fn order_with(&self, newcomer: &PhaseSpec) -> Result<Vec<String>, String> {
         let others = || self.phases.iter().filter(|phase| *phase.name != *newcomer.name);
         let is_there =
             |name: &String| **name == *newcomer.name || others().any(|other| *other.name == **name);
-        let mut specs: Vec<PhaseSpec> = others().map(Registered::spec).collect();
+        let mut specs: Vec<PhaseSpec> = others().map(|phase| phase.spec.clone()).collect();
         for spec in &mut specs {
             // Whom they wait for may have gone meanwhile.
             spec.schedule.after.retain(is_there);

@@ -58,7 +58,7 @@ pub(super) fn takes_out(kind: ScanKind, missing_since: Duration, now: Duration) 
 /// Whether the last good generation of the phase is put in although no file says so.
 pub(super) fn restores(slot: &PhaseSlot, kind: ScanKind) -> bool {
     let is_ordered = kind == ScanKind::Ordered && slot.head().lineage.current().is_some();
-    slot.running().is_none() && (slot.waits_for_restore() || is_ordered)
+    slot.running().is_none() && (slot.waits_for_restore || is_ordered)
 }
 
 /// What a start does with bytes of the folder.
@@ -145,7 +145,7 @@ mod tests {
     fn phases_that_do_not_run() {
         let mut slot = PhaseSlot::new(head());
         assert!(!restores(&slot, ScanKind::Hint) && restores(&slot, ScanKind::Ordered));
-        slot.wait_for_restore(true);
+        slot.waits_for_restore = true;
         assert!(restores(&slot, ScanKind::Hint));
         slot.started();
         assert!(!restores(&slot, ScanKind::Ordered), "it runs");

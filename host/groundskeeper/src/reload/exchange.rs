@@ -114,13 +114,9 @@ fn put_all(cycle: &mut Cycle, puts: &[Put], last_runs: &LastRuns) -> BTreeMap<St
         let mut refused = BTreeMap::new();
         waiting.retain(|put| {
             let name = &put.if_refused.name;
-            match cycle.put(put.spec.clone(), put.kept.clone(), last_runs.clone()) {
-                Ok(()) => {
-                    if let Some(former) = put.former.clone() {
-                        cycle.resume_probation(name, former);
-                    }
-                }
-                Err(why) => _ = refused.insert(name.clone(), why),
+            let Put { spec, kept, former, .. } = put;
+            if let Err(why) = cycle.put(spec.clone(), kept.clone(), last_runs.clone(), former.clone()) {
+                refused.insert(name.clone(), why);
             }
             refused.contains_key(name)
         });

@@ -23,17 +23,13 @@ pub(super) struct GenerationLoader {
     factory: PhaseFactory,
     fence: Fence,
     reload_native: bool,
-    libraries: u32,
+    /// Shared libraries loaded.
+    pub libraries: u32,
 }
 
 impl GenerationLoader {
     pub fn new(factory: PhaseFactory, fence: Fence, reload_native: bool) -> Self {
         Self { factory, fence, reload_native, libraries: 0 }
-    }
-
-    /// Shared libraries loaded.
-    pub fn libraries(&self) -> u32 {
-        self.libraries
     }
 
     /// Makes a phase of what was read of the manifest's `file`. `replaces` if a generation of it runs.

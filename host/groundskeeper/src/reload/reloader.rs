@@ -58,8 +58,8 @@ impl PhaseReloader {
     pub fn counts(&self) -> ReloadCounts {
         let generations = self.slots.all_running().map(|slot| slot.head().lineage.digests().count());
         ReloadCounts {
-            digests: self.scanner.digests(),
-            libraries: self.loader.libraries().into(),
+            digests: self.scanner.digests,
+            libraries: self.loader.libraries.into(),
             generations: generations.sum::<usize>() as u64,
             ..self.log.counts
         }

@@ -42,7 +42,7 @@ impl PhaseReloader {
         let put = self.find_last_good(name);
         // A disk that fails for a moment is no reason to take away what the phase remembers.
         let is_disk_failure = matches!(put, Err(Refusal::Machine(_)));
-        self.slots.entry(name).wait_for_restore(is_disk_failure);
+        self.slots.entry(name).waits_for_restore = is_disk_failure;
         put.ok().flatten()
     }
 

@@ -51,7 +51,7 @@ pub(super) struct FolderScanner {
     /// Manifests that could not be read at the last scan: that says nothing about what is in them.
     unread: BTreeSet<PathBuf>,
     /// Modules read and hashed.
-    digests: u64,
+    pub digests: u64,
 }
 
 impl FolderScanner {
@@ -62,10 +62,6 @@ impl FolderScanner {
 
     pub fn dir(&self) -> &Path {
         &self.options.dir
-    }
-
-    pub fn digests(&self) -> u64 {
-        self.digests
     }
 
     /// Every file that was there at the last scan.

@@ -62,7 +62,7 @@ impl PhaseReloader {
         let slot = self.slots.entry(name);
         slot.must_save();
         if kind == Some(ScanKind::Ordered) && decide::restores(slot, ScanKind::Ordered) {
-            slot.wait_for_restore(true);
+            slot.waits_for_restore = true;
         }
         let is_unused = !slot.head().lineage.names(&digest);
         self.slots.save_heads();

@@ -22,7 +22,7 @@ pub(super) struct PhaseSlot {
     /// `head` is not on disk: the disk refused it.
     is_unsaved: bool,
     /// Its last good generation does not run, and is put in at the next scan.
-    waits_for_restore: bool,
+    pub waits_for_restore: bool,
     candidate: Option<Candidate>,
     /// When the files were first seen to be gone.
     missing_since: Option<Duration>,
@@ -53,10 +53,6 @@ impl PhaseSlot {
     /// Whether the phase was loaded from this manifest.
     pub fn is_from(&self, manifest: &Path) -> bool {
         self.head.lineage.current().is_some() && self.head.file == manifest
-    }
-
-    pub fn waits_for_restore(&self) -> bool {
-        self.waits_for_restore
     }
 
     /// What lies in the folder and does not run.
@@ -185,11 +181,6 @@ impl PhaseSlot {
                 tracing::error!(%error, phase = name, "cannot write down which generation runs; tried again");
             }
         }
-    }
-
-    /// Whether the last good generation, which does not run, is put in at the next scan.
-    pub fn wait_for_restore(&mut self, waits: bool) {
-        self.waits_for_restore = waits;
     }
 
     /// Gives bytes that have failed another chance.

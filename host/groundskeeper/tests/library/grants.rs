@@ -422,7 +422,7 @@ async fn dials_are_cut_by_tick_by_room_and_by_back_off() {
     assert_eq!(refusals(&by_tick, "explorer", What::Dial), vec!["dial.max_per_tick = 3 is used up"; 6]);
 
     let dial = Some(DialGrant { max_per_tick: 64, ..DialGrant::default() });
-    let thresholds = groundskeeper::cycle::Thresholds { healthy_above: 30, least: 5, most: 6 };
+    let thresholds = groundskeeper::cycle::Thresholds { most: 6, ..Default::default() };
     let mut by_room =
         rig_with(vec![explorer(dial)], Options { guests: no_rules(), thresholds, ..Options::default() });
     (1..=4).for_each(|n| _ = by_room.peer(n));
@@ -681,7 +681,8 @@ async fn what_is_in_force_above_a_lowered_ceiling_ends() {
     let put = |spec: PhaseSpec| {
         let handle = rig.handle.clone();
         async move {
-            let put = handle.with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::new()));
+            let put =
+                handle.with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::new(), None));
             put.await.expect("the ticker runs").expect("a good phase");
         }
     };
@@ -690,11 +691,7 @@ async fn what_is_in_force_above_a_lowered_ceiling_ends() {
     assert!(rig.pool.freeze().words()[0].protected() && rig.pool.freeze().words()[1].protected());
     let lowered = rig.handle.with_cycle(|cycle| {
         let thresholds = cycle.world().thresholds;
-        cycle.set_world(
-            thresholds,
-            Duration::from_secs(90),
-            GuestCeilings { protected: 1, bans: 0, ..no_rules() },
-        );
+        cycle.set_world(thresholds, GuestCeilings { protected: 1, bans: 0, ..no_rules() });
     });
     lowered.await.expect("the ticker runs");
     assert_eq!(in_force(&rig), (1, 0));

@@ -251,7 +251,7 @@ async fn live_through(world: &World) -> Result<HashMap<What, u32>, TestCaseError
         view.peers().take(2).into_iter().for_each(|peer| plan.protect(peer, time, "the operator's"));
         Ok(())
     });
-    let thresholds = Thresholds { healthy_above: 30, least: 5, most: world.most };
+    let thresholds = Thresholds { most: world.most, ..Default::default() };
     let options = Options { guests: world.rules.clone(), thresholds, ..Options::default() };
     let mut rig = rig_with(std::iter::once(guardian).chain(specs).collect(), options);
     let mut watch = Watch {

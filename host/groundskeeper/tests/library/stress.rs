@@ -562,9 +562,8 @@ fn topology(threads: u64, each: u64) {
                             5 => slots.iter().for_each(|slot| slot.peer_seen(clock.coarse())),
                             6 => {
                                 let by = (draw >> 32) as i32 % 50;
-                                let changed = slots
-                                    .front()
-                                    .and_then(|slot| pool.adjust_health_above(slot.key(), by, 0));
+                                let changed =
+                                    slots.front().and_then(|slot| pool.adjust_health(slot.key(), by, 0));
                                 assert!(changed.is_none_or(|(_, after)| after <= 100));
                             }
                             _ => {
@@ -631,7 +630,7 @@ fn mixed(threads: u64, each: u64) {
             6 => {
                 // Never so low that nobody is asked.
                 let by = (draw >> 32) as i32 % 20;
-                let changed = somebody().and_then(|key| pool.adjust_health_above(key, by, 50));
+                let changed = somebody().and_then(|key| pool.adjust_health(key, by, 50));
                 assert!(changed.is_none_or(|(_, after)| after <= 100));
             }
             7 => {

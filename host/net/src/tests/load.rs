@@ -65,7 +65,7 @@ async fn requests_go_round_healthy_peers_and_only_to_those() {
     }
     assert_eq!(count(&asked), [10, 10, 10]);
     // One of them is not healthy, one is not meant, and one is left.
-    a.pool.adjust_health_above(a.pool.find(&others[0].id()).unwrap(), -70, 0);
+    a.pool.adjust_health(a.pool.find(&others[0].id()).unwrap(), -70, 0);
     for _ in 0..10 {
         let but = [others[1].id()];
         let answer = a.net.ask(round().but(&but)).await.unwrap();

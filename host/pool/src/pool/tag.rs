@@ -131,7 +131,7 @@ impl Tag {
 
     /// Moves health by `by` within 0 to 100, and down no further than `floor`, only while `conn` is live. Returns health
     /// before and after.
-    pub fn adjust_health_above(&self, conn: u32, by: i32, floor: u8) -> Option<(u8, u8)> {
+    pub fn adjust_health(&self, conn: u32, by: i32, floor: u8) -> Option<(u8, u8)> {
         let moved = |word: Word| {
             let (health, floor) = (i32::from(word.health()), i32::from(floor));
             health.saturating_add(by).clamp(health.min(floor), 100) as u8

@@ -136,7 +136,7 @@ async fn health_is_lowered_to_the_floor_and_raised_from_below_it() {
     for (by, floor, moved) in
         [(-50, 60, (100, 60)), (-5, 60, (60, 60)), (-40, 0, (60, 20)), (-9, 60, (20, 20)), (9, 60, (20, 29))]
     {
-        assert_eq!(pool.adjust_health_above(slot.key(), by, floor), Some(moved));
+        assert_eq!(pool.adjust_health(slot.key(), by, floor), Some(moved));
     }
 }
 
@@ -149,7 +149,7 @@ async fn stale_keys_never_reach_the_next_tenant() {
     let (second, _link) = join(&pool, 2, Direction::Inbound, 0).unwrap();
     assert_eq!(second.key().slot, old.slot);
     assert_eq!(pool.disconnect(old, by_phase("slow"), None), Verdict::Gone);
-    assert_eq!(pool.adjust_health_above(old, -50, 0), None);
+    assert_eq!(pool.adjust_health(old, -50, 0), None);
     assert_eq!((pool.name(old), pool.link(old).is_none()), (None, true));
     assert_eq!(pool.journal.disconnects_by(Cause::OwnerDropped), 1);
     assert_eq!(pool.live(), 1);
@@ -261,7 +261,7 @@ async fn smoothed_rtt_and_stats_are_what_they_say() {
     assert_eq!(pool.freeze_rtt(&pool.freeze()), [900]);
     tokio::time::advance(Duration::from_secs(90)).await;
     let (second, _b) = join(&pool, 2, Direction::Outbound, 0).unwrap();
-    assert_eq!(pool.adjust_health_above(second.key(), -70, 0), Some((100, 30)));
+    assert_eq!(pool.adjust_health(second.key(), -70, 0), Some((100, 30)));
     assert!(first.is_stale(Duration::from_secs(90)) && !second.is_stale(Duration::from_secs(1)));
     let stats = pool.stats(30, Duration::from_secs(90));
     let expected = PoolStats {
@@ -314,7 +314,7 @@ async fn over_a_limit_the_worst_end_first_of_these_the_youngest_and_protected_on
     for (n, (direction, health, _, protected)) in (1..).zip(rows) {
         let facts = PeerFacts { id: id(n), address: at(n), direction };
         let slot = pool.attach(facts, Arc::new(FakeLink::default())).unwrap();
-        pool.adjust_health_above(slot.key(), health - i32::from(pool.health(slot.key()).unwrap()), 0);
+        pool.adjust_health(slot.key(), health - i32::from(pool.health(slot.key()).unwrap()), 0);
         assert!(!protected || pool.protect(slot.key(), Duration::from_secs(60)));
         slots.push(slot);
     }

@@ -168,7 +168,7 @@ impl Apply<'_> {
             let after = i32::from(health).saturating_add(by).clamp(health.min(floor).into(), 100);
             self.world.state.pool.is_live(key).then_some((health, after as u8))
         } else {
-            self.world.state.pool.adjust_health_above(key, by, floor)
+            self.world.state.pool.adjust_health(key, by, floor)
         };
         let Some((before, after)) = moved else { return Err(self.void(ENDED_ALREADY, |_| draft)) };
         draft.inputs.push(("health-before".into(), before.into()));

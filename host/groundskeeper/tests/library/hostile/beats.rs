@@ -106,7 +106,7 @@ async fn the_other_phases_of_the_tick_run_and_the_journal_says_what_happened() {
     }
     phases.push(closure("works", 1, |_, _, _| Ok(())));
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
-    let fence = Fence::Thread(PhaseThread::new());
+    let fence = Fence::Thread(PhaseThread::default());
     let mut rig = Rig::resume(clock, phases, INTERVAL, &Kept::default(), fence);
     rig.peer(1);
     rig.peer(2);
@@ -163,7 +163,7 @@ fn memory_comes_back_from_two_thousand_hostile_runs() {
             })
         })
         .collect();
-    let mut fence = Fence::Thread(PhaseThread::new());
+    let mut fence = Fence::Thread(PhaseThread::default());
     let peers = few();
     // Nothing here is native, so nothing has to be given up.
     let limit = Duration::from_secs(3_600);

@@ -255,8 +255,12 @@ impl Process {
         let world = World {
             state,
             dialer: None,
-            thresholds: Thresholds { healthy_above: 30, least: 5, most: 8 },
-            stale_after: Duration::from_secs(90),
+            thresholds: Thresholds {
+                healthy_above: 30,
+                least: 5,
+                most: 8,
+                stale_after: Duration::from_secs(90),
+            },
             guests: GuestCeilings::default(),
         };
         let mut cycle =
