@@ -275,7 +275,7 @@ impl<'a> Check<'a> {
 
     /// A peer that was quiet at one run is pinged then, and must have had its chance to answer before the next.
     fn reaper_gives_a_chance(&mut self, reaper: &Phase<Reaper>, interval: Span) {
-        let longest = reaper.schedule.cadence.all().into_iter().max().unwrap_or(1);
+        let longest = reaper.schedule.cadence.longest();
         let between = interval.as_millis().saturating_mul(longest.into());
         let stale_after = reaper.settings.stale_after;
         if reaper.mode != Mode::Off && stale_after.as_millis() <= between {
