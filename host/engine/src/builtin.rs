@@ -31,8 +31,8 @@ pub struct Phases {
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default, deny_unknown_fields, bound(deserialize = "S: Usual"))]
-#[cfg_attr(feature = "schema", schemars(bound = "S: Usual"))]
+#[serde(default, deny_unknown_fields, bound(deserialize = "S: Settings"))]
+#[cfg_attr(feature = "schema", schemars(bound = "S: Settings"))]
 pub struct Phase<S> {
     /// Whether it runs at all.
     #[serde(rename = "enabled", serialize_with = "put_enabled", deserialize_with = "take_enabled")]
@@ -47,7 +47,7 @@ pub struct Phase<S> {
     pub settings: S,
 }
 
-impl<S: Usual> Default for Phase<S> {
+impl<S: Settings> Default for Phase<S> {
     fn default() -> Self {
         Self { mode: Mode::Enforce, schedule: S::schedule(), settings: S::default() }
     }
@@ -62,22 +62,22 @@ fn take_enabled<'de, D: Deserializer<'de>>(from: D) -> Result<Mode, D::Error> {
 }
 
 /// Keys that are left out are as usual for this phase.
-fn take_schedule<'de, S: Usual, D: Deserializer<'de>>(from: D) -> Result<Schedule, D::Error> {
+fn take_schedule<'de, S: Settings, D: Deserializer<'de>>(from: D) -> Result<Schedule, D::Error> {
     Ok(WrittenSchedule::deserialize(from)?.or(S::schedule()))
 }
 
 /// The settings of a built-in phase, and when it runs unless its operator says so.
-pub trait Usual: Default + Serialize + DeserializeOwned {
+pub trait Settings: groundskeeper_sdk::phase::Phase + Default + Serialize + DeserializeOwned {
     fn schedule() -> Schedule;
 }
 
-impl Usual for Reaper {
+impl Settings for Reaper {
     fn schedule() -> Schedule {
         Schedule::every(1)
     }
 }
 
-impl Usual for Reconnect {
+impl Settings for Reconnect {
     fn schedule() -> Schedule {
         let steps = [(Some(5), 1), (Some(8), 2), (None, 4)];
         let steps = steps.map(|(below_connections, every_n_ticks)| Step { below_connections, every_n_ticks });
@@ -86,14 +86,14 @@ impl Usual for Reconnect {
     }
 }
 
-impl Usual for BroadcastCleanup {
+impl Settings for BroadcastCleanup {
     /// Each minute at the default interval.
     fn schedule() -> Schedule {
         Schedule::every(2)
     }
 }
 
-impl Usual for ExchangeCleanup {
+impl Settings for ExchangeCleanup {
     /// Each hour at the default interval.
     fn schedule() -> Schedule {
         Schedule::every(120)
@@ -106,7 +106,7 @@ impl Usual for ExchangeCleanup {
 struct Described<S>(std::marker::PhantomData<S>);
 
 #[cfg(feature = "schema")]
-impl<S: Usual> schemars::JsonSchema for Described<S> {
+impl<S: Settings> schemars::JsonSchema for Described<S> {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         std::any::type_name::<S>().into()
     }
