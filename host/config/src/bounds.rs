@@ -3,6 +3,7 @@
 
 use groundskeeper_base::bounds::Bound;
 use groundskeeper_engine::BUILTINS;
+use groundskeeper_engine::schedule::MOST_TICKS;
 use groundskeeper_flow::{
     Backpressure, BreakerSettings, NetSettings, Performance, RetrySettings, TimeoutSettings,
 };
@@ -12,9 +13,6 @@ use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
 use serde_json::Value;
 
 use super::{Guests, Node, Shutdown};
-
-/// A year of ticks of 30 s: rarer than that is `enabled = false`.
-pub(super) const MOST_TICKS: u64 = 1_051_200;
 
 /// The range of every key of the config that has one.
 pub(super) fn all() -> Vec<(String, Bound)> {

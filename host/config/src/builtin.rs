@@ -1,11 +1,8 @@
 //! The four built-in phases as both files configure them: their names, their order, their typed settings.
 
 use groundskeeper_engine::schedule::Schedule;
-use groundskeeper_engine::{BUILTINS, Phases};
+use groundskeeper_engine::{BUILTINS, Phases, Settings};
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
-use groundskeeper_sdk::phase::Phase;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::document::Document;
@@ -19,9 +16,6 @@ pub(super) fn schedules(of: &Phases) -> [&Schedule; BUILTINS.len()] {
         &of.exchange_cleanup.schedule,
     ]
 }
-
-pub(super) trait Settings: Phase + Default + Serialize + DeserializeOwned {}
-impl<S: Phase + Default + Serialize + DeserializeOwned> Settings for S {}
 
 /// Checks the table `settings` of a file about the built-in phase `name`.
 pub(super) fn check_file(document: &mut Document<'_>, name: &str) {

@@ -26,7 +26,6 @@ mod builtin;
 mod document;
 mod manifest;
 mod performance;
-mod phases;
 mod resolve;
 mod schedule;
 #[cfg(feature = "schema")]
@@ -67,8 +66,6 @@ pub struct Config {
     pub shutdown: Shutdown,
     pub log: Log,
     pub guests: Guests,
-    #[serde(with = "phases")]
-    #[cfg_attr(feature = "schema", schemars(with = "phases::Phases"))]
     pub phases: Phases,
 }
 

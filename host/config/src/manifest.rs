@@ -10,7 +10,7 @@ use groundskeeper_base::problem::{self, Problem};
 use groundskeeper_engine::policy::{
     Grants, Instance, Limits, MOST_PHASE_NAME, Mode, OnFailure, is_phase_name,
 };
-use groundskeeper_engine::schedule::Schedule;
+use groundskeeper_engine::schedule::{MOST_TICKS, Schedule};
 use groundskeeper_engine::{BUILTINS, Phases};
 use groundskeeper_pool::settings::MOST_CONNECTIONS;
 use groundskeeper_sdk::span::Span;
@@ -103,7 +103,7 @@ const USUAL_RUNS: u32 = 120;
 
 pub(super) const BOUNDS: [(&str, Bound); 24] = [
     ("max_runs", Count(1, 1_000_000)),
-    ("schedule.offset", Count(0, bounds::MOST_TICKS)),
+    ("schedule.offset", Count(0, MOST_TICKS)),
     ("grants.disconnect.max_per_tick", Count(1, 4096)),
     ("grants.disconnect.max_per_hour", Count(1, MOST_CONNECTIONS)),
     ("grants.disconnect.min_connections_left", Count(0, MOST_CONNECTIONS)),

@@ -11,43 +11,40 @@ const MOST_KINDS: usize = 64;
 /// Bytes of a request kind's name.
 const MOST_NAME: usize = 64;
 
-/// What is wrong with the section beyond ranges: key and message.
-pub(super) fn problems(written: &Performance) -> Vec<(String, String)> {
-    let mut found = Vec::new();
+/// Tells `wrong` what is wrong with the section beyond ranges: key and message.
+pub(super) fn check(written: &Performance, mut wrong: impl FnMut(&str, String)) {
     if !written.enable_lock_free {
         let words = "there is no other way to run: marking peers, choosing whom to ask and counting take no lock; leave the key out";
-        found.push(("performance.enable_lock_free".to_owned(), words.to_owned()));
+        wrong("performance.enable_lock_free", words.to_owned());
     }
     let (first_wait, longest_wait) = (span(written.retry.first_wait), span(written.retry.longest_wait));
     if first_wait > longest_wait {
         let words = format!("first_wait = {first_wait} is above longest_wait = {longest_wait}");
-        found.push(("performance.retry.first_wait".to_owned(), words));
+        wrong("performance.retry.first_wait", words);
     }
     if written.timeouts.len() > MOST_KINDS {
         let words = format!("{} kinds have time-outs of their own; {MOST_KINDS} may", written.timeouts.len());
-        found.push(("performance.timeouts".to_owned(), words));
+        wrong("performance.timeouts", words);
     }
     for (kind, timeout) in &written.timeouts {
-        let at = |key: &str| format!("performance.timeouts.{kind}.{key}");
+        let table = format!("performance.timeouts.{kind}");
         let (base_timeout, max_timeout) = (span(timeout.base), span(timeout.most));
         if kind.is_empty() || kind.len() > MOST_NAME {
-            let words = format!("request kind {kind:?} is not 1 to {MOST_NAME} bytes long");
-            found.push((format!("performance.timeouts.{kind}"), words));
+            wrong(&table, format!("request kind {kind:?} is not 1 to {MOST_NAME} bytes long"));
         }
         if base_timeout > max_timeout {
             let words = format!("base_timeout = {base_timeout} is above max_timeout = {max_timeout}");
-            found.push((at("base_timeout"), words));
+            wrong(&format!("{table}.base_timeout"), words);
         }
         if let Some(least) = timeout.least.map(span).filter(|least| *least > base_timeout) {
             let words = format!("min_timeout = {least} is above base_timeout = {base_timeout}");
-            found.push((at("min_timeout"), words));
+            wrong(&format!("{table}.min_timeout"), words);
         }
         if kind != Performance::ALL_KINDS {
             let values = serde_json::to_value(timeout).expect("settings are plain data");
             for (key, value, bound) in bounds::outside(&TimeoutSettings::BOUNDS, &values) {
-                found.push((at(key), format!("{value} is out of range: {bound}")));
+                wrong(&format!("{table}.{key}"), format!("{value} is out of range: {bound}"));
             }
         }
     }
-    found
 }

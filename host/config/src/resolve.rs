@@ -9,14 +9,14 @@ use groundskeeper_base::bytes::Bytes;
 use groundskeeper_base::problem::Problem;
 use groundskeeper_base::units::span;
 use groundskeeper_engine::policy::Mode;
-use groundskeeper_engine::{BUILTINS as PHASES, Phase, Phases};
+use groundskeeper_engine::{BUILTINS as PHASES, Phase, Phases, Settings};
 use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
 use groundskeeper_phases::Reaper;
 use groundskeeper_pool::book::BookLimits;
 use groundskeeper_pool::settings::PoolSettings;
 use groundskeeper_sdk::span::Span;
 
-use super::builtin::{self, Settings};
+use super::builtin;
 use super::document::Document;
 use super::manifest::{Manifest, read_manifests};
 use super::{Admin, Config, Guests, Node, Overrides, Require, bounds, performance, schedule};
@@ -184,9 +184,7 @@ impl<'a> Check<'a> {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
         }
-        for (key, message) in performance::problems(&config.performance) {
-            self.wrong(&key, message);
-        }
+        performance::check(&config.performance, |key, message| self.wrong(key, message));
         let least = config.pool.least;
         self.guests(&mut config.guests, dir, least);
         self.phases(&mut config.phases);
@@ -275,7 +273,7 @@ impl<'a> Check<'a> {
 
     /// A peer that was quiet at one run is pinged then, and must have had its chance to answer before the next.
     fn reaper_gives_a_chance(&mut self, reaper: &Phase<Reaper>, interval: Span) {
-        let longest = reaper.schedule.cadence.all().into_iter().max().unwrap_or(1);
+        let longest = reaper.schedule.cadence.longest();
         let between = interval.as_millis().saturating_mul(longest.into());
         let stale_after = reaper.settings.stale_after;
         if reaper.mode != Mode::Off && stale_after.as_millis() <= between {

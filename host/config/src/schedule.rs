@@ -1,9 +1,8 @@
 //! What may be wrong with a schedule, for the config and for manifests alike. Knows no phase.
 
 use groundskeeper_base::problem::unknown_name_hint;
-use groundskeeper_engine::schedule::{Cadence, Schedule};
+use groundskeeper_engine::schedule::{Cadence, MOST_TICKS, Schedule};
 
-use super::bounds::MOST_TICKS;
 use super::document::Document;
 
 /// Checks what stands at `table`, like `phases.reaper.schedule`. `known` are the names that `after` and `before` may

@@ -1,9 +1,8 @@
 //! The JSON schemas of the config file and of manifests, for editors. Made from the types and the ranges; nothing in them
 //! is written twice.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use groundskeeper_base::bounds::Bound;
@@ -54,43 +53,4 @@ fn property<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Value> {
         return table.get_mut("additionalProperties").filter(|rest| rest.is_object());
     }
     table.get_mut("properties")?.get_mut(name)
-}
-
-pub(super) fn cadence_schema(_: &mut SchemaGenerator) -> Schema {
-    let number = json_schema!({ "type": "integer", "minimum": 1, "maximum": super::bounds::MOST_TICKS });
-    json_schema!({ "anyOf": [number, {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "properties": { "below_connections": { "type": "integer", "minimum": 1 }, "every_n_ticks": number },
-            "required": ["every_n_ticks"],
-            "additionalProperties": false,
-        },
-    }] })
-}
-
-/// Stands for the settings of a built-in phase in the schema, where its type knows nothing of schemas: keys, types and
-/// defaults are read off its default.
-#[derive(Default, Serialize)]
-#[serde(transparent)]
-pub(super) struct Described<S>(S);
-
-impl<S: Default + Serialize> JsonSchema for Described<S> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        std::any::type_name::<S>().rsplit("::").next().unwrap_or("Settings").to_owned().into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let defaults = serde_json::to_value(S::default()).expect("settings are plain data");
-        let properties: serde_json::Map<String, serde_json::Value> = defaults
-            .as_object()
-            .expect("settings are a struct")
-            .iter()
-            .map(|(key, value)| {
-                let kind = if value.is_string() { "string" } else { "integer" };
-                (key.clone(), serde_json::json!({ "type": kind, "default": value }))
-            })
-            .collect();
-        json_schema!({ "type": "object", "properties": properties, "additionalProperties": false })
-    }
 }

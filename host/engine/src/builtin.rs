@@ -4,53 +4,122 @@ use std::sync::Arc;
 
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use groundskeeper_sdk::host::AnyPhase;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::policy::Mode;
-use crate::schedule::{Cadence, Schedule, Step, WakeOn};
+use crate::schedule::{Cadence, Schedule, Step, WakeOn, WrittenSchedule};
 use crate::{Body, BuiltIn};
 
 /// Names of the built-in phases, in the order in which they run.
 pub const BUILTINS: [&str; 4] = ["reaper", "reconnect", "broadcast-cleanup", "exchange-cleanup"];
 
-/// The four built-in phases in the order in which they run.
-#[derive(Clone, PartialEq, Debug)]
+/// The four built-in phases.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Phases {
+    /// Pings quiet peers and disconnects silent ones.
     pub reaper: Phase<Reaper>,
+    /// Dials known addresses while there are too few connections.
     pub reconnect: Phase<Reconnect>,
+    /// Forgets old broadcasts.
     pub broadcast_cleanup: Phase<BroadcastCleanup>,
+    /// Forgets addresses that nobody names any more.
     pub exchange_cleanup: Phase<ExchangeCleanup>,
 }
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, bound(deserialize = "S: Settings"))]
+#[cfg_attr(feature = "schema", schemars(bound = "S: Settings"))]
 pub struct Phase<S> {
+    /// Whether it runs at all.
+    #[serde(rename = "enabled", serialize_with = "put_enabled", deserialize_with = "take_enabled")]
+    #[cfg_attr(feature = "schema", schemars(with = "bool"))]
     pub mode: Mode,
+    /// When it runs.
+    #[serde(deserialize_with = "take_schedule::<S, _>")]
+    #[cfg_attr(feature = "schema", schemars(with = "WrittenSchedule", default = "WrittenSchedule::default"))]
     pub schedule: Schedule,
-    /// Checked.
+    /// What it decides by.
+    #[cfg_attr(feature = "schema", schemars(with = "Described<S>"))]
     pub settings: S,
 }
 
-impl<S: Default> Phase<S> {
-    /// With its usual settings.
-    fn running(cadence: Cadence, wake_on: Vec<WakeOn>) -> Self {
-        let schedule = Schedule { cadence, wake_on, ..Schedule::every(1) };
-        Self { mode: Mode::Enforce, schedule, settings: S::default() }
+impl<S: Settings> Default for Phase<S> {
+    fn default() -> Self {
+        Self { mode: Mode::Enforce, schedule: S::schedule(), settings: S::default() }
     }
 }
 
-impl Default for Phases {
-    /// The reaper runs at each tick, reconnect by the number of connections, the two cleanups each 2 and 120 ticks: a minute
-    /// and an hour at the default interval.
-    fn default() -> Self {
+fn put_enabled<T: Serializer>(mode: &Mode, to: T) -> Result<T::Ok, T::Error> {
+    to.serialize_bool(*mode != Mode::Off)
+}
+
+fn take_enabled<'de, D: Deserializer<'de>>(from: D) -> Result<Mode, D::Error> {
+    Ok(if bool::deserialize(from)? { Mode::Enforce } else { Mode::Off })
+}
+
+/// Keys that are left out are as usual for this phase.
+fn take_schedule<'de, S: Settings, D: Deserializer<'de>>(from: D) -> Result<Schedule, D::Error> {
+    Ok(WrittenSchedule::deserialize(from)?.or(S::schedule()))
+}
+
+/// The settings of a built-in phase, and when it runs unless its operator says so.
+pub trait Settings: groundskeeper_sdk::phase::Phase + Default + Serialize + DeserializeOwned {
+    fn schedule() -> Schedule;
+}
+
+impl Settings for Reaper {
+    fn schedule() -> Schedule {
+        Schedule::every(1)
+    }
+}
+
+impl Settings for Reconnect {
+    fn schedule() -> Schedule {
         let steps = [(Some(5), 1), (Some(8), 2), (None, 4)];
         let steps = steps.map(|(below_connections, every_n_ticks)| Step { below_connections, every_n_ticks });
-        Self {
-            reaper: Phase::running(Cadence::Every(1), Vec::new()),
-            reconnect: Phase::running(Cadence::Adaptive(steps.into()), vec![WakeOn::Isolated]),
-            broadcast_cleanup: Phase::running(Cadence::Every(2), Vec::new()),
-            exchange_cleanup: Phase::running(Cadence::Every(120), Vec::new()),
-        }
+        let cadence = Cadence::Adaptive(steps.into());
+        Schedule { cadence, wake_on: vec![WakeOn::Isolated], ..Schedule::every(1) }
+    }
+}
+
+impl Settings for BroadcastCleanup {
+    /// Each minute at the default interval.
+    fn schedule() -> Schedule {
+        Schedule::every(2)
+    }
+}
+
+impl Settings for ExchangeCleanup {
+    /// Each hour at the default interval.
+    fn schedule() -> Schedule {
+        Schedule::every(120)
+    }
+}
+
+/// Stands for the settings of a phase in the schema, of which their type knows nothing: keys, types and defaults are read
+/// off their default.
+#[cfg(feature = "schema")]
+struct Described<S>(std::marker::PhantomData<S>);
+
+#[cfg(feature = "schema")]
+impl<S: Settings> schemars::JsonSchema for Described<S> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        std::any::type_name::<S>().into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let defaults = serde_json::to_value(S::default()).expect("settings are plain data");
+        let property = |(key, value): (&String, &serde_json::Value)| {
+            let kind = if value.is_string() { "string" } else { "integer" };
+            (key.clone(), serde_json::json!({ "type": kind, "default": value }))
+        };
+        let properties: serde_json::Map<_, _> =
+            defaults.as_object().into_iter().flatten().map(property).collect();
+        schemars::json_schema!({ "type": "object", "properties": properties, "additionalProperties": false })
     }
 }
 

@@ -29,7 +29,7 @@ pub use thread::PhaseThread;
 #[doc(hidden)]
 pub use {
     breaker::Breaker,
-    builtin::{BUILT_IN, BUILTINS, builtin},
+    builtin::{BUILT_IN, BUILTINS, Settings, builtin},
     policy::{MEMORY_BYTES, is_phase_name},
     run::{Body, BuiltIn, Cost, Done, Ended, FailureKind, Job, Limit, Run, RunFailure},
     timing::{Timing, spread},

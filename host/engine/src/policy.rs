@@ -114,7 +114,6 @@ pub struct HealthGrant {
     pub max_delta_per_peer_per_hour: u32,
     /// It lowers nobody below this. Default: the lowest health that still counts as healthy (31, one above
     /// pool.healthy_above), so that no guest makes a peer unhealthy unless told so.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<u32>,
 }
 
@@ -288,8 +287,8 @@ impl Grants {
         let everything = serde_json::to_value(Self::everything()).ok()?;
         let granted = match everything.get(interface.name())? {
             Value::Object(ceilings) => {
-                let ceilings: Vec<String> =
-                    ceilings.iter().map(|(name, ceiling)| format!("{name} = {ceiling}")).collect();
+                let named = ceilings.iter().filter(|(_, ceiling)| !ceiling.is_null());
+                let ceilings: Vec<_> = named.map(|(name, ceiling)| format!("{name} = {ceiling}")).collect();
                 format!("{{ {} }}", ceilings.join(", "))
             }
             yes => yes.to_string(),

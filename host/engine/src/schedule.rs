@@ -1,20 +1,28 @@
 //! When a phase is due, as its operator or its application says it. Counts ticks, knows no clock.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A year of ticks of 30 s: rarer than that is switched off.
+#[doc(hidden)]
+pub const MOST_TICKS: u64 = 1_051_200;
 
 /// When a phase is due.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Schedule {
+    #[serde(rename = "every_n_ticks")]
     pub cadence: Cadence,
     /// Ticks; less than the shortest cadence.
     pub offset: u32,
-    /// Due at the first tick, whenever it ran last.
-    pub run_on_start: bool,
     pub wake_on: Vec<WakeOn>,
     /// Names of phases that run before it when both are due.
     pub after: Vec<String>,
     /// Names of phases that run after it when both are due.
     pub before: Vec<String>,
+    /// Due at the first tick, whenever it ran last.
+    pub run_on_start: bool,
 }
 
 impl Schedule {
@@ -23,16 +31,52 @@ impl Schedule {
         Self {
             cadence: Cadence::Every(n.max(1)),
             offset: 0,
-            run_on_start: false,
             wake_on: Vec::new(),
             after: Vec::new(),
             before: Vec::new(),
+            run_on_start: false,
+        }
+    }
+}
+
+/// A schedule as it is written, with what may be left out.
+#[doc(hidden)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct WrittenSchedule {
+    /// Runs at each n-th tick (1 to 1051200), or a list of steps of which the first that fits holds.
+    #[cfg_attr(feature = "schema", schemars(schema_with = "cadence_schema"))]
+    pub every_n_ticks: Option<Cadence>,
+    /// Ticks by which its runs are moved, less than every_n_ticks.
+    pub offset: Option<u32>,
+    /// What wakes it between two ticks: "isolated" when the last connection ends.
+    pub wake_on: Option<Vec<WakeOn>>,
+    /// Phases that run before it when both are due.
+    pub after: Option<Vec<String>>,
+    /// Phases that run after it when both are due.
+    pub before: Option<Vec<String>>,
+    /// Runs at the first tick as well, whenever it ran last.
+    pub run_on_start: Option<bool>,
+}
+
+impl WrittenSchedule {
+    /// What was written, and `usual` for what was not.
+    pub fn or(self, usual: Schedule) -> Schedule {
+        Schedule {
+            cadence: self.every_n_ticks.unwrap_or(usual.cadence),
+            offset: self.offset.unwrap_or(usual.offset),
+            wake_on: self.wake_on.unwrap_or(usual.wake_on),
+            after: self.after.unwrap_or(usual.after),
+            before: self.before.unwrap_or(usual.before),
+            run_on_start: self.run_on_start.unwrap_or(usual.run_on_start),
         }
     }
 }
 
 /// How many ticks lie between two runs.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
 pub enum Cadence {
     /// At least 1.
     Every(u32),
@@ -66,6 +110,49 @@ impl Cadence {
     }
 }
 
+impl<'de> Deserialize<'de> for Cadence {
+    /// By hand, because serde's untagged enums answer every mistake with "did not match any variant".
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct NumberOrSteps;
+        impl<'de> Visitor<'de> for NumberOrSteps {
+            type Value = Cadence;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of ticks, or a list of { below_connections, every_n_ticks }")
+            }
+
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Cadence, E> {
+                let n = u32::try_from(n).map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))?;
+                Ok(Cadence::Every(n))
+            }
+
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Cadence, E> {
+                let n = u32::try_from(n).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(n), &self))?;
+                Ok(Cadence::Every(n))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, steps: A) -> Result<Cadence, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(steps)).map(Cadence::Adaptive)
+            }
+        }
+        from.deserialize_any(NumberOrSteps)
+    }
+}
+
+#[cfg(feature = "schema")]
+fn cadence_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let number = schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": MOST_TICKS });
+    schemars::json_schema!({ "anyOf": [number, {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": { "below_connections": { "type": "integer", "minimum": 1 }, "every_n_ticks": number },
+            "required": ["every_n_ticks"],
+            "additionalProperties": false,
+        },
+    }] })
+}
+
 /// What wakes a phase between two ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -77,7 +164,6 @@ pub enum WakeOn {
 
 /// One step of an adaptive cadence: holds while there are fewer than `below_connections`, always if it names none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -137,40 +137,33 @@ fn peer_column(name: &str) -> Option<PeerColumn> {
 }
 
 fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
-    let tick = bytes.small()?;
-    let urgent = bytes.small()?;
-    let late = bytes.flag()?;
-    let skipped = bytes.small()?;
-    let mut long = || bytes.number();
-    let (slept_ms, lateness_ms, mono_ms) = (long()?, long()?, long()?);
-    let (unix_ms, interval_ms) = (long()?, long()?);
+    let moment = Moment {
+        tick: bytes.small()?,
+        urgent: bytes.small()?,
+        late: bytes.flag()?,
+        skipped: bytes.small()?,
+        slept_ms: bytes.number()?,
+        lateness_ms: bytes.number()?,
+        mono_ms: bytes.number()?,
+        unix_ms: bytes.number()?,
+        interval_ms: bytes.number()?,
+        dialing: bytes.small()?,
+        healthy_above: bytes.small()?,
+        least: bytes.small()?,
+        most: bytes.small()?,
+        broadcasts: BroadcastTotals {
+            held: bytes.small()?,
+            oldest_s: bytes.small()?,
+            in_window: bytes.small()?,
+            window_s: bytes.small()?,
+        },
+    };
+    let Moment { slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms, .. } = moment;
     // Sums of times are reckoned without care for overflow.
-    let too_long = |ms: u64| ms > u64::MAX / 4;
-    if [slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms].into_iter().any(too_long) {
+    if [slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms].into_iter().any(|ms| ms > u64::MAX / 4) {
         return Err(Corrupt("a time is too long"));
     }
-    let mut small = || bytes.small();
-    Ok(Moment {
-        tick,
-        urgent,
-        late,
-        skipped,
-        slept_ms,
-        lateness_ms,
-        mono_ms,
-        unix_ms,
-        interval_ms,
-        dialing: small()?,
-        healthy_above: small()?,
-        least: small()?,
-        most: small()?,
-        broadcasts: BroadcastTotals {
-            held: small()?,
-            oldest_s: small()?,
-            in_window: small()?,
-            window_s: small()?,
-        },
-    })
+    Ok(moment)
 }
 
 fn take_layout<C>(bytes: &mut Bytes<'_>, known: fn(&str) -> Option<C>) -> Result<Vec<Written<C>>, Corrupt> {

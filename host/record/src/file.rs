@@ -94,20 +94,11 @@ impl Recording {
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let io = |source| ReadError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
-        Self::read(file, path.display().to_string(), io)
-    }
-
-    /// As [`Recording::open`]; `name` is what problems call the file.
-    pub(super) fn read(
-        file: File,
-        name: String,
-        io: impl Fn(io::Error) -> ReadError,
-    ) -> Result<Self, ReadError> {
-        let len = file.metadata().map_err(&io)?.len();
-        let mut recording = Self { name, file, index: Vec::new(), end: FILE_HEAD as u64, len };
+        let len = file.metadata().map_err(io)?.len();
+        let name = path.display().to_string();
+        let mut recording = Self { name: name.clone(), file, index: Vec::new(), end: FILE_HEAD as u64, len };
         let mut head = [0; FILE_HEAD];
-        let found = recording.bytes_at(0, &mut head).map_err(&io)?;
-        let name = recording.name.clone();
+        let found = recording.bytes_at(0, &mut head).map_err(io)?;
         if found < FILE_HEAD || head[..4] != MAGIC {
             return Err(ReadError::NotARecording { name });
         }

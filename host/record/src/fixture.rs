@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use groundskeeper_base::problem::Problem;
+use groundskeeper_engine::PhaseView;
 use groundskeeper_engine::beat::RecordedRun;
-use groundskeeper_engine::{PhaseView, Snapshot};
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn, UNKNOWN};
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals};
 use groundskeeper_sdk::phase::Tick;
@@ -140,39 +140,31 @@ impl Fixture {
         if let Some(memory) = &self.memory {
             line("memory", format!("{},", memory_value(memory)));
         }
-        line("peers", format!("{},", self.rows_json(Table::Peers)));
-        line("book", self.rows_json(Table::Book));
+        let view = self.view();
+        line("peers", format!("{},", rows_json(&*view, Table::Peers)));
+        line("book", rows_json(&*view, Table::Book));
         text + "}\n"
     }
+}
 
-    fn rows_json(&self, table: Table) -> String {
-        let rows: Vec<String> = (0..self.snapshot.rows(table)).map(|row| self.row_json(table, row)).collect();
-        if rows.is_empty() { "[]".to_owned() } else { format!("[\n    {}\n  ]", rows.join(",\n    ")) }
-    }
+fn rows_json(view: &dyn Frozen, table: Table) -> String {
+    let rows: Vec<String> = (0..view.rows(table)).map(|row| row_json(view, table, row)).collect();
+    if rows.is_empty() { "[]".to_owned() } else { format!("[\n    {}\n  ]", rows.join(",\n    ")) }
+}
 
-    fn row_json(&self, table: Table, row: usize) -> String {
-        let Name { id, address, agent } = self.snapshot.name(table, row);
-        let mut cells = match table {
-            Table::Peers => vec![("id", json!(id)), ("address", json!(address)), ("agent", json!(agent))],
-            Table::Book => vec![("address", json!(address))],
-        };
-        let columns: Vec<(&str, Option<&[u32]>)> = match table {
-            Table::Peers => {
-                PeerColumn::ALL.map(|column| (column.name(), self.snapshot.peers(column))).to_vec()
-            }
-            Table::Book => {
-                AddressColumn::ALL.map(|column| (column.name(), self.snapshot.book(column))).to_vec()
-            }
-        };
-        for (name, values) in columns {
-            let Some(values) = values else { continue };
-            let value = values.get(row).copied().filter(|value| *value != UNKNOWN);
-            cells.push((name, json!(value)));
-        }
-        // By hand: a map would sort the names to the end.
-        let cells: Vec<String> = cells.iter().map(|(key, value)| format!("{key:?}: {value}")).collect();
-        format!("{{ {} }}", cells.join(", "))
+fn row_json(view: &dyn Frozen, table: Table, row: u32) -> String {
+    let Name { id, address, agent } = view.name(table, row);
+    let mut cells = match table {
+        Table::Peers => vec![("id", json!(id)), ("address", json!(address)), ("agent", json!(agent))],
+        Table::Book => vec![("address", json!(address))],
+    };
+    for name in view.columns(table) {
+        let value = view.column(table, name).and_then(|values| values.get(row as usize));
+        cells.push((name, json!(value.filter(|value| **value != UNKNOWN))));
     }
+    // By hand: a map would sort the names to the end.
+    let cells: Vec<String> = cells.iter().map(|(key, value)| format!("{key:?}: {value}")).collect();
+    format!("{{ {} }}", cells.join(", "))
 }
 
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);

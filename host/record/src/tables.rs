@@ -48,21 +48,23 @@ impl Rule {
 
     /// The best rule for a column of the peers. Any rule is exact for any column.
     pub fn of_peers(column: PeerColumn) -> Self {
+        use PeerColumn::*;
         match column {
-            PeerColumn::Idle => Self { foretell: Foretell::GrowsMono, missed: Missed::Value },
-            PeerColumn::Age => Self { foretell: Foretell::GrowsMono, missed: Missed::Distance },
-            _ => Self::USUAL,
+            Idle => Self { foretell: Foretell::GrowsMono, missed: Missed::Value },
+            Age => Self { foretell: Foretell::GrowsMono, missed: Missed::Distance },
+            Conn | Health | Rtt | PingsLost | KibIn | KibOut | KibQueued | Group | Inbound | Protected => {
+                Self::USUAL
+            }
         }
     }
 
     /// The best rule for a column of the address book.
     pub fn of_book(column: AddressColumn) -> Self {
+        use AddressColumn::*;
         match column {
-            AddressColumn::Heard | AddressColumn::Reached => {
-                Self { foretell: Foretell::GrowsUnix, missed: Missed::Value }
-            }
-            AddressColumn::Wait => Self { foretell: Foretell::FallsMono, missed: Missed::Value },
-            _ => Self::USUAL,
+            Heard | Reached => Self { foretell: Foretell::GrowsUnix, missed: Missed::Value },
+            Wait => Self { foretell: Foretell::FallsMono, missed: Missed::Value },
+            Failures | Group => Self::USUAL,
         }
     }
 

@@ -145,12 +145,9 @@ fn record(beats: &[Made], whole_every: u32) -> Vec<u8> {
 }
 
 fn opened(bytes: &[u8]) -> Result<Recording, ReadError> {
-    let mut file = tempfile::tempfile().unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    Recording::read(file, "the recording".to_owned(), |source| ReadError::Io {
-        path: "the recording".into(),
-        source,
-    })
+    Recording::open(file.path())
 }
 
 fn read(bytes: Vec<u8>) -> Vec<Event> {

@@ -60,8 +60,10 @@ fn the_line_that_asks_for_a_grant_can_be_written_into_a_manifest() {
             assert!(!interface.entry().needs_grant, "{interface}");
             continue;
         };
-        let with_line = guest(&format!("[grants]\n{line}\n"));
-        let with_true = guest(&format!("[grants]\n{interface} = true\n"));
+        // No ban without the right to disconnect.
+        let needs = if interface == Interface::Ban { "disconnect = true\n" } else { "" };
+        let with_line = guest(&format!("[grants]\n{needs}{line}\n"));
+        let with_true = guest(&format!("[grants]\n{needs}{interface} = true\n"));
         assert_eq!(with_line.grants, with_true.grants, "{line}");
     }
 }

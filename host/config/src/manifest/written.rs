@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use groundskeeper_engine::policy::{Grants, Limits, Mode, OnFailure};
+use groundskeeper_engine::schedule::WrittenSchedule;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-
-use crate::phases::WrittenSchedule;
 
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
