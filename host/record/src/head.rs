@@ -1,7 +1,7 @@
 //! What stands before a recording and before each of its records: who wrote it, how long it is, and checksums.
 
-/// The version of the format that this host writes, and the newest that it reads.
-pub(super) const VERSION: u16 = 1;
+/// The version of the format that this host writes, and the newest that it reads. Since 2 an ask can be granted in part.
+pub(super) const VERSION: u16 = 2;
 
 pub(super) const MAGIC: [u8; 4] = *b"GKrc";
 

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::file::{ReadError, Recording};
@@ -55,6 +55,8 @@ impl Output {
             Err(other) => return Err(RecordError::NotOurs(other)),
         };
         output.file.set_len(end).map_err(cannot)?;
+        // What follows is of this version, whatever the file began with.
+        output.file.write_all_at(&file_head(), 0).map_err(cannot)?;
         output.file.seek(SeekFrom::Start(end)).map_err(cannot)?;
         output.written = end;
         Ok((output, number))
@@ -111,6 +113,19 @@ mod tests {
         let refused = Output::open(&path, 1 << 20).map(|_| ()).unwrap_err();
         assert!(refused.to_string().contains("is not a recording"), "{refused}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "my notes, twelve bytes and more");
+    }
+
+    #[test]
+    fn what_is_added_to_an_older_recording_does_not_pass_for_its_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hours.gkr");
+        let mut older = file_head();
+        older[4..6].copy_from_slice(&1_u16.to_le_bytes());
+        let crc = crc32fast::hash(&older[..8]);
+        older[8..].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, older).unwrap();
+        assert_eq!(Output::open(&path, 1 << 20).unwrap().0.written, FILE_HEAD as u64);
+        assert_eq!(std::fs::read(&path).unwrap(), file_head());
     }
 
     #[test]
