@@ -8,19 +8,16 @@
 //! assert_eq!(NetGroup::of("10.1.2.3".parse().unwrap()), NetGroup::of("10.1.200.9".parse().unwrap()));
 //! ```
 //!
-//! Hidden items are for the crates of this workspace and promise nothing. What they have for configs is in groundskeeper-config, too.
+//! Hidden items are for the crates of this workspace and promise nothing.
 
-#[doc(hidden)]
 pub mod bootstrap;
 #[doc(hidden)]
 pub mod bounds;
-#[doc(hidden)]
 pub mod bytes;
 #[doc(hidden)]
 pub mod chance;
 pub mod clock;
 pub mod peer;
-#[doc(hidden)]
 pub mod problem;
 #[doc(hidden)]
 pub mod units;

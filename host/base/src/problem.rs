@@ -59,6 +59,7 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 /// The one of `known` that `wrong` was plausibly meant to be.
+#[doc(hidden)]
 pub fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this a suggestion misleads more often than it helps (Jaro-Winkler similarity, 0 to 1).
     const ALIKE: f64 = 0.8;
@@ -72,6 +73,7 @@ pub fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
 }
 
 /// A hint for a phase name that does not exist: the name that was plausibly meant, or all `known` ones.
+#[doc(hidden)]
 pub fn unknown_name_hint(name: &str, known: &[&str]) -> String {
     match meant(name, known.iter().copied()) {
         Some(one) => format!("did you mean \"{one}\"?"),

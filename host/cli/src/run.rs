@@ -70,7 +70,13 @@ async fn run_node(
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
-    let node = recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await?;
+    let node = match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
+        Ok(node) => node,
+        Err(error) => {
+            leave(locals, config.shutdown.deadline).await;
+            return Err(error.into());
+        }
+    };
     local::introduce(&locals, &node);
     warn_of_short_watchdog(config.node.interval);
     let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || args.ticks.is_some() };
@@ -104,12 +110,16 @@ fn warn_of_short_watchdog(interval: Duration) {
     }
 }
 
-/// True if every step went as it should.
-async fn shut_down(node: Node, locals: Vec<Node>, deadline: Duration) -> bool {
-    // All at once: each would wait for the goodbyes of the others.
+/// Shuts the local nodes down, all at once: each would wait for the goodbyes of the others.
+async fn leave(locals: Vec<Node>, deadline: Duration) {
     let mut leaving: tokio::task::JoinSet<_> =
         locals.into_iter().map(|local| local.shutdown(deadline / 4)).collect();
     while leaving.join_next().await.is_some() {}
+}
+
+/// True if every step went as it should.
+async fn shut_down(node: Node, locals: Vec<Node>, deadline: Duration) -> bool {
+    leave(locals, deadline).await;
     let mut is_clean = true;
     for ShutdownStep { number, what, took, trouble } in node.shutdown(deadline).await {
         let took_ms = took.as_millis() as u64;

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 pub use groundskeeper_base::bootstrap::Bootstrap;
 pub use groundskeeper_base::bytes::Bytes;
 pub use groundskeeper_base::problem::Problem;
-pub use groundskeeper_flow::{NetSettings, Performance};
+pub use groundskeeper_flow::{
+    Backpressure, BreakerSettings, NetSettings, Performance, RetrySettings, TimeoutSettings,
+};
 pub use groundskeeper_pool::book::BookLimits;
 pub use groundskeeper_pool::broadcasts::BroadcastLimits;
 pub use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
@@ -43,6 +45,8 @@ pub use schema::{manifest_schema, schema};
 pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown, Telemetry};
 
 /// A whole config, valid if one of its functions read it.
+///
+/// Serde reads it without looking at ranges, and a built-in phase as on or off: in shadow mode it is written as on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default = "Config::unresolved", deny_unknown_fields)]

@@ -36,6 +36,7 @@ pub struct BreakerSettings {
 
 impl BreakerSettings {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 5] = [
         ("failure_threshold", Bound::Count(1, 1000)),
         ("timeout", Bound::Time(Span::millis(100), Span::hours(1))),

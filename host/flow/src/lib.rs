@@ -28,6 +28,7 @@ pub use outbox::{NotQueued, OutboxLimits, Priority};
 pub use report::{AttemptEnd, KindSnapshot, PeerBreaker, TrafficReport, TrafficSnapshot};
 pub use retry::RetrySettings;
 pub use routing::Route;
+pub use settings::{Backpressure, NetSettings, Performance};
 pub use timeouts::TimeoutSettings;
 
 #[doc(hidden)]
@@ -39,6 +40,6 @@ pub use self::{
     queue::RequestQueue,
     retry::{RetryBudget, SAVED},
     routing::Turns,
-    settings::{Backpressure, MAX_NETWORK, NetSettings, Performance, USUAL_NETWORK},
+    settings::{MAX_NETWORK, USUAL_NETWORK},
     timeouts::Estimator,
 };

@@ -45,6 +45,7 @@ impl Default for RetrySettings {
 
 impl RetrySettings {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 4] = [
         ("max_retries", Bound::Count(0, 10)),
         ("first_wait", Bound::Time(Span::millis(1), Span::mins(1))),

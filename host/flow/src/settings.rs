@@ -77,6 +77,7 @@ impl Default for NetSettings {
 
 impl NetSettings {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 5] = [
         ("handshake_timeout", Bound::Time(Span::millis(500), Span::mins(1))),
         ("request_timeout", Bound::Time(Span::millis(100), Span::mins(5))),
@@ -135,6 +136,7 @@ impl Performance {
     pub const ALL_KINDS: &str = "default";
 
     /// With a least time-out for each kind.
+    #[doc(hidden)]
     #[must_use]
     pub fn resolved(mut self) -> Self {
         let all = self.timeouts.entry(Self::ALL_KINDS.to_owned()).or_default();
@@ -159,6 +161,7 @@ impl Default for Backpressure {
 
 impl Backpressure {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("max_pending", Bound::Count(1, 1_000_000)),
         ("memory_pressure_threshold", Bound::Fraction(0.1, 1.0)),

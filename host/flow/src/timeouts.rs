@@ -92,6 +92,7 @@ fn toward(old: u32, new: u32, part: i64) -> u32 {
 
 impl TimeoutSettings {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("base_timeout", Bound::Time(Span::millis(1), Span::mins(5))),
         ("min_timeout", Bound::Time(Span::millis(1), Span::mins(5))),

@@ -27,4 +27,5 @@ fn read(bytes: &[u8]) {
         recording.events().for_each(drop);
         _ = recording.beat(1);
     }
+    std::fs::remove_file(&path).expect("a file of our own");
 }

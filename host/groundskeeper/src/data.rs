@@ -25,8 +25,8 @@ pub use files::{Disk, Files, Stamp};
 pub use generations::Generation;
 #[cfg(feature = "dropin")]
 pub(crate) use generations::Head;
-pub use groundskeeper_base::write::write_whole;
 #[doc(hidden)]
+pub use groundskeeper_base::write::write_whole;
 pub use state::Loaded;
 
 const KEY: &str = "node.key";
@@ -193,8 +193,7 @@ impl DataFolder {
     }
 }
 
-/// What a node keeps in its folder, for the crates of this workspace.
-#[doc(hidden)]
+/// What a node keeps in its folder.
 impl DataFolder {
     /// The address book as it was last saved; empty if it never was.
     ///
@@ -223,7 +222,11 @@ impl DataFolder {
     pub fn save_schedule(&self, last_runs: &LastRuns) -> Result<(), DataError> {
         state::SCHEDULE.save(self, last_runs)
     }
+}
 
+/// For the crates of this workspace.
+#[doc(hidden)]
+impl DataFolder {
     /// Counts a start of the node. How many there were before since one came far; none if that cannot be kept.
     pub fn note_start(&self) -> u32 {
         let loaded = state::STARTS.load(self).unwrap_or_else(|error| {

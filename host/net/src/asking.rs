@@ -12,10 +12,17 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::conn::Conn;
 use super::kinds::RequestKind;
-use super::peer_choice::Candidates;
 use super::request_error::{AskError, RequestError};
 use super::requests::{Question, Requests, WhenFull, check_kind};
 use super::shared::Shared;
+
+/// Which peers to choose among, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Candidates<'a> {
+    pub(crate) route: Route,
+    pub(crate) among: Option<&'a [PeerId]>,
+    pub(crate) but: &'a [PeerId],
+}
 
 /// A request to whoever can answer it.
 ///

@@ -6,19 +6,11 @@ use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::Route;
 use groundskeeper_pool::NodeState;
 
-use super::asking::RoutedRequests;
+use super::asking::{Candidates, RoutedRequests};
 use super::conn::Conn;
 use super::kinds::RequestKind;
 use super::request_error::{AskError, MAX_PENDING};
 use super::shared::Shared;
-
-/// Which peers to choose among, and how.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Candidates<'a> {
-    pub(crate) route: Route,
-    pub(crate) among: Option<&'a [PeerId]>,
-    pub(crate) but: &'a [PeerId],
-}
 
 impl RoutedRequests {
     /// The next connection to ask, as `take` makes of it; none of the peers in `asked`.

@@ -53,6 +53,7 @@ pub struct BookLimits {
 
 impl BookLimits {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 5] = [
         ("capacity", Bound::Count(16, 1_000_000)),
         ("per_source_group", Bound::Count(1, 1_000_000)),

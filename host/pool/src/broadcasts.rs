@@ -30,6 +30,7 @@ pub struct BroadcastLimits {
 
 impl BroadcastLimits {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("held", Bound::Count(1, 16_777_216)),
         ("per_window", Bound::Count(1, 1_000_000)),

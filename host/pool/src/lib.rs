@@ -7,7 +7,6 @@ pub mod book;
 pub mod broadcasts;
 pub mod journal;
 pub mod pool;
-#[doc(hidden)]
 pub mod settings;
 mod state;
 

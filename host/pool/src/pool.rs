@@ -301,6 +301,22 @@ impl Pool {
         self.members.lock().bans.values().filter(|until| **until > now).count()
     }
 
+    /// From now on nobody is admitted. For shutdown.
+    pub fn refuse_newcomers(&self) {
+        self.refusing.store(true, Relaxed);
+    }
+
+    /// Moves the health of a live connection within 0 to 100, and down no further than `floor`. Before and after, if it is
+    /// still there.
+    pub fn adjust_health(&self, key: ConnKey, by: i32, floor: u8) -> Option<(u8, u8)> {
+        self.tags.get(key.slot as usize)?.adjust_health(key.conn, by, floor)
+    }
+
+    /// Ends the ban of a peer.
+    pub fn end_ban(&self, id: &PeerId) {
+        self.members.lock().bans.remove(id);
+    }
+
     /// The live connection to `id`, if there is one.
     pub fn find(&self, id: &PeerId) -> Option<ConnKey> {
         let members = self.members.lock();
@@ -317,11 +333,6 @@ impl Pool {
 
 #[doc(hidden)]
 impl Pool {
-    /// From now on nobody is admitted. For shutdown.
-    pub fn refuse_newcomers(&self) {
-        self.refusing.store(true, Relaxed);
-    }
-
     /// Takes a slot for a connection that is still to shake hands. O(1); one short lock.
     ///
     /// # Errors
@@ -362,12 +373,6 @@ impl Pool {
         self.seen(key).is_some_and(|seen| seen > view)
     }
 
-    /// Moves the health of a live connection within 0 to 100, and down no further than `floor`. Before and after, if it is
-    /// still there.
-    pub fn adjust_health(&self, key: ConnKey, by: i32, floor: u8) -> Option<(u8, u8)> {
-        self.tags.get(key.slot as usize)?.adjust_health(key.conn, by, floor)
-    }
-
     /// Keeps phases from disconnecting a connection for a while, or for as long as it is protected already. False if it
     /// has ended, or too many are protected.
     pub fn protect(&self, key: ConnKey, time: Duration) -> bool {
@@ -390,11 +395,6 @@ impl Pool {
         if self.tags.get(key.slot as usize).is_some_and(|tag| tag.set_protected(key.conn, false)) {
             members.protected.remove(&key.slot);
         }
-    }
-
-    /// Ends the ban of a peer.
-    pub fn end_ban(&self, id: &PeerId) {
-        self.members.lock().bans.remove(id);
     }
 
     /// Ends protections whose time is over. O(protected connections).

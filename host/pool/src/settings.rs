@@ -11,12 +11,13 @@ use crate::journal::JournalLimits;
 use crate::pool::PoolLimits;
 
 /// A connection that is worth a slot costs about 10 KiB: a million is where one machine ends.
+#[doc(hidden)]
 pub const MOST_CONNECTIONS: u64 = 1_000_000;
 
 /// Connections to one network group unless private addresses are allowed: sixteen groups fill the default pool.
 const PER_GROUP: u32 = 64;
 
-/// The config's `[pool]`. What is none hangs on other keys: see [`resolved`](Self::resolved).
+/// The config's `[pool]`. What is none follows from other keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -56,6 +57,7 @@ impl Default for PoolSettings {
 
 impl PoolSettings {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 8] = [
         ("max_connections", Bound::Count(1, MOST_CONNECTIONS)),
         ("max_inbound", Bound::Count(0, MOST_CONNECTIONS)),
@@ -68,6 +70,7 @@ impl PoolSettings {
     ];
 
     /// With a value for each key.
+    #[doc(hidden)]
     #[must_use]
     pub fn resolved(self, allow_private: bool) -> Self {
         let PoolLimits { inbound, outbound, per_group, .. } = self.limits(allow_private);
@@ -81,6 +84,7 @@ impl PoolSettings {
     }
 
     /// What the pool keeps to.
+    #[doc(hidden)]
     pub fn limits(&self, allow_private: bool) -> PoolLimits {
         let all = self.max_connections;
         let per_group = if allow_private { all } else { PER_GROUP.min(all) };
@@ -93,10 +97,12 @@ impl PoolSettings {
         }
     }
 
+    #[doc(hidden)]
     pub fn most(&self) -> u32 {
         self.most.unwrap_or(self.max_connections)
     }
 
+    #[doc(hidden)]
     pub fn healthy_above(&self) -> u8 {
         u8::try_from(self.healthy_above).unwrap_or(u8::MAX)
     }
@@ -130,6 +136,7 @@ impl Default for JournalSettings {
 
 impl JournalSettings {
     /// The ranges of its keys.
+    #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("notable", Bound::Count(16, 1_000_000)),
         ("chatter", Bound::Count(16, 1_000_000)),
@@ -137,6 +144,7 @@ impl JournalSettings {
     ];
 
     /// What the journal keeps to.
+    #[doc(hidden)]
     pub fn limits(&self) -> JournalLimits {
         JournalLimits { notable: self.notable, chatter: self.chatter }
     }

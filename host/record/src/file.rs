@@ -117,8 +117,11 @@ impl Recording {
     fn bytes_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
         let count = left.min(buffer.len());
-        self.file.read_exact_at(&mut buffer[..count], at)?;
-        Ok(count)
+        match self.file.read_exact_at(&mut buffer[..count], at) {
+            // Its recorder has cut off a torn record meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            read => read.map(|()| count),
+        }
     }
 
     fn find_records(&mut self) -> io::Result<()> {

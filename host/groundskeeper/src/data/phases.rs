@@ -20,7 +20,6 @@ fn file(phase: &str) -> StateFile<KeptPhase> {
     StateFile::new(format!("memory/{}", file_name(phase)).into(), *b"GKph", 1)
 }
 
-#[doc(hidden)]
 impl DataFolder {
     /// What the phase called `name` kept; nothing if it never ran here.
     ///
