@@ -169,6 +169,7 @@ impl Pool {
         self.self_id
     }
 
+    #[inline]
     pub fn capacity(&self) -> u32 {
         self.capacity
     }
@@ -275,11 +276,13 @@ impl Pool {
     }
 
     /// Whether the connection is still live.
+    #[inline]
     pub fn is_live(&self, key: ConnKey) -> bool {
         self.health(key).is_some()
     }
 
     /// Its health, if it is live. One load.
+    #[inline]
     pub fn health(&self, key: ConnKey) -> Option<u8> {
         let word = self.tags.get(key.slot as usize)?.load();
         (word.is_live() && word.conn() == key.conn).then(|| word.health())

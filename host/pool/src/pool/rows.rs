@@ -31,6 +31,7 @@ pub struct Rows {
 }
 
 impl Rows {
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -40,6 +41,7 @@ impl Rows {
     }
 
     /// Copies the slots and the state words at the first call.
+    #[inline]
     pub fn key(&self, row: usize) -> ConnKey {
         ConnKey { slot: self.slots()[row], conn: self.words()[row].conn() }
     }
@@ -190,12 +192,14 @@ impl Pool {
     }
 
     /// The network group of a connection's address, if the connection is still there.
+    #[inline]
     pub fn group(&self, key: ConnKey) -> Option<NetGroup> {
         let members = self.members.lock();
         self.is_live(key).then(|| members.group(key.slot))
     }
 
     /// When a live connection's handshake ended, and its smoothed round-trip time in microseconds.
+    #[inline]
     pub fn age_and_rtt(&self, key: ConnKey) -> Option<(Coarse, u32)> {
         let at = key.slot as usize;
         let read = (Coarse(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));
@@ -203,6 +207,7 @@ impl Pool {
     }
 
     /// When the peer of a live connection was last seen.
+    #[inline]
     pub fn seen(&self, key: ConnKey) -> Option<Coarse> {
         self.is_live(key).then(|| Coarse(self.last_seen[key.slot as usize].load(Relaxed)))
     }

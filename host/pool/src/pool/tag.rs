@@ -53,10 +53,12 @@ impl Word {
         }
     }
 
+    #[inline]
     pub fn is_live(self) -> bool {
         self.0 & STATE == State::Live as u64
     }
 
+    #[inline]
     pub fn conn(self) -> u32 {
         (self.0 >> CONN_AT) as u32
     }
@@ -70,6 +72,7 @@ impl Word {
     }
 
     /// 0 to 100.
+    #[inline]
     pub fn health(self) -> u8 {
         (self.0 >> HEALTH_AT) as u8
     }
@@ -106,6 +109,7 @@ impl Tag {
         Self(AtomicU64::new(word.0))
     }
 
+    #[inline]
     pub fn load(&self) -> Word {
         // Acquire: whoever sees `Live` also sees the columns written before `go_live`.
         Word(self.0.load(Ordering::Acquire))
