@@ -4,14 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 
+mod items;
+
 use crate::steps::{Steps, cargo};
 use crate::workspace::{Workspace, root};
+use items::items;
 
 /// What applications and phases build on.
 const CRATES: [&str; 10] = [
@@ -285,85 +288,6 @@ fn look(steps: &mut Steps) -> Result<Vec<Crate>> {
     CRATES.into_iter().map(one).collect()
 }
 
-fn items(json: &Path) -> Result<BTreeSet<String>> {
-    // What std implements for everything is no promise of ours.
-    let api = |without_derived| {
-        public_api::Builder::from_rustdoc_json(json)
-            .omit_blanket_impls(true)
-            .omit_auto_derived_impls(without_derived)
-            .build()
-            .map(|api| api.items().map(ToString::to_string).collect::<BTreeSet<String>>())
-    };
-    let all = api(false).context(
-        "this rustdoc writes JSON of a form that the crate public-api cannot read in the version of host/xtask/Cargo.toml; \
-         take another version of it, or run with RUSTUP_TOOLCHAIN set to the rustc that docs/decisions/0020 names",
-    )?;
-    let written = api(true)?;
-    // That a trait is implemented is a promise; what its methods are is the trait's.
-    let is_kept = |line: &String| {
-        is_promise(line)
-            && (line.starts_with("impl") || written.contains(line) && !is_of_std_trait(line, &all))
-    };
-    Ok(all.iter().filter(|line| is_kept(line)).map(|line| without_lifetime(line)).collect())
-}
-
-/// Methods that traits of std and serde have, and these traits.
-const STD_METHODS: [(&str, &str); 9] = [
-    ("fmt", "core::fmt::"),
-    ("default", "core::default::Default"),
-    ("from", "core::convert::From<"),
-    ("from_str", "core::str::traits::FromStr"),
-    ("source", "core::error::Error"),
-    ("drop", "core::ops::drop::Drop"),
-    ("serialize", "serde_core::ser::Serialize"),
-    ("deserialize", "serde_core::de::Deserialize"),
-    ("add_assign", "core::ops::arith::AddAssign"),
-];
-
-/// Whether a line is a method that one of `all`, an implementation of a trait, has already told of.
-fn is_of_std_trait(line: &str, all: &BTreeSet<String>) -> bool {
-    let Some(method) = line.strip_prefix("pub fn ") else { return false };
-    STD_METHODS.iter().any(|(name, of)| {
-        let Some((owner, _)) = method.split_once(&format!("::{name}")) else { return false };
-        let is_method = method[owner.len() + 2 + name.len()..].starts_with(['(', '<']);
-        is_method
-            && all.iter().any(|item| {
-                item.starts_with("impl")
-                    && item.split_once(" for ").is_some_and(|(head, target)| {
-                        head.contains(of) && target.split(" where ").next() == Some(owner)
-                    })
-            })
-    })
-}
-
-/// An implementation of `Deserialize` as those of other traits are written: its lifetime and its bound are serde's own.
-fn without_lifetime(line: &str) -> String {
-    match line.strip_prefix("impl<'de> serde_core::de::Deserialize<'de> for ") {
-        Some(target) => {
-            let target = target.split(" where ").next().unwrap_or(target);
-            format!("impl serde_core::de::Deserialize for {target}")
-        }
-        None => line.to_owned(),
-    }
-}
-
-/// Whether a line is worth having. That a type is `Send` would be a line for each of them; that it is not is one where it
-/// matters, and shows when it comes.
-fn is_promise(line: &str) -> bool {
-    let head = line.split(" for ").next().filter(|head| head.starts_with("impl")).unwrap_or_default();
-    // That a type has methods of its own is told by each of them.
-    if line.strip_prefix("impl ").is_some_and(|path| !path.contains([' ', '<'])) {
-        return false;
-    }
-    let says = |what: &str| head.contains(what);
-    if says("core::marker::Send") || says("core::marker::Sync") {
-        return line.contains(" !core::marker::") || !line.contains(" for ");
-    }
-    let nothing =
-        ["Freeze", "Unpin", "UnsafeUnpin", "StructuralPartialEq"].map(|name| format!("core::marker::{name}"));
-    !says("core::panic::unwind_safe::") && !nothing.iter().any(|name| says(name))
-}
-
 /// Whether this process is to be rustdoc: see [`be_rustdoc`].
 pub fn is_rustdoc() -> bool {
     std::env::var_os(AS_RUSTDOC).is_some()
@@ -502,45 +426,5 @@ mod tests {
         now.remove("impl b::U for a::S");
         let findings = Listing::parse(&listing.text("a")).unwrap().compare(&now, Version(0, 1, 1));
         assert_eq!(findings.broken, ["gone or changed: impl b::U for a::S"]);
-    }
-
-    #[test]
-    fn methods_of_std_traits_are_told_by_the_trait() {
-        let all = set(&[
-            "impl core::fmt::Display for a::S",
-            "impl<T> core::convert::From<T> for a::G<T> where T: b::U",
-        ]);
-        for (line, is_told) in [
-            ("pub fn a::S::fmt(&self, &mut core::fmt::Formatter<'_>) -> core::fmt::Result", true),
-            ("pub fn a::G<T>::from(T) -> Self", true),
-            ("pub fn a::S::from(u32) -> Self", false),
-            ("pub fn a::S::format(&self)", false),
-            ("pub fn a::Other::fmt(&self)", false),
-        ] {
-            assert_eq!(is_of_std_trait(line, &all), is_told, "{line}");
-        }
-        let derived =
-            "impl<'de> serde_core::de::Deserialize<'de> for a::S where a::S: core::default::Default";
-        assert_eq!(without_lifetime(derived), "impl serde_core::de::Deserialize for a::S");
-        assert_eq!(without_lifetime("impl<T> b::U for a::G<T>"), "impl<T> b::U for a::G<T>");
-    }
-
-    #[test]
-    fn lines_that_say_nothing_are_left_out() {
-        for (line, kept) in [
-            ("impl core::marker::Send for a::S", false),
-            ("impl !core::marker::Send for a::S", true),
-            ("impl<T> !core::marker::Sync for a::S<T>", true),
-            ("impl !core::marker::Freeze for a::S", false),
-            ("impl !core::panic::unwind_safe::UnwindSafe for a::S", false),
-            ("impl core::marker::StructuralPartialEq for a::S", false),
-            ("impl core::marker::Copy for a::S", true),
-            ("impl<T> a::S<T> where T: core::marker::Send", true),
-            ("pub fn a::f(impl core::marker::Send)", true),
-            ("impl core::clone::Clone for a::S", true),
-            ("impl a::S", false),
-        ] {
-            assert_eq!(is_promise(line), kept, "{line}");
-        }
     }
 }

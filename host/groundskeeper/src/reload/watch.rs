@@ -1,5 +1,5 @@
-//! Hints that a folder may have changed. Not every change comes with one, and not every one is a change: whoever gets a
-//! hint scans for himself, and scans from time to time without one.
+//! Hints that a folder may have changed. Not every change comes with one, and not every one is a change: a receiver
+//! of hints scans the folder, and scans it from time to time without one.
 
 #[cfg(feature = "watch")]
 use std::collections::{BTreeMap, BTreeSet};
