@@ -185,7 +185,8 @@ impl Reader<'_> {
 
     /// Of the grants with ceilings `true` is the usual ones, a table those that it names, `false` no grant.
     fn spell_out_grants(&mut self, elsewhere: &mut Vec<String>) {
-        for name in ["disconnect", "health", "ping", "dial", "protect", "ban", "forget", "memory"] {
+        let Ok(Value::Object(usual)) = serde_json::to_value(Grants::everything()) else { return };
+        for (name, _) in usual.iter().filter(|(_, ceilings)| ceilings.is_object()) {
             let key = format!("grants.{name}");
             match self.from.value(&key).map(|value| value.get_ref()) {
                 None | Some(DeValue::Table(_)) => continue,
