@@ -53,7 +53,15 @@ impl<'a> Setup<'a> {
         Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "" }
     }
 
+    /// A node that can be asked.
     fn start(&self) -> Proc {
+        let proc = self.spawn();
+        proc.until("its admin socket answers", || proc.ask(&["status"]).is_some());
+        proc
+    }
+
+    /// A node that starts.
+    fn spawn(&self) -> Proc {
         std::fs::create_dir_all(self.folder).expect("our folder");
         let config = self.folder.join("config.toml");
         let bootstrap: Vec<String> =
@@ -84,9 +92,7 @@ impl<'a> Setup<'a> {
             // Ends with the process, or when the test is done with it.
             parsed.take_while(|line: &Value| send.send(line.clone()).is_ok()).for_each(drop);
         });
-        let proc = Proc { child, folder: self.folder.to_owned(), beats };
-        proc.until("its admin socket answers", || proc.ask(&["status"]).is_some());
-        proc
+        Proc { child, folder: self.folder.to_owned(), beats }
     }
 }
 
@@ -455,28 +461,18 @@ fn a_local_peer_that_cannot_start_leaves_no_trace_of_a_start_of_the_node() {
 #[test]
 fn a_hangup_while_a_node_starts_is_a_reload_and_not_its_end() {
     let root = folder();
-    let dropped = root.path().join("phases.d");
+    let dropped = root.path().join("data/phases.d");
     std::fs::create_dir_all(&dropped).unwrap();
     // A phase to compile: the start takes a while.
     let ready = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/ready");
     for file in ["health-decay.toml", "health-decay.wasm"] {
         std::fs::copy(ready.join(file), dropped.join(file)).unwrap();
     }
-    let mut child = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
-        .args(["run", "--local-peers", "1", "--interval", "300ms", "--ticks", "4", "--data-dir"])
-        .arg(root.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("the binary starts");
-    let deadline = Instant::now() + PATIENCE;
-    while !root.path().join("node.key").exists() {
-        assert!(Instant::now() < deadline, "it never had a key");
-        assert_eq!(child.try_wait().expect("our own child"), None);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    kill_process(Pid::from_child(&child), Signal::HUP).expect("our own child");
-    let status = child.wait().expect("our own child");
-    assert!(status.success(), "{status}");
+    let node = Setup::new(root.path(), "30s").spawn();
+    node.until("it has a key", || root.path().join("data/node.key").exists());
+    node.signal(Signal::HUP);
+    node.until("its admin socket answers", || node.ask(&["status"]).is_some());
+    assert_eq!(node.stop(), Some(0));
 }
 
 #[test]
