@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use super::conn::Conn;
 use super::exchange::peers_for;
 use super::handlers::RequestHandler;
+use super::node::Node;
 use super::open_answer::{Handling, OpenAnswer};
-use super::shared::Shared;
+use super::traffic::Traffic;
 use super::wire::Status;
 
 /// Between two peer lists to one peer, in seconds: each is a walk over the address book.
@@ -24,7 +25,8 @@ const PEERS_EVERY_S: u32 = 10;
 
 /// How a node answers requests, over all connections.
 pub(crate) struct Answers {
-    shared: Arc<Shared>,
+    node: Arc<Node>,
+    traffic: Arc<Traffic>,
     kinds: HashMap<String, Arc<AnsweredKind>>,
 }
 
@@ -47,7 +49,11 @@ struct Job {
 
 impl Answers {
     /// Starts the workers of all kinds that have a queue.
-    pub(crate) fn start(shared: Arc<Shared>, handlers: HashMap<String, RequestHandler>) -> Self {
+    pub(crate) fn start(
+        node: Arc<Node>,
+        traffic: Arc<Traffic>,
+        handlers: HashMap<String, RequestHandler>,
+    ) -> Self {
         let kinds = handlers.into_iter().map(|(name, handler)| {
             let queue = handler.capacity.map(|capacity| WorkQueue {
                 jobs: RequestQueue::new(capacity.waiting),
@@ -55,22 +61,22 @@ impl Answers {
             });
             (name, Arc::new(AnsweredKind { handler, queue }))
         });
-        let answers = Self { kinds: kinds.collect(), shared };
+        let answers = Self { node, traffic, kinds: kinds.collect() };
         for kind in answers.kinds.values() {
             for _ in 0..kind.queue.as_ref().map_or(0, |queue| queue.at_once) {
-                answers.shared.tasks.spawn(work(Arc::clone(kind), Arc::clone(&answers.shared)));
+                answers.node.tasks.spawn(work(Arc::clone(kind), Arc::clone(&answers.node)));
             }
         }
         answers
     }
 }
 
-async fn work(kind: Arc<AnsweredKind>, shared: Arc<Shared>) {
+async fn work(kind: Arc<AnsweredKind>, node: Arc<Node>) {
     let Some(queue) = &kind.queue else { return };
     loop {
         let Job { answer, payload } = tokio::select! {
             biased;
-            () = shared.tasks.stop.cancelled() => return,
+            () = node.tasks.stop.cancelled() => return,
             job = queue.jobs.pop() => job,
         };
         if answer.is_in_vain() {
@@ -79,8 +85,8 @@ async fn work(kind: Arc<AnsweredKind>, shared: Arc<Shared>) {
         let handling = Handling::begin(&kind.handler, answer.peer(), payload);
         tokio::select! {
             biased;
-            () = shared.tasks.stop.cancelled() => return,
-            () = answer.by(handling, shared.config.answer_timeout) => {}
+            () = node.tasks.stop.cancelled() => return,
+            () = answer.by(handling, node.config.answer_timeout) => {}
         }
     }
 }
@@ -113,19 +119,19 @@ impl ConnAnswers {
         kind: &str,
         payload: Bytes,
     ) {
-        let Answers { shared, kinds } = answers;
+        let Answers { node, traffic, kinds } = answers;
         match kind {
-            "ping" => return shared.respond(conn, id, Priority::Request, Status::Ok, &payload),
-            "peers" => return self.tell_peers(shared, conn, id),
+            "ping" => return traffic.respond(conn, id, Priority::Request, Status::Ok, &payload),
+            "peers" => return self.tell_peers(node, traffic, conn, id),
             _ => {}
         }
         let Some(kind) = kinds.get(kind) else {
-            return shared.respond(conn, id, Priority::Request, Status::NotHandled, &[]);
+            return traffic.respond(conn, id, Priority::Request, Status::NotHandled, &[]);
         };
-        if self.under_way.load(Relaxed) as usize >= shared.config.answers_at_once {
-            return shared.refuse(conn, id);
+        if self.under_way.load(Relaxed) as usize >= node.config.answers_at_once {
+            return traffic.refuse(conn, id);
         }
-        let answer = OpenAnswer::new(shared, conn, id, kind.handler.priority, &self.under_way);
+        let answer = OpenAnswer::new(traffic, conn, id, kind.handler.priority, &self.under_way);
         if let Some(queue) = &kind.queue {
             return enqueue(queue, answer, payload);
         }
@@ -135,20 +141,20 @@ impl ConnAnswers {
             Poll::Ready(said) => answer.say(said),
             Poll::Pending => {
                 let tasks = self.tasks.get_or_insert_default();
-                tasks.spawn(answer.by(handling, shared.config.answer_timeout));
+                tasks.spawn(answer.by(handling, node.config.answer_timeout));
                 // So that it is let go of when it is done.
                 cx.waker().wake_by_ref();
             }
         }
     }
 
-    fn tell_peers(&mut self, shared: &Shared, conn: &Conn, id: u64) {
-        let now = shared.state.clock.coarse();
+    fn tell_peers(&mut self, node: &Node, traffic: &Traffic, conn: &Conn, id: u64) {
+        let now = node.state.clock.coarse();
         if self.told_peers.is_some_and(|at| now.seconds_since(at) < PEERS_EVERY_S) {
-            return shared.refuse(conn, id);
+            return traffic.refuse(conn, id);
         }
         self.told_peers = Some(now);
-        shared.respond(conn, id, Priority::Request, Status::Ok, &peers_for(shared, &conn.peer));
+        traffic.respond(conn, id, Priority::Request, Status::Ok, &peers_for(node, &conn.peer));
     }
 }
 

@@ -12,9 +12,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::conn::Conn;
 use super::kinds::RequestKind;
+use super::node::Node;
 use super::request_error::{AskError, RequestError};
 use super::requests::{Question, Requests, WhenFull, check_kind};
-use super::shared::Shared;
+use super::roster::Roster;
+use super::traffic::Traffic;
 
 /// Which peers to choose among, and how.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,16 +124,19 @@ pub struct Answer {
 
 /// Requests that may go to several peers, one after the other or two at once.
 pub(crate) struct RoutedRequests {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) requests: Requests,
     pub(crate) turns: Turns,
     retries: RetryBudget,
 }
 
 impl RoutedRequests {
-    pub(crate) fn new(shared: Arc<Shared>, turns_seed: u64) -> Self {
-        let requests = Requests::new(shared.clone());
-        Self { shared, requests, turns: Turns::new(turns_seed), retries: RetryBudget::default() }
+    pub(crate) fn new(node: Arc<Node>, roster: Arc<Roster>, traffic: Arc<Traffic>, turns_seed: u64) -> Self {
+        let requests = Requests::new(node.clone(), traffic.clone());
+        let (turns, retries) = (Turns::new(turns_seed), RetryBudget::default());
+        Self { node, roster, traffic, requests, turns, retries }
     }
 
     /// The peer that would be asked now.
@@ -144,8 +149,8 @@ impl RoutedRequests {
         let name = ask.question.name;
         check_kind(name).map_err(AskError::Bad)?;
         let kind = &self.requests.kinds.of(name);
-        let most = self.shared.tuning.timeout_of(name);
-        let retry_settings = self.shared.tuning.get().retry;
+        let most = self.traffic.tuning.timeout_of(name);
+        let retry_settings = self.traffic.tuning.get().retry;
         let began = Instant::now();
         let end = began + ask.within.unwrap_or(2 * if most.adaptive { most.most } else { most.base });
         let retries = if ask.idempotent { retry_settings.most } else { 0 };
@@ -158,7 +163,7 @@ impl RoutedRequests {
                 if !self.retries.spend() {
                     break;
                 }
-                self.shared.counters.retried.fetch_add(1, Relaxed);
+                self.traffic.counters.retried.fetch_add(1, Relaxed);
                 let wait = retry_settings.wait(retry - 1, self.turns.random());
                 if timeout_at(end, sleep(wait)).await.is_err() {
                     break;
@@ -205,7 +210,7 @@ impl RoutedRequests {
         else {
             return first.await;
         };
-        self.shared.counters.hedged.fetch_add(1, Relaxed);
+        self.traffic.counters.hedged.fetch_add(1, Relaxed);
         asked.push(other.peer);
         let mut second = std::pin::pin!(self.one(ask, kind, other, end));
         // The first answer counts; a failure leaves the other one running.

@@ -7,7 +7,7 @@ use groundskeeper_base::bootstrap::Bootstrap;
 use groundskeeper_base::peer::canonical;
 use groundskeeper_pool::book::{Learned, Source};
 
-use super::shared::Shared;
+use super::node::Node;
 
 /// For a name server to answer. All names are asked for at once.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,9 +23,9 @@ pub struct Resolved {
 }
 
 /// Resolves all entries, at once and within 5 s, and puts their addresses into the book.
-pub(crate) async fn resolve(shared: &Shared) -> Resolved {
+pub(crate) async fn resolve(node: &Node) -> Resolved {
     let mut lookups = tokio::task::JoinSet::new();
-    for entry in shared.config.bootstrap.iter().cloned() {
+    for entry in node.config.bootstrap.iter().cloned() {
         lookups.spawn(async move {
             let lookup = tokio::net::lookup_host((entry.host.as_str(), entry.port));
             let found = match tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await {
@@ -39,7 +39,7 @@ pub(crate) async fn resolve(shared: &Shared) -> Resolved {
     let mut resolved = Resolved::default();
     while let Some(done) = lookups.join_next().await {
         let Ok((entry, found)) = done else { continue };
-        match found.and_then(|found| learn(shared, &entry, found)) {
+        match found.and_then(|found| learn(node, &entry, found)) {
             Ok(addresses) => resolved.addresses.extend(addresses),
             Err(why) => resolved.failed.push((entry, why)),
         }
@@ -47,11 +47,11 @@ pub(crate) async fn resolve(shared: &Shared) -> Resolved {
     resolved
 }
 
-fn learn(shared: &Shared, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+fn learn(node: &Node, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
     let mut why = "the name has no addresses".to_owned();
     let mut taken = Vec::new();
     for address in found {
-        match shared.state.book.learn(address, entry.id, Source::Bootstrap) {
+        match node.state.book.learn(address, entry.id, Source::Bootstrap) {
             Learned::Refused(words) => why = format!("{address}: {words}"),
             Learned::New | Learned::Known => taken.push(canonical(address)),
         }

@@ -16,7 +16,9 @@ use ring::digest::{Context, SHA256};
 use super::conn::Conn;
 use super::conn_health;
 use super::handlers::{BroadcastHandler, Verdict};
-use super::shared::Shared;
+use super::node::Node;
+use super::roster::Roster;
+use super::traffic::Traffic;
 use super::wire::{MAX_NAME, Message, TooLarge};
 
 /// Who is to get a broadcast.
@@ -114,8 +116,8 @@ struct Out {
 }
 
 impl Out {
-    fn push(&mut self, shared: &Shared, conn: &Arc<Conn>, priority: Priority) {
-        match shared.queue(conn, priority, self.frame.clone().into()) {
+    fn push(&mut self, traffic: &Traffic, conn: &Arc<Conn>, priority: Priority) {
+        match traffic.queue(conn, priority, self.frame.clone().into()) {
             Ok(()) => self.sent.queued += 1,
             Err(NotQueued::Full) => {
                 self.sent.full += 1;
@@ -129,7 +131,9 @@ impl Out {
 
 /// Sends the broadcasts of this node, and delivers and passes on those of others.
 pub(crate) struct Broadcaster {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) handlers: HashMap<String, BroadcastHandler>,
 }
 
@@ -150,7 +154,7 @@ impl Broadcaster {
                 let end = tokio::time::Instant::now() + time;
                 // One after the other: the deadline is the same for all, and room that was made does not go away by itself.
                 for conn in full {
-                    let got_it = self.shared.queue_by(&conn, broadcast.priority, &frame, end).await;
+                    let got_it = self.traffic.queue_by(&conn, broadcast.priority, &frame, end).await;
                     sent.full -= u32::from(got_it != Err(NotQueued::Full));
                     sent.queued += u32::from(got_it.is_ok());
                 }
@@ -164,9 +168,9 @@ impl Broadcaster {
         if topic.is_empty() || topic.len() > MAX_NAME {
             return Err(BroadcastError::BadTopic);
         }
-        let frame = self.shared.encode(&Message::Broadcast { topic, payload })?;
-        let frame = self.shared.charge(priority, frame)?;
-        let NodeState { broadcasts, clock, .. } = &self.shared.state;
+        let frame = self.traffic.encode(&Message::Broadcast { topic, payload })?;
+        let frame = self.traffic.charge(priority, frame)?;
+        let NodeState { broadcasts, clock, .. } = &self.node.state;
         let now = clock.coarse();
         broadcasts.take_place(now).map_err(|retry_in| BroadcastError::RateLimited { retry_in })?;
         broadcasts.first_seen(id_of(topic, payload), now);
@@ -175,20 +179,20 @@ impl Broadcaster {
 
     fn fan_out(&self, frame: Bytes, audience: Audience<'_>, priority: Priority) -> Out {
         let mut out = Out { frame, sent: Sent::default(), full: Vec::new() };
-        let shared = &*self.shared;
+        let Self { node, roster, traffic, .. } = self;
         let but: &[PeerId] = match audience {
             Audience::All => &[],
             Audience::AllBut(peers) => peers,
             Audience::Only(peers) => {
-                for conn in peers.iter().filter_map(|peer| shared.find(peer)) {
-                    out.push(shared, &conn, priority);
+                for conn in peers.iter().filter_map(|peer| roster.find_peer(&node.state.pool, peer)) {
+                    out.push(traffic, &conn, priority);
                 }
                 return out;
             }
         };
-        shared.roster.for_each(|conn| {
+        roster.for_each(|conn| {
             if !but.contains(&conn.peer) {
-                out.push(shared, conn, priority);
+                out.push(traffic, conn, priority);
             }
         });
         out
@@ -197,7 +201,7 @@ impl Broadcaster {
     /// Delivers and passes on what `from` sent, the first time it is seen. A topic without a handler is not our business.
     pub(crate) fn take(&self, from: &Conn, topic: &str, payload: Bytes) {
         let Some(handler) = self.handlers.get(topic) else { return };
-        let NodeState { broadcasts, clock, .. } = &self.shared.state;
+        let NodeState { broadcasts, clock, .. } = &self.node.state;
         if !broadcasts.first_seen(id_of(topic, &payload), clock.coarse()) {
             return;
         }
@@ -206,11 +210,11 @@ impl Broadcaster {
             catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload))).unwrap_or(Verdict::Keep);
         match verdict {
             Verdict::Keep => {}
-            Verdict::Punish => conn_health::bad_broadcast(&self.shared, from, topic),
+            Verdict::Punish => conn_health::bad_broadcast(&self.node.state, from, topic),
             Verdict::Relay => {
                 // It came in under the cap, so it goes out under it.
-                if let Ok(frame) = self.shared.encode(&Message::Broadcast { topic, payload: &payload })
-                    && let Ok(frame) = self.shared.charge(Priority::Broadcast, frame)
+                if let Ok(frame) = self.traffic.encode(&Message::Broadcast { topic, payload: &payload })
+                    && let Ok(frame) = self.traffic.charge(Priority::Broadcast, frame)
                 {
                     self.fan_out(frame, Audience::AllBut(&[from.peer]), Priority::Broadcast);
                 }

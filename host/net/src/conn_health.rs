@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use groundskeeper_pool::NodeState;
 use groundskeeper_pool::journal::{Asker, Draft, What};
 
 use super::conn::Conn;
-use super::shared::Shared;
+use super::counters::Counters;
 
 /// Health taken for no answer in time: it takes twenty of them, and the breaker opens long before.
 const NO_ANSWER: i32 = -5;
@@ -26,51 +27,51 @@ const ANSWERED: u32 = 1;
 /// show that it is there, and is asked again after some minutes.
 const PONG: u32 = 5;
 
-pub(crate) fn no_answer(shared: &Shared, conn: &Conn, why: impl FnOnce() -> String) {
-    take(shared, conn, NO_ANSWER, why);
+pub(crate) fn no_answer(state: &NodeState, conn: &Conn, why: impl FnOnce() -> String) {
+    take(state, conn, NO_ANSWER, why);
 }
 
-pub(crate) fn answered_twice(shared: &Shared, conn: &Conn) {
-    misbehaved(shared, conn, TWICE, "answered a request twice");
+pub(crate) fn answered_twice(state: &NodeState, counters: &Counters, conn: &Conn) {
+    misbehaved(state, counters, conn, TWICE, "answered a request twice");
 }
 
-pub(crate) fn answered_too_much(shared: &Shared, conn: &Conn) {
-    misbehaved(shared, conn, TOO_MUCH, "answered more than was asked for");
+pub(crate) fn answered_too_much(state: &NodeState, counters: &Counters, conn: &Conn) {
+    misbehaved(state, counters, conn, TOO_MUCH, "answered more than was asked for");
 }
 
-pub(crate) fn bad_broadcast(shared: &Shared, conn: &Conn, topic: &str) {
-    adjust(shared, conn, BAD_BROADCAST, Asker::Application, || format!("bad broadcast on {topic:?}"));
+pub(crate) fn bad_broadcast(state: &NodeState, conn: &Conn, topic: &str) {
+    adjust(state, conn, BAD_BROADCAST, Asker::Application, || format!("bad broadcast on {topic:?}"));
 }
 
-pub(crate) fn answered(shared: &Shared, conn: &Conn) {
-    give_back(shared, conn, ANSWERED);
+pub(crate) fn answered(state: &NodeState, conn: &Conn) {
+    give_back(state, conn, ANSWERED);
 }
 
-pub(crate) fn ponged(shared: &Shared, conn: &Conn) {
-    give_back(shared, conn, PONG);
+pub(crate) fn ponged(state: &NodeState, conn: &Conn) {
+    give_back(state, conn, PONG);
 }
 
-fn misbehaved(shared: &Shared, conn: &Conn, by: i32, words: &str) {
-    shared.counters.misbehaved.fetch_add(1, Relaxed);
-    take(shared, conn, by, || words.to_owned());
+fn misbehaved(state: &NodeState, counters: &Counters, conn: &Conn, by: i32, words: &str) {
+    counters.misbehaved.fetch_add(1, Relaxed);
+    take(state, conn, by, || words.to_owned());
 }
 
 /// Takes health for an answer. It can be earned back; what phases and the application took cannot, by this way.
-fn take(shared: &Shared, conn: &Conn, by: i32, why: impl FnOnce() -> String) {
-    conn.owe(adjust(shared, conn, by, Asker::Host, why));
+fn take(state: &NodeState, conn: &Conn, by: i32, why: impl FnOnce() -> String) {
+    conn.owe(adjust(state, conn, by, Asker::Host, why));
 }
 
-fn give_back(shared: &Shared, conn: &Conn, most: u32) {
+fn give_back(state: &NodeState, conn: &Conn, most: u32) {
     if let Some(by) = conn.repay(most) {
-        adjust(shared, conn, by as i32, Asker::Host, || "answers again".to_owned());
+        adjust(state, conn, by as i32, Asker::Host, || "answers again".to_owned());
     }
 }
 
 /// Changes the health of a connection, and says why in the journal. By how much it has changed.
-fn adjust(shared: &Shared, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
-    let Some((before, after)) = shared.state.pool.adjust_health(conn.key, by, 0) else { return 0 };
+fn adjust(state: &NodeState, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
+    let Some((before, after)) = state.pool.adjust_health(conn.key, by, 0) else { return 0 };
     if before != after {
-        shared.state.journal.record(Draft {
+        state.journal.record(Draft {
             peer: Some(conn.peer),
             conn: Some(conn.key.conn),
             inputs: vec![("health".into(), before.into()), ("health-after".into(), after.into())],

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::handshake::{Greeter, Outgoing};
 use super::handshake_error::HandshakeError;
-use super::shared::Shared;
+use super::node::Node;
 use super::transport::{Begun, Carrier};
 
 /// While nobody is connected, an attempt that has no answer is begun again after so long, beside the first. TCP asks again
@@ -24,21 +24,21 @@ const ANEW_WHEN_ALONE: Duration = Duration::from_millis(1500);
 /// Takes orders to dial. Each attempt's task has a clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
-    shared: Arc<Shared>,
+    node: Arc<Node>,
     greeter: Arc<Greeter>,
     carrier: Carrier,
     in_flight: Arc<Semaphore>,
 }
 
 impl Dialer {
-    pub(crate) fn new(shared: Arc<Shared>, greeter: Arc<Greeter>, carrier: Carrier) -> Arc<Self> {
-        let in_flight = Arc::new(Semaphore::new(shared.config.dials_at_once));
-        Arc::new(Self { shared, greeter, carrier, in_flight })
+    pub(crate) fn new(node: Arc<Node>, greeter: Arc<Greeter>, carrier: Carrier) -> Arc<Self> {
+        let in_flight = Arc::new(Semaphore::new(node.config.dials_at_once));
+        Arc::new(Self { node, greeter, carrier, in_flight })
     }
 
     /// Up to three tries, each beside the one before, if this node is alone; else one. The first that ends counts.
     async fn connect(&self, address: SocketAddr) -> io::Result<Begun> {
-        let most = if self.shared.state.pool.live() > 0 { 1 } else { 3 };
+        let most = if self.node.state.pool.live() > 0 { 1 } else { 3 };
         let mut tries = vec![Box::pin(self.carrier.connect(address))];
         loop {
             let beside = tries.len();
@@ -61,7 +61,7 @@ impl Dialer {
     }
 
     async fn run(&self, outgoing: Outgoing, ticket: Dialing) {
-        let Shared { config, tasks, .. } = &*self.shared;
+        let Node { config, tasks, .. } = &*self.node;
         let connect = tokio::time::timeout(config.connect_timeout, self.connect(outgoing.order.address));
         let connected = tokio::select! {
             biased;
@@ -101,7 +101,7 @@ impl Dialer {
 
 impl Dial for Dialer {
     fn dial(&self, order: DialOrder, ticket: Dialing) {
-        let Shared { config, state, tasks, .. } = &*self.shared;
+        let Node { config, state, tasks, .. } = &*self.node;
         if tasks.stop.is_cancelled() {
             return ticket.failed(&DialFailure::Abandoned);
         }

@@ -5,29 +5,30 @@ use groundskeeper_flow::Priority;
 use groundskeeper_pool::book::Source;
 
 use super::conn::Conn;
+use super::node::Node;
 use super::pending::Waiter;
 use super::request_error::RequestError;
-use super::shared::Shared;
+use super::traffic::Traffic;
 use super::wire::{MAX_PEERS_TOLD, Message, Told, decode_peers, encode_peers};
 
 /// The host's own question for peers. Not sent if the queue is full.
-pub(crate) fn ask_for_peers(shared: &Shared, conn: &Conn) -> Result<(), RequestError> {
+pub(crate) fn ask_for_peers(traffic: &Traffic, conn: &Conn) -> Result<(), RequestError> {
     let id = conn.pending.begin(Waiter::PeerList)?;
-    let queued = shared
+    let queued = traffic
         .encode(&Message::Request { id, kind: "peers", payload: &[] })
         .map_err(RequestError::from)
-        .and_then(|frame| Ok(shared.queue(conn, Priority::Request, frame.into())?));
+        .and_then(|frame| Ok(traffic.queue(conn, Priority::Request, frame.into())?));
     queued.inspect_err(|_| conn.pending.forget(id, false))
 }
 
 /// The answer to "peers": ourselves where we are told to be, then reached addresses by chance, without the asker.
-pub(crate) fn peers_for(shared: &Shared, asker: &PeerId) -> Vec<u8> {
-    let book = &shared.state.book;
+pub(crate) fn peers_for(node: &Node, asker: &PeerId) -> Vec<u8> {
+    let book = &node.state.book;
     let allow_private = book.limits().allow_private;
-    let advertise = shared.config.advertise.iter();
+    let advertise = node.config.advertise.iter();
     let ourselves = advertise
         .filter(|address| allow_private || is_public(address.ip()))
-        .map(|&address| (address, Some(shared.state.pool.self_id())));
+        .map(|&address| (address, Some(node.state.pool.self_id())));
     let others = book.sample(MAX_PEERS_TOLD).into_iter().filter(|(_, peer)| peer.as_ref() != Some(asker));
     let told: Vec<Told> = ourselves.chain(others).take(MAX_PEERS_TOLD).collect();
     encode_peers(&told)
@@ -36,11 +37,11 @@ pub(crate) fn peers_for(shared: &Shared, asker: &PeerId) -> Vec<u8> {
 /// Takes a peer list from a peer in `group`.
 ///
 /// Addresses that the book refuses are passed over; a list that breaks the rules is an error and nothing is taken.
-pub(crate) fn learn_peers(shared: &Shared, payload: &[u8], group: NetGroup) -> Result<(), postcard::Error> {
-    let ourselves = (shared.told_addresses(), Some(shared.state.pool.self_id()));
+pub(crate) fn learn_peers(node: &Node, payload: &[u8], group: NetGroup) -> Result<(), postcard::Error> {
+    let ourselves = (node.told_addresses(), Some(node.state.pool.self_id()));
     for (address, peer) in decode_peers(payload)? {
         if peer != ourselves.1 && !ourselves.0.contains(&address) {
-            shared.state.book.learn(address, peer, Source::Told(group));
+            node.state.book.learn(address, peer, Source::Told(group));
         }
     }
     Ok(())

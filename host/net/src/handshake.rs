@@ -13,9 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use super::farewells::Farewells;
 use super::handshake_error::HandshakeError;
 use super::hello::{own_hello, read_hello, say_hello};
+use super::node::Node;
 use super::place::{Place, new_conn};
+use super::roster::Roster;
 use super::session::Sessions;
-use super::shared::Shared;
 use super::wire::{FEATURE_ALONE, FEATURE_PROBE, Hello};
 
 /// An outgoing connection attempt.
@@ -26,14 +27,15 @@ pub(crate) struct Outgoing {
 
 /// Greets peers and brings connections to life.
 pub(crate) struct Greeter {
-    shared: Arc<Shared>,
+    node: Arc<Node>,
+    roster: Arc<Roster>,
     sessions: Arc<Sessions>,
     farewells: Farewells,
 }
 
 impl Greeter {
-    pub(crate) fn new(shared: Arc<Shared>, sessions: Arc<Sessions>) -> Arc<Self> {
-        Arc::new(Self { shared, sessions, farewells: Farewells::new() })
+    pub(crate) fn new(node: Arc<Node>, roster: Arc<Roster>, sessions: Arc<Sessions>) -> Arc<Self> {
+        Arc::new(Self { node, roster, sessions, farewells: Farewells::new() })
     }
 
     /// How `handshake` ends, by its deadline and before the node stops.
@@ -41,10 +43,10 @@ impl Greeter {
         &self,
         handshake: impl Future<Output = Result<T, HandshakeError>>,
     ) -> Result<T, HandshakeError> {
-        let limit = self.shared.config.handshake_timeout;
+        let limit = self.node.config.handshake_timeout;
         tokio::select! {
             biased;
-            () = self.shared.tasks.stop.cancelled() => Err(HandshakeError::Stopped),
+            () = self.node.tasks.stop.cancelled() => Err(HandshakeError::Stopped),
             ended = tokio::time::timeout(limit, handshake) => ended.unwrap_or(Err(HandshakeError::TimedOut(limit))),
         }
     }
@@ -79,12 +81,12 @@ impl Greeter {
         address: SocketAddr,
         admission: Admission,
     ) -> Result<Option<(Place, Option<Tenure>)>, HandshakeError> {
-        if peer == self.shared.state.pool.self_id() {
+        if peer == self.node.state.pool.self_id() {
             return Err(HandshakeError::SelfDial);
         }
         let hello = read_hello(stream).await?;
         if hello.features & FEATURE_PROBE != 0 {
-            say_hello(&self.shared, stream, 0).await?;
+            say_hello(&self.node, stream, 0).await?;
             // The prober says goodbye; the caller's deadline ends it otherwise.
             while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
             return Ok(None);
@@ -92,9 +94,9 @@ impl Greeter {
         if hello.features & FEATURE_ALONE != 0 {
             self.bury_ghost(&peer, hello.boot_nonce);
         }
-        let conn = new_conn(&self.shared, peer, admission.key(), &hello);
-        conn.control(own_hello(&self.shared, 0)).expect("an empty queue has room for a hello");
-        let place = Place::enter(&self.shared, admission, conn)?;
+        let conn = new_conn(&self.node, &self.roster, peer, admission.key(), &hello);
+        conn.control(own_hello(&self.node, 0)).expect("an empty queue has room for a hello");
+        let place = Place::enter(&self.node, &self.roster, admission, conn)?;
         Ok(Some((place, self.learn_listen_address(&hello, peer, address))))
     }
 
@@ -129,7 +131,7 @@ impl Greeter {
         order: &DialOrder,
         admission: Admission,
     ) -> Result<Option<Place>, HandshakeError> {
-        let pool = &self.shared.state.pool;
+        let pool = &self.node.state.pool;
         if peer == pool.self_id() {
             return Err(HandshakeError::SelfDial);
         }
@@ -138,21 +140,21 @@ impl Greeter {
         }
         let probing = if order.probe { FEATURE_PROBE } else { 0 };
         let alone = if pool.find(&peer).is_none() { FEATURE_ALONE } else { 0 };
-        say_hello(&self.shared, stream, probing | alone).await?;
+        say_hello(&self.node, stream, probing | alone).await?;
         let hello = read_hello(stream).await?;
         if order.probe {
             return Ok(None);
         }
-        let conn = new_conn(&self.shared, peer, admission.key(), &hello);
-        Place::enter(&self.shared, admission, conn).map(Some)
+        let conn = new_conn(&self.node, &self.roster, peer, admission.key(), &hello);
+        Place::enter(&self.node, &self.roster, admission, conn).map(Some)
     }
 
     /// Drops our end of a connection that the peer, who is the same as then, says it does not have.
     ///
     /// Only of one that is older than any handshake: a younger one may be on its way to the peer.
     fn bury_ghost(&self, peer: &PeerId, boot_nonce: u64) {
-        let Shared { config, state, .. } = &*self.shared;
-        let Some(ghost) = self.shared.find(peer) else { return };
+        let Node { config, state, .. } = &*self.node;
+        let Some(ghost) = self.roster.find_peer(&state.pool, peer) else { return };
         let age = state.clock.mono().saturating_sub(ghost.since);
         let longest_handshake = 2 * (config.connect_timeout + config.handshake_timeout);
         if ghost.boot_nonce() == boot_nonce && age > longest_handshake {
@@ -167,7 +169,7 @@ impl Greeter {
         let same_family = hello.listen.iter().find(|at| at.is_ipv4() == seen.is_ipv4());
         let port = same_family.or(hello.listen.first())?.port();
         let address = SocketAddr::new(seen.ip(), port);
-        let book = &self.shared.state.book;
+        let book = &self.node.state.book;
         match book.learn(address, Some(peer), Source::Itself) {
             Learned::Refused(_) => None,
             _ => Some(book.tenure(address)),

@@ -5,27 +5,27 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frame::{Frame, HEADER, read_header};
 use super::handshake_error::HandshakeError;
-use super::shared::Shared;
+use super::node::Node;
 use super::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, Message, cause_of, clipped, printable};
 
 /// This node's hello, as a frame.
-pub(crate) fn own_hello(shared: &Shared, features: u64) -> Bytes {
+pub(crate) fn own_hello(node: &Node, features: u64) -> Bytes {
     let hello = Hello {
         least_version: LEAST_VERSION,
         greatest_version: GREATEST_VERSION,
         features,
-        boot_nonce: shared.boot_nonce,
-        listen: shared.told_addresses().to_vec(),
-        agent: clipped(&shared.config.agent, MAX_AGENT).to_owned(),
+        boot_nonce: node.boot_nonce,
+        listen: node.told_addresses().to_vec(),
+        agent: clipped(&node.config.agent, MAX_AGENT).to_owned(),
     };
     Message::Hello(hello).encode_bounded()
 }
 
-pub(crate) async fn say_hello<S>(shared: &Shared, stream: &mut S, features: u64) -> Result<(), HandshakeError>
+pub(crate) async fn say_hello<S>(node: &Node, stream: &mut S, features: u64) -> Result<(), HandshakeError>
 where
     S: AsyncWrite + Unpin,
 {
-    stream.write_all(&own_hello(shared, features)).await?;
+    stream.write_all(&own_hello(node, features)).await?;
     Ok(stream.flush().await?)
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use groundskeeper_pool::NodeState;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 
 mod allowance;
 mod answering;
@@ -31,6 +32,7 @@ mod hello;
 mod identity;
 mod kinds;
 mod listener;
+mod node;
 mod open_answer;
 mod peer_choice;
 mod peer_record;
@@ -41,15 +43,14 @@ mod refusals;
 mod request_error;
 mod requests;
 mod roster;
-mod sending;
 mod session;
 mod settings;
-mod shared;
 mod tasks;
 #[cfg(test)]
 mod tests;
 #[doc(hidden)]
 pub mod tls;
+mod traffic;
 mod transport;
 mod tuning;
 #[doc(hidden)]
@@ -80,12 +81,15 @@ use groundskeeper_pool::book::{Dial, DialOrder};
 use groundskeeper_pool::pool::{Direction, PeerFacts};
 use handshake::{Greeter, Outgoing};
 use listener::Acceptor;
+use node::Node;
 use place::disconnect_for_shutdown;
 use refusals::Refusals;
 use requests::{Question, check_kind};
+use roster::Roster;
 use session::Sessions;
-use shared::Shared;
+use tasks::Tasks;
 use tls::Tls;
+use traffic::Traffic;
 use transport::{Carrier, Door};
 
 /// For aborted tasks to be gone: they only have to be polled once more.
@@ -93,7 +97,9 @@ const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 /// The network of one node. Dropped without [`Net::shutdown`] it stops at once and says goodbye to nobody.
 pub struct Net {
-    shared: Arc<Shared>,
+    node: Arc<Node>,
+    roster: Arc<Roster>,
+    traffic: Arc<Traffic>,
     sessions: Arc<Sessions>,
     acceptor: Arc<Acceptor>,
     dialer: Arc<Dialer>,
@@ -171,24 +177,33 @@ impl Net {
         let bound = doors.iter().map(Door::local_addr).collect::<io::Result<_>>()?;
         let chance = Chance::new(config.seed);
         let turns_seed = chance.number();
-        let shared = Shared::new(config, state, bound, chance);
+        let roster = Arc::new(Roster::new(state.pool.capacity()));
+        let traffic = Traffic::new(&config, &roster, &state.clock);
+        let tasks = Tasks::new(Handle::current());
+        let node = Arc::new(Node { config, state, tasks, bound, boot_nonce: chance.number() });
 
-        let routed = RoutedRequests::new(shared.clone(), turns_seed);
-        let broadcaster = Broadcaster { shared: shared.clone(), handlers: handlers.broadcasts };
-        let answers = Answers::start(shared.clone(), handlers.requests);
-        let sessions = Arc::new(Sessions { shared: shared.clone(), answers, broadcaster });
-        let greeter = Greeter::new(shared.clone(), sessions.clone());
-        let dialer = Dialer::new(shared.clone(), greeter.clone(), carrier);
-        let acceptor = Arc::new(Acceptor { shared: shared.clone(), greeter, refusals: Refusals::default() });
+        let routed = RoutedRequests::new(node.clone(), roster.clone(), traffic.clone(), turns_seed);
+        let answers = Answers::start(node.clone(), traffic.clone(), handlers.requests);
+        let broadcaster = Broadcaster {
+            node: node.clone(),
+            roster: roster.clone(),
+            traffic: traffic.clone(),
+            handlers: handlers.broadcasts,
+        };
+        let sessions =
+            Arc::new(Sessions { node: node.clone(), traffic: traffic.clone(), chance, answers, broadcaster });
+        let greeter = Greeter::new(node.clone(), roster.clone(), sessions.clone());
+        let dialer = Dialer::new(node.clone(), greeter.clone(), carrier);
+        let acceptor = Arc::new(Acceptor { node: node.clone(), greeter, refusals: Refusals::default() });
         for door in doors {
-            shared.tasks.spawn(acceptor.clone().serve(door));
+            node.tasks.spawn(acceptor.clone().serve(door));
         }
-        Ok(Self { shared, sessions, acceptor, dialer, routed })
+        Ok(Self { node, roster, traffic, sessions, acceptor, dialer, routed })
     }
 
     /// Where it listens, with the ports that the system chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.shared.bound.clone()
+        self.node.bound.clone()
     }
 
     /// What opens connections when the cycle asks for them.
@@ -198,15 +213,13 @@ impl Net {
 
     /// Other numbers to bound traffic and choose peers by, from now on.
     pub fn tune(&self, performance: Performance, healthy_above: u8) {
-        let bounds = &performance.backpressure;
-        self.shared.budget.set(bounds.queue_budget, bounds.memory_pressure_threshold);
-        self.shared.tuning.set(performance, healthy_above);
+        self.traffic.tune(performance, healthy_above);
     }
 
     /// Tasks now: one per listener, connection, handshake, dial, and request that is being worked on at once.
     #[doc(hidden)]
     pub fn tasks(&self) -> usize {
-        self.shared.tasks.count()
+        self.node.tasks.count()
     }
 
     /// Brings in a stream whose peer is known already, for tests and benches. Greets it and runs it like any other
@@ -221,10 +234,9 @@ impl Net {
     {
         let PeerFacts { id, address, direction } = facts;
         let greeter = &self.acceptor.greeter;
-        let Shared { config, state, .. } = &*self.shared;
-        let admitted = state.pool.admit(direction, address);
+        let admitted = self.node.state.pool.admit(direction, address);
         let admission = admitted.map_err(|denied| HandshakeError::Denied { denied, peer: id })?;
-        let limit = config.handshake_timeout;
+        let limit = self.node.config.handshake_timeout;
         let greeting = async {
             match direction {
                 Direction::Inbound => greeter.greet_inbound(stream, id, address, admission).await,
@@ -240,18 +252,18 @@ impl Net {
     /// Stops in order: no newcomers, goodbye to everybody, wait for their tasks, abort what is left at `deadline`.
     /// Takes at most a second more than `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> Stopped {
-        let Shared { state, tasks, roster, .. } = &*self.shared;
+        let Node { state, tasks, .. } = &*self.node;
         state.pool.refuse_newcomers();
         tasks.stop.cancel();
         let mut live = Vec::new();
-        roster.for_each(|conn| live.push(conn.key));
+        self.roster.for_each(|conn| live.push(conn.key));
         let mut goodbyes = 0;
         for key in live {
-            goodbyes += u32::from(disconnect_for_shutdown(&self.shared, key));
+            goodbyes += u32::from(disconnect_for_shutdown(&state.pool, key));
         }
         let mut aborted = 0;
         if !tasks.ended_within(deadline).await {
-            aborted = roster.abort_all();
+            aborted = self.roster.abort_all();
             tasks.ended_within(ABORT_GRACE).await;
         }
         self.acceptor.refusals.flush(&state.journal);
@@ -273,7 +285,8 @@ impl Net {
         timeout: Duration,
     ) -> Result<Bytes, RequestError> {
         check_kind(kind)?;
-        let conn = self.shared.find(&peer).ok_or(RequestError::NotConnected(peer))?;
+        let conn =
+            self.roster.find_peer(&self.node.state.pool, &peer).ok_or(RequestError::NotConnected(peer))?;
         let requests = &self.routed.requests;
         requests.ask_once(&conn, &requests.kinds.of(kind), Question::new(kind, payload), timeout).await
     }
@@ -326,7 +339,7 @@ impl Net {
     /// Resolves all bootstrap names, at once and within 5 s, and puts what they say into the book. For the start, and
     /// for a node that has lost everybody. The entries' addresses may have changed, so nothing is cached.
     pub async fn resolve_bootstrap(&self) -> Resolved {
-        bootstrap::resolve(&self.shared).await
+        bootstrap::resolve(&self.node).await
     }
 
     /// Asks one connection, chosen by chance, for addresses; what comes goes into the book. False if nobody is there.
@@ -334,14 +347,14 @@ impl Net {
     /// For nodes whose book has nobody left to dial: a peer that knew nobody when it was first asked may know some by now.
     pub fn ask_for_addresses(&self) -> bool {
         // A queue that is full, or a table of questions that is: the next tick asks somebody else.
-        let shared = &*self.shared;
-        shared.roster.draw(&shared.chance).is_some_and(|conn| ask_for_peers(shared, &conn).is_ok())
+        let drawn = self.roster.draw(&self.sessions.chance);
+        drawn.is_some_and(|conn| ask_for_peers(&self.traffic, &conn).is_ok())
     }
 }
 
 impl TrafficReport for Net {
     fn traffic(&self) -> TrafficSnapshot {
-        self.shared.counters.snapshot(&self.shared.budget)
+        self.traffic.snapshot()
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
@@ -349,8 +362,8 @@ impl TrafficReport for Net {
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {
-        let now = self.shared.state.clock.mono();
-        let listed = self.shared.roster.listed();
+        let now = self.node.state.clock.mono();
+        let listed = self.roster.listed();
         let of = |conn: &Arc<conn::Conn>| {
             let peer = conn.peer;
             let breakers = conn.record.breakers(now).into_iter();
@@ -373,7 +386,7 @@ fn check_name(network: &str) -> io::Result<()> {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        self.shared.tasks.stop.cancel();
-        self.shared.roster.abort_all();
+        self.node.tasks.stop.cancel();
+        self.roster.abort_all();
     }
 }

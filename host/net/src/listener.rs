@@ -11,8 +11,8 @@ use groundskeeper_pool::pool::{Admission, Direction};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::handshake::Greeter;
+use super::node::Node;
 use super::refusals::{Refusal, Refusals};
-use super::shared::Shared;
 use super::transport::{Begun, Door, prompt};
 
 /// Connections that the kernel holds for us while we are busy.
@@ -50,7 +50,7 @@ fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
 
 /// Takes connections in.
 pub(crate) struct Acceptor {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) node: Arc<Node>,
     pub(crate) greeter: Arc<Greeter>,
     pub(crate) refusals: Refusals,
 }
@@ -62,7 +62,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.shared.tasks.stop.cancelled() => return,
+                () = self.node.tasks.stop.cancelled() => return,
                 accepted = door.accept() => accepted,
             };
             match accepted {
@@ -74,7 +74,7 @@ impl Acceptor {
                 Err(_) => {
                     tokio::select! {
                         biased;
-                        () = self.shared.tasks.stop.cancelled() => return,
+                        () = self.node.tasks.stop.cancelled() => return,
                         () = tokio::time::sleep(wait) => {}
                     }
                     wait = (wait * 2).min(BACKOFF.1);
@@ -84,14 +84,14 @@ impl Acceptor {
     }
 
     fn admit(self: &Arc<Self>, begun: Begun, address: SocketAddr) {
-        match self.shared.state.pool.admit(Direction::Inbound, address) {
+        match self.node.state.pool.admit(Direction::Inbound, address) {
             Ok(admission) => {
                 let acceptor = Arc::clone(self);
-                self.shared.tasks.spawn(async move { acceptor.welcome(begun, address, admission).await });
+                self.node.tasks.spawn(async move { acceptor.welcome(begun, address, admission).await });
             }
             Err(denied) => {
                 drop(begun);
-                self.refusals.note(&self.shared.state, Refusal::Limit, address, || denied.to_string());
+                self.refusals.note(&self.node.state, Refusal::Limit, address, || denied.to_string());
             }
         }
     }
@@ -110,7 +110,7 @@ impl Acceptor {
             }
         };
         if let Err(error) = self.greeter.in_time(handshake).await {
-            self.refusals.note(&self.shared.state, error.kind(), address, || error.to_string());
+            self.refusals.note(&self.node.state, error.kind(), address, || error.to_string());
         }
     }
 }

@@ -13,14 +13,14 @@ use groundskeeper_flow::Priority;
 
 use super::conn::Conn;
 use super::handlers::{HandlerFuture, RequestHandler};
-use super::shared::Shared;
+use super::traffic::Traffic;
 use super::wire::{MAX_WORDS, Status, clipped};
 
 const NO_ANSWER: &str = "the handler ended without an answer";
 
 /// A request that is worked on. Dropped without an answer, it tells the asker that the handler failed.
 pub(crate) struct OpenAnswer {
-    shared: Arc<Shared>,
+    traffic: Arc<Traffic>,
     conn: Arc<Conn>,
     id: u64,
     priority: Priority,
@@ -31,15 +31,15 @@ pub(crate) struct OpenAnswer {
 
 impl OpenAnswer {
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        traffic: &Arc<Traffic>,
         conn: &Arc<Conn>,
         id: u64,
         priority: Priority,
         under_way: &Arc<AtomicU32>,
     ) -> Self {
         under_way.fetch_add(1, Relaxed);
-        let (shared, conn, under_way) = (Arc::clone(shared), Arc::clone(conn), Arc::clone(under_way));
-        Self { shared, conn, id, priority, under_way, given: false }
+        let (traffic, conn, under_way) = (Arc::clone(traffic), Arc::clone(conn), Arc::clone(under_way));
+        Self { traffic, conn, id, priority, under_way, given: false }
     }
 
     pub(crate) fn peer(&self) -> PeerId {
@@ -74,7 +74,7 @@ impl OpenAnswer {
 
     pub(crate) fn refuse(mut self) {
         self.given = true;
-        self.shared.refuse(&self.conn, self.id);
+        self.traffic.refuse(&self.conn, self.id);
     }
 
     fn fail(&self, words: &str) {
@@ -82,7 +82,7 @@ impl OpenAnswer {
     }
 
     fn respond(&self, priority: Priority, status: Status, payload: &[u8]) {
-        self.shared.respond(&self.conn, self.id, priority, status, payload);
+        self.traffic.respond(&self.conn, self.id, priority, status, payload);
     }
 }
 

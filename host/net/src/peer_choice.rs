@@ -10,7 +10,6 @@ use super::asking::{Candidates, RoutedRequests};
 use super::conn::Conn;
 use super::kinds::RequestKind;
 use super::request_error::{AskError, MAX_PENDING};
-use super::shared::Shared;
 
 impl RoutedRequests {
     /// The next connection to ask, as `take` makes of it; none of the peers in `asked`.
@@ -22,8 +21,8 @@ impl RoutedRequests {
         take: impl FnOnce(&Arc<Conn>) -> R,
     ) -> Option<R> {
         let &Candidates { route, among, but } = candidates;
-        let Shared { tuning, roster, state, .. } = &*self.shared;
-        let healthy_above = tuning.healthy_above();
+        let Self { node, traffic, roster, .. } = self;
+        let healthy_above = traffic.tuning.healthy_above();
         let listed = roster.listed();
         let conns = &listed.conns[..];
         let usable = |at: usize| {
@@ -35,7 +34,7 @@ impl RoutedRequests {
         };
         let cost = |at: usize| match route {
             // A peer that has not answered a ping yet comes last.
-            Route::LowestRtt => state.pool.age_and_rtt(conns[at].key).map_or(u32::MAX, |(_, rtt)| rtt),
+            Route::LowestRtt => node.state.pool.age_and_rtt(conns[at].key).map_or(u32::MAX, |(_, rtt)| rtt),
             Route::RoundRobin | Route::LeastLoaded => conns[at].open_requests(),
         };
         let at = self.turns.choose(route, conns.len(), usable, cost)?;
@@ -44,7 +43,7 @@ impl RoutedRequests {
 
     /// Whether `conn` may be asked, apart from who is meant.
     fn can_ask(&self, conn: &Conn, kind: &RequestKind, healthy_above: u8) -> bool {
-        let NodeState { pool, clock, .. } = &self.shared.state;
+        let NodeState { pool, clock, .. } = &self.node.state;
         pool.health(conn.key).is_some_and(|health| health > healthy_above)
             && conn.record.would_admit(kind, || clock.mono())
             && (conn.open_requests() as usize) < MAX_PENDING
@@ -52,10 +51,10 @@ impl RoutedRequests {
 
     /// Why no peer can be asked.
     pub(crate) fn nobody(&self, kind: &RequestKind) -> AskError {
-        let Shared { tuning, roster, state, .. } = &*self.shared;
-        let healthy_above = tuning.healthy_above();
+        let Self { node, traffic, roster, .. } = self;
+        let healthy_above = traffic.tuning.healthy_above();
         let listed = roster.listed();
-        let health = |conn: &Arc<Conn>| state.pool.health(conn.key);
+        let health = |conn: &Arc<Conn>| node.state.pool.health(conn.key);
         let live = listed.conns.iter().filter(|conn| health(conn).is_some()).count();
         let unhealthy =
             listed.conns.iter().filter(|conn| health(conn).is_some_and(|h| h <= healthy_above)).count();

@@ -13,9 +13,10 @@ use super::conn::Conn;
 use super::conn_health;
 use super::counters::Counters;
 use super::kinds::{RequestKind, RequestKinds};
+use super::node::Node;
 use super::pending::Waiter;
 use super::request_error::RequestError;
-use super::shared::Shared;
+use super::traffic::Traffic;
 use super::wire::{MAX_NAME, Message};
 
 /// What a full send queue means for a request.
@@ -47,18 +48,19 @@ impl<'a> Question<'a> {
 }
 
 pub(crate) struct Requests {
-    shared: Arc<Shared>,
+    node: Arc<Node>,
+    traffic: Arc<Traffic>,
     pub(crate) kinds: RequestKinds,
 }
 
 impl Requests {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, kinds: RequestKinds::default() }
+    pub(crate) fn new(node: Arc<Node>, traffic: Arc<Traffic>) -> Self {
+        Self { node, traffic, kinds: RequestKinds::default() }
     }
 
     /// How long to wait for an answer of this kind from this peer.
     pub(crate) fn timeout(&self, conn: &Conn, kind: &Arc<RequestKind>) -> Duration {
-        conn.record.timeout(kind, &self.shared.tuning.timeout_of(&kind.name))
+        conn.record.timeout(kind, &self.traffic.tuning.timeout_of(&kind.name))
     }
 
     /// Asks once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
@@ -69,14 +71,14 @@ impl Requests {
         question: Question<'_>,
         timeout: Duration,
     ) -> Result<Bytes, RequestError> {
-        let clock = &*self.shared.state.clock;
+        let clock = &*self.node.state.clock;
         let began = clock.mono();
         if !conn.record.admit(kind, began) {
             kind.count(AttemptEnd::Refused);
             return Err(RequestError::BreakerOpen(Arc::clone(&kind.name)));
         }
         let patient = timeout >= self.timeout(conn, kind);
-        let mut attempt = Attempt { shared: &self.shared, conn, kind, reported: false };
+        let mut attempt = Attempt { requests: self, conn, kind, reported: false };
         let sent = AtomicBool::new(false);
         let exchange = self.exchange(conn, question, began + timeout, &sent);
         let answer = tokio::time::timeout(timeout, exchange).await;
@@ -86,7 +88,7 @@ impl Requests {
             Ok(_) => {
                 kind.answered(took);
                 attempt.report(CallEnd::Succeeded, took);
-                conn_health::answered(&self.shared, conn);
+                conn_health::answered(&self.node.state, conn);
             }
             Err(error) => {
                 let end = error.call_end(patient && sent.load(Relaxed));
@@ -97,7 +99,7 @@ impl Requests {
                 {
                     kind.times.missed();
                     let why = || format!("no answer to {:?} within {timeout:?}", kind.name);
-                    conn_health::no_answer(&self.shared, conn, why);
+                    conn_health::no_answer(&self.node.state, conn, why);
                 }
             }
         }
@@ -112,8 +114,8 @@ impl Requests {
         sent: &AtomicBool,
     ) -> Result<Bytes, RequestError> {
         let Question { name, payload, priority, most, .. } = question;
-        let shared = &*self.shared;
-        let counters = &shared.counters;
+        let traffic = &*self.traffic;
+        let counters = &traffic.counters;
         let in_all = counters.request_opened();
         conn.request_opened();
         let (reply, answer) = oneshot::channel();
@@ -121,22 +123,22 @@ impl Requests {
         let id = *begun.as_ref().unwrap_or(&u64::MAX);
         let mut open = OpenRequest { counters, conn, id, sent: false, answered: false };
         let id = begun?;
-        let max_pending = shared.tuning.get().backpressure.max_pending;
+        let max_pending = traffic.tuning.get().backpressure.max_pending;
         if in_all >= max_pending {
             return Err(RequestError::TooManyInAll(max_pending));
         }
-        let frame = shared.encode(&Message::Request { id, kind: name, payload })?;
+        let frame = traffic.encode(&Message::Request { id, kind: name, payload })?;
         loop {
             let room = (question.when_full == WhenFull::Wait).then(|| conn.outbox.room());
             let queued =
-                shared.charge(priority, frame.clone()).map_err(RequestError::from).and_then(|frame| {
+                traffic.charge(priority, frame.clone()).map_err(RequestError::from).and_then(|frame| {
                     let parcel = Parcel { frame, expires: Some(expires), tag: Some(id) };
-                    Ok(shared.queue(conn, priority, parcel)?)
+                    Ok(traffic.queue(conn, priority, parcel)?)
                 });
             match (queued, room) {
                 (Ok(()), _) => break,
                 (Err(RequestError::NotQueued(NotQueued::Full)), Some(room)) => room.await,
-                (Err(RequestError::Pressure(_)), Some(_)) => shared.budget.room(priority, frame.len()).await,
+                (Err(RequestError::Pressure(_)), Some(_)) => traffic.room(priority, frame.len()).await,
                 (Err(error), _) => return Err(error),
             }
         }
@@ -170,7 +172,7 @@ impl Drop for OpenRequest<'_> {
 
 /// An attempt that the breaker let through. The breaker has to learn how it ended.
 struct Attempt<'a> {
-    shared: &'a Shared,
+    requests: &'a Requests,
     conn: &'a Conn,
     kind: &'a Arc<RequestKind>,
     reported: bool,
@@ -179,14 +181,14 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn report(&mut self, end: CallEnd, took: Duration) {
         self.reported = true;
-        let Self { shared, conn, kind, .. } = self;
-        let settings = shared.tuning.get().circuit_breaker;
-        let now = shared.state.clock.mono();
+        let Self { requests: Requests { node, traffic, .. }, conn, kind, .. } = self;
+        let settings = traffic.tuning.get().circuit_breaker;
+        let now = node.state.clock.mono();
         if let Some(state) = conn.record.end(kind, end, took, now, &settings) {
             if state == BreakerState::Open {
-                shared.counters.breakers_opened.fetch_add(1, Relaxed);
+                traffic.counters.breakers_opened.fetch_add(1, Relaxed);
             }
-            shared.state.journal.record(Draft {
+            node.state.journal.record(Draft {
                 peer: Some(conn.peer),
                 conn: Some(conn.key.conn),
                 ..Draft::new(

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use groundskeeper_base::chance::Chance;
 use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::Priority;
-use groundskeeper_pool::pool::{ConnKey, Link};
+use groundskeeper_pool::pool::{ConnKey, Link, Pool};
 use parking_lot::Mutex;
 
 use super::conn::Conn;
@@ -88,6 +89,11 @@ impl Roster {
         // Of two that list at once, either is right: who comes meanwhile has counted a change.
         self.listed.store(Arc::new(Listed { changes, conns }));
         self.listed.load()
+    }
+
+    /// The live connection to `peer`, if it is one of ours.
+    pub(crate) fn find_peer(&self, pool: &Pool, peer: &PeerId) -> Option<Arc<Conn>> {
+        self.find(pool.find(peer)?)
     }
 
     pub(crate) fn find(&self, key: ConnKey) -> Option<Arc<Conn>> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use groundskeeper_base::chance::Chance;
 use groundskeeper_base::peer::NetGroup;
 use groundskeeper_pool::book::Tenure;
 use groundskeeper_pool::journal::{Asker, Cause};
@@ -24,10 +25,11 @@ use super::broadcasting::Broadcaster;
 use super::conn_health;
 use super::exchange::{ask_for_peers, learn_peers};
 use super::frame::{Frame, FrameReader};
+use super::node::Node;
 use super::pending::Answered;
 use super::pings::{Heard, Pings};
 use super::place::{Place, disconnect_for_shutdown};
-use super::shared::Shared;
+use super::traffic::Traffic;
 use super::wire::{FAREWELL, Message, Status, cause_of, code_of, printable};
 
 /// On the stack while a poll lasts: an idle connection holds no read buffer. One TLS record fits.
@@ -66,7 +68,9 @@ struct Session<S> {
 
 /// Starts the sessions of a node, and holds what acts on the messages of all peers.
 pub(crate) struct Sessions {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) chance: Chance,
     pub(crate) answers: Answers,
     pub(crate) broadcaster: Broadcaster,
 }
@@ -77,10 +81,10 @@ impl Sessions {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Shared { config, state, tasks, chance, .. } = &*self.shared;
+        let Node { config, state, tasks, .. } = &*self.node;
         let conn = Arc::clone(place.conn());
         // Refused only if the connection is ending already.
-        _ = ask_for_peers(&self.shared, &conn);
+        _ = ask_for_peers(&self.traffic, &conn);
         let session = Session {
             io,
             reader: FrameReader::default(),
@@ -91,7 +95,7 @@ impl Sessions {
             closed: false,
             answering: ConnAnswers::default(),
             allowance: Allowance::new(config.bytes_per_second_per_peer, state.clock.coarse()),
-            pings: Pings::new(chance.number()),
+            pings: Pings::new(self.chance.number()),
             group: NetGroup::of(address.ip()),
             place,
             sessions: Arc::clone(self),
@@ -100,7 +104,7 @@ impl Sessions {
         conn.owned_by(tasks.spawn(session));
         if tasks.stop.is_cancelled() {
             // It went live after the shutdown had looked who is.
-            disconnect_for_shutdown(&self.shared, conn.key);
+            disconnect_for_shutdown(&state.pool, conn.key);
         }
     }
 }
@@ -147,7 +151,7 @@ where
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
         for _ in 0..READS_PER_POLL {
-            let clock = Arc::clone(&self.sessions.shared.state.clock);
+            let clock = Arc::clone(&self.sessions.node.state.clock);
             if self.allowance.poll(cx, &*clock).is_pending() {
                 return Ok(false);
             }
@@ -174,7 +178,7 @@ where
 
     fn take_in(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Stop> {
         let sessions = Arc::clone(&self.sessions);
-        let max_frame = sessions.shared.config.max_frame;
+        let max_frame = sessions.node.config.max_frame;
         loop {
             match self.reader.next(&mut bytes, max_frame) {
                 Ok(Some(frame)) => self.receive(cx, &sessions, frame)?,
@@ -190,7 +194,7 @@ where
         sessions: &Sessions,
         Frame { kind, body }: Frame,
     ) -> Result<(), Stop> {
-        let Sessions { shared, answers, broadcaster } = sessions;
+        let Sessions { node, traffic, answers, broadcaster, .. } = sessions;
         let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
         match message {
             Message::Hello(_) => return Err(self.broke_rules(&"a second hello")),
@@ -198,10 +202,10 @@ where
                 // A peer that floods us with pings and does not read the answers goes without: the lane is bounded.
                 _ = self.place.conn().control(Message::Pong { nonce }.encode_bounded());
             }
-            Message::Pong { nonce } => match self.pings.answered(nonce, shared.state.clock.mono()) {
+            Message::Pong { nonce } => match self.pings.answered(nonce, node.state.clock.mono()) {
                 Heard::Fresh(rtt) => {
                     self.place.slot().pong(rtt);
-                    conn_health::ponged(shared, self.place.conn());
+                    conn_health::ponged(&node.state, self.place.conn());
                 }
                 Heard::Late => self.place.slot().set_pings_lost(0),
                 Heard::Again => {}
@@ -226,10 +230,10 @@ where
                 let conn = self.place.conn();
                 match conn.pending.answer(id, status, payload, &body) {
                     Answered::Delivered | Answered::Late => {}
-                    Answered::Again => conn_health::answered_twice(shared, conn),
-                    Answered::TooMuch => conn_health::answered_too_much(shared, conn),
+                    Answered::Again => conn_health::answered_twice(&node.state, &traffic.counters, conn),
+                    Answered::TooMuch => conn_health::answered_too_much(&node.state, &traffic.counters, conn),
                     Answered::PeerList if status == Status::Ok => {
-                        if learn_peers(shared, payload, self.group).is_err() {
+                        if learn_peers(node, payload, self.group).is_err() {
                             return Err(self.broke_rules(&"a peer list that is too long or cannot be read"));
                         }
                     }
@@ -253,7 +257,7 @@ where
     }
 
     fn ping(&mut self) {
-        let clock = &self.sessions.shared.state.clock;
+        let clock = &self.sessions.node.state.clock;
         let slot = self.place.slot();
         let (nonce, lost) = self.pings.next(clock.mono(), clock.coarse(), slot.last_seen());
         slot.set_pings_lost(lost);
@@ -302,10 +306,10 @@ where
 
     /// The next frames to write. False if there are none.
     fn take(&mut self, cx: &mut Context<'_>) -> bool {
-        let (shared, conn) = (&self.sessions.shared, self.place.conn());
-        let now = || shared.state.clock.mono();
+        let (sessions, conn) = (&self.sessions, self.place.conn());
+        let now = || sessions.node.state.clock.mono();
         let taken = conn.outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, now, cx.waker());
-        shared.counters.taken(&taken);
+        sessions.traffic.counters.taken(&taken);
         !taken.is_empty()
     }
 

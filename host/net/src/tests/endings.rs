@@ -95,7 +95,7 @@ async fn an_aborted_task_gives_its_slot_back() {
     let a = node();
     let raw = Raw::greeted_by(&a).await;
     let key = a.pool.find(&raw.identity.peer_id()).unwrap();
-    a.net.shared.roster.find(key).unwrap().abort();
+    a.net.roster.find(key).unwrap().abort();
     a.is_empty_again().await;
     assert_eq!(a.journal.disconnects_by(Cause::OwnerDropped), 1);
 }

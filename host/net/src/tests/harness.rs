@@ -215,7 +215,7 @@ impl TestNode {
         .await;
         assert_eq!(self.pool.removals(), self.journal.disconnects());
         let mut held = 0;
-        self.net.shared.roster.for_each(|_| held += 1);
+        self.net.roster.for_each(|_| held += 1);
         assert_eq!(held, 0, "the roster holds nobody whom the pool does not");
         let listeners = self.net.local_addrs().len();
         until("only the listeners' tasks are left", || self.net.tasks() == listeners).await;

@@ -57,7 +57,7 @@ async fn requests_are_answered_or_refused_with_a_reason() {
     assert_eq!(late, Err(RequestError::TimedOut(Duration::from_millis(20))));
     assert!(matches!(ask("ping", &[0; 1 << 20]).await, Err(RequestError::TooLarge(_))));
     let key = a.pool.find(&to).unwrap();
-    assert_eq!(a.net.shared.roster.find(key).unwrap().pending.len(), 0);
+    assert_eq!(a.net.roster.find(key).unwrap().pending.len(), 0);
     // None of it has cost the connection.
     assert_eq!((a.pool.removals(), b.pool.removals()), (0, 0));
 }

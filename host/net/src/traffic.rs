@@ -1,18 +1,57 @@
-//! Puts frames into send queues, within the byte budget of all connections. Chooses no connection.
+//! Puts frames into send queues, within the byte budget of all connections, and counts them. Chooses no connection.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use groundskeeper_flow::{NotQueued, Parcel, Pressure, Priority};
+use groundskeeper_base::clock::Clock;
+use groundskeeper_flow::{Budget, NotQueued, Parcel, Performance, Pressure, Priority, TrafficSnapshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::conn::Conn;
-use super::shared::Shared;
+use super::counters::Counters;
+use super::roster::Roster;
+use super::settings::NetConfig;
+use super::tuning::Tuning;
 use super::wire::{Message, Status, TooLarge};
 
-impl Shared {
+/// See the module.
+pub(crate) struct Traffic {
+    pub(crate) tuning: Tuning,
+    pub(crate) counters: Counters,
+    /// Of the bytes in all send queues.
+    budget: Arc<Budget>,
+    roster: Arc<Roster>,
+    clock: Arc<dyn Clock>,
+    max_frame: usize,
+}
+
+impl Traffic {
+    pub(crate) fn new(config: &NetConfig, roster: &Arc<Roster>, clock: &Arc<dyn Clock>) -> Arc<Self> {
+        let bounds = &config.performance.backpressure;
+        Arc::new(Self {
+            budget: Budget::new(bounds.queue_budget, bounds.memory_pressure_threshold),
+            tuning: Tuning::new(config.performance.clone(), config.healthy_above),
+            counters: Counters::default(),
+            roster: Arc::clone(roster),
+            clock: Arc::clone(clock),
+            max_frame: config.max_frame,
+        })
+    }
+
+    pub(crate) fn tune(&self, performance: Performance, healthy_above: u8) {
+        let bounds = &performance.backpressure;
+        self.budget.set(bounds.queue_budget, bounds.memory_pressure_threshold);
+        self.tuning.set(performance, healthy_above);
+    }
+
+    pub(crate) fn snapshot(&self) -> TrafficSnapshot {
+        self.counters.snapshot(&self.budget)
+    }
+
     /// # Errors
     /// [`TooLarge`] if the frame would break the cap of its kind.
     pub(crate) fn encode(&self, message: &Message<'_>) -> Result<Bytes, TooLarge> {
-        message.encode(self.config.max_frame)
+        message.encode(self.max_frame)
     }
 
     /// Counts `frame` against the budget, after having made room if there is too little.
@@ -22,9 +61,14 @@ impl Shared {
     pub(crate) fn charge(&self, priority: Priority, frame: Bytes) -> Result<Bytes, Pressure> {
         if self.budget.is_pressed() {
             let shed = |frames| self.counters.shed(frames);
-            self.roster.relieve(self.state.clock.coarse(), self.budget.limit(), shed);
+            self.roster.relieve(self.clock.coarse(), self.budget.limit(), shed);
         }
         self.budget.charge(priority, frame)
+    }
+
+    /// Waits until [`Traffic::charge`] may take `bytes` more.
+    pub(crate) async fn room(&self, priority: Priority, bytes: usize) {
+        self.budget.room(priority, bytes).await;
     }
 
     /// Puts a charged frame into the connection's queue, in the lane that it has now.
