@@ -1,8 +1,8 @@
-//! A circuit breaker: stops sending to whom keeps failing, and finds out by a few trials when that is over. Told the time;
-//! keeps no clock.
+//! A circuit breaker: stops requests to a peer that keeps failing, and finds out with trial requests when it has
+//! recovered.
 //!
-//! The states are Nygard's ("Release It!", 2007). Time comes in with every call, so that a simulation replays: the
-//! breakers that are published as crates read a clock of their own.
+//! The states are Nygard's ("Release It!", 2007). Callers pass the current time, so that a simulation can be replayed:
+//! the breakers published as crates read their own clock.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -58,21 +58,21 @@ impl Default for BreakerSettings {
     }
 }
 
-/// Waits of an open breaker are doubled so often at most: 5 s become 80 s.
+/// An open breaker doubles its wait at most this many times: 5 s become 80 s.
 pub const MOST_DOUBLED: u32 = 4;
 
-/// Calls that a window remembers; beyond, the oldest are forgotten before their time.
+/// Calls that a window holds. When there are more, the oldest are dropped early.
 const REMEMBERED: usize = 256;
 
 /// What a breaker does with calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerState {
-    /// Lets them through.
+    /// Calls go through.
     Closed,
-    /// Lets none through until its time is over.
+    /// No call goes through until the wait is over.
     Open,
-    /// Lets one through at a time, for trial.
+    /// One trial call at a time goes through.
     HalfOpen,
 }
 
@@ -93,7 +93,7 @@ impl BreakerState {
 pub enum CallEnd {
     Succeeded,
     Failed,
-    /// Nothing can be concluded from it: its caller lost interest, or our own queue was full.
+    /// Says nothing about the peer: the caller stopped waiting, or our own queue was full.
     Unknown,
 }
 
@@ -101,11 +101,11 @@ pub enum CallEnd {
 #[derive(Clone, Debug, Default)]
 pub struct Breaker {
     phase: Phase,
-    /// Since the last success.
+    /// Counted since the last success.
     failures_in_row: u32,
-    /// Calls of the window, if the rate counts: when they ended, and whether well.
+    /// Calls in the window, if an error rate is set: end time, and whether the call succeeded.
     calls: VecDeque<(Duration, bool)>,
-    /// How often it has opened without having been closed since.
+    /// Times it has opened since it was last closed.
     opened: u32,
 }
 
@@ -124,7 +124,7 @@ enum Phase {
 }
 
 impl Breaker {
-    /// As it is now: an open one whose time is over lets the next call through.
+    /// The state at `now`. An open breaker counts as half-open as soon as its wait is over.
     pub fn state(&self, now: Duration) -> BreakerState {
         match self.phase {
             Phase::Closed => BreakerState::Closed,
@@ -133,7 +133,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a call would be let through.
+    /// Whether a call would go through now. Changes nothing.
     pub fn would_admit(&self, now: Duration) -> bool {
         match self.phase {
             Phase::Closed => true,
@@ -142,7 +142,7 @@ impl Breaker {
         }
     }
 
-    /// Asks to make a call. If it may be made, its end must be told by [`Breaker::end`].
+    /// Whether a call may be made. If true, the caller must report its end with [`Breaker::end`].
     pub fn admit(&mut self, now: Duration) -> bool {
         let admitted = self.would_admit(now);
         if admitted && self.phase != Phase::Closed {
@@ -152,10 +152,10 @@ impl Breaker {
         admitted
     }
 
-    /// Tells how a call that was admitted has ended. The new state if that has changed it.
+    /// Reports how an admitted call ended. Returns the new state if it changed.
     pub fn end(&mut self, how: CallEnd, now: Duration, settings: &BreakerSettings) -> Option<BreakerState> {
         match (how, self.phase) {
-            // A call that began before it opened.
+            // The call began before the breaker opened.
             (_, Phase::Open { .. }) | (CallEnd::Unknown, Phase::Closed) => None,
             (CallEnd::Unknown, Phase::HalfOpen { successes, .. }) => {
                 self.phase = Phase::HalfOpen { trying: false, successes };
@@ -183,7 +183,7 @@ impl Breaker {
         }
     }
 
-    /// Whether nothing is known against it: it may be forgotten.
+    /// Whether it is closed and the last call did not fail. Such a breaker can be dropped.
     pub fn is_spotless(&self) -> bool {
         self.phase == Phase::Closed && self.failures_in_row == 0
     }
@@ -308,8 +308,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, an open breaker admits nothing before its time, a half-open one nothing beside its trial, and
-        /// every breaker admits something within the longest wait after the last call ended.
+        /// An open breaker admits nothing before its wait is over, a half-open one nothing besides its trial, and every
+        /// breaker admits something within the longest wait after the last call ended.
         #[test]
         fn never_stuck_and_never_too_open(
             steps in prop::collection::vec((0_u64..40, 0_u8..3), 1..200),

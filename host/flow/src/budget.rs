@@ -1,5 +1,5 @@
-//! The bytes that all send queues of a node hold together. Counts them where they live and refuses what matters least
-//! first; it drops nothing by itself.
+//! A byte budget over all send queues of a node. As it fills, it refuses new frames of low priority first; it drops no
+//! queued frame.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::Priority;
 
-/// Over which part of the budget low priorities are refused, in thousandths: config writes a fraction.
+/// Denominator of the threshold: the config's fraction is stored in thousandths.
 const WHOLE: usize = 1000;
 
 /// The budget has no room for a frame of this priority.
@@ -26,9 +26,9 @@ pub struct Pressure {
 
 /// Bounds the bytes that wait to be sent, over all connections.
 ///
-/// A frame is charged once, however many queues share it, and given back when the last of them has let go of it. What
-/// matters less may fill less: with a threshold of 0.9, bulk frames are refused from 90 % on, broadcasts from 95 %, and
-/// requests at 100 %. Control frames are always taken: each queue bounds their number.
+/// A frame is charged once, even if several queues share it, until the last queue drops it. Lower priorities may fill
+/// less: with a threshold of 0.9, bulk frames are refused from 90 % on, broadcasts from 95 %, and requests at 100 %.
+/// Control frames are always accepted: each queue bounds their number.
 pub struct Budget {
     used: AtomicUsize,
     limit: AtomicUsize,
@@ -40,7 +40,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `limit` bytes; low priorities are refused above the fraction `threshold` of it.
+    /// A budget of `limit` bytes. Low priorities are refused above the fraction `threshold` of it.
     pub fn new(limit: usize, threshold: f64) -> Arc<Self> {
         let budget = Self {
             used: AtomicUsize::new(0),
@@ -54,14 +54,14 @@ impl Budget {
         Arc::new(budget)
     }
 
-    /// Other bounds from now on. What is held above a lowered limit stays until it is sent.
+    /// Changes the bounds. Frames above a lowered limit stay until they are sent.
     pub fn set(&self, limit: usize, threshold: f64) {
         self.limit.store(limit, Relaxed);
         self.threshold.store((threshold.clamp(0.0, 1.0) * WHOLE as f64) as usize, Relaxed);
         self.room.notify_waiters();
     }
 
-    /// Bytes that wait now.
+    /// Bytes that wait to be sent now.
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
@@ -75,7 +75,7 @@ impl Budget {
         self.refused[priority as usize].load(Relaxed)
     }
 
-    /// Whether low priorities are refused now.
+    /// Whether bulk frames are refused now.
     pub fn is_pressed(&self) -> bool {
         self.used() >= self.bound(Priority::Bulk)
     }
@@ -94,7 +94,7 @@ impl Budget {
     /// Counts `frame` until the last clone of the result is dropped. One allocation of 40 bytes.
     ///
     /// # Errors
-    /// [`Pressure`], counted: the frame is dropped.
+    /// [`Pressure`] if there is no room: the refusal is counted, the frame dropped.
     pub fn charge(self: &Arc<Self>, priority: Priority, frame: Bytes) -> Result<Bytes, Pressure> {
         let size = frame.len();
         let used = self.used.fetch_add(size, Relaxed);
@@ -106,9 +106,11 @@ impl Budget {
         Ok(Bytes::from_owner(Charged { frame, budget: Arc::clone(self) }))
     }
 
-    /// Waits until there may be room for `size` bytes. Others may be faster: charge again.
+    /// Waits until there may be room for `size` bytes. Another caller may take it first, so call [`Budget::charge`]
+    /// again.
     pub async fn room(&self, priority: Priority, size: usize) {
-        // Announce, then look; who gives back does, then looks who waits: one of both sees the other.
+        // The order matters. This side announces itself, then looks for room; `give_back` frees bytes, then looks for
+        // waiters. So at least one side sees the other.
         self.waiting.fetch_add(1, SeqCst);
         let _leaving = Leaving(&self.waiting);
         let mut given_back = pin!(self.room.notified());
@@ -134,7 +136,7 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// What a charged frame rests on: its bytes are counted as long as it lives.
+/// The owner of a charged frame's bytes. They are counted until it is dropped.
 struct Charged {
     frame: Bytes,
     budget: Arc<Budget>,

@@ -1,22 +1,22 @@
-//! How long operations take: counts and quantiles, written without a lock and read while they are written.
+//! Latency histograms: counts and quantiles. Writers take no lock, and readers do not stop them.
 
 use std::time::Duration;
 
 use histogram::AtomicHistogram;
 
-/// Buckets per power of two: 2^4, so that a quantile is right to 6 %.
+/// Each power of two has 2^4 buckets, so a quantile is accurate to 6 %.
 const GROUPING: u8 = 4;
 
-/// Times up to 2^36 us: 19 hours.
+/// The longest time is 2^36 us: 19 hours.
 const MAX_POWER: u8 = 36;
 
-/// Names that are told apart; what comes after them is counted as [`OTHER`], since peers choose some of them.
+/// Names that are counted separately. Further names count as [`OTHER`], since peers choose some of the names.
 pub const MOST_NAMES: usize = 64;
 
-/// The name for what found no place of its own.
+/// The name that stands for all names beyond [`MOST_NAMES`].
 pub const OTHER: &str = "other";
 
-/// The times of one operation. 4.2 KiB.
+/// The latency of one operation. 4.2 KiB.
 #[derive(Debug)]
 pub struct Latency {
     histogram: AtomicHistogram,
@@ -26,7 +26,7 @@ pub struct Latency {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct LatencySnapshot {
     pub count: u64,
-    /// Microseconds, each the upper end of its bucket: at most 6 % too long.
+    /// All in microseconds. Each is the upper end of its bucket: at most 6 % too high.
     pub p50_us: u64,
     pub p95_us: u64,
     pub p99_us: u64,
@@ -42,13 +42,13 @@ impl Default for Latency {
 }
 
 impl Latency {
-    /// Counts one operation: one relaxed addition.
+    /// Counts one operation. Costs one relaxed atomic addition.
     pub fn record(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min((1 << MAX_POWER) - 1);
         _ = self.histogram.increment(us);
     }
 
-    /// Count and quantiles so far. Copies 4 KiB; writers go on meanwhile, each bucket is read once.
+    /// Count and quantiles so far. Copies 4 KiB. Writers continue meanwhile; each bucket is read once.
     pub fn snapshot(&self) -> LatencySnapshot {
         let now = self.histogram.load();
         let mut found = [const { None }; 5];

@@ -1,7 +1,7 @@
-//! What keeps traffic bounded: queues, windows, breakers, time-outs, and whom to ask. Does not know what a message means,
-//! and opens nothing.
+//! Traffic control of a node: send queues, byte budget, circuit breakers, time-outs, retries and the choice of a peer.
+//! Does not know what a message means and opens no connection.
 //!
-//! Hidden items are for the crates of this workspace and promise nothing.
+//! Hidden items are for the crates of this workspace and may change at any time.
 
 mod breaker;
 mod budget;

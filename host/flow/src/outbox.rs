@@ -1,5 +1,4 @@
-//! What waits to be sent over one connection: four lanes, bounded by bytes and by frames. Never grows past its bounds,
-//! and does not know what a frame means.
+//! The send queue of one connection: four lanes, bounded by bytes and by frames. Does not know what a frame means.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,11 +14,11 @@ use super::sync::Mutex;
 /// Bounds of one connection's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxLimits {
-    /// Bytes waiting in all lanes but control. Requests may fill all of it, broadcasts seven eighths, bulk three quarters.
+    /// Bytes that may wait in all lanes except control. Requests may fill all of it, broadcasts 7/8, bulk 3/4.
     pub data_bytes: usize,
-    /// Frames waiting in all lanes but control, shared in the same way.
+    /// Frames that may wait in all lanes except control, shared in the same way.
     pub data_frames: usize,
-    /// Frames waiting in the control lane. They are small, so they are counted only.
+    /// Frames that may wait in the control lane. They are small, so their bytes are not bounded.
     pub control_frames: usize,
 }
 
@@ -31,16 +30,16 @@ impl Default for OutboxLimits {
 
 /// Which frames overtake which.
 ///
-/// Each lane has so many bytes of each round, and the most urgent lane that has some left goes first: a flood in one of
-/// them slows the lanes below it and never stops them (deficit round robin, Shreedhar and Varghese 1995).
+/// Each lane may send a fixed number of bytes per round. The most urgent lane with bytes left goes first, so a flood in
+/// one lane slows the lanes below it but never stops them (deficit round robin, Shreedhar and Varghese 1995).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Priority {
-    /// Greetings, pings and goodbyes: the host's own.
+    /// The host's own frames: hellos, pings and goodbyes.
     Control,
     /// Requests and their answers.
     Request,
     Broadcast,
-    /// What can wait: large transfers.
+    /// Large transfers, which can wait.
     Bulk,
 }
 
@@ -57,7 +56,7 @@ impl Priority {
         }
     }
 
-    /// Bytes of each round: 8 : 8 : 4 : 1. Control frames are too few and too small to use theirs up.
+    /// Bytes per round: 8 : 8 : 4 : 1. Control frames are too few and too small to use all of theirs.
     fn quantum(self) -> i64 {
         match self {
             Self::Control | Self::Request => 32 << 10,
@@ -66,7 +65,7 @@ impl Priority {
         }
     }
 
-    /// The part of a bound that the lanes together may have filled when this one adds to it.
+    /// The part of `bound` that all lanes together may fill when a frame is added to this one.
     fn share_of(self, bound: usize) -> usize {
         match self {
             Self::Control | Self::Request => bound,
@@ -82,13 +81,13 @@ impl fmt::Display for Priority {
     }
 }
 
-/// A frame to be sent.
+/// A frame to send.
 #[derive(Clone, Debug)]
 pub struct Parcel {
     pub frame: Bytes,
     /// Monotonic time after which it is not worth sending.
     pub expires: Option<Duration>,
-    /// What its sender knows it by, to be told if it is dropped.
+    /// The sender's number for the frame; [`Outbox::shed`] returns it if the frame is dropped.
     pub tag: Option<u64>,
 }
 
@@ -98,7 +97,7 @@ impl From<Bytes> for Parcel {
     }
 }
 
-/// Why a frame was not taken. The queue is as it was.
+/// Why a frame was not queued. The queue is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotQueued {
     #[error("the connection's send queue is full")]
@@ -107,16 +106,16 @@ pub enum NotQueued {
     Ended,
 }
 
-/// An emptied lane keeps its memory up to this many frames (512 bytes): a connection that sends one frame now and then
-/// should not allocate for each, and one that sent a burst should not hold on to it.
+/// An empty lane keeps memory for at most this many frames (512 bytes): a connection that sends a frame now and then
+/// does not allocate for each, and one that sent a burst returns its memory.
 const LANE_KEPT: usize = 8;
 
-/// What one take gave, and what it left out.
+/// What one [`Outbox::take`] moved and skipped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Taken {
-    /// Frames, by priority.
+    /// Frames moved, by priority.
     pub frames: [u32; Priority::COUNT],
-    /// Frames that came too late to be worth sending.
+    /// Frames skipped because they had expired.
     pub expired: u32,
 }
 
@@ -129,7 +128,7 @@ impl Taken {
 #[derive(Default)]
 struct Lane {
     parcels: VecDeque<Parcel>,
-    /// Bytes that it may still send in this round; below zero after a frame that was larger.
+    /// Bytes that it may still send in this round. Negative after a frame larger than the rest.
     credit: i64,
 }
 
@@ -138,30 +137,30 @@ struct Lanes {
     lanes: [Lane; Priority::COUNT],
     /// Bytes in all lanes.
     bytes: usize,
-    /// Of these, in all but control.
+    /// Bytes in all lanes except control.
     data_bytes: usize,
     data_frames: usize,
-    /// Frames with an end to their worth.
+    /// Frames that can expire.
     expiring: usize,
     ended: bool,
     waker: Option<Waker>,
-    /// Whether a push wakes the sender. Not while it waits for the socket: it will look by itself.
+    /// Whether a push wakes the sender. False while it waits for the socket: it looks at the queue afterwards.
     wake_on_push: bool,
-    /// Who waits for room, by number.
+    /// The tasks that wait for room, by number.
     waiting: Vec<(u64, Waker)>,
     next_waiting: u64,
-    /// Counts how often room was made.
+    /// Incremented each time room is made.
     made_room: u64,
 }
 
-/// One connection's send queue: pushed to by anybody, emptied by the one task that owns the connection.
+/// One connection's send queue. Any task pushes; only the task that owns the connection takes.
 pub struct Outbox {
     limits: OutboxLimits,
     lanes: Mutex<Lanes>,
 }
 
 impl Outbox {
-    /// Allocates nothing before the first push.
+    /// An empty queue. Allocates nothing before the first push.
     pub fn new(limits: OutboxLimits) -> Self {
         Self { limits, lanes: Mutex::new(Lanes::default()) }
     }
@@ -188,12 +187,12 @@ impl Outbox {
         Ok(())
     }
 
-    /// Waits until frames have left the queue. Ask for it before the push that may find the queue full.
+    /// Waits until frames have left the queue. Create it before the push that may find the queue full.
     pub fn room(&self) -> Room<'_> {
         Room { outbox: self, seen: self.lanes.lock().made_room, number: None }
     }
 
-    /// Wakes the sender for something that is not a frame.
+    /// Wakes the sender for something other than a frame.
     pub fn nudge(&self) {
         let woken = self.lanes.lock().waker.take();
         if let Some(waker) = woken {
@@ -201,10 +200,11 @@ impl Outbox {
         }
     }
 
-    /// Moves frames to `batch` until it holds `frames` of them or `bytes` bytes, by priority. O(frames taken).
+    /// Moves frames to `batch`, by priority, until it holds `frames` frames or this call has moved `bytes` bytes.
+    /// O(frames taken).
     ///
-    /// `now` is asked for the monotonic time if there are frames that expire. If nothing is left to take, the next push or
-    /// nudge wakes `waker`.
+    /// Calls `now` for the monotonic time if frames can expire. If no frame was moved, the next push or nudge wakes
+    /// `waker`.
     pub fn take(
         &self,
         batch: &mut VecDeque<Bytes>,
@@ -239,13 +239,13 @@ impl Outbox {
         taken
     }
 
-    /// The sender waits for its socket: only a nudge wakes it, pushes do not.
+    /// Registers a sender that waits for its socket: a nudge wakes it, a push does not.
     pub fn wait_for_nudge(&self, waker: &Waker) {
         self.lanes.lock().register(waker, false);
     }
 
-    /// Drops bulk and then broadcast frames, the oldest first, until at most `fair` bytes wait or none of these are left.
-    /// What was dropped, for those who sent it.
+    /// Drops bulk and then broadcast frames, oldest first, until at most `fair` data bytes wait or none of these frames
+    /// is left. Returns priority and tag of each dropped frame.
     pub fn shed(&self, fair: usize) -> Vec<(Priority, Option<u64>)> {
         let mut dropped = Vec::new();
         let mut shed = Vec::new();
@@ -264,12 +264,15 @@ impl Outbox {
         shed
     }
 
-    /// Nothing is taken from now on. Data is dropped; the control frames that wait are given back.
+    /// Closes the queue: later pushes fail. Drops the data frames and returns the control frames.
     pub fn end(&self) -> VecDeque<Bytes> {
         let mut lanes = self.lanes.lock();
         lanes.ended = true;
         let mut ended = std::mem::take(&mut lanes.lanes);
-        (lanes.bytes, lanes.data_bytes, lanes.data_frames, lanes.expiring) = (0, 0, 0, 0);
+        lanes.bytes = 0;
+        lanes.data_bytes = 0;
+        lanes.data_frames = 0;
+        lanes.expiring = 0;
         let waiting = lanes.make_room();
         drop(lanes);
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
@@ -279,12 +282,12 @@ impl Outbox {
             .collect()
     }
 
-    /// Whether nothing is taken any more.
+    /// Whether the queue is closed.
     pub fn has_ended(&self) -> bool {
         self.lanes.lock().ended
     }
 
-    /// Bytes that wait, in units of 1024, rounded up.
+    /// Waiting bytes in KiB, rounded up.
     pub fn kib_queued(&self) -> u32 {
         self.lanes.lock().bytes.div_ceil(1024).try_into().unwrap_or(u32::MAX)
     }
@@ -295,7 +298,7 @@ impl Lanes {
         if priority == Priority::Control {
             return self.lanes[Priority::Control as usize].parcels.len() < limits.control_frames;
         }
-        // A frame for which the share is too small alone still goes through an empty queue.
+        // A frame larger than its lane's share still goes into an empty queue.
         let bytes =
             if self.data_frames == 0 { limits.data_bytes } else { priority.share_of(limits.data_bytes) };
         self.data_bytes + size <= bytes && self.data_frames < priority.share_of(limits.data_frames).max(1)
@@ -324,26 +327,29 @@ impl Lanes {
         Some(parcel)
     }
 
-    /// The most urgent lane with frames and credit; if none has credit, new rounds begin until one has.
+    /// The most urgent lane with frames and credit. If none has credit, begins the rounds that one needs to get some.
     fn next_lane(&mut self) -> Option<Priority> {
-        let waits = |lane: &Lane| !lane.parcels.is_empty();
-        let ready = |lanes: &[Lane; Priority::COUNT]| {
-            Priority::ALL.into_iter().find(|&at| waits(&lanes[at as usize]) && lanes[at as usize].credit > 0)
-        };
-        if let Some(priority) = ready(&self.lanes) {
+        if let Some(priority) = self.ready_lane() {
             return Some(priority);
         }
         let rounds = Priority::ALL
             .into_iter()
-            .filter(|&at| waits(&self.lanes[at as usize]))
-            // Positive: none of those that wait has credit.
+            .filter(|&at| !self.lanes[at as usize].parcels.is_empty())
+            // At least 1, since no waiting lane has credit.
             .map(|at| (at.quantum() - self.lanes[at as usize].credit) / at.quantum())
             .min()?;
         for at in Priority::ALL {
             let lane = &mut self.lanes[at as usize];
             lane.credit = (lane.credit + rounds * at.quantum()).min(at.quantum());
         }
-        ready(&self.lanes)
+        self.ready_lane()
+    }
+
+    fn ready_lane(&self) -> Option<Priority> {
+        Priority::ALL.into_iter().find(|&at| {
+            let lane = &self.lanes[at as usize];
+            !lane.parcels.is_empty() && lane.credit > 0
+        })
     }
 
     fn trim(&mut self) {
@@ -367,7 +373,7 @@ impl Lanes {
     }
 }
 
-/// Ends when frames have left the queue, or the queue has ended.
+/// Resolves when frames have left the queue or the queue is closed.
 pub struct Room<'a> {
     outbox: &'a Outbox,
     seen: u64,

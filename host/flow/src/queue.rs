@@ -1,24 +1,24 @@
-//! A bounded queue between many who ask and many who work. No lock on either side; whoever works takes what is there and
-//! sleeps only when there is nothing.
+//! A bounded queue with many producers and many workers. Neither side takes a lock; a worker sleeps only while the
+//! queue is empty.
 
 use super::sync::{ArrayQueue, Notify};
 
-/// Items in order, at most so many.
+/// Items in order, up to a fixed number.
 ///
-/// The ring is crossbeam's. A push wakes one sleeping worker; a worker that leaves items behind wakes the next one, so a
-/// burst wakes as many as it has work for, and a worker that is busy anyway is not woken at all.
+/// The ring is crossbeam's. A push wakes one sleeping worker; a worker that leaves items behind wakes the next one. So
+/// a burst wakes as many workers as it has work for, and a busy worker is never woken.
 pub struct RequestQueue<T> {
     items: ArrayQueue<T>,
     filled: Notify,
 }
 
 impl<T> RequestQueue<T> {
-    /// Room for `capacity` items (at least 1), reserved now.
+    /// A queue for `capacity` items (at least 1). Allocates all of its memory now.
     pub fn new(capacity: usize) -> Self {
         Self { items: ArrayQueue::new(capacity.max(1)), filled: Notify::new() }
     }
 
-    /// Puts `item` at the end. Tens of nanoseconds; waits for nobody.
+    /// Puts `item` at the end. Takes tens of nanoseconds and never waits.
     ///
     /// # Errors
     /// The item, if the queue is full.
@@ -33,7 +33,7 @@ impl<T> RequestQueue<T> {
         self.items.pop()
     }
 
-    /// Takes the oldest item; sleeps while there is none. Dropping the future loses nothing.
+    /// Takes the oldest item; sleeps while there is none. Dropping the future loses no item.
     pub async fn pop(&self) -> T {
         loop {
             if let Some(item) = self.items.pop() {
@@ -44,7 +44,7 @@ impl<T> RequestQueue<T> {
         }
     }
 
-    /// Moves at most `most` items to `batch`, at least one; sleeps while there is none. Dropping the future loses nothing.
+    /// Moves 1 to `most` items to `batch`; sleeps while there is none. Dropping the future loses no item.
     pub async fn drain(&self, batch: &mut Vec<T>, most: usize) {
         loop {
             let before = batch.len();
@@ -57,7 +57,7 @@ impl<T> RequestQueue<T> {
         }
     }
 
-    /// Wake-ups are not counted one for one: who has been woken by several pushes sees to it that what it leaves is seen.
+    /// Several pushes may cause only one wake-up, so a worker that leaves items behind must wake the next one.
     fn pass_on(&self) {
         if !self.items.is_empty() {
             self.filled.notify_one();

@@ -1,4 +1,4 @@
-//! What there is to tell of traffic at one moment, and who tells it. Counts nothing by itself.
+//! Snapshots of a node's traffic, and the trait that provides them. Counts nothing itself.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use super::{BreakerState, LatencySnapshot, Priority};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AttemptEnd {
     Answered,
-    /// The peer said that it failed, or answered what no answer can be.
+    /// The peer reported a failure, does not handle the kind, or answered with too many bytes.
     Failed,
-    /// The peer said that it has too much to do.
+    /// The peer said that it is busy.
     Busy,
     TimedOut,
     /// The peer's breaker was open.
     Refused,
-    /// It was not sent, or its connection ended.
+    /// The request was not sent, or its connection ended.
     Lost,
-    /// Whoever asked stopped waiting.
+    /// The caller stopped waiting.
     Dropped,
 }
 
@@ -48,7 +48,7 @@ pub struct KindSnapshot {
     pub kind: Arc<str>,
     /// Attempts by how they ended, in the order of [`AttemptEnd::ALL`].
     pub ends: [u64; AttemptEnd::COUNT],
-    /// Of the answers.
+    /// Latency of the answers.
     pub latency: LatencySnapshot,
 }
 
@@ -56,7 +56,7 @@ pub struct KindSnapshot {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerBreaker {
     pub peer: PeerId,
-    /// Of request.
+    /// Kind of request.
     pub kind: Arc<str>,
     pub state: BreakerState,
 }
@@ -66,7 +66,7 @@ pub struct PeerBreaker {
 pub struct TrafficSnapshot {
     /// Bytes that wait to be sent.
     pub queued_bytes: u64,
-    /// Bytes that may wait.
+    /// The most bytes that may wait.
     pub budget_bytes: u64,
     /// Frames taken from queues to be written.
     pub sent: [u64; Priority::COUNT],
@@ -76,7 +76,7 @@ pub struct TrafficSnapshot {
     pub refused: [u64; Priority::COUNT],
     /// Frames dropped from queues because memory was short.
     pub shed: [u64; Priority::COUNT],
-    /// Frames that were not worth sending any more when their turn came.
+    /// Frames that had expired when their turn came.
     pub expired: u64,
     /// Requests of this node that are open.
     pub pending: u64,
@@ -88,13 +88,13 @@ pub struct TrafficSnapshot {
     pub misbehaved: u64,
 }
 
-/// Whoever knows the traffic of a node. Reading disturbs nobody who writes.
+/// Reports the traffic of a node. Reading does not block the writers.
 pub trait TrafficReport: Send + Sync + 'static {
     fn traffic(&self) -> TrafficSnapshot;
 
-    /// By name.
+    /// One entry per kind, sorted by name.
     fn kinds(&self) -> Vec<KindSnapshot>;
 
-    /// Those of peers that are connected.
+    /// Breakers of connected peers that are not closed.
     fn breakers(&self) -> Vec<PeerBreaker>;
 }

@@ -1,4 +1,4 @@
-//! How often, and how long after, something that failed is tried again. Waits for nothing by itself.
+//! Retries: how many, how long to wait before each, and a budget over all requests. Does not wait itself.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub struct RetrySettings {
 }
 
 impl Default for RetrySettings {
-    /// Two retries, and one for each five requests over all: a peer group that fails altogether sees 20 % more requests, not
-    /// three times as many (the share that Finagle's retry budget has by default).
+    /// Two retries per request, and one per five requests over all (the default share of Finagle's retry budget). If a
+    /// whole group of peers fails, it gets 20 % more requests instead of three times as many.
     fn default() -> Self {
         Self {
             most: 2,
@@ -53,8 +53,8 @@ impl RetrySettings {
         ("budget", Bound::Fraction(0.0, 1.0)),
     ];
 
-    /// The wait before retry `n`, counted from 0: anything from nothing to `first_wait * 2^n` ("full jitter", Brooker 2015).
-    /// `random` is uniform over all of its values.
+    /// The wait before retry `n`, counted from 0: from zero up to `first_wait * 2^n` or `longest_wait` ("full jitter",
+    /// Brooker 2015). `random` must be uniform over all of its values.
     pub fn wait(&self, n: u32, random: u64) -> Duration {
         let bound = self.first_wait.saturating_mul(1 << n.min(16)).min(self.longest_wait);
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
@@ -63,11 +63,11 @@ impl RetrySettings {
     }
 }
 
-/// A bucket of retries that requests fill: what fails widely is not made worse by trying again.
+/// A bucket of retries that requests fill, so that retries cannot multiply the load when many requests fail.
 #[derive(Debug)]
 pub struct RetryBudget(AtomicI64);
 
-/// Retries that a node may make before it has earned any, and that it never saves more than.
+/// Retries that a node has before it has earned any, and the most that it saves.
 pub const SAVED: i64 = 10;
 
 impl Default for RetryBudget {
@@ -77,7 +77,7 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// A first attempt earns its part of a retry.
+    /// Adds the part of a retry that a first attempt earns.
     pub fn earn(&self, settings: &RetrySettings) {
         let earned = (settings.budget.clamp(0.0, 1.0) * TOKEN as f64) as i64;
         if self.0.load(Relaxed) < SAVED * TOKEN {
@@ -85,7 +85,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes one retry, if there is one.
+    /// Takes one retry. False if there is none.
     pub fn spend(&self) -> bool {
         let took = self.0.fetch_update(Relaxed, Relaxed, |left| (left >= TOKEN).then_some(left - TOKEN));
         took.is_ok()

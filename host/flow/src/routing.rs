@@ -1,4 +1,5 @@
-//! Which of many peers gets a request. Looks at what it is told of each; knows no peer, keeps no list and takes no lock.
+//! Chooses the peer that gets a request. The caller's functions describe each candidate; this module knows no peer,
+//! keeps no list and takes no lock.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,26 +9,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub enum Route {
     /// Each in turn.
     RoundRobin,
-    /// Of two at random, the one with fewer open requests: nearly as even as looking at all of them, at the cost of two
-    /// (Mitzenmacher 2001, "The power of two choices").
+    /// Draws two at random and takes the one with fewer open requests. Spreads load nearly as evenly as looking at all
+    /// of them, at the cost of two (Mitzenmacher 2001, "The power of two choices").
     #[default]
     LeastLoaded,
-    /// The one that answers pings fastest, unless it has too much to do.
+    /// The usable peer with the shortest ping round trip.
     LowestRtt,
 }
 
-/// Who was asked last, and a source of numbers that are random enough to spread load.
+/// The position of the round robin, and a source of numbers that are random enough to spread load.
 #[derive(Debug)]
 pub struct Turns {
     turn: AtomicU64,
     random: AtomicU64,
 }
 
-/// Draws for one of two before the list is searched from one end.
+/// Random draws for [`Route::LeastLoaded`] before the list is searched in order.
 const DRAWS: usize = 4;
 
 impl Turns {
-    /// Equal seeds choose equally.
+    /// Equal seeds give equal choices.
     pub fn new(seed: u64) -> Self {
         Self { turn: AtomicU64::new(seed), random: AtomicU64::new(seed) }
     }
@@ -41,10 +42,10 @@ impl Turns {
         z ^ (z >> 31)
     }
 
-    /// Chooses among `count` candidates by their numbers; none if none is usable.
+    /// Chooses among the candidates `0..count`. None if none is usable.
     ///
-    /// `usable` says who can be asked, `cost` what asking there costs: how many requests are open, or, for
-    /// [`Route::LowestRtt`], the round trip. O(1) while most are usable, O(count) when few are, and always for the lowest
+    /// `usable` says whether a candidate can be asked. `cost` is what asking it costs: its open requests, or the round
+    /// trip for [`Route::LowestRtt`]. O(1) while most are usable, O(count) when few are, always O(count) for the lowest
     /// round trip.
     pub fn choose(
         &self,
@@ -62,7 +63,7 @@ impl Turns {
                 let mut best = None;
                 for at in 0..count {
                     let cost = cost(at);
-                    // The first of equals, and who cannot be the best is not looked at any closer.
+                    // Takes the first of equals. `usable` is called only for a candidate that would be the best.
                     if best.is_none_or(|(least, _)| cost < least) && usable(at) {
                         best = Some((cost, at));
                     }
@@ -86,7 +87,7 @@ impl Turns {
     }
 }
 
-/// The first usable one from the `from`th on, around the end.
+/// The first usable candidate from number `from` on, wrapping at the end.
 fn search(from: u64, count: usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
     let from = (from % count as u64) as usize;
     (from..count).chain(0..from).find(|&at| usable(at))

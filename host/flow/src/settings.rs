@@ -1,5 +1,4 @@
-//! What the config writes of traffic: `[net]` and `[performance]`. Opens nothing, so that a config can be read without a
-//! network.
+//! The config sections `[net]` and `[performance]`. Opens nothing, so a config can be read without a network.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -13,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BreakerSettings, OutboxLimits, RetrySettings, TimeoutSettings};
 
-/// The network of a node that is told no other.
+/// The network of a node whose config names none.
 pub const USUAL_NETWORK: &str = "groundskeeper";
 
-/// Bytes of a network's name.
+/// The most bytes in the name of a network.
 pub const MAX_NETWORK: usize = 32;
 
 /// The config's `[net]`.
@@ -132,10 +131,10 @@ impl Default for Performance {
 }
 
 impl Performance {
-    /// The table of time-outs whose numbers hold for request kinds that have none of their own.
+    /// The name of the time-outs for request kinds without their own.
     pub const ALL_KINDS: &str = "default";
 
-    /// With a least time-out for each kind.
+    /// The same, with a least time-out for each kind.
     #[doc(hidden)]
     #[must_use]
     pub fn resolved(mut self) -> Self {

@@ -1,4 +1,4 @@
-//! How long to wait for an answer, learned from how long answers have taken. Measures nothing by itself.
+//! Adaptive time-outs: how long to wait for an answer, learned from earlier answers. Measures no time itself.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -35,20 +35,20 @@ impl Default for TimeoutSettings {
     }
 }
 
-/// The least time-out of requests whose kind has none of its own: below a quarter of a second, a delayed acknowledgement
-/// or a busy scheduler is taken for silence.
+/// The least time-out of request kinds without their own. Below 250 ms, a delayed acknowledgement or a busy scheduler
+/// looks like silence.
 const LEAST: Duration = Duration::from_millis(250);
 
-/// The smoothed time of answers and how much they vary: the estimator of TCP's retransmission time-out (RFC 6298, section
+/// The smoothed time of answers and their deviation: the estimator of TCP's retransmission time-out (RFC 6298, section
 /// 2, after Jacobson 1988), with its gains of 1/8 and 1/4 and its four deviations.
 ///
-/// One atomic word: 32 bits each in units of 1 us, saturating at 71 min. Concurrent samples may lose one another, which an
-/// average forgives; no sample is half taken.
+/// One atomic word: 32 bits each in units of 1 us, saturating at 71 min. Concurrent samples may overwrite one another,
+/// which does not matter for an average; no sample is stored by half.
 #[derive(Debug, Default)]
 pub struct Estimator(AtomicU64);
 
 impl Estimator {
-    /// Takes the time of one answer. A few nanoseconds.
+    /// Adds the time of one answer. Takes a few nanoseconds.
     pub fn sample(&self, took: Duration) {
         let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
         let next = match split(self.0.load(Relaxed)) {
@@ -63,7 +63,8 @@ impl Estimator {
         self.0.store(u64::from(next.0) << 32 | u64::from(next.1), Relaxed);
     }
 
-    /// A time-out has passed without an answer: waits twice as long, until the next answer tells better (RFC 6298, 5.5).
+    /// Records a time-out without an answer: doubles the deviation, to at least half the mean, until answers lower it
+    /// again (back-off, RFC 6298, 5.5).
     pub fn missed(&self) {
         let (mean, deviation) = split(self.0.load(Relaxed));
         if mean > 0 {
@@ -72,7 +73,7 @@ impl Estimator {
         }
     }
 
-    /// Mean and four deviations, never less: what nearly all answers keep to. None before the first sample.
+    /// Mean plus four deviations: nearly all answers take less. None before the first sample.
     pub fn spread(&self) -> Option<Duration> {
         let (mean, deviation) = split(self.0.load(Relaxed));
         (mean > 0).then(|| Duration::from_micros(u64::from(mean) + 4 * u64::from(deviation)))
@@ -83,10 +84,10 @@ fn split(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
-/// A `part`-th of the way from `old` to `new`.
+/// The value one `part`-th of the way from `old` to `new`.
 fn toward(old: u32, new: u32, part: i64) -> u32 {
     let (old, new) = (i64::from(old), i64::from(new));
-    // Both ends are within 32 bits, so what lies between is too.
+    // `old` and `new` have 32 bits, so a value between them has too.
     (old + (new - old) / part) as u32
 }
 
@@ -99,13 +100,13 @@ impl TimeoutSettings {
         ("max_timeout", Bound::Time(Span::millis(1), Span::mins(10))),
     ];
 
-    /// As it holds for kinds that have none of their own.
+    /// The same, as used for request kinds without their own time-outs.
     #[must_use]
     pub fn for_all_kinds(self) -> Self {
         Self { least: self.least.or(Some(LEAST.min(self.base))), ..self }
     }
 
-    /// What to wait for an answer: by the peer's own record, else by that of all peers, else [`Self::base`].
+    /// How long to wait for an answer: by the peer's own times, else by those of all peers, else [`Self::base`].
     pub fn after(&self, peer: &Estimator, all: &Estimator) -> Duration {
         if !self.adaptive {
             return self.base;
