@@ -11,24 +11,24 @@ use groundskeeper_base::bounds::{Bound, Span};
 use groundskeeper_base::units::as_span;
 use serde::{Deserialize, Serialize};
 
-/// When requests to a peer that fails them are stopped, by peer and kind of request.
+/// When requests of one kind to a peer that fails them are stopped.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerSettings {
-    /// Failures that open it: in a row, or within the window if there is an error_rate.
+    /// Failures that open the breaker: in a row, or within the window if error_rate is set.
     #[serde(rename = "failure_threshold")]
     pub failures: u32,
-    /// How long it is open before one request is tried; doubled each time that fails, up to sixteenfold.
+    /// Time the breaker is open before it tries one request. Doubled after each failed try, up to 16 times this value.
     #[serde(rename = "timeout", with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub open_for: Duration,
-    /// Tries that must succeed in a row to close it.
+    /// Trial requests that must succeed in a row to close the breaker.
     #[serde(rename = "success_threshold")]
     pub successes: u32,
-    /// The fraction of requests within the window that must have failed as well. None: failures in a row count.
+    /// Fraction of the requests in the window that must have failed too. None: failures in a row count.
     pub error_rate: Option<f64>,
-    /// How far back requests count for the error_rate.
+    /// How far back requests count for error_rate.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub window: Duration,

@@ -10,23 +10,23 @@ use serde::{Deserialize, Serialize};
 /// Tokens are counted in thousandths.
 const TOKEN: i64 = 1000;
 
-/// How often requests that allow it are tried again.
+/// Retries of requests that allow them.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct RetrySettings {
-    /// Attempts beyond the first.
+    /// Attempts after the first.
     #[serde(rename = "max_retries")]
     pub most: u32,
-    /// The first wait is random up to this, each further one up to twice the last.
+    /// The first wait is random up to this. The limit doubles for each further wait.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub first_wait: Duration,
-    /// No wait is longer. At least first_wait.
+    /// The longest wait. At least first_wait.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub longest_wait: Duration,
-    /// Retries that each request earns for all: 0.2 allows one for each five requests.
+    /// Retries that each request earns, for all requests together: 0.2 allows one per five requests.
     pub budget: f64,
 }
 

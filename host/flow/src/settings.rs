@@ -29,22 +29,22 @@ pub const MAX_NETWORK: usize = 32;
 pub struct NetSettings {
     /// Addresses to accept connections on; [] accepts none. "[::]" takes IPv4 as well.
     pub listen: Vec<SocketAddr>,
-    /// Addresses that others are told to reach this node at. Empty: what they observe.
+    /// Addresses at which other nodes should reach this one. Empty: the addresses that they observe.
     pub advertise: Vec<SocketAddr>,
-    /// Nodes to begin with, as "id@host:port". Without an id whoever answers there is trusted.
+    /// Nodes to start with, as "id@host:port". Without an id, any node that answers there is trusted.
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub bootstrap: Vec<Bootstrap>,
-    /// Take addresses outside the public internet from others, and tell them to others.
+    /// Accept addresses outside the public internet from peers, and send them to peers.
     pub allow_private: bool,
-    /// For connecting and shaking hands together.
+    /// Longest time for a handshake, after the connection is open.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub handshake_timeout: Duration,
-    /// How long an answer to a request may take.
+    /// Longest time that this node's handlers may take to answer a request.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub request_timeout: Duration,
-    /// Bytes a second that are read from one peer.
+    /// Bytes per second that are read from one peer.
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub bytes_per_second_per_peer: u64,
@@ -91,16 +91,16 @@ impl NetSettings {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Performance {
-    /// Always true: there is no other way to run. The key is there for configs that have it.
+    /// Always true: there is no other mode. The key is kept for configs that set it.
     pub enable_lock_free: bool,
     pub backpressure: Backpressure,
     pub circuit_breaker: BreakerSettings,
     pub retry: RetrySettings,
-    /// By kind of request; "default" holds for all others.
+    /// By kind of request; "default" applies to all other kinds.
     pub timeouts: BTreeMap<String, TimeoutSettings>,
 }
 
-/// What bounds requests and send queues.
+/// Limits of requests and send queues.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -108,9 +108,9 @@ pub struct Backpressure {
     /// Requests of this node that may be open at once, over all peers.
     #[cfg_attr(feature = "schema", schemars(with = "u32"))]
     pub max_pending: usize,
-    /// Requests overtake broadcasts, broadcasts overtake bulk. Off: in the order in which they come.
+    /// Requests overtake broadcasts, broadcasts overtake bulk. Off: all are sent in the order they were queued.
     pub enable_priority: bool,
-    /// The fraction of queue_budget from which on bulk frames are refused and dropped, and soon broadcasts.
+    /// Fraction of queue_budget above which bulk frames are refused and dropped, and soon after broadcasts.
     pub memory_pressure_threshold: f64,
     /// Bytes that all send queues together may hold.
     #[serde(with = "as_bytes")]

@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutSettings {
-    /// What is waited while nothing is known of how long answers take, and always without enable_adaptive.
+    /// The time-out while no answer was measured yet, and always without enable_adaptive.
     #[serde(rename = "base_timeout", with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub base: Duration,
-    /// No time-out is shorter. Default: base_timeout.
+    /// The shortest time-out. Default: base_timeout.
     #[serde(rename = "min_timeout", with = "as_optional_span")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub least: Option<Duration>,
-    /// No time-out is longer. At least base_timeout.
+    /// The longest time-out. At least base_timeout.
     #[serde(rename = "max_timeout", with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub most: Duration,
-    /// Follows measured answers: their smoothed time and four times what they vary by.
+    /// Follow measured answers: their smoothed time plus four times their deviation.
     #[serde(rename = "enable_adaptive")]
     pub adaptive: bool,
 }
