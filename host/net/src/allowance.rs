@@ -1,5 +1,5 @@
-//! How much is read from one peer: so many bytes per second, with bursts of a second's worth. The rest stays in the
-//! sender, by TCP's own flow control. Uses one one-shot timer, and only while a peer is held back.
+//! The read limit of one peer: bytes per second, with bursts of one second's worth. The rest stays at the sender
+//! through TCP flow control. Uses one one-shot timer, and only while a peer is held back.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use groundskeeper_base::clock::{Clock, Coarse};
 use tokio::time::Sleep;
 
-/// The unit of the coarse clock: waiting for less would not see it move.
+/// The unit of the coarse clock, which does not move within a shorter wait.
 const NAP: Duration = Duration::from_millis(125);
 
 pub(crate) struct Allowance {
@@ -21,7 +21,7 @@ pub(crate) struct Allowance {
 
 impl Allowance {
     pub(crate) fn new(bytes_per_second: u64, now: Coarse) -> Self {
-        // Half a `u64` per second is no limit; signed numbers keep the debts simple.
+        // Half a `u64` per second is no limit. Signed numbers can hold a debt.
         let per_second = i64::try_from(bytes_per_second).unwrap_or(i64::MAX).clamp(1024, i64::MAX / 1024);
         Self { per_second, left: per_second, counted: now, nap: None }
     }

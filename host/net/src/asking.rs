@@ -1,5 +1,4 @@
-//! Requests to any peer that can answer: waits as long as answers of that kind take, and tries again, or twice at once,
-//! where that is allowed. Knows no kind by itself.
+//! Requests to any peer that can answer, with adaptive time-outs, retries and hedging. Knows no kind by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,7 +25,7 @@ pub(crate) struct Candidates<'a> {
     pub(crate) but: &'a [PeerId],
 }
 
-/// A request to whoever can answer it.
+/// A request to any peer that can answer it.
 ///
 /// ```
 /// # use groundskeeper_net::{Ask, AskError, Net};
@@ -46,7 +45,7 @@ pub struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    /// Asks one of two healthy peers drawn at random, the one with fewer open requests, once.
+    /// A request that is sent once: to the one with fewer open requests of two random healthy peers.
     pub fn new(kind: &'a str, payload: &'a [u8]) -> Self {
         Self {
             question: Question::new(kind, payload),
@@ -63,32 +62,32 @@ impl<'a> Ask<'a> {
         self
     }
 
-    /// Only these.
+    /// Asks only these peers.
     pub fn among(mut self, peers: &'a [PeerId]) -> Self {
         self.candidates.among = Some(peers);
         self
     }
 
-    /// None of these.
+    /// Asks none of these peers.
     pub fn but(mut self, peers: &'a [PeerId]) -> Self {
         self.candidates.but = peers;
         self
     }
 
-    /// Answering it twice does no harm: it may be tried again with another peer, within the retry budget.
+    /// Declares that two answers do no harm: the request may be tried again with another peer, within the retry budget.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
     }
 
-    /// If no answer has come when 95 of 100 answers of this kind would have, another peer is asked as well, and the first
-    /// answer counts. Takes from the retry budget. Implies [`Ask::idempotent`].
+    /// Asks a second peer as well if no answer has come after the time within which 95 % of answers of this kind come.
+    /// The first answer counts. Takes from the retry budget. Implies [`Ask::idempotent`].
     pub fn hedged(mut self) -> Self {
         self.hedged = true;
         self.idempotent()
     }
 
-    /// It can wait for everything else: for large transfers.
+    /// Sends it after everything else. For large transfers.
     pub fn bulk(mut self) -> Self {
         self.question.priority = Priority::Bulk;
         self
@@ -99,13 +98,14 @@ impl<'a> Ask<'a> {
         self
     }
 
-    /// For all attempts together, waits in between included. Without it: twice as long as one attempt may take.
+    /// Time limit for all attempts together, including the waits in between. Default: twice the longest time of one
+    /// attempt.
     pub fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self
     }
 
-    /// An answer of more bytes is none, and costs the peer health.
+    /// The largest answer. A larger one is an error and costs the peer health.
     pub fn at_most(mut self, bytes: usize) -> Self {
         self.question.most = bytes;
         self
@@ -117,7 +117,7 @@ impl<'a> Ask<'a> {
 pub struct Answer {
     pub from: PeerId,
     pub payload: Bytes,
-    /// Peers that were asked, this one included.
+    /// Number of peers that were asked, including this one.
     pub asked: u32,
     pub took: Duration,
 }
@@ -188,7 +188,7 @@ impl RoutedRequests {
         })
     }
 
-    /// One attempt, and with hedging a second one beside it when the first takes longer than most.
+    /// One attempt. With hedging, a second one runs beside it when the first takes longer than most.
     async fn one_or_two(
         &self,
         ask: &Ask<'_>,
@@ -213,7 +213,7 @@ impl RoutedRequests {
         self.traffic.counters.hedged.fetch_add(1, Relaxed);
         asked.push(other.peer);
         let mut second = std::pin::pin!(self.one(ask, kind, other, end));
-        // The first answer counts; a failure leaves the other one running.
+        // The first answer counts. If one attempt fails, the other continues.
         tokio::select! {
             biased;
             answer = &mut first => match answer {

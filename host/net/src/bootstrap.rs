@@ -1,4 +1,4 @@
-//! Resolving the nodes that the operator names, anew at each use. Dials nobody.
+//! Resolves the bootstrap nodes that the operator names. Caches nothing and dials no peer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use groundskeeper_pool::book::{Learned, Source};
 
 use super::node::Node;
 
-/// For a name server to answer. All names are asked for at once.
+/// Time limit for a name server. All names are resolved concurrently.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What became of the bootstrap list.
+/// The result of resolving the bootstrap list.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Resolved {
-    /// Addresses now in the book.
+    /// Addresses that are now in the address book.
     pub addresses: Vec<SocketAddr>,
-    /// Entries of which nothing came, with the reason.
+    /// Entries that gave no address, with the reason.
     pub failed: Vec<(Bootstrap, String)>,
 }
 
-/// Resolves all entries, at once and within 5 s, and puts their addresses into the book.
+/// Resolves all entries concurrently within 5 s and adds their addresses to the address book.
 pub(crate) async fn resolve(node: &Node) -> Resolved {
     let mut lookups = tokio::task::JoinSet::new();
     for entry in node.config.bootstrap.iter().cloned() {

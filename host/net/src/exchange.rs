@@ -1,4 +1,5 @@
-//! Peer exchange: what this node tells of others, and what it believes of what it is told. Asks when the caller says so.
+//! Peer exchange: which addresses this node sends to peers, and which it accepts from them. Asks when the caller says
+//! so.
 
 use groundskeeper_base::peer::{NetGroup, PeerId, is_public};
 use groundskeeper_flow::Priority;
@@ -11,7 +12,7 @@ use super::request_error::RequestError;
 use super::traffic::Traffic;
 use super::wire::{MAX_PEERS_TOLD, Message, Told, decode_peers, encode_peers};
 
-/// The host's own question for peers. Not sent if the queue is full.
+/// Sends the host's own request for peers. Fails if the queue is full.
 pub(crate) fn ask_for_peers(traffic: &Traffic, conn: &Conn) -> Result<(), RequestError> {
     let id = conn.pending.begin(Waiter::PeerList)?;
     let queued = traffic
@@ -21,7 +22,7 @@ pub(crate) fn ask_for_peers(traffic: &Traffic, conn: &Conn) -> Result<(), Reques
     queued.inspect_err(|_| conn.pending.forget(id, false))
 }
 
-/// The answer to "peers": ourselves where we are told to be, then reached addresses by chance, without the asker.
+/// The answer to "peers": this node's advertised addresses, then random reached ones, without those of the asker.
 pub(crate) fn peers_for(node: &Node, asker: &PeerId) -> Vec<u8> {
     let book = &node.state.book;
     let allow_private = book.limits().allow_private;
@@ -34,9 +35,9 @@ pub(crate) fn peers_for(node: &Node, asker: &PeerId) -> Vec<u8> {
     encode_peers(&told)
 }
 
-/// Takes a peer list from a peer in `group`.
+/// Adds the peer list of a peer in `group` to the address book.
 ///
-/// Addresses that the book refuses are passed over; a list that breaks the rules is an error and nothing is taken.
+/// Skips addresses that the book refuses. A list that breaks the rules is an error, and none of it is used.
 pub(crate) fn learn_peers(node: &Node, payload: &[u8], group: NetGroup) -> Result<(), postcard::Error> {
     let ourselves = (node.told_addresses(), Some(node.state.pool.self_id()));
     for (address, peer) in decode_peers(payload)? {

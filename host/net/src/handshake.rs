@@ -1,5 +1,5 @@
-//! From a byte stream to a live connection: TLS, then hellos both ways, then the pool's word. Whoever accepted decides
-//! first, so that both ends keep the same one of two connections. Never retries, never waits without a deadline.
+//! From a stream with a proven key to a live connection: hellos both ways, then admission by the pool. The accepting
+//! side decides first, so both ends keep the same one of two connections. Never retries; every wait has a deadline.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(crate) struct Outgoing {
     pub(crate) admission: Admission,
 }
 
-/// Greets peers and brings connections to life.
+/// Greets peers and makes connections live.
 pub(crate) struct Greeter {
     node: Arc<Node>,
     roster: Arc<Roster>,
@@ -38,7 +38,7 @@ impl Greeter {
         Arc::new(Self { node, roster, sessions, farewells: Farewells::new() })
     }
 
-    /// How `handshake` ends, by its deadline and before the node stops.
+    /// Runs `handshake` until its deadline, or until the node stops.
     pub(crate) async fn in_time<T>(
         &self,
         handshake: impl Future<Output = Result<T, HandshakeError>>,
@@ -51,10 +51,10 @@ impl Greeter {
         }
     }
 
-    /// Greets one who came to us, whose key is proven, and brings the connection to life.
+    /// Greets a peer that came to us and has proven its key, and makes the connection live.
     ///
-    /// We go live before we answer: the dialer goes live when it reads our hello. So of two dials by the same node
-    /// one gets a hello and one a goodbye, in whatever order it reads them.
+    /// This side goes live before it answers; the dialer goes live when it reads our hello. So if one node dials twice,
+    /// one dial gets a hello and the other a goodbye, in whatever order it reads them.
     pub(crate) async fn greet_inbound<S>(
         &self,
         mut stream: S,
@@ -73,7 +73,7 @@ impl Greeter {
         Ok(())
     }
 
-    /// None if the peer only asked whether this node is alive.
+    /// None for a probe, which only asks whether this node is alive.
     async fn meet_inbound<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
@@ -87,7 +87,7 @@ impl Greeter {
         let hello = read_hello(stream).await?;
         if hello.features & FEATURE_PROBE != 0 {
             say_hello(&self.node, stream, 0).await?;
-            // The prober says goodbye; the caller's deadline ends it otherwise.
+            // The prober says goodbye; otherwise the caller's deadline ends the wait.
             while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
             return Ok(None);
         }
@@ -100,8 +100,8 @@ impl Greeter {
         Ok(Some((place, self.learn_listen_address(&hello, peer, address))))
     }
 
-    /// Greets one to whom we came, whose key is proven, and brings the connection to life or lets go of it, as ordered.
-    /// `connected` is called once the pool has taken it.
+    /// Greets a peer that we dialed and that has proven its key. Makes the connection live, or closes it if the order
+    /// is a probe. Calls `connected` once the pool has taken the connection.
     pub(crate) async fn greet_outbound<S>(
         &self,
         mut stream: S,
@@ -123,7 +123,7 @@ impl Greeter {
         Ok(())
     }
 
-    /// None if the order is only to see whether the peer is alive.
+    /// None if the order is a probe.
     async fn meet_outbound<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
@@ -149,9 +149,9 @@ impl Greeter {
         Place::enter(&self.node, &self.roster, admission, conn).map(Some)
     }
 
-    /// Drops our end of a connection that the peer, who is the same as then, says it does not have.
+    /// Drops our end of a connection that the peer says it does not have, if the peer has not restarted since.
     ///
-    /// Only of one that is older than any handshake: a younger one may be on its way to the peer.
+    /// Only if the connection is older than any handshake: a younger one may still be on its way to the peer.
     fn bury_ghost(&self, peer: &PeerId, boot_nonce: u64) {
         let Node { config, state, .. } = &*self.node;
         let Some(ghost) = self.roster.find_peer(&state.pool, peer) else { return };
@@ -164,7 +164,8 @@ impl Greeter {
         }
     }
 
-    /// A peer that came to us listens where we saw it, at the port it names. What it says of other hosts is not heard.
+    /// A peer that came to us listens at the address we see and the port it names. What it says of other hosts is
+    /// ignored.
     fn learn_listen_address(&self, hello: &Hello, peer: PeerId, seen: SocketAddr) -> Option<Tenure> {
         let same_family = hello.listen.iter().find(|at| at.is_ipv4() == seen.is_ipv4());
         let port = same_family.or(hello.listen.first())?.port();

@@ -1,4 +1,4 @@
-//! The node's key: makes it, names it, signs with it. Does not store it.
+//! The node's key: generates it, gives its id, signs with it. Does not store it.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use groundskeeper_base::peer::PeerId;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
-/// Stands before everything that an application signs: none of it can be taken for a TLS handshake, which the same key
-/// signs too.
+/// Prefix of everything that an application signs. None of it can pass for a TLS handshake, which the same key signs
+/// too.
 const SIGNED: &[u8] = b"groundskeeper application signature 1\0";
 
-/// The secret ed25519 key that a node is known by.
+/// The secret ed25519 key that identifies a node.
 #[derive(Clone)]
 pub struct Identity {
     pkcs8: Vec<u8>,
@@ -26,24 +26,24 @@ impl Identity {
     /// A fresh key from the system's randomness.
     ///
     /// # Panics
-    /// If the system has no randomness to give: nothing secure can run there.
+    /// If the system has no randomness: nothing secure can run there.
     pub fn generate() -> Self {
         let document =
             Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("the system gives randomness");
         Self::from_pkcs8(document.as_ref()).expect("a key that was just made is one")
     }
 
-    /// The key in `bytes`, as [`Identity::to_pkcs8`] gave it.
+    /// Reads a key in the form of [`Identity::to_pkcs8`].
     ///
     /// # Errors
-    /// [`BadKey`], if it is anything else, or its two halves do not belong together.
+    /// [`BadKey`] if the bytes are anything else, or the two halves of the key do not match.
     pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, BadKey> {
         let pair = Ed25519KeyPair::from_pkcs8(bytes).map_err(|rejected| BadKey(rejected.to_string()))?;
         let public = pair.public_key().as_ref().try_into().expect("an ed25519 public key has 32 bytes");
         Ok(Self { pkcs8: bytes.to_vec(), peer_id: PeerId::from_bytes(public) })
     }
 
-    /// The key as PKCS#8 v2, 83 bytes. Secret: whoever has it is this node.
+    /// The key as PKCS#8 v2, 83 bytes. Secret: anyone who has it can act as this node.
     pub fn to_pkcs8(&self) -> &[u8] {
         &self.pkcs8
     }
@@ -52,15 +52,15 @@ impl Identity {
         self.peer_id
     }
 
-    /// Signs `message` as this node, for [`Identity::has_signed`] on any other. What the message is for belongs into it: a
-    /// signature over one kind must not pass for another. About 30 microseconds.
+    /// Signs `message` as this node; any node can check that with [`Identity::has_signed`]. Put the purpose into the
+    /// message, so that a signature for one purpose cannot pass for another. Takes about 30 microseconds.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         let pair = Ed25519KeyPair::from_pkcs8(&self.pkcs8).expect("the key was read when it was given");
         let signature = pair.sign(&[SIGNED, message].concat());
         signature.as_ref().try_into().expect("an ed25519 signature has 64 bytes")
     }
 
-    /// Whether `signature` is that of the node `peer` over `message`. Any bytes may be asked about. About 50 microseconds.
+    /// Whether `signature` is that of the node `peer` over `message`. Accepts any bytes. Takes about 50 microseconds.
     pub fn has_signed(peer: &PeerId, message: &[u8], signature: &[u8]) -> bool {
         let key = UnparsedPublicKey::new(&ED25519, peer.as_bytes());
         key.verify(&[SIGNED, message].concat(), signature).is_ok()
@@ -97,7 +97,7 @@ mod tests {
         assert!(!Identity::has_signed(&other.peer_id(), b"words", &signature));
         assert!(!Identity::has_signed(&one.peer_id(), b"word", &signature));
         assert!(!Identity::has_signed(&one.peer_id(), b"words", &signature[1..]));
-        // The bare key has not signed the bare words: no signature of TLS's is one of ours, nor the other way round.
+        // The key alone has not signed the words alone: no signature of TLS is one of ours, nor the other way round.
         let bare = Ed25519KeyPair::from_pkcs8(one.to_pkcs8()).unwrap().sign(b"words");
         assert!(!Identity::has_signed(&one.peer_id(), b"words", bare.as_ref()));
         let id = one.peer_id();

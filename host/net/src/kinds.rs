@@ -1,4 +1,4 @@
-//! What is known of each kind of request over all peers: how long answers take and how requests end. Asks nobody.
+//! Statistics of each kind of request over all peers: how long answers take and how requests end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ pub(crate) struct RequestKind {
     pub(crate) times: Estimator,
     latency: Latency,
     ends: [AtomicU64; AttemptEnd::COUNT],
-    /// The 95th percentile of the answers so far, looked up anew each [`LOOKED_UP`] answers; 0: none yet.
+    /// The 95th percentile of answer times, updated every [`LOOKED_UP`] answers; 0: none yet.
     p95_us: AtomicU64,
 }
 
-/// Answers between two looks at a kind's quantiles: a look copies 4 KiB.
+/// Answers between two updates of the 95th percentile: an update copies 4 KiB.
 const LOOKED_UP: u64 = 64;
 
 impl RequestKind {
@@ -36,19 +36,19 @@ impl RequestKind {
         }
     }
 
-    /// After so long, 95 of 100 answers have come. None before the first [`LOOKED_UP`] of them.
+    /// The time within which 95 % of answers have come. None before the first [`LOOKED_UP`] of them.
     pub(crate) fn p95(&self) -> Option<Duration> {
         let us = self.p95_us.load(Relaxed);
         (us > 0).then(|| Duration::from_micros(us))
     }
 }
 
-/// All kinds that were asked for, by name.
+/// All kinds that were requested, by name.
 #[derive(Default)]
 pub(crate) struct RequestKinds(RwLock<BTreeMap<Arc<str>, Arc<RequestKind>>>);
 
 impl RequestKinds {
-    /// What is known of `name`; beyond [`MOST_NAMES`] kinds, new ones share a place.
+    /// The statistics of `name`. Beyond [`MOST_NAMES`] kinds, all new ones share one entry.
     pub(crate) fn of(&self, name: &str) -> Arc<RequestKind> {
         if let Some(kind) = self.0.read().get(name) {
             return Arc::clone(kind);

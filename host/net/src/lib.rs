@@ -1,7 +1,8 @@
 //! Connections to other nodes: transport, handshake, frames, sessions, dialer, listener, requests and broadcasts.
-//! Carries out what others decide: it keeps no timer, picks no peer and drops none but for breaking the protocol.
+//! Carries out decisions made elsewhere: it keeps no timer, dials no peer by itself, and drops a peer only for breaking
+//! the protocol.
 //!
-//! Items hidden from this page are for the crates of this workspace and promise nothing.
+//! Items hidden from this page are for the crates of this workspace and may change at any time.
 
 use std::io;
 use std::net::SocketAddr;
@@ -92,10 +93,10 @@ use tls::Tls;
 use traffic::Traffic;
 use transport::{Carrier, Door};
 
-/// For aborted tasks to be gone: they only have to be polled once more.
+/// Time for aborted tasks to end: they only need one more poll.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
-/// The network of one node. Dropped without [`Net::shutdown`] it stops at once and says goodbye to nobody.
+/// The network of one node. If dropped without [`Net::shutdown`], it stops at once and sends no goodbyes.
 pub struct Net {
     node: Arc<Node>,
     roster: Arc<Roster>,
@@ -110,18 +111,18 @@ pub struct Net {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Connections that were told goodbye.
+    /// Connections that were closed with a goodbye.
     pub goodbyes: u32,
     /// Connections whose tasks did not end in time and were aborted.
     pub aborted: u32,
 }
 
 impl Net {
-    /// Binds all of `config.listen` and starts to accept. Call inside a tokio runtime, which runs every task of it.
+    /// Binds all of `config.listen` and starts to accept. Call it inside a tokio runtime, which then runs all tasks of
+    /// the network.
     ///
     /// # Errors
-    /// An address that cannot be bound, a network name that is empty or too long, or an `identity` that is not the
-    /// pool's own.
+    /// If an address cannot be bound, the network name is empty or too long, or `identity` is not the pool's own.
     pub fn start(
         config: NetConfig,
         identity: &Identity,
@@ -142,14 +143,14 @@ impl Net {
         Self::open(Carrier::Tls(tls), doors, config, state, handlers)
     }
 
-    /// The same over a transport that the application brings, in place of TLS over TCP. The node is the pool's own id:
-    /// whether its peers can prove that is up to the transport. `config.listen` is bound in its order.
+    /// Like [`Net::start`], over the application's own transport in place of TLS over TCP. The node has the pool's id:
+    /// proving it to peers is up to the transport. Binds `config.listen` in order.
     ///
-    /// Connections cost a box each and their reads and writes an indirect call; limits, deadlines, hellos, frames and all
-    /// that follows are the same.
+    /// Each connection costs a box, and each read or write an indirect call. Limits, deadlines, hellos, frames and
+    /// everything above them are the same.
     ///
     /// # Errors
-    /// An address that cannot be bound, or a network name that is empty or too long.
+    /// If an address cannot be bound, or the network name is empty or too long.
     pub async fn start_over(
         transport: Arc<dyn Transport>,
         config: NetConfig,
@@ -201,29 +202,29 @@ impl Net {
         Ok(Self { node, roster, traffic, sessions, acceptor, dialer, routed })
     }
 
-    /// Where it listens, with the ports that the system chose.
+    /// The addresses that it listens on, with the ports that the system chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.node.bound.clone()
     }
 
-    /// What opens connections when the cycle asks for them.
+    /// Opens connections when the cycle orders them.
     pub fn dialer(&self) -> Arc<dyn Dial> {
         self.dialer.clone()
     }
 
-    /// Other numbers to bound traffic and choose peers by, from now on.
+    /// Changes the settings that bound traffic and choose peers, from now on.
     pub fn tune(&self, performance: Performance, healthy_above: u8) {
         self.traffic.tune(performance, healthy_above);
     }
 
-    /// Tasks now: one per listener, connection, handshake, dial, and request that is being worked on at once.
+    /// Tasks now: one per listener, connection, handshake, dial, and worker of a request kind with a [`Capacity`].
     #[doc(hidden)]
     pub fn tasks(&self) -> usize {
         self.node.tasks.count()
     }
 
-    /// Brings in a stream whose peer is known already, for tests and benches. Greets it and runs it like any other
-    /// connection.
+    /// Takes a stream from a known peer, and runs handshake and session as for any other connection. For tests and
+    /// benches.
     ///
     /// # Errors
     /// [`HandshakeError`]; the stream is closed.
@@ -249,8 +250,8 @@ impl Net {
         tokio::time::timeout(limit, greeting).await.unwrap_or(Err(HandshakeError::TimedOut(limit)))
     }
 
-    /// Stops in order: no newcomers, goodbye to everybody, wait for their tasks, abort what is left at `deadline`.
-    /// Takes at most a second more than `deadline`.
+    /// Stops in order: refuses new connections, sends all peers a goodbye, waits for the tasks, and aborts those that
+    /// are left at `deadline`. Takes at most a second more than `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> Stopped {
         let Node { state, tasks, .. } = &*self.node;
         state.pool.refuse_newcomers();
@@ -270,13 +271,13 @@ impl Net {
         Stopped { goodbyes, aborted }
     }
 
-    /// Asks `peer` once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
+    /// Asks `peer` once and waits at most `timeout` for the answer. Dropping the future cancels the request.
     ///
-    /// [`Net::ask`] chooses whom to ask, how long to wait, and whether to try again.
+    /// [`Net::ask`] chooses the peer and the time-out, and can try again.
     ///
     /// # Errors
-    /// [`RequestError`]. No answer within a time in which the peer usually answers costs it health, and adds to what opens
-    /// its breaker.
+    /// [`RequestError`]. If `timeout` covers the time that the peer usually takes, a missing answer costs the peer
+    /// health and counts as a failure for its breaker.
     pub async fn request(
         &self,
         peer: PeerId,
@@ -291,11 +292,11 @@ impl Net {
         requests.ask_once(&conn, &requests.kinds.of(kind), Question::new(kind, payload), timeout).await
     }
 
-    /// Asks a healthy peer; a request that is idempotent is tried again with another one if that fails.
+    /// Asks a healthy peer. If that fails, an idempotent request is tried again with another peer.
     ///
-    /// Each attempt waits as long as answers of its kind take from that peer (`performance.timeouts`). Peers whose breaker
-    /// is open for the kind are passed over. Choosing takes well under a microsecond with [`Route::RoundRobin`] and
-    /// [`Route::LeastLoaded`]; [`Route::LowestRtt`] looks at all connections. Dropping the future takes everything back.
+    /// Each attempt waits as long as that peer usually takes for the kind (`performance.timeouts`). Peers with an open
+    /// breaker for the kind are skipped. Choosing takes well under a microsecond with [`Route::RoundRobin`] and
+    /// [`Route::LeastLoaded`]; [`Route::LowestRtt`] looks at all connections. Dropping the future cancels everything.
     ///
     /// [`Route::RoundRobin`]: groundskeeper_flow::Route::RoundRobin
     /// [`Route::LeastLoaded`]: groundskeeper_flow::Route::LeastLoaded
@@ -307,18 +308,18 @@ impl Net {
         self.routed.ask(&ask).await
     }
 
-    /// Whom [`Net::ask`] would ask now. For applications that send by themselves, and for measuring.
+    /// The peer that [`Net::ask`] would ask now. For applications that send by themselves, and for measuring.
     pub fn choose(&self, ask: &Ask<'_>) -> Option<PeerId> {
         self.routed.choose(ask)
     }
 
-    /// Queues `payload` for every connection of `audience`, in microseconds per hundred peers; waits for nobody.
+    /// Queues `payload` for every connection of `audience`. Takes microseconds per hundred peers and never waits.
     ///
-    /// It takes one place of the broadcast window, and it is remembered, so that it is not delivered here when it
-    /// comes back.
+    /// Uses one place of the broadcast window. The node remembers the broadcast, so it is not delivered here when a
+    /// peer sends it back.
     ///
     /// # Errors
-    /// [`BroadcastError`]: nobody got it.
+    /// [`BroadcastError`]: no peer got it.
     pub fn broadcast(
         &self,
         topic: &str,
@@ -328,25 +329,26 @@ impl Net {
         self.sessions.broadcaster.send(&Broadcast::new(topic, payload).to(audience))
     }
 
-    /// The same, with a choice of priority and of what a full queue means.
+    /// Like [`Net::broadcast`], with a choice of priority and of what to do about full queues.
     ///
     /// # Errors
-    /// [`BroadcastError`]: nobody got it, but for [`BroadcastError::Full`].
+    /// [`BroadcastError`]: no peer got it, except for [`BroadcastError::Full`].
     pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
         self.sessions.broadcaster.send_with(broadcast).await
     }
 
-    /// Resolves all bootstrap names, at once and within 5 s, and puts what they say into the book. For the start, and
-    /// for a node that has lost everybody. The entries' addresses may have changed, so nothing is cached.
+    /// Resolves all bootstrap names concurrently within 5 s and adds their addresses to the address book. For the
+    /// start, and for a node that has lost all peers. Addresses may have changed, so nothing is cached.
     pub async fn resolve_bootstrap(&self) -> Resolved {
         bootstrap::resolve(&self.node).await
     }
 
-    /// Asks one connection, chosen by chance, for addresses; what comes goes into the book. False if nobody is there.
+    /// Asks one random connection for addresses and adds the answer to the address book. False if no connection could
+    /// be asked.
     ///
-    /// For nodes whose book has nobody left to dial: a peer that knew nobody when it was first asked may know some by now.
+    /// For nodes with no address left to dial: a peer that knew none when it was first asked may know some now.
     pub fn ask_for_addresses(&self) -> bool {
-        // A queue that is full, or a table of questions that is: the next tick asks somebody else.
+        // Fails if the send queue or the table of requests is full: the next tick asks another peer.
         let drawn = self.roster.draw(&self.sessions.chance);
         drawn.is_some_and(|conn| ask_for_peers(&self.traffic, &conn).is_ok())
     }

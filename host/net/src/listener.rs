@@ -42,13 +42,13 @@ fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
             socket
         }
     };
-    // A restarted node must not wait for the last one's connections to be forgotten.
+    // A restarted node must not wait until the system forgets its old connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Takes connections in.
+/// Accepts incoming connections.
 pub(crate) struct Acceptor {
     pub(crate) node: Arc<Node>,
     pub(crate) greeter: Arc<Greeter>,
@@ -115,7 +115,7 @@ impl Acceptor {
     }
 }
 
-/// Whether the next accept may well succeed. Otherwise it is descriptors or memory that are missing.
+/// Whether only one connection failed, so that the next accept may succeed. Otherwise descriptors or memory are short.
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

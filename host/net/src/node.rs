@@ -1,4 +1,4 @@
-//! What does not change while a network runs: how it was started, and where it holds what. Does nothing.
+//! What stays the same while a network runs: its config, state, tasks and addresses.
 
 use std::net::SocketAddr;
 
@@ -9,17 +9,17 @@ use super::tasks::Tasks;
 use super::wire::MAX_LISTEN;
 
 pub(crate) struct Node {
-    /// As the network was started; what can change since is in [`Traffic`](super::traffic::Traffic).
+    /// The config at the start. What can change later is in [`Traffic`](super::traffic::Traffic).
     pub(crate) config: NetConfig,
     pub(crate) state: NodeState,
     pub(crate) tasks: Tasks,
-    /// Where it listens, with the ports that the system chose.
+    /// The addresses that it listens on, with the ports that the system chose.
     pub(crate) bound: Vec<SocketAddr>,
     pub(crate) boot_nonce: u64,
 }
 
 impl Node {
-    /// Where peers are told to find this node.
+    /// The addresses that this node sends to peers as its own.
     pub(crate) fn told_addresses(&self) -> &[SocketAddr] {
         let advertise = &self.config.advertise;
         let all = if advertise.is_empty() { &self.bound } else { advertise };

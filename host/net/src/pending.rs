@@ -1,4 +1,4 @@
-//! The requests of ours that are open on one connection, and who waits for their answers. Sends nothing.
+//! This node's open requests on one connection, and who waits for their answers. Sends nothing.
 
 use std::collections::VecDeque;
 
@@ -10,46 +10,46 @@ use tokio::sync::oneshot;
 use super::request_error::{MAX_PENDING, RequestError};
 use super::wire::{MAX_WORDS, Status, clipped, printable};
 
-/// Questions that were given up and may still be answered; of older ones it is not known any more.
+/// Requests that were given up and may still be answered. Older ones are forgotten.
 const GIVEN_UP: usize = 128;
 
-/// Whom an answer is for.
+/// The receiver of an answer.
 pub(crate) enum Waiter {
     Caller {
         reply: oneshot::Sender<Result<Bytes, RequestError>>,
-        /// Bytes of an answer.
+        /// The most bytes of an answer.
         most: usize,
     },
-    /// The host's own question for peers, asked once per connection.
+    /// The host's own request for peers.
     PeerList,
 }
 
-/// What became of an answer.
+/// What an answer turned out to be.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Answered {
     Delivered,
     PeerList,
     /// Its request was given up before.
     Late,
-    /// It was answered before.
+    /// Its request was answered before.
     Again,
-    /// More than was asked for; the caller knows.
+    /// Larger than allowed; the caller knows.
     TooMuch,
-    /// Nobody ever asked this.
+    /// No request had this number.
     NeverAsked,
 }
 
-/// The open questions of one connection. Numbers count up and are never used again, so a late answer finds nobody.
+/// The open requests of one connection. Numbers count up and are never reused, so a late answer finds no other request.
 #[derive(Default)]
 pub(crate) struct Pending(Mutex<Open>);
 
 #[derive(Default)]
 struct Open {
     next: u64,
-    /// The numbers are ours, so that nobody can choose them badly.
+    /// This node chooses the numbers, so no peer can choose colliding ones.
     waiting: HashMap<u64, Waiter>,
     given_up: VecDeque<u64>,
-    /// Questions below this number may have been given up or answered: nobody knows any more.
+    /// Requests below this number may have been given up or answered: that is forgotten.
     unknown_below: u64,
     ended: bool,
 }
@@ -58,7 +58,7 @@ impl Open {
     fn remove(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiting.remove(&id);
         if self.waiting.is_empty() && self.waiting.capacity() > 64 {
-            // A burst is over.
+            // A burst is over: free its memory.
             self.waiting = HashMap::new();
         }
         waiter
@@ -80,7 +80,7 @@ impl Pending {
         Ok(id)
     }
 
-    /// Takes a question back. One that was not sent cannot be answered.
+    /// Removes a request. If it was sent, it may still be answered.
     pub(crate) fn forget(&self, id: u64, sent: bool) {
         let mut open = self.0.lock();
         let was_open = open.remove(id).is_some();
@@ -94,7 +94,7 @@ impl Pending {
         }
     }
 
-    /// The question was dropped from the send queue.
+    /// Fails a request that was dropped from the send queue.
     pub(crate) fn shed(&self, id: u64) {
         let waiter = self.0.lock().remove(id);
         if let Some(Waiter::Caller { reply, .. }) = waiter {
@@ -102,7 +102,7 @@ impl Pending {
         }
     }
 
-    /// Takes the answer to question `id`; `payload` is a part of `frame`.
+    /// Delivers the answer to request `id`. `payload` is a part of `frame`.
     pub(crate) fn answer(&self, id: u64, status: Status, payload: &[u8], frame: &Bytes) -> Answered {
         let mut open = self.0.lock();
         let waiter = open.remove(id);
@@ -122,7 +122,7 @@ impl Pending {
                 Answered::TooMuch
             }
             Some(Waiter::Caller { reply, .. }) => {
-                // Who has stopped waiting a moment ago is as late as who stopped before.
+                // A caller that has just stopped waiting needs no answer, so a failure to send is ignored.
                 _ = reply.send(match status {
                     Status::Ok => Ok(frame.slice_ref(payload)),
                     Status::NotHandled => Err(RequestError::NotHandled),
@@ -141,13 +141,13 @@ impl Pending {
         }
     }
 
-    /// Lets go of all who wait. They are told by their channels.
+    /// Ends all requests. The waiters notice it by their channels.
     pub(crate) fn end(&self) {
         let mut open = self.0.lock();
         open.ended = true;
         let mut waiting: Vec<_> = std::mem::take(&mut open.waiting).into_iter().collect();
         drop(open);
-        // In the order in which they asked: a simulation that is run again wakes them as before.
+        // In the order of the requests, so that a replayed simulation wakes the waiters as before.
         waiting.sort_unstable_by_key(|(id, _)| *id);
         drop(waiting);
     }

@@ -1,4 +1,4 @@
-//! A live connection's place: in the pool, in the roster, and with its peer's record. Given back however its task ends.
+//! Registers a live connection in the pool and the roster, and removes it however its task ends.
 
 use std::sync::Arc;
 
@@ -12,31 +12,31 @@ use super::node::Node;
 use super::roster::Roster;
 use super::wire::Hello;
 
-/// A connection with the peer's record of earlier ones.
+/// A new connection that continues the peer's record of earlier ones.
 pub(crate) fn new_conn(node: &Node, roster: &Roster, peer: PeerId, key: ConnKey, hello: &Hello) -> Arc<Conn> {
     let known = roster.find_peer(&node.state.pool, &peer).map(|other| Arc::clone(&other.record));
     let record = known.unwrap_or_else(|| roster.records.take(&peer));
     Arc::new(Conn::new(peer, key, hello, record, node.config.outbox, &*node.state.clock))
 }
 
-/// Whether this ended the connection.
+/// Closes a connection because of the shutdown. False if it was closed already.
 pub(crate) fn disconnect_for_shutdown(pool: &Pool, key: ConnKey) -> bool {
     let removal = Removal::new(Asker::Host, Cause::Shutdown, "this node shuts down");
     pool.disconnect(key, removal, None) == Verdict::Closed
 }
 
-/// What has to be given back however the task ends: by itself, by a panic, or aborted.
+/// Frees the slot and the roster entry however the task ends: by itself, by a panic, or aborted.
 pub(crate) struct Place {
     node: Arc<Node>,
     roster: Arc<Roster>,
     conn: Arc<Conn>,
     slot: Option<Slot>,
-    /// Why it is given back, if the pool has no reason of its own.
+    /// Why the connection ends, if the pool has no reason already.
     pub(crate) removal: Option<Removal>,
 }
 
 impl Place {
-    /// Asks the pool to take the connection. A live connection has to be found in the roster, so that goes first.
+    /// Asks the pool to take the connection. It enters the roster first, since a live connection must be found there.
     pub(crate) fn enter(
         node: &Arc<Node>,
         roster: &Arc<Roster>,

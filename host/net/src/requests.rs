@@ -1,4 +1,4 @@
-//! Requests to one peer, each sent once: waits for the answer and tells the breaker how it ended. Chooses no peer.
+//! Requests to one peer, each sent once. Waits for the answer and reports to the breaker how it ended. Chooses no peer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,25 +19,25 @@ use super::request_error::RequestError;
 use super::traffic::Traffic;
 use super::wire::{MAX_NAME, Message};
 
-/// What a full send queue means for a request.
+/// What to do with a request when the send queue is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum WhenFull {
-    /// It is an error at once.
+    /// Fails at once.
     #[default]
     Fail,
-    /// Waits for room, as long as it would wait for the answer.
+    /// Waits for room, within the time-out of the answer.
     Wait,
 }
 
 /// What one attempt sends, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question<'a> {
-    /// The kind's.
+    /// Name of the kind.
     pub(crate) name: &'a str,
     pub(crate) payload: &'a [u8],
     pub(crate) priority: Priority,
     pub(crate) when_full: WhenFull,
-    /// Bytes of an answer.
+    /// The most bytes of an answer.
     pub(crate) most: usize,
 }
 
@@ -63,7 +63,7 @@ impl Requests {
         conn.record.timeout(kind, &self.traffic.tuning.timeout_of(&kind.name))
     }
 
-    /// Asks once and waits for the answer, at most `timeout`. Dropping the future takes the question back.
+    /// Asks once and waits at most `timeout` for the answer. Dropping the future cancels the request.
     pub(crate) async fn ask_once(
         &self,
         conn: &Conn,
@@ -150,13 +150,13 @@ impl Requests {
     }
 }
 
-/// Takes a request back when its caller stops waiting, for whatever reason.
+/// Removes a request when its caller stops waiting, for whatever reason.
 struct OpenRequest<'a> {
     counters: &'a Counters,
     conn: &'a Conn,
     id: u64,
     sent: bool,
-    /// The answer has taken it out already.
+    /// The answer has removed it already.
     answered: bool,
 }
 
@@ -170,7 +170,7 @@ impl Drop for OpenRequest<'_> {
     }
 }
 
-/// An attempt that the breaker let through. The breaker has to learn how it ended.
+/// An attempt that the breaker admitted. Reports how it ended, on drop at the latest.
 struct Attempt<'a> {
     requests: &'a Requests,
     conn: &'a Conn,

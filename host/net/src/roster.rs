@@ -1,4 +1,4 @@
-//! The node's own connections by slot number, for broadcasts and requests. Who is live is the pool's word, not its.
+//! The node's own connections by slot number, for broadcasts and requests. Only the pool decides which are live.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::conn::Conn;
 use super::peer_record::PeerRecords;
 
-/// Slots behind one lock: a broadcast holds it for as many pushes, about ten microseconds.
+/// Slots behind one lock. A broadcast holds the lock for this many pushes, about ten microseconds.
 const BLOCK: u32 = 64;
 
 type Block = Mutex<Vec<Option<Arc<Conn>>>>;
@@ -22,12 +22,12 @@ type Block = Mutex<Vec<Option<Arc<Conn>>>>;
 /// Connections by slot, in blocks that take no memory before they are used.
 pub(crate) struct Roster {
     blocks: Box<[Block]>,
-    /// Counts comings and goings.
+    /// Counts connections that were added and removed.
     changes: AtomicU64,
     listed: ArcSwap<Listed>,
-    /// Of peers that have left.
+    /// Records of peers that have disconnected.
     pub(crate) records: PeerRecords,
-    /// When queues were last told to drop what matters least.
+    /// When [`Roster::relieve`] last ran: the coarse time plus one, or 0 for never.
     relieved: AtomicU32,
 }
 
@@ -54,7 +54,7 @@ impl Roster {
         (&self.blocks[(slot / BLOCK) as usize], (slot % BLOCK) as usize)
     }
 
-    /// Takes the slot's place; whoever had it has left the pool already.
+    /// Stores the connection at its slot. The slot's earlier connection has left the pool already.
     pub(crate) fn enter(&self, conn: Arc<Conn>) {
         let (block, at) = self.place(conn.key.slot);
         let mut block = block.lock();
@@ -66,7 +66,7 @@ impl Roster {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Gives the place up, unless a later connection has it, and keeps the peer's record.
+    /// Removes the connection, unless a later one has the slot, and keeps the peer's record.
     pub(crate) fn leave(&self, conn: &Conn) {
         let (block, at) = self.place(conn.key.slot);
         let mut block = block.lock();
@@ -77,7 +77,7 @@ impl Roster {
         self.records.keep(conn.peer, &conn.record);
     }
 
-    /// The connections, listed anew if one has come or gone since the last call: O(1) in between, with no lock.
+    /// The connections. Lists them again if one was added or removed since the last call; otherwise O(1), with no lock.
     pub(crate) fn listed(&self) -> arc_swap::Guard<Arc<Listed>> {
         let changes = self.changes.load(Ordering::Acquire);
         let listed = self.listed.load();
@@ -86,7 +86,7 @@ impl Roster {
         }
         let mut conns = Vec::with_capacity(listed.conns.len() + 1);
         self.for_each(|conn| conns.push(Arc::clone(conn)));
-        // Of two that list at once, either is right: who comes meanwhile has counted a change.
+        // Two callers may list at once, and either list will do: a connection added meanwhile has changed the count.
         self.listed.store(Arc::new(Listed { changes, conns }));
         self.listed.load()
     }
@@ -102,7 +102,7 @@ impl Roster {
         block.get(at)?.as_ref().filter(|conn| conn.key == key).cloned()
     }
 
-    /// One connection by chance.
+    /// One random connection.
     pub(crate) fn draw(&self, chance: &Chance) -> Option<Arc<Conn>> {
         let (mut chosen, mut met) = (None, 0);
         self.for_each(|conn| {
@@ -114,7 +114,7 @@ impl Roster {
         chosen
     }
 
-    /// Ends the task of every connection without asking. How many there were.
+    /// Aborts the tasks of all connections. Returns their number.
     pub(crate) fn abort_all(&self) -> u32 {
         let mut left = Vec::new();
         self.for_each(|conn| left.push(Arc::clone(conn)));
@@ -122,10 +122,10 @@ impl Roster {
         left.len() as u32
     }
 
-    /// Has queues above their fair share of `budget` bytes drop bulk, then broadcasts: who does not read pays, not who
-    /// does. `shed` is told of the frames by priority. At most once in an eighth of a second. O(connections).
+    /// Drops bulk, then broadcast frames from queues above their fair share of `budget` bytes: peers that do not read
+    /// lose frames, others do not. Calls `shed` with the frames by priority. At most once per 125 ms. O(connections).
     pub(crate) fn relieve(&self, now: Coarse, budget: usize, shed: impl Fn([u32; Priority::COUNT])) {
-        // One more than the time: 0 is never.
+        // One more than the time, since 0 means never.
         let moment = now.0.wrapping_add(1);
         if self.relieved.swap(moment, Ordering::Relaxed) == moment {
             return;

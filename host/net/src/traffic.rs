@@ -14,11 +14,10 @@ use super::settings::NetConfig;
 use super::tuning::Tuning;
 use super::wire::{Message, Status, TooLarge};
 
-/// See the module.
 pub(crate) struct Traffic {
     pub(crate) tuning: Tuning,
     pub(crate) counters: Counters,
-    /// Of the bytes in all send queues.
+    /// For the bytes in all send queues.
     budget: Arc<Budget>,
     roster: Arc<Roster>,
     clock: Arc<dyn Clock>,
@@ -54,7 +53,7 @@ impl Traffic {
         message.encode(self.max_frame)
     }
 
-    /// Counts `frame` against the budget, after having made room if there is too little.
+    /// Counts `frame` against the budget. If the budget is short, [`Roster::relieve`] makes room first.
     ///
     /// # Errors
     /// [`Pressure`].
@@ -71,7 +70,7 @@ impl Traffic {
         self.budget.room(priority, bytes).await;
     }
 
-    /// Puts a charged frame into the connection's queue, in the lane that it has now.
+    /// Puts a charged frame into the connection's queue, in the lane that its priority has now.
     pub(crate) fn queue(&self, conn: &Conn, priority: Priority, parcel: Parcel) -> Result<(), NotQueued> {
         let queued = conn.outbox.push(self.tuning.lane(priority), parcel);
         if queued == Err(NotQueued::Full) {
@@ -100,8 +99,8 @@ impl Traffic {
         }
     }
 
-    /// Queues the answer to a request. One that is too large, or for which there is no room, becomes a short refusal; if
-    /// not even that fits, the asker's time-out tells it.
+    /// Queues the answer to a request. One that is too large becomes a short failure, one without room becomes "busy".
+    /// If that does not fit either, the asker waits for its time-out.
     pub(crate) fn respond(&self, conn: &Conn, id: u64, priority: Priority, status: Status, payload: &[u8]) {
         let frame = self.encode(&Message::Response { id, status, payload }).or_else(|too_large| {
             let words = too_large.to_string();
@@ -114,13 +113,13 @@ impl Traffic {
         if !queued
             && let Ok(busy) = self.encode(&Message::Response { id, status: Status::Busy, payload: &[] })
         {
-            // The last resort, when nothing else has room.
+            // The control lane is the last resort.
             _ = conn.control(busy);
         }
     }
 
-    /// Tells the asker at once that there is too much to do. Many are told so in one moment, and the control lane is
-    /// short: a peer that is not told waits for its time-out, and takes a busy node for a dead one.
+    /// Answers "busy" at once. The request lane comes first, because many peers may be refused at the same moment and
+    /// the control lane is short. A peer without an answer waits for its time-out and takes a busy node for a dead one.
     pub(crate) fn refuse(&self, conn: &Conn, id: u64) {
         self.respond(conn, id, Priority::Request, Status::Busy, &[]);
     }

@@ -1,4 +1,4 @@
-//! The numbers by which traffic is bounded and requests are made; they can change while the network runs.
+//! Settings of traffic and requests that can change while the network runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use arc_swap::{ArcSwap, Guard};
 use groundskeeper_flow::{Performance, Priority, TimeoutSettings};
 
-/// The numbers in force, read on the paths of frames and requests.
+/// The current settings, read for each frame and request.
 pub(crate) struct Tuning {
     performance: ArcSwap<Performance>,
-    /// Beside the others: every routing decision asks for it, and for nothing else here.
+    /// Outside of `performance`: every routing decision reads it, and nothing else here.
     healthy_above: AtomicU8,
 }
 
@@ -23,7 +23,7 @@ impl Tuning {
         self.performance.store(Arc::new(performance));
     }
 
-    /// For a moment; not across an await.
+    /// Hold it only for a moment, not across an await.
     pub(crate) fn get(&self) -> Guard<Arc<Performance>> {
         self.performance.load()
     }
@@ -33,7 +33,7 @@ impl Tuning {
         self.healthy_above.load(Relaxed)
     }
 
-    /// The time-out of requests of `kind`, which may have none of its own.
+    /// The time-outs of `kind`, or those of all kinds if it has none.
     pub(crate) fn timeout_of(&self, kind: &str) -> TimeoutSettings {
         let timeouts = &self.get().timeouts;
         match timeouts.get(kind) {
