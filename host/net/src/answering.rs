@@ -1,5 +1,5 @@
-//! Answers requests of peers: built-in ones at once, the application's where its handlers run. Never waits in the
-//! session, and ends with it.
+//! Answers requests of peers: built-in kinds at once, others by the application's handlers. Never waits in the session,
+//! and ends with it.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use super::open_answer::{Handling, OpenAnswer};
 use super::traffic::Traffic;
 use super::wire::Status;
 
-/// Between two peer lists to one peer, in seconds: each is a walk over the address book.
+/// Seconds between two peer lists to one peer: each list is a walk over the address book.
 const PEERS_EVERY_S: u32 = 10;
 
 /// How a node answers requests, over all connections.
@@ -32,7 +32,7 @@ pub(crate) struct Answers {
 
 struct AnsweredKind {
     handler: RequestHandler,
-    /// Where requests wait for workers, if only some are answered at once.
+    /// Where requests wait for workers, if the kind has a capacity.
     queue: Option<WorkQueue>,
 }
 
@@ -91,7 +91,7 @@ async fn work(kind: Arc<AnsweredKind>, node: Arc<Node>) {
     }
 }
 
-/// The answers under way at one connection. Dropped, those that run on tasks of their own stop.
+/// The answers in progress at one connection. When dropped, those on separate tasks stop.
 #[derive(Default)]
 pub(crate) struct ConnAnswers {
     tasks: Option<Box<JoinSet<()>>>,
@@ -100,7 +100,7 @@ pub(crate) struct ConnAnswers {
 }
 
 impl ConnAnswers {
-    /// Lets go of tasks that are done.
+    /// Removes tasks that are done.
     pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) {
         if let Some(tasks) = &mut self.tasks {
             while let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {}
@@ -135,14 +135,14 @@ impl ConnAnswers {
         if let Some(queue) = &kind.queue {
             return enqueue(queue, answer, payload);
         }
-        // The handler's first step runs here: most answers are there already and need no task.
+        // The handler's first step runs here: most have their answer then and need no task.
         let mut handling = Handling::begin(&kind.handler, conn.peer, payload);
         match Pin::new(&mut handling).poll(cx) {
             Poll::Ready(said) => answer.say(said),
             Poll::Pending => {
                 let tasks = self.tasks.get_or_insert_default();
                 tasks.spawn(answer.by(handling, node.config.answer_timeout));
-                // So that it is let go of when it is done.
+                // So that `poll_done` waits for the new task.
                 cx.waker().wake_by_ref();
             }
         }
@@ -158,8 +158,8 @@ impl ConnAnswers {
     }
 }
 
-/// Takes a request, or says at once that there is too much to do: the asker can still ask another peer. One peer takes
-/// half of the places at most.
+/// Queues a request, or answers "busy" at once, so that the asker can ask another peer. One peer gets at most half of
+/// the places.
 fn enqueue(queue: &WorkQueue, answer: OpenAnswer, payload: Bytes) {
     let share = (queue.jobs.capacity() + queue.at_once).div_ceil(2);
     if answer.under_way() > share {

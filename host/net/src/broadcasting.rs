@@ -1,5 +1,5 @@
-//! Broadcasts by topic: sent to all, some, or all but some; passed on once. Each is serialised once and its bytes are
-//! shared by all queues. Knows no topic by itself.
+//! Broadcasts by topic: to all peers, some, or all except some. Each is passed on once, serialised once, and its bytes
+//! are shared by all queues. Knows no topic by itself.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +21,7 @@ use super::roster::Roster;
 use super::traffic::Traffic;
 use super::wire::{MAX_NAME, Message, TooLarge};
 
-/// Who is to get a broadcast.
+/// The peers that get a broadcast.
 #[derive(Clone, Copy, Debug)]
 pub enum Audience<'a> {
     All,
@@ -29,14 +29,14 @@ pub enum Audience<'a> {
     AllBut(&'a [PeerId]),
 }
 
-/// What became of a broadcast: connections whose queues took it, and those whose queues were full.
+/// The result of a broadcast: how many connections queued it, and how many had a full queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sent {
     pub queued: u32,
     pub full: u32,
 }
 
-/// Why a broadcast was not sent to anybody.
+/// Why a broadcast was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
@@ -48,12 +48,12 @@ pub enum BroadcastError {
     TooLarge(#[from] TooLarge),
     #[error(transparent)]
     Pressure(#[from] Pressure),
-    /// The others have it.
+    /// All others have it.
     #[error("{} connections had no room for it in their queues", .0.full)]
     Full(Sent),
 }
 
-/// A broadcast that is not sent in the usual way.
+/// A broadcast with its audience, its priority and what to do about full queues.
 #[derive(Clone, Copy, Debug)]
 pub struct Broadcast<'a> {
     topic: &'a str,
@@ -63,20 +63,20 @@ pub struct Broadcast<'a> {
     if_full: IfFull,
 }
 
-/// What a full send queue means for a broadcast. It is counted in any case.
+/// What to do for peers with a full send queue. They are counted in any case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum IfFull {
-    /// That peer goes without.
+    /// The peer does not get it.
     #[default]
     Drop,
-    /// That peer goes without, and the caller is told so by an error.
+    /// The peer does not get it, and the caller gets an error.
     Fail,
-    /// Waits for room, for at most so long; then that peer goes without.
+    /// Waits for room, at most this long; then the peer does not get it.
     Wait(Duration),
 }
 
 impl<'a> Broadcast<'a> {
-    /// To all connections; whose queue is full goes without.
+    /// To all connections that have room in their queues.
     pub fn new(topic: &'a str, payload: &'a [u8]) -> Self {
         Self { topic, payload, audience: Audience::All, priority: Priority::Broadcast, if_full: IfFull::Drop }
     }
@@ -86,7 +86,7 @@ impl<'a> Broadcast<'a> {
         self
     }
 
-    /// It can wait for everything else.
+    /// Sends it after everything else.
     pub fn bulk(mut self) -> Self {
         self.priority = Priority::Bulk;
         self
@@ -108,7 +108,7 @@ fn id_of(topic: &str, payload: &[u8]) -> BroadcastId {
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
-/// What a broadcast has come to, and who had no room for it.
+/// The result of a broadcast so far, and the connections that had no room for it.
 struct Out {
     frame: Bytes,
     sent: Sent,
@@ -123,7 +123,7 @@ impl Out {
                 self.sent.full += 1;
                 self.full.push(Arc::clone(conn));
             }
-            // It has ended meanwhile: not a connection any more.
+            // The connection has ended meanwhile.
             Err(NotQueued::Ended) => {}
         }
     }
@@ -143,7 +143,7 @@ impl Broadcaster {
         self.queue_all(broadcast).map(|out| out.sent)
     }
 
-    /// The same, and then does what a full queue means for this broadcast.
+    /// Like [`Broadcaster::send`], and then handles full queues as the broadcast says.
     pub(crate) async fn send_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
         let Out { frame, mut sent, full } = self.queue_all(&broadcast)?;
         match broadcast.if_full {
@@ -152,7 +152,7 @@ impl Broadcaster {
             IfFull::Fail => Ok(sent),
             IfFull::Wait(time) => {
                 let end = tokio::time::Instant::now() + time;
-                // One after the other: the deadline is the same for all, and room that was made does not go away by itself.
+                // One after the other: all have the same deadline, and free room does not go away by itself.
                 for conn in full {
                     let got_it = self.traffic.queue_by(&conn, broadcast.priority, &frame, end).await;
                     sent.full -= u32::from(got_it != Err(NotQueued::Full));
@@ -198,14 +198,14 @@ impl Broadcaster {
         out
     }
 
-    /// Delivers and passes on what `from` sent, the first time it is seen. A topic without a handler is not our business.
+    /// Delivers and passes on what `from` sent, the first time it is seen. Ignores topics without a handler.
     pub(crate) fn take(&self, from: &Conn, topic: &str, payload: Bytes) {
         let Some(handler) = self.handlers.get(topic) else { return };
         let NodeState { broadcasts, clock, .. } = &self.node.state;
         if !broadcasts.first_seen(id_of(topic, &payload), clock.coarse()) {
             return;
         }
-        // A handler that panics must not take the connection with it: the peer did nothing wrong.
+        // A panic in the handler must not end the connection: the peer did nothing wrong.
         let verdict =
             catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload))).unwrap_or(Verdict::Keep);
         match verdict {

@@ -1,5 +1,5 @@
-//! What the rest of the node holds of a connection: its queue, its counters and what is asked of it. The connection
-//! itself belongs to its session's task.
+//! The shared part of a connection: its queue, its counters and the orders to its session. The stream belongs to the
+//! session's task.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,7 @@ use super::wire::{Hello, MAX_WORDS, clipped};
 const PING: u8 = 1;
 const CLOSE: u8 = 2;
 
-/// One live connection, as everybody but its owner sees it.
+/// One live connection, as seen by all tasks except its owner.
 pub(crate) struct Conn {
     pub(crate) peer: PeerId,
     pub(crate) key: ConnKey,
@@ -43,7 +43,7 @@ pub(crate) struct Conn {
     boot_nonce: u64,
 }
 
-/// What has been asked of a session since it last looked.
+/// Orders to a session since it last looked.
 pub(crate) struct Asks {
     pub(crate) ping: bool,
     pub(crate) close: Option<Goodbye>,
@@ -77,13 +77,13 @@ impl Conn {
         }
     }
 
-    /// The task to abort if it does not let go by itself. Once.
+    /// Sets the task to abort if it does not end by itself. Call it once.
     pub(crate) fn owned_by(&self, task: AbortHandle) {
         let first = self.task.set(task).is_ok();
         debug_assert!(first, "a connection has one session");
     }
 
-    /// Takes what was asked. Look after having registered with the outbox: asking nudges it.
+    /// Takes the orders. Call it after registering with the outbox, since an order nudges the outbox.
     pub(crate) fn take_asks(&self) -> Asks {
         if self.asks.load(Ordering::Relaxed) == 0 {
             return Asks { ping: false, close: None };
@@ -103,7 +103,8 @@ impl Conn {
         self.outbox.push(Priority::Control, frame)
     }
 
-    /// Drops what matters least until at most `fair` bytes wait; whoever asked is told. How many frames, by priority.
+    /// Drops low priorities until at most `fair` bytes wait, and fails the requests among them. Returns the number of
+    /// dropped frames by priority.
     pub(crate) fn shed(&self, fair: usize) -> [u32; Priority::COUNT] {
         let mut shed = [0; Priority::COUNT];
         for (priority, tag) in self.outbox.shed(fair) {
@@ -128,12 +129,12 @@ impl Conn {
         self.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Notes health that answers have cost it.
+    /// Adds health that answers have cost it.
     pub(crate) fn owe(&self, health: u32) {
         self.owed.fetch_add(health, Ordering::Relaxed);
     }
 
-    /// How much of the owed health is paid back, `most` at once; None if nothing is owed.
+    /// Takes up to `most` of the owed health and returns how much. None if nothing is owed.
     pub(crate) fn repay(&self, most: u32) -> Option<u32> {
         // One relaxed load for those that owe nothing, which are nearly all.
         if self.owed.load(Ordering::Relaxed) == 0 {
@@ -145,7 +146,7 @@ impl Conn {
     }
 
     pub(crate) fn count_in(&self, bytes: usize) {
-        // One writer: the session. A read-modify-write would cost more and tell nothing else.
+        // The session is the only writer: a read-modify-write would cost more and have no use.
         self.bytes_in.store(self.bytes_in.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
 

@@ -1,4 +1,4 @@
-//! Health that answers and broadcasts cost a connection, and that it earns back. The pool holds the number.
+//! Health that a connection loses by bad answers and broadcasts, and earns back. The pool holds the number.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,23 +8,23 @@ use groundskeeper_pool::journal::{Asker, Draft, What};
 use super::conn::Conn;
 use super::counters::Counters;
 
-/// Health taken for no answer in time: it takes twenty of them, and the breaker opens long before.
+/// Health taken for no answer in time: twenty of them use it up, and the breaker opens long before.
 const NO_ANSWER: i32 = -5;
 
-/// Health taken for answering twice: harmless to us, but nobody does it by accident often.
+/// Health taken for answering twice: harmless to us, but it rarely happens by accident.
 const TWICE: i32 = -10;
 
-/// Health taken for more than was asked for: as for a bad broadcast.
+/// Health taken for an answer that is too large: as much as for a bad broadcast.
 const TOO_MUCH: i32 = -25;
 
 /// Health taken for a broadcast that the application finds bad: four of them use up a connection's health.
 const BAD_BROADCAST: i32 = -25;
 
-/// Health given back for each answer, of what was taken for answers.
+/// Health given back for each answer, at most what was taken for answers.
 const ANSWERED: u32 = 1;
 
-/// Health given back for an answered ping, of what was taken for answers: a peer that is not asked any more can still
-/// show that it is there, and is asked again after some minutes.
+/// Health given back for each pong, at most what was taken for answers. So a peer that gets no more requests can show
+/// that it is alive, and gets some again after a few minutes.
 const PONG: u32 = 5;
 
 pub(crate) fn no_answer(state: &NodeState, conn: &Conn, why: impl FnOnce() -> String) {
@@ -56,7 +56,7 @@ fn misbehaved(state: &NodeState, counters: &Counters, conn: &Conn, by: i32, word
     take(state, conn, by, || words.to_owned());
 }
 
-/// Takes health for an answer. It can be earned back; what phases and the application took cannot, by this way.
+/// Takes health for an answer. Only this health can be earned back, not what phases and the application took.
 fn take(state: &NodeState, conn: &Conn, by: i32, why: impl FnOnce() -> String) {
     conn.owe(adjust(state, conn, by, Asker::Host, why));
 }
@@ -67,7 +67,7 @@ fn give_back(state: &NodeState, conn: &Conn, most: u32) {
     }
 }
 
-/// Changes the health of a connection, and says why in the journal. By how much it has changed.
+/// Changes the health of a connection and records it in the journal. Returns the size of the change.
 fn adjust(state: &NodeState, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
     let Some((before, after)) = state.pool.adjust_health(conn.key, by, 0) else { return 0 };
     if before != after {

@@ -48,7 +48,7 @@ impl Counters {
         }
     }
 
-    /// Counts a request as open. How many were open before.
+    /// Counts a request as open. Returns how many were open before.
     pub(crate) fn request_opened(&self) -> usize {
         self.open.fetch_add(1, Relaxed)
     }

@@ -1,5 +1,5 @@
-//! Opens connections on order: one task per attempt, each with its deadline, a bounded number in flight. Picks no one and
-//! retries nothing; how an attempt ended is told to its ticket.
+//! Dials on order: one task per attempt, each with its deadline, a bounded number in flight. Picks no peer and retries
+//! nothing; the ticket of an attempt gets its outcome.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,11 +17,11 @@ use super::handshake_error::HandshakeError;
 use super::node::Node;
 use super::transport::{Begun, Carrier};
 
-/// While nobody is connected, an attempt that has no answer is begun again after so long, beside the first. TCP asks again
-/// after 1, 3 and 7 s: an attempt of 5 s would be deaf for its last two, and a path may come back in that very moment.
+/// While no peer is connected, an attempt without an answer gets another beside it after this time. TCP repeats its SYN
+/// after 1, 3 and 7 s: an attempt of 5 s sends nothing in its last two, and the path may come back just then.
 const ANEW_WHEN_ALONE: Duration = Duration::from_millis(1500);
 
-/// Takes orders to dial. Each attempt's task has a clone.
+/// Carries out orders to dial. Each attempt's task has a clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     node: Arc<Node>,
@@ -36,7 +36,8 @@ impl Dialer {
         Arc::new(Self { node, greeter, carrier, in_flight })
     }
 
-    /// Up to three tries, each beside the one before, if this node is alone; else one. The first that ends counts.
+    /// Connects with up to three parallel tries if this node has no connection, else with one. The first that ends
+    /// counts.
     async fn connect(&self, address: SocketAddr) -> io::Result<Begun> {
         let most = if self.node.state.pool.live() > 0 { 1 } else { 3 };
         let mut tries = vec![Box::pin(self.carrier.connect(address))];
@@ -109,7 +110,7 @@ impl Dial for Dialer {
             let most = config.dials_at_once;
             return ticket.failed(&DialFailure::Denied(format!("{most} dials are in flight already")));
         };
-        // The pool's limits before any work, as for those who come to us.
+        // Checks the pool's limits before any work, as for incoming connections.
         let admission = match state.pool.admit(Direction::Outbound, order.address) {
             Ok(admission) => admission,
             Err(denied) => return ticket.failed(&DialFailure::Denied(denied.to_string())),

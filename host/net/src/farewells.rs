@@ -1,4 +1,4 @@
-//! Tells peers that are turned away why, within a second and a bounded number at once.
+//! Tells rejected peers the reason, within a second and for a bounded number at once.
 
 use groundskeeper_pool::journal::Cause;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use super::handshake_error::HandshakeError;
 use super::wire::{FAREWELL, MAX_WORDS, Message, clipped, code_of};
 
-/// Peers being told why they are turned away, at once. Further ones are dropped without a word: a flood of banned
-/// peers must not hold descriptors that no limit counts.
+/// Rejected peers that get a goodbye at once. Further ones are dropped without: a flood of banned peers must not hold
+/// descriptors that no limit counts.
 const AT_ONCE: usize = 64;
 
 pub(crate) struct Farewells(Semaphore);
@@ -18,7 +18,7 @@ impl Farewells {
         Self(Semaphore::new(AT_ONCE))
     }
 
-    /// Tells the other side why, if that can be told. The error again.
+    /// Sends the goodbye for `error`, if there is one, and returns `error`.
     pub(crate) async fn turn_away<S>(&self, stream: S, error: HandshakeError) -> HandshakeError
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -39,11 +39,11 @@ impl Farewells {
         let said = async {
             stream.write_all(&frame).await?;
             stream.shutdown().await?;
-            // Closing with bytes unread would reset the connection and could take the goodbye with it.
+            // Closing with unread bytes would reset the connection, and the goodbye could be lost.
             while stream.read(&mut [0; 64]).await? > 0 {}
             std::io::Result::Ok(())
         };
-        // It is a courtesy: a peer that does not take it in time goes without.
+        // A courtesy: a peer that does not read it in time does not get it.
         _ = tokio::time::timeout(FAREWELL, said).await;
     }
 }

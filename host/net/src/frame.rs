@@ -1,5 +1,4 @@
-//! Where one message ends and the next begins: a length, a kind, a body. Checks every length before it allocates, and
-//! does not look into bodies.
+//! Frames: a length, a kind, a body. Checks every length before it allocates, and does not look into bodies.
 
 use std::fmt;
 
@@ -8,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 /// Bytes before the body: a little-endian `u32` that counts what follows it, and the kind.
 pub const HEADER: usize = 5;
 
-/// No configuration lets a frame be larger: beyond this, a stream of its own is the better tool.
+/// The largest frame in any configuration: beyond this, a separate stream is the better tool.
 pub const MOST_EVER: usize = 16 << 20;
 
 /// What kind of message a frame holds. Append-only; the number is the wire form.
@@ -32,7 +31,7 @@ impl Kind {
         Self::ALL.get(usize::from(byte)).copied()
     }
 
-    /// Bytes of the largest frame of this kind after the length field, where an application's are `max_frame` at most.
+    /// The most bytes of a frame of this kind, after the length field. Application frames have at most `max_frame`.
     pub fn cap(self, max_frame: usize) -> usize {
         match self {
             Kind::Hello => 512,
@@ -51,7 +50,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Why bytes are not a frame, in words for the journal and for the peer.
+/// Why bytes are not a frame. The text goes to the journal and to the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadFrame {
     #[error("a frame of {0} bytes, which has no room for its kind")]
@@ -84,21 +83,21 @@ pub(crate) fn read_header(header: [u8; HEADER], max_frame: usize) -> Result<(Kin
     Ok((kind, size as usize - 1))
 }
 
-/// Puts frames together from whatever pieces the socket gives. Between frames it holds no memory.
+/// Assembles frames from the pieces that the socket gives. Between frames it holds no memory.
 #[derive(Default)]
 pub struct FrameReader {
     header: [u8; HEADER],
-    /// Bytes of the header that are there.
+    /// Bytes of the header received so far.
     have: u8,
     body: Option<(Kind, usize, BytesMut)>,
 }
 
-/// A body grows as its bytes arrive, from this or from twice what is there of it: a length that somebody claims costs
-/// nothing until it is paid, and one that is nearly paid is allocated once.
+/// The first allocation for a body is this, or twice the bytes that are there. A body grows as its bytes arrive, so a
+/// claimed length costs no memory by itself, and a body that is nearly there is allocated once.
 const FIRST_PIECE: usize = 4096;
 
 impl FrameReader {
-    /// Takes bytes from the front of `input` up to the end of the next frame; None once it needs more.
+    /// Takes bytes from the front of `input` up to the end of the next frame. None if the frame needs more bytes.
     ///
     /// # Errors
     /// [`BadFrame`], after which the stream cannot be read any further.

@@ -1,4 +1,4 @@
-//! What an application does with requests and broadcasts, by name. Fixed when the network starts; runs nothing itself.
+//! The application's handlers of requests and broadcasts, by name. Fixed when the network starts; runs nothing itself.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,9 +16,9 @@ use super::wire::MAX_NAME;
 pub enum Verdict {
     /// Good: pass it on to all other peers.
     Relay,
-    /// Keep it to ourselves.
+    /// Do not pass it on.
     Keep,
-    /// The sender should have known better: keep it, and take health from the sender's connection.
+    /// Do not pass it on, and take health from the sender's connection.
     Punish,
 }
 
@@ -28,9 +28,9 @@ pub(crate) type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> Verdict + Send
 /// What answers one kind of request.
 pub(crate) struct RequestHandler {
     pub(crate) run: Box<dyn Fn(PeerId, Bytes) -> HandlerFuture + Send + Sync>,
-    /// Of its answers.
+    /// Priority of its answers.
     pub(crate) priority: Priority,
-    /// If only some are answered at once.
+    /// Set if only a limited number is answered at once.
     pub(crate) capacity: Option<Capacity>,
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct RequestHandler {
 pub struct Capacity {
     /// Requests that are worked on at once. At least 1.
     pub at_once: usize,
-    /// Requests that wait for their turn; further ones are told at once that the node is busy. At least 1. Twice what is
-    /// worked on keeps the workers busy; more only makes answers late.
+    /// Requests that wait for their turn; further ones are answered with "busy" at once. At least 1. Twice `at_once`
+    /// keeps the workers busy; more only makes answers late.
     pub waiting: usize,
 }
 
@@ -59,8 +59,8 @@ impl Handlers {
         Self::default()
     }
 
-    /// Answers requests of `kind`. `handler` is called on the connection's task, and its future begins there: neither may
-    /// block or compute for long before the first wait. A future that has to wait goes on on a task of its own, and is
+    /// Answers requests of `kind`. The connection's task calls `handler` and polls its future first: neither may block
+    /// or compute for long before the first wait. A future that has to wait continues on a separate task, and is
     /// dropped when the connection ends.
     ///
     /// # Panics
@@ -76,9 +76,9 @@ impl Handlers {
         self
     }
 
-    /// Answers requests of `kind`, so many at once over all connections, each on one of `capacity.at_once` tasks. A few more
-    /// wait; who comes on top is told "busy" and can ask somebody else. So a node that is asked for more than it can do
-    /// does what it can, and memory stays flat.
+    /// Answers requests of `kind` on `capacity.at_once` tasks, over all connections. `capacity.waiting` more may wait.
+    /// Further ones are answered with "busy", so that the peer can ask another node. So an overloaded node does as much
+    /// as it can, and its memory stays flat.
     ///
     /// # Panics
     /// As [`Handlers::on_request`].
@@ -92,7 +92,7 @@ impl Handlers {
         handlers
     }
 
-    /// Answers to `kind` wait behind everything else: for large transfers.
+    /// Sends answers to `kind` after everything else. For large transfers.
     ///
     /// # Panics
     /// If `kind` has no handler yet.
@@ -106,7 +106,7 @@ impl Handlers {
         handler.unwrap_or_else(|| panic!("request kind {kind:?} has no handler yet"))
     }
 
-    /// Takes broadcasts on `topic`, each once. `handler` runs on the connection's task: it must not block.
+    /// Handles broadcasts on `topic`, each once. `handler` runs on the connection's task: it must not block.
     ///
     /// # Panics
     /// If `topic` is empty, longer than 64 bytes, or handled already: a mistake in the program.

@@ -47,7 +47,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// The same for the address book, which knows a closed set.
+    /// The same error for the address book, which knows a closed set.
     pub(crate) fn into_failure(self) -> DialFailure {
         match self {
             Self::WrongKey { got } => DialFailure::WrongKey { got },
@@ -77,7 +77,7 @@ impl HandshakeError {
         }
     }
 
-    /// What the other side is told, if it can be told anything.
+    /// The goodbye for the other side. None if it gets none.
     pub(crate) fn farewell(&self) -> Option<(Cause, String)> {
         let cause = match self {
             Self::Version { .. } | Self::BadHello(_) | Self::WrongKey { .. } | Self::SelfDial => {

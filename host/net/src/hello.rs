@@ -1,4 +1,4 @@
-//! Hellos: what this node says first, and whether it can talk to a peer that said another.
+//! Hellos: sends the one of this node, and reads and checks that of a peer.
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -47,11 +47,11 @@ pub(crate) async fn read_hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<H
     }
 }
 
-/// Waits for exactly one frame and takes not a byte more from the stream. The caller sets the deadline.
+/// Reads exactly one frame, and not a byte more from the stream. The caller sets the deadline.
 async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Frame, HandshakeError> {
     let mut header = [0; HEADER];
     stream.read_exact(&mut header).await?;
-    // Strangers say nothing large.
+    // No application frames are allowed yet.
     let read = read_header(header, 0);
     let (kind, size) = read.map_err(|bad| HandshakeError::BadHello(bad.to_string()))?;
     let mut body = vec![0; size];

@@ -18,7 +18,7 @@ use super::wire::{MAX_WORDS, Status, clipped};
 
 const NO_ANSWER: &str = "the handler ended without an answer";
 
-/// A request that is worked on. Dropped without an answer, it tells the asker that the handler failed.
+/// A request that is being answered. If dropped without an answer, it tells the asker that the handler failed.
 pub(crate) struct OpenAnswer {
     traffic: Arc<Traffic>,
     conn: Arc<Conn>,
@@ -46,7 +46,7 @@ impl OpenAnswer {
         self.conn.peer
     }
 
-    /// The connection has ended: nobody would hear the answer.
+    /// Whether the connection has ended, so that an answer has no receiver.
     pub(crate) fn is_in_vain(&self) -> bool {
         self.conn.outbox.has_ended()
     }
@@ -95,7 +95,7 @@ impl Drop for OpenAnswer {
     }
 }
 
-/// A handler at work, whose panic is a failed answer, and not the end of what runs it.
+/// A running handler. If it panics, the answer is a failure, and the task that runs it continues.
 pub(crate) struct Handling(HandlerFuture);
 
 impl Handling {

@@ -1,4 +1,4 @@
-//! Which peer a request goes to: one that is healthy, not busy, and whose breaker is closed. Sends nothing.
+//! Chooses the peer for a request: one that is healthy, not busy, and has no open breaker. Sends nothing.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::kinds::RequestKind;
 use super::request_error::{AskError, MAX_PENDING};
 
 impl RoutedRequests {
-    /// The next connection to ask, as `take` makes of it; none of the peers in `asked`.
+    /// Chooses the next connection to ask, but none of the peers in `asked`. Returns what `take` makes of it.
     pub(crate) fn route<R>(
         &self,
         candidates: &Candidates<'_>,
@@ -41,7 +41,7 @@ impl RoutedRequests {
         Some(take(&conns[at]))
     }
 
-    /// Whether `conn` may be asked, apart from who is meant.
+    /// Whether `conn` may be asked at all: its health, breaker and open requests.
     fn can_ask(&self, conn: &Conn, kind: &RequestKind, healthy_above: u8) -> bool {
         let NodeState { pool, clock, .. } = &self.node.state;
         pool.health(conn.key).is_some_and(|health| health > healthy_above)

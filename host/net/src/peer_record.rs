@@ -1,5 +1,5 @@
-//! How one peer has answered, by kind of request: its breakers and how long its answers take. Outlives the connection, so
-//! that a peer does not shed its record by dialling again. Sends nothing.
+//! How one peer has answered, by kind of request: its breakers and answer times. Outlives the connection, so a peer
+//! cannot lose its record by reconnecting. Sends nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 
 use super::kinds::RequestKind;
 
-/// Peers that left with something against them, about 300 bytes each; the first that left makes room.
+/// Records of disconnected peers that have failures, about 300 bytes each. The oldest makes room.
 const REMEMBERED: usize = 4096;
 
 /// One peer's record.
 #[derive(Debug, Default)]
 pub(crate) struct PeerRecord {
     kinds: Mutex<Vec<KindRecord>>,
-    /// Breakers that are not closed: while there is none, nobody has to look at them.
+    /// Breakers that are not closed. While there is none, [`PeerRecord::would_admit`] takes no lock.
     troubled: AtomicU32,
 }
 
@@ -44,8 +44,8 @@ impl PeerRecord {
         act(&mut kinds[at])
     }
 
-    /// Whether a request of this kind would be let through. One relaxed load while no breaker is open; `now` is asked for
-    /// the monotonic time only if one is.
+    /// Whether a request of this kind would be admitted. One relaxed load while no breaker is open; calls `now` for the
+    /// monotonic time only if one is.
     pub(crate) fn would_admit(&self, kind: &RequestKind, now: impl FnOnce() -> Duration) -> bool {
         self.troubled.load(Relaxed) == 0 || {
             let kinds = self.kinds.lock();
@@ -54,12 +54,12 @@ impl PeerRecord {
         }
     }
 
-    /// Asks to send a request; if it may be sent, its end has to be told.
+    /// Whether a request may be sent. If true, the caller must report its end with [`PeerRecord::end`].
     pub(crate) fn admit(&self, kind: &Arc<RequestKind>, now: Duration) -> bool {
         self.with(kind, |answers| answers.breaker.admit(now))
     }
 
-    /// Tells how a request ended. The breaker's new state if that changed it.
+    /// Reports how a request ended. Returns the breaker's new state if it changed.
     pub(crate) fn end(
         &self,
         kind: &Arc<RequestKind>,
@@ -107,7 +107,7 @@ impl PeerRecord {
     }
 }
 
-/// The records of peers that have left.
+/// The records of disconnected peers.
 #[derive(Default)]
 pub(crate) struct PeerRecords(Mutex<Left>);
 
@@ -118,7 +118,7 @@ struct Left {
 }
 
 impl PeerRecords {
-    /// The record of a peer that has come.
+    /// Takes out the record of a peer that has connected, or starts a new one. O(records kept) if there is one.
     pub(crate) fn take(&self, peer: &PeerId) -> Arc<PeerRecord> {
         let mut left = self.0.lock();
         let Some(record) = left.records.remove(peer) else { return Arc::default() };
@@ -126,7 +126,7 @@ impl PeerRecords {
         record
     }
 
-    /// Keeps the record of a peer that leaves, if it says anything. O(records kept) only if the peer is among them.
+    /// Keeps the record of a disconnected peer, if it has failures.
     pub(crate) fn keep(&self, peer: PeerId, record: &Arc<PeerRecord>) {
         if record.is_spotless() {
             return;

@@ -1,25 +1,25 @@
-//! Which pings of one connection are open, and what an answer to one of them tells. Sends none and keeps no timer.
+//! The open pings of one connection, and what each pong means. Sends no ping and keeps no timer.
 
 use std::time::Duration;
 
 use groundskeeper_base::clock::Coarse;
 
-/// What an answer means.
+/// Which ping a pong answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Heard {
-    /// To the last ping; the round trip took this long.
+    /// The last one; the round trip took this long.
     Fresh(Duration),
-    /// To an earlier one.
+    /// An earlier one.
     Late,
     Again,
     NeverAsked,
 }
 
-/// Nonces count up from a random number, so that three numbers stand for all pings of a connection.
+/// Nonces count up from a random number, so three numbers describe all pings of a connection.
 pub(crate) struct Pings {
     base: u64,
     sent: u64,
-    /// The last that was answered, counted like `sent`.
+    /// The last ping that was answered, counted like `sent`.
     answered: u64,
     sent_at: Duration,
     sent_coarse: Coarse,
@@ -27,18 +27,19 @@ pub(crate) struct Pings {
 }
 
 impl Pings {
-    /// `base` is one that the peer cannot guess.
+    /// `base` must be a number that the peer cannot guess.
     pub(crate) fn new(base: u64) -> Self {
         Self { base, sent: 0, answered: 0, sent_at: Duration::ZERO, sent_coarse: Coarse(0), lost: 0 }
     }
 
-    /// The nonce of the next ping, and how many in a row are lost before it. Any sign of life since the last one counts
-    /// as its answer.
+    /// The nonce of the next ping, and how many in a row are lost before it. Any data from the peer since the last ping
+    /// counts as its answer.
     pub(crate) fn next(&mut self, now: Duration, coarse: Coarse, last_seen: Coarse) -> (u64, u8) {
         let open = self.sent > self.answered && last_seen <= self.sent_coarse;
         self.lost = if open { self.lost.saturating_add(1) } else { 0 };
         self.sent += 1;
-        (self.sent_at, self.sent_coarse) = (now, coarse);
+        self.sent_at = now;
+        self.sent_coarse = coarse;
         (self.base.wrapping_add(self.sent), self.lost)
     }
 

@@ -1,5 +1,5 @@
-//! Connections that never became live, for the journal: each kind at once when it is new, then in sums, so that an
-//! attack cannot flood the journal. Refuses nobody itself.
+//! Journal records of connections that never became live. The first of a kind is recorded at once and later ones in
+//! sums, so that an attack cannot flood the journal. Refuses no connection itself.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,26 +9,26 @@ use groundskeeper_pool::NodeState;
 use groundskeeper_pool::journal::{Asker, Draft, Journal, Outcome, What};
 use parking_lot::Mutex;
 
-/// One record of a kind in this time, whatever comes.
+/// The time in which each kind gets at most one record.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Why a connection did not become live. Each kind is summed for itself, so that one cannot hide another.
+/// Why a connection did not become live. Each kind has its own sum, so that one cannot hide another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
-    /// A limit of the pool; nothing was spent.
+    /// A limit of the pool, before any work was done.
     Limit,
     /// The handshake was not done in time.
     TimedOut,
     /// It does not speak TLS, or not ours.
     Garbage,
-    /// It showed no key, or one that is none.
+    /// It showed no key, or not a proper one.
     Key,
     OtherNetwork,
-    /// No version in common, or no proper hello.
+    /// No common version, or no proper hello.
     Hello,
     /// It hung up during the handshake.
     Closed,
-    /// A ban, a duplicate, ourselves.
+    /// A ban, a duplicate, or this node itself.
     Denied,
 }
 
@@ -44,7 +44,7 @@ struct Sum {
 pub(crate) struct Refusals(Mutex<[Sum; KINDS]>);
 
 impl Refusals {
-    /// Takes note of one refusal. At most one record per kind and window; its count tells how many it stands for.
+    /// Counts one refusal. Writes at most one record per kind and window; its count says for how many it stands.
     pub(crate) fn note(
         &self,
         state: &NodeState,
@@ -65,7 +65,7 @@ impl Refusals {
         record(&state.journal, Some(address), why(), count);
     }
 
-    /// Records what is summed and not yet told. For shutdown.
+    /// Records the refusals that are counted but not yet recorded. For shutdown.
     pub(crate) fn flush(&self, journal: &Journal) {
         let waiting: u32 = self.0.lock().iter_mut().map(|sum| std::mem::take(&mut sum.since)).sum();
         if waiting > 0 {

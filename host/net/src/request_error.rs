@@ -8,7 +8,7 @@ use groundskeeper_flow::{AttemptEnd, CallEnd, NotQueued, Pressure};
 
 use super::wire::TooLarge;
 
-/// Questions that may be open at one peer.
+/// Requests that may be open at one peer.
 pub(crate) const MAX_PENDING: usize = 256;
 
 /// Why a request has no answer.
@@ -41,14 +41,14 @@ pub enum RequestError {
     NotHandled,
     #[error("the peer is busy with other requests")]
     Busy,
-    /// The peer's handler failed; its words, untrusted.
+    /// The peer's handler failed. The text is the peer's and untrusted.
     #[error("the peer failed to answer: {0}")]
     Failed(String),
     #[error("an answer of {got} bytes where {most} were asked for")]
     TooMuch { got: usize, most: usize },
 }
 
-/// Why nobody has answered.
+/// Why no peer has answered.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
@@ -63,11 +63,11 @@ pub enum AskError {
 }
 
 impl RequestError {
-    /// What it says about the peer.
+    /// What the error says about the peer, for its breaker.
     pub(crate) fn call_end(&self, patient: bool) -> CallEnd {
         match self.attempt_end() {
             AttemptEnd::Failed => CallEnd::Failed,
-            // Who was not given the time it usually takes is not to blame.
+            // A peer that had less time than it usually takes is not to blame.
             AttemptEnd::TimedOut if patient => CallEnd::Failed,
             _ => CallEnd::Unknown,
         }

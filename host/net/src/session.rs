@@ -1,5 +1,5 @@
-//! One live connection: a single task that owns the stream, the slot and the queues, and polls reading and writing for
-//! themselves, so that a peer which does not read never keeps us from hearing it. Waits for nobody else.
+//! One live connection: a single task that owns the stream, the slot and the queues. It polls reading and writing
+//! independently, so a peer that does not read cannot stop this node from reading.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -32,30 +32,30 @@ use super::place::{Place, disconnect_for_shutdown};
 use super::traffic::Traffic;
 use super::wire::{FAREWELL, Message, Status, cause_of, code_of, printable};
 
-/// On the stack while a poll lasts: an idle connection holds no read buffer. One TLS record fits.
+/// On the stack during a poll, so an idle connection holds no read buffer. One TLS record fits.
 const READ_BUFFER: usize = 16 * 1024;
 
-/// Reads in one poll, after which others have their turn.
+/// Reads in one poll; then other tasks have their turn.
 const READS_PER_POLL: usize = 8;
 
-/// Frames that one write may gather: small ones share a TLS record and a call into the system.
+/// Frames in one write: small ones share a TLS record and a system call.
 const BATCH_FRAMES: usize = 64;
 
-/// Bytes taken from the queue at once. What is taken is no longer overtaken by control frames.
+/// Bytes taken from the queue at once. Control frames do not overtake what was taken.
 const BATCH_BYTES: usize = 32 * 1024;
 
 /// The task of one connection.
 struct Session<S> {
-    /// First, so that the descriptor is given back before the slot is.
+    /// The first field, so that the descriptor is closed before the slot is freed.
     io: S,
     reader: FrameReader,
     batch: VecDeque<Bytes>,
-    /// Others were let run first, who may have more for this batch.
+    /// The task has yielded, so that other tasks can add to this batch.
     gathering: bool,
     unflushed: bool,
-    /// The deadline of its last second: goodbye, flush, close, and hear the other side close.
+    /// The deadline for its end: goodbye, flush, close, and wait until the other side closes.
     ending: Option<Pin<Box<Sleep>>>,
-    /// This side, after the goodbye.
+    /// Whether this side has closed, after the goodbye.
     closed: bool,
     answering: ConnAnswers,
     allowance: Allowance,
@@ -66,7 +66,7 @@ struct Session<S> {
     _tenure: Option<Tenure>,
 }
 
-/// Starts the sessions of a node, and holds what acts on the messages of all peers.
+/// Starts the sessions of a node, and holds the parts that handle their messages.
 pub(crate) struct Sessions {
     pub(crate) node: Arc<Node>,
     pub(crate) traffic: Arc<Traffic>,
@@ -76,14 +76,14 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Starts the task of a connection that has just become live, and asks the peer for others.
+    /// Starts the task of a connection that has just become live, and asks the peer for addresses of others.
     pub(crate) fn start<S>(self: &Arc<Self>, io: S, place: Place, address: SocketAddr, tenure: Option<Tenure>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Node { config, state, tasks, .. } = &*self.node;
         let conn = Arc::clone(place.conn());
-        // Refused only if the connection is ending already.
+        // Fails only if the connection is ending already.
         _ = ask_for_peers(&self.traffic, &conn);
         let session = Session {
             io,
@@ -103,17 +103,17 @@ impl Sessions {
         };
         conn.owned_by(tasks.spawn(session));
         if tasks.stop.is_cancelled() {
-            // It went live after the shutdown had looked who is.
+            // It went live after the shutdown had listed the live connections.
             disconnect_for_shutdown(&state.pool, conn.key);
         }
     }
 }
 
-/// Why the talk with a peer stops.
+/// Why a session stops.
 enum Stop {
-    /// Nothing is left to say.
+    /// At once, without a goodbye.
     Over(Removal),
-    /// The peer is told why.
+    /// With a goodbye to the peer.
     Goodbye(Goodbye),
 }
 
@@ -147,7 +147,7 @@ where
         Ok(())
     }
 
-    /// Reads what there is. True if there may be more.
+    /// Reads what the socket has. True if there may be more.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
         for _ in 0..READS_PER_POLL {
@@ -199,7 +199,7 @@ where
         match message {
             Message::Hello(_) => return Err(self.broke_rules(&"a second hello")),
             Message::Ping { nonce } => {
-                // A peer that floods us with pings and does not read the answers goes without: the lane is bounded.
+                // The lane is bounded: a peer that floods us with pings and does not read gets no answers.
                 _ = self.place.conn().control(Message::Pong { nonce }.encode_bounded());
             }
             Message::Pong { nonce } => match self.pings.answered(nonce, node.state.clock.mono()) {
@@ -247,12 +247,12 @@ where
         Ok(())
     }
 
-    /// Takes the connection out of the pool now, and tells the peer what it did.
+    /// Removes the connection from the pool now. The goodbye tells the peer what it did.
     fn broke_rules(&self, what: &dyn std::fmt::Display) -> Stop {
         let removal = Removal::new(Asker::Remote, Cause::ProtocolError, what.to_string());
         let goodbye = Goodbye { cause: removal.cause, text: removal.reason.clone() };
         self.place.disconnect(removal);
-        // If the pool had closed it already, the peer hears that reason.
+        // If the pool had closed it already, the goodbye has that reason.
         Stop::Goodbye(self.place.conn().take_asks().close.unwrap_or(goodbye))
     }
 
@@ -261,7 +261,7 @@ where
         let slot = self.place.slot();
         let (nonce, lost) = self.pings.next(clock.mono(), clock.coarse(), slot.last_seen());
         slot.set_pings_lost(lost);
-        // A full lane is a peer that does not read: its ping counts as sent, and will count as lost.
+        // If the lane is full, the peer does not read: this ping counts as sent, and later as lost.
         _ = self.place.conn().control(Message::Ping { nonce }.encode_bounded());
     }
 
@@ -296,15 +296,16 @@ where
         }
     }
 
-    /// Whether to look once more before writing: answers wake many who ask at once, and the first of them to ask again
-    /// wakes this task before the others have run. They come first if it takes another turn.
+    /// Whether to yield once before writing. Answers wake many callers at once, and the first that asks again wakes
+    /// this task before the others have run. If this task yields, the others run first and one write takes all of their
+    /// requests.
     fn expects_more(&self) -> bool {
         let open = self.place.conn().open_requests() as usize;
         let bytes: usize = self.batch.iter().map(Bytes::len).sum();
         self.batch.len() < open.min(BATCH_FRAMES) && bytes < BATCH_BYTES
     }
 
-    /// The next frames to write. False if there are none.
+    /// Takes the next frames to write. False if there are none.
     fn take(&mut self, cx: &mut Context<'_>) -> bool {
         let (sessions, conn) = (&self.sessions, self.place.conn());
         let now = || sessions.node.state.clock.mono();
@@ -345,7 +346,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// A peer that is gone fails our writes too; what it said last explains more than the failure does.
+    /// Looks for a reason in what the peer sent last: that explains more than the failed write does.
     fn write_failed(&mut self, cx: &mut Context<'_>, error: &io::Error) -> Stop {
         loop {
             match self.read(cx) {
@@ -367,7 +368,7 @@ where
         self.ending = Some(Box::pin(tokio::time::sleep(FAREWELL)));
     }
 
-    /// Says what is left to say and waits for the other side to close, until the deadline.
+    /// Writes what is left and waits for the other side to close, until the deadline.
     fn end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = &mut self.ending else { return Poll::Ready(()) };
         if deadline.as_mut().poll(cx).is_ready() {

@@ -1,4 +1,4 @@
-//! What the network is told when it starts: settings with their defaults and bounds. Reads no files.
+//! The settings of a network when it starts, with their defaults. Reads no files.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,22 +14,22 @@ pub struct NetConfig {
     ///
     /// [`MAX_NETWORK`]: groundskeeper_flow::MAX_NETWORK
     pub network: String,
-    /// Where to accept connections; port 0 lets the system choose. Empty: only dial.
+    /// Addresses to accept connections on; port 0 lets the system choose. Empty: only dial.
     pub listen: Vec<SocketAddr>,
-    /// Where peers should find this node, if not where it listens. At most 8 are told.
+    /// Addresses that peers should use, if not those of `listen`. At most 8 are sent.
     pub advertise: Vec<SocketAddr>,
-    /// What the node says it runs, at most 64 bytes.
+    /// Name and version of the node's software, as peers see it. At most 64 bytes.
     pub agent: String,
     pub bootstrap: Vec<Bootstrap>,
-    /// For a TCP connection to be there.
+    /// Time limit for opening a TCP connection.
     pub connect_timeout: Duration,
-    /// For TLS and hello together, both ways.
+    /// Time limit for TLS and both hellos together.
     pub handshake_timeout: Duration,
-    /// For one of our handlers to answer a request.
+    /// Time limit for one of our handlers to answer a request.
     pub answer_timeout: Duration,
     /// Requests of one peer that are worked on at once; further ones are answered with "busy".
     pub answers_at_once: usize,
-    /// Outgoing attempts in flight.
+    /// Outgoing connection attempts in flight.
     pub dials_at_once: usize,
     /// The largest frame that is accepted or sent, in bytes after its length.
     pub max_frame: usize,
@@ -37,21 +37,22 @@ pub struct NetConfig {
     pub performance: Performance,
     /// Peers with this much health or less are not asked by [`Net::ask`](super::Net::ask).
     pub healthy_above: u8,
-    /// What is read from one peer on average; bursts of a second's worth pass. The rest waits in the sender.
+    /// Average bytes per second that are read from one peer; bursts of a second's worth pass. The rest waits at the
+    /// sender.
     pub bytes_per_second_per_peer: u64,
-    /// Boot nonce, ping nonces and choices by chance follow from it, for simulations; none: nobody can guess them.
+    /// For simulations: the source of boot nonce, ping nonces and random choices. None: no peer can guess them.
     pub seed: Option<u64>,
 }
 
 impl Default for NetConfig {
-    /// The config's defaults, but it only dials.
+    /// The defaults of the config, but without listening: the node only dials.
     fn default() -> Self {
         Self { listen: Vec::new(), ..Self::of(NetSettings::default()) }
     }
 }
 
 impl NetConfig {
-    /// What the config's `[net]` says.
+    /// The settings of the config's `[net]`, with defaults for the rest.
     pub fn of(net: NetSettings) -> Self {
         Self {
             network: USUAL_NETWORK.into(),

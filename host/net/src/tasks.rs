@@ -8,11 +8,10 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// See the module.
 pub(crate) struct Tasks {
     runtime: Handle,
     tracker: TaskTracker,
-    /// Cancelled when all tasks are to stop.
+    /// Cancelled when all tasks must stop.
     pub(crate) stop: CancellationToken,
 }
 
@@ -29,7 +28,7 @@ impl Tasks {
         self.tracker.len()
     }
 
-    /// Waits for all tasks to end, at most `limit`. Whether they have.
+    /// Waits at most `limit` for all tasks to end. True if they have.
     pub(crate) async fn ended_within(&self, limit: Duration) -> bool {
         self.tracker.close();
         tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()

@@ -1,5 +1,5 @@
 //! Encryption and proof of identity: mutual TLS 1.3 with raw ed25519 keys (RFC 7250) on both sides. Trusts no
-//! authority, resumes nothing, and does not decide whose key is welcome.
+//! authority, resumes no session, and leaves it to others which keys are welcome.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use super::handshake_error::HandshakeError;
 use super::identity::Identity;
 use super::wire::PROTOCOL_MAJOR;
 
-/// How an ed25519 key begins as a SubjectPublicKeyInfo (RFC 8410, section 4): the 32 bytes of the key follow.
+/// The first bytes of an ed25519 key as SubjectPublicKeyInfo (RFC 8410, section 4). The 32 bytes of the key follow.
 const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// What rustls may hold of plaintext and of records that the socket does not take: one full record each way, so that
-/// a peer which does not read costs this node its send queue and no more.
+/// Limit for plaintext and for records that rustls holds while the socket takes none: one full record each way. So a
+/// peer that does not read costs this node only its send queue.
 const RUSTLS_BUFFER: usize = 16 * 1024;
 
 /// The two TLS configurations of a node, shared by all its connections.
@@ -40,7 +40,7 @@ pub fn peer_id_of(spki: &[u8]) -> Option<PeerId> {
     Some(PeerId::from_bytes(key.try_into().ok()?))
 }
 
-/// Takes any ed25519 key whose owner signs the handshake. Who is welcome is decided by those who know the `PeerId`.
+/// Accepts any ed25519 key that signs the handshake. Callers that know the `PeerId` decide which peers are welcome.
 #[derive(Debug)]
 pub struct AnyRawKey {
     algorithms: WebPkiSupportedAlgorithms,
@@ -173,7 +173,7 @@ impl Tls {
         })
     }
 
-    /// Shakes hands with one who came to us. The caller sets the deadline.
+    /// Does the TLS handshake with a peer that came to us. The caller sets the deadline.
     pub(crate) async fn accept<S>(&self, stream: S) -> Result<(TlsStream<S>, PeerId), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -184,7 +184,7 @@ impl Tls {
         self.finish(TlsStream::Server(stream))
     }
 
-    /// Shakes hands with one to whom we came. The caller sets the deadline.
+    /// Does the TLS handshake with a peer that we dialed. The caller sets the deadline.
     pub(crate) async fn connect<S>(&self, stream: S) -> Result<(TlsStream<S>, PeerId), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -199,7 +199,7 @@ impl Tls {
 
     fn finish<S>(&self, stream: TlsStream<S>) -> Result<(TlsStream<S>, PeerId), HandshakeError> {
         let (_, connection) = stream.get_ref();
-        // A peer that names no network at all passes rustls.
+        // rustls accepts a peer that sends no ALPN at all.
         if connection.alpn_protocol() != Some(&self.alpn) {
             return Err(HandshakeError::OtherNetwork);
         }
@@ -210,7 +210,7 @@ impl Tls {
     }
 }
 
-/// What a node shows in the handshake.
+/// The key that a node shows in the handshake.
 ///
 /// # Errors
 /// If the provider does not know ed25519.

@@ -1,5 +1,5 @@
-//! How connections are opened and accepted, and how the far end proves who it is: TLS over TCP, or what an application
-//! brings. Moves bytes; knows no message, keeps no connection and decides nobody's welcome.
+//! Opens and accepts connections, and proves the identity of the other end: by TLS over TCP, or by the application's
+//! transport. Moves bytes; knows no message, keeps no connection and admits no peer.
 
 use std::future::Future;
 use std::io;
@@ -17,79 +17,80 @@ use super::tls::Tls;
 /// A future on the heap: one allocation per accept, connection or proof, none per message.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Bytes both ways. Everything that reads, writes and may move between threads is one.
+/// A stream of bytes in both directions. Every type that reads, writes and may move between threads is one.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
 
-/// The stream of a transport that is not the host's own. Reads and writes cost one indirect call more.
+/// The stream of an application's transport. Each read and write costs one more indirect call.
 pub type BoxedStream = Box<dyn ByteStream>;
 
-/// A connection that is there and whose far end has proven nothing yet.
+/// An open connection to a peer that has not proven its identity yet.
 ///
-/// Nothing is read or written before the first poll. Ends with the stream and the key of who is at the other end, within
-/// the handshake's deadline (`handshake_timeout`), which the caller keeps. Dropped, it closes the connection.
+/// Reads and writes nothing before the first poll. Resolves to the stream and the peer's key. The caller enforces the
+/// deadline of the handshake (`handshake_timeout`). Dropping it closes the connection.
 ///
-/// The host takes the key at its word: whatever this says, that peer *is*. A transport must prove it, or its network must
-/// be one that nobody else can reach. It must refuse other networks too, as TLS does by ALPN: the host asks no more.
+/// The host trusts this key without a check. So the transport must prove it, or run in a network that no stranger can
+/// reach. It must also refuse other networks, as TLS does by ALPN.
 ///
 /// Failures go to the journal and to the address book, by their kind: [`HandshakeError::Lost`] and
 /// [`HandshakeError::Closed`] for the connection, [`HandshakeError::NoKey`], [`HandshakeError::BadKey`],
-/// [`HandshakeError::OtherNetwork`] and [`HandshakeError::Garbage`] for what was said. An [`io::Error`] becomes one by `?`.
+/// [`HandshakeError::OtherNetwork`] and [`HandshakeError::Garbage`] for what the peer sent. `?` converts an
+/// [`io::Error`].
 pub type Unproven = BoxFuture<'static, Result<(BoxedStream, PeerId), HandshakeError>>;
 
 /// Opens and accepts connections in place of TLS over TCP: another protocol, or a simulated network.
 ///
-/// Both ways take two steps. A connection comes into being first, for which the pool has been asked or is asked next; only
-/// then is time spent on who it is. So whoever is over a limit costs an accept and nothing else.
+/// Both directions take two steps. First the connection is opened; the pool is asked before a dial and after an accept.
+/// Only then is time spent on the proof of identity. So a peer over a limit costs one accept and nothing else.
 ///
-/// A stream that fails tells how by the kind of its error: `UnexpectedEof` is a peer that closed without a word,
-/// `ConnectionReset` one that was cut off, anything else is lost with the error's own words.
+/// The kind of a stream's error says how it failed: `UnexpectedEof` is a peer that closed without a goodbye,
+/// `ConnectionReset` a connection that was cut off. Any other is a lost connection, with the text of the error.
 pub trait Transport: Send + Sync + 'static {
-    /// Connects to `address`, within `connect_timeout`, which the caller keeps.
+    /// Connects to `address`. The caller enforces `connect_timeout`.
     ///
     /// # Errors
-    /// `ConnectionRefused` if nothing listens there, `TimedOut` if nobody answers; any other is "unreachable", with the
-    /// error's words. Each counts as a failure of the address.
+    /// `ConnectionRefused` if nothing listens there, `TimedOut` if there is no answer. Any other means "unreachable",
+    /// with the text of the error. Each counts as a failure of the address.
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>>;
 
-    /// Begins to listen on `address`, one of `NetConfig::listen`.
+    /// Starts to listen on `address`, one of `NetConfig::listen`.
     ///
     /// # Errors
-    /// Whatever keeps it from that: the network does not start then.
+    /// If it cannot listen there: the network does not start then.
     fn bind(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
 }
 
-/// Where connections come in.
+/// Accepts connections at one address.
 pub trait Listener: Send + Sync + 'static {
     /// The next connection and where it comes from. Dropping the future loses no connection.
     ///
     /// # Errors
-    /// After `ConnectionAborted`, `ConnectionReset` and `Interrupted` the next one is awaited at once: they are about one
-    /// connection. Any other is about the listener, which is left alone for 50 ms, then for up to 1 s.
+    /// `ConnectionAborted`, `ConnectionReset` and `Interrupted` are about one connection: the host accepts the next one
+    /// at once. Any other is about the listener: the host waits 50 ms, then up to 1 s, before it accepts again.
     fn accept(&self) -> BoxFuture<'_, io::Result<(Unproven, SocketAddr)>>;
 
-    /// Where it listens, with the port that it got if it asked for none.
+    /// The address that it listens on, with the port that the system chose for port 0.
     ///
     /// # Errors
     /// If it cannot tell: the network does not start then.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
-/// What opens a node's connections. TLS over TCP is known by its types, so that its streams are in no box.
+/// Opens a node's connections. TLS over TCP has its own variant, so that its streams need no box.
 #[derive(Clone)]
 pub(crate) enum Carrier {
     Tls(Tls),
     Own(Arc<dyn Transport>),
 }
 
-/// One place to listen at.
+/// One address to listen on.
 pub(crate) enum Door {
     Tls(TcpListener, Tls),
     Own(Box<dyn Listener>),
 }
 
-/// A connection before anybody has proven anything.
+/// A connection before the peer has proven its identity.
 pub(crate) enum Begun {
     Tls(TcpStream, Tls),
     Own(Unproven),
@@ -126,9 +127,9 @@ impl Door {
     }
 }
 
-/// Sends small frames at once.
+/// Makes TCP send small frames at once.
 pub(crate) fn prompt(stream: TcpStream) -> TcpStream {
-    // Only delays small frames, if it fails.
+    // If this fails, small frames are only delayed.
     _ = stream.set_nodelay(true);
     stream
 }

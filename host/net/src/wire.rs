@@ -1,5 +1,5 @@
-//! What nodes say to each other: one struct or field list per message kind, as postcard, append-only. Knows bytes and
-//! their limits; does not read sockets and does not act on what it reads.
+//! The wire format: one struct or field list per message kind, in postcard, append-only. Knows bytes and their limits;
+//! reads no socket and acts on no message.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::frame::{Frame, FrameReader, HEADER, Kind};
 
-/// Part of the ALPN: nodes of another major version do not even meet. Changes only if the hello itself does.
+/// Part of the ALPN, so TLS refuses nodes of another major version. Changes only if the hello itself does.
 pub(crate) const PROTOCOL_MAJOR: u16 = 1;
 
 /// The range of message versions that this node speaks, within the major version.
@@ -24,25 +24,26 @@ pub const GREATEST_VERSION: u16 = 1;
 /// Listen addresses in a hello: IPv4 and IPv6 on a few interfaces.
 pub(crate) const MAX_LISTEN: usize = 8;
 
-/// Addresses in one answer to "peers": a few are enough to go on asking, and a liar cannot fill a book at once.
+/// Addresses in one answer to "peers": enough to continue the search, too few for a liar to fill an address book at
+/// once.
 pub(crate) const MAX_PEERS_TOLD: usize = 32;
 
-/// Bytes of a topic or of a request kind.
+/// The most bytes of a topic or of a request kind.
 pub(crate) const MAX_NAME: usize = 64;
 
-/// Bytes of the words in a goodbye.
+/// The most bytes of the text in a goodbye.
 pub(crate) const MAX_WORDS: usize = 200;
 
-/// Bytes of what a peer says it runs.
+/// The most bytes of an agent, which names the software of a peer.
 pub(crate) const MAX_AGENT: usize = 64;
 
-/// A connection that only asks whether the node is alive: it is greeted, but takes no place in the pool.
+/// The connection is a probe: it only asks whether the node is alive. It gets a hello, but no slot in the pool.
 pub(crate) const FEATURE_PROBE: u64 = 1;
 
-/// The dialer has no live connection to the one it dials. If that one thinks otherwise, it holds a ghost.
+/// The dialer has no live connection to the node that it dials. If that node has one, it is a ghost.
 pub(crate) const FEATURE_ALONE: u64 = 2;
 
-/// For a goodbye to reach one whom we turn away.
+/// Time allowed for a goodbye to arrive.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The first message of both sides.
@@ -50,9 +51,9 @@ pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Hello {
     pub least_version: u16,
     pub greatest_version: u16,
-    /// Bits; those that are not known are ignored.
+    /// A set of bits; unknown ones are ignored.
     pub features: u64,
-    /// Drawn when the node starts: another one from the same key means that it came back.
+    /// A random number from the node's start. A new one from the same key means that the node has restarted.
     pub boot_nonce: u64,
     /// Where the node listens. Unspecified addresses mean "where you see me".
     #[serde(deserialize_with = "at_most::<SocketAddr, MAX_LISTEN, _>")]
@@ -66,13 +67,13 @@ pub enum Status {
     Ok,
     /// The payload says why, in UTF-8.
     Failed,
-    /// Nobody there handles this kind.
+    /// The node does not handle this kind.
     NotHandled,
     /// Too many requests at once; try again later.
     Busy,
 }
 
-/// Everything that is said over a connection. Payloads and names are borrowed from the frame they came in.
+/// All messages of a connection. Payloads and names are borrowed from the frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message<'a> {
     Hello(Hello),
@@ -84,7 +85,7 @@ pub enum Message<'a> {
     Response { id: u64, status: Status, payload: &'a [u8] },
 }
 
-/// Why bytes are not a message, in words for the journal and for the peer.
+/// Why bytes are not a message. The text goes to the journal and to the peer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadMessage {
     #[error("a {0} that cannot be read")]
@@ -120,7 +121,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The same for a hello, ping, pong or goodbye, whose size this node bounds itself.
+    /// Like [`Message::encode`], for hello, ping, pong and goodbye, which this node builds within their caps.
     pub fn encode_bounded(&self) -> Bytes {
         self.encode(0).expect("hellos, pings and goodbyes are built within their caps")
     }
@@ -170,7 +171,7 @@ pub struct TooLarge {
     pub cap: usize,
 }
 
-/// Room for length and kind, two varints, and the length of a payload: everything but what is variable.
+/// Space for length, kind, two varints and the length of a payload: everything except text and payload.
 const FIXED: usize = 40;
 
 /// The frame of one message; `variable` bytes of its body are text or payload.
@@ -190,7 +191,7 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<(T, &'a [u8]), postcar
     postcard::take_from_bytes(body)
 }
 
-/// Bytes that are written at once, where serde would write a slice one by one. The wire form is the same.
+/// Bytes that are serialized at once; serde would write a slice byte by byte. The wire form is the same.
 struct Raw<'a>(&'a [u8]);
 
 impl Serialize for Raw<'_> {
@@ -199,7 +200,7 @@ impl Serialize for Raw<'_> {
     }
 }
 
-/// An address that a node tells another, and whose it was when it was last reached.
+/// An address in a peer list, and the id of the peer that was last reached there.
 pub(crate) type Told = (SocketAddr, Option<PeerId>);
 
 /// The payload of an answer to "peers".
@@ -210,7 +211,7 @@ pub(crate) fn encode_peers(peers: &[Told]) -> Vec<u8> {
 /// Reads an answer to "peers".
 ///
 /// # Errors
-/// None of it is used if it is garbage or holds more than [`MAX_PEERS_TOLD`].
+/// If it is garbage or holds more than [`MAX_PEERS_TOLD`]. None of it is used then.
 pub(crate) fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error> {
     #[derive(Deserialize)]
     struct Peers(#[serde(deserialize_with = "at_most::<Told, MAX_PEERS_TOLD, _>")] Vec<Told>);
@@ -218,7 +219,7 @@ pub(crate) fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error>
     if rest.is_empty() { Ok(told) } else { Err(postcard::Error::DeserializeBadEncoding) }
 }
 
-/// A list of at most `MOST`. Nothing is allocated on the word of a length, as serde would up to 1 MiB.
+/// Reads a list of at most `MOST`. Does not allocate for the length that a peer claims, as serde would up to 1 MiB.
 fn at_most<'de, T, const MOST: usize, D>(from: D) -> Result<Vec<T>, D::Error>
 where
     T: Deserialize<'de>,
@@ -248,7 +249,7 @@ where
     from.deserialize_seq(AtMost::<T, MOST>(PhantomData))
 }
 
-/// The number of a cause in a goodbye. Numbers are never used again for something else.
+/// The number of a cause in a goodbye. A number is never reused for another cause.
 pub(crate) fn code_of(cause: Cause) -> u8 {
     match cause {
         Cause::Phase => 0,
@@ -264,17 +265,17 @@ pub(crate) fn code_of(cause: Cause) -> u8 {
     }
 }
 
-/// The cause with that number, None for those of a later version.
+/// The cause with that number. None for numbers of a later version.
 pub(crate) fn cause_of(code: u8) -> Option<Cause> {
     Cause::ALL.into_iter().find(|&cause| code_of(cause) == code)
 }
 
-/// Cuts a text at a character, so that it has at most `most` bytes.
+/// Cuts a text at a character, so that at most `most` bytes remain.
 pub(crate) fn clipped(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 
-/// A stranger's words, fit for a terminal and for one line of a log.
+/// Untrusted text, made safe for a terminal and for one line of a log.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -282,7 +283,7 @@ pub(crate) fn printable(text: &str) -> String {
 /// The largest frame when fuzzing.
 const FUZZED: usize = 4096;
 
-/// Feeds arbitrary bytes to the decoder in two pieces and decodes every frame: what the fuzz target runs.
+/// Feeds arbitrary bytes to the decoder in two pieces and decodes every frame. The fuzz target runs this.
 #[doc(hidden)]
 pub fn fuzz_decode(bytes: &[u8]) {
     let mut reader = FrameReader::default();
