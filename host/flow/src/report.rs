@@ -66,7 +66,7 @@ pub struct PeerBreaker {
 pub struct TrafficSnapshot {
     /// Bytes that wait to be sent.
     pub queued_bytes: u64,
-    /// The most bytes that may wait.
+    /// Bytes that may wait.
     pub budget_bytes: u64,
     /// Frames taken from queues to be written.
     pub sent: [u64; Priority::COUNT],

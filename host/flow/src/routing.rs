@@ -111,7 +111,7 @@ mod tests {
         for _ in 0..500 {
             asked[turns.choose(Route::RoundRobin, 5, |at| at != 2, |_| 0).unwrap()] += 1;
         }
-        // Whoever follows the one that cannot be asked gets its share.
+        // The peer after the one that cannot be asked gets that one's share.
         assert_eq!(asked, [100, 100, 0, 200, 100]);
     }
 

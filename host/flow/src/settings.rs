@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BreakerSettings, OutboxLimits, RetrySettings, TimeoutSettings};
 
-/// The network of a node whose config names none.
+/// The network of a node if its config names none.
 pub const USUAL_NETWORK: &str = "groundskeeper";
 
-/// The most bytes in the name of a network.
+/// Maximum bytes of a network's name.
 pub const MAX_NETWORK: usize = 32;
 
 /// The config's `[net]`.

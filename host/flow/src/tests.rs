@@ -1,4 +1,4 @@
-//! What the queues promise, whatever is pushed, taken, shed and awaited.
+//! What the queues guarantee, whatever is pushed, taken, shed and awaited.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn a_flood_slows_what_is_below_it_and_never_stops_it() {
     // 32 : 16 : 4 KiB of each round.
     assert!((790..=810).contains(&of(1024)) && (395..=405).contains(&of(1025)), "{taken:?}");
     assert!((95..=105).contains(&of(1026)), "{taken:?}");
-    // A latecomer that matters more goes next.
+    // A later frame of higher priority goes next.
     outbox.push(Priority::Control, frame(9)).unwrap();
     assert_eq!(take(&outbox, 1).0, [9]);
 }
@@ -221,7 +221,7 @@ proptest! {
                 control += usize::from(priority == Priority::Control);
             }
             if sheds {
-                // Tells what was dropped, not how much; the sizes come out below.
+                // Returns what was dropped, not how many bytes; the sizes are counted below.
                 let before = outbox.kib_queued();
                 outbox.shed(usize::MAX);
                 prop_assert_eq!(outbox.kib_queued(), before);

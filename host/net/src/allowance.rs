@@ -21,7 +21,7 @@ pub(crate) struct Allowance {
 
 impl Allowance {
     pub(crate) fn new(bytes_per_second: u64, now: Coarse) -> Self {
-        // Half a `u64` per second is no limit. Signed numbers can hold a debt.
+        // Rates above `i64::MAX` are no limit anyway. Signed numbers can hold a debt.
         let per_second = i64::try_from(bytes_per_second).unwrap_or(i64::MAX).clamp(1024, i64::MAX / 1024);
         Self { per_second, left: per_second, counted: now, nap: None }
     }

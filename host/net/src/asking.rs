@@ -45,7 +45,7 @@ pub struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    /// A request that is sent once: to the one with fewer open requests of two random healthy peers.
+    /// A request that is sent once, to the less loaded one of two random healthy peers.
     pub fn new(kind: &'a str, payload: &'a [u8]) -> Self {
         Self {
             question: Question::new(kind, payload),
@@ -80,8 +80,8 @@ impl<'a> Ask<'a> {
         self
     }
 
-    /// Asks a second peer as well if no answer has come after the time within which 95 % of answers of this kind come.
-    /// The first answer counts. Takes from the retry budget. Implies [`Ask::idempotent`].
+    /// Asks a second peer as well if the first takes longer than 95 % of answers of this kind. The first answer counts.
+    /// Takes from the retry budget. Implies [`Ask::idempotent`].
     pub fn hedged(mut self) -> Self {
         self.hedged = true;
         self.idempotent()

@@ -103,8 +103,8 @@ impl Conn {
         self.outbox.push(Priority::Control, frame)
     }
 
-    /// Drops low priorities until at most `fair` bytes wait, and fails the requests among them. Returns the number of
-    /// dropped frames by priority.
+    /// Drops frames of low priority until at most `fair` bytes wait, and fails the requests among them. Returns the
+    /// number of dropped frames by priority.
     pub(crate) fn shed(&self, fair: usize) -> [u32; Priority::COUNT] {
         let mut shed = [0; Priority::COUNT];
         for (priority, tag) in self.outbox.shed(fair) {
@@ -129,7 +129,7 @@ impl Conn {
         self.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Adds health that answers have cost it.
+    /// Adds to the health that answers have cost the peer.
     pub(crate) fn owe(&self, health: u32) {
         self.owed.fetch_add(health, Ordering::Relaxed);
     }
@@ -146,7 +146,7 @@ impl Conn {
     }
 
     pub(crate) fn count_in(&self, bytes: usize) {
-        // The session is the only writer: a read-modify-write would cost more and have no use.
+        // The session is the only writer, so a read-modify-write is not needed and would cost more.
         self.bytes_in.store(self.bytes_in.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
 

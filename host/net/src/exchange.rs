@@ -1,5 +1,4 @@
-//! Peer exchange: which addresses this node sends to peers, and which it accepts from them. Asks when the caller says
-//! so.
+//! Peer exchange: which addresses this node sends to peers, and which it accepts from them. Asks only when called.
 
 use groundskeeper_base::peer::{NetGroup, PeerId, is_public};
 use groundskeeper_flow::Priority;

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use super::handshake_error::HandshakeError;
 use super::wire::{FAREWELL, MAX_WORDS, Message, clipped, code_of};
 
-/// Rejected peers that get a goodbye at once. Further ones are dropped without: a flood of banned peers must not hold
+/// Goodbyes in progress. Further rejected peers are dropped without one: a flood of banned peers must not hold
 /// descriptors that no limit counts.
 const AT_ONCE: usize = 64;
 

@@ -1,4 +1,4 @@
-//! Frames: a length, a kind, a body. Checks every length before it allocates, and does not look into bodies.
+//! Framing: a length, a kind, a body. Checks every length before it allocates, and does not look into bodies.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ impl Kind {
         Self::ALL.get(usize::from(byte)).copied()
     }
 
-    /// The most bytes of a frame of this kind, after the length field. Application frames have at most `max_frame`.
+    /// Maximum size of a frame of this kind, in bytes after the length field. Application frames may have `max_frame`.
     pub fn cap(self, max_frame: usize) -> usize {
         match self {
             Kind::Hello => 512,
@@ -92,8 +92,8 @@ pub struct FrameReader {
     body: Option<(Kind, usize, BytesMut)>,
 }
 
-/// The first allocation for a body is this, or twice the bytes that are there. A body grows as its bytes arrive, so a
-/// claimed length costs no memory by itself, and a body that is nearly there is allocated once.
+/// The first allocation for a body: this, or twice the bytes that have arrived. The body grows as its bytes arrive, so
+/// a claimed length alone costs no memory, and a body that has nearly arrived is allocated once.
 const FIRST_PIECE: usize = 4096;
 
 impl FrameReader {

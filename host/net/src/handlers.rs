@@ -25,7 +25,7 @@ pub enum Verdict {
 pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
 pub(crate) type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> Verdict + Send + Sync>;
 
-/// What answers one kind of request.
+/// The handler of one kind of request.
 pub(crate) struct RequestHandler {
     pub(crate) run: Box<dyn Fn(PeerId, Bytes) -> HandlerFuture + Send + Sync>,
     /// Priority of its answers.
@@ -77,8 +77,8 @@ impl Handlers {
     }
 
     /// Answers requests of `kind` on `capacity.at_once` tasks, over all connections. `capacity.waiting` more may wait.
-    /// Further ones are answered with "busy", so that the peer can ask another node. So an overloaded node does as much
-    /// as it can, and its memory stays flat.
+    /// Further ones are answered with "busy", so that the peer can ask another node. An overloaded node keeps working
+    /// at its full rate, with bounded memory.
     ///
     /// # Panics
     /// As [`Handlers::on_request`].

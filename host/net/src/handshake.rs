@@ -51,7 +51,7 @@ impl Greeter {
         }
     }
 
-    /// Greets a peer that came to us and has proven its key, and makes the connection live.
+    /// Greets a peer that connected to us and has proven its key, and makes the connection live.
     ///
     /// This side goes live before it answers; the dialer goes live when it reads our hello. So if one node dials twice,
     /// one dial gets a hello and the other a goodbye, in whatever order it reads them.
@@ -164,8 +164,8 @@ impl Greeter {
         }
     }
 
-    /// A peer that came to us listens at the address we see and the port it names. What it says of other hosts is
-    /// ignored.
+    /// Learns where a peer that connected to us listens: the address that we see, with the port that it names. Ignores
+    /// what it says of other hosts.
     fn learn_listen_address(&self, hello: &Hello, peer: PeerId, seen: SocketAddr) -> Option<Tenure> {
         let same_family = hello.listen.iter().find(|at| at.is_ipv4() == seen.is_ipv4());
         let port = same_family.or(hello.listen.first())?.port();

@@ -77,7 +77,7 @@ impl HandshakeError {
         }
     }
 
-    /// The goodbye for the other side. None if it gets none.
+    /// The cause and text of the goodbye, if the other side gets one.
     pub(crate) fn farewell(&self) -> Option<(Cause, String)> {
         let cause = match self {
             Self::Version { .. } | Self::BadHello(_) | Self::WrongKey { .. } | Self::SelfDial => {

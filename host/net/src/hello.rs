@@ -1,4 +1,4 @@
-//! Hellos: sends the one of this node, and reads and checks that of a peer.
+//! Hellos: sends this node's hello, and reads and checks a peer's.
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

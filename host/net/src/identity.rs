@@ -97,7 +97,8 @@ mod tests {
         assert!(!Identity::has_signed(&other.peer_id(), b"words", &signature));
         assert!(!Identity::has_signed(&one.peer_id(), b"word", &signature));
         assert!(!Identity::has_signed(&one.peer_id(), b"words", &signature[1..]));
-        // The key alone has not signed the words alone: no signature of TLS is one of ours, nor the other way round.
+        // Without the prefix, a signature is not one of ours, and ours is not one over the bare message: TLS and
+        // applications cannot be confused.
         let bare = Ed25519KeyPair::from_pkcs8(one.to_pkcs8()).unwrap().sign(b"words");
         assert!(!Identity::has_signed(&one.peer_id(), b"words", bare.as_ref()));
         let id = one.peer_id();

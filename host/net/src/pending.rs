@@ -17,14 +17,14 @@ const GIVEN_UP: usize = 128;
 pub(crate) enum Waiter {
     Caller {
         reply: oneshot::Sender<Result<Bytes, RequestError>>,
-        /// The most bytes of an answer.
+        /// Maximum bytes of an answer.
         most: usize,
     },
     /// The host's own request for peers.
     PeerList,
 }
 
-/// What an answer turned out to be.
+/// What an answer belongs to.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Answered {
     Delivered,
@@ -33,7 +33,7 @@ pub(crate) enum Answered {
     Late,
     /// Its request was answered before.
     Again,
-    /// Larger than allowed; the caller knows.
+    /// It is larger than the caller allows; the caller gets an error.
     TooMuch,
     /// No request had this number.
     NeverAsked,
@@ -102,7 +102,7 @@ impl Pending {
         }
     }
 
-    /// Delivers the answer to request `id`. `payload` is a part of `frame`.
+    /// Delivers the answer to request `id`. `payload` must be a part of `frame`.
     pub(crate) fn answer(&self, id: u64, status: Status, payload: &[u8], frame: &Bytes) -> Answered {
         let mut open = self.0.lock();
         let waiter = open.remove(id);

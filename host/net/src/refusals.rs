@@ -44,7 +44,8 @@ struct Sum {
 pub(crate) struct Refusals(Mutex<[Sum; KINDS]>);
 
 impl Refusals {
-    /// Counts one refusal. Writes at most one record per kind and window; its count says for how many it stands.
+    /// Counts one refusal. Writes at most one record per kind and window; its count is the number of refusals it
+    /// covers.
     pub(crate) fn note(
         &self,
         state: &NodeState,

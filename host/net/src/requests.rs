@@ -37,7 +37,7 @@ pub(crate) struct Question<'a> {
     pub(crate) payload: &'a [u8],
     pub(crate) priority: Priority,
     pub(crate) when_full: WhenFull,
-    /// The most bytes of an answer.
+    /// Maximum bytes of an answer.
     pub(crate) most: usize,
 }
 
@@ -170,7 +170,7 @@ impl Drop for OpenRequest<'_> {
     }
 }
 
-/// An attempt that the breaker admitted. Reports how it ended, on drop at the latest.
+/// An attempt that the breaker admitted. Reports to the breaker how it ended, at the latest when dropped.
 struct Attempt<'a> {
     requests: &'a Requests,
     conn: &'a Conn,

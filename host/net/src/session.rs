@@ -76,7 +76,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Starts the task of a connection that has just become live, and asks the peer for addresses of others.
+    /// Starts the task of a connection that has just become live, and asks the peer for addresses of other peers.
     pub(crate) fn start<S>(self: &Arc<Self>, io: S, place: Place, address: SocketAddr, tenure: Option<Tenure>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -305,7 +305,7 @@ where
         self.batch.len() < open.min(BATCH_FRAMES) && bytes < BATCH_BYTES
     }
 
-    /// Takes the next frames to write. False if there are none.
+    /// Moves the next frames from the queue to the batch. False if there are none.
     fn take(&mut self, cx: &mut Context<'_>) -> bool {
         let (sessions, conn) = (&self.sessions, self.place.conn());
         let now = || sessions.node.state.clock.mono();
@@ -346,7 +346,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Looks for a reason in what the peer sent last: that explains more than the failed write does.
+    /// Reads what the peer sent last: its reason explains more than the failed write does.
     fn write_failed(&mut self, cx: &mut Context<'_>, error: &io::Error) -> Stop {
         loop {
             match self.read(cx) {

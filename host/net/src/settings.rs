@@ -37,8 +37,8 @@ pub struct NetConfig {
     pub performance: Performance,
     /// Peers with this much health or less are not asked by [`Net::ask`](super::Net::ask).
     pub healthy_above: u8,
-    /// Average bytes per second that are read from one peer; bursts of a second's worth pass. The rest waits at the
-    /// sender.
+    /// Bytes per second that are read from one peer on average; bursts of one second's worth pass. The rest waits at
+    /// the sender.
     pub bytes_per_second_per_peer: u64,
     /// For simulations: the source of boot nonce, ping nonces and random choices. None: no peer can guess them.
     pub seed: Option<u64>,

@@ -1,4 +1,5 @@
-//! The network against itself and against strangers, over loopback TCP. Every wait is bounded; none is a sleep.
+//! Tests of the network against itself and against hostile peers, over loopback TCP. Every wait is bounded; none is a
+//! sleep.
 
 mod duplicates;
 mod endings;

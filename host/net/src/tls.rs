@@ -173,7 +173,7 @@ impl Tls {
         })
     }
 
-    /// Does the TLS handshake with a peer that came to us. The caller sets the deadline.
+    /// Does the TLS handshake with a peer that connected to us. The caller sets the deadline.
     pub(crate) async fn accept<S>(&self, stream: S) -> Result<(TlsStream<S>, PeerId), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,

@@ -17,7 +17,7 @@ use super::wire::{Message, Status, TooLarge};
 pub(crate) struct Traffic {
     pub(crate) tuning: Tuning,
     pub(crate) counters: Counters,
-    /// For the bytes in all send queues.
+    /// Counts the bytes in all send queues.
     budget: Arc<Budget>,
     roster: Arc<Roster>,
     clock: Arc<dyn Clock>,
@@ -70,7 +70,7 @@ impl Traffic {
         self.budget.room(priority, bytes).await;
     }
 
-    /// Puts a charged frame into the connection's queue, in the lane that its priority has now.
+    /// Puts a charged frame into the connection's queue, in the lane that [`Tuning::lane`] gives for its priority.
     pub(crate) fn queue(&self, conn: &Conn, priority: Priority, parcel: Parcel) -> Result<(), NotQueued> {
         let queued = conn.outbox.push(self.tuning.lane(priority), parcel);
         if queued == Err(NotQueued::Full) {

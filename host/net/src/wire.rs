@@ -28,13 +28,13 @@ pub(crate) const MAX_LISTEN: usize = 8;
 /// once.
 pub(crate) const MAX_PEERS_TOLD: usize = 32;
 
-/// The most bytes of a topic or of a request kind.
+/// Maximum bytes of a topic or of a request kind.
 pub(crate) const MAX_NAME: usize = 64;
 
-/// The most bytes of the text in a goodbye.
+/// Maximum bytes of the text in a goodbye.
 pub(crate) const MAX_WORDS: usize = 200;
 
-/// The most bytes of an agent, which names the software of a peer.
+/// Maximum bytes of an agent, the name of a peer's software.
 pub(crate) const MAX_AGENT: usize = 64;
 
 /// The connection is a probe: it only asks whether the node is alive. It gets a hello, but no slot in the pool.

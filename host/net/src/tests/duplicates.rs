@@ -1,4 +1,4 @@
-//! Two connections where one is wanted: however they race, both ends keep the same one.
+//! Two connections between the same two nodes: whichever race they run, both ends keep the same one.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::harness::{PATIENCE, Raw, Setup, TestNode, closes, hello, node, until}
 use crate::wire::{FEATURE_ALONE, Hello};
 use crate::{Identity, NetConfig};
 
-/// Rounds of each race. Two workers on loopback take all interleavings within the first dozens.
+/// Rounds of each race. Two workers on loopback meet all interleavings within the first dozens.
 const ROUNDS: usize = 60;
 
 fn settled(node: &TestNode) -> bool {
@@ -17,7 +17,7 @@ fn settled(node: &TestNode) -> bool {
     node.book.dialing() == 0 && (stats.total, stats.handshaking, stats.closing) == (1, 0, 0)
 }
 
-/// One connection is left, the same at both ends; it is used, and ended.
+/// One connection is left, the same at both ends. It works, and then ends.
 async fn one_is_left(a: &TestNode, b: &TestNode, round: usize) {
     until(&format!("round {round} has settled"), || settled(a) && settled(b)).await;
     let (ab, ba) = tokio::join!(
@@ -86,7 +86,7 @@ async fn a_peer_that_lost_its_connection_is_believed_once_the_old_one_is_old() {
     let (b, identity) = (node(), Identity::generate());
     let alone = Hello { features: FEATURE_ALONE, ..hello() };
     let mut ghost = Raw::greeted_with(identity.clone(), alone.clone(), &b).await;
-    // At once it may be a race of two dials: the first one stays.
+    // The second dial comes at once, so it may race with the first: the first one stays.
     let mut second = Raw::known_as(identity.clone(), &b).await;
     second.say(crate::wire::Message::Hello(alone.clone())).await;
     assert_eq!(second.hear_goodbye().await.0, 7);

@@ -1,4 +1,4 @@
-//! How connections end, and that each end has its own reason on both sides.
+//! How connections end, and that each side records its own reason.
 
 use std::io;
 use std::pin::Pin;
@@ -33,7 +33,7 @@ async fn a_remote_close_is_told_apart_from_a_goodbye() {
     let mut raw = Raw::greeted_by(&a).await;
     raw.stream.shutdown().await.unwrap();
     a.is_empty_again().await;
-    // The question for peers is not read yet: closing now resets the connection, like a process that is killed.
+    // The request for peers is not read yet: closing now resets the connection, as when a process is killed.
     drop(Raw::greeted_by(&a).await);
     a.is_empty_again().await;
     let ends = a.ends();
@@ -100,7 +100,7 @@ async fn an_aborted_task_gives_its_slot_back() {
     assert_eq!(a.journal.disconnects_by(Cause::OwnerDropped), 1);
 }
 
-/// A stream whose writing side breaks when it is told to.
+/// A stream with a writing side that breaks on command.
 struct Breaking {
     stream: DuplexStream,
     writes_left: u32,

@@ -1,4 +1,4 @@
-//! Addresses that peers tell: good ones spread, bad ones change nothing.
+//! Addresses from peers: good ones spread, bad ones change nothing.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ async fn a_newcomer_hears_of_those_whom_its_first_peer_knows() {
     a.connect(&c).await;
     b.connect(&a).await;
     until("b knows c", || b.book.entries().iter().any(|entry| entry.address == c.address())).await;
-    // And those to whom somebody came know where that one listens.
+    // A node that accepted a connection knows where that peer listens.
     until("a knows b", || a.book.entries().iter().any(|entry| entry.address == b.address())).await;
     assert!(b.book.entries().iter().all(|entry| entry.address != b.address()), "nobody learns itself");
 }
@@ -32,7 +32,7 @@ async fn a_peer_is_believed_about_its_port_but_not_about_its_host() {
     assert!(silent.book.is_empty(), "who does not listen is not in the book");
 }
 
-/// Connects as a peer and answers the node's question for peers with `payload`.
+/// Connects as a peer and answers the node's request for peers with `payload`.
 async fn tells(a: &TestNode, payload: &[u8]) -> Raw {
     let mut raw = Raw::greeted_by(a).await;
     let id = raw
@@ -76,7 +76,7 @@ async fn addresses_that_nobody_should_dial_are_passed_over() {
     raw.say(Message::Request { id: 1, kind: "ping", payload: b"" }).await;
     while !raw.hear(|m| matches!(m, Message::Response { id: 1, .. })).await {}
     assert!(a.book.is_empty());
-    // All liars of one network group together fill no more than their share.
+    // All lying peers of one network group together fill no more than the group's share.
     for third in 0..4 {
         let mut raw = tells(&a, &encode_peers(&addresses(30, 7000 + third))).await;
         raw.say(Message::Request { id: 1, kind: "ping", payload: b"" }).await;

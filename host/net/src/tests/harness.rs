@@ -1,4 +1,4 @@
-//! Nodes, raw peers and bounded waits for the tests of the network.
+//! Test nodes, raw peers and bounded waits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const NETWORK: &str = "test";
 pub(super) const MAX_FRAME: usize = 1 << 20;
 
-/// Waits until `holds`, looking again whenever other tasks have run.
+/// Waits until `holds`. Checks again whenever other tasks have run.
 pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds() {
@@ -36,7 +36,7 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     assert!(waited.await.is_ok(), "waited in vain until {what}");
 }
 
-/// The machine's clock, which tests set forward.
+/// The machine's clock, which tests can move forward.
 pub(super) struct LaterClock {
     clock: Arc<SystemClock>,
     later_ms: AtomicU64,
@@ -62,7 +62,7 @@ impl Clock for LaterClock {
     }
 }
 
-/// What a test node is made with.
+/// The settings of a test node.
 pub(super) struct Setup {
     pub(super) identity: Identity,
     pub(super) config: NetConfig,
@@ -114,7 +114,7 @@ impl Setup {
         house.with(net)
     }
 
-    /// What comes of listening at `address` over `transport`.
+    /// The result of listening at `address` over `transport`.
     pub(super) async fn try_over(
         self,
         transport: Arc<dyn Transport>,
@@ -135,7 +135,7 @@ impl Setup {
     }
 }
 
-/// A node but for its network.
+/// A node without its network.
 struct House {
     identity: Identity,
     state: NodeState,
@@ -168,7 +168,7 @@ impl TestNode {
         self.net.dialer().dial(order, ticket);
     }
 
-    /// Dials and waits for the end of the attempt.
+    /// Dials and waits until the attempt ends.
     pub(super) async fn dial(&self, address: SocketAddr, expect: Option<PeerId>) -> Outcome {
         let before = self.last_dial().map_or(0, |record| record.seq);
         self.order(address, expect, false);
@@ -200,13 +200,13 @@ impl TestNode {
         refused.into_iter().map(|record| record.outcome.to_string()).collect()
     }
 
-    /// Incoming connections that never became live, by the records of them: complete after a shutdown.
+    /// The number of incoming connections that never became live, by their records: complete after a shutdown.
     pub(super) fn refused(&self) -> u32 {
         let refused = self.journal.select(usize::MAX, |record| record.what == What::Refused);
         refused.iter().map(|record| record.count).sum()
     }
 
-    /// Waits until nobody is connected, and checks the books.
+    /// Waits until no peer is connected, and checks the pool's counts.
     pub(super) async fn is_empty_again(&self) {
         until("the pool is empty", || {
             let stats = self.pool.stats(0, Duration::MAX);
@@ -222,7 +222,7 @@ impl TestNode {
     }
 }
 
-/// A peer by hand: TLS is real, what it says is up to the test.
+/// A peer that the test drives: TLS is real, the messages are up to the test.
 pub(super) struct Raw {
     pub(super) stream: TlsStream<TcpStream>,
     pub(super) identity: Identity,
@@ -240,12 +240,12 @@ pub(super) fn hello() -> Hello {
 }
 
 impl Raw {
-    /// TLS, and nothing said yet.
+    /// After TLS, before any message.
     pub(super) async fn to(node: &TestNode) -> Self {
         Self::known_as(Identity::generate(), node).await
     }
 
-    /// The same with a key that the node may know already.
+    /// The same, with a key that the node may know already.
     pub(super) async fn known_as(identity: Identity, node: &TestNode) -> Self {
         let tcp = TcpStream::connect(node.address()).await.unwrap();
         let (stream, peer) = Tls::new(&identity, NETWORK).unwrap().connect(tcp).await.unwrap();
@@ -253,7 +253,7 @@ impl Raw {
         Self { stream, identity }
     }
 
-    /// TLS and hellos: the node thinks that we are one of them.
+    /// After TLS and hellos: the node takes us for a peer.
     pub(super) async fn greeted_by(node: &TestNode) -> Self {
         Self::greeted_with(Identity::generate(), hello(), node).await
     }
@@ -276,7 +276,7 @@ impl Raw {
         self.stream.flush().await.unwrap();
     }
 
-    /// The next message, whatever it is.
+    /// The next message of any kind.
     pub(super) async fn hear<T>(&mut self, look: impl FnOnce(&Message<'_>) -> T) -> T {
         let (kind, body) = self.hear_frame().await;
         look(&Message::decode(kind, &body).unwrap())
@@ -295,7 +295,7 @@ impl Raw {
         heard.await.expect("a message comes in time")
     }
 
-    /// Hears messages up to a goodbye; its cause's code and words.
+    /// Reads messages up to a goodbye; returns the code of its cause and its text.
     pub(super) async fn hear_goodbye(&mut self) -> (u8, String) {
         loop {
             let said = self
@@ -311,7 +311,7 @@ impl Raw {
     }
 }
 
-/// Reads whatever comes until the other side closes.
+/// Reads until the other side closes.
 pub(super) async fn closes(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     let closed = tokio::time::timeout(PATIENCE, async {
         while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
@@ -319,8 +319,8 @@ pub(super) async fn closes(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     assert!(closed.await.is_ok(), "the node closes in time");
 }
 
-/// Runs one test of this crate in a process of its own, where nothing else opens descriptors or takes memory. False in
-/// the parent, once that has gone well.
+/// Runs one test of this crate in a separate process, where nothing else opens descriptors or takes memory. False in
+/// the parent, once the test has passed there.
 pub(super) fn alone(test: &str) -> bool {
     const MARK: &str = "GROUNDSKEEPER_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {

@@ -1,4 +1,4 @@
-//! More is asked than can be done, answers go wrong, and memory is short: whom it costs what.
+//! Too many requests, wrong answers and short memory: which peer pays for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -23,7 +23,7 @@ use crate::{
 
 const OPEN_FOR: Duration = Duration::from_secs(1000);
 
-/// A node that asks, with `performance`.
+/// A node that sends requests, with `performance`.
 fn asker(performance: Performance) -> TestNode {
     let base = Setup::default();
     Setup { config: NetConfig { performance, ..base.config }, ..base }.start()
@@ -64,7 +64,7 @@ async fn requests_go_round_healthy_peers_and_only_to_those() {
         asked.push(a.net.ask(round()).await.unwrap().from);
     }
     assert_eq!(count(&asked), [10, 10, 10]);
-    // One of them is not healthy, one is not meant, and one is left.
+    // One of them is not healthy, one is excluded, and one is left.
     a.pool.adjust_health(a.pool.find(&others[0].id()).unwrap(), -70, 0);
     for _ in 0..10 {
         let but = [others[1].id()];
@@ -73,7 +73,7 @@ async fn requests_go_round_healthy_peers_and_only_to_those() {
     }
     let nobody = a.net.ask(round().among(&[others[0].id()])).await.unwrap_err();
     assert_eq!(nobody, AskError::NobodyToAsk { live: 3, unhealthy: 1, open: 0 });
-    // By the time of a ping that each has answered.
+    // By the round trip of a ping that each has answered.
     for other in &others[1..] {
         let key = a.pool.find(&other.id()).unwrap();
         a.pool.link(key).unwrap().ping();
@@ -116,17 +116,17 @@ async fn who_fails_half_of_its_requests_is_passed_over_tried_and_asked_again() {
     assert_eq!((failed, count.load(Relaxed)), (4, 8), "four of its eight failed");
     let open = a.net.breakers();
     assert_eq!((open[0].peer, &*open[0].kind, open[0].state), (half.id(), "who", BreakerState::Open));
-    // Meanwhile requests go elsewhere, and whoever insists is told why not.
+    // Meanwhile requests go to other peers. A request to this peer alone fails with the reason.
     for _ in 0..20 {
         assert_eq!(a.net.ask(ask()).await.unwrap().from, good.id());
     }
     let insists = a.net.request(half.id(), "who", b"", PATIENCE).await;
     assert_eq!(insists, Err(RequestError::BreakerOpen("who".into())));
     assert_eq!(count.load(Relaxed), 8);
-    // Another kind has a breaker of its own.
+    // Another kind has its own breaker.
     assert_eq!(a.net.request(half.id(), "ping", b"x", PATIENCE).await.unwrap(), "x");
 
-    // Its time is over, it is tried, and has not got better.
+    // Its wait is over, a trial is sent, and it fails again.
     a.clock.later(OPEN_FOR);
     assert_eq!(a.net.breakers()[0].state, BreakerState::HalfOpen);
     count.store(1, Relaxed);
@@ -135,7 +135,7 @@ async fn who_fails_half_of_its_requests_is_passed_over_tried_and_asked_again() {
         from_half += u32::from(a.net.ask(ask()).await.is_err());
     }
     assert_eq!(from_half, 1);
-    // The second time it has.
+    // The second trial succeeds.
     is_well.store(true, Relaxed);
     a.clock.later(OPEN_FOR * 2);
     while !a.net.breakers().is_empty() {
@@ -202,7 +202,7 @@ async fn only_what_is_idempotent_is_tried_again_and_only_within_the_budget() {
             }
         }
     }
-    // Ten to begin with, one for each five requests.
+    // Ten at the start, and one for each five requests.
     assert!((45..=51).contains(&retried), "{retried} retries, {given_up} given up");
     assert_eq!(a.net.traffic().retried, u64::from(retried));
 }
@@ -221,7 +221,7 @@ async fn a_second_peer_is_asked_beside_one_that_takes_long() {
     };
     let good = answering(well);
     a.connect(&slow).await;
-    // Until it is known how long answers take.
+    // Until there are enough answer times.
     for _ in 0..64 {
         a.net.ask(Ask::new("who", b"")).await.unwrap();
     }
@@ -231,7 +231,7 @@ async fn a_second_peer_is_asked_beside_one_that_takes_long() {
         let answer = a.net.ask(Ask::new("who", b"").hedged()).await.unwrap();
         assert_eq!(answer.from, good.id());
     }
-    // The question to the slow one was taken back.
+    // The request to the slow one was cancelled.
     until("nothing is open", || a.net.traffic().pending == 0).await;
     assert_eq!(ends(&a, AttemptEnd::Dropped), 1);
 }
@@ -248,15 +248,15 @@ async fn wrong_answers_cost_their_peer_and_nobody_else() {
         tokio::spawn(async move { a.net.ask(Ask::new("who", b"").among(&[id]).at_most(most)).await })
     };
 
-    // Never answers.
+    // This peer never answers.
     let mut raw = Raw::greeted_by(&a).await;
     let id = raw.identity.peer_id();
     let silent = ask(id, 100).await.unwrap().unwrap_err();
     assert!(matches!(silent, AskError::NoAnswer { asked: 1, last: RequestError::TimedOut(_) }), "{silent}");
     assert_eq!(health(&id), 95);
-    // Number 0 was the node's own question for peers, 1 the one that it did not answer in time: late is not wrong.
+    // Number 0 was the node's own request for peers; number 1 was not answered in time: a late answer is not wrong.
     raw.say(Message::Response { id: 1, status: Status::Ok, payload: b"late" }).await;
-    // More than was asked for.
+    // A larger answer than allowed.
     let greedy = ask(id, 10);
     until("it is asked", || a.net.traffic().pending == 1).await;
     raw.say(Message::Response { id: 2, status: Status::Ok, payload: b"eleven byte" }).await;
@@ -264,7 +264,7 @@ async fn wrong_answers_cost_their_peer_and_nobody_else() {
     let too_much = RequestError::TooMuch { got: 11, most: 10 };
     assert_eq!(greedy, AskError::NoAnswer { asked: 1, last: too_much });
     assert_eq!(health(&id), 70);
-    // Who answers a ping earns some of it back.
+    // A peer that answers a ping earns some of it back.
     let key = a.pool.find(&id).unwrap();
     a.pool.link(key).unwrap().ping();
     let nonce = loop {
@@ -276,21 +276,21 @@ async fn wrong_answers_cost_their_peer_and_nobody_else() {
     };
     raw.say(Message::Pong { nonce }).await;
     until("it has got health back", || health(&id) == 75).await;
-    // Twice.
+    // Answers twice.
     let twice = ask(id, 100);
     until("it is asked", || a.net.traffic().pending == 1).await;
     for _ in 0..2 {
         raw.say(Message::Response { id: 3, status: Status::Ok, payload: b"once" }).await;
     }
     assert_eq!(&twice.await.unwrap().unwrap().payload[..], b"once");
-    // And one for the answer.
+    // Plus one for the answer.
     until("it has cost health", || health(&id) == 66).await;
     assert_eq!(a.net.traffic().misbehaved, 2);
-    // What nobody asked for.
+    // An answer without a request.
     raw.say(Message::Response { id: 1 << 40, status: Status::Ok, payload: b"made up" }).await;
     until("it is gone", || a.pool.find(&id).is_none()).await;
     assert_eq!(a.journal.disconnects_by(Cause::ProtocolError), 1);
-    // The other one noticed nothing.
+    // The other connection was not affected.
     assert_eq!(health(&b.id()), 100);
     assert_eq!(a.net.ask(Ask::new("who", b"")).await.unwrap().from, b.id());
     let told = a.journal.select(usize::MAX, |record| record.what == What::Health);
@@ -323,7 +323,7 @@ async fn a_handler_of_known_capacity_does_what_it_can_and_refuses_the_rest() {
             tokio::spawn(async move { sender.send((at, a.net.request(to, "work", b"", PATIENCE).await)) });
         }
     }
-    // One peer takes half of the twelve places at most; the others are told at once.
+    // One peer gets at most half of the twelve places; the others get "busy" at once.
     let mut busy = [0, 0];
     for _ in 0..28 {
         let (at, answer) = ended.recv().await.unwrap();
@@ -362,7 +362,7 @@ async fn a_worker_outlives_a_panic() {
     assert_eq!(a.net.request(b.id(), "work", b"", PATIENCE).await.unwrap(), "here");
 }
 
-/// A node with a small queue per connection, and a peer that does not read, whose queue is full.
+/// A node with a small queue per connection, and a peer that does not read and has a full queue.
 async fn with_one_that_does_not_read(backpressure: Backpressure) -> (TestNode, Raw) {
     let base = Setup::default();
     let outbox = OutboxLimits { data_bytes: 256 << 10, ..OutboxLimits::default() };
@@ -399,7 +399,7 @@ async fn a_full_queue_is_an_answer_that_the_caller_chooses() {
     assert!(a.net.traffic().full[Priority::Broadcast as usize] >= 103);
     assert_eq!(a.net.traffic().full[Priority::Request as usize], 1);
 
-    // Who waits is served when there is room again.
+    // A waiting sender continues when there is room again.
     let ask = Ask::new("who", &payload).when_full(WhenFull::Wait);
     let reads = async {
         loop {
@@ -429,7 +429,7 @@ async fn when_memory_is_short_those_who_do_not_read_pay() {
     assert!(a.net.traffic().queued_bytes >= 200 << 10);
     let b = answering(well);
     a.connect(&b).await;
-    // Those who read get broadcasts, bulk ones too, and their requests are answered.
+    // Peers that read get broadcasts, bulk ones too, and answers to their requests.
     for number in 0..50_u64 {
         a.clock.later(Duration::from_millis(125));
         let payload = [&number.to_le_bytes()[..], &[3; 16 << 10]].concat();
@@ -439,7 +439,7 @@ async fn when_memory_is_short_those_who_do_not_read_pay() {
         assert_eq!(sent, Ok(Sent { queued: 1, full: 0 }), "{:?}", a.net.traffic());
         a.net.request(b.id(), "who", &payload, PATIENCE).await.unwrap();
     }
-    // The fair share of two is a quarter of the budget each.
+    // The fair share of each of two is a quarter of the budget.
     assert!(queued() <= 100, "{} KiB", queued());
     assert!(a.net.traffic().shed[Priority::Broadcast as usize] > 0);
     assert!(a.net.traffic().queued_bytes <= 400 << 10);
@@ -492,7 +492,7 @@ async fn a_shutdown_ends_what_is_open_with_a_reason() {
     }
     until("the workers have begun", || begun.load(Relaxed) == 2).await;
     until("all are asked", || a.net.traffic().sent[Priority::Request as usize] >= 9).await;
-    // Both ends at once, as nodes of one operator may.
+    // Both ends at once, as nodes of one operator may do.
     let (stopped, _) = tokio::join!(b.net.shutdown(PATIENCE), a.net.shutdown(PATIENCE));
     assert_eq!(stopped.aborted, 0);
     for _ in 0..9 {

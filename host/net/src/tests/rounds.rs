@@ -1,15 +1,15 @@
-//! Coming and going, again and again: nothing is left of those who went.
+//! Connections that open and close many times: nothing of the closed ones is left.
 
 use groundskeeper_pool::journal::{Asker, Cause, JournalLimits};
 use groundskeeper_pool::pool::{Removal, Verdict};
 
 use super::harness::{Setup, TestNode, alone, descriptors, until};
 
-/// Rounds, unless the environment says otherwise; what there is after a fifth of them must still be there at the end.
+/// Rounds, unless the environment sets another number. What exists after a fifth of them must still exist at the end.
 const ROUNDS: usize = 10_000;
 
-/// What a test node's memory may differ by, in KiB, between a fifth of the rounds and all of them: the allocator's
-/// pages come and go by this much without any growth. One leaked session a round would be 80,000 KiB.
+/// The allowed difference of a test node's memory, in KiB, between a fifth of the rounds and all of them: the pages of
+/// the allocator vary by this much without any growth. One leaked session a round would be 80,000 KiB.
 const SLACK_KIB: usize = 1536;
 
 fn resident_kib() -> usize {
@@ -27,7 +27,7 @@ fn connecting_and_disconnecting_leaves_nothing_behind() {
 
 async fn rounds() {
     let rounds = std::env::var("GROUNDSKEEPER_ROUNDS").map_or(ROUNDS, |count| count.parse().unwrap());
-    // Rings that are full early, so that they are not mistaken for growth.
+    // Rings that fill up early, so that they do not look like growth.
     let journal = JournalLimits { notable: 64, chatter: 64 };
     let node = || Setup { journal, ..Setup::default() }.start();
     let (a, b) = (node(), node());

@@ -1,4 +1,4 @@
-//! Peers that do not read, read slowly, or say too much: they cost themselves, not the others.
+//! Peers that do not read, read slowly, or send too much: they harm themselves, not the others.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn a_stopped_reader_delays_nobody_and_is_still_heard() {
     let mut stopped = Raw::greeted_by(&a).await;
     let stopped_id = stopped.identity.peer_id();
 
-    // Fill the socket, and then the queue, of the one that does not read.
+    // Fill the socket, then the queue, of the peer that does not read.
     let payload = |count: u64| [&count.to_le_bytes()[..], &[7; 32 << 10]].concat();
     let (mut count, mut full_in_a_row) = (0_u64, 0);
     while full_in_a_row < 100 {
@@ -43,7 +43,7 @@ async fn a_stopped_reader_delays_nobody_and_is_still_heard() {
     let queued = a.pool.link(key).unwrap().traffic().kib_queued;
     assert!((190..=224).contains(&queued), "{queued} KiB are queued");
 
-    // It is heard, and the others hear us.
+    // The node still reads from it, and the others still hear from the node.
     stopped.say(Message::Broadcast { topic: "up", payload: b"still speaking" }).await;
     let (from, said) = tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap().unwrap();
     assert_eq!((from, &said[..]), (stopped_id, &b"still speaking"[..]));
@@ -51,7 +51,7 @@ async fn a_stopped_reader_delays_nobody_and_is_still_heard() {
     assert_eq!((sent.queued, sent.full), (1, 1));
     assert_eq!(a.net.request(b.id(), "ping", b"quick", PATIENCE).await.unwrap(), "quick");
 
-    // A flood of pings that it does not hear answered makes nothing grow.
+    // A flood of pings with unread answers uses no more memory.
     for nonce in 0..1000 {
         stopped.say(Message::Ping { nonce }).await;
     }
@@ -59,7 +59,7 @@ async fn a_stopped_reader_delays_nobody_and_is_still_heard() {
     tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap().unwrap();
     assert!(a.pool.link(key).unwrap().traffic().kib_queued <= queued + 2);
 
-    // And it goes when it has to, though it cannot be told.
+    // The node can disconnect it, although it does not read the goodbye.
     let begun = Instant::now();
     a.pool.disconnect(key, Removal::new(Asker::Host, Cause::Limits, "it does not read"), None);
     until("it is gone", || a.pool.closing() == 0).await;

@@ -1,4 +1,4 @@
-//! Those who come and are not one of us: each is refused with its reason, and nothing of it stays.
+//! Peers that do not belong here: each is refused with its reason, and leaves nothing behind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn garbage_instead_of_tls() {
     refused_with(&a, "does not speak the protocol").await;
 }
 
-/// A client that shows no key.
+/// A client without a key.
 fn without_key() -> TlsConnector {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let any_key = AnyRawKey::new(&provider);
@@ -63,7 +63,7 @@ async fn somebody_without_a_key() {
     let a = node();
     let tcp = TcpStream::connect(a.address()).await.unwrap();
     let connector = without_key();
-    // In TLS 1.3 the client is done before it is refused.
+    // In TLS 1.3 the client finishes before the server refuses it.
     if let Ok(mut stream) = connector.connect("a".try_into().unwrap(), tcp).await {
         closes(&mut stream).await;
     }
@@ -160,7 +160,7 @@ async fn a_node_that_does_not_answer_our_dial() {
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     assert_eq!(failed(&a.dial(deaf.local_addr().unwrap(), None).await), "no answer in time");
     let nobody = deaf.local_addr().unwrap();
-    // Before the port is free: it could be given this one.
+    // Before the port is free: the system could give this port again.
     let b = node();
     drop(deaf);
     assert_eq!(failed(&b.dial(nobody, None).await), "nothing listens there");
@@ -168,7 +168,7 @@ async fn a_node_that_does_not_answer_our_dial() {
     b.is_empty_again().await;
 }
 
-/// Breaks the rules by `bytes` after a proper hello.
+/// Breaks the rules with `bytes` after a proper hello.
 async fn breaks_off(bytes: &[u8], words: &str) {
     let a = node();
     let mut raw = Raw::greeted_by(&a).await;
@@ -262,7 +262,7 @@ async fn thousand() {
     let records = a.journal.select(usize::MAX, |record| record.what == What::Refused);
     assert!(records.len() <= 4, "{} records for one flood", records.len());
     until("descriptors are given back", || descriptors() == before).await;
-    // And it still takes those who mean it.
+    // The node still accepts proper peers.
     let raw = Raw::greeted_by(&a).await;
     drop(raw);
     a.is_empty_again().await;

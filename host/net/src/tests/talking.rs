@@ -1,4 +1,4 @@
-//! Two and three nodes that get along: pings, requests, broadcasts.
+//! Two and three nodes that work well together: pings, requests, broadcasts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +58,7 @@ async fn requests_are_answered_or_refused_with_a_reason() {
     assert!(matches!(ask("ping", &[0; 1 << 20]).await, Err(RequestError::TooLarge(_))));
     let key = a.pool.find(&to).unwrap();
     assert_eq!(a.net.roster.find(key).unwrap().pending.len(), 0);
-    // None of it has cost the connection.
+    // The connection has survived all of it.
     assert_eq!((a.pool.removals(), b.pool.removals()), (0, 0));
 }
 
@@ -103,7 +103,7 @@ async fn the_seventeenth_request_at_once_is_busy_and_the_end_of_a_connection_end
 async fn answers_that_are_late_are_ignored_and_made_up_ones_end_the_connection() {
     let a = node();
     let mut raw = Raw::greeted_by(&a).await;
-    // The node's own question for peers is number 0; answer it twice.
+    // The node's own request for peers is number 0; answer it twice.
     for _ in 0..2 {
         raw.say(Message::Response { id: 0, status: Status::Busy, payload: b"" }).await;
     }
@@ -140,7 +140,7 @@ async fn a_broadcast_goes_round_a_triangle_once() {
     assert_eq!(sent, Sent { queued: 1, full: 0 });
     assert_eq!(at_b.recv().await.unwrap(), (a.id(), "hello".into()));
     assert_eq!(at_c.recv().await.unwrap(), (b.id(), "hello".into()));
-    // Answers come in order, so what c sent to a before has arrived, and was no news there.
+    // Answers come in order, so what c sent to a earlier has arrived, and it was not new there.
     c.net.request(a.id(), "ping", b"", PATIENCE).await.unwrap();
     assert!(at_a.try_recv().is_err() && at_b.try_recv().is_err());
     let sent = a.net.broadcast("news", b"more", Audience::AllBut(&[b.id()])).unwrap();

@@ -1,4 +1,4 @@
-//! Nodes over a transport of their own: pipes in memory, with ids that are told and believed.
+//! Nodes over an application's transport: pipes in memory, with ids that are claimed and believed.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,11 +23,11 @@ use crate::{
 
 type Arrivals = mpsc::UnboundedSender<(DuplexStream, SocketAddr)>;
 
-/// All pipes there can be.
+/// All pipes of a test.
 #[derive(Default)]
 struct Pipes(Mutex<HashMap<SocketAddr, Arrivals>>);
 
-/// One node's way to the pipes.
+/// One node's access to the pipes.
 struct Ours {
     pipes: Arc<Pipes>,
     id: PeerId,
@@ -35,7 +35,7 @@ struct Ours {
     proofs: Arc<AtomicU32>,
 }
 
-/// What it does when it is to prove itself.
+/// What it does when it must prove its identity.
 #[derive(Clone, Copy)]
 enum Manners {
     Proper,

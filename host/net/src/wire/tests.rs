@@ -1,4 +1,4 @@
-//! The bytes of version 1, kept as they were, and bytes that nobody should have sent.
+//! The stored bytes of version 1, and bytes that no peer should send.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use crate::frame::{BadFrame, FrameReader, HEADER, MOST_EVER};
 
 const MAX_FRAME: usize = 1 << 20;
 
-/// One of every message of version 1, by the name that it has in the file.
+/// One of each message of version 1, by its name in the file.
 fn version_1() -> Vec<(&'static str, Message<'static>)> {
     let hello = Hello {
         least_version: 1,
@@ -38,7 +38,7 @@ fn told() -> Vec<Told> {
     ]
 }
 
-/// A released version never changes: a difference here is a node that the old ones do not understand.
+/// A released version never changes: if this differs, older nodes do not understand this one.
 #[test]
 fn version_1_is_written_as_ever() {
     let mut lines: Vec<String> = version_1()
@@ -96,7 +96,7 @@ fn lengths_are_checked_before_anything_is_allocated() {
             let [a, b, c, d] = size.to_le_bytes();
             assert_eq!(first(&[a, b, c, d, kind as u8]), Err(BadFrame::Oversize { kind, size, cap }));
         }
-        // The largest claim allocates a first piece, not what it claims.
+        // The largest claim allocates a first piece only.
         let [a, b, c, d] = (cap as u32).to_le_bytes();
         let mut reader = FrameReader::default();
         assert_eq!(reader.next(&mut &[a, b, c, d, kind as u8, 0][..], MAX_FRAME), Ok(None));
@@ -106,7 +106,7 @@ fn lengths_are_checked_before_anything_is_allocated() {
 
 #[test]
 fn lists_claim_nothing_and_hold_no_more_than_they_may() {
-    // A length of 2^32 - 1 before nothing.
+    // A length of 2^32 - 1, then nothing.
     assert!(decode_peers(&[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
     let many = |count: usize| encode_peers(&vec![told()[0]; count]);
     assert_eq!(decode_peers(&many(MAX_PEERS_TOLD)).unwrap().len(), MAX_PEERS_TOLD);
