@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_doubled_while_trials_fail_and_begin_anew_after_closing() {
+    fn waits_double_while_trials_fail_and_start_over_after_closing() {
         let mut breaker = Breaker::default();
         (0..3).for_each(|_| _ = fail(&mut breaker, 0, &COUNT));
         let mut at = 0;

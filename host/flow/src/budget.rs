@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_less_is_refused_first() {
+    fn lower_priorities_are_refused_first() {
         let budget = Budget::new(1000, 0.8);
         let held = budget.charge(Priority::Request, frame(800)).unwrap();
         assert!(budget.is_pressed());
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_told_of_room() {
+    async fn a_waiter_is_woken_when_there_is_room() {
         let budget = Budget::new(100, 1.0);
         let held = budget.charge(Priority::Request, frame(100)).unwrap();
         let waiting = tokio::spawn({

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_robin_is_even_and_steps_over_who_cannot_be_asked() {
+    fn round_robin_is_even_and_skips_peers_that_cannot_be_asked() {
         let turns = Turns::new(7);
         let mut asked = [0; 5];
         for _ in 0..500 {

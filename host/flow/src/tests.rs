@@ -35,7 +35,7 @@ fn take(outbox: &Outbox, frames: usize) -> (Vec<usize>, Taken) {
 }
 
 #[test]
-fn full_is_an_answer_and_what_matters_less_may_fill_less() {
+fn a_full_queue_is_reported_and_lower_priorities_may_fill_less() {
     let outbox = small();
     let push = |priority, size| outbox.push(priority, frame(size));
     assert_eq!(push(Priority::Bulk, 101), Err(NotQueued::Full));
@@ -55,7 +55,7 @@ fn full_is_an_answer_and_what_matters_less_may_fill_less() {
 }
 
 #[test]
-fn a_flood_slows_what_is_below_it_and_never_stops_it() {
+fn a_flood_slows_the_lanes_below_it_and_never_stops_them() {
     let outbox = Outbox::new(OutboxLimits { data_bytes: 64 << 20, data_frames: 100_000, control_frames: 64 });
     for _ in 0..10_000 {
         outbox.push(Priority::Request, frame(1024)).unwrap();
@@ -89,7 +89,7 @@ fn a_large_frame_is_paid_for_in_later_rounds() {
 }
 
 #[test]
-fn what_is_too_late_is_not_sent() {
+fn expired_frames_are_not_sent() {
     let outbox = small();
     let expires = |ms| Parcel { frame: frame(1), expires: Some(Duration::from_millis(ms)), tag: Some(ms) };
     for ms in [10, 20, 30] {
@@ -142,7 +142,7 @@ fn the_end_drops_data_and_returns_control() {
 }
 
 #[tokio::test]
-async fn who_waits_for_room_is_woken_by_a_take_by_shedding_and_by_the_end() {
+async fn a_waiter_for_room_is_woken_by_a_take_by_shedding_and_by_the_end() {
     type Free = fn(&Outbox);
     let ways: [Free; 3] =
         [|outbox| _ = take(outbox, 1), |outbox| _ = outbox.shed(0), |outbox| _ = outbox.end()];

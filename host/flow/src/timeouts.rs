@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn as_the_rfc_has_it() {
+    fn follows_the_rfc() {
         let estimator = Estimator::default();
         assert_eq!((estimator.mean(), estimator.spread()), (None, None));
         estimator.sample(ms(100));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn floor_ceiling_and_who_is_asked_first() {
+    fn floor_ceiling_and_which_estimate_comes_first() {
         let settings = TimeoutSettings { base: ms(200), least: Some(ms(50)), most: ms(2000), adaptive: true };
         let (peer, all) = (Estimator::default(), Estimator::default());
         assert_eq!(settings.after(&peer, &all), ms(200));

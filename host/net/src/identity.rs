@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_is_known_by_its_signer_and_its_words() {
+    fn a_signature_fits_one_signer_and_one_message() {
         let (one, other) = (Identity::generate(), Identity::generate());
         let signature = one.sign(b"words");
         assert!(Identity::has_signed(&one.peer_id(), b"words", &signature));

@@ -57,7 +57,7 @@ async fn two_dials_from_one_side_leave_one() {
 }
 
 #[tokio::test]
-async fn a_second_dial_hears_that_it_is_one_too_many() {
+async fn a_second_dial_gets_a_goodbye_as_a_duplicate() {
     let base = Setup::default();
     let listen = vec!["127.0.0.1:0".parse().unwrap(); 2];
     let b = Setup { config: NetConfig { listen, ..base.config }, ..base }.start();

@@ -14,7 +14,7 @@ use crate::Identity;
 use crate::wire::Message;
 
 #[tokio::test]
-async fn a_remote_goodbye_is_told_with_its_words() {
+async fn a_remote_goodbye_is_recorded_with_its_text() {
     let a = node();
     let mut raw = Raw::greeted_by(&a).await;
     raw.say(Message::Goodbye { code: 0, text: "too\nidle" }).await;
@@ -28,7 +28,7 @@ async fn a_remote_goodbye_is_told_with_its_words() {
 }
 
 #[tokio::test]
-async fn a_remote_close_is_told_apart_from_a_goodbye() {
+async fn a_remote_close_is_recorded_apart_from_a_goodbye() {
     let a = node();
     let mut raw = Raw::greeted_by(&a).await;
     raw.stream.shutdown().await.unwrap();
@@ -43,7 +43,7 @@ async fn a_remote_close_is_told_apart_from_a_goodbye() {
 }
 
 #[tokio::test]
-async fn the_peer_hears_why_a_phase_ends_the_connection() {
+async fn the_peer_gets_the_reason_when_a_phase_disconnects_it() {
     let (a, b) = (node(), node());
     a.connect(&b).await;
     let key = a.pool.find(&b.id()).unwrap();
@@ -145,7 +145,7 @@ async fn adopted(a: &TestNode, writes_left: u32) -> DuplexStream {
 }
 
 #[tokio::test]
-async fn a_write_failure_is_told_unless_the_peer_explained_itself() {
+async fn a_write_failure_is_recorded_unless_the_peer_gave_a_reason() {
     let a = node();
     let _theirs = adopted(&a, 0).await;
     a.is_empty_again().await;

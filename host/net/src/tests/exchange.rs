@@ -10,7 +10,7 @@ use crate::Identity;
 use crate::wire::{Hello, MAX_PEERS_TOLD, Message, Status, Told, encode_peers};
 
 #[tokio::test]
-async fn a_newcomer_hears_of_those_whom_its_first_peer_knows() {
+async fn a_new_node_learns_the_peers_of_its_first_peer() {
     let (a, b, c) = (node(), node(), node());
     a.connect(&c).await;
     b.connect(&a).await;
@@ -64,7 +64,7 @@ async fn lists_that_break_the_rules_end_the_connection_and_teach_nothing() {
 }
 
 #[tokio::test]
-async fn addresses_that_nobody_should_dial_are_passed_over() {
+async fn addresses_that_must_not_be_dialed_are_skipped() {
     let a = Setup { book: BookLimits { per_source_group: 20, ..BookLimits::default() }, ..Setup::default() }
         .start();
     let poison: Vec<Told> =
@@ -87,7 +87,7 @@ async fn addresses_that_nobody_should_dial_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_peer_list_is_told_once_in_a_while() {
+async fn a_peer_list_is_sent_once_per_interval() {
     let a = node();
     let mut raw = Raw::greeted_by(&a).await;
     let mut statuses = Vec::new();

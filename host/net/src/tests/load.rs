@@ -49,7 +49,7 @@ fn ends(node: &TestNode, end: AttemptEnd) -> u64 {
 }
 
 #[tokio::test]
-async fn requests_go_round_healthy_peers_and_only_to_those() {
+async fn requests_rotate_over_healthy_peers_only() {
     let a = asker(Performance::default());
     let others: Vec<TestNode> = (0..3).map(|_| answering(well)).collect();
     for other in &others {
@@ -87,7 +87,7 @@ async fn requests_go_round_healthy_peers_and_only_to_those() {
 }
 
 #[tokio::test]
-async fn who_fails_half_of_its_requests_is_passed_over_tried_and_asked_again() {
+async fn a_peer_that_fails_half_of_its_requests_is_skipped_tried_and_asked_again() {
     let breaker = BreakerSettings {
         failures: 4,
         error_rate: Some(0.5),
@@ -179,7 +179,7 @@ async fn a_breaker_outlives_the_connection() {
 }
 
 #[tokio::test]
-async fn only_what_is_idempotent_is_tried_again_and_only_within_the_budget() {
+async fn only_idempotent_requests_are_retried_and_only_within_the_budget() {
     let a = asker(Performance {
         circuit_breaker: BreakerSettings { failures: 1000, ..BreakerSettings::default() },
         ..Performance::default()
@@ -237,7 +237,7 @@ async fn a_second_peer_is_asked_beside_one_that_takes_long() {
 }
 
 #[tokio::test]
-async fn wrong_answers_cost_their_peer_and_nobody_else() {
+async fn wrong_answers_cost_only_their_peer() {
     let timeouts = [(Performance::ALL_KINDS.to_owned(), quick(300))].into();
     let a = Arc::new(asker(Performance { timeouts, ..Performance::default() }));
     let b = answering(well);
@@ -298,7 +298,7 @@ async fn wrong_answers_cost_their_peer_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_handler_of_known_capacity_does_what_it_can_and_refuses_the_rest() {
+async fn a_handler_with_a_capacity_works_at_its_limit_and_refuses_the_rest() {
     let (at_once, most, gate) =
         (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
     let handlers = {
@@ -419,7 +419,7 @@ async fn a_full_queue_is_an_answer_that_the_caller_chooses() {
 }
 
 #[tokio::test]
-async fn when_memory_is_short_those_who_do_not_read_pay() {
+async fn when_memory_is_short_only_peers_that_do_not_read_lose_frames() {
     // Two queues of 256 KiB fill more than half of the budget.
     let small =
         Backpressure { queue_budget: 400 << 10, memory_pressure_threshold: 0.5, ..Backpressure::default() };

@@ -13,7 +13,7 @@ use crate::wire::Message;
 use crate::{Audience, Handlers, NetConfig, Verdict};
 
 #[tokio::test]
-async fn a_stopped_reader_delays_nobody_and_is_still_heard() {
+async fn a_stopped_reader_delays_no_other_peer_and_is_still_read() {
     let (sender, mut heard) = mpsc::unbounded_channel();
     let handlers = Handlers::new().on_broadcast("up", move |from, payload: &Bytes| {
         sender.send((*from, payload.clone())).unwrap();
@@ -92,7 +92,7 @@ async fn unanswered_pings_are_counted_until_a_sign_of_life() {
 }
 
 #[tokio::test]
-async fn what_is_read_from_one_peer_is_limited() {
+async fn reads_from_one_peer_are_limited() {
     let base = Setup::default();
     let config = NetConfig { bytes_per_second_per_peer: 64 << 10, ..base.config };
     let a = Setup { config, ..base }.start();

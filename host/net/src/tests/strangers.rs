@@ -220,7 +220,7 @@ async fn garbage_below_tls() {
 }
 
 #[tokio::test]
-async fn a_banned_peer_hears_so() {
+async fn a_banned_peer_gets_a_goodbye() {
     let a = node();
     let mut raw = Raw::to(&a).await;
     a.pool.ban(raw.identity.peer_id(), Duration::from_secs(60));

@@ -129,7 +129,7 @@ fn topic_node(verdict: Verdict) -> (super::harness::TestNode, mpsc::UnboundedRec
 }
 
 #[tokio::test]
-async fn a_broadcast_goes_round_a_triangle_once() {
+async fn a_broadcast_crosses_a_triangle_once() {
     let (a, mut at_a) = topic_node(Verdict::Relay);
     let (b, mut at_b) = topic_node(Verdict::Relay);
     let (c, mut at_c) = topic_node(Verdict::Relay);
@@ -173,7 +173,7 @@ async fn a_handler_that_panics_keeps_the_connection() {
 }
 
 #[tokio::test]
-async fn the_window_and_the_caps_limit_what_is_sent() {
+async fn the_window_and_the_caps_limit_sending() {
     let limits = BroadcastLimits { per_window: 1, ..BroadcastLimits::default() };
     let a = Setup { broadcasts: limits, ..Setup::default() }.start();
     assert!(matches!(a.net.broadcast("", b"", Audience::All), Err(BroadcastError::BadTopic)));

@@ -152,7 +152,7 @@ async fn nodes_meet_talk_and_part_over_pipes() {
 }
 
 #[tokio::test]
-async fn whoever_is_over_a_limit_is_not_even_asked_for_proof() {
+async fn a_peer_over_a_limit_is_refused_before_its_proof() {
     let pipes = Arc::default();
     let pool = PoolLimits { inbound: 0, ..PoolLimits::only_capacity(8) };
     let (a, _) = node_at(&pipes, 1, Manners::Proper, Setup::default()).await;
