@@ -219,7 +219,7 @@ impl Outbox {
         let mut size = 0;
         while batch.len() < frames && size < bytes {
             let Some(priority) = lanes.next_lane() else { break };
-            let parcel = lanes.remove(priority).expect("the lane that is next is not empty");
+            let parcel = lanes.remove(priority).expect("the next lane is not empty");
             if parcel.expires.is_some_and(|end| end < now) {
                 taken.expired += 1;
                 continue;

@@ -24,7 +24,7 @@ pub const MAX_NETWORK: usize = 32;
 #[serde(default, deny_unknown_fields)]
 #[allow(
     rustdoc::broken_intra_doc_links,
-    reason = "the schema shows these words as they are: [] and [::] are values"
+    reason = "the schema shows this text as it is: [] and [::] are values"
 )]
 pub struct NetSettings {
     /// Addresses to accept connections on; [] accepts none. "[::]" takes IPv4 as well.

@@ -52,7 +52,7 @@ fn learn(node: &Node, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<S
     let mut taken = Vec::new();
     for address in found {
         match node.state.book.learn(address, entry.id, Source::Bootstrap) {
-            Learned::Refused(words) => why = format!("{address}: {words}"),
+            Learned::Refused(reason) => why = format!("{address}: {reason}"),
             Learned::New | Learned::Known => taken.push(canonical(address)),
         }
     }

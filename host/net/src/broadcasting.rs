@@ -40,7 +40,7 @@ pub struct Sent {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
-    #[error("the window of broadcasts is full for another {retry_in:?}")]
+    #[error("too many broadcasts at once; try again in {retry_in:?}")]
     RateLimited { retry_in: Duration },
     #[error("a topic has 1 to 64 bytes")]
     BadTopic,

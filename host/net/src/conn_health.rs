@@ -51,9 +51,9 @@ pub(crate) fn ponged(state: &NodeState, conn: &Conn) {
     give_back(state, conn, PONG);
 }
 
-fn misbehaved(state: &NodeState, counters: &Counters, conn: &Conn, by: i32, words: &str) {
+fn misbehaved(state: &NodeState, counters: &Counters, conn: &Conn, by: i32, reason: &str) {
     counters.misbehaved.fetch_add(1, Relaxed);
-    take(state, conn, by, || words.to_owned());
+    take(state, conn, by, || reason.to_owned());
 }
 
 /// Takes health for an answer. Only this health can be earned back, not what phases and the application took.

@@ -29,8 +29,8 @@ impl Identity {
     /// If the system has no randomness: nothing secure can run there.
     pub fn generate() -> Self {
         let document =
-            Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("the system gives randomness");
-        Self::from_pkcs8(document.as_ref()).expect("a key that was just made is one")
+            Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("the system has randomness");
+        Self::from_pkcs8(document.as_ref()).expect("a key that was just generated is valid")
     }
 
     /// Reads a key in the form of [`Identity::to_pkcs8`].
@@ -55,7 +55,7 @@ impl Identity {
     /// Signs `message` as this node; any node can check that with [`Identity::has_signed`]. Put the purpose into the
     /// message, so that a signature for one purpose cannot pass for another. Takes about 30 microseconds.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        let pair = Ed25519KeyPair::from_pkcs8(&self.pkcs8).expect("the key was read when it was given");
+        let pair = Ed25519KeyPair::from_pkcs8(&self.pkcs8).expect("the constructor has read this key before");
         let signature = pair.sign(&[SIGNED, message].concat());
         signature.as_ref().try_into().expect("an ed25519 signature has 64 bytes")
     }

@@ -375,8 +375,8 @@ impl TrafficReport for Net {
     }
 }
 
-fn invalid(words: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, words)
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 fn check_name(network: &str) -> io::Result<()> {

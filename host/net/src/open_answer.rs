@@ -68,7 +68,7 @@ impl OpenAnswer {
         self.given = true;
         match said {
             Ok(payload) => self.respond(self.priority, Status::Ok, &payload),
-            Err(words) => self.fail(clipped(&words, MAX_WORDS)),
+            Err(text) => self.fail(clipped(&text, MAX_WORDS)),
         }
     }
 
@@ -77,8 +77,8 @@ impl OpenAnswer {
         self.traffic.refuse(&self.conn, self.id);
     }
 
-    fn fail(&self, words: &str) {
-        self.respond(Priority::Request, Status::Failed, words.as_bytes());
+    fn fail(&self, text: &str) {
+        self.respond(Priority::Request, Status::Failed, text.as_bytes());
     }
 
     fn respond(&self, priority: Priority, status: Status, payload: &[u8]) {

@@ -128,8 +128,8 @@ impl Pending {
                     Status::NotHandled => Err(RequestError::NotHandled),
                     Status::Busy => Err(RequestError::Busy),
                     Status::Failed => {
-                        let words = String::from_utf8_lossy(payload);
-                        Err(RequestError::Failed(printable(clipped(&words, MAX_WORDS))))
+                        let text = String::from_utf8_lossy(payload);
+                        Err(RequestError::Failed(printable(clipped(&text, MAX_WORDS))))
                     }
                 });
                 Answered::Delivered

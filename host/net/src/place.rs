@@ -76,8 +76,8 @@ impl Drop for Place {
         self.conn.pending.end();
         if let Some(slot) = self.slot.take() {
             slot.retire(self.removal.take().unwrap_or_else(|| {
-                let words = "its task was ended from outside: a panic, or the runtime stopped";
-                Removal::new(Asker::Host, Cause::OwnerDropped, words)
+                let reason = "its task was ended from outside: a panic, or the runtime stopped";
+                Removal::new(Asker::Host, Cause::OwnerDropped, reason)
             }));
         }
     }

@@ -21,7 +21,7 @@ pub enum RequestError {
     TooManyPending,
     #[error("{0} requests are open already, as many as performance.backpressure.max_pending allows")]
     TooManyInAll(usize),
-    #[error("the peer failed too many requests of kind {0:?} of late; its breaker is open")]
+    #[error("the peer recently failed too many requests of kind {0:?}; its breaker is open")]
     BreakerOpen(Arc<str>),
     #[error("request kind {0:?} is not 1 to 64 bytes long")]
     BadKind(String),
@@ -44,7 +44,7 @@ pub enum RequestError {
     /// The peer's handler failed. The text is the peer's and untrusted.
     #[error("the peer failed to answer: {0}")]
     Failed(String),
-    #[error("an answer of {got} bytes where {most} were asked for")]
+    #[error("an answer of {got} bytes; at most {most} were asked for")]
     TooMuch { got: usize, most: usize },
 }
 
@@ -53,7 +53,7 @@ pub enum RequestError {
 #[non_exhaustive]
 pub enum AskError {
     #[error(
-        "no peer can be asked: {live} live, {unhealthy} of them unhealthy, {open} with an open breaker or too much to do"
+        "no peer can be asked: {live} live, {unhealthy} of them unhealthy, {open} with an open breaker or too many open requests"
     )]
     NobodyToAsk { live: usize, unhealthy: usize, open: usize },
     #[error("no answer after {asked} attempts; the last one: {last}")]

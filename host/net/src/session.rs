@@ -160,9 +160,9 @@ where
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Err(error)) => return Err(read_failed(&error)),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                    let words =
+                    let reason =
                         if self.reader.is_midway() { "closed in the middle of a frame" } else { "closed" };
-                    return Err(over(Asker::Remote, Cause::RemoteClosed, words));
+                    return Err(over(Asker::Remote, Cause::RemoteClosed, reason));
                 }
                 Poll::Ready(Ok(())) => {
                     let bytes = buffer.filled();
@@ -216,8 +216,8 @@ where
                     Some(cause) => cause.as_str().to_owned(),
                     None => format!("code {code}"),
                 };
-                let words = format!("{cause}: {}", printable(text));
-                return Err(over(Asker::Remote, Cause::RemoteGoodbye, words));
+                let reason = format!("{cause}: {}", printable(text));
+                return Err(over(Asker::Remote, Cause::RemoteGoodbye, reason));
             }
             Message::Broadcast { topic, payload } => {
                 broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
@@ -406,12 +406,12 @@ fn read_failed(error: &io::Error) -> Stop {
     if error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some() {
         return over(Asker::Remote, Cause::ProtocolError, format!("broke the encryption: {error}"));
     }
-    let words = match error.kind() {
+    let reason = match error.kind() {
         io::ErrorKind::UnexpectedEof => "closed without a goodbye".to_owned(),
         io::ErrorKind::ConnectionReset => "reset".to_owned(),
         _ => format!("lost: {error}"),
     };
-    over(Asker::Remote, Cause::RemoteClosed, words)
+    over(Asker::Remote, Cause::RemoteClosed, reason)
 }
 
 impl<S> Future for Session<S>

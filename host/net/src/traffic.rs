@@ -103,8 +103,8 @@ impl Traffic {
     /// If that does not fit either, the asker waits for its time-out.
     pub(crate) fn respond(&self, conn: &Conn, id: u64, priority: Priority, status: Status, payload: &[u8]) {
         let frame = self.encode(&Message::Response { id, status, payload }).or_else(|too_large| {
-            let words = too_large.to_string();
-            self.encode(&Message::Response { id, status: Status::Failed, payload: words.as_bytes() })
+            let text = too_large.to_string();
+            self.encode(&Message::Response { id, status: Status::Failed, payload: text.as_bytes() })
         });
         let queued = frame.is_ok_and(|frame| {
             let charged = self.charge(priority, frame);

@@ -178,7 +178,7 @@ const FIXED: usize = 40;
 fn frame(kind: Kind, variable: usize, body: &impl Serialize, max_frame: usize) -> Result<Bytes, TooLarge> {
     let mut frame = Vec::with_capacity(FIXED + variable);
     frame.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
-    let mut frame = postcard::to_extend(body, frame).expect("memory takes every message");
+    let mut frame = postcard::to_extend(body, frame).expect("serializing into memory cannot fail");
     let (size, cap) = (frame.len() - 4, kind.cap(max_frame));
     if size > cap {
         return Err(TooLarge { kind, size, cap });
@@ -205,7 +205,7 @@ pub(crate) type Told = (SocketAddr, Option<PeerId>);
 
 /// The payload of an answer to "peers".
 pub(crate) fn encode_peers(peers: &[Told]) -> Vec<u8> {
-    postcard::to_allocvec(peers).expect("memory takes every list")
+    postcard::to_allocvec(peers).expect("serializing into memory cannot fail")
 }
 
 /// Reads an answer to "peers".
@@ -293,7 +293,7 @@ pub fn fuzz_decode(bytes: &[u8]) {
         while !piece.is_empty() {
             match reader.next(&mut piece, FUZZED) {
                 Ok(Some(frame)) => decode_and_encode(&frame),
-                Ok(None) => assert!(piece.is_empty(), "a reader that wants more has taken all there was"),
+                Ok(None) => assert!(piece.is_empty(), "a reader that needs more has consumed its input"),
                 Err(_) => return,
             }
             assert!(reader.held() <= 2 * FUZZED, "a reader holds at most the largest frame");
