@@ -140,8 +140,9 @@ impl Conn {
         if self.owed.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let less = |owed: u32| Some(owed.saturating_sub(most));
-        let owed = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let owed = self
+            .owed
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| Some(owed.saturating_sub(most)));
         Some(owed.unwrap_or_default().min(most))
     }
 

@@ -41,6 +41,11 @@ impl RequestKind {
         let us = self.p95_us.load(Relaxed);
         (us > 0).then(|| Duration::from_micros(us))
     }
+
+    fn snapshot(&self) -> KindSnapshot {
+        let ends = std::array::from_fn(|end| self.ends[end].load(Relaxed));
+        KindSnapshot { kind: Arc::clone(&self.name), ends, latency: self.latency.snapshot() }
+    }
 }
 
 /// All kinds that were requested, by name.
@@ -62,11 +67,6 @@ impl RequestKinds {
     }
 
     pub(crate) fn snapshot(&self) -> Vec<KindSnapshot> {
-        let kinds = self.0.read();
-        let of = |kind: &Arc<RequestKind>| {
-            let ends = std::array::from_fn(|end| kind.ends[end].load(Relaxed));
-            KindSnapshot { kind: Arc::clone(&kind.name), ends, latency: kind.latency.snapshot() }
-        };
-        kinds.values().map(of).collect()
+        self.0.read().values().map(|kind| kind.snapshot()).collect()
     }
 }

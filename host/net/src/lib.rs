@@ -366,12 +366,13 @@ impl TrafficReport for Net {
     fn breakers(&self) -> Vec<PeerBreaker> {
         let now = self.node.state.clock.mono();
         let listed = self.roster.listed();
-        let of = |conn: &Arc<conn::Conn>| {
-            let peer = conn.peer;
-            let breakers = conn.record.breakers(now).into_iter();
-            breakers.map(move |(kind, state)| PeerBreaker { peer, kind, state })
-        };
-        listed.conns.iter().flat_map(of).collect()
+        let mut breakers = Vec::new();
+        for conn in &listed.conns {
+            for (kind, state) in conn.record.breakers(now) {
+                breakers.push(PeerBreaker { peer: conn.peer, kind, state });
+            }
+        }
+        breakers
     }
 }
 
