@@ -1,4 +1,5 @@
-//! The addresses this node knows, what came of each, and when it may be tried again. Opens no socket and picks nobody.
+//! The address book: known addresses, their history, and when each may be dialled again. Opens no socket and does not
+//! choose whom to dial.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,33 +21,33 @@ use crate::pool::Pool;
 mod dialing;
 pub use dialing::{Dial, DialFailure, DialOrder, Dialing, Tenure};
 
-/// What the address book may hold and how it spaces attempts: the config's `[book]`.
+/// Size and backoff of the address book: the config section `[book]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct BookLimits {
-    /// Addresses in all.
+    /// Addresses in total.
     #[cfg_attr(feature = "schema", schemars(with = "u32"))]
     pub capacity: usize,
-    /// Addresses that peers of one network group may have told. At most capacity.
+    /// Addresses learned from the peers of one network group. At most capacity.
     #[cfg_attr(feature = "schema", schemars(with = "u32"))]
     pub per_source_group: usize,
-    /// The first wait after a failure is random up to this, each further one up to twice the last.
+    /// Upper bound of the random wait after a first failure; doubled after each further failure.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub backoff_first: Duration,
-    /// No wait is longer. At least backoff_first.
+    /// Upper bound of every wait. At least backoff_first.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub backoff_most: Duration,
-    /// A connection clears its address' failures only if it lived this long.
+    /// A connection must live this long to clear the failures of its address.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub min_life: Duration,
-    /// Whether addresses outside the public internet are taken from others and told to others. Written in `[net]`.
+    /// Whether to accept addresses outside the public internet from peers, and to share them. Set in `[net]`.
     #[serde(skip)]
     pub allow_private: bool,
-    /// Back-offs and samples follow from it, for simulations; none: nobody can guess them. Not written.
+    /// Seed of backoffs and samples, for simulations. None: unpredictable. Not in the config.
     #[serde(skip)]
     pub seed: Option<u64>,
 }
@@ -77,10 +78,10 @@ impl Default for BookLimits {
     }
 }
 
-/// Who named an address.
+/// Who named an address to this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// The operator. Such an address is never forgotten and never crowded out.
+    /// The operator. Such an address is never forgotten, not even if the book is full.
     Bootstrap,
     /// The peer itself, about itself, in its hello.
     Itself,
@@ -88,41 +89,41 @@ pub enum Source {
     Told(NetGroup),
 }
 
-/// What became of an address that somebody named.
+/// Outcome of [`Book::learn`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Learned {
     New,
     Known,
-    /// Not an address to dial, or nothing we would take from this source.
+    /// The address cannot be dialled, or is not accepted from this source.
     Refused(&'static str),
 }
 
-/// One address as it is kept on disk.
+/// One address as it is stored on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub address: SocketAddr,
-    /// Whose it was when it was last reached. A hint: an address proves nothing.
+    /// The peer last known at the address. A hint: an address proves nothing.
     pub peer: Option<PeerId>,
-    /// Seconds since 1970 when somebody last named it.
+    /// When it was last named, in seconds since 1970.
     pub heard: u32,
-    /// Seconds since 1970 when we were last connected.
+    /// When this node was last connected to it, in seconds since 1970.
     pub reached: Option<u32>,
     pub failures: u32,
-    /// Network group of the peer that first told us, if one did.
+    /// Network group of the peer that first named it, if a peer did.
     pub told_by: Option<u32>,
 }
 
 struct Known {
     entry: Entry,
-    /// Monotonic time until which it must not be dialled.
+    /// It must not be dialled before this monotonic time.
     wait_until: Duration,
     dialing: bool,
-    /// Named by the operator, with the key it must have if one was given.
+    /// Set if the operator named it; contains the key that the peer must have, if one was given.
     bootstrap: Option<Option<PeerId>>,
 }
 
 impl Known {
-    /// Nobody has named it since `oldest`, and nobody needs it now.
+    /// Not named since `oldest`; neither a bootstrap node nor being dialled.
     fn is_forgettable(&self, oldest: u32) -> bool {
         self.bootstrap.is_none() && !self.dialing && self.entry.heard < oldest
     }
@@ -135,24 +136,24 @@ pub struct Book {
     journal: Arc<Journal>,
     chance: Chance,
     known: Mutex<BTreeMap<SocketAddr, Known>>,
-    /// Counts what would be worth writing to disk.
+    /// Counts changes that are worth writing to disk.
     changes: AtomicU64,
-    /// No back-off is longer, in milliseconds.
+    /// Upper bound of every backoff, in milliseconds.
     longest_wait: AtomicU64,
 }
 
-/// The dialable part of the book at one moment: neither connected nor being dialled, by ascending address.
+/// A snapshot of the addresses that are neither connected nor being dialled, by ascending address.
 #[derive(Default)]
 #[doc(hidden)]
 pub struct BookRows {
     pub addresses: Vec<SocketAddr>,
-    /// Seconds since somebody named it.
+    /// Seconds since it was last named.
     pub heard_s: Vec<u32>,
-    /// Seconds since we were last connected, `u32::MAX` for never.
+    /// Seconds since the last connection to it, `u32::MAX` for never.
     pub reached_s: Vec<u32>,
     /// Failures in a row.
     pub failures: Vec<u32>,
-    /// Seconds until its back-off ends, rounded up; 0 = may be dialled.
+    /// Seconds until its backoff ends, rounded up; 0 = may be dialled.
     pub wait_s: Vec<u32>,
     pub groups: Vec<u32>,
 }
@@ -170,7 +171,8 @@ impl Book {
         })
     }
 
-    /// Changes whenever an address came, went, was reached or was lost: what is on disk is old then.
+    /// Grows when addresses are added or forgotten, and when connections to them begin or end. The copy on disk is then
+    /// outdated.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
@@ -183,7 +185,7 @@ impl Book {
         &self.limits
     }
 
-    /// Addresses held: the gauge of this table.
+    /// Number of addresses.
     pub fn len(&self) -> usize {
         self.known.lock().len()
     }
@@ -192,7 +194,8 @@ impl Book {
         self.len() == 0
     }
 
-    /// Takes note of an address. O(log n); O(n) when the book is full and one has to make room.
+    /// Adds an address, or notes that it was named again. O(log n); O(n) for a new one that a peer named, or if the
+    /// book is full.
     pub fn learn(&self, address: SocketAddr, peer: Option<PeerId>, source: Source) -> Learned {
         let address = canonical(address);
         if let Some(why) = self.undialable(address, source) {
@@ -218,10 +221,10 @@ impl Book {
             && known.values().filter(|other| other.entry.told_by == told_by).count()
                 >= self.limits.per_source_group
         {
-            return Learned::Refused("its source's network group has named as many as it may");
+            return Learned::Refused("the network group of its source has named its maximum of addresses");
         }
         if known.len() >= self.limits.capacity && !make_room(&mut known, source) {
-            return Learned::Refused("the address book is full of better ones");
+            return Learned::Refused("the address book is full of better addresses");
         }
         let entry = Entry { address, peer, heard, reached: None, failures: 0, told_by };
         let bootstrap = (source == Source::Bootstrap).then_some(peer);
@@ -243,14 +246,14 @@ impl Book {
         }
     }
 
-    /// Up to `limit` random addresses worth telling a peer: reached at some time, or named by a peer that came to us
-    /// and not found dead since, and public unless private ones are allowed.
+    /// Up to `limit` random addresses to share with a peer: reached before, or named by the peer itself with no failure
+    /// since; public unless private ones are allowed.
     pub fn sample(&self, limit: usize) -> Vec<(SocketAddr, Option<PeerId>)> {
         let known = self.known.lock();
         let told = known.values().filter(|one| {
-            let came_to_us =
+            let named_by_itself =
                 one.entry.told_by.is_none() && one.bootstrap.is_none() && one.entry.failures == 0;
-            (one.entry.reached.is_some() || came_to_us)
+            (one.entry.reached.is_some() || named_by_itself)
                 && (self.limits.allow_private || is_public(one.entry.address.ip()))
         });
         let mut chosen: Vec<_> = told.map(|one| (one.entry.address, one.entry.peer)).collect();
@@ -263,7 +266,7 @@ impl Book {
         chosen
     }
 
-    /// What is to be kept on disk. Bootstrap nodes that were never reached are in the config already.
+    /// The entries to store on disk. Bootstrap nodes that were never reached are left out: the config has them.
     pub fn entries(&self) -> Vec<Entry> {
         let known = self.known.lock();
         known
@@ -273,7 +276,7 @@ impl Book {
             .collect()
     }
 
-    /// Takes entries back from disk, up to the book's capacity. Back-offs start anew.
+    /// Restores entries from disk, up to the book's capacity. All of them may be dialled at once.
     pub fn restore(&self, entries: impl IntoIterator<Item = Entry>) {
         let mut known = self.known.lock();
         for entry in entries {
@@ -290,8 +293,8 @@ impl Book {
         }
     }
 
-    /// One failure more. Full jitter (a uniform wait up to the exponential bound): many nodes that lost one peer do not
-    /// return together.
+    /// Counts a failure and sets the wait. Full jitter (a uniform wait up to the exponential bound), so that many nodes
+    /// that lost one peer do not return together.
     fn back_off(&self, one: &mut Known, now: Duration) {
         let doublings = one.entry.failures.min(20);
         one.entry.failures += 1;
@@ -324,12 +327,12 @@ impl Book {
         rows
     }
 
-    /// Dials under way.
+    /// Number of dials in progress.
     pub fn dialing(&self) -> u32 {
         self.known.lock().values().filter(|one| one.dialing).count() as u32
     }
 
-    /// How many addresses [`Book::forget_some`] would forget at most. O(n).
+    /// Number of addresses that [`Book::forget_some`] may forget. O(n).
     pub fn forgettable(&self, not_heard_for: Duration) -> usize {
         let oldest = self.heard_before(not_heard_for);
         self.known.lock().values().filter(|one| one.is_forgettable(oldest)).count()
@@ -339,8 +342,8 @@ impl Book {
         unix_seconds(&*self.clock).saturating_sub(ago.as_secs().try_into().unwrap_or(u32::MAX))
     }
 
-    /// Forgets addresses that nobody named for `not_heard_for`, the `most` that were not heard of for longest; never
-    /// bootstrap nodes nor one being dialled. O(n log n).
+    /// Forgets at most `most` addresses that were not named for `not_heard_for`, oldest first; never bootstrap nodes or
+    /// addresses being dialled. Returns how many. O(n log n).
     pub fn forget_some(&self, not_heard_for: Duration, most: usize) -> usize {
         let oldest = self.heard_before(not_heard_for);
         let mut known = self.known.lock();
@@ -355,8 +358,8 @@ impl Book {
         gone.len()
     }
 
-    /// From now on no back-off lasts longer than `most`, those under way and those to come; none lifts that for those
-    /// to come. For a node that is alone, and after a suspend.
+    /// Limits current and future backoffs to `most`; none lifts the limit for future ones. Used when the node is
+    /// isolated, and after a suspend.
     pub fn cap_waits(&self, most: Option<Duration>) {
         let millis = most.map_or(u64::MAX, |most| most.as_millis() as u64);
         let mut known = self.known.lock();
@@ -367,13 +370,13 @@ impl Book {
         }
     }
 
-    /// Whether phases find fewer than `enough` addresses that may be dialled. O(n log c).
+    /// Whether fewer than `enough` addresses may be dialled now. O(n log c).
     pub fn is_short_of_addresses(&self, pool: &Pool, enough: usize) -> bool {
         self.freeze(pool).wait_s.iter().filter(|wait| **wait == 0).count() < enough
     }
 }
 
-/// Drops the least useful address: never reached, most failures, longest unheard. False if none may go.
+/// Drops the least useful address: never reached, most failures, longest not named. False if none may be dropped.
 fn make_room(known: &mut BTreeMap<SocketAddr, Known>, newcomer: Source) -> bool {
     let worst = known
         .iter()

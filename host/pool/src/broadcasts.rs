@@ -1,5 +1,5 @@
-//! The memory of broadcasts, by which each is passed on only once, and the window that limits how many this node sends.
-//! Both expire by time where they live; forgetting only frees memory.
+//! Remembers broadcasts, so that each is forwarded only once, and limits how many this node sends per time window.
+//! The window ends by time alone. A broadcast is remembered until it is forgotten, or `held` newer ones replace it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use groundskeeper_base::units::as_span;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// What makes two broadcasts the same one: the first 16 bytes of a digest over topic and payload.
+/// Identifies a broadcast: the first 16 bytes of a digest over topic and payload.
 pub type BroadcastId = [u8; 16];
 
-/// Bounds of one node's broadcasts: the config's `[broadcasts]`. Beyond `held`, the oldest makes room.
+/// Limits on one node's broadcasts: the config section `[broadcasts]`. Beyond `held`, the oldest is forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -21,7 +21,7 @@ pub struct BroadcastLimits {
     /// Broadcasts remembered, about 60 bytes each.
     #[cfg_attr(feature = "schema", schemars(with = "u32"))]
     pub held: usize,
-    /// Broadcasts of its own that the node may send in one window.
+    /// Own broadcasts that the node may send in one window; forwarding does not count.
     pub per_window: u32,
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
@@ -44,7 +44,7 @@ impl Default for BroadcastLimits {
     }
 }
 
-/// The memory and the window in numbers.
+/// Figures of the remembered broadcasts and of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BroadcastTotals {
     /// Broadcasts remembered.
@@ -65,7 +65,7 @@ struct Memory {
     in_window: u32,
 }
 
-/// Which broadcasts this node has seen, and how many it has sent of late.
+/// The broadcasts that this node has seen, and how many it has sent in the current window.
 pub struct Broadcasts {
     limits: BroadcastLimits,
     memory: Mutex<Memory>,
@@ -76,7 +76,7 @@ impl Broadcasts {
         Self { limits, memory: Mutex::default() }
     }
 
-    /// Whether `id` is seen for the first time; from now on it is remembered. O(1).
+    /// Remembers `id`. True if it is seen for the first time. O(1).
     pub fn first_seen(&self, id: BroadcastId, now: Coarse) -> bool {
         let mut memory = self.memory.lock();
         if memory.seen.contains_key(&id) {
@@ -92,10 +92,10 @@ impl Broadcasts {
         true
     }
 
-    /// Takes one place of the current window.
+    /// Counts one broadcast in the current window.
     ///
     /// # Errors
-    /// How long until the window ends, if it is full.
+    /// The time until the window ends, if it is full.
     pub fn take_place(&self, now: Coarse) -> Result<(), Duration> {
         let mut memory = self.memory.lock();
         let age = now.since(memory.window_start);
@@ -109,12 +109,12 @@ impl Broadcasts {
         Ok(())
     }
 
-    /// How many were first seen at least `age` ago. O(log held).
+    /// Number of broadcasts first seen at least `age` ago. O(log held).
     pub fn forgettable(&self, age: Duration, now: Coarse) -> usize {
         self.memory.lock().order.partition_point(|(first_seen, _)| now.since(*first_seen) >= age)
     }
 
-    /// Forgets what was first seen at least `age` ago, the oldest `most` of it; how many that were. O(forgotten).
+    /// Forgets at most `most` broadcasts first seen at least `age` ago, oldest first. Returns how many. O(forgotten).
     pub fn forget_some(&self, age: Duration, now: Coarse, most: usize) -> usize {
         let mut memory = self.memory.lock();
         let mut forgotten = 0;
@@ -129,7 +129,7 @@ impl Broadcasts {
         forgotten
     }
 
-    /// What phases see.
+    /// The figures that phases see.
     pub fn totals(&self, now: Coarse) -> BroadcastTotals {
         let memory = self.memory.lock();
         let window_open = now.since(memory.window_start) < self.limits.window;

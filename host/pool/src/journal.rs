@@ -1,4 +1,4 @@
-//! The record of every action: who asked, why, on what inputs, what became of it. Keeps and tells; decides nothing.
+//! The record of every action: initiator, reason, inputs, outcome. Stores and answers queries; makes no decisions.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 mod file;
 pub use file::JournalFile;
 
-/// Why a live connection ended. A closed set: a reason that is not here has to be named first.
+/// Why a live connection ended. A closed set: a new reason needs a new variant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
@@ -27,15 +27,15 @@ pub enum Cause {
     RemoteClosed,
     /// The remote side broke a rule of the protocol.
     ProtocolError,
-    /// The transport failed while we wrote.
+    /// The transport failed during a write.
     WriteFailure,
-    /// A limit of this node was lowered below what is connected.
+    /// A limit of this node was lowered below the number of connections.
     Limits,
     /// The same peer connected again and the newer connection won.
     Replaced,
-    /// This node shuts down.
+    /// This node is shutting down.
     Shutdown,
-    /// The application that attached the connection let go of it.
+    /// The application that attached the connection dropped it.
     OwnerDropped,
 }
 
@@ -70,7 +70,7 @@ impl Cause {
     }
 }
 
-/// Who caused a record.
+/// Who initiated an action.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Asker {
@@ -84,7 +84,7 @@ pub enum Asker {
     Remote,
     /// The application that embeds the host.
     Application,
-    /// Whoever may talk to the node's admin socket.
+    /// A user of the node's admin socket.
     Operator,
 }
 
@@ -108,7 +108,7 @@ pub enum What {
     Connect,
     /// A live connection ended.
     Disconnect,
-    /// A dial was asked for, or ended; `outcome` tells which.
+    /// A dial began or ended; see `outcome`.
     Dial,
     Probe,
     Ban,
@@ -122,41 +122,41 @@ pub enum What {
     Refused,
     /// A run of a phase that applied nothing.
     PhaseFailed,
-    /// A phase wanted to keep bytes.
+    /// A phase asked to store its memory.
     Memory,
-    /// A phase wanted to report numbers.
+    /// A phase asked to report metrics.
     Metrics,
-    /// Somebody lets a phase run again.
+    /// A phase was resumed.
     Resume,
-    /// Somebody keeps a phase from running.
+    /// A phase was paused.
     Pause,
-    /// A phase came, changed or went, or the generation before it returned.
+    /// A phase was added, changed or removed, or rolled back to its previous generation.
     Reload,
-    /// Grid points were skipped, or the machine slept.
+    /// Ticks were skipped, or the machine slept.
     Late,
-    /// The owner of a closing connection did not let go in time and was aborted.
+    /// The owner of a closing connection did not release it in time and was aborted.
     Aborted,
-    /// Requests to a peer are stopped, tried, or let through again.
+    /// The circuit breaker of a peer stops requests, tries one, or lets them through again.
     Breaker,
 }
 
 impl What {
-    /// Disconnects, bans and dials have a ring of their own, so that chatter never pushes an explanation out. What only
-    /// was wished for is chatter: a greedy guest wishes more in one tick than the ring holds.
+    /// Disconnects, bans, dials and probes have a separate ring, so that chatter never pushes out an explanation. An
+    /// ask that was not applied is chatter: a greedy guest can make more of them in one tick than the ring holds.
     fn is_notable(self, outcome: &Outcome) -> bool {
         matches!(self, What::Disconnect | What::Ban | What::Dial | What::Probe)
             && matches!(outcome, Outcome::Applied | Outcome::Started | Outcome::Failed(_))
     }
 }
 
-/// What became of an action.
+/// Outcome of an action.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "why")]
 pub enum Outcome {
     Applied,
-    /// Begun; another record tells how it ended.
+    /// Started; another record gives the end.
     Started,
-    /// Overtaken by events: the peer spoke, or is gone.
+    /// No longer applicable: the peer spoke, or is gone.
     Void(String),
     /// Not allowed, or not possible.
     Refused(String),
@@ -179,10 +179,10 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// A named number that a decision rested on, in the unit of the column of that name.
+/// A named number that a decision was based on, in the unit of the column of that name.
 pub type Input = (std::borrow::Cow<'static, str>, u32);
 
-/// What the caller knows of a record; the journal adds number, time and beat.
+/// The caller's part of a record; the journal adds number, time and beat.
 #[derive(Clone, Debug)]
 pub struct Draft {
     pub by: Asker,
@@ -223,7 +223,7 @@ pub struct Record {
     /// Counts all records since the host started, from 1, without gaps.
     pub seq: u64,
     pub unix_ms: u64,
-    /// The beat it fell into: the last one begun when it was written.
+    /// The last tick that had begun when the record was written.
     pub tick: u32,
     /// Number of the urgent beat after that tick, 0 for the tick itself.
     pub beat: u32,
@@ -290,13 +290,13 @@ impl Journal {
         })
     }
 
-    /// From now on records belong to this beat.
+    /// Later records belong to this beat.
     #[doc(hidden)]
     pub fn begin_beat(&self, tick: u32, beat: u32) {
         self.beat.store(u64::from(tick) << 32 | u64::from(beat), Ordering::Relaxed);
     }
 
-    /// The beat that records belong to now: tick, and number of the urgent beat after it.
+    /// The current beat: tick, and number of the urgent beat after it.
     fn current_beat(&self) -> (u32, u32) {
         let beat = self.beat.load(Ordering::Relaxed);
         ((beat >> 32) as u32, beat as u32)
@@ -345,7 +345,7 @@ impl Journal {
         seq
     }
 
-    /// How many live connections have ended since the host started, whatever the rings still hold.
+    /// Number of live connections that have ended since the host started. Does not depend on what the rings still hold.
     pub fn disconnects(&self) -> u64 {
         Cause::ALL.into_iter().map(|cause| self.disconnects_by(cause)).sum()
     }
@@ -354,7 +354,7 @@ impl Journal {
         self.disconnects[cause as usize].load(Ordering::Relaxed)
     }
 
-    /// Records that `keep` accepts, oldest first, at most `limit` of the newest. O(records held).
+    /// The newest `limit` records that `keep` accepts, oldest first. O(records held).
     pub fn select(&self, limit: usize, mut keep: impl FnMut(&Record) -> bool) -> Vec<Record> {
         let rings = self.rings.lock();
         let mut found: Vec<Record> =
@@ -364,12 +364,12 @@ impl Journal {
         found.split_off(found.len().saturating_sub(limit))
     }
 
-    /// Everything still known about one peer, oldest first.
+    /// All records still held about one peer, oldest first.
     pub fn explain(&self, peer: &PeerId) -> Vec<Record> {
         self.select(usize::MAX, |record| record.peer.as_ref() == Some(peer))
     }
 
-    /// Records held now, notable and others: the gauges of the two rings.
+    /// Number of records in the two rings: notable, others.
     pub fn held(&self) -> (usize, usize) {
         let rings = self.rings.lock();
         (rings.notable.len(), rings.chatter.len())

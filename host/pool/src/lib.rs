@@ -1,7 +1,7 @@
-//! What a node knows: its connections, the addresses it has heard of, the broadcasts it has seen, and the journal of
-//! every action on them. Opens no socket and decides nothing.
+//! The state of a peer-to-peer node: its connections, address book, seen broadcasts, and a journal of every action on
+//! them. Opens no socket and makes no decisions.
 //!
-//! Hidden items are for the crates of this workspace and promise nothing.
+//! Hidden items are for the crates of this workspace; they have no stability promise.
 
 pub mod book;
 pub mod broadcasts;

@@ -1,8 +1,8 @@
-//! The one structure that holds every connection: slots, columns, index, statistics. Does no I/O and decides nothing.
+//! Holds every connection of the node: slots, columns, index, statistics. Does no I/O and makes no decisions.
 //!
-//! Columns are atomics that scans and statistics read without a lock; the owner of a connection marks it as seen by one
-//! relaxed store to its own slot. Only coming, going and naming take the pool's lock, and never for longer than a
-//! table operation.
+//! Columns are atomics. Scans and statistics read them without a lock; the owner of a connection marks its peer as seen
+//! by one relaxed store to its own slot. Operations that add, remove, look up or name connections take the pool's lock
+//! for a short time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,10 +57,10 @@ pub enum Direction {
     Outbound,
 }
 
-/// How many connections the pool takes. Counts include handshakes and connections that are closing.
+/// Limits on the number of connections. Handshakes and closing connections count too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Slots in all; memory for them is reserved up front.
+    /// Slots in total; their memory is reserved up front.
     pub capacity: u32,
     pub inbound: u32,
     pub outbound: u32,
@@ -71,13 +71,13 @@ pub struct PoolLimits {
 }
 
 impl PoolLimits {
-    /// No limit but the number of slots.
+    /// Limits only the number of slots.
     pub fn only_capacity(capacity: u32) -> Self {
         Self { capacity, inbound: capacity, outbound: capacity, per_group: capacity, handshakes: capacity }
     }
 }
 
-/// Who is at the other end of a connection.
+/// The peer of a connection.
 #[derive(Clone, Debug)]
 pub struct PeerFacts {
     pub id: PeerId,
@@ -85,7 +85,7 @@ pub struct PeerFacts {
     pub direction: Direction,
 }
 
-/// One connection, past or present: a slot and the number that the connection had in it.
+/// Identifies one connection, current or ended: its slot and its number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnKey {
     pub slot: u32,
@@ -97,11 +97,11 @@ pub struct ConnKey {
 pub enum Denied {
     #[error("{0}")]
     Limit(String),
-    #[error("every one of the pool's {0} slots is taken")]
+    #[error("all {0} slots of the pool are taken")]
     Full(u32),
     #[error("this is the node's own key: it dialled itself")]
     SelfDial,
-    #[error("a connection to this peer is kept already")]
+    #[error("there is already a connection to this peer")]
     Duplicate,
     #[error("the peer is banned for another {0} s")]
     Banned(u32),
@@ -117,10 +117,10 @@ pub struct Pool {
     capacity: u32,
     tags: Box<[Tag]>,
     last_seen: Box<[AtomicU32]>,
-    /// While a slot is closing: since when.
+    /// In a closing slot: when closing began.
     connected_at: Box<[AtomicU32]>,
     rtt_us: Box<[AtomicU32]>,
-    /// Slots below this have been used.
+    /// All slots used so far are below this.
     high: AtomicU32,
     live: AtomicU32,
     closing: AtomicU32,
@@ -136,8 +136,8 @@ fn column(capacity: u32, value: u32) -> Box<[AtomicU32]> {
 }
 
 impl Pool {
-    /// A pool for the node `self_id`. Takes 27 bytes per slot now, and 55 more of address space that is filled as
-    /// slots are first used, so that no insert ever waits for memory to be moved.
+    /// Creates the pool of node `self_id`. Allocates 27 bytes per slot, and reserves address space for 55 more, which
+    /// is filled when slots are first used. No insert therefore waits for memory to be moved.
     pub fn new(
         self_id: PeerId,
         limits: PoolLimits,
@@ -178,43 +178,43 @@ impl Pool {
         self.members.lock().limits
     }
 
-    /// Changes what can change while there are connections. Those above a lowered limit stay: see [`Pool::disconnect`].
+    /// Changes the limits that may change at runtime. Connections above a lowered limit stay: see [`Pool::disconnect`].
     pub fn set_limits(&self, inbound: u32, outbound: u32, handshakes: u32) {
         let limits = &mut self.members.lock().limits;
         *limits = PoolLimits { inbound, outbound, handshakes, ..*limits };
     }
 
-    /// Live connections now: what phases call `connected`. One relaxed load.
+    /// Number of live connections; phases call it `connected`. One relaxed load.
     pub fn live(&self) -> u32 {
         self.live.load(Relaxed)
     }
 
-    /// Connections that have ended since the pool was made. Equals the journal's count of disconnects.
+    /// Connections that have ended since the pool was created. Equals the journal's count of disconnects.
     pub fn removals(&self) -> u64 {
         self.removals.load(Relaxed)
     }
 
-    /// Closing connections whose owners had to be aborted.
+    /// Closing connections whose owner was aborted.
     pub fn aborted(&self) -> u64 {
         self.aborted.load(Relaxed)
     }
 
-    /// Told each time the last live connection ends.
+    /// Notified each time the last live connection ends.
     pub fn isolated(&self) -> &Notify {
         &self.isolated
     }
 
-    /// Brings in a connection that an application has set up by itself.
+    /// Adds a connection that the application opened itself.
     ///
-    /// The returned [`Slot`] is its place in the pool: mark life on it, and drop or retire it when the connection ends.
+    /// Report signs of life on the returned [`Slot`], and drop or retire it when the connection ends.
     ///
     /// # Errors
-    /// [`Denied`], and the connection should be closed.
+    /// [`Denied`]; the caller should close the connection.
     pub fn attach(self: &Arc<Self>, facts: PeerFacts, link: Arc<dyn Link>) -> Result<Slot, Denied> {
         self.admit(facts.direction, facts.address)?.go_live(facts.id, link)
     }
 
-    /// Handshaking to live: the end of [`Admission::go_live`].
+    /// Changes a slot from handshaking to live, for [`Admission::go_live`].
     fn enter(
         &self,
         key: ConnKey,
@@ -268,7 +268,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Both ends keep the connection that the smaller id dialled, so they agree without asking each other.
+    /// Both ends keep the connection that the smaller id dialled, so they agree without a message.
     fn new_one_wins(&self, id: &PeerId, old: Word, new: Direction) -> bool {
         let we_are_smaller = self.self_id < *id;
         let dialled_by_smaller = |outbound: bool| outbound == we_are_smaller;
@@ -281,19 +281,19 @@ impl Pool {
         self.health(key).is_some()
     }
 
-    /// Its health, if it is live. One load.
+    /// Health of the connection if it is live. One load.
     #[inline]
     pub fn health(&self, key: ConnKey) -> Option<u8> {
         let word = self.tags.get(key.slot as usize)?.load();
         (word.is_live() && word.conn() == key.conn).then(|| word.health())
     }
 
-    /// Connections that are closing and not yet let go of.
+    /// Closing connections: their owners have not released the slots yet.
     pub fn closing(&self) -> u32 {
         self.closing.load(Relaxed)
     }
 
-    /// Refuses the peer's key for `time`. The connection it may have is the caller's business.
+    /// Refuses the peer's key for `time`. Does not end a connection that the peer has.
     pub fn ban(&self, id: PeerId, time: Duration) {
         self.members.lock().ban(id, time, self.clock.coarse());
     }
@@ -304,13 +304,13 @@ impl Pool {
         self.members.lock().bans.values().filter(|until| **until > now).count()
     }
 
-    /// From now on nobody is admitted. For shutdown.
+    /// Refuses all further connections, for shutdown.
     pub fn refuse_newcomers(&self) {
         self.refusing.store(true, Relaxed);
     }
 
-    /// Moves the health of a live connection within 0 to 100, and down no further than `floor`. Before and after, if it is
-    /// still there.
+    /// Changes the health of a live connection by `by` within 0 to 100, and never lowers it below `floor`. Returns
+    /// health before and after, or none if the connection has ended.
     pub fn adjust_health(&self, key: ConnKey, by: i32, floor: u8) -> Option<(u8, u8)> {
         self.tags.get(key.slot as usize)?.adjust_health(key.conn, by, floor)
     }
@@ -336,10 +336,10 @@ impl Pool {
 
 #[doc(hidden)]
 impl Pool {
-    /// Takes a slot for a connection that is still to shake hands. O(1); one short lock.
+    /// Takes a slot for a connection before its handshake. O(1); one short lock.
     ///
     /// # Errors
-    /// [`Denied::Limit`] or [`Denied::Full`] before anything was spent on the newcomer.
+    /// [`Denied::Limit`], [`Denied::Full`] or [`Denied::ShuttingDown`], before the connection has cost anything.
     pub fn admit(self: &Arc<Self>, direction: Direction, address: SocketAddr) -> Result<Admission, Denied> {
         let address = canonical(address);
         if self.refusing.load(Relaxed) {
@@ -358,7 +358,7 @@ impl Pool {
             }
         };
         let conn = members.next_conn;
-        // Numbers near the top are never reached: at 10 connections a second they last 13 years.
+        // Does not overflow in practice: at 10 connections per second the numbers last 13 years.
         members.next_conn += 1;
         members.occupy(slot, direction, address);
         self.tags[slot as usize].set(Word::handshaking(
@@ -376,8 +376,8 @@ impl Pool {
         self.seen(key).is_some_and(|seen| seen > view)
     }
 
-    /// Keeps phases from disconnecting a connection for a while, or for as long as it is protected already. False if it
-    /// has ended, or too many are protected.
+    /// Keeps phases from disconnecting a connection for `time`; never shortens an existing protection. False if the
+    /// connection has ended, or if too many are protected.
     pub fn protect(&self, key: ConnKey, time: Duration) -> bool {
         let until = self.clock.coarse().after(time);
         let mut members = self.members.lock();
@@ -400,7 +400,7 @@ impl Pool {
         }
     }
 
-    /// Ends protections whose time is over. O(protected connections).
+    /// Ends expired protections. O(protected connections).
     pub fn expire_protection(&self) {
         let now = self.clock.coarse();
         let mut members = self.members.lock();

@@ -1,4 +1,4 @@
-//! What the config writes of the pool and the journal, where that is more than their limits.
+//! The config sections `[pool]` and `[journal]`, and the limits that follow from them.
 
 use std::path::PathBuf;
 
@@ -10,31 +10,31 @@ use serde::{Deserialize, Serialize};
 use crate::journal::JournalLimits;
 use crate::pool::PoolLimits;
 
-/// A connection that is worth a slot costs about 10 KiB: a million is where one machine ends.
+/// A useful connection costs about 10 KiB: one machine carries at most about a million.
 #[doc(hidden)]
 pub const MOST_CONNECTIONS: u64 = 1_000_000;
 
-/// Connections to one network group unless private addresses are allowed: sixteen groups fill the default pool.
+/// Connections to one network group unless private addresses are allowed. Sixteen groups fill the default pool.
 const PER_GROUP: u32 = 64;
 
-/// The config's `[pool]`. What is none follows from other keys.
+/// The config section `[pool]`. The default of an optional key depends on other keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolSettings {
-    /// Connections in all; memory for them is reserved at the start.
+    /// Connections in total; their memory is reserved at the start.
     pub max_connections: u32,
-    /// Connections that others opened. Default: seven eighths of max_connections, so that there is always room to dial.
+    /// Inbound connections. Default: seven eighths of max_connections, so that there is always room to dial.
     pub max_inbound: Option<u32>,
-    /// Connections that this node opened. Default: max_connections.
+    /// Outbound connections. Default: max_connections.
     pub max_outbound: Option<u32>,
     /// Connections to one IPv4 /16 or IPv6 /32. Default: 64, or max_connections with net.allow_private.
     pub max_per_group: Option<u32>,
-    /// Incoming handshakes in flight.
+    /// Inbound handshakes in flight.
     pub max_handshakes: u32,
-    /// Connections that no phase but the reaper goes below.
+    /// Phases keep at least this number of connections; only the reaper may go below it.
     pub least: u32,
-    /// Connections that phases do not dial beyond. Default: max_connections.
+    /// Phases do not dial beyond this number of connections. Default: max_connections.
     pub most: Option<u32>,
     /// A connection with more health than this (0 to 100) counts as healthy.
     pub healthy_above: u32,
@@ -69,7 +69,7 @@ impl PoolSettings {
         ("healthy_above", Bound::Count(0, 99)),
     ];
 
-    /// With a value for each key.
+    /// The same settings with a value for each key.
     #[doc(hidden)]
     #[must_use]
     pub fn resolved(self, allow_private: bool) -> Self {
@@ -83,7 +83,7 @@ impl PoolSettings {
         }
     }
 
-    /// What the pool keeps to.
+    /// The limits of the pool.
     #[doc(hidden)]
     pub fn limits(&self, allow_private: bool) -> PoolLimits {
         let all = self.max_connections;
@@ -108,7 +108,7 @@ impl PoolSettings {
     }
 }
 
-/// The config's `[journal]`.
+/// The config section `[journal]`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -121,7 +121,7 @@ pub struct JournalSettings {
     pub chatter: usize,
     /// A file for all records as JSON lines, relative to the data folder. None by default.
     pub file: Option<PathBuf>,
-    /// The file turns over at this size; one older file is kept.
+    /// The file is rotated at this size; one older file is kept.
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub file_max: u64,
@@ -143,7 +143,7 @@ impl JournalSettings {
         ("file_max", Bound::Size(Bytes::kib(64), Bytes::gib(1024))),
     ];
 
-    /// What the journal keeps to.
+    /// The limits of the journal.
     #[doc(hidden)]
     pub fn limits(&self) -> JournalLimits {
         JournalLimits { notable: self.notable, chatter: self.chatter }

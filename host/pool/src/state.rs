@@ -1,4 +1,4 @@
-//! What one node knows, in one bundle, and how much of it may be held.
+//! The state of one node, and its limits.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::broadcasts::{BroadcastLimits, Broadcasts};
 use crate::journal::{Journal, JournalFile, JournalLimits};
 use crate::pool::{Pool, PoolLimits};
 
-/// How much the state of one node may hold.
+/// Limits on the state of one node.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeLimits {
     pub pool: PoolLimits,
@@ -31,8 +31,7 @@ impl NodeLimits {
     }
 }
 
-/// What a node knows: its connections, the addresses it has heard of, the broadcasts it has seen, and its journal.
-/// Clones share it.
+/// The state of one node: its connections, address book, seen broadcasts and journal. Clones share it.
 #[derive(Clone)]
 pub struct NodeState {
     pub clock: Arc<dyn Clock>,

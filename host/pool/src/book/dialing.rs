@@ -1,4 +1,4 @@
-//! One attempt to reach an address, from the order to its outcome. Every attempt ends in the book and in the journal.
+//! One dial, from the order to its outcome. The outcome of every dial is recorded in the book and in the journal.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,30 +12,31 @@ use serde::{Deserialize, Serialize};
 use super::{Book, Known};
 use crate::journal::{Asker, Draft, Input, Outcome, What};
 
-/// Opens connections. The host's `net` is one; an application may bring its own.
+/// Opens connections. The host's `net` implements it; an application may bring its own.
 pub trait Dial: Send + Sync + 'static {
-    /// Starts an attempt and returns at once. How it ended is told to `ticket`; a dropped ticket counts as given up.
+    /// Starts a dial and returns at once. The dialer reports the outcome to `ticket`; a dropped ticket counts as
+    /// abandoned.
     fn dial(&self, order: DialOrder, ticket: Dialing);
 }
 
-/// Whom to dial.
+/// The address to dial, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DialOrder {
     pub address: SocketAddr,
-    /// The key it must have, if the operator gave one.
+    /// The key that the peer must have, if the operator gave one.
     pub expect: Option<PeerId>,
-    /// Shake hands and hang up: only whether it is alive is asked.
+    /// Hang up after the handshake: only check that the peer is alive.
     pub probe: bool,
 }
 
-/// Why an attempt did not end in a connection.
+/// Why a dial did not end in a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "detail")]
 pub enum DialFailure {
     /// Nothing listens there.
     Refused,
     TimedOut,
-    /// No route, no network, no descriptors: what the system said.
+    /// No route, no network, no file descriptors: the system's message.
     Unreachable(String),
     /// The transport or the hello failed.
     Handshake(String),
@@ -43,13 +44,13 @@ pub enum DialFailure {
         got: PeerId,
     },
     OtherNetwork,
-    /// It is ourselves.
+    /// The address is that of this node.
     SelfDial,
-    /// We have a connection to this peer already; no failure of the address.
+    /// This node is already connected to the peer; not a failure of the address.
     Duplicate,
-    /// One side's limits or bans.
+    /// Refused by the limits or bans of either side.
     Denied(String),
-    /// The dialer gave the attempt up.
+    /// The dialer gave up.
     Abandoned,
 }
 
@@ -70,7 +71,7 @@ impl fmt::Display for DialFailure {
     }
 }
 
-/// An attempt under way. Counted in `dialing` until it ends.
+/// A dial in progress. Counted in `dialing` until it ends.
 pub struct Dialing {
     book: Arc<Book>,
     by: Asker,
@@ -79,7 +80,7 @@ pub struct Dialing {
     ended: bool,
 }
 
-/// A connection that came of an attempt, or of an accepted peer whose address is known. Dropped when it ends.
+/// A guard for a live connection to a known address, dialled or accepted. Drop it when the connection ends.
 pub struct Tenure {
     book: Arc<Book>,
     address: SocketAddr,
@@ -87,9 +88,9 @@ pub struct Tenure {
 }
 
 impl Book {
-    /// Begins an attempt: the address leaves the book's rows until the ticket ends.
+    /// Begins a dial. The address is not in the book's rows until the ticket ends.
     ///
-    /// None if the address is not in the book or is being dialled already.
+    /// None if the address is not in the book, or is already being dialled.
     #[doc(hidden)]
     pub fn begin(
         self: &Arc<Self>,
@@ -109,22 +110,22 @@ impl Book {
         Some((order, ticket))
     }
 
-    /// The tenure of a peer that came to us and listens at `address`.
+    /// The guard for an inbound peer that listens at `address`.
     pub fn tenure(self: &Arc<Self>, address: SocketAddr) -> Tenure {
         Tenure { book: Arc::clone(self), address, since: self.clock.mono() }
     }
 }
 
 impl Dialing {
-    /// The attempt succeeded: hold the tenure as long as the connection lives.
+    /// The dial succeeded. Hold the returned guard as long as the connection lives.
     pub fn connected(mut self, peer: PeerId) -> Tenure {
         self.reached(peer, |_| {});
         self.book.changed();
         self.book.tenure(self.order.address)
     }
 
-    /// The attempt found `peer` alive and was not meant to end in a connection. The address rests for as long as a
-    /// connection has to live, so that one probe is not followed by the next at once.
+    /// The probe found `peer` alive. The address then waits for `min_life`, so that the next probe does not follow at
+    /// once.
     pub fn alive(mut self, peer: PeerId) {
         let rest_until = self.book.clock.mono() + self.book.limits.min_life;
         self.reached(peer, |one| {
@@ -146,12 +147,12 @@ impl Dialing {
         self.record(Some(peer), Outcome::Applied, Vec::new());
     }
 
-    /// The attempt failed.
+    /// The dial failed.
     pub fn failed(mut self, failure: &DialFailure) {
         self.end(failure, None);
     }
 
-    /// The attempt reached `peer`, to whom there is a connection already.
+    /// The dial reached `peer`, to which this node is already connected.
     pub fn duplicate(mut self, peer: PeerId) {
         self.end(&DialFailure::Duplicate, Some(peer));
     }
@@ -166,7 +167,7 @@ impl Dialing {
             one.dialing = false;
             if *failure == DialFailure::Duplicate {
                 one.entry.peer = peer.or(one.entry.peer);
-                // Without this an address whose peer is not known would be dialled at each tick.
+                // Without this wait, an address without a known peer would be dialled at each tick.
                 one.wait_until = now + self.book.limits.min_life;
             } else {
                 self.book.back_off(one, now);

@@ -1,4 +1,4 @@
-//! What the book takes, tells, forgets and how it spaces attempts.
+//! What the book accepts, shares and forgets, and how it backs off.
 
 use std::net::{IpAddr, Ipv4Addr};
 

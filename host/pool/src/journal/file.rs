@@ -1,4 +1,4 @@
-//! The journal's file: JSON lines, written by a thread of its own. Never makes the recorder wait.
+//! The journal's file: JSON lines, written by a separate thread. Recording never waits for the disk.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 
 use super::Record;
 
-/// Lines that may wait for the disk: a burst of one tick at 10,000 peers. More are counted as lost, not waited for.
+/// Lines that may wait for the disk: a burst of one tick at 10,000 peers. Further lines are counted as lost.
 const WAITING_LINES: usize = 16_384;
 
-/// An open journal file. Dropping it writes what still waits.
+/// An open journal file. Dropping it writes the lines that still wait.
 pub struct JournalFile {
     lines: Option<SyncSender<Record>>,
     lost: Arc<AtomicU64>,
@@ -52,7 +52,7 @@ impl Drop for JournalFile {
     fn drop(&mut self) {
         self.lines = None;
         if let Some(writer) = self.writer.take() {
-            // A panicked writer has nothing more to say than its own panic message did.
+            // If the writer panicked, its panic message has already been printed.
             _ = writer.join();
         }
     }
@@ -72,7 +72,7 @@ impl Output {
         Ok(Self { path, max_bytes, written, file: BufWriter::new(file) })
     }
 
-    /// Writes lines until the journal is gone, flushing whenever nothing waits.
+    /// Writes lines until the journal is dropped; flushes whenever no line waits.
     fn drain(&mut self, waiting: &Receiver<Record>, lost: &AtomicU64) {
         while let Ok(first) = waiting.recv() {
             let mut next = Some(first);

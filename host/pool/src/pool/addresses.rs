@@ -1,24 +1,24 @@
-//! The remote address of each slot: six bytes for IPv4, twenty-two for IPv6. Knows nothing of who is there.
+//! The remote address of each slot: 6 bytes for IPv4, 22 for IPv6.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::rows::BLOCK;
 
-/// Addresses by slot, for as many slots as were ever used.
+/// Addresses by slot, for all slots used so far.
 pub(super) struct Addresses {
-    /// The IPv4 address, or the place in `long`.
+    /// The IPv4 address, or an index into `long`.
     short: Vec<u32>,
     ports: Vec<u16>,
-    /// A bit for each slot whose address is in `long`.
+    /// One bit per slot: set if the address is in `long`.
     is_long: Vec<u64>,
-    /// In pieces that never move, so that no insert waits for a copy.
+    /// IPv6 addresses, in pieces that never move, so that no insert waits for a copy.
     long: Vec<Box<[Ipv6Addr; PIECE]>>,
-    /// Places of `long` that were taken once: the next one is behind them.
+    /// Entries of `long` used so far; the next unused one follows them.
     taken: u32,
     free: Vec<u32>,
 }
 
-/// Long addresses allocated at once: 4 KiB.
+/// IPv6 addresses per allocation: 4 KiB.
 const PIECE: usize = 256;
 
 impl Addresses {
@@ -33,7 +33,7 @@ impl Addresses {
         }
     }
 
-    /// Gives the next slot room for an address.
+    /// Adds the next slot.
     pub(super) fn grow(&mut self) {
         self.short.push(0);
         self.ports.push(0);
@@ -66,7 +66,7 @@ impl Addresses {
         };
     }
 
-    /// Gives back what a long address took. The slot then has no address of meaning.
+    /// Frees the slot's entry in `long`. The slot then has no valid address.
     pub(super) fn forget(&mut self, slot: u32) {
         let at = slot as usize;
         if self.is_long(at) {
@@ -78,9 +78,10 @@ impl Addresses {
     pub(super) fn get(&self, slot: u32) -> SocketAddr {
         let at = slot as usize;
         let short = self.short[at];
-        let ip = match self.is_long(at) {
-            true => IpAddr::V6(self.long[short as usize / PIECE][short as usize % PIECE]),
-            false => IpAddr::V4(Ipv4Addr::from_bits(short)),
+        let ip = if self.is_long(at) {
+            IpAddr::V6(self.long[short as usize / PIECE][short as usize % PIECE])
+        } else {
+            IpAddr::V4(Ipv4Addr::from_bits(short))
         };
         SocketAddr::new(ip, self.ports[at])
     }

@@ -1,5 +1,5 @@
-//! How a connection ends: why, under which terms, and who hears of it. One step under the pool's lock; the link and the
-//! journal hear of it afterwards.
+//! Ends connections: causes, conditions, and who is notified. The state changes in one step under the pool's lock; the
+//! link and the journal are notified afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,16 +11,16 @@ use super::members::Members;
 use super::{ConnKey, Direction, Goodbye, Link, Pool, State, Word};
 use crate::journal::{Asker, Cause, Draft, Input, What};
 
-/// How long the owner of a closing connection may take to let go before it is aborted.
+/// Time for the owner of a closing connection to release its slot, before the pool aborts it.
 pub const CLOSING_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Why, by whom and on what inputs a connection is to end.
+/// Why a connection ends: initiator, cause, reason and inputs.
 #[derive(Clone, Debug)]
 pub struct Removal {
     pub by: Asker,
     pub cause: Cause,
     pub reason: String,
-    /// Empty: the pool fills in what its columns say now.
+    /// If empty, the pool adds the current values of its columns.
     pub inputs: Vec<Input>,
 }
 
@@ -30,31 +30,31 @@ impl Removal {
     }
 }
 
-/// What became of a wish to disconnect.
+/// Outcome of a request to disconnect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Closed,
     /// The connection had ended already.
     Gone,
-    /// The peer spoke since the decision was made, which rested on its silence.
+    /// The decision was based on silence, but the peer has spoken since.
     Spoke,
     /// Fewer connections than [`Terms::keep`] would be left.
     TooFew,
 }
 
-/// Under which terms a connection is to end. All are looked at, and met, in one step.
+/// Conditions for ending a connection. All are checked and applied in one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct Terms {
-    /// It stays if the peer spoke after this moment.
+    /// The connection stays if the peer spoke after this moment.
     pub unless_seen_since: Option<Coarse>,
-    /// It stays if fewer live connections would be left.
+    /// The connection stays if fewer live connections would be left.
     pub keep: u32,
-    /// The peer's key is refused for so long, from this very moment on.
+    /// The peer's key is refused for this time, starting in the same step.
     pub ban_for: Option<Duration>,
 }
 
-/// A connection that has just been closed, before anybody was told.
+/// A connection that has just been closed; the journal and the link are not notified yet.
 pub(super) struct Closed {
     draft: Draft,
     link: Option<Arc<dyn Link>>,
@@ -62,7 +62,7 @@ pub(super) struct Closed {
 }
 
 impl Pool {
-    /// Ends a live connection: out of the index and the counts now, into the journal, and its owner is told.
+    /// Ends a live connection: removes it from the index and the live count, records it, and notifies its owner.
     ///
     /// With `unless_seen_since` the connection stays if the peer spoke after that moment.
     pub fn disconnect(&self, key: ConnKey, removal: Removal, unless_seen_since: Option<Coarse>) -> Verdict {
@@ -72,7 +72,7 @@ impl Pool {
 
 #[doc(hidden)]
 impl Pool {
-    /// [`Pool::disconnect`] on more terms.
+    /// [`Pool::disconnect`] with more conditions.
     pub fn disconnect_on(&self, key: ConnKey, removal: Removal, terms: Terms) -> Verdict {
         let mut members = self.members.lock();
         if !self.is_live(key) {
@@ -82,7 +82,7 @@ impl Pool {
         if terms.unless_seen_since.is_some_and(|view| seen > view) {
             return Verdict::Spoke;
         }
-        // Connections become live and end under this lock only.
+        // Exact: connections become live and end only under this lock.
         if self.live.load(Relaxed) <= terms.keep {
             return Verdict::TooFew;
         }
@@ -99,7 +99,7 @@ impl Pool {
         Verdict::Closed
     }
 
-    /// Live to closing under the lock. What has to be told once the lock is released.
+    /// Live to closing under the lock. Returns the notifications to send once the lock is released.
     pub(super) fn close_locked(
         &self,
         members: &mut Members,
@@ -145,7 +145,7 @@ impl Pool {
         ]
     }
 
-    /// Frees a slot, by its owner. A connection that is still live is removed first, as `removal` says.
+    /// Frees a slot, by its owner. If the connection is still live, first ends it as `removal` says.
     pub(super) fn release(&self, key: ConnKey, direction: Direction, removal: Option<Removal>) {
         let mut members = self.members.lock();
         let mut closed = None;
@@ -166,12 +166,12 @@ impl Pool {
         members.free = key.slot;
         drop(members);
         if let Some(closed) = closed {
-            // The owner is the caller: it needs no telling.
+            // The caller is the owner, so the link is not notified.
             self.journal.record(closed.draft);
         }
     }
 
-    /// Aborts the owners of connections that have been closing for [`CLOSING_DEADLINE`]. O(slots) only if any is closing.
+    /// Aborts the owners of connections that have been closing for [`CLOSING_DEADLINE`]. O(slots), O(1) if none closes.
     pub fn abort_overdue(&self) -> u32 {
         if self.closing.load(Relaxed) == 0 {
             return 0;
@@ -192,9 +192,9 @@ impl Pool {
             if word.state() != State::Closing || word.conn() != conn {
                 continue;
             }
-            // One abort each: an owner that ignores this too keeps its slot until it lets go.
+            // Abort each owner once. An owner that ignores the abort keeps its slot until it releases it.
             self.connected_at[slot as usize].store(u32::MAX, Relaxed);
-            let draft = Draft::new(Asker::Host, What::Aborted, "did not let go of its slot in time");
+            let draft = Draft::new(Asker::Host, What::Aborted, "did not release its slot in time");
             let (draft, link) = (members.about(ConnKey { slot, conn }, draft), members.link(slot));
             drop(members);
             aborted += 1;

@@ -1,38 +1,38 @@
-//! What the pool asks of a connection. The one seam for applications that bring connections of their own.
+//! The interface of a connection to the pool. Applications that open connections themselves implement it.
 
 use crate::journal::Cause;
 
-/// The host's hold on one connection: the owner's task keeps the connection itself.
+/// The host's handle on one connection. The connection itself belongs to its owner's task.
 ///
-/// Every method is called from the beat or from another connection's task, so none may block, and none may call
-/// back into the pool for the same connection other than through its owner.
+/// The beat and the tasks of other connections call these methods. A method must not block, and must not call
+/// back into the pool for the same connection except through its owner.
 pub trait Link: Send + Sync + 'static {
-    /// Asks the owner to find out whether the peer is there. Any sign of life counts as the answer.
+    /// Asks the owner to check that the peer is alive. Any sign of life counts as the answer.
     fn ping(&self);
 
-    /// Asks the owner to say `why` to the peer, and to let go of its slot within 5 s.
+    /// Asks the owner to send `why` to the peer, and to release its slot within 5 s.
     fn close(&self, why: &Goodbye);
 
-    /// The owner did not let go in time: end its task without asking.
+    /// Ends the owner's task, because it did not release its slot in time.
     fn abort(&self) {}
 
-    /// What has gone over the connection so far.
+    /// Traffic of the connection so far.
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
 
-    /// What the peer says it runs, at most 64 bytes. Untrusted.
+    /// Software name that the peer claims, at most 64 bytes. Untrusted.
     fn agent(&self) -> &str {
         ""
     }
 
-    /// A number that the peer draws when it starts: another one from the same peer means that it came back.
+    /// A random number that the peer draws when it starts. Another number means that the peer has restarted.
     fn boot_nonce(&self) -> u64 {
         0
     }
 }
 
-/// Why this node ends a connection, as the peer is told.
+/// Why this node ends a connection; sent to the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goodbye {
     pub cause: Cause,
@@ -40,7 +40,7 @@ pub struct Goodbye {
     pub text: String,
 }
 
-/// Bytes over one connection, in units of 1024.
+/// Traffic of one connection, in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub kib_in: u32,

@@ -1,5 +1,5 @@
-//! The part of the pool behind its one lock: who is in which slot, the index by peer, limits and bans.
-//! Taken only when a connection comes, goes or is named; never by `peer_seen`, a scan or the statistics.
+//! The part of the pool behind its only lock: the peer of each slot, the index by peer, limits and bans.
+//! `peer_seen`, the statistics and scans of the atomic columns never take this lock.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,37 +21,37 @@ use crate::journal::Draft;
 /// No slot: the end of the free list.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Peers in one shard of the index. Small shards keep the table's load near its best at any pool size, where one
-/// table of a power of two would waste half of itself just above each power, and they re-hash in microseconds.
+/// Peers per shard of the index. Small shards rehash in microseconds, and keep the load near its best at any pool
+/// size; a single table of a power-of-two size would be half empty just above each power.
 const SHARD_FILL: u32 = 400;
-/// Buckets hold 448 of 512 before they grow: 2.4 standard deviations above a mean of 400. The few shards that pass
-/// it double by themselves.
+/// A table of 512 buckets holds 448 entries before it grows: 2.4 standard deviations above a mean of 400. The few
+/// shards that exceed it double in size.
 const SHARD_ROOM: usize = 448;
 
-/// How many bans are kept. The soonest to expire makes room.
+/// Maximum number of bans. A further ban replaces the one that expires first.
 const MAX_BANS: usize = 4096;
-/// How many protections are kept.
+/// Maximum number of protections.
 pub(super) const MAX_PROTECTED: usize = 1024;
 
 pub(super) struct Members {
     pub(super) limits: PoolLimits,
     pub(super) free: u32,
     pub(super) next_conn: u32,
-    /// Connections by their direction.
+    /// Connections by direction.
     counts: [u32; 2],
-    /// Handshakes that others began: ours are limited by the dialer.
+    /// Inbound handshakes in flight. The dialer limits outbound ones.
     incoming: u32,
     /// A bit for each slot whose connection is live.
     pub(super) live: Vec<u64>,
     ids: Vec<PeerId>,
     addresses: Addresses,
     links: Vec<Option<Arc<dyn Link>>>,
-    /// Connections by network group; none are counted if the limit on them cannot bind.
+    /// Connections by network group; none if the group limit can never apply.
     groups: Option<HashMap<NetGroup, u32>>,
     pub(super) bans: HashMap<PeerId, Coarse>,
     pub(super) protected: HashMap<u32, Coarse>,
     shards: Vec<HashTable<u32>>,
-    /// Places peers in the index, which is asked and never walked: its secret does not show in what the pool does.
+    /// Hashes peers with random keys. The index is never iterated, so the keys do not affect what the pool does.
     hash: RandomState,
 }
 
@@ -78,12 +78,12 @@ impl Members {
         }
     }
 
-    /// Slots ever used: those above have no cold columns yet.
+    /// Slots used so far. Higher slots have no id, address or link yet.
     pub(super) fn used(&self) -> u32 {
         self.ids.len() as u32
     }
 
-    /// Which limit a newcomer would break, in words for the peer and the journal.
+    /// The limit that a new connection would exceed, as text for the peer and the journal.
     pub(super) fn over_limit(&self, direction: Direction, group: NetGroup) -> Option<String> {
         let limits = &self.limits;
         let (limit, name) = match direction {
@@ -102,7 +102,7 @@ impl Members {
         })
     }
 
-    /// Counts a newcomer and gives its slot cold columns. `slot` is free or the next virgin one.
+    /// Counts a new connection and stores its address. `slot` is a free slot or the first unused one.
     pub(super) fn occupy(&mut self, slot: u32, direction: Direction, address: SocketAddr) {
         self.counts[direction as usize] += 1;
         self.incoming += u32::from(direction == Direction::Inbound);
@@ -119,7 +119,7 @@ impl Members {
         self.addresses.set(slot, address);
     }
 
-    /// A handshake that `occupy` began is over, either way.
+    /// Counts the end of a handshake that `occupy` began, successful or not.
     pub(super) fn handshake_over(&mut self, direction: Direction) {
         self.incoming -= u32::from(direction == Direction::Inbound);
     }
@@ -130,7 +130,7 @@ impl Members {
         (inbound, outbound, self.incoming)
     }
 
-    /// Undoes `occupy`'s counting.
+    /// Undoes `occupy`, and drops the link.
     pub(super) fn vacate(&mut self, slot: u32, direction: Direction) {
         let group = NetGroup::of(self.address(slot).ip());
         self.counts[direction as usize] -= 1;
@@ -148,7 +148,7 @@ impl Members {
 
     fn place(&self, id: &PeerId) -> (usize, u64) {
         let hash = self.hash.hash_one(id);
-        // The table uses the low and the top seven bits; the shard is chosen by others.
+        // The table uses the low bits and the top seven; bits 16 to 47 choose the shard.
         let part = u64::from((hash >> 16) as u32);
         (((part * self.shards.len() as u64) >> 32) as usize, hash)
     }
@@ -167,7 +167,7 @@ impl Members {
         self.shards[shard].insert_unique(hash, slot, |&other| hasher.hash_one(ids[other as usize]));
     }
 
-    /// Takes the slot's peer out of the index and of those that are live.
+    /// Removes the slot's peer from the index and from the live bits.
     pub(super) fn leave(&mut self, slot: u32) {
         self.live[slot as usize / BLOCK] &= !(1 << (slot as usize % BLOCK));
         let (shard, hash) = self.place(&self.ids[slot as usize]);
@@ -192,7 +192,7 @@ impl Members {
         self.links[slot as usize].clone()
     }
 
-    /// `draft` with what the journal says of a connection.
+    /// `draft` with the connection's peer, number and address.
     pub(super) fn about(&self, key: ConnKey, draft: Draft) -> Draft {
         let (peer, address) = (self.id(key.slot), self.address(key.slot));
         Draft { peer: Some(peer), conn: Some(key.conn), address: Some(address), ..draft }
@@ -209,7 +209,7 @@ impl Members {
         self.bans.insert(id, now.after(time));
     }
 
-    /// When the peer's ban ends, if it is banned now. Expires by itself: no phase has to run for it.
+    /// When the peer's ban ends, if it is banned now. Bans expire by time alone; no phase has to run.
     pub(super) fn banned_until(&self, id: &PeerId, now: Coarse) -> Option<Coarse> {
         self.bans.get(id).copied().filter(|until| *until > now)
     }

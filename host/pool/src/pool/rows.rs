@@ -1,4 +1,4 @@
-//! Freezing the pool: which connections are live at one moment, and their columns. Copies; never holds the lock for long.
+//! Snapshots of the pool: the connections live at one moment, and copies of their columns. Takes only short locks.
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -10,21 +10,21 @@ use groundskeeper_base::peer::{Naming, NetGroup};
 use super::members::NONE;
 use super::{ConnKey, Direction, Link, Pool, State, Traffic, Word};
 
-/// Slots named under one hold of the lock, so that nobody waits for a long list: about 5 us.
+/// Slots read under one lock, about 5 us, so that other threads do not wait for a long list.
 const NAMES_PER_LOCK: usize = 256;
 
-/// Slots whose live ones are marked by the bits of one number.
+/// Slots per word of the live bits.
 pub(super) const BLOCK: usize = 64;
 
-/// The connections that were live when the rows were frozen, by ascending slot: a bit for each slot, to begin with.
+/// The connections that were live when the rows were frozen, by ascending slot.
 ///
-/// Everything else is copied when it is first asked for. A connection that came later is never taken for one of the
-/// rows: its number is too high.
+/// Freezing copies one bit per slot; everything else is copied on first use. A connection admitted later in the slot of
+/// a row is never mistaken for the row: its number is too high.
 pub struct Rows {
     pool: Arc<Pool>,
     live: Vec<u64>,
     len: usize,
-    /// The number of the first connection that came later.
+    /// The lowest number of a connection admitted after the freeze.
     later: u32,
     slots: OnceLock<Vec<u32>>,
     words: OnceLock<Vec<Word>>,
@@ -40,7 +40,7 @@ impl Rows {
         self.len == 0
     }
 
-    /// Copies the slots and the state words at the first call.
+    /// Copies the slots and the state words on the first call.
     #[inline]
     pub fn key(&self, row: usize) -> ConnKey {
         ConnKey { slot: self.slots()[row], conn: self.words()[row].conn() }
@@ -50,8 +50,7 @@ impl Rows {
         self.slots.get_or_init(|| self.gather(|slots| slots.map(|slot| slot as u32)))
     }
 
-    /// State word of each row: health, direction, protection and unanswered pings come from here. Copied at the first
-    /// call.
+    /// State word of each row, with health, direction, protection and unanswered pings. Copied on the first call.
     pub fn words(&self) -> &[Word] {
         self.words.get_or_init(|| {
             let known = |word: Word| if word.conn() < self.later { word } else { Word::vacant(NONE) };
@@ -59,7 +58,7 @@ impl Rows {
         })
     }
 
-    /// One value for each row, out of `values`, which gives those of a run of slots.
+    /// Collects one value per row. `values` gives the values of a range of slots.
     fn gather<T: Copy + Default, V: Iterator<Item = T>>(
         &self,
         values: impl Fn(std::ops::Range<usize>) -> V,
@@ -70,7 +69,7 @@ impl Rows {
             if live == u64::MAX {
                 rows.extend(values(first..first + BLOCK));
             } else if live != 0 {
-                // Writes each value and moves on only behind a live slot: no branch to mispredict.
+                // Stores each value, but advances only after a live slot: no branch to mispredict.
                 let mut kept = [T::default(); BLOCK];
                 let mut next = 0;
                 let used = BLOCK - live.leading_zeros() as usize;
@@ -89,8 +88,8 @@ impl Rows {
     }
 }
 
-/// Which connections of one direction are to end so that no more than `limit` are left: first those that do worst, of
-/// these the youngest; protected ones last. `since` is [`Pool::freeze_connected_at`] of the same rows. O(n log n).
+/// Chooses connections of one direction to end, so that at most `limit` are left: unprotected before protected, then
+/// lowest health, then youngest. `since` is [`Pool::freeze_connected_at`] of the same rows. O(n log n).
 pub fn over_limit(rows: &Rows, since: &[u32], direction: Direction, limit: u32) -> Vec<ConnKey> {
     let inbound = direction == Direction::Inbound;
     let mut of_it: Vec<usize> =
@@ -105,7 +104,7 @@ pub fn over_limit(rows: &Rows, since: &[u32], direction: Direction, limit: u32) 
 
 #[doc(hidden)]
 impl Pool {
-    /// The live connections now. One short lock: a bit is copied for each slot.
+    /// Freezes the live connections. One short lock, which copies one bit per slot.
     pub fn freeze(self: &Arc<Self>) -> Rows {
         let members = self.members.lock();
         let (live, later) = (members.live.clone(), members.next_conn);
@@ -119,10 +118,10 @@ impl Pool {
         rows.column(&self.last_seen)
     }
 
-    /// Whole seconds from when each row was last seen, or from `not_before` if that is later, until `now`.
+    /// Silence of each row until `now`, in whole seconds. Starts when it was last seen, or at `not_before` if later.
     pub fn freeze_idle(&self, rows: &Rows, now: Coarse, not_before: Coarse) -> Vec<u32> {
-        // Signed, so that it becomes vector code; good for silences of up to eight years. Apart from the copying, which
-        // does not: compilers leave loops over atomics as they are.
+        // Signed, so that the loop vectorizes; correct for silences of up to eight years. Separate from the copy,
+        // because compilers do not vectorize loops over atomics.
         let longest = (now.0.wrapping_sub(not_before.0) as i32).max(0);
         let mut idle = rows.column(&self.last_seen);
         for seen in &mut idle {
@@ -142,7 +141,7 @@ impl Pool {
         rows.column(&self.rtt_us)
     }
 
-    /// Network group of each row. A row whose slot was given back meanwhile gives any.
+    /// Network group of each row; arbitrary for a row that has released its slot since the freeze.
     pub fn freeze_groups(&self, rows: &Rows) -> Vec<u32> {
         let mut groups = Vec::with_capacity(rows.len());
         for chunk in rows.slots().chunks(NAMES_PER_LOCK) {
@@ -152,7 +151,7 @@ impl Pool {
         groups
     }
 
-    /// What each row's connection has carried; zero for one that has ended. One call of [`Link::traffic`] a row.
+    /// Traffic of each row's connection; zero if it has ended. Calls [`Link::traffic`] once per row.
     pub fn freeze_traffic(&self, rows: &Rows) -> Vec<Traffic> {
         let mut all = vec![Traffic::default(); rows.len()];
         self.for_links(rows, 0..rows.len(), |row, link| all[row] = link.traffic());
@@ -191,7 +190,7 @@ impl Pool {
         }
     }
 
-    /// The network group of a connection's address, if the connection is still there.
+    /// The network group of a live connection's address.
     #[inline]
     pub fn group(&self, key: ConnKey) -> Option<NetGroup> {
         let members = self.members.lock();
@@ -214,7 +213,7 @@ impl Pool {
 }
 
 impl Pool {
-    /// Who a connection is, also while it is closing; none once its slot has another tenant.
+    /// Id, address and agent of a live or closing connection; none once its slot is released.
     pub fn name(&self, key: ConnKey) -> Option<Naming> {
         let members = self.members.lock();
         let word = self.tags.get(key.slot as usize)?.load();

@@ -1,4 +1,4 @@
-//! The owner's side of a slot: the right to mark it as alive, and the duty to give it back. Never shared, never cloned.
+//! The owner's handle on a slot: it records signs of life, and releases the slot on drop. Never shared, never cloned.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,25 +9,25 @@ use groundskeeper_base::peer::PeerId;
 
 use super::{ConnKey, Denied, Direction, Link, Pool, Removal};
 
-/// A slot taken for a handshake. Dropped, it is vacant again and nothing has happened.
+/// A slot taken for a handshake. Dropping it frees the slot without a journal record.
 #[doc(hidden)]
 pub struct Admission {
     held: Held,
 }
 
-/// A live connection's place in the pool, held by the one who owns the connection.
+/// A live connection's slot in the pool. The owner of the connection holds it.
 ///
-/// Dropped without [`Slot::retire`] the connection counts as `owner-dropped`.
+/// Dropping it without [`Slot::retire`] ends the connection with the cause `owner-dropped`.
 pub struct Slot {
     held: Held,
 }
 
-/// The duty to release one slot exactly once.
+/// Releases one slot exactly once, on drop.
 struct Held {
     pool: Arc<Pool>,
     key: ConnKey,
     direction: Direction,
-    /// Boxed: every connection holds this end, only the last moment needs a reason.
+    /// Boxed to keep live connections small: only an ending connection has a removal.
     removal: Option<Box<Removal>>,
 }
 
@@ -46,13 +46,13 @@ impl Admission {
         self.held.key
     }
 
-    /// The handshake is done: from now on phases see the connection.
+    /// Makes the connection live after its handshake. From now on phases see it.
     ///
-    /// An older connection to the same peer is replaced if the peer has started anew (another boot nonce), or if
-    /// the smaller of the two ids dialled this one and not that one.
+    /// Replaces an older connection to the same peer if the peer has restarted (another boot nonce), or if the
+    /// smaller of the two ids dialled the new connection and not the old one.
     ///
     /// # Errors
-    /// [`Denied::SelfDial`], [`Denied::Banned`], [`Denied::Duplicate`] or [`Denied::ShuttingDown`]; the slot is free again.
+    /// [`Denied::SelfDial`], [`Denied::Banned`], [`Denied::Duplicate`] or [`Denied::ShuttingDown`]; the slot is free.
     pub fn go_live(self, id: PeerId, link: Arc<dyn Link>) -> Result<Slot, Denied> {
         let Held { ref pool, key, direction, .. } = self.held;
         pool.enter(key, direction, id, link)?;
@@ -65,7 +65,7 @@ impl Slot {
         self.held.key
     }
 
-    /// The peer gave a sign of life at `now`. About a nanosecond: one load, and one store if the eighth of a
+    /// Records a sign of life from the peer at `now`. About 1 ns: one load, and one store only if the eighth of a
     /// second changed, so that a busy connection does not keep its cache line dirty.
     #[inline]
     pub fn peer_seen(&self, now: Coarse) {
@@ -85,7 +85,7 @@ impl Slot {
         self.held.pool.clock.coarse().since(self.last_seen()) >= limit
     }
 
-    /// A ping was answered after `rtt`. Smoothed as TCP does it: an eighth of the new value (RFC 6298, section 2).
+    /// Records a ping answered after `rtt`. Smoothed as in TCP: an eighth of the new value (RFC 6298, section 2).
     pub fn pong(&self, rtt: Duration) {
         let cell = &self.held.pool.rtt_us[self.held.key.slot as usize];
         let sample = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX - 1).min(u32::MAX - 1);
@@ -97,12 +97,12 @@ impl Slot {
         self.set_pings_lost(0);
     }
 
-    /// How many pings in a row have gone unanswered.
+    /// Sets the number of unanswered pings in a row.
     pub fn set_pings_lost(&self, lost: u8) {
         self.held.pool.tags[self.held.key.slot as usize].set_pings_lost(self.held.key.conn, lost);
     }
 
-    /// The connection has ended for a reason that its owner knows. If the pool closed it first, that reason stands.
+    /// Ends the connection with the owner's reason. If the pool closed it first, the pool's reason stands.
     pub fn retire(mut self, removal: Removal) {
         self.held.removal = Some(Box::new(removal));
     }

@@ -1,4 +1,4 @@
-//! The pool in a few numbers, read from the columns without a lock. Summarises; keeps no count of its own.
+//! Summary figures of the pool, computed from the columns without a lock.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct PoolStats {
 }
 
 impl Pool {
-    /// Counts over all slots. About 1 ns per slot ever used; blocks nobody and waits for nobody.
+    /// Counts over all slots used so far, at about 1 ns per slot. Takes no lock.
     pub fn stats(&self, healthy_above: u8, stale_after: Duration) -> PoolStats {
         let now = self.clock.coarse();
         let stale_units = Coarse::from_duration(stale_after).0;

@@ -1,18 +1,18 @@
-//! One slot's state, generation and small facts in a single atomic word. Knows no time, no peer and no lock.
+//! State, generation and small fields of one slot in a single atomic word. Knows no time, no peer and no lock.
 //!
 //! `host/models` includes this file by path and checks every interleaving of its operations.
 
 use super::sync::{AtomicU64, Ordering};
 
-/// Where a slot is in its life.
+/// Life cycle of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum State {
     Vacant = 0,
-    /// Taken, counted by the limits, not yet seen by phases.
+    /// Taken, and counted by the limits. Phases do not see it yet.
     Handshaking = 1,
     Live = 2,
-    /// Out of the index and out of every count; its owner has yet to let go.
+    /// Not in the index nor the live count; its owner has not released it yet.
     Closing = 3,
 }
 
@@ -23,9 +23,9 @@ const HEALTH_AT: u32 = 8;
 const PINGS_AT: u32 = 16;
 const CONN_AT: u32 = 32;
 
-/// A snapshot of a slot: state, direction, protection, health, unanswered pings, and the connection's number,
-/// which doubles as the slot's generation because it is never used twice. In a vacant slot the number is the
-/// next free slot instead.
+/// A snapshot of a slot: state, direction, protection, health, unanswered pings, and the connection's number.
+/// A number is never used twice, so it is also the slot's generation. A vacant slot stores the next free slot in
+/// its place.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Word(u64);
 
@@ -111,16 +111,16 @@ impl Tag {
 
     #[inline]
     pub fn load(&self) -> Word {
-        // Acquire: whoever sees `Live` also sees the columns written before `go_live`.
+        // Acquire: a thread that sees `Live` also sees the columns written before `go_live`.
         Word(self.0.load(Ordering::Acquire))
     }
 
-    /// For the one who holds the slot's only right to change state: a new tenant, or the freeing owner.
+    /// Only for the caller with the exclusive right to change the slot's state: admission, or the freeing owner.
     pub fn set(&self, word: Word) {
         self.0.store(word.0, Ordering::Release);
     }
 
-    /// Handshaking to live, by the owner. False if the slot is not `conn`'s any more.
+    /// Handshaking to live, by the owner. False if `conn` is no longer handshaking in this slot.
     pub fn go_live(&self, conn: u32) -> bool {
         self.change(|word| {
             (word.conn() == conn && word.state() == State::Handshaking).then(|| word.with_state(State::Live))
@@ -128,13 +128,13 @@ impl Tag {
         .is_some()
     }
 
-    /// Live to closing. Exactly one of all that try for the same `conn` gets the word as it was.
+    /// Live to closing. Of all calls for the same `conn`, exactly one succeeds and gets the word from before.
     pub fn close(&self, conn: u32) -> Option<Word> {
         self.change_live(conn, |word| word.with_state(State::Closing))
     }
 
-    /// Moves health by `by` within 0 to 100, and down no further than `floor`, only while `conn` is live. Returns health
-    /// before and after.
+    /// Changes health by `by` within 0 to 100, and never lowers it below `floor`, only while `conn` is live. Returns
+    /// health before and after.
     pub fn adjust_health(&self, conn: u32, by: i32, floor: u8) -> Option<(u8, u8)> {
         let moved = |word: Word| {
             let (health, floor) = (i32::from(word.health()), i32::from(floor));
@@ -161,7 +161,7 @@ impl Tag {
         self.change(|word| (word.conn() == conn && word.is_live()).then(|| next(word)))
     }
 
-    /// Compare-and-swap until `next` declines or the swap holds; the word before the swap.
+    /// Compare-and-swaps until the swap succeeds or `next` returns none. Returns the word before the swap.
     fn change(&self, next: impl Fn(Word) -> Option<Word>) -> Option<Word> {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {

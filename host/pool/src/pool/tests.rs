@@ -1,4 +1,4 @@
-//! The pool against a plain model, and the races that its rules close. One process, no network.
+//! Compares the pool with a simple model, and tests the races that its rules close. One process, no network.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -46,7 +46,7 @@ fn at(n: u32) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)), 7420)
 }
 
-/// The middle of the range that `id` makes, so that peers are on either side of it.
+/// The middle of the range that `id` makes, so that there are smaller and larger peer ids.
 const SELF: u32 = 1_000;
 
 fn pool_with(limits: PoolLimits) -> Arc<Pool> {
@@ -242,7 +242,7 @@ async fn protection_ends_by_itself_and_with_the_connection() {
     pool.expire_protection();
     assert!(!protected(&pool));
     pool.protect(slot.key(), Duration::from_secs(10));
-    // A shorter wish takes nothing away.
+    // A shorter protection does not shorten the first.
     pool.protect(slot.key(), Duration::from_secs(1));
     tokio::time::advance(Duration::from_secs(9)).await;
     pool.expire_protection();
