@@ -1,4 +1,4 @@
-//! One beat as it is read back from a recording.
+//! One beat, read from a recording.
 
 use std::sync::Arc;
 
@@ -9,28 +9,28 @@ use groundskeeper_sdk::phase::Tick;
 
 use super::snapshot::RecordedSnapshot;
 
-/// One beat, read back.
+/// One recorded beat.
 #[derive(Clone, Debug)]
 pub struct RecordedBeat {
-    /// Tells one process that recorded from another.
+    /// Identifies the process that recorded it.
     pub session: u64,
     pub moment: Moment,
-    /// What was frozen when it began.
+    /// The tables at the start of the beat.
     pub(super) snapshot: Arc<RecordedSnapshot>,
-    /// The runs in their order.
+    /// The runs, in order.
     pub runs: Vec<RecordedRun>,
-    /// What the whole beat had changed.
+    /// All changes at the end of the beat.
     pub after: Arc<Changes>,
 }
 
 impl RecordedBeat {
-    /// The view at the start of the beat, with `memory` for the phase that is to read it.
+    /// The view at the start of the beat, with `memory` as the phase's memory.
     pub fn view(&self, memory: Option<Saved>) -> Arc<dyn Frozen> {
         self.view_with(&Arc::default(), memory)
     }
 
-    /// The view as it was when `changes` had been made: [`RecordedRun::before`] or [`RecordedBeat::after`]
-    /// of this beat; a view of rows that are not there panics.
+    /// The view after `changes`: [`RecordedRun::before`] or [`RecordedBeat::after`] of this beat. Panics if they
+    /// change rows that do not exist.
     pub(super) fn view_with(&self, changes: &Arc<Changes>, memory: Option<Saved>) -> Arc<dyn Frozen> {
         Arc::new(PhaseView::new(Arc::clone(&self.snapshot), Arc::clone(changes), memory))
     }
@@ -40,7 +40,7 @@ impl RecordedBeat {
         self.view_with(&run.before, run.memory.clone())
     }
 
-    /// A tick for a phase that did not run in this beat: its time, and `seed`.
+    /// A tick for a phase that did not run in this beat: the beat's time, and `seed`.
     pub(super) fn tick(&self, seed: [u32; 2]) -> Tick {
         Tick {
             number: self.moment.tick,

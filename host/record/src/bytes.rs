@@ -1,12 +1,12 @@
-//! Numbers, texts and lists of numbers as bytes, and back. Knows no meaning; trusts no length that it reads.
+//! Writes numbers, texts and lists of numbers as bytes, and reads them. Trusts no length that it reads.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-/// What was read is not what a recorder writes. Says what was expected.
+/// The bytes are not what a recorder writes. Contains the reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Corrupt(pub &'static str);
 
-/// Seven bits a byte, lowest first; the top bit says that more follow.
+/// Writes seven bits per byte, lowest first; the top bit says that more bytes follow.
 pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
@@ -24,7 +24,7 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_bytes(out, text.as_bytes());
 }
 
-/// Small for small distances in either direction, and exact for all.
+/// Maps small distances in either direction to small numbers. Exact for all numbers.
 pub(super) fn zigzag(number: i32) -> u32 {
     (number << 1 ^ number >> 31) as u32
 }
@@ -33,7 +33,7 @@ pub(super) fn unzigzag(number: u32) -> i32 {
     (number >> 1) as i32 ^ -((number & 1) as i32)
 }
 
-/// A list of rows as the distances from each to the next.
+/// Writes a list of rows as the distances from each row to the next.
 pub(super) fn put_rows(out: &mut Vec<u8>, rows: impl ExactSizeIterator<Item = u32>) {
     put(out, rows.len() as u64);
     let mut last = 0_u32;
@@ -67,7 +67,7 @@ pub(super) fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
     out.extend_from_slice(&address.port().to_le_bytes());
 }
 
-/// Bytes that are still to be read.
+/// The bytes that are not read yet.
 pub(super) struct Bytes<'b>(pub &'b [u8]);
 
 impl<'b> Bytes<'b> {
@@ -105,11 +105,11 @@ impl<'b> Bytes<'b> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(Corrupt("a yes or no is neither")),
+            _ => Err(Corrupt("a flag is neither 0 nor 1")),
         }
     }
 
-    /// How many things follow that take a byte each at the least: so memory for them is in proportion to the file.
+    /// Number of items that follow. Each takes at least one byte, so memory for them is proportional to the file.
     pub fn count(&mut self) -> Result<usize, Corrupt> {
         let count = self.number()?;
         if count > self.left() as u64 {
@@ -156,10 +156,11 @@ impl<'b> Bytes<'b> {
             V6 => self.array::<16>()?.into(),
             V6_WHOLE => {
                 let ip = self.array::<16>()?.into();
-                (flow, scope) = (self.small()?, self.small()?);
+                flow = self.small()?;
+                scope = self.small()?;
                 ip
             }
-            _ => return Err(Corrupt("an address is of no known kind")),
+            _ => return Err(Corrupt("the kind of an address is not known")),
         };
         let port = u16::from_le_bytes(self.array()?);
         Ok(match ip {

@@ -1,5 +1,5 @@
-//! Bytes as one beat, given the beats since the last whole one. Refuses what no recorder writes; takes memory in
-//! proportion to what it reads.
+//! Decodes one beat, given the beats since the last one in full. Rejects bytes that no recorder writes; memory use is
+//! proportional to the input.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,17 +16,17 @@ use super::runs::Known;
 use super::snapshot::{RecordedSnapshot, Shared};
 use super::tables::{Elapsed, NEW, Rule, take_column, take_rows};
 
-/// A contract has a dozen columns; this leaves room for the ones to come.
+/// The contract has a dozen columns per table; this leaves room for future ones.
 const MOST_COLUMNS: usize = 64;
 
-/// A column as it is written: also one that this version of the host does not know.
+/// A column as it is written, even if this version of the host does not know it.
 struct Written<C> {
     column: Option<C>,
     rule: Rule,
     values: Arc<Vec<u32>>,
 }
 
-/// The tables of the beat read last.
+/// The tables of the last beat.
 struct Tables {
     moment: Moment,
     conns: Arc<Vec<u32>>,
@@ -36,7 +36,7 @@ struct Tables {
     book: Vec<Written<AddressColumn>>,
 }
 
-/// What the beats read so far have told.
+/// What is known from the beats read so far.
 #[derive(Default)]
 pub(super) struct Decoder {
     before: Option<Tables>,
@@ -44,10 +44,10 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// Reads a beat: a whole one, or the difference from the last one read.
+    /// Decodes a beat: in full, or as the difference from the last one read.
     ///
     /// # Errors
-    /// What is wrong with it. Then nothing but a whole beat can be read.
+    /// If the bytes are invalid. Only a beat in full can be decoded next.
     pub fn decode(&mut self, session: u64, whole: bool, raw: &[u8]) -> Result<RecordedBeat, Corrupt> {
         let before = self.before.take();
         if whole {
@@ -65,7 +65,7 @@ impl Decoder {
                 book: take_layout(&mut bytes, AddressColumn::from_name)?,
             }
         } else {
-            before.ok_or(Corrupt("the beat that it rests on is not there"))?
+            before.ok_or(Corrupt("the beat that it depends on is missing"))?
         };
         let elapsed = super::encoder::elapsed(&before.moment, &moment);
 
@@ -76,7 +76,7 @@ impl Decoder {
         let book = take_columns(&mut bytes, before.book, &sources, elapsed)?;
         let (runs, after) = self.known.take(&mut bytes)?;
         if bytes.left() > 0 {
-            return Err(Corrupt("there is more of it than there should be"));
+            return Err(Corrupt("it is longer than it should be"));
         }
 
         let tables = Tables {
@@ -88,7 +88,7 @@ impl Decoder {
             book,
         };
         let snapshot = Arc::new(tables.snapshot());
-        // Rows that changes name are looked up without asking again.
+        // Views look up the changed rows without another check.
         let (peers, book) = (tables.conns.len() as u32, tables.addresses.len() as u32);
         let fits = |rows: &BTreeSet<u32>, count: u32| rows.last().is_none_or(|last| *last < count);
         let all_fit = runs.iter().map(|run| &run.before).chain([&after]).all(|changes| {
@@ -120,7 +120,7 @@ impl Tables {
     }
 }
 
-/// The columns that this version of the host knows, each at its place.
+/// The columns that this version of the host knows, each at its index.
 fn by_place<C: Copy, const N: usize>(written: &[Written<C>], place: fn(C) -> usize) -> [Shared; N] {
     let mut columns = [const { None }; N];
     for Written { column, values, .. } in written {
@@ -131,7 +131,7 @@ fn by_place<C: Copy, const N: usize>(written: &[Written<C>], place: fn(C) -> usi
     columns
 }
 
-/// The number of a connection is its row's identity, and never a column of its own.
+/// `Conn` is the identity of its row, and is never written as a column.
 fn peer_column(name: &str) -> Option<PeerColumn> {
     PeerColumn::from_name(name).filter(|column| *column != PeerColumn::Conn)
 }
@@ -159,7 +159,7 @@ fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
         },
     };
     let Moment { slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms, .. } = moment;
-    // Sums of times are reckoned without care for overflow.
+    // Times are added without overflow checks.
     if [slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms].into_iter().any(|ms| ms > u64::MAX / 4) {
         return Err(Corrupt("a time is too long"));
     }
@@ -191,7 +191,7 @@ fn take_columns<C>(
     columns.into_iter().map(next).collect()
 }
 
-/// The names of all rows: those that came are read, the others are as before.
+/// The names of all rows: those of new rows are read, the others are as before.
 fn take_names(
     bytes: &mut Bytes<'_>,
     before: &[Arc<Name>],

@@ -1,4 +1,4 @@
-//! One beat as bytes: whole, or as the difference from the one written before. Writes no file.
+//! Encodes one beat: in full, or as the difference from the previous one. Writes no file.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ use super::bytes::{put, put_address, put_text};
 use super::runs::Known;
 use super::tables::{Elapsed, MOST_ROWS, NEW, Rule, put_column, put_rows};
 
-/// Everything about one beat that is written.
+/// The contents of one beat that are written.
 pub(super) struct Beat {
     pub moment: Moment,
     pub snapshot: Arc<dyn Recordable>,
     pub runs: Vec<RecordedRun>,
-    /// What all of its plans have changed.
+    /// All changes by the plans of the beat.
     pub after: Arc<Changes>,
 }
 
-/// The bytes of one beat.
+/// One encoded beat.
 pub(super) struct Raw {
     pub bytes: Vec<u8>,
-    /// Places in them where unlike meets unlike, ascending.
+    /// Positions where the kind of data changes, ascending.
     pub seams: Vec<usize>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Raw {
 #[error("it has {0} rows, more than {MOST_ROWS}")]
 pub(super) struct TooManyRows(usize);
 
-/// What the beats written so far have told a reader.
+/// What a reader knows from the beats written so far.
 #[derive(Default)]
 pub(super) struct Encoder {
     before: Option<(Moment, Arc<dyn Recordable>)>,
@@ -41,21 +41,21 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// The next beat will be a whole one.
+    /// The next beat will be written in full.
     pub fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether the next beat has to be a whole one.
+    /// Whether the next beat must be written in full.
     pub fn is_new(&self) -> bool {
         self.before.is_none()
     }
 
-    /// The bytes of a beat: a whole one if the encoder is new, else the difference from the last. `names` knows every
-    /// connection that was not there in the last.
+    /// Encodes a beat: in full if the encoder is new, else as the difference from the last one. `names` gives the names
+    /// of connections that were not in the last one.
     ///
     /// # Errors
-    /// [`TooManyRows`]; the next beat has to be a whole one then.
+    /// [`TooManyRows`]; the next beat must then be written in full.
     pub fn encode(
         &mut self,
         beat: &Beat,
@@ -103,12 +103,12 @@ impl Encoder {
     }
 }
 
-/// The columns of peers that are written as such: the number of a connection is its row's identity.
+/// The peer columns that are written as columns. `Conn` is not one of them: it is the identity of its row.
 fn written_peers() -> impl Iterator<Item = PeerColumn> {
     PeerColumn::ALL.into_iter().filter(|column| *column != PeerColumn::Conn)
 }
 
-/// Names of columns and how each is written, so that a reader needs no list of its own.
+/// Writes the names of columns and how each is written, so that a reader needs no list of columns.
 fn put_layout(out: &mut Vec<u8>, columns: &[(&str, Rule)]) {
     put(out, columns.len() as u64);
     for (name, rule) in columns {
@@ -117,7 +117,7 @@ fn put_layout(out: &mut Vec<u8>, columns: &[(&str, Rule)]) {
     }
 }
 
-/// Ids, addresses and agents of the rows that came, one kind after the other: like beside like is smaller.
+/// Writes ids, addresses and agents of the new rows, one kind after the other: similar data compresses better.
 fn put_names(out: &mut Vec<u8>, names: Vec<Option<Arc<Naming>>>) {
     out.extend(names.iter().map(|name| u8::from(name.is_some())));
     let known = || names.iter().flatten();
@@ -150,7 +150,7 @@ fn numbers(moment: &Moment) -> [u64; 17] {
     ]
 }
 
-/// As whole seconds of columns count it.
+/// The time between two beats in whole seconds, the unit of the columns.
 pub(super) fn elapsed(before: &Moment, now: &Moment) -> Elapsed {
     let mono_ms = now.mono_ms.saturating_sub(before.mono_ms);
     Elapsed {

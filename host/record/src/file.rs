@@ -1,5 +1,5 @@
-//! A recording on the disk: its head, its records, and finding a beat in it. What is damaged is passed over and told;
-//! what a newer version wrote is refused.
+//! Reads a recording on disk: its header and records, and the search for a beat. Skips and reports damage; refuses a
+//! file of a newer version.
 
 use std::fs::File;
 use std::io;
@@ -13,10 +13,10 @@ use super::bytes::Corrupt;
 use super::decoder::Decoder;
 use super::head::{FILE_HEAD, Head, Kind, MAGIC, MARKER, RECORD_HEAD, VERSION, u32_at};
 
-/// A whole beat of a million peers takes 90 MB before it is compressed: what is larger was not written by us.
+/// A full beat of a million peers takes 90 MB before compression. A larger one was not written by a recorder.
 pub(super) const LARGEST_RAW: usize = 256 << 20;
 
-/// zstd says 128 KiB in four bytes at the least, so no honest payload grows by more than this.
+/// zstd needs at least four bytes for 128 KiB, so no valid payload grows by a larger factor than this.
 const LARGEST_RATIO: u64 = 1 << 15;
 
 /// Bytes read at a time when looking for the next record.
@@ -30,7 +30,7 @@ pub enum ReadError {
     Io { path: PathBuf, source: io::Error },
     #[error("{name} is not a recording; `groundskeeper run --record FILE` makes one")]
     NotARecording { name: String },
-    #[error("the head of {name} is damaged; nothing of it can be read")]
+    #[error("the header of {name} is damaged; the file cannot be read")]
     DamagedHead { name: String },
     #[error(
         "{name} was written by a newer groundskeeper (format {found}, this one knows up to {known}); read it with that \
@@ -39,11 +39,11 @@ pub enum ReadError {
     Newer { name: String, found: u16, known: u16 },
     #[error("{name} has no {wanted}; it has {has}")]
     NoSuchBeat { name: String, wanted: String, has: String },
-    #[error("{name}: {beat} cannot be read: {why}; beats from the next whole one on can")]
+    #[error("{name}: {beat} cannot be read: {why}; beats from the next full one on can be read")]
     Damaged { name: String, beat: String, why: &'static str },
 }
 
-/// A record and where it begins.
+/// A record's position and header.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     at: u64,
@@ -58,7 +58,7 @@ pub struct Gap {
     pub last_tick: u32,
 }
 
-/// What a [`Recording`] gives, in its order.
+/// One item of a [`Recording`].
 #[derive(Debug)]
 pub enum Event {
     Beat(Box<RecordedBeat>),
@@ -69,28 +69,28 @@ pub enum Event {
 /// Records that cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Damage {
-    /// Where in the file.
+    /// Position in the file, in bytes.
     pub at: u64,
-    /// How many, if that is known.
+    /// Number of records: the damaged one, and those that depend on it.
     pub records: u32,
     pub why: &'static str,
 }
 
-/// An open recording. Its index takes 56 bytes a record; of the beats only one is in memory at a time.
+/// An open recording. Its index takes 56 bytes per record; only one beat is in memory at a time.
 pub struct Recording {
     name: String,
     file: File,
     index: Vec<Entry>,
-    /// Where the last whole record ends.
+    /// End of the last complete record.
     end: u64,
     len: u64,
 }
 
 impl Recording {
-    /// Opens a file and finds its records. O(records), without reading what is in them.
+    /// Opens a file and finds its records. O(records), without reading their payloads.
     ///
     /// # Errors
-    /// [`ReadError`], if it is none of ours, too new, or cannot be read. Damage further in is not an error here.
+    /// [`ReadError`] if the file is not a recording, is too new, or cannot be read. A damaged record is no error here.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let io = |source| ReadError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
@@ -113,12 +113,12 @@ impl Recording {
         Ok(recording)
     }
 
-    /// Fills `buffer` from `at` on, as far as the file has bytes, and says how far.
+    /// Fills `buffer` from `at` on, as far as the file has bytes. Returns the number of bytes.
     fn bytes_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
         let count = left.min(buffer.len());
         match self.file.read_exact_at(&mut buffer[..count], at) {
-            // Its recorder has cut off a torn record meanwhile.
+            // Its recorder has cut off an incomplete record meanwhile.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             read => read.map(|()| count),
         }
@@ -153,7 +153,7 @@ impl Recording {
             if found < SEARCH {
                 break;
             }
-            // A marker may lie across the seam.
+            // A marker may span two reads.
             at += (SEARCH - MARKER.len() + 1) as u64;
         }
         Ok(None)
@@ -168,23 +168,23 @@ impl Recording {
         Ok(Head::from_bytes(&bytes).filter(fits))
     }
 
-    /// The file as it was named.
+    /// The file name as given.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Bytes after the last whole record: the record that was being written when the process was killed.
+    /// Bytes after the last complete record: one that was being written when the process was killed.
     pub(super) fn torn_bytes(&self) -> u64 {
         self.len - self.end
     }
 
-    /// Where the last whole record ends, and the number that the next one has.
+    /// End of the last complete record, and the number of the next one.
     pub(super) fn tail(&self) -> (u64, u32) {
         (self.end, self.index.last().map_or(0, |entry| entry.head.number.wrapping_add(1)))
     }
 
-    /// The last beat of number `tick`, with everything that it rests on read before it. A process that started anew
-    /// counts its ticks anew, so there may be others of that number.
+    /// The last beat with number `tick`. Also reads the records that it depends on. A restarted process counts its
+    /// ticks from the beginning, so there may be other beats with this number.
     ///
     /// # Errors
     /// [`ReadError::NoSuchBeat`], or [`ReadError::Damaged`].
@@ -206,7 +206,7 @@ impl Recording {
             let beat = called(tick, urgent);
             ReadError::Damaged { name: self.name.clone(), beat, why }
         };
-        let whole = whole.ok_or_else(|| damaged("the whole beat that it rests on is not there"))?;
+        let whole = whole.ok_or_else(|| damaged("the full beat that it depends on is missing"))?;
         let mut reader = self.reader_at(whole);
         let mut found = None;
         while reader.next <= wanted {
@@ -217,10 +217,10 @@ impl Recording {
                 None => break,
             }
         }
-        found.unwrap_or_else(|| Err(damaged("it is not there")))
+        found.unwrap_or_else(|| Err(damaged("it is missing")))
     }
 
-    /// Which beats there are, in words.
+    /// The range of ticks, as text.
     fn has(&self) -> String {
         let mut ticks =
             self.index.iter().filter(|entry| entry.head.kind != Kind::Gap).map(|entry| entry.head.tick);
@@ -231,7 +231,7 @@ impl Recording {
         }
     }
 
-    /// Everything in the recording, in its order.
+    /// Everything in the recording, in order.
     pub fn events(&self) -> impl Iterator<Item = Event> {
         self.reader_at(0)
     }
@@ -240,13 +240,13 @@ impl Recording {
         Reader { recording: self, next, decoder: Decoder::default(), last: None }
     }
 
-    /// What a record of a beat holds, uncompressed.
+    /// The uncompressed payload of a beat's record.
     fn raw(&self, entry: &Entry) -> Result<Vec<u8>, Corrupt> {
         let Head { payload, raw, payload_crc, .. } = entry.head;
         if raw as usize > LARGEST_RAW || u64::from(raw) > u64::from(payload) * LARGEST_RATIO {
             return Err(Corrupt("it is too large"));
         }
-        // The index holds only records that lie within the file, so this is in proportion to it.
+        // The index holds only records within the file, so this is proportional to the file.
         let mut bytes = vec![0; payload as usize];
         let found = self.bytes_at(entry.at + RECORD_HEAD as u64, &mut bytes);
         if found.is_err() || found.is_ok_and(|found| found < bytes.len()) {
@@ -261,12 +261,12 @@ impl Recording {
     }
 }
 
-/// Reads records one after the other, each resting on the one before.
+/// Reads records in order. Each may depend on the one before.
 struct Reader<'r> {
     recording: &'r Recording,
     next: usize,
     decoder: Decoder,
-    /// Number and session of the last record, if the next may rest on it.
+    /// Number and session of the last record, if the next may depend on it.
     last: Option<(u32, u64)>,
 }
 
@@ -276,18 +276,18 @@ impl Reader<'_> {
         let whole = kind == Kind::Whole;
         let last = self.last.take();
         if !whole && last.is_none_or(|(last, its)| (last.wrapping_add(1), its) != (number, session)) {
-            return Err(Corrupt("it rests on a record that is damaged or not there"));
+            return Err(Corrupt("it depends on a record that is damaged or missing"));
         }
         let raw = self.recording.raw(entry)?;
         let beat = self.decoder.decode(session, whole, &raw)?;
         if (beat.moment.tick, beat.moment.urgent) != (tick, urgent) {
-            return Err(Corrupt("its head is of another beat"));
+            return Err(Corrupt("its header belongs to another beat"));
         }
         self.last = Some((number, session));
         Ok(beat)
     }
 
-    /// Passes over what rests on a damaged record; gaps in between are damage's, too.
+    /// Skips the records that depend on a damaged one. Gaps among them count as damage too.
     fn damaged(&mut self, at: u64, why: &'static str) -> Event {
         let rest = &self.recording.index[self.next..];
         let rests = rest.iter().take_while(|entry| entry.head.kind != Kind::Whole).count();
@@ -316,7 +316,7 @@ impl Iterator for Reader<'_> {
     }
 }
 
-/// Reads beats as they are behind checksums and compression, which would hide them from a fuzzer.
+/// Decodes beats without checksums and compression, which would hide the decoder from a fuzzer.
 #[doc(hidden)]
 pub fn fuzz_decode(bytes: &[u8]) {
     let mut decoder = Decoder::default();

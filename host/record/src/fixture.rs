@@ -1,5 +1,5 @@
-//! One view as JSON, written by people or taken out of a recording: what a phase is tried on. Refuses keys that it does
-//! not know, all mistakes at once; what is left out is as in [`groundskeeper_sdk::testing::world`].
+//! One view as JSON, written by hand or taken from a recording, to try a phase on. Refuses unknown keys, and reports
+//! all mistakes at once. Omitted values are as in [`groundskeeper_sdk::testing::world`].
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -21,10 +21,10 @@ use super::snapshot::RecordedSnapshot;
 mod reader;
 use reader::Reader;
 
-/// What a file holds at the most; 10,000 peers take 3 MB.
+/// Maximum size of a file; 10,000 peers take 3 MB.
 const LARGEST: u64 = 256 << 20;
 
-/// One view with its tick and the memory of the phase that is to read it.
+/// One view, its tick, and the memory of the phase.
 #[derive(Clone, Debug)]
 pub struct Fixture {
     snapshot: Arc<RecordedSnapshot>,
@@ -55,14 +55,14 @@ impl Fixture {
     /// Reads a file.
     ///
     /// # Errors
-    /// Every mistake there is, by its place in the file.
+    /// All mistakes, each with its place in the file.
     pub fn read(path: &Path) -> Result<Self, Vec<Problem>> {
         let name = path.display().to_string();
         let cannot =
             |error: &dyn std::fmt::Display| vec![Problem::of(&name, format!("cannot be read: {error}"))];
         let bytes = std::fs::metadata(path).map_err(|error| cannot(&error))?.len();
         if bytes > LARGEST {
-            return Err(cannot(&format!("{bytes} bytes are more than a view has")));
+            return Err(cannot(&format!("{bytes} bytes are more than a view may have")));
         }
         let text = std::fs::read_to_string(path).map_err(|error| cannot(&error))?;
         Self::parse(&text, &name)
@@ -71,7 +71,7 @@ impl Fixture {
     /// Reads the text of a file; `name` is what problems call it.
     ///
     /// # Errors
-    /// Every mistake there is, by its place in the text.
+    /// All mistakes, each with its place in the text.
     pub fn parse(text: &str, name: &str) -> Result<Self, Vec<Problem>> {
         let value: Value = serde_json::from_str(text).map_err(|error| {
             let place = |number: usize| u32::try_from(number).ok().filter(|number| *number > 0);
@@ -83,30 +83,31 @@ impl Fixture {
         if reader.problems.is_empty() { Ok(fixture) } else { Err(reader.problems) }
     }
 
-    /// What `view` shows, to be written down. A connection counts as healthy above `healthy_above`.
+    /// A copy of what `view` shows. A connection counts as healthy above `healthy_above`.
     pub fn of(view: &dyn Frozen, tick: Tick, healthy_above: u32) -> Self {
-        // Columns that only a newer host knows are not written down.
+        // Leaves out columns that only a newer host knows.
         let column = |table: Table, name: &str| Some(Arc::new(view.column(table, name)?.to_vec()));
         let peers = PeerColumn::ALL.map(|known| column(Table::Peers, known.name()));
         let book = AddressColumn::ALL.map(|known| column(Table::Book, known.name()));
         let names = |table| (0..view.rows(table)).map(move |row| view.name(table, row));
-        // The address of a row of the book is always one; anything else would be nobody's.
+        // The rows of the book always have a valid address; the default is never used.
         let addresses = names(Table::Book).map(|name| name.address.parse().unwrap_or(NOWHERE)).collect();
         let peer_names = names(Table::Peers).map(Arc::new).collect();
         let mut snapshot = RecordedSnapshot::new((peers, Arc::new(peer_names)), (book, Arc::new(addresses)));
-        (snapshot.totals, snapshot.broadcasts) = (view.totals(), view.broadcasts());
+        snapshot.totals = view.totals();
+        snapshot.broadcasts = view.broadcasts();
         snapshot.healthy_above = healthy_above;
         Self { snapshot: Arc::new(snapshot), tick, memory: view.memory() }
     }
 
-    /// The view at the start of a recorded beat, with the time of its tick; a phase has never run before it.
+    /// The view at the start of a recorded beat with the time of its tick, for a phase that has never run before.
     pub fn of_beat(beat: &RecordedBeat) -> Self {
-        // Any run's random bits will do: what matters is that the same recording gives the same view.
+        // The seed of any run is fine, as long as the same recording gives the same view.
         let seed = beat.runs.first().map_or([1, 2], |run| run.tick.seed);
         Self::of(&*beat.view(None), beat.tick(seed), beat.moment.healthy_above)
     }
 
-    /// What a recorded run had before it: its view, tick and memory.
+    /// The view, tick and memory that a recorded run had.
     pub fn of_run(beat: &RecordedBeat, run: &RecordedRun) -> Self {
         Self::of(&*beat.view_of(run), run.tick, beat.moment.healthy_above)
     }
@@ -116,7 +117,7 @@ impl Fixture {
         Arc::new(PhaseView::new(Arc::clone(&self.snapshot), Arc::default(), self.memory.clone()))
     }
 
-    /// A row a line, so that people find their way and a changed row is a changed line.
+    /// One row per line: easy to read, and a changed row is a changed line.
     pub fn to_json(&self) -> String {
         let Tick { number, since_last_s, missed, late, unix_s, seed } = self.tick;
         let Totals { dialing, least, most, .. } = self.snapshot.totals;
@@ -162,14 +163,14 @@ fn row_json(view: &dyn Frozen, table: Table, row: u32) -> String {
         let value = view.column(table, name).and_then(|values| values.get(row as usize));
         cells.push((name, json!(value.filter(|value| **value != UNKNOWN))));
     }
-    // By hand: a map would sort the names to the end.
+    // Written by hand, because a map would sort the keys.
     let cells: Vec<String> = cells.iter().map(|(key, value)| format!("{key:?}: {value}")).collect();
     format!("{{ {} }}", cells.join(", "))
 }
 
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
-/// JSON as JSON if that gives the same bytes back, text as text, anything else in hexadecimal.
+/// JSON as JSON if it converts back to the same bytes, text as text, anything else in hexadecimal.
 fn memory_value(memory: &Saved) -> Value {
     let Saved { version, bytes } = memory;
     let parsed: Option<Value> = serde_json::from_slice(bytes).ok();
@@ -256,8 +257,8 @@ mod tests {
             "view.json: peers[0].rtt_uss: unknown key; did you mean \"rtt-us\"?",
             "view.json: peers[1]: expected an object, found a number",
             "view.json: peers[2].inbound: expected a whole number of 0 to 4294967294, found 2.5",
-            "view.json: peers[2].conn: 1 is that of peers[0] already",
-            "view.json: book[0].address: \"nowhere\" is no address; write it like 192.0.2.1:7420",
+            "view.json: peers[2].conn: 1 is already the number of peers[0]",
+            "view.json: book[0].address: \"nowhere\" is not an address; write it like 192.0.2.1:7420",
             "view.json: totals.connected: is counted from the peers; leave it out",
             "view.json: totals.last: unknown key; did you mean \"least\"?",
             "view.json: broadcasts.held: expected a whole number of 0 to 4294967294, found 4294967295",

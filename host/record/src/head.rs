@@ -1,36 +1,36 @@
-//! What stands before a recording and before each of its records: who wrote it, how long it is, and checksums.
+//! The headers of a recording and of its records: format version, kind, lengths and checksums.
 
-/// The version of the format that this host writes, and the newest that it reads. Since 2 an ask can be granted in part.
+/// The format version that this host writes, and the newest that it reads. Since 2 an ask can be granted in part.
 pub(super) const VERSION: u16 = 2;
 
 pub(super) const MAGIC: [u8; 4] = *b"GKrc";
 
-/// Magic, version, two bytes of zero, CRC-32 of these eight.
+/// Magic, version, two zero bytes, CRC-32 of these eight bytes.
 pub(super) const FILE_HEAD: usize = 12;
 
-/// Begins every record, so that a reader finds the next one behind damage. Not ASCII: text is no marker.
+/// Begins every record, so that a reader finds the next one after damage. Not ASCII, so text does not contain it.
 pub(super) const MARKER: [u8; 4] = [0xf7, b'G', b'K', 0xb7];
 
-/// Marker, kind, three bytes of zero, number, session, tick, urgent, two lengths, CRC-32 of the payload, CRC-32 of all
-/// that.
+/// Marker, kind, three zero bytes, number, session, tick, urgent, two lengths, CRC-32 of the payload, CRC-32 of all
+/// bytes before it.
 pub(super) const RECORD_HEAD: usize = 44;
 
 /// What a record holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// A beat that rests on no other.
+    /// A beat in full, which depends on no other record.
     Whole = 0,
-    /// A beat as the difference from the one before.
+    /// A beat as the difference from the previous one.
     Difference = 1,
     /// Beats that were left out.
     Gap = 2,
 }
 
-/// What stands before each record's payload.
+/// The header of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Head {
     pub kind: Kind,
-    /// Counts the records of the file from 0: a difference rests on the record before it.
+    /// Counts the records of the file from 0. A difference depends on the record before it.
     pub number: u32,
     pub session: u64,
     /// Of a gap: its first tick.
@@ -38,7 +38,7 @@ pub(super) struct Head {
     /// Of a gap: its last tick.
     pub urgent: u32,
     pub payload: u32,
-    /// Bytes of the payload before it was compressed; of a gap, how many beats it is long.
+    /// Bytes of the payload before compression. Of a gap: the number of beats left out.
     pub raw: u32,
     pub payload_crc: u32,
 }
@@ -78,7 +78,7 @@ impl Head {
         bytes
     }
 
-    /// None if these are not the bytes of a head.
+    /// None if the bytes are not a valid header.
     pub fn from_bytes(bytes: &[u8; RECORD_HEAD]) -> Option<Self> {
         if bytes[..4] != MARKER || bytes[5..8] != [0; 3] || u32_at(bytes, 40) != crc32fast::hash(&bytes[..40])
         {

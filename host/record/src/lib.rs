@@ -1,9 +1,9 @@
-//! Recordings: what each beat froze and what came of it, in a file; and the same runs again, or another phase over the
-//! same hours. Changes nothing that a phase sees, and never lets a slow disk hold up the beats.
+//! Records the snapshot, runs and outcomes of each beat in a file. Replays the recorded runs, or runs another phase on
+//! the recorded views. Does not change what a phase sees; a slow disk delays a beat by at most the recorder's patience.
 //!
-//! [`Recorder`] writes, [`Recording`] reads, [`replay()`] runs again and [`what_if`] runs another phase.
-//! [`Fixture`] is one view as JSON, for people. What is in a file, byte by byte, is told in `docs/record-and-replay.md`.
-//! Hidden items are for the crates of this workspace and promise nothing.
+//! [`Recorder`] writes, [`Recording`] reads, [`replay()`] repeats the runs and [`what_if`] runs another phase.
+//! [`Fixture`] is one view as JSON, for people. `docs/record-and-replay.md` describes the format byte by byte.
+//! Hidden items are for the crates of this workspace; they have no stability promise.
 
 mod beat;
 mod bytes;

@@ -1,5 +1,5 @@
-//! The file that a recorder appends to: goes on where an earlier process stopped, and turns over before it passes its
-//! size. Knows nothing of what it writes.
+//! The file that a recorder appends to. Continues after the records of an earlier process, and is rotated before it
+//! exceeds its size. Does not look into records.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -10,20 +10,20 @@ use super::file::{ReadError, Recording};
 use super::head::{FILE_HEAD, file_head};
 use super::recorder::RecordError;
 
-/// Addresses of peers are in it: for its owner alone.
+/// Only the owner may read it: it contains the addresses of peers.
 const MODE: u32 = 0o600;
 
-/// Where records go.
+/// Destination of records.
 pub(super) trait Sink: Send {
-    /// Whether so many bytes more stay within the size.
+    /// Whether `bytes` more bytes fit into the maximum size.
     fn has_room(&self, bytes: usize) -> bool;
-    /// Appends one record, all of it or (at a crash) a part that readers pass over.
+    /// Appends one record. After a crash it may be incomplete; readers skip it then.
     fn append(&mut self, record: &[u8]) -> io::Result<()>;
-    /// Goes on in an empty file.
+    /// Continues in an empty file.
     fn turn_over(&mut self) -> io::Result<()>;
 }
 
-/// A recording on the disk. The file and the one before it, `FILE.1`, have half of the size each.
+/// A recording on disk. The file and the one before it, `FILE.1`, may take half of the maximum size each.
 pub(super) struct Output {
     path: PathBuf,
     file: File,
@@ -32,8 +32,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Opens `path` for appending, and says which number the next record has. A record that an earlier process did not
-    /// finish is cut off.
+    /// Opens `path` for appending, and returns the number of the next record. Cuts off a record that an earlier process
+    /// did not finish.
     pub fn open(path: &Path, max_bytes: u64) -> Result<(Self, u32), RecordError> {
         let cannot = |source| RecordError::Open { path: path.to_owned(), source };
         let file = create(path, false).map_err(cannot)?;
@@ -55,7 +55,7 @@ impl Output {
             Err(other) => return Err(RecordError::NotOurs(other)),
         };
         output.file.set_len(end).map_err(cannot)?;
-        // What follows is of this version, whatever the file began with.
+        // New records have this version, even if the file began with an older one.
         output.file.write_all_at(&file_head(), 0).map_err(cannot)?;
         output.file.seek(SeekFrom::Start(end)).map_err(cannot)?;
         output.written = end;

@@ -1,5 +1,5 @@
-//! Records beats while they run. The beat hands over what it froze, as it is; a thread of its own makes bytes of it. A
-//! beat for which the disk has no time is left out, and the gap is written down.
+//! Records beats while they run. The beat hands over its snapshot unchanged; a separate thread encodes and writes it.
+//! If the disk is too slow, beats are left out, and the gap is recorded.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,10 +26,10 @@ use super::writer::{Counts, Job, Names, Writer, prune};
 /// Beats that may wait for the disk.
 const WAITING: usize = 4;
 
-/// How long the end of a recorder waits for the beats that still wait for the disk.
+/// Maximum time that dropping a recorder waits for the beats that still wait for the disk.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// Why a recording cannot be made.
+/// Why a recording cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
@@ -41,35 +41,35 @@ pub enum RecordError {
     NotOurs(ReadError),
 }
 
-/// How a recording is made.
+/// Size and timing of a recording.
 #[derive(Clone, Copy, Debug)]
 pub struct RecorderOptions {
-    /// Bytes that the file and the one before it, `FILE.1`, take together at the most.
+    /// Maximum size in bytes of the file and the one before it, `FILE.1`, together.
     pub max_bytes: u64,
-    /// Every so many beats one is written whole, so that a reader can start there.
+    /// One beat in this many is written in full, so that a reader can start there.
     pub whole_every: u32,
     /// How long a beat waits for the disk before it is left out.
     pub patience: Duration,
 }
 
 impl Default for RecorderOptions {
-    /// 1 GiB; a whole beat each hour of ticks of 30 s; 50 ms.
+    /// 1 GiB; one beat in full per hour at ticks of 30 s; 50 ms.
     fn default() -> Self {
         Self { max_bytes: 1 << 30, whole_every: 120, patience: Duration::from_millis(50) }
     }
 }
 
-/// Writes what beats froze, and what came of it, into a file. Dropped, it writes what still waits.
+/// Writes snapshots, runs and outcomes of beats to a file. Dropping it waits up to 2 s for the last beats.
 pub struct Recorder {
     jobs: Option<Sender<Job>>,
-    /// One for each place in the queue that is free. Ends when the writer does.
+    /// Holds one item per free place in the queue. Disconnected when the writer ends.
     places: Receiver<()>,
     writer: Option<JoinHandle<()>>,
     patience: Duration,
     counts: Arc<Counts>,
-    /// Who the connections of the last beat are. Shared with views that are still in use.
+    /// Names of the connections of the last beat. Shared with views that are still in use.
     names: Arc<Names>,
-    /// Connections whose names the writer has not been told.
+    /// Connections with a name that was not sent to the writer yet.
     untold: Vec<u32>,
     gap: Option<Gap>,
     phases: HashMap<String, (Weak<dyn Body>, Arc<RunInfo>)>,
@@ -84,10 +84,10 @@ impl fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Records into `path`: a new file, or behind what an earlier process recorded there.
+    /// Records into `path`: creates the file, or appends to an earlier recording.
     ///
     /// # Errors
-    /// [`RecordError`]; a file that is not a recording is left as it is.
+    /// [`RecordError`]; a file that is not a recording is not changed.
     pub fn start(path: &Path, options: RecorderOptions) -> Result<Self, RecordError> {
         let (output, number) = Output::open(path, options.max_bytes)?;
         Self::into_sink(Box::new(output), number, options)
@@ -116,7 +116,7 @@ impl Recorder {
         })
     }
 
-    /// Names held, and how many of them wait to be told to the writer.
+    /// Number of names held, and of those not sent to the writer yet.
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {
         (self.names.len(), self.untold.len())
@@ -124,7 +124,7 @@ impl Recorder {
 
     fn send(&mut self, job: Job) {
         if let Some(jobs) = &self.jobs {
-            // Nobody takes them any more if the writer has ended, which the next beat will find out.
+            // Sending fails if the writer has ended. The next beat notices that.
             if let Some(gap) = self.gap.take() {
                 _ = jobs.send(Job::Gap(gap));
             }
@@ -153,7 +153,7 @@ impl BeatRecorder for Recorder {
         }
         prune(names, conns);
         if self.untold.len() > names.len() {
-            // The disk hangs, and connections come and go meanwhile.
+            // The disk hangs, while connections come and go.
             self.untold.retain(|conn| names.contains_key(conn));
         }
         let names = Arc::clone(&self.names);
@@ -199,7 +199,7 @@ impl BeatRecorder for Recorder {
         }
     }
 
-    /// Hands the beat to the writer. If there is no place in the queue within the recorder's patience, it is left out.
+    /// Hands the beat to the writer. Leaves it out if no place in the queue is free within the recorder's patience.
     fn end(&mut self, after: Arc<Changes>) {
         let Some(beat) = self.taking.take() else { return };
         let tick = beat.moment.tick;
@@ -218,7 +218,7 @@ impl BeatRecorder for Recorder {
                 gap.last_tick = tick;
                 self.counts.left_out.fetch_add(1, Relaxed);
             }
-            // It has said why when it ended.
+            // The writer logged the reason when it ended.
             Err(RecvTimeoutError::Disconnected) => self.counts.stopped.store(true, Relaxed),
         }
     }
@@ -240,7 +240,7 @@ impl Drop for Recorder {
             _ = jobs.send(Job::Gap(gap));
         }
         self.jobs = None;
-        // A disk that hangs must not hold up the node's end.
+        // A disk that hangs must not block the shutdown of the node.
         let until = Instant::now() + LAST_WAIT;
         loop {
             match self.places.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -250,7 +250,7 @@ impl Drop for Recorder {
             }
         }
         if let Some(writer) = self.writer.take() {
-            // A panicked writer has nothing more to say than its own panic message did.
+            // If the writer panicked, its panic message has already been printed.
             _ = writer.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Runs what was recorded again, and compares. Applies nothing; knows no phase but by the lookup it is given.
+//! Repeats recorded runs and compares the outcomes. Applies nothing; finds phases only by the given lookup.
 
 use std::sync::Arc;
 
@@ -12,44 +12,44 @@ use serde::Serialize;
 use super::beat::RecordedBeat;
 use super::file::{Damage, Event, Gap, Recording};
 
-/// The built-in phase that ran as `info`, with the settings it had. None if it is not one, or its settings were not
-/// recorded or are not this version's.
+/// The built-in phase of `info`, with its recorded settings. None if `info` is not of a built-in phase, or if its
+/// settings were not recorded or do not fit this version.
 pub fn builtin(info: &RunInfo) -> Option<Arc<dyn Body>> {
     let settings = info.settings.as_deref().filter(|_| info.kind == BUILT_IN)?;
     groundskeeper_engine::builtin(&info.name, settings)
 }
 
-/// Finds what a recorded phase was made of: [`builtin`] does for the host's own.
+/// Finds the program of a recorded phase. Use [`builtin`] for built-in phases.
 pub type Lookup<'l> = dyn Fn(&RunInfo) -> Option<Arc<dyn Body>> + 'l;
 
-/// Differences that a report tells in full; the others are counted.
+/// Differences that a report shows in full; the others are only counted.
 const TOLD: usize = 10;
-/// Lines of one difference.
+/// Maximum lines of each side of a difference.
 const LINES: usize = 20;
 
-/// What a recording spans, and what of it cannot be read.
+/// The range of a recording, and what could not be read.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Extent {
     pub recording: String,
-    /// Beats that were read, and how many of them are urgent ones.
+    /// Beats that were read, and how many of them are urgent.
     pub beats: u64,
     pub urgent: u64,
     pub first_tick: u32,
     pub last_tick: u32,
     pub first_unix_s: u32,
     pub last_unix_s: u32,
-    /// Processes that recorded.
+    /// Number of processes that recorded.
     pub sessions: u32,
     pub gaps: Vec<Gap>,
     pub damage: Vec<Damage>,
-    /// Of a record that was being written when the process was killed.
+    /// Bytes of a record that was being written when the process was killed.
     pub torn_bytes: u64,
     #[serde(skip)]
     session: Option<u64>,
 }
 
 impl Extent {
-    /// Goes through the whole recording, giving each beat to `each`.
+    /// Reads the whole recording, and passes each beat to `each`.
     pub(super) fn walk(recording: &Recording, mut each: impl FnMut(&RecordedBeat)) -> Self {
         let (name, torn_bytes) = (recording.name().to_owned(), recording.torn_bytes());
         let mut extent = Self { recording: name, torn_bytes, ..Self::default() };
@@ -68,9 +68,11 @@ impl Extent {
 
     fn note(&mut self, beat: &RecordedBeat) {
         if self.beats == 0 {
-            (self.first_tick, self.first_unix_s) = (beat.moment.tick, beat.moment.unix_s());
+            self.first_tick = beat.moment.tick;
+            self.first_unix_s = beat.moment.unix_s();
         }
-        (self.last_tick, self.last_unix_s) = (beat.moment.tick, beat.moment.unix_s());
+        self.last_tick = beat.moment.tick;
+        self.last_unix_s = beat.moment.unix_s();
         self.beats += 1;
         self.urgent += u64::from(beat.moment.urgent > 0);
         if self.session.replace(beat.session) != Some(beat.session) {
@@ -78,13 +80,13 @@ impl Extent {
         }
     }
 
-    /// Whether every beat that was recorded could be read and none was left out.
+    /// Whether no beat was left out, and every recorded beat could be read.
     pub fn is_whole(&self) -> bool {
         self.gaps.is_empty() && self.damage.is_empty() && self.torn_bytes == 0
     }
 }
 
-/// How the runs of one phase fared when they were run again.
+/// Results of the repeated runs of one phase.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct PhaseReport {
     pub name: String,
@@ -96,11 +98,11 @@ pub struct PhaseReport {
     pub identical: u64,
     pub different: u64,
     pub skipped: u64,
-    /// Why some were not run again.
+    /// Why some runs were skipped.
     pub why: Option<String>,
 }
 
-/// One run that did something else the second time.
+/// One run with another outcome than recorded.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Difference {
     pub tick: u32,
@@ -108,36 +110,36 @@ pub struct Difference {
     pub urgent: u32,
     pub unix_s: u32,
     pub phase: String,
-    /// `-` what was recorded, `+` what came of it now.
+    /// `-`: the recorded outcome. `+`: the outcome now.
     pub lines: Vec<String>,
 }
 
-/// What came of running a recording again.
+/// The result of a replay.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
     pub extent: Extent,
-    /// By first appearance; a phase that changed its version, module or settings is there once for each.
+    /// By first appearance. A phase that changed its version, module or settings has one entry for each.
     pub phases: Vec<PhaseReport>,
-    /// The first ones.
+    /// The first differences.
     pub differences: Vec<Difference>,
 }
 
 impl Report {
-    /// Runs that were different.
+    /// Number of runs with another outcome than recorded.
     pub fn different(&self) -> u64 {
         self.phases.iter().map(|phase| phase.different).sum()
     }
 }
 
-/// A phase that is being run again.
+/// A phase during the replay.
 struct Known {
     info: RunInfo,
     body: Option<Arc<dyn Body>>,
     report: PhaseReport,
 }
 
-/// Runs every recorded run again for which `lookup` finds the phase, on the recorded tick, view and memory. Takes about
-/// as long as the runs took, and reading the file.
+/// Repeats every recorded run for which `lookup` finds the phase, with the recorded tick, view and memory. Takes about
+/// as long as the runs took, plus reading the file.
 pub fn replay(recording: &Recording, lookup: &Lookup<'_>) -> Report {
     let mut phases: Vec<Known> = Vec::new();
     let mut differences = Vec::new();
@@ -183,7 +185,7 @@ impl Known {
         };
         let Some(body) = &self.body else { return skip(&mut self.report, None) };
         if matches!(run.came, Came::Failed { how: FailureKind::Overran, .. }) {
-            let why = "it had not come back in time, which the clock decides";
+            let why = "it did not return in time, which depends on the clock";
             return skip(&mut self.report, Some(why));
         }
         let view = beat.view_of(run);
@@ -213,7 +215,7 @@ fn why_not_found(info: &RunInfo) -> String {
     }
 }
 
-/// An ask as the journal writes it, and who its row is.
+/// An ask as the journal writes it, with the name of its row.
 fn told(ask: &Ask, view: &dyn Frozen) -> String {
     match of_row(ask) {
         Some((table, row)) if row < view.rows(table) => {
@@ -235,7 +237,7 @@ fn of_row(ask: &Ask) -> Option<(Table, u32)> {
     })
 }
 
-/// What came of a run, line by line.
+/// The outcome of a run, line by line.
 fn lines(came: &Came, view: &dyn Frozen) -> Vec<String> {
     match came {
         Came::Planned(Planned { asks, memory, metrics, .. }) => {
@@ -260,7 +262,7 @@ fn memory_line(memory: &Saved) -> String {
     format!("memory version {version}, {} bytes: {shown}", bytes.len())
 }
 
-/// What is in one and not in the other, between the lines that both begin and end with.
+/// The lines of both, without the common lines at the start and at the end.
 fn compare(was: &[String], is: &[String]) -> Vec<String> {
     let same = was.iter().zip(is).take_while(|(was, is)| was == is).count();
     let (was, is) = (&was[same..], &is[same..]);

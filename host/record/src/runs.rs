@@ -1,5 +1,5 @@
-//! The runs of one beat as bytes, and back: who ran, on what, and what came of it. What has not changed since the beat
-//! before is not written again.
+//! Encodes and decodes the runs of one beat: phases, inputs and outcomes. What has not changed since the previous beat
+//! is not written again.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,12 +12,12 @@ use groundskeeper_sdk::phase::Tick;
 
 use super::bytes::{Bytes, Corrupt, put, put_bytes, put_rows, put_text, unzigzag, zigzag};
 
-/// What writer and reader both know from the beats since the last whole one.
+/// What both writer and reader know from the beats since the last one in full.
 #[derive(Default)]
 pub(super) struct Known {
-    /// A run names its phase by its place in here.
+    /// A run refers to its phase by the index in this list.
     phases: Vec<Arc<RunInfo>>,
-    /// What the next run of a phase is expected to find, by name.
+    /// The memory that the next run of each phase should find, by name.
     memories: BTreeMap<String, Option<Saved>>,
 }
 
@@ -26,7 +26,7 @@ impl Known {
         self.phases.iter().rposition(|known| Arc::ptr_eq(known, phase) || known == phase)
     }
 
-    /// A plan that was accepted stores its memory for the next run.
+    /// Notes the memory for the next run: a plan's new memory, or the memory that this run had.
     fn note(&mut self, run: &RecordedRun) {
         let stored = match &run.came {
             Came::Planned(Planned { memory: Some(memory), .. }) => Some(memory.clone()),
@@ -47,7 +47,7 @@ impl Known {
         put(out, runs.len() as u64);
         let mut last = &Arc::default();
         for run in runs {
-            let place = self.place_of(&run.phase).expect("it was put there if it was not known");
+            let place = self.place_of(&run.phase).expect("unknown phases were added above");
             put(out, place as u64);
             put_tick(out, &run.tick);
             let expected = self.memories.get(&run.phase.name);
@@ -130,7 +130,7 @@ fn put_tick(out: &mut Vec<u8>, tick: &Tick) {
     put(out, missed.into());
     out.push(late.into());
     put(out, unix_s.into());
-    // Random: nothing would make it smaller.
+    // Random bits do not compress.
     seed.iter().for_each(|half| out.extend(half.to_le_bytes()));
 }
 
@@ -208,7 +208,7 @@ fn take_changes(bytes: &mut Bytes<'_>, last: &Arc<Changes>) -> Result<Arc<Change
 
 const PLANNED: u8 = 0;
 
-/// Only ever append: the place is the number in the file, from 1.
+/// Only append: the index plus 1 is the number in the file.
 const FAILURES: [FailureKind; 10] = [
     FailureKind::Transient,
     FailureKind::Permanent,
@@ -264,7 +264,7 @@ fn put_came(out: &mut Vec<u8>, came: &Came) {
     }
 }
 
-/// Only ever append: the numbers are those in the file.
+/// Only append: these are the numbers in the file.
 fn fate_number(fate: &Fate) -> u8 {
     match fate {
         Fate::Applied => 0,
@@ -275,7 +275,7 @@ fn fate_number(fate: &Fate) -> u8 {
     }
 }
 
-/// The fate of a number; what goes with it is read from `bytes`.
+/// The outcome with this number; its data is read from `bytes`.
 fn take_fate(bytes: &mut Bytes<'_>, number: u8) -> Result<Fate, Corrupt> {
     Ok(match number {
         0 => Fate::Applied,
@@ -283,7 +283,7 @@ fn take_fate(bytes: &mut Bytes<'_>, number: u8) -> Result<Fate, Corrupt> {
         2 => Fate::Refused,
         3 => Fate::Shadow,
         4 => Fate::Partial { granted: bytes.small()? },
-        _ => return Err(Corrupt("what became of an ask is not known")),
+        _ => return Err(Corrupt("the outcome of an ask is not known")),
     })
 }
 
@@ -317,7 +317,7 @@ fn take_metric(bytes: &mut Bytes<'_>) -> Result<Metric, Corrupt> {
     Ok(Metric { name, change })
 }
 
-/// The number is the journal's own; then the fields, as the table of asks has them.
+/// Writes the ask's number, its index in `KINDS`, and then its fields in their order in the contract.
 fn put_ask(out: &mut Vec<u8>, ask: &Ask) {
     out.push(ask.number() as u8);
     ask.fields().for_each(|field| match field {
@@ -341,7 +341,7 @@ fn put_ask(out: &mut Vec<u8>, ask: &Ask) {
 }
 
 fn take_ask(bytes: &mut Bytes<'_>) -> Result<Ask, Corrupt> {
-    let mut ask = Ask::empty(bytes.byte()?.into()).ok_or(Corrupt("an ask is of no known kind"))?;
+    let mut ask = Ask::empty(bytes.byte()?.into()).ok_or(Corrupt("the kind of an ask is not known"))?;
     for field in ask.fields_mut() {
         match field {
             AskFieldMut::Peer(number)
@@ -371,7 +371,7 @@ mod tests {
 
     use super::*;
 
-    /// One of each kind, in the journal's order.
+    /// One of each kind, in the order of `KINDS`.
     fn asks() -> Vec<Ask> {
         let reason = || "why".to_owned();
         vec![
@@ -392,7 +392,7 @@ mod tests {
         ]
     }
 
-    /// Recordings are read for as long as they are kept: these bytes do not change.
+    /// Old recordings must stay readable, so these bytes must not change.
     #[test]
     fn asks_are_written_as_ever() {
         let mut out = Vec::new();

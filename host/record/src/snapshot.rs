@@ -1,4 +1,4 @@
-//! The tables of a node in memory: out of a recording, or written by hand. Read only; knows no pool.
+//! The tables of a node in memory, from a recording or written by hand. Read-only; does not use the pool.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,9 +11,9 @@ use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals};
 /// A column that other snapshots may share; none if it was not recorded.
 pub(super) type Shared = Option<Arc<Vec<u32>>>;
 
-/// Columns of the peers by their place in [`PeerColumn::ALL`].
+/// Columns of the peers by their index in [`PeerColumn::ALL`].
 pub(super) type PeerColumns = [Shared; PeerColumn::COUNT];
-/// Columns of the address book by their place in [`AddressColumn::ALL`].
+/// Columns of the address book by their index in [`AddressColumn::ALL`].
 pub(super) type AddressColumns = [Shared; AddressColumn::COUNT];
 
 /// The tables and totals of a node at one moment. Cheap to share, never changed.
@@ -25,7 +25,7 @@ pub(super) struct RecordedSnapshot {
     book: AddressColumns,
     /// An address for each row of the book.
     addresses: Arc<Vec<SocketAddr>>,
-    /// Only `dialing`, `least` and `most` are kept: the others are counted.
+    /// Only `dialing`, `least` and `most` are stored here; the others are counted from the rows.
     pub(super) totals: Totals,
     /// A connection counts as healthy above this.
     pub(super) healthy_above: u32,
@@ -36,7 +36,7 @@ pub(super) struct RecordedSnapshot {
 }
 
 impl RecordedSnapshot {
-    /// Every column has a value for each row.
+    /// Every column must have a value for each row.
     pub(super) fn new(
         peers: (PeerColumns, Arc<Vec<Arc<Name>>>),
         book: (AddressColumns, Arc<Vec<SocketAddr>>),

@@ -1,9 +1,9 @@
-//! Tables as the difference from those of the beat before: which rows came and went, and for each column what could not
-//! be foretold. Exact for any tables; small for those that a node has.
+//! Encodes tables as the difference from the previous beat: removed and new rows, and for each column the values that
+//! could not be predicted. Exact for any tables; small for those of a real node.
 //!
-//! A row is known again by its identity: the number of a connection, the address of an entry of the book. For a row
-//! that was there before, a column's rule foretells its value from the former one; a value that came true is a zero, and
-//! zeros all but vanish in compression.
+//! A row is recognized by its identity: the number of a connection, or the address of a book entry. If the row existed
+//! before, a column's rule predicts its value from the previous one. A correct prediction is written as a zero, and
+//! zeros compress to almost nothing.
 
 use std::hash::Hash;
 
@@ -12,10 +12,10 @@ use hashbrown::HashMap;
 
 use super::bytes::{Bytes, Corrupt, put, unzigzag, zigzag};
 
-/// Twice what a pool or a book may hold. More rows are neither written nor read.
+/// Twice the maximum of a pool or a book. Tables with more rows are neither written nor read.
 pub(super) const MOST_ROWS: usize = 1 << 21;
 
-/// What a row's value is expected to be, given its former one.
+/// How a row's value is predicted from its previous one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Foretell {
     Same = 0,
@@ -27,12 +27,12 @@ pub(super) enum Foretell {
     FallsMono = 3,
 }
 
-/// What is written when the value is another one.
+/// What is written if the prediction is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Missed {
-    /// How far it is off: for values that move a little.
+    /// The distance from the prediction: for values that change a little.
     Distance = 0,
-    /// The value itself: for values that start anew, as a silence does when the peer speaks.
+    /// The value itself: for values that restart, as a silence does when the peer speaks.
     Value = 1,
 }
 
@@ -92,12 +92,12 @@ impl Rule {
         }
     }
 
-    /// 0 if the value came true.
+    /// 0 if the prediction is correct.
     fn code(self, foretold: u32, value: u32) -> u64 {
         let distance = zigzag(value.wrapping_sub(foretold) as i32);
         match self.missed {
             Missed::Distance => distance.into(),
-            // Off by one is how whole seconds round, and says less about the row than the value would.
+            // Rounding to whole seconds is off by one; this distance carries less information than the value.
             Missed::Value if distance < NEAR => distance.into(),
             Missed::Value => u64::from(value) + u64::from(NEAR),
         }
@@ -124,12 +124,12 @@ pub(super) struct Elapsed {
     pub unix_s: u32,
 }
 
-/// Where each row of a table was in the beat before; [`NEW`] if it was not there.
+/// Index of each row in the previous beat's table; [`NEW`] if it was not there.
 pub(super) type Sources = Vec<u32>;
 
 pub(super) const NEW: u32 = u32::MAX;
 
-/// Rows that follow each other in both beats, with what went before them and what came after.
+/// Rows that follow each other in both beats, with the removed rows before them and the new rows after them.
 #[derive(Default)]
 struct Step {
     went: u64,
@@ -137,10 +137,10 @@ struct Step {
     came: usize,
 }
 
-/// Writes which of the rows `before` are there `now`, and the identities of those that are new.
+/// Writes which rows of `before` are still in `now`, and the identities of the new ones.
 ///
-/// Rows that stay are expected to keep their order; one that does not is written as gone and come again. O(rows) while
-/// nobody comes or goes; else it indexes the rows.
+/// A row that stays but changes the order is written as removed and new. O(rows); builds an index of the rows only if
+/// they changed.
 pub(super) fn put_rows<I: Copy + Eq + Hash>(
     out: &mut Vec<u8>,
     before: &[I],
@@ -197,7 +197,7 @@ pub(super) fn take_rows<'b, I: Copy>(
     take_identity: impl Fn(&mut Bytes<'b>) -> Result<I, Corrupt>,
 ) -> Result<(Vec<I>, Sources), Corrupt> {
     let count = bytes.number()?;
-    // A row that came takes a byte at the least.
+    // A new row takes at least one byte.
     if count > (before.len() + bytes.left()).min(MOST_ROWS) as u64 {
         return Err(Corrupt("there are more rows than there can be"));
     }
@@ -210,7 +210,7 @@ pub(super) fn take_rows<'b, I: Copy>(
         let came = bytes.number()?;
         let left = (count - rows.len()) as u64;
         if stayed > left || came > left - stayed || stayed + came == 0 {
-            return Err(Corrupt("the steps do not make up the rows"));
+            return Err(Corrupt("the rows do not add up to their count"));
         }
         let from = usize::try_from(went).ok().and_then(|went| next.checked_add(went));
         let from = from.filter(|from| *from <= before.len());
@@ -226,12 +226,12 @@ pub(super) fn take_rows<'b, I: Copy>(
     Ok((rows, sources))
 }
 
-/// Bytes of the largest code: a value of 32 bits, and a few codes before it.
+/// Bytes of the largest code: a value of 32 bits plus `NEAR`.
 const LARGEST_CODE: usize = 5;
 
-/// Writes one column, given where its rows were before: how many bytes its largest code takes, then the lowest byte of
-/// every code, then the next one of every code. Like beside like: upper bytes are mostly zeros, lower ones noise. A
-/// column that came true is one byte. `seams` gets the places where the likeness ends.
+/// Writes one column, given where its rows were before: the bytes of its largest code, then the lowest byte of every
+/// code, then the next byte of every code. This puts similar bytes together: upper bytes are mostly zeros, lower ones
+/// noise. A column that was predicted correctly takes one byte. Adds to `seams` the positions where each group ends.
 pub(super) fn put_column(
     out: &mut Vec<u8>,
     seams: &mut Vec<usize>,

@@ -1,4 +1,4 @@
-//! Recordings of made-up beats: what goes in comes out, and damage stays where it is.
+//! Recordings of generated beats: they are read back unchanged, and damage does not spread.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use super::head::{FILE_HEAD, RECORD_HEAD, file_head};
 use super::output::Sink;
 use super::*;
 
-/// A beat that is made up: its tables by column.
+/// A generated beat: its tables by column.
 #[derive(Clone, Debug)]
 struct Made {
     peers: Vec<Vec<u32>>,
@@ -31,7 +31,7 @@ struct Made {
 }
 
 fn naming(conn: u32) -> Option<Naming> {
-    // One in seven has gone before it could be asked.
+    // One connection in seven has ended before its name was read.
     (conn % 7 != 3).then(|| Naming {
         id: PeerId::from_bytes([conn as u8; 32]),
         address: socket(conn),
@@ -65,7 +65,7 @@ impl Recordable for Made {
     }
 }
 
-/// What is read must be what was made.
+/// Checks that the beat read equals the generated one.
 fn assert_same(read: &RecordedBeat, made: &Made) {
     assert_eq!((read.moment, &read.runs, &read.after), (made.moment, &made.runs, &made.after));
     let view = read.view(None);
@@ -93,9 +93,9 @@ fn assert_same(read: &RecordedBeat, made: &Made) {
 struct Memory {
     bytes: Arc<Mutex<Vec<u8>>>,
     most: usize,
-    /// The files that were turned over.
+    /// The rotated files.
     former: Arc<Mutex<Vec<Vec<u8>>>>,
-    /// If there is one, each record waits for a word.
+    /// If set, each record waits for a message.
     gate: Option<Arc<Mutex<Receiver<()>>>>,
 }
 
@@ -242,7 +242,7 @@ fn run(peers: usize, book: usize) -> impl Strategy<Value = RecordedRun> {
     )
 }
 
-/// Rows that partly come from a small set, so that beats share some: columns of them, each value likely or not.
+/// Columns for this number of rows, with likely and unlikely values.
 fn columns(names: &'static [&'static str], rows: usize) -> impl Strategy<Value = Vec<Vec<u32>>> {
     let value = prop_oneof![4 => 0_u32..200, 1 => any::<u32>(), 1 => Just(u32::MAX)];
     proptest::collection::vec(proptest::collection::vec(value, rows), names.len())
@@ -348,7 +348,7 @@ proptest! {
                 assert_same(&beat, same[0]);
                 read += 1;
             }
-            // What is lost is the damaged beat and those up to the next whole one.
+            // The damaged beat is lost, and those up to the next one in full.
             prop_assert!(read + whole_every as usize >= made.len(), "{} of {}", read, made.len());
             prop_assert!(read < made.len());
         } else {
@@ -381,7 +381,7 @@ proptest! {
             let at = at.index(raw.len());
             raw[at] = byte;
             let Ok(beat) = decoder.decode(1, which == 0, &raw) else { break };
-            // Whatever it is, it can be looked at.
+            // Reading any decoded view must not panic.
             for run in &beat.runs {
                 let view = beat.view_of(run);
                 for table in [Table::Peers, Table::Book] {
@@ -396,7 +396,7 @@ proptest! {
     }
 }
 
-/// Beats as a node has them: the same peers, each older by a tick.
+/// Typical beats of a node: the same peers, each older by a tick.
 fn quiet(ticks: u32, rows: u32) -> Vec<Made> {
     let beat = |tick: u32| Made {
         peers: peer::COLUMNS
@@ -438,7 +438,7 @@ fn what_the_disk_has_no_time_for_is_left_out_and_marked() {
     let options = RecorderOptions { patience: Duration::ZERO, ..options(120) };
     let mut recorder = Recorder::into_sink(Box::new(sink.clone()), 0, options).unwrap();
     let made = quiet(12, 5);
-    // Four places in the queue, and the writer waits at the gate.
+    // The queue has four places, and the writer waits at the gate.
     made[..10].iter().for_each(|made| take(&mut recorder, made));
     let left_out = recorder.counts().left_out;
     assert!((5..=6).contains(&left_out), "{left_out}");
@@ -471,7 +471,7 @@ fn a_disk_that_hangs_costs_no_memory() {
     sink.gate = Some(Arc::new(Mutex::new(gate)));
     let options = RecorderOptions { patience: Duration::ZERO, ..options(120) };
     let mut recorder = Recorder::into_sink(Box::new(sink.clone()), 0, options).unwrap();
-    // Everybody leaves at each tick, and others come.
+    // At each tick all peers leave, and others connect.
     for (at, mut made) in quiet(500, 20).into_iter().enumerate() {
         made.peers[PeerColumn::Conn as usize] = (0..20).map(|row| row + 20 * at as u32).collect();
         take(&mut recorder, &made);

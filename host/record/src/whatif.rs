@@ -1,5 +1,5 @@
-//! Another phase over recorded hours: what it would have asked for, beside what did happen. What it asks for has no
-//! effect on the hours that follow: they are as they were.
+//! Runs another phase on a recording, and compares what it asks for with what happened. Its asks have no effect on
+//! later beats: these stay as they were recorded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,34 +18,34 @@ use super::beat::RecordedBeat;
 use super::file::Recording;
 use super::replay::Extent;
 
-/// A phase to be tried on recorded hours.
+/// A phase to try on a recording.
 pub struct Candidate {
-    /// That of a recorded phase to be tried in its place.
+    /// With the name of a recorded phase, it runs in the place of that phase.
     pub name: String,
     pub body: Arc<dyn Body>,
     pub schedule: Schedule,
 }
 
-/// What another phase would have done.
+/// What the candidate would have done.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct WhatIf {
     pub extent: Extent,
     pub phase: String,
-    /// A recorded phase has its name: it was run at that one's place, and with its random bits.
+    /// Whether a recorded phase has its name. It then runs at the place of that phase, and with its seed.
     pub in_place_of_its_namesake: bool,
     pub runs: u64,
     pub failed: u64,
     pub first_failure: Option<Failed>,
-    /// One for each kind of action that either of them asked for.
+    /// One for each kind of action that the candidate or a recorded phase asked for.
     pub actions: Vec<Action>,
-    /// Connections that it would have ended, most often asked for first.
+    /// Connections that the candidate would have ended, the most often requested first.
     pub would_drop: Vec<Dropped>,
-    /// Connections that recorded phases ended, in their order.
+    /// Connections that recorded phases ended, in order.
     pub did_drop: Vec<Dropped>,
     pub agreement: Agreement,
 }
 
-/// A run that left no plan.
+/// A run without a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Failed {
     pub tick: u32,
@@ -53,7 +53,7 @@ pub struct Failed {
     pub text: String,
 }
 
-/// How often one action was asked for. Pings are counted by peers.
+/// How often one action was asked for. A ping counts once per peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Action {
     pub action: &'static str,
@@ -73,30 +73,30 @@ pub struct Dropped {
     pub times: u32,
     pub first_tick: u32,
     pub first_unix_s: u32,
-    /// Which phase, of those that did.
+    /// The first phase that asked for it.
     pub by: String,
     pub action: &'static str,
     pub reason: String,
-    /// When recorded phases dropped it as well, and how many seconds later.
+    /// When recorded phases dropped it too, and how many seconds later.
     pub dropped_at_tick: Option<u32>,
     pub dropped_after_s: Option<u32>,
 }
 
-/// How many of the connections that it would have ended the recorded phases ended, too.
+/// How many of the candidate's drops the recorded phases made too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Agreement {
-    /// The span of the first count, in ticks.
+    /// The limit for `soon`, in ticks.
     pub within_ticks: u32,
     pub soon: u64,
     pub later: u64,
     pub never: u64,
 }
 
-/// A connection of one process.
+/// A connection: the session of its process, and its number.
 type Conn = (u64, u32);
 
-/// Runs `candidate` on each recorded beat in which it would have been due, with a memory of its own. A drop counts as
-/// agreed if the recorded phases did the same within `within_ticks`.
+/// Runs `candidate` on each recorded beat in which it would have been due, with separate memory. A drop counts as
+/// `soon` if the recorded phases made it too, at most `within_ticks` later.
 pub fn what_if(recording: &Recording, candidate: &Candidate, within_ticks: u32) -> WhatIf {
     let mut trial = Trial::new(candidate);
     let extent = Extent::walk(recording, |beat| {
@@ -108,7 +108,7 @@ pub fn what_if(recording: &Recording, candidate: &Candidate, within_ticks: u32) 
 
 #[derive(Default)]
 struct Trial {
-    /// With every kind of action, at its number.
+    /// Holds every kind of action, at its number.
     report: WhatIf,
     /// None before the first beat.
     timing: Option<Timing>,
@@ -116,7 +116,7 @@ struct Trial {
     last_run_unix: Option<u32>,
     last_accepted: Option<Moment>,
     memory: Option<Saved>,
-    /// Where its namesake runs.
+    /// Place of the recorded phase with its name.
     place: Option<u32>,
     would_drop: BTreeMap<Conn, Dropped>,
     did_drop: BTreeMap<Conn, Dropped>,
@@ -131,13 +131,13 @@ impl Trial {
         Self { report, ..Self::default() }
     }
 
-    /// When it ran last, in the ticks of the beat's process.
+    /// When the candidate ran last, in ticks of the beat's process.
     fn timing(&mut self, candidate: &Candidate, beat: &RecordedBeat) -> Timing {
         let Moment { tick, interval_ms, .. } = beat.moment;
         let is_new = self.session.replace(beat.session) != Some(beat.session);
         let timing = match (self.timing, self.last_run_unix) {
             (Some(timing), _) if !is_new => timing,
-            // Ticks count anew, time does not.
+            // Ticks restart with the process, time does not.
             (Some(_), Some(unix)) => {
                 let ago_ms = u64::from(beat.moment.unix_s().saturating_sub(unix)) * 1000;
                 Timing { last_run: i64::from(tick) - (ago_ms / interval_ms.max(1)) as i64, again_at: None }
@@ -210,7 +210,7 @@ impl Trial {
         }
     }
 
-    /// What had been changed at its place in the order: before its namesake, or behind everybody.
+    /// The changes before the candidate's place in the order; all changes if it has no place.
     fn changes<'b>(&self, beat: &'b RecordedBeat) -> &'b Arc<Changes> {
         let Some(place) = self.place else { return &beat.after };
         let behind = |run: &&RecordedRun| run.phase.place >= place;
@@ -267,7 +267,7 @@ impl Trial {
             }
             would_drop.push(one);
         }
-        // Stable: of those asked for equally often the older connection comes first.
+        // Stable: among equal counts, the older connection comes first.
         would_drop.sort_by_key(|one| std::cmp::Reverse(one.times));
         self.report.actions.retain(|action| action.would_ask + action.did_ask > 0);
         WhatIf {
@@ -281,7 +281,7 @@ impl Trial {
     }
 }
 
-/// As the host counts it: by monotonic time within a process, else by wall time.
+/// Counts as the host does: by monotonic time within a process, else by wall time.
 fn seconds_between(last: &Moment, beat: &RecordedBeat) -> u32 {
     let mono_ms = beat.moment.mono_ms.checked_sub(last.mono_ms);
     let seconds = mono_ms.map(|ms| ms / 1000);
@@ -289,7 +289,7 @@ fn seconds_between(last: &Moment, beat: &RecordedBeat) -> u32 {
     u32::try_from(seconds).unwrap_or(u32::MAX - 1)
 }
 
-/// Random bits for a phase that was not there: the same whenever and wherever the recording is replayed.
+/// The seed of a phase that was not recorded: the same each time and everywhere the recording is replayed.
 fn seed(beat: &RecordedBeat, phase: &str) -> [u32; 2] {
     let mut hasher = Sha256::new();
     hasher.update(beat.session.to_le_bytes());
@@ -302,11 +302,11 @@ fn seed(beat: &RecordedBeat, phase: &str) -> [u32; 2] {
     [half(0), half(4)]
 }
 
-/// How much an ask counts for: pings by peers, everything else by asks.
+/// How much an ask counts: a ping once per peer, everything else once.
 fn amount(ask: &Ask, view: &dyn Frozen) -> u64 {
     match ask {
         Ask::Ping { peers } => peers.len() as u64,
-        // A test on a column that was not recorded pings nobody.
+        // A test on a column that was not recorded pings no peer.
         Ask::PingMatching { tests } => query::try_count(view, Table::Peers, tests).unwrap_or(0).into(),
         _ => 1,
     }

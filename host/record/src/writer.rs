@@ -1,5 +1,5 @@
-//! The writing side of a recorder, on a thread of its own: makes bytes of beats and hands them to the file. Ends when the
-//! recorder does, or when a write fails.
+//! The writer thread of a recorder: encodes beats and writes them to the file. Ends when the recorder does, or when a
+//! write fails.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use super::file::{Gap, LARGEST_RAW};
 use super::head::{Head, Kind};
 use super::output::Sink;
 
-/// What is left after foretelling is noise, in which higher levels look for repetitions that are not there: they are up to
-/// 2 % worse, and slower.
+/// Only noise is left after prediction, and it has no repetitions to find. Higher levels are slower, and compress up to
+/// 2 % worse.
 const ZSTD_LEVEL: i32 = 1;
 
-/// A block's own statistics take up to a hundred bytes, which less than this does not win back.
+/// The statistics of a block take up to a hundred bytes. A smaller block does not save that much.
 const LEAST_BLOCK: usize = 768;
 
-/// What has been done so far, for the recorder to tell.
+/// Counters of the writer, reported by the recorder.
 #[derive(Default)]
 pub(super) struct Counts {
     pub beats: AtomicU64,
@@ -32,20 +32,20 @@ pub(super) struct Counts {
     pub stopped: AtomicBool,
 }
 
-/// Who connections are, by number.
+/// Names of connections, by connection number.
 pub(super) type Names = HashMap<u32, Arc<Naming>>;
 
-/// What the recorder hands over.
+/// Work from the recorder.
 pub(super) enum Job {
-    /// A beat, and who the connections are that came with it.
+    /// A beat, and the names of its new connections.
     Beat(Beat, Vec<(u32, Arc<Naming>)>),
     Gap(Gap),
 }
 
-/// What the writing thread holds.
+/// The state of the writer thread.
 pub(super) struct Writer {
     sink: Box<dyn Sink>,
-    /// Of the next record in the file.
+    /// Number of the next record in the file.
     number: u32,
     session: u64,
     whole_every: u32,
@@ -57,7 +57,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Begins with a whole beat, as record `number` of the file.
+    /// Begins with a beat in full, as record `number` of the file.
     pub fn new(sink: Box<dyn Sink>, number: u32, whole_every: u32, counts: Arc<Counts>) -> io::Result<Self> {
         Ok(Self {
             sink,
@@ -72,7 +72,7 @@ impl Writer {
         })
     }
 
-    /// Writes until there is no recorder any more.
+    /// Writes until the recorder ends, or a write fails.
     pub fn drain(mut self, jobs: &Receiver<Job>, free: &Sender<()>) {
         while let Ok(job) = jobs.recv() {
             let is_beat = matches!(job, Job::Beat(..));
@@ -112,7 +112,7 @@ impl Writer {
         let Some((kind, record)) = self.encode(beat)? else { return self.leave_out(beat) };
         if !self.sink.has_room(record.len()) {
             let words =
-                format!("one whole beat takes {} bytes, more than half of the recording may", record.len());
+                format!("one full beat takes {} bytes, more than half of the maximum size", record.len());
             return Err(io::Error::other(words));
         }
         self.append(kind, &record)
@@ -156,7 +156,7 @@ impl Writer {
         self.gap(Gap { beats: 1, first_tick: tick, last_tick: tick })
     }
 
-    /// One zstd frame, with a block for each stretch of like bytes: each has statistics of its own then.
+    /// One zstd frame with a block for each stretch of similar bytes, so that each block has separate statistics.
     fn compress(&mut self, raw: &Raw) -> io::Result<Vec<u8>> {
         let Raw { bytes, seams } = raw;
         let mut out = zstd::stream::write::Encoder::with_context(Vec::new(), self.compressor.context_mut());
@@ -200,9 +200,9 @@ impl Writer {
     }
 }
 
-/// Forgets connections that have ended, now and then.
+/// Forgets connections that have ended, once they outnumber the others.
 pub(super) fn prune(names: &mut Names, conns: &[u32]) {
-    /// So that a small pool is not gone through at each beat.
+    /// Keeps a small pool from being scanned at each beat.
     const SPARE: usize = 64;
     if names.len() > 2 * conns.len() + SPARE {
         let mut kept = Names::with_capacity(conns.len());
