@@ -1,5 +1,5 @@
 //! The address book: known addresses, their history, and when each may be dialled again. Opens no socket and does not
-//! choose whom to dial.
+//! choose what to dial.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,7 +53,7 @@ pub struct BookLimits {
 }
 
 impl BookLimits {
-    /// The ranges of its keys.
+    /// The allowed range of each key.
     #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 5] = [
         ("capacity", Bound::Count(16, 1_000_000)),

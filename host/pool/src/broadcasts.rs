@@ -29,7 +29,7 @@ pub struct BroadcastLimits {
 }
 
 impl BroadcastLimits {
-    /// The ranges of its keys.
+    /// The allowed range of each key.
     #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("held", Bound::Count(1, 16_777_216)),

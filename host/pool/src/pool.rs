@@ -222,11 +222,11 @@ impl Pool {
         id: PeerId,
         link: Arc<dyn Link>,
     ) -> Result<(), Denied> {
-        let words = match direction {
+        let reason = match direction {
             Direction::Inbound => "accepted",
             Direction::Outbound => "dialled",
         };
-        let draft = Draft::new(Asker::Host, What::Connect, words);
+        let draft = Draft::new(Asker::Host, What::Connect, reason);
         let now = self.clock.coarse();
         let at = key.slot as usize;
         let mut members = self.members.lock();
@@ -246,8 +246,8 @@ impl Pool {
             if same_boot && !self.new_one_wins(&id, self.tags[old as usize].load(), direction) {
                 return Err(Denied::Duplicate);
             }
-            let words = if same_boot { "dialled from both sides" } else { "the peer came back" };
-            let removal = Removal::new(Asker::Host, Cause::Replaced, words);
+            let reason = if same_boot { "dialled from both sides" } else { "the peer came back" };
+            let removal = Removal::new(Asker::Host, Cause::Replaced, reason);
             let old_key = ConnKey { slot: old, conn: self.tags[old as usize].load().conn() };
             replaced = self.close_locked(&mut members, old_key, removal);
         }
@@ -271,8 +271,9 @@ impl Pool {
     /// Both ends keep the connection that the smaller id dialled, so they agree without a message.
     fn new_one_wins(&self, id: &PeerId, old: Word, new: Direction) -> bool {
         let we_are_smaller = self.self_id < *id;
-        let dialled_by_smaller = |outbound: bool| outbound == we_are_smaller;
-        dialled_by_smaller(new == Direction::Outbound) && !dialled_by_smaller(!old.inbound())
+        let smaller_dialled_new = (new == Direction::Outbound) == we_are_smaller;
+        let smaller_dialled_old = old.inbound() != we_are_smaller;
+        smaller_dialled_new && !smaller_dialled_old
     }
 
     /// Whether the connection is still live.
@@ -346,8 +347,8 @@ impl Pool {
             return Err(Denied::ShuttingDown);
         }
         let mut members = self.members.lock();
-        if let Some(words) = members.over_limit(direction, NetGroup::of(address.ip())) {
-            return Err(Denied::Limit(words));
+        if let Some(reason) = members.over_limit(direction, NetGroup::of(address.ip())) {
+            return Err(Denied::Limit(reason));
         }
         let slot = match members.free {
             NONE if members.used() == self.capacity => return Err(Denied::Full(self.capacity)),

@@ -56,7 +56,7 @@ impl Default for PoolSettings {
 }
 
 impl PoolSettings {
-    /// The ranges of its keys.
+    /// The allowed range of each key.
     #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 8] = [
         ("max_connections", Bound::Count(1, MOST_CONNECTIONS)),
@@ -135,7 +135,7 @@ impl Default for JournalSettings {
 }
 
 impl JournalSettings {
-    /// The ranges of its keys.
+    /// The allowed range of each key.
     #[doc(hidden)]
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("notable", Bound::Count(16, 1_000_000)),

@@ -289,11 +289,11 @@ impl Reader<'_> {
 
     /// Skips the records that depend on a damaged one. Gaps among them count as damage too.
     fn damaged(&mut self, at: u64, why: &'static str) -> Event {
-        let rest = &self.recording.index[self.next..];
-        let rests = rest.iter().take_while(|entry| entry.head.kind != Kind::Whole).count();
-        self.next += rests;
+        let following = self.recording.index[self.next..].iter();
+        let dependent = following.take_while(|entry| entry.head.kind != Kind::Whole).count();
+        self.next += dependent;
         self.last = None;
-        Event::Damaged(Damage { at, records: 1 + rests as u32, why })
+        Event::Damaged(Damage { at, records: 1 + dependent as u32, why })
     }
 }
 

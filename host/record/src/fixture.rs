@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_as_in_the_world_of_the_sdk() {
+    fn omitted_values_are_as_in_the_world_of_the_sdk() {
         let text = r#"{ "peers": [{}, { "rtt-us": 900000, "inbound": true }, { "health": 12, "idle-s": null }],
                         "book": [{}, { "failures": 3 }] }"#;
         let fixture = Fixture::parse(text, "view.json").unwrap();

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_a_recording_is_left_alone() {
+    fn a_file_that_is_not_a_recording_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "my notes, twelve bytes and more").unwrap();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_to_an_older_recording_does_not_pass_for_its_version() {
+    fn records_added_to_an_older_recording_raise_its_version() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hours.gkr");
         let mut older = file_head();

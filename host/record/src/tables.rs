@@ -139,8 +139,8 @@ struct Step {
 
 /// Writes which rows of `before` are still in `now`, and the identities of the new ones.
 ///
-/// A row that stays but changes the order is written as removed and new. O(rows); builds an index of the rows only if
-/// they changed.
+/// A row that changes its place in the order is written as removed and new. O(rows); builds an index of the rows only
+/// if they changed.
 pub(super) fn put_rows<I: Copy + Eq + Hash>(
     out: &mut Vec<u8>,
     before: &[I],
@@ -229,9 +229,9 @@ pub(super) fn take_rows<'b, I: Copy>(
 /// Bytes of the largest code: a value of 32 bits plus `NEAR`.
 const LARGEST_CODE: usize = 5;
 
-/// Writes one column, given where its rows were before: the bytes of its largest code, then the lowest byte of every
-/// code, then the next byte of every code. This puts similar bytes together: upper bytes are mostly zeros, lower ones
-/// noise. A column that was predicted correctly takes one byte. Adds to `seams` the positions where each group ends.
+/// Writes one column, given where its rows were before: the width of its largest code in bytes, then the lowest byte of
+/// every code, then the next byte of every code. This groups similar bytes: upper bytes are mostly zeros, lower ones
+/// noise. A column that was predicted correctly takes one byte. Adds to `seams` the position where each group ends.
 pub(super) fn put_column(
     out: &mut Vec<u8>,
     seams: &mut Vec<usize>,

@@ -423,7 +423,7 @@ fn quiet(ticks: u32, rows: u32) -> Vec<Made> {
 }
 
 #[test]
-fn a_quiet_beat_takes_next_to_nothing() {
+fn a_quiet_beat_takes_few_bytes() {
     let made = quiet(3, 1000);
     let (one, three) = (record(&made[..1], 120).len(), record(&made, 120).len());
     let difference = (three - one) / 2;
@@ -431,7 +431,7 @@ fn a_quiet_beat_takes_next_to_nothing() {
 }
 
 #[test]
-fn what_the_disk_has_no_time_for_is_left_out_and_marked() {
+fn beats_that_the_disk_is_too_slow_for_are_left_out_and_marked() {
     let (open, gate) = channel();
     let mut sink = Memory::new(usize::MAX);
     sink.gate = Some(Arc::new(Mutex::new(gate)));
@@ -485,7 +485,7 @@ fn a_disk_that_hangs_costs_no_memory() {
 }
 
 #[test]
-fn a_full_file_turns_over_and_the_next_begins_whole() {
+fn a_full_file_is_rotated_and_the_next_begins_with_a_full_beat() {
     let made = quiet(200, 50);
     let sink = Memory::new(3_000);
     let mut recorder = Recorder::into_sink(Box::new(sink.clone()), 0, options(120)).unwrap();
@@ -523,7 +523,7 @@ fn a_disk_that_is_full_ends_the_recording_and_nothing_else() {
 }
 
 #[test]
-fn a_process_that_starts_anew_goes_on_behind_what_is_whole() {
+fn a_restarted_process_continues_after_the_last_complete_record() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hours.gkr");
     let made = quiet(3, 5);
@@ -563,7 +563,7 @@ fn a_newer_format_is_refused_by_name() {
 }
 
 #[test]
-fn the_view_of_a_run_is_less_what_was_changed_before_it() {
+fn the_view_of_a_run_has_the_changes_before_it() {
     let mut made = quiet(1, 6).remove(0);
     made.peers[PeerColumn::Health as usize] = vec![100; 6];
     made.peers[PeerColumn::Protected as usize] = vec![0; 6];

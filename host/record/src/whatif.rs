@@ -96,7 +96,7 @@ pub struct Agreement {
 type Conn = (u64, u32);
 
 /// Runs `candidate` on each recorded beat in which it would have been due, with separate memory. A drop counts as
-/// `soon` if the recorded phases made it too, at most `within_ticks` later.
+/// `soon` if the recorded phases made it too, at most `within_ticks` ticks later.
 pub fn what_if(recording: &Recording, candidate: &Candidate, within_ticks: u32) -> WhatIf {
     let mut trial = Trial::new(candidate);
     let extent = Extent::walk(recording, |beat| {

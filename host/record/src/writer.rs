@@ -111,9 +111,9 @@ impl Writer {
         self.encoder.forget();
         let Some((kind, record)) = self.encode(beat)? else { return self.leave_out(beat) };
         if !self.sink.has_room(record.len()) {
-            let words =
+            let message =
                 format!("one full beat takes {} bytes, more than half of the maximum size", record.len());
-            return Err(io::Error::other(words));
+            return Err(io::Error::other(message));
         }
         self.append(kind, &record)
     }

@@ -113,7 +113,7 @@ mod tests {
     use groundskeeper_base::clock::TokioClock;
 
     #[tokio::test(start_paused = true)]
-    async fn lines_reach_the_disk_and_the_file_turns_over() {
+    async fn lines_reach_the_disk_and_the_file_is_rotated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
         let file = JournalFile::open(&path, 2_000).unwrap();

@@ -88,6 +88,16 @@ impl Word {
     fn with_byte(self, at: u32, value: u8) -> Self {
         Self(self.0 & !(0xff << at) | u64::from(value) << at)
     }
+
+    fn with_protected(self, protected: bool) -> Self {
+        Self(if protected { self.0 | PROTECTED } else { self.0 & !PROTECTED })
+    }
+
+    fn health_after(self, by: i32, floor: u8) -> u8 {
+        let health = i32::from(self.health());
+        let lowest = health.min(i32::from(floor));
+        health.saturating_add(by).clamp(lowest, 100) as u8
+    }
 }
 
 impl std::fmt::Debug for Word {
@@ -128,7 +138,7 @@ impl Tag {
         .is_some()
     }
 
-    /// Live to closing. Of all calls for the same `conn`, exactly one succeeds and gets the word from before.
+    /// Live to closing. Of all calls for the same live `conn`, exactly one succeeds and gets the word from before.
     pub fn close(&self, conn: u32) -> Option<Word> {
         self.change_live(conn, |word| word.with_state(State::Closing))
     }
@@ -136,12 +146,9 @@ impl Tag {
     /// Changes health by `by` within 0 to 100, and never lowers it below `floor`, only while `conn` is live. Returns
     /// health before and after.
     pub fn adjust_health(&self, conn: u32, by: i32, floor: u8) -> Option<(u8, u8)> {
-        let moved = |word: Word| {
-            let (health, floor) = (i32::from(word.health()), i32::from(floor));
-            health.saturating_add(by).clamp(health.min(floor), 100) as u8
-        };
-        let before = self.change_live(conn, |word| word.with_byte(HEALTH_AT, moved(word)))?;
-        Some((before.health(), moved(before)))
+        let before =
+            self.change_live(conn, |word| word.with_byte(HEALTH_AT, word.health_after(by, floor)))?;
+        Some((before.health(), before.health_after(by, floor)))
     }
 
     pub fn set_pings_lost(&self, conn: u32, lost: u8) {
@@ -152,8 +159,7 @@ impl Tag {
     }
 
     pub fn set_protected(&self, conn: u32, protected: bool) -> bool {
-        let bits = |word: Word| if protected { word.0 | PROTECTED } else { word.0 & !PROTECTED };
-        self.change_live(conn, |word| Word(bits(word))).is_some()
+        self.change_live(conn, |word| word.with_protected(protected)).is_some()
     }
 
     /// [`change`](Self::change) while `conn` is live.

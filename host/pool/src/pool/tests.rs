@@ -114,7 +114,7 @@ async fn a_connection_ends_on_terms_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn whoever_ends_connections_at_once_leaves_as_many_as_are_to_be_left() {
+async fn concurrent_disconnects_leave_the_number_to_keep() {
     let pool = pool(64);
     let slots: Vec<_> = (1..=40).map(|n| join(&pool, n, Direction::Inbound, 0).unwrap().0).collect();
     std::thread::scope(|threads| {
