@@ -1,4 +1,4 @@
-//! A node that the operator names, as `id@host:port` or `host:port`. Resolves nothing.
+//! The address of a bootstrap node in the config: `id@host:port` or `host:port`. Does not resolve names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::peer::{BadPeerId, PeerId};
 
-/// A node to begin with.
+/// A node that this node dials first, to join the network.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bootstrap {
-    /// Without it, whoever answers first is trusted: see [`Bootstrap::warning`].
+    /// Without an id, any node that answers is trusted: see [`Bootstrap::warning`].
     pub id: Option<PeerId>,
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
     pub port: u16,
 }
 
-/// Why a text is not a [`Bootstrap`] entry.
+/// Why a text is not a valid [`Bootstrap`] entry.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadBootstrap {
@@ -80,7 +80,7 @@ impl fmt::Display for Bootstrap {
 }
 
 impl Bootstrap {
-    /// What the operator should hear about this entry.
+    /// A warning for the operator, if the entry has no id.
     pub fn warning(&self) -> Option<String> {
         self.id.is_none().then(|| {
             format!(

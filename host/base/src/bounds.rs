@@ -1,4 +1,4 @@
-//! The range of a setting. The check of a config, the JSON schema and error messages all read it here.
+//! The range of a setting. The config check, the JSON schema and the error messages all use it.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ pub use groundskeeper_sdk::span::Span;
 
 use crate::bytes::Bytes;
 
-/// What a key's value may be, both ends included.
+/// The lowest and the highest value of a key, both allowed.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
     Time(Span, Span),

@@ -1,4 +1,4 @@
-//! Amounts of memory as people write them: "16 MiB". Knows nothing of what they are for.
+//! Byte sizes as people write them: "16 MiB".
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,9 +6,9 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-/// A number of bytes, written like `512 B`, `16 KiB`, `64 MiB` or `1 GiB`, with or without the blank.
+/// A number of bytes, written like `512 B`, `16 KiB`, `64 MiB` or `1 GiB`, with or without the space.
 ///
-/// Powers of 1024 only: a limit that is 4.9 % off because of `MB` helps nobody.
+/// Powers of 1024 only: with `MB` too, a mistaken unit would change a limit by 4.9 %.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Bytes(pub u64);
 
@@ -29,7 +29,7 @@ impl Bytes {
     }
 }
 
-/// In the largest unit that makes it a whole number.
+/// Uses the largest unit in which the number is whole.
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, size) =

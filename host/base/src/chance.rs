@@ -1,4 +1,4 @@
-//! Chance: the system's, or that of a seed, so that a simulation can be run again. Keeps no record of what it gave.
+//! A shared random number generator, seeded by the system or, for simulations that can be repeated, by a given seed.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-/// A source of numbers by chance, shared by reference. Each draw is a short lock: for what happens per connection, not
-/// per message.
+/// A random number generator that is shared by reference. Each call takes a short lock, so use it once per connection,
+/// not once per message.
 #[derive(Debug)]
 pub struct Chance(Mutex<StdRng>);
 
 impl Chance {
-    /// Without a seed, numbers that nobody can guess: a cipher's stream (ChaCha) under a key from the system. Equal seeds
-    /// give equal numbers in equal order; a node that others talk to must have none.
+    /// Without a seed the numbers cannot be guessed: ChaCha, keyed by the system. Equal seeds give equal numbers in the
+    /// same order, so a node that talks to strangers must have no seed.
     pub fn new(seed: Option<u64>) -> Self {
         Self(Mutex::new(match seed {
             Some(seed) => StdRng::seed_from_u64(seed),
@@ -25,12 +25,12 @@ impl Chance {
         self.0.lock().next_u64()
     }
 
-    /// A number under `bound`, each as likely as the others; 0 if there is none.
+    /// A number below `bound`, uniformly distributed; 0 if `bound` is 0.
     pub fn below(&self, bound: usize) -> usize {
         if bound == 0 { 0 } else { self.0.lock().random_range(0..bound) }
     }
 
-    /// A time from nothing to `most`, both included.
+    /// A duration from 0 to `most`, both included.
     pub fn up_to(&self, most: Duration) -> Duration {
         self.0.lock().random_range(Duration::ZERO..=most)
     }

@@ -1,4 +1,4 @@
-//! Monotonic, wall and boot time behind one trait. Never sleeps and never wakes anybody.
+//! Monotonic, wall and boot time behind one trait. Has no timers: clocks are only read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// A point in monotonic time in units of 1/8 s since the clock was made: fine enough for staleness, and a busy
-/// connection stores it at most eight times a second. Wraps after 17 years.
+/// A point in monotonic time, in units of 1/8 s since the clock was created. This is fine enough to detect stale peers,
+/// and a busy connection stores it at most eight times a second. Wraps after 17 years.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Coarse(pub u32);
 
@@ -16,17 +16,17 @@ impl Coarse {
     pub const PER_SECOND: u32 = 8;
 
     pub fn from_duration(since_start: Duration) -> Self {
-        // Not by milliseconds: those are 128 bits wide, and this is done for each socket read.
+        // Not `as_millis`: that computes in 128 bits, and this function runs for each socket read.
         let seconds = since_start.as_secs() as u32;
         Self(seconds.wrapping_mul(Self::PER_SECOND).wrapping_add(since_start.subsec_nanos() / 125_000_000))
     }
 
-    /// Whole seconds from `earlier` to here, 0 if `earlier` is later.
+    /// Whole seconds from `earlier` to `self`; 0 if `earlier` is later.
     pub fn seconds_since(self, earlier: Coarse) -> u32 {
         self.0.saturating_sub(earlier.0) / Self::PER_SECOND
     }
 
-    /// The moment that is `time` later; saturates.
+    /// The moment `time` after this one; saturates.
     pub fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(Self::from_duration(time).0))
     }
@@ -36,29 +36,29 @@ impl Coarse {
     }
 }
 
-/// What time it is. All methods are cheap enough to call once per socket read.
+/// A source of time. All methods are cheap enough to call once per socket read.
 pub trait Clock: Send + Sync + 'static {
-    /// Monotonic time since the clock was made. Stands still while the machine sleeps.
+    /// Monotonic time since the clock was created. Stops while the machine is suspended.
     fn mono(&self) -> Duration;
 
-    /// The same in eighths of a second, by the cheapest source there is (about 4 ns on Linux).
+    /// The same in eighths of a second, from the cheapest source (about 4 ns on Linux).
     fn coarse(&self) -> Coarse {
         Coarse::from_duration(self.mono())
     }
 
-    /// Like [`Clock::mono`], but goes on while the machine sleeps: the difference tells of a suspend.
+    /// Like [`Clock::mono`], but continues while the machine is suspended. The difference shows a suspend.
     fn boot(&self) -> Duration;
 
-    /// Time since 1970. May jump; nothing is decided by it but what must outlive a restart.
+    /// Time since 1970. May jump, so use it only for what must survive a restart.
     fn unix(&self) -> Duration;
 }
 
-/// Seconds since 1970 as the contract gives them to phases, saturating.
+/// Seconds since 1970, as phases get them by the contract. Saturates.
 pub fn unix_seconds(clock: &dyn Clock) -> u32 {
     u32::try_from(clock.unix().as_secs()).unwrap_or(u32::MAX)
 }
 
-/// The machine's clocks: `CLOCK_MONOTONIC`, its coarse twin, and `CLOCK_BOOTTIME`.
+/// The machine's clocks: `CLOCK_MONOTONIC`, `CLOCK_MONOTONIC_COARSE` and `CLOCK_BOOTTIME`; wall time from the system.
 #[derive(Debug)]
 pub struct SystemClock {
     mono_start: Duration,
@@ -97,9 +97,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// Tokio's clock, which tests pause and move; suspends and wall-clock jumps are set by hand.
+/// Tokio's clock, which tests can pause and advance. Tests also simulate suspends and jumps of the wall clock.
 ///
-/// With a running tokio clock it is real time, only dearer to read than [`SystemClock`].
+/// If tokio's clock is not paused, this is real time, but it costs more to read than [`SystemClock`].
 #[derive(Debug)]
 pub struct TokioClock {
     start: Instant,
@@ -119,14 +119,14 @@ impl TokioClock {
         })
     }
 
-    /// As if the machine had slept for `time`: boot and wall time go on, monotonic time does not.
+    /// Simulates a suspend of length `time`: boot and wall time advance, monotonic time does not.
     pub fn suspend(&self, time: Duration) {
         let ms = time.as_millis() as i64;
         self.slept_ms.fetch_add(ms, Ordering::Relaxed);
         self.wall_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    /// Moves only the wall clock, by milliseconds, either way.
+    /// Moves only the wall clock, forwards or backwards.
     pub fn step_wall(&self, by_ms: i64) {
         self.wall_ms.fetch_add(by_ms, Ordering::Relaxed);
     }

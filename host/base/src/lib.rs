@@ -1,4 +1,4 @@
-//! What every part of Groundskeeper needs: who a peer is, what time it is, sizes, and files that survive a crash.
+//! Basic types of every other crate: peer ids and network groups, clocks, byte sizes, files that survive a crash.
 //!
 //! ```
 //! use groundskeeper_base::peer::{NetGroup, PeerId};

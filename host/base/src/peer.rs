@@ -1,4 +1,4 @@
-//! Who a peer is and where it lives in the network. Refuses to know anything about connections.
+//! The identity of a peer and the part of the network that it is in. Knows nothing about connections.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId([u8; 32]);
 
-/// Why a text is not a [`PeerId`].
+/// Why a text is not a valid [`PeerId`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadPeerId {
@@ -41,7 +41,7 @@ impl PeerId {
         &self.0
     }
 
-    /// The first ten characters: enough for a person to tell peers apart, never used as a key.
+    /// The first ten characters: enough for a person to distinguish peers. Never used as a key.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(10);
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for PeerId {
     }
 }
 
-/// Who a row is, for logs and operators.
+/// The peer behind a row of the peer table, for logs and operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Naming {
     pub id: PeerId,
@@ -105,14 +105,14 @@ pub struct Naming {
     pub agent: String,
 }
 
-/// The form in which an address is compared and stored: `::ffff:a.b.c.d` is the IPv4 address it wraps.
+/// The form in which addresses are compared and stored: `::ffff:a.b.c.d` becomes the IPv4 address that it contains.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// A part of the network that one operator plausibly controls: IPv4 /16 or IPv6 /32.
+/// A part of the network that one operator may control: an IPv4 /16 or an IPv6 /32.
 ///
-/// IPv4 groups are below 65,536 and global IPv6 groups above 2^29, so one `u32` serves both.
+/// IPv4 groups are below 65,536 and global IPv6 groups are above 2^29, so one `u32` holds both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NetGroup(pub u32);
 
@@ -131,7 +131,7 @@ impl NetGroup {
     }
 }
 
-/// Whether an address belongs to the public internet, so that it may be told to strangers.
+/// Whether an address belongs to the public internet, so that this node may send it to strangers.
 pub fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {

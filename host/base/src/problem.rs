@@ -1,20 +1,20 @@
-//! What is wrong with a config, said so that it can be put right. Finds nothing itself.
+//! One mistake in a config or a manifest, with its place and a hint. Other modules find the mistakes.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One mistake: where it is, what it is, and the way out.
+/// One mistake: where it is, what is wrong, and how to fix it.
 ///
-/// Prints itself on one line as `file:line: key: message; hint`, the form that editors jump to.
+/// Printed as `file:line: key: message; hint`, a form in which editors can jump to the line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
-    /// The file as it was named, or the flag that carried the value.
+    /// The file, by the name that the caller gave it, or the flag that set the value.
     pub file: String,
-    /// From 1; none for a flag, or when the mistake is not at one place.
+    /// Counted from 1; none for a flag, or if the mistake is not in one place.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub line: Option<u32>,
-    /// From 1, in characters.
+    /// Counted from 1, in characters.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub column: Option<u32>,
     /// Dotted path of the key, like `node.interval`.
@@ -26,7 +26,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A mistake of a whole file, or of a flag.
+    /// A mistake in a whole file, or in a flag.
     pub fn of(file: impl Into<String>, message: impl Into<String>) -> Self {
         let (file, message) = (file.into(), message.into());
         Self { file, line: None, column: None, key: None, message, hint: None }
@@ -58,10 +58,10 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// The one of `known` that `wrong` was plausibly meant to be.
+/// The name in `known` that is most similar to `wrong`; none if no name is similar.
 #[doc(hidden)]
 pub fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Below this a suggestion misleads more often than it helps (Jaro-Winkler similarity, 0 to 1).
+    /// Below this similarity (Jaro-Winkler, 0 to 1) a suggestion misleads more often than it helps.
     const ALIKE: f64 = 0.8;
     let wrong = wrong.to_ascii_lowercase().replace('-', "_");
     known
@@ -72,7 +72,7 @@ pub fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
         .map(|(_, one)| one)
 }
 
-/// A hint for a phase name that does not exist: the name that was plausibly meant, or all `known` ones.
+/// A hint for a phase name that does not exist: a similar name, or all `known` names.
 #[doc(hidden)]
 pub fn unknown_name_hint(name: &str, known: &[&str]) -> String {
     match meant(name, known.iter().copied()) {

@@ -1,15 +1,15 @@
-//! How durations and sizes are read into plain types: as people write them. Adapters for serde's `with`.
+//! Adapters for serde's `with`: durations and sizes are written as text such as "1h", and read into plain types.
 
 use std::time::Duration;
 
 use groundskeeper_sdk::span::Span;
 
-/// A time as people write it, in whole milliseconds.
+/// Converts a duration to a [`Span`], in whole milliseconds; saturates.
 pub fn span(time: Duration) -> Span {
     Span::millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A `Duration` written like "1h".
+/// A `Duration`, written like "1h".
 pub mod as_span {
     use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub mod as_optional_span {
     }
 }
 
-/// A number of bytes written like "64 KiB".
+/// A number of bytes, written like "64 KiB".
 pub mod as_bytes {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

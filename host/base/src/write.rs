@@ -1,4 +1,4 @@
-//! Writing a file so that a crash leaves the old one or the new one, never a part.
+//! Writes files so that a crash leaves either the old file or the new one, never a part.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -6,10 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Replaces `path` by a file of `bytes` with permissions `mode`, and returns when that is on the disk.
+/// Replaces `path` by a file that holds `bytes`, with permissions `mode`. Returns when the file is on the disk.
 ///
 /// # Errors
-/// Whatever the file system says; `path` is as it was then.
+/// Those of the file system. `path` is then unchanged, unless only the sync of its folder failed.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let beside = beside(path);
     let written = write_synced(&beside, bytes, mode).and_then(|()| {
@@ -17,22 +17,22 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         sync_folder_of(path)
     });
     if written.is_err() {
-        // What is left of it is in nobody's way: the next write removes it.
+        // If this fails too, the next write removes the temporary file.
         _ = fs::remove_file(&beside);
     }
     written
 }
 
-/// [`write_whole`] of several files. Most of its time is the disk's, which is waited for at one time for all of them.
+/// [`write_whole`] for several files. Syncs them in parallel, because waiting for the disk takes most of the time.
 ///
 /// # Errors
-/// Whatever the file system says; the first so many of them may be new then.
+/// Those of the file system. A prefix of the files may then have been replaced.
 pub fn write_together(files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
     let besides: Vec<PathBuf> = files.iter().map(|(path, _)| beside(path)).collect();
     let written = std::thread::scope(|scope| {
         let writing = files.iter().zip(&besides);
         let writing = writing.map(|((_, bytes), beside)| scope.spawn(|| write_synced(beside, bytes, mode)));
-        // All are begun before the first is waited for, and all have ended before anything is renamed.
+        // Start all writes before waiting for the first, and wait for all before any rename.
         let writing: Vec<_> = writing.collect();
         let ended: Vec<_> = writing.into_iter().map(|one| one.join()).collect();
         ended
@@ -51,7 +51,7 @@ pub fn write_together(files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()>
     renamed
 }
 
-/// Where a file is written before it is in its place.
+/// The temporary file that is renamed to `path`.
 fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
@@ -59,7 +59,7 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    // A leftover of a crash may have other permissions than `mode`, which only count for a file that is made.
+    // A crash may have left this file with other permissions; `mode` only applies to a file that is created.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -69,7 +69,7 @@ fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A rename is on the disk only when its folder is.
+/// Syncs the folder of `path`: a rename is on the disk only after that.
 pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => File::open(folder)?.sync_all(),
@@ -77,10 +77,10 @@ pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `folder` with mode 0700 unless it is there. What lies in it is run, so nobody else may write to it.
+/// Creates `folder` with mode 0700 unless it exists. The node runs code from it, so no other user may write to it.
 ///
 /// # Errors
-/// What is wrong and the way out.
+/// A message that says what is wrong and how to fix it.
 pub fn private_folder(folder: &Path) -> Result<(), String> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| error.to_string())?;
     let meta = fs::metadata(folder).map_err(|error| error.to_string())?;
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!((fs::read(at("a")).unwrap(), fs::read(at("b")).unwrap()), (b"new".into(), b"new".into()));
         assert_eq!(names(), ["a", "b"]);
 
-        // The second cannot even be begun: nothing has changed, and nothing is left.
+        // The second file cannot be created: no file has changed, and no temporary file is left.
         let files = [(at("a"), b"newer".to_vec()), (at("none/b"), b"newer".to_vec())];
         write_together(&files, 0o640).unwrap_err();
         assert_eq!((fs::read(at("a")).unwrap(), names()), (b"new".to_vec(), vec!["a".into(), "b".into()]));
