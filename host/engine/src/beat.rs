@@ -1,4 +1,4 @@
-//! What one beat froze and did, as data, and who takes it down while it runs. Reads and writes nothing.
+//! The data of one beat (tables, runs, outcomes) and the trait that records it. Does no I/O.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use groundskeeper_sdk::phase::Tick;
 
 use crate::{Body, Changes, Ended, FailureKind, NameOf, RunFailure};
 
-/// What one beat froze, all columns of it. Does not change once made.
+/// All columns of the tables that one beat runs on. Never changes after it is created.
 pub trait Recordable: Send + Sync {
     /// A column of the peers, for all rows.
     fn peers(&self, column: PeerColumn) -> &[u32];
     /// A column of the address book, for all rows.
     fn book(&self, column: AddressColumn) -> &[u32];
     fn addresses(&self) -> &[SocketAddr];
-    /// Who a row of the peers is, asked while the beat is running; none once its connection has ended.
+    /// The peer in a row of the peers. Called while the beat is running; none if the connection has ended.
     fn naming(&self, row: usize) -> Option<Naming>;
 }
 
-/// Takes down beats while they run. The beat calls it in this order: `begin`, then for each run `phase`, `ran` and, if
-/// there was a plan to apply, `applied`; then `end`.
+/// Records beats while they run. The beat calls it in this order: `begin`; for each run `phase`, `ran` and, if there
+/// was a plan to apply, `applied`; then `end`.
 pub trait BeatRecorder: Send {
-    /// Begins a beat that is going to run a phase. Gives the names of its connections as they are now, for the views of
-    /// its phases; none if this beat is not recorded, and then nothing of it follows.
+    /// Begins a beat that will run at least one phase. Returns the current names of its connections, for the views of
+    /// its phases. None if this beat is not recorded; the other methods are then not called for it.
     fn begin(&mut self, snapshot: Arc<dyn Recordable>, moment: Moment) -> Option<Arc<NameOf>>;
 
-    /// What is known of the phase `name`, which is the `place`-th and made of `body`. Asks `describe` only if that is
-    /// news.
+    /// Returns what is known about the phase `name`, which is at `place` in the order and runs `body`. Calls `describe`
+    /// only if the recorder does not know this phase yet.
     fn phase(
         &mut self,
         name: &str,
@@ -38,13 +38,13 @@ pub trait BeatRecorder: Send {
         describe: &dyn Fn() -> RunInfo,
     ) -> Arc<RunInfo>;
 
-    /// Notes a run that has ended.
+    /// Records a run that has ended.
     fn ran(&mut self, run: RecordedRun);
 
-    /// Notes what became of the asks of the last run.
+    /// Records the outcome of each ask of the last run.
     fn applied(&mut self, fates: Vec<Fate>);
 
-    /// Ends the beat. `after` is what all of its plans have changed.
+    /// Ends the beat. `after` holds all changes by its plans.
     fn end(&mut self, after: Arc<Changes>);
 
     fn counts(&self) -> RecordCounts;
@@ -56,22 +56,22 @@ pub struct RecordCounts {
     pub beats: u64,
     pub left_out: u64,
     pub bytes: u64,
-    /// The disk refused a write, and nothing is recorded any more.
+    /// A write failed, and recording has ended.
     pub stopped: bool,
 }
 
-/// When a beat was, and the node's numbers beside its tables.
+/// The time of a beat, and the node's numbers that are not in its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Moment {
     pub tick: u32,
-    /// 0 for the tick itself, else the number of the urgent beat after it.
+    /// 0 for the tick itself, else the number of the urgent beat after that tick.
     pub urgent: u32,
     pub late: bool,
-    /// Grid points without a tick since the last one.
+    /// Ticks that were skipped since the last one.
     pub skipped: u32,
     pub slept_ms: u64,
     pub lateness_ms: u64,
-    /// Monotonic time since the node's clock was made.
+    /// Monotonic time since the node's clock was created.
     pub mono_ms: u64,
     pub unix_ms: u64,
     pub interval_ms: u64,
@@ -94,12 +94,12 @@ impl Moment {
     }
 }
 
-/// How a beat is called in messages.
+/// The name of a beat in messages.
 pub fn called(tick: u32, urgent: u32) -> String {
     if urgent == 0 { format!("tick {tick}") } else { format!("tick {tick} urgent {urgent}") }
 }
 
-/// A phase as it ran: what is needed to run it again.
+/// A phase as it ran: everything needed to run it again.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RunInfo {
     pub name: String,
@@ -118,55 +118,55 @@ pub struct RunInfo {
 #[derive(Clone, PartialEq, Debug)]
 pub struct RecordedRun {
     pub phase: Arc<RunInfo>,
-    /// As the phase got it.
+    /// The tick that the phase got.
     pub tick: Tick,
     pub memory: Option<Saved>,
-    /// What had been changed in the beat when it ran.
+    /// What earlier plans of the beat had changed when it ran.
     pub before: Arc<Changes>,
     pub took_us: u64,
     pub fuel: Option<u64>,
     pub came: Came,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Came {
     Planned(Planned),
-    /// It left no plan.
+    /// The run produced no plan.
     Failed {
         how: FailureKind,
         text: String,
     },
 }
 
-/// A plan, and what became of it.
+/// A plan and the outcome of its asks.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Planned {
     pub asks: Vec<Ask>,
     pub memory: Option<Saved>,
     pub metrics: Vec<Metric>,
-    /// One for each ask; empty if nothing was to be applied.
+    /// One for each ask; empty if the plan was not applied.
     pub fates: Vec<Fate>,
 }
 
-/// What became of one ask.
+/// The outcome of one ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     Applied,
-    /// Overtaken by events.
+    /// Not needed or not possible any longer, because the node changed after the snapshot.
     Void,
     /// Not allowed, or not possible.
     Refused,
-    /// Would have been applied if its phase were not in shadow mode.
+    /// Not applied because the phase is in shadow mode.
     Shadow,
-    /// A part was applied, the rest refused: `granted` peers were pinged, or entries forgotten.
+    /// Applied in part: `granted` peers were pinged, or entries forgotten. The rest was refused.
     Partial {
         granted: u32,
     },
 }
 
 impl Came {
-    /// What a run ended with; a plan's fates are not known yet.
+    /// The outcome of a run. The outcomes of a plan's asks are not known yet.
     pub fn of(ended: &Ended) -> Self {
         match ended.plan() {
             Ok(Parts { asks, memory, log: _, metrics }) => Came::Planned(Planned {
@@ -179,8 +179,8 @@ impl Came {
         }
     }
 
-    /// Whether another run did the same, bit for bit. Of traps and limits only the kind counts: their words name places
-    /// in a module, which are the compiler's.
+    /// Whether another run had the same outcome, bit for bit. Of traps and limits only the kind is compared: their
+    /// texts name places in compiled code, which depend on the compiler.
     pub fn is_same_as(&self, other: &Came) -> bool {
         match (self, other) {
             (Came::Planned(one), Came::Planned(two)) => {
@@ -195,7 +195,7 @@ impl Came {
     }
 }
 
-/// By bits, so that a gauge that is not a number equals itself.
+/// Compares gauges by their bits, so that NaN equals itself.
 fn same_metrics(one: &[Metric], two: &[Metric]) -> bool {
     let bits = |change: Change| match change {
         Change::Add(by) => (0, u64::from(by)),

@@ -1,14 +1,14 @@
-//! Keeps a phase that fails from running at every turn. Counts due runs and nothing else.
+//! A circuit breaker for phases: a phase that keeps failing runs less often. Counts due runs, has no clock.
 
 use crate::policy::OnFailure;
 
-/// Failures in a row that open the breaker of a phase of the host's own.
+/// Failures in a row that open the breaker of a host phase (built in, or from the application).
 const BREAKER_FAILURES: u32 = 3;
-/// No pause is longer unless it begins longer: a phase that works again is back within this many due runs.
+/// The longest pause, in due runs, unless the first pause is longer. A repaired phase runs again within this many.
 const BREAKER_MAX_PAUSE: u32 = 32;
 
-/// A circuit breaker counted in due runs: after some failures in a row it lets 1, 2, 4 ... due runs pass, then tries
-/// once. That of a guest gives up after it has opened some times in a row; those of the host's own never do.
+/// A circuit breaker that counts due runs. After some failures in a row it skips 1, 2, 4 ... due runs, then allows one
+/// trial. A guest's breaker gives up after it has opened some times in a row; a host phase's breaker never does.
 #[derive(Debug)]
 pub struct Breaker {
     rules: OnFailure,
@@ -16,24 +16,24 @@ pub struct Breaker {
     failures: u32,
     pause: u32,
     skip: u32,
-    /// How often it has opened since the last run that ended well.
+    /// How often it has opened since the last successful run.
     trips: u32,
     has_given_up: bool,
 }
 
 impl Breaker {
-    /// For phases that the host or its application answers for.
+    /// For host phases, which never give up.
     pub fn host() -> Self {
         let rules = OnFailure { trip_after: BREAKER_FAILURES, pause: 1, quarantine_after: u32::MAX };
         Self { gives_up: false, ..Self::guest(rules) }
     }
 
-    /// For guests: gives up when it would open for the `quarantine_after`-th time in a row.
+    /// For guests. Gives up when it would open for the `quarantine_after`-th time in a row.
     pub fn guest(rules: OnFailure) -> Self {
         Self { rules, gives_up: true, failures: 0, pause: 0, skip: 0, trips: 0, has_given_up: false }
     }
 
-    /// Whether a due run may happen. Counts the run as let pass if not.
+    /// Whether a due run may happen. If not, counts the run as skipped.
     pub fn admit(&mut self) -> bool {
         if self.skip > 0 {
             self.skip -= 1;
@@ -42,7 +42,7 @@ impl Breaker {
         !self.has_given_up
     }
 
-    /// Closes it, whatever happened: after a run that ended well, or because somebody says so.
+    /// Closes the breaker from any state: after a successful run, or when the operator asks for it.
     pub fn reset(&mut self) {
         *self = Self { gives_up: self.gives_up, ..Self::guest(self.rules) };
     }
@@ -61,7 +61,7 @@ impl Breaker {
         self.skip = self.pause;
     }
 
-    /// A guest that cannot work is not tried again. Phases of the host's own are.
+    /// Stops trying a guest that cannot work. Does nothing for host phases.
     pub fn give_up(&mut self) {
         if self.gives_up {
             (self.has_given_up, self.skip) = (true, 0);
@@ -72,7 +72,7 @@ impl Breaker {
         self.failures
     }
 
-    /// Due runs that it still lets pass.
+    /// Due runs that it will still skip.
     pub fn pause_left(&self) -> u32 {
         self.skip
     }
@@ -81,7 +81,7 @@ impl Breaker {
         self.skip > 0
     }
 
-    /// Nothing but [`Breaker::reset`] closes it again.
+    /// If true, only [`Breaker::reset`] closes it again.
     pub fn has_given_up(&self) -> bool {
         self.has_given_up
     }

@@ -1,4 +1,4 @@
-//! The four built-in phases: their names and order, when each runs, and made again out of settings as JSON.
+//! The four built-in phases: names, order, schedules, and how to create one from its settings as JSON.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct Phases {
     pub reconnect: Phase<Reconnect>,
     /// Forgets old broadcasts.
     pub broadcast_cleanup: Phase<BroadcastCleanup>,
-    /// Forgets addresses that nobody names any more.
+    /// Forgets addresses that no peer mentions any longer.
     pub exchange_cleanup: Phase<ExchangeCleanup>,
 }
 
@@ -42,7 +42,7 @@ pub struct Phase<S> {
     #[serde(deserialize_with = "take_schedule::<S, _>")]
     #[cfg_attr(feature = "schema", schemars(with = "WrittenSchedule", default = "WrittenSchedule::default"))]
     pub schedule: Schedule,
-    /// What it decides by.
+    /// The settings of the phase itself.
     #[cfg_attr(feature = "schema", schemars(with = "Described<S>"))]
     pub settings: S,
 }
@@ -61,12 +61,12 @@ fn take_enabled<'de, D: Deserializer<'de>>(from: D) -> Result<Mode, D::Error> {
     Ok(if bool::deserialize(from)? { Mode::Enforce } else { Mode::Off })
 }
 
-/// Keys that are left out are as usual for this phase.
+/// A key that is left out has the default of this phase.
 fn take_schedule<'de, S: Settings, D: Deserializer<'de>>(from: D) -> Result<Schedule, D::Error> {
     Ok(WrittenSchedule::deserialize(from)?.or(S::schedule()))
 }
 
-/// The settings of a built-in phase, and when it runs unless its operator says so.
+/// The settings of a built-in phase, and its default schedule.
 pub trait Settings: groundskeeper_sdk::phase::Phase + Default + Serialize + DeserializeOwned {
     fn schedule() -> Schedule;
 }
@@ -87,21 +87,21 @@ impl Settings for Reconnect {
 }
 
 impl Settings for BroadcastCleanup {
-    /// Each minute at the default interval.
+    /// Every minute at the default interval.
     fn schedule() -> Schedule {
         Schedule::every(2)
     }
 }
 
 impl Settings for ExchangeCleanup {
-    /// Each hour at the default interval.
+    /// Every hour at the default interval.
     fn schedule() -> Schedule {
         Schedule::every(120)
     }
 }
 
-/// Stands for the settings of a phase in the schema, of which their type knows nothing: keys, types and defaults are read
-/// off their default.
+/// Stands for the settings of a phase in the schema. Their type does not implement `JsonSchema`, so keys, types and
+/// defaults are taken from its default value.
 #[cfg(feature = "schema")]
 struct Described<S>(std::marker::PhantomData<S>);
 
@@ -123,11 +123,11 @@ impl<S: Settings> schemars::JsonSchema for Described<S> {
     }
 }
 
-/// What the host's own phases are said to be made of.
+/// The `kind` of built-in phases and of the application's phases in reports.
 pub const BUILT_IN: &str = "built-in";
 
-/// The built-in phase `name` with `settings` as JSON. None if there is no such phase, or its settings are not this
-/// version's.
+/// Creates the built-in phase `name` from `settings` as JSON. None if there is no such phase, or if this version cannot
+/// read the settings.
 pub fn builtin(name: &str, settings: &str) -> Option<Arc<dyn Body>> {
     fn body<P: AnyPhase + Serialize + DeserializeOwned + 'static>(settings: &str) -> Option<Arc<dyn Body>> {
         let phase: P = serde_json::from_str(settings).ok()?;

@@ -1,7 +1,7 @@
-//! Runs one phase, whatever it is made of, and brings back what it asked for or how it failed. Schedules nothing.
+//! Runs one phase (built-in, native or WebAssembly) and returns its plan or how it failed. The caller decides when.
 //!
-//! [`schedule`] says when a phase is due, [`policy`] what it may do, a [`Fence`] where it runs. Hidden items are for the
-//! crates of this workspace and promise nothing.
+//! [`schedule`] says when a phase is due, [`policy`] says what it may do, and a [`Fence`] is where it runs. Hidden
+//! items are for the crates of this workspace; they may change at any time.
 
 #[doc(hidden)]
 pub mod beat;

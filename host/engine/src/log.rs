@@ -1,10 +1,10 @@
-//! What a guest says in a run, held to what its manifest allows. Says nothing itself but how much was dropped.
+//! Log lines of one run of a guest, within the limits of its manifest. Adds one line if lines were dropped.
 
 use groundskeeper_sdk::host::{Level, LogLine, clean};
 
 use crate::policy::Limits;
 
-/// Lines for the operator, as many and as long as the manifest allows.
+/// Lines for the operator. The manifest limits their number and their length.
 pub(super) struct Log {
     lines: Vec<LogLine>,
     most_lines: usize,
@@ -31,7 +31,7 @@ impl Log {
         self.lines.push(LogLine { level, text: clean(text).into_owned() });
     }
 
-    /// The lines so far, with one that says how many were dropped.
+    /// Takes the lines so far, and adds one that says how many were dropped.
     pub fn take(&mut self) -> Vec<LogLine> {
         let mut lines = std::mem::take(&mut self.lines);
         let dropped = std::mem::take(&mut self.dropped);
@@ -42,14 +42,14 @@ impl Log {
         lines
     }
 
-    /// The line that was said last.
+    /// The latest line.
     #[cfg(feature = "wasm")]
     pub fn last(&self) -> Option<&LogLine> {
         self.lines.last()
     }
 }
 
-/// At most so many bytes of it, whole characters only.
+/// The start of `text`: at most `bytes` bytes, whole characters only.
 pub(super) fn cut(text: &str, bytes: usize) -> &str {
     if text.len() <= bytes {
         return text;

@@ -1,4 +1,4 @@
-//! Native phases: shared libraries that run with all the rights of the process. Pins their bytes; cannot contain them.
+//! Native phases: shared libraries that run with all rights of the process. Checks their digest; has no sandbox.
 
 #![expect(unsafe_code, reason = "a shared library is loaded, and its functions are called")]
 
@@ -17,7 +17,7 @@ use super::log::Log;
 use super::{Body, Cost, Done, Ended, Job};
 use crate::policy::Limits;
 
-/// Why a library is not loaded.
+/// Why a library cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NativeError {
@@ -44,10 +44,10 @@ pub struct Native {
 }
 
 impl Native {
-    /// Reads the library at `path` and loads it, as [`Native::load_bytes`].
+    /// Reads the library at `path` and loads it like [`Native::load_bytes`].
     ///
     /// # Errors
-    /// [`NativeError`]: other bytes, a file that others could have written, no phase inside.
+    /// [`NativeError`]: the digest differs, other users can write to the file, or it contains no phase.
     pub fn load(
         path: &Path,
         digest: [u8; 32],
@@ -60,11 +60,12 @@ impl Native {
         Self::load_bytes(path, &bytes, digest, settings, scratch)
     }
 
-    /// Loads the library `bytes`, which lie at `path`, if they have this digest. They are copied into `scratch`, loaded from there and never
-    /// unloaded: whoever writes over the file changes nothing that runs. `scratch` is a folder that others cannot write to.
+    /// Loads the library `bytes`, read from `path`, if they have this digest. Copies them into `scratch`, loads the
+    /// copy and never unloads it, so overwriting `path` does not change running code. Only this user may write to
+    /// `scratch`.
     ///
     /// # Errors
-    /// [`NativeError`]: other bytes, a file that others could have written, no phase inside.
+    /// [`NativeError`]: the digest differs, other users can write to the file, or it contains no phase.
     pub fn load_bytes(
         path: &Path,
         bytes: &[u8],
@@ -90,13 +91,13 @@ impl Native {
         }
         let copy = private_copy(bytes, &found, scratch).map_err(io("cannot copy"))?;
         let phase = open(&copy);
-        // Loaded or not, its name is of no more use: what is mapped stays.
+        // The file is not needed after this, loaded or not: mapped code stays.
         _ = fs::remove_file(&copy);
         let phase = phase.map_err(|why| NativeError::Load { path: shown(), why })?;
         Ok(Self { phase, settings, digest, limits: Limits::default() })
     }
 
-    /// The same, held to these limits as far as a native phase can be: to those of its log.
+    /// Sets the limits. Only the limits of the log have an effect on a native phase.
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {
         Self { limits, ..self }
@@ -109,7 +110,7 @@ impl Native {
 }
 
 fn private_copy(bytes: &[u8], digest: &[u8; 32], scratch: &Path) -> std::io::Result<PathBuf> {
-    // A name of its own each time: the loader takes the same path for the same library.
+    // A unique name for each load: for a known path the loader returns the library that it already has.
     let unique =
         format!("{}-{:016x}.so", data_encoding::HEXLOWER.encode(&digest[..8]), rand::random::<u64>());
     let path = scratch.join(unique);
@@ -121,15 +122,15 @@ fn private_copy(bytes: &[u8], digest: &[u8; 32], scratch: &Path) -> std::io::Res
 fn open(path: &Path) -> Result<NativePhase, String> {
     // SAFETY: loading runs the library's constructors. The operator allowed native phases and pinned these very bytes.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
-    // Never unloaded: its threads and its thread-locals may outlive any call.
+    // Never unloaded: its threads and thread-locals may outlive any call.
     let library = ManuallyDrop::new(library.map_err(|error| error.to_string())?);
-    // SAFETY: a library that exports this name says that the function is of this type: that is what the name is for.
+    // SAFETY: by exporting this name a library declares that the function has this type; the name has no other use.
     let entry = unsafe { library.get::<unsafe extern "C" fn() -> *const gk_phase>(ENTRY.as_bytes()) };
     let entry = entry
         .map_err(|_| format!("it does not export {ENTRY}; build it with the SDK's feature \"dylib\""))?;
-    // SAFETY: the entry takes nothing and returns its table, as the header has it.
+    // SAFETY: the entry has no parameters and returns its table, as the C header declares.
     let table = unsafe { entry() };
-    // SAFETY: it is the entry's table, and the library stays loaded.
+    // SAFETY: the table comes from the entry, and the library stays loaded.
     unsafe { NativePhase::new(table) }
 }
 
@@ -170,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// A phase in C whose `run` is `body`.
+    /// Compiles a phase in C; `body` is the code of its `run`.
     fn library(folder: &Path, body: &str) -> PathBuf {
         let source = format!(
             "#include \"groundskeeper_phase.h\"\n\

@@ -1,4 +1,5 @@
-//! What a manifest lets a phase do: grants with their ceilings, limits of a run, the breaker's numbers. Checks no plan.
+//! What a manifest allows a phase: grants with their ceilings, limits of a run, settings of the circuit breaker. Plans
+//! are checked elsewhere.
 
 use std::time::Duration;
 
@@ -9,33 +10,33 @@ use serde_json::Value;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_base::units::{as_bytes, as_span};
 
-/// Whether the asks of a phase become effects.
+/// Whether the host applies the asks of a phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// What it asks for is done, up to its grants.
+    /// The host applies its asks, up to its grants.
     #[default]
     Enforce,
-    /// Runs as usual; every ask is journalled and none is applied.
+    /// Runs as usual. Every ask is journalled; none is applied.
     Shadow,
     /// Does not run.
     Off,
 }
 
-/// Who answers for a phase, and so which rules stand above its grants.
+/// Who is responsible for a phase. Decides which rules apply besides its grants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
-    /// Built in, or the embedding application's own: only its own breaker holds it back.
+    /// Built in, or from the embedding application. Only its own circuit breaker can stop it.
     Host,
-    /// Dropped in: the node-wide budget, the floor and quarantine hold for it.
+    /// Loaded from the drop-in folder. The node-wide budget, the floor and quarantine apply to it.
     Guest,
 }
 
-/// What a phase may read and ask for; `None` and `false` are "not granted". A number is the most that is allowed.
+/// What a phase may read and ask for. `None` and `false` mean "not granted"; a number is the highest allowed value.
 ///
-/// Its fields are the contract's interfaces that need a grant, in the contract's order.
+/// The fields are the contract's interfaces that need a grant, in the contract's order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -44,12 +45,12 @@ pub struct Grants {
     pub peers: bool,
     /// Reads the address book.
     pub book: bool,
-    /// Reads how many broadcasts are remembered.
+    /// Reads how many broadcasts the node remembers.
     pub broadcasts: bool,
     /// Ends connections.
     #[cfg_attr(feature = "schema", schemars(with = "Ceilings<DisconnectGrant>"))]
     pub disconnect: Option<DisconnectGrant>,
-    /// Moves the health of peers.
+    /// Changes the health of peers.
     #[cfg_attr(feature = "schema", schemars(with = "Ceilings<HealthGrant>"))]
     pub health: Option<HealthGrant>,
     /// Pings peers.
@@ -58,10 +59,10 @@ pub struct Grants {
     /// Dials and probes addresses.
     #[cfg_attr(feature = "schema", schemars(with = "Ceilings<DialGrant>"))]
     pub dial: Option<DialGrant>,
-    /// Keeps other phases from disconnecting peers.
+    /// Prevents other phases from disconnecting peers.
     #[cfg_attr(feature = "schema", schemars(with = "Ceilings<ProtectGrant>"))]
     pub protect: Option<ProtectGrant>,
-    /// Ends connections and keeps the peers out for a while. Each counts as a disconnect too.
+    /// Ends connections and refuses the peers for a while. Each ban counts as a disconnect too.
     #[cfg_attr(feature = "schema", schemars(with = "Ceilings<BanGrant>"))]
     pub ban: Option<BanGrant>,
     /// Clears old broadcasts and addresses.
@@ -69,14 +70,14 @@ pub struct Grants {
     pub forget: Option<ForgetGrant>,
     /// May ask to run again sooner.
     pub cadence: bool,
-    /// Keeps bytes from run to run.
+    /// Stores bytes from one run to the next.
     #[cfg_attr(feature = "schema", schemars(with = "Ceilings<MemoryGrant>"))]
     pub memory: Option<MemoryGrant>,
-    /// Reports numbers of its own.
+    /// Reports its own metrics.
     pub metrics: bool,
 }
 
-/// How a grant with ceilings is written, for the schema: `true` with the usual ceilings, or a table of them.
+/// How a grant with ceilings is written, for the schema: `true` for the default ceilings, or a table of ceilings.
 #[cfg(feature = "schema")]
 #[derive(schemars::JsonSchema)]
 #[schemars(untagged)]
@@ -90,17 +91,18 @@ enum Ceilings<T> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DisconnectGrant {
-    /// In one tick, urgent beats after it included.
+    /// Disconnects in one tick, urgent beats after it included.
     pub max_per_tick: u32,
-    /// In any hour. At least max_per_tick.
+    /// Disconnects in any hour. At least max_per_tick.
     pub max_per_hour: u32,
-    /// None of its disconnects leaves fewer live connections than this.
+    /// The phase disconnects no peer if fewer live connections than this would be left.
     pub min_connections_left: u32,
 }
 
 impl Default for DisconnectGrant {
-    /// Two a tick can be replaced before the next; twenty an hour turn a pool of eight over, and show in every graph
-    /// long before they isolate anybody; below eight connections the reconnect phase would dial as fast as this ends.
+    /// Two per tick can be replaced before the next tick. Twenty per hour replace a pool of eight, and are visible in
+    /// every graph long before they isolate a node. Below eight connections the reconnect phase would dial as fast as
+    /// this phase disconnects.
     fn default() -> Self {
         Self { max_per_tick: 2, max_per_hour: 20, min_connections_left: 8 }
     }
@@ -110,15 +112,15 @@ impl Default for DisconnectGrant {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthGrant {
-    /// Points that it moves one peer in any hour, up and down together.
+    /// Points by which it changes the health of one peer in any hour, up and down together.
     pub max_delta_per_peer_per_hour: u32,
-    /// It lowers nobody below this. Default: the lowest health that still counts as healthy (31, one above
-    /// pool.healthy_above), so that no guest makes a peer unhealthy unless told so.
+    /// It lowers no peer's health below this. Default: the lowest health that still counts as healthy (31, one above
+    /// pool.healthy_above), so that a guest makes a peer unhealthy only if this value allows it.
     pub floor: Option<u32>,
 }
 
 impl Default for HealthGrant {
-    /// Half of the scale an hour.
+    /// Half of the scale per hour.
     fn default() -> Self {
         Self { max_delta_per_peer_per_hour: 50, floor: None }
     }
@@ -128,12 +130,12 @@ impl Default for HealthGrant {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PingGrant {
-    /// Peers, not asks, in one tick.
+    /// Pinged peers (not asks) in one tick.
     pub max_per_tick: u32,
 }
 
 impl Default for PingGrant {
-    /// Some 10 KB of traffic a tick.
+    /// About 10 KB of traffic per tick.
     fn default() -> Self {
         Self { max_per_tick: 256 }
     }
@@ -145,12 +147,12 @@ impl Default for PingGrant {
 pub struct DialGrant {
     /// Dials and probes together, in one tick.
     pub max_per_tick: u32,
-    /// Where its addresses come from.
+    /// Which addresses it may dial.
     pub from: DialFrom,
 }
 
 impl Default for DialGrant {
-    /// A quarter of what the reconnect phase starts at once: exploring, not crowding it out.
+    /// A quarter of what the reconnect phase starts at once, so that exploring does not displace reconnecting.
     fn default() -> Self {
         Self { max_per_tick: 2, from: DialFrom::Book }
     }
@@ -161,7 +163,7 @@ impl Default for DialGrant {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DialFrom {
-    /// Those in the address book. There is nothing wider yet.
+    /// Those in the address book. There is no other choice yet.
     #[default]
     Book,
 }
@@ -172,14 +174,14 @@ pub enum DialFrom {
 pub struct ProtectGrant {
     /// Peers that this phase protects at one time.
     pub max_active: u32,
-    /// Longer wishes are cut down to this.
+    /// Longer requests are shortened to this.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub max_duration: Duration,
 }
 
 impl Default for ProtectGrant {
-    /// Enough for a phase to keep its best peers, for as long as it takes to notice that it stopped asking.
+    /// Enough for a phase to keep its best peers, and short enough to end soon after the phase stops asking.
     fn default() -> Self {
         Self { max_active: 16, max_duration: HOUR }
     }
@@ -190,16 +192,16 @@ impl Default for ProtectGrant {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct BanGrant {
-    /// Bans of this phase that hold at one time.
+    /// Bans of this phase that are active at one time.
     pub max_active: u32,
-    /// Longer wishes are cut down to this.
+    /// Longer requests are shortened to this.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub max_duration: Duration,
 }
 
 impl Default for BanGrant {
-    /// A wrong ban heals by itself within the hour, and eight of them do not empty an address book.
+    /// A wrong ban expires within an hour, and eight bans do not empty an address book.
     fn default() -> Self {
         Self { max_active: 8, max_duration: HOUR }
     }
@@ -209,14 +211,14 @@ impl Default for BanGrant {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ForgetGrant {
-    /// Entries, not asks, in one tick.
+    /// Forgotten entries (not asks) in one tick.
     pub max_per_tick: u32,
-    /// Entries that stay in the table that is cleared.
+    /// Entries that must remain in the table.
     pub min_left: u32,
 }
 
 impl Default for ForgetGrant {
-    /// What is forgotten comes back slowly: a node that is told eight addresses at a time needs eight answers for 64.
+    /// Forgotten addresses return slowly: an answer holds eight addresses, so a node needs eight answers for 64.
     fn default() -> Self {
         Self { max_per_tick: 64, min_left: 64 }
     }
@@ -226,14 +228,14 @@ impl Default for ForgetGrant {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryGrant {
-    /// A run that stores more has failed.
+    /// A run that stores more fails.
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub max_bytes: usize,
 }
 
 impl Default for MemoryGrant {
-    /// A number for each of a thousand peers as JSON, and little enough to write down after any tick.
+    /// Holds a number for each of a thousand peers as JSON, and is small enough to write to disk after any tick.
     fn default() -> Self {
         Self { max_bytes: 64 << 10 }
     }
@@ -242,7 +244,7 @@ impl Default for MemoryGrant {
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Grants {
-    /// Whether functions of this interface may be called at all. Interfaces that need no grant are always granted.
+    /// Whether the phase may call functions of this interface. Interfaces that need no grant are always allowed.
     pub fn allows(&self, interface: Interface) -> bool {
         match interface {
             Interface::Peers => self.peers,
@@ -262,7 +264,7 @@ impl Grants {
         }
     }
 
-    /// Everything, each with its usual ceilings.
+    /// Every grant, with its default ceilings.
     pub fn everything() -> Self {
         Self {
             peers: true,
@@ -281,8 +283,8 @@ impl Grants {
         }
     }
 
-    /// The line of `[grants]` that grants an interface with its usual ceilings, such as `ping = { max_per_tick = 256 }`.
-    /// None for what needs no grant.
+    /// The line of `[grants]` that grants an interface with its default ceilings, like `ping = { max_per_tick = 256 }`.
+    /// None if the interface needs no grant.
     pub fn line(interface: Interface) -> Option<String> {
         let everything = serde_json::to_value(Self::everything()).ok()?;
         let granted = match everything.get(interface.name())? {
@@ -302,19 +304,19 @@ impl Grants {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Instructions, roughly; the same on every machine.
+    /// Instructions, roughly. The count is the same on every machine.
     pub fuel: u64,
-    /// Wall time: only a backstop behind the fuel.
+    /// Wall time, a second limit in case the fuel limit is not enough.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub wall: Duration,
-    /// Linear memory.
+    /// Size of its linear memory.
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub memory: u64,
-    /// Lines of log in one run; the rest is counted and dropped.
+    /// Log lines in one run. The rest is counted and dropped.
     pub log_lines: u32,
-    /// Longer lines are cut.
+    /// Longer log lines are cut.
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub log_line_bytes: u32,
@@ -322,7 +324,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        // 50 million instructions are 20 to 50 ms of a machine of today: what a phase may cost a tick.
+        // 50 million instructions take 20 to 50 ms on a current machine: what a phase may cost per tick.
         Self {
             fuel: 50_000_000,
             wall: Duration::from_millis(250),
@@ -333,16 +335,16 @@ impl Default for Limits {
     }
 }
 
-/// A guest's circuit breaker, counted in due runs.
+/// Settings of a guest's circuit breaker, which counts due runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct OnFailure {
-    /// Failures in a row that open it.
+    /// Failures in a row that open the circuit breaker.
     pub trip_after: u32,
-    /// Due runs that it lets pass the first time; doubles each time.
+    /// Due runs that the open breaker skips the first time. Doubles each time it opens.
     pub pause: u32,
-    /// How often it may open in a row before the phase is quarantined.
+    /// The phase is quarantined when the breaker would open this many times in a row.
     pub quarantine_after: u32,
 }
 
@@ -356,32 +358,33 @@ impl Default for OnFailure {
 #[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Instance {
-    /// One run: nothing leaks into the next.
+    /// One run: no state leaks into the next run.
     #[default]
     Fresh,
-    /// Up to so many runs: for guests that are slow to start. What it keeps in between is lost at any time.
+    /// Up to `max_runs` runs: for guests that are slow to start. Its state may be lost between any two runs.
     Persistent { max_runs: u32 },
 }
 
-/// What all guests of a node together may do.
+/// What all guests of a node may do together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GuestCeilings {
-    /// Connections that they end in one tick, bans included.
+    /// Connections that they may end in one tick, bans included.
     pub disconnects_per_tick: u32,
-    /// Connections that they end in any hour, bans included.
+    /// Connections that they may end in any hour, bans included.
     pub disconnects_per_hour: u32,
-    /// No guest's plan leaves fewer live connections, nor fewer healthy ones.
+    /// No guest's plan may leave fewer live connections than this, or fewer healthy ones.
     pub floor: u32,
-    /// Connections that they protect at one time.
+    /// Connections that they may protect at one time.
     pub protected: u32,
-    /// Their bans that hold at one time.
+    /// Bans of theirs that may be active at one time.
     pub bans: u32,
-    /// Peers that no guest disconnects, bans or lowers the health of.
+    /// Peers that no guest may disconnect or ban, and whose health no guest may lower.
     pub untouchable: Vec<PeerId>,
 }
 
 impl Default for GuestCeilings {
-    /// Twice what one guest may do by its usual grants.
+    /// Compared with the default grants of one guest: twice the disconnects, four times the protected peers, eight
+    /// times the bans.
     fn default() -> Self {
         Self {
             disconnects_per_tick: 4,
@@ -394,17 +397,17 @@ impl Default for GuestCeilings {
     }
 }
 
-/// Characters of a phase's name.
+/// Maximum length of a phase's name, in characters.
 #[doc(hidden)]
 pub const MOST_PHASE_NAME: usize = 40;
 
-/// Whether `name` may be a phase's: 1 to 40 of a-z, 0-9 and "-".
+/// Whether `name` is a valid phase name: 1 to 40 characters of a-z, 0-9 and "-".
 #[doc(hidden)]
 pub fn is_phase_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=MOST_PHASE_NAME).contains(&name.len()) && name.chars().all(allowed)
 }
 
-/// The most that a phase of the host's own may keep from run to run.
+/// Bytes that a built-in phase or a phase of the application may store from one run to the next.
 #[doc(hidden)]
 pub const MEMORY_BYTES: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! One run of a phase: what it is called with, how it ended, what it cost.
+//! One run of a phase: its input, its outcome, its cost.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use serde::Serialize;
 
 use crate::PhaseThread;
 
-/// A phase together with its settings, whatever it is made of.
+/// A phase of any kind, together with its settings.
 pub trait Body: Send + Sync {
-    /// One line: what it does.
+    /// What it does, in one line.
     fn summary(&self) -> &str;
-    /// Says what is wrong with the settings.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// The phase's own words.
+    /// What is wrong, as the phase says it.
     fn check(&self) -> Result<(), String>;
-    /// Runs it once. Comes back in bounded time if it is a guest; may not come back if it is native.
+    /// Runs it once. A WebAssembly guest returns in bounded time; native code, built in or loaded, may never return.
     fn run(&self, job: &Job) -> Done;
-    /// SHA-256 of the module that it was loaded from, if it was loaded.
+    /// SHA-256 of the module that it was loaded from; none if it is compiled in.
     fn digest(&self) -> Option<[u8; 32]> {
         None
     }
-    /// Its settings as JSON, if it can show them: without them a recording of it cannot be run again.
+    /// Its settings as JSON, if it can show them. Without them a recording of it cannot be run again.
     fn settings(&self) -> Option<String> {
         None
     }
@@ -41,21 +41,21 @@ pub struct Job {
 /// How a run ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// With a plan, not yet checked. Its log lines are in [`Done::log`].
+    /// It returned a plan, which is not checked yet. Its log lines are in [`Done::log`].
     Planned(Parts),
-    /// By the phase's own word.
+    /// The phase returned an error.
     Failed(Failure),
     /// It broke a rule of the contract.
     Rule(String),
     Panicked(String),
-    /// A guest did what its sandbox does not let it do; with a backtrace.
+    /// A guest did something that its sandbox forbids. The text has a backtrace.
     Trapped(String),
-    /// A guest used up what its manifest allows.
+    /// A guest reached one of its limits.
     Cut {
         limit: Limit,
         words: String,
     },
-    /// It did not come back in time. Until it does, `inside` is true.
+    /// It did not return in time. `inside` is true until it does.
     Overran {
         limit: Duration,
         inside: Arc<AtomicBool>,
@@ -63,7 +63,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// How a native run ended that left `parts`.
+    /// The outcome of a native run that returned `returned` and left `parts`.
     pub(super) fn of(returned: Result<groundskeeper_sdk::phase::Result, Unwound>, parts: Parts) -> Self {
         match returned {
             Ok(Ok(())) => Self::Planned(parts),
@@ -73,10 +73,10 @@ impl Ended {
         }
     }
 
-    /// The plan, or how it failed.
+    /// The plan, or how the run failed.
     ///
     /// # Errors
-    /// The kind of failure and its text, as the phase or the engine put it.
+    /// The kind of failure, and its text from the phase or the engine.
     pub fn plan(&self) -> Result<&Parts, RunFailure<'_>> {
         let (kind, text) = match self {
             Self::Planned(parts) => return Ok(parts),
@@ -94,7 +94,7 @@ impl Ended {
         Err(RunFailure { kind, text: text.into() })
     }
 
-    /// In one word, as reports and metrics have it.
+    /// The outcome in one word, as in reports and metrics.
     pub fn result(&self) -> &'static str {
         match self.plan() {
             Ok(_) => "ok",
@@ -102,7 +102,7 @@ impl Ended {
         }
     }
 
-    /// What went wrong, for the operator; nothing if nothing did.
+    /// What went wrong, for the operator; empty after a success.
     pub fn words(&self) -> String {
         match self.plan() {
             Ok(_) => String::new(),
@@ -115,7 +115,7 @@ impl Ended {
     }
 }
 
-/// A run that left no plan.
+/// A run that returned no plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunFailure<'e> {
     pub kind: FailureKind,
@@ -135,7 +135,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// As reports, metrics and the journal call it.
+    /// The name in reports, metrics and the journal.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Transient | Self::Permanent => "failed",
@@ -148,7 +148,7 @@ impl FailureKind {
     }
 }
 
-/// What a guest can use up.
+/// The limits that can end a guest's run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Limit {
     Fuel,
@@ -157,19 +157,19 @@ pub enum Limit {
     Stack,
 }
 
-/// What a run used, where it is measured.
+/// What a run used. None where it is not measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cost {
     pub fuel: Option<u64>,
-    /// Bytes of linear memory at the end of the run; it never shrinks.
+    /// Bytes of linear memory at the end of the run. Linear memory never shrinks.
     pub memory: Option<u64>,
 }
 
-/// What a run left behind.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Done {
     pub ended: Ended,
-    /// Kept however the run ended.
+    /// Its log lines, also after a failure; empty if it did not return.
     pub log: Vec<LogLine>,
     pub cost: Cost,
 }
@@ -180,7 +180,7 @@ impl From<Ended> for Done {
     }
 }
 
-/// One run and what it took.
+/// One run and its duration.
 #[derive(Debug)]
 pub struct Run {
     pub done: Done,
@@ -189,14 +189,14 @@ pub struct Run {
 
 /// Where phases run.
 pub enum Fence {
-    /// On the caller's thread: deterministic, for simulations and paused clocks. An endless native loop is not cut.
+    /// On the caller's thread: deterministic, for simulations and paused clocks. Cannot stop an endless native loop.
     Inline,
-    /// On a thread of its own, which is left behind and replaced when a phase does not come back.
+    /// On a separate thread, which is abandoned and replaced if a phase does not return.
     Thread(PhaseThread),
 }
 
 impl Fence {
-    /// Calls the phase and waits for it, at most `limit` if it runs on a thread of its own.
+    /// Runs the phase and waits for it; at most `limit` if it runs on a separate thread.
     pub fn run(&mut self, body: &Arc<dyn Body>, job: Job, limit: Duration) -> Run {
         let begun = Instant::now();
         let done = match self {
@@ -219,7 +219,8 @@ impl BuiltIn {
         Self { phase, settings: None }
     }
 
-    /// A phase that is its settings, so that a recording of it can be run again. Shows none if they do not become JSON.
+    /// A phase that serializes to its settings, so that a recording of it can be run again. Shows no settings if it
+    /// cannot be written as JSON.
     pub fn with_settings<P: AnyPhase + Serialize + 'static>(phase: Arc<P>) -> Self {
         let settings = serde_json::to_string(&*phase).ok();
         Self { phase, settings }
@@ -240,7 +241,7 @@ impl Body for BuiltIn {
     }
 
     fn run(&self, job: &Job) -> Done {
-        // The book is frozen only if the phase looks at it, so rows of it are checked when the plan is applied.
+        // The book is copied only if the phase reads it, so rows of the book are checked when the plan is applied.
         let mut plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
         let view = View::new(Arc::clone(&job.view));
         let returned = guard(|| self.phase.run(&job.tick, &view, &mut plan));

@@ -1,11 +1,11 @@
-//! When a phase is due, as its operator or its application says it. Counts ticks, knows no clock.
+//! The schedule of a phase, as the operator or the application sets it. Counts ticks, has no clock.
 
 use std::fmt;
 
 use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A year of ticks of 30 s: rarer than that is switched off.
+/// One year of ticks of 30 s. A phase that should run less often can be switched off.
 #[doc(hidden)]
 pub const MOST_TICKS: u64 = 1_051_200;
 
@@ -14,14 +14,14 @@ pub const MOST_TICKS: u64 = 1_051_200;
 pub struct Schedule {
     #[serde(rename = "every_n_ticks")]
     pub cadence: Cadence,
-    /// Ticks; less than the shortest cadence.
+    /// In ticks; less than the shortest cadence.
     pub offset: u32,
     pub wake_on: Vec<WakeOn>,
     /// Names of phases that run before it when both are due.
     pub after: Vec<String>,
     /// Names of phases that run after it when both are due.
     pub before: Vec<String>,
-    /// Due at the first tick, whenever it ran last.
+    /// Due at the first tick, even if it ran recently.
     pub run_on_start: bool,
 }
 
@@ -39,16 +39,16 @@ impl Schedule {
     }
 }
 
-/// A schedule as it is written, with what may be left out.
+/// A schedule as it is written in a file. Every key may be left out.
 #[doc(hidden)]
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct WrittenSchedule {
-    /// Runs at each n-th tick (1 to 1051200), or a list of steps of which the first that fits holds.
+    /// Runs at each n-th tick (1 to 1051200). Or a list of steps; the first step that fits applies.
     #[cfg_attr(feature = "schema", schemars(schema_with = "cadence_schema"))]
     pub every_n_ticks: Option<Cadence>,
-    /// Ticks by which its runs are moved, less than every_n_ticks.
+    /// Ticks by which its runs are delayed. Less than every_n_ticks.
     pub offset: Option<u32>,
     /// What wakes it between two ticks: "isolated" when the last connection ends.
     pub wake_on: Option<Vec<WakeOn>>,
@@ -56,12 +56,12 @@ pub struct WrittenSchedule {
     pub after: Option<Vec<String>>,
     /// Phases that run after it when both are due.
     pub before: Option<Vec<String>>,
-    /// Runs at the first tick as well, whenever it ran last.
+    /// Also runs at the first tick, even if it ran recently.
     pub run_on_start: Option<bool>,
 }
 
 impl WrittenSchedule {
-    /// What was written, and `usual` for what was not.
+    /// Fills keys that were left out from `usual`.
     pub fn or(self, usual: Schedule) -> Schedule {
         Schedule {
             cadence: self.every_n_ticks.unwrap_or(usual.cadence),
@@ -80,12 +80,12 @@ impl WrittenSchedule {
 pub enum Cadence {
     /// At least 1.
     Every(u32),
-    /// By rising `below_connections`; the last step names none.
+    /// In ascending order of `below_connections`; the last step has none.
     Adaptive(Vec<Step>),
 }
 
 impl Cadence {
-    /// The number of ticks that holds while there are so many live connections. At least 1.
+    /// Ticks from one run to the next while there are `connections` live connections. At least 1.
     pub fn every_n_ticks(&self, connections: u32) -> u32 {
         match self {
             Cadence::Every(n) => *n,
@@ -101,7 +101,7 @@ impl Cadence {
         self.all().into_iter().max().unwrap_or(1)
     }
 
-    /// Every number of ticks that it names.
+    /// Every number of ticks that it contains.
     pub fn all(&self) -> Vec<u32> {
         match self {
             Cadence::Every(n) => vec![*n],
@@ -111,7 +111,7 @@ impl Cadence {
 }
 
 impl<'de> Deserialize<'de> for Cadence {
-    /// By hand, because serde's untagged enums answer every mistake with "did not match any variant".
+    /// Written by hand, because serde's untagged enums report every mistake as "did not match any variant".
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct NumberOrSteps;
         impl<'de> Visitor<'de> for NumberOrSteps {
@@ -162,7 +162,7 @@ pub enum WakeOn {
     Isolated,
 }
 
-/// One step of an adaptive cadence: holds while there are fewer than `below_connections`, always if it names none.
+/// One step of an adaptive cadence. Applies below `below_connections` live connections; always if that is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {

@@ -1,4 +1,4 @@
-//! The thread that phases run on, and what happens when one does not come back. Knows nothing of what they are made of.
+//! The thread that phases run on, and what happens if a phase does not return.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ impl PhaseThread {
             while let Ok(Call { body, job, inside, done }) = waiting.recv() {
                 let ended = body.run(&job);
                 inside.store(false, Ordering::Release);
-                // Nobody listens any more if the run was given up.
+                // Fails if the caller stopped waiting.
                 _ = done.send(ended);
             }
         })?;
@@ -45,14 +45,14 @@ impl PhaseThread {
         };
         let inside = Arc::new(AtomicBool::new(true));
         let (done, answer) = sync_channel(1);
-        // Fails if the thread has ended, and then there is no answer either.
+        // Fails if the thread has ended; then `recv_timeout` fails too.
         _ = calls.send(Call { body, job, inside: Arc::clone(&inside), done });
         match answer.recv_timeout(limit) {
             Ok(done) => {
                 self.calls = Some(calls);
                 done
             }
-            // The stuck thread keeps its queue, which is empty; the next run starts another thread.
+            // The stuck thread keeps its empty queue. The next run starts another thread.
             Err(RecvTimeoutError::Timeout) => Ended::Overran { limit, inside }.into(),
             Err(RecvTimeoutError::Disconnected) => {
                 Ended::Panicked("the phase thread ended".to_owned()).into()

@@ -1,4 +1,4 @@
-//! When a phase is due. Pure: ticks in, yes or no out.
+//! Decides whether a phase is due at a tick. Pure functions.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -6,30 +6,30 @@ use groundskeeper_base::peer::PeerId;
 
 use crate::schedule::Schedule;
 
-/// When a phase last ran, in ticks of this process: negative before it started, so that a node that restarts each
-/// 50 minutes still does its hourly work.
+/// When a phase last ran, in ticks of this process. Negative if it ran before the process started, so that a node that
+/// restarts every 50 minutes still does its hourly work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
     pub last_run: i64,
-    /// Set by the phase itself: not later than this tick.
+    /// Set by the phase itself: it runs again at this tick or earlier.
     pub again_at: Option<u32>,
 }
 
 impl Timing {
-    /// A phase that has never run here or before: its first run falls `spread % every` ticks into its period, so that
-    /// not every phase of every node runs in one tick.
+    /// For a phase that has never run. Its first run is `spread % every` ticks into its period, so that the phases of
+    /// all nodes do not run in the same tick.
     pub fn never(schedule: &Schedule, spread: u64) -> Self {
         let period = u64::from(schedule.cadence.longest());
         let first = 1 + (spread % period) as i64 + i64::from(schedule.offset);
         Self { last_run: first - period as i64, again_at: None }
     }
 
-    /// A phase that ran `ago` ticks before this process started.
+    /// For a phase that ran `ago` ticks before this process started.
     pub fn ran_before(ago: u64) -> Self {
         Self { last_run: -i64::try_from(ago).unwrap_or(i64::MAX), again_at: None }
     }
 
-    /// Never `tick % n`: a skipped tick must not cost an hourly phase an hour.
+    /// Compares with the last run instead of `tick % n`: one skipped tick must not delay an hourly phase by an hour.
     pub fn is_due(&self, tick: u32, every: u32) -> bool {
         i64::from(tick) >= self.last_run + i64::from(every) || self.again_at.is_some_and(|at| tick >= at)
     }
@@ -39,7 +39,7 @@ impl Timing {
         self.again_at.map_or(regular, |at| at.min(regular))
     }
 
-    /// Due runs that fell between the last run and `tick`, not counting the one at `tick`.
+    /// Due runs between the last run and `tick`, without the one at `tick`.
     pub fn missed(&self, tick: u32, every: u32) -> u32 {
         let periods = (i64::from(tick) - self.last_run) / i64::from(every);
         u32::try_from(periods - 1).unwrap_or(0)
@@ -51,7 +51,7 @@ impl Timing {
     }
 }
 
-/// Where in its period a phase first runs: another place for each node and each phase.
+/// Spreads first runs over the period: a hash that differs for each node and each phase.
 pub fn spread(node: &PeerId, phase: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     (node.as_bytes(), phase).hash(&mut hasher);

@@ -1,5 +1,5 @@
-//! What one phase sees: a snapshot of the node, less what the plans of earlier phases have changed. Read only. Running,
-//! recording and replaying share it, so that a phase decides alike in each.
+//! The view of one phase: a snapshot of the node with the changes by plans of earlier phases. Read only. Runs,
+//! recordings and replays all use it, so that a phase decides the same in each.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,14 +9,14 @@ use std::sync::{Arc, OnceLock};
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn, UNKNOWN, address, peer};
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals};
 
-/// The node's tables at one moment. Never changes; may copy a column when it is first touched.
+/// The node's tables at one moment. Never changes; may copy a column when it is first read.
 pub trait Snapshot: Send + Sync {
     fn rows(&self, table: Table) -> usize;
-    /// A column of the peers, a value for each row; none if this snapshot does not have it.
+    /// A column of the peers, with a value for each row; none if this snapshot does not have it.
     fn peers(&self, column: PeerColumn) -> Option<&[u32]>;
-    /// The same of the address book.
+    /// A column of the address book, likewise.
     fn book(&self, column: AddressColumn) -> Option<&[u32]>;
-    /// Names of the columns there are.
+    /// Names of all columns of a table.
     fn columns(&self, table: Table) -> &[&'static str] {
         match table {
             Table::Peers => peer::COLUMNS,
@@ -27,35 +27,35 @@ pub trait Snapshot: Send + Sync {
     /// A connection counts as healthy above this.
     fn healthy_above(&self) -> u32;
     fn is_inbound(&self, row: usize) -> bool;
-    /// [`UNKNOWN`] if it is not known.
+    /// [`UNKNOWN`] if there is no value.
     fn health(&self, row: usize) -> u32;
     fn broadcasts(&self) -> BroadcastTotals;
     /// Empty if there is no such row.
     fn name(&self, table: Table, row: usize) -> Name;
 }
 
-/// What plans have changed since a snapshot was taken. Rows are those of the snapshot.
+/// Changes by plans since a snapshot was taken. Row numbers are those of the snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
     /// Connections that were closed.
     pub closed: BTreeSet<u32>,
-    /// Rows and their health since.
+    /// Rows with changed health, and the new health.
     pub health: BTreeMap<u32, u8>,
     pub protected: BTreeSet<u32>,
-    /// Rows of the book that are being dialled since.
+    /// Rows of the book that plans have dialled.
     pub dialed: BTreeSet<u32>,
 }
 
-/// Tells the name of a connection by its number.
+/// Returns the name of a connection by its number.
 pub type NameOf = dyn Fn(u32) -> Name + Send + Sync;
 
-/// A snapshot with changes, as one phase sees it. A row that was closed or dialled is gone, and the rows behind it move
-/// up. A column is copied when it is first read, and only if something in it has changed.
+/// A snapshot with changes, as one phase sees it. Rows that were closed or dialled are left out, and later rows move
+/// up. A column is copied when it is first read, and only if the changes affect it.
 pub struct PhaseView<S> {
     snapshot: Arc<S>,
     changes: Arc<Changes>,
     memory: Option<Saved>,
-    /// None: names are the snapshot's.
+    /// If none, names come from the snapshot.
     names: Option<Arc<NameOf>>,
     peers_left: OnceLock<Vec<u32>>,
     book_left: OnceLock<Vec<u32>>,
@@ -64,7 +64,7 @@ pub struct PhaseView<S> {
 }
 
 impl<S: Snapshot> PhaseView<S> {
-    /// `changes` must name rows of `snapshot` only.
+    /// All rows in `changes` must exist in `snapshot`.
     pub fn new(snapshot: Arc<S>, changes: Arc<Changes>, memory: Option<Saved>) -> Self {
         Self {
             snapshot,
@@ -154,7 +154,7 @@ impl<S: Snapshot> Frozen for PhaseView<S> {
     }
 
     fn column(&self, table: Table, name: &str) -> Option<&[u32]> {
-        // No snapshot has columns of an application's own.
+        // Snapshots only have the contract's columns, none of an application.
         match table {
             Table::Peers => self.peer_column(PeerColumn::from_name(name)?),
             Table::Book => self.address_column(AddressColumn::from_name(name)?),
@@ -209,7 +209,7 @@ impl<S: Snapshot> Frozen for PhaseView<S> {
     }
 }
 
-/// The rows that are not `gone`, as ranges.
+/// The rows that are not in `gone`, as ranges.
 fn stretches(rows: usize, gone: &BTreeSet<u32>) -> impl Iterator<Item = Range<usize>> {
     let ends = gone.iter().map(|row| *row as usize).chain([rows]);
     let mut begin = 0;

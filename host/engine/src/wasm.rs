@@ -1,8 +1,9 @@
-//! Guests: WebAssembly components in a sandbox, with bounded fuel, memory and time. Decides nothing about their plans.
+//! WebAssembly guests: components in a sandbox, with bounded fuel, memory and time. Their plans are applied elsewhere.
 //!
-//! Bytes become [`Code`] (looked at, made a component, compiled or found in the artifact store), code and a setup become
-//! a [`Guest`], and a guest runs like any other [`Body`](super::Body). A run has a store of its own unless the setup
-//! says otherwise; whatever ends a run other than by returning ends its store too.
+//! [`Wasm::load`] makes [`Code`] of a module's bytes: it inspects them, converts them to a component, and compiles it
+//! unless the artifact store has it. [`Guest::new`] combines code and a setup; a guest runs like any other
+//! [`Body`](super::Body). Each run has a new store unless the setup says otherwise. A run that does not return normally
+//! always ends its store.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,14 +30,14 @@ pub use code::{Code, Digest, LoadError, sha256};
 pub use guest::{Described, Guest, Setup, SetupError};
 pub use inspect::{MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
 
-/// The stack of a guest. A component that needs more recurses without an end, or was not written for this.
+/// The stack of a guest. A component that needs more recurses without end or was not written for this host.
 const STACK_BYTES: usize = 512 << 10;
 
-/// Bytes that one call of a guest may make the host allocate, besides what its memory grant lets it store: twice the
-/// longest list of the contract, with room for a reason and for settings.
+/// Bytes that the host may allocate for one call of a guest, besides its memory grant: twice the longest list of the
+/// contract, with space for a reason and for settings.
 const HOSTCALL_BYTES: usize = 256 << 10;
 
-/// What all guests of a process share: the compiler, the host's functions, the clock behind the fuel.
+/// What all guests of a process share: the compiler, the host's functions, the wall clock limit.
 #[derive(Clone)]
 pub struct Wasm {
     engine: Engine,
@@ -46,10 +47,11 @@ pub struct Wasm {
 }
 
 impl Wasm {
-    /// An engine that keeps what it compiled in `artifacts`, or nowhere. Runs are cut by wall time too.
+    /// An engine that stores compiled code in the folder `artifacts`, if given. A thread enforces the wall time of
+    /// runs.
     ///
     /// # Errors
-    /// If this machine cannot run compiled WebAssembly, or the thread for the clock cannot be started.
+    /// This machine cannot run compiled WebAssembly, or the thread cannot be started.
     pub fn new(artifacts: Option<PathBuf>) -> Result<Self, LoadError> {
         Self::with_backstop(artifacts, Backstop::start)
     }
@@ -57,7 +59,7 @@ impl Wasm {
     /// An engine whose wall clock moves only by [`Backstop::step`]: for tests of limits.
     ///
     /// # Errors
-    /// As [`Wasm::new`].
+    /// The same as [`Wasm::new`].
     pub fn by_hand(artifacts: Option<PathBuf>) -> Result<Self, LoadError> {
         Self::with_backstop(artifacts, |engine| Ok(Backstop::by_hand(engine)))
     }
@@ -78,21 +80,21 @@ impl Wasm {
         Ok(Self { engine, linker: Arc::new(linker), backstop: Arc::new(backstop), artifacts })
     }
 
-    /// The clock behind the fuel.
+    /// The wall clock limit of runs.
     pub fn backstop(&self) -> &Backstop {
         &self.backstop
     }
 
-    /// Makes code of a component's bytes, or of a core module's that carries the contract's metadata.
+    /// Compiles a component, or a core module that contains the contract's metadata.
     ///
-    /// Costs milliseconds to seconds of CPU unless the artifact store has it: not for the tick.
+    /// Takes milliseconds to seconds of CPU time unless the artifact store has the code, so do not call it in a tick.
     ///
     /// # Errors
-    /// [`LoadError`] says what is wrong with the bytes and the way out.
+    /// [`LoadError`] says what is wrong with the bytes and how to fix it.
     pub fn load(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
         inspect::few_bytes(bytes)?;
         let digest = sha256(bytes);
-        // These very bytes were looked at when they were compiled, by the same rules.
+        // No inspection in this case: the same bytes were inspected before they were compiled, by the same rules.
         let kept = self.artifacts.as_ref().and_then(|artifacts| artifacts.load(&self.engine, &digest));
         let compiled = match kept {
             Some(compiled) => compiled,
@@ -109,7 +111,7 @@ impl Wasm {
     fn keep(&self, digest: &Digest, compiled: &[u8]) -> Result<Component, LoadError> {
         if let Some(artifacts) = &self.artifacts {
             match artifacts.keep(digest, compiled) {
-                // Mapped from the file, so that its pages can be given back.
+                // Map the code from the file, so that the system can reclaim its pages.
                 Ok(()) => {
                     if let Some(component) = artifacts.load(&self.engine, digest) {
                         return Ok(component);
@@ -124,18 +126,18 @@ impl Wasm {
     }
 }
 
-/// What is compiled in, and how. A change here makes other artifacts.
+/// How guests are compiled and run. After a change here, stored artifacts are compiled again.
 fn config() -> Config {
     let mut config = Config::new();
     config
-        // The one big switch: calls are three times as fast without it, and nothing here is async.
+        // The most important setting: calls are three times as fast without it, and nothing here is async.
         .concurrency_support(false)
         .consume_fuel(true)
         .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES)
         .cranelift_opt_level(OptLevel::Speed)
-        // A recorded run must decide alike on another machine: one bit pattern for "not a number", and none of the
-        // instructions whose result a processor may choose.
+        // A recorded run must decide the same on another machine: only one bit pattern for NaN, and no instructions
+        // with results that depend on the processor.
         .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)

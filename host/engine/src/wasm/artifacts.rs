@@ -1,4 +1,4 @@
-//! Compiled code on disk, so that a start need not compile. Trusts only what this host wrote; an odd entry is a miss.
+//! The artifact store: compiled code on disk, so that a restart does not compile. Unusable entries count as missing.
 
 #![expect(
     unsafe_code,
@@ -16,22 +16,22 @@ use wasmtime::component::Component;
 
 use super::{Digest, LoadError, MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS};
 
-/// More than a node has phases; the oldest go first.
+/// More than a node has phases. The oldest entries are removed first.
 const MOST_ENTRIES: usize = 256;
 
-/// A folder of compiled components by digest and by what compiled them.
+/// A folder of compiled components. The file name holds the digest of the module and the hash of the compiler.
 #[derive(Debug)]
 pub struct Artifacts {
     folder: PathBuf,
-    /// Of wasmtime's version, of everything in its configuration that changes code, and of what a module may be.
+    /// Hash of wasmtime's version, of its settings that affect code, and of the limits on modules.
     compiler: u64,
 }
 
 impl Artifacts {
-    /// Opens the folder, made with mode 0700 if it is not there.
+    /// Opens the folder. Creates it with mode 0700 if it does not exist.
     ///
     /// # Errors
-    /// If it cannot be made, or if others than its owner could write what would be run.
+    /// The folder cannot be created, or other users could write code into it.
     pub(super) fn open(folder: PathBuf, engine: &Engine) -> Result<Self, LoadError> {
         let refused = |why: String| LoadError::Artifacts { folder: folder.display().to_string(), why };
         private_folder(&folder).map_err(refused)?;
@@ -45,14 +45,14 @@ impl Artifacts {
         self.folder.join(format!("{digest}-{:016x}.cwasm", self.compiler))
     }
 
-    /// None if it is not there or does not fit, and then it is not there any more.
+    /// Maps the compiled code. None if there is no entry, or if it does not fit this engine; the entry is then removed.
     pub(super) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);
         if !path.try_exists().unwrap_or(false) {
             return None;
         }
-        // SAFETY: the folder is writable by this user alone (checked when it was opened), and only `keep` writes to
-        // it, by rename: the file was made by this compiler and does not change while it is mapped.
+        // SAFETY: only this user can write to the folder (checked when it was opened), and only `keep` writes to it, by
+        // rename. So this compiler made the file, and the file does not change while it is mapped.
         match unsafe { Component::deserialize_file(engine, &path) } {
             Ok(component) => Some(component),
             Err(error) => {
@@ -63,14 +63,14 @@ impl Artifacts {
         }
     }
 
-    /// Keeps compiled code under its digest.
+    /// Stores compiled code under its digest.
     pub(super) fn keep(&self, digest: &Digest, compiled: &[u8]) -> io::Result<()> {
         write_whole(&self.path(digest), compiled, 0o600)?;
         prune(&self.folder)
     }
 }
 
-/// Keeps the newest entries. Mapped code stays valid when its file's name goes.
+/// Removes all but the newest entries. Mapped code stays valid after its file is removed.
 fn prune(folder: &Path) -> io::Result<()> {
     let mut entries: Vec<_> = fs::read_dir(folder)?
         .filter_map(Result::ok)
@@ -86,7 +86,7 @@ fn prune(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Compiled code that was not kept anywhere.
+/// Loads compiled code that is not in the store.
 pub(super) fn from_memory(engine: &Engine, compiled: &[u8]) -> Result<Component, LoadError> {
     // SAFETY: the bytes come from `precompile_component` of this very engine and have not left this process.
     unsafe { Component::deserialize(engine, compiled) }.map_err(|error| LoadError::compile(&error))

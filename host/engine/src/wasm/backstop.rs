@@ -1,4 +1,5 @@
-//! The wall clock behind the fuel: epochs that pass while a guest is inside. Interrupts nobody itself.
+//! The wall clock limit of guests, in case fuel is not enough: a thread that advances wasmtime's epoch while guests
+//! run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -9,10 +10,11 @@ use wasmtime::Engine;
 
 use super::EPOCH;
 
-/// How many epochs the thread goes on after the last guest has left: a burst of short runs wakes it once.
+/// Epochs for which the thread continues after the last guest has returned, so that a burst of short runs wakes it
+/// once.
 const EPOCHS_BEFORE_REST: u32 = 20;
 
-/// Counts epochs of 10 ms while a guest is inside. Its thread rests otherwise: it is no periodic timer of an idle node.
+/// Counts epochs of 10 ms while a guest runs. Its thread sleeps otherwise, so an idle node has no periodic timer.
 pub struct Backstop {
     engine: Engine,
     shared: Arc<Shared>,
@@ -39,17 +41,17 @@ impl Backstop {
         Self { engine, shared: Arc::default(), thread: None }
     }
 
-    /// Lets one epoch pass.
+    /// Advances by one epoch.
     pub fn step(&self) {
         self.engine.increment_epoch();
     }
 
-    /// Guests inside at this moment.
+    /// The number of guests that are running now.
     pub fn inside(&self) -> u32 {
         self.shared.inside.load(Ordering::SeqCst)
     }
 
-    /// Epochs go on until the guard is dropped.
+    /// Keeps the epochs going until the guard is dropped.
     pub(super) fn enter(&self) -> Guarded<'_> {
         self.shared.inside.fetch_add(1, Ordering::SeqCst);
         if self.shared.resting.load(Ordering::SeqCst)
@@ -60,9 +62,9 @@ impl Backstop {
         Guarded(&self.shared)
     }
 
-    /// Epochs that pass at least before `limit` is over.
+    /// The number of epochs that together last at least `limit`.
     pub(super) fn epochs(limit: Duration) -> u64 {
-        // The first epoch may end at once.
+        // One more, because the first epoch may end immediately.
         (limit.as_nanos().div_ceil(EPOCH.as_nanos()) + 1).try_into().unwrap_or(u64::MAX / 2)
     }
 }
@@ -72,13 +74,13 @@ impl Drop for Backstop {
         self.shared.ended.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // It sleeps for one epoch at most.
+            // It sleeps for at most one epoch.
             _ = thread.join();
         }
     }
 }
 
-/// A guest is inside for as long as this lives.
+/// Counts as one running guest until it is dropped.
 pub(super) struct Guarded<'a>(&'a Shared);
 
 impl Drop for Guarded<'_> {
@@ -101,7 +103,7 @@ fn count(engine: &Engine, shared: &Shared) {
             continue;
         }
         shared.resting.store(true, Ordering::SeqCst);
-        // Whoever enters from here on sees that we rest and unparks; whoever entered before is seen here.
+        // A guest that enters after this store sees `resting` and unparks this thread; the loop sees earlier guests.
         while shared.inside.load(Ordering::SeqCst) == 0 && !shared.ended.load(Ordering::SeqCst) {
             thread::park();
         }

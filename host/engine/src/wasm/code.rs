@@ -1,4 +1,4 @@
-//! Compiled code of one module: what it imports, and whether it is a phase. Runs nothing.
+//! Compiled code of one module: checks its imports, and that it is a phase. Does not run it.
 
 use std::fmt;
 
@@ -27,12 +27,12 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The digest that a manifest's `sha256` names.
+/// The digest for a manifest's `sha256`.
 pub fn sha256(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
-/// Why bytes do not become code.
+/// Why a module cannot be loaded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -75,14 +75,14 @@ impl LoadError {
     }
 }
 
-/// `name` of `namespace:package/name@version` if it is of our package, whatever its version.
+/// The `name` in `namespace:package/name@version`, if the package is the contract's. Ignores the version.
 pub(super) fn interface(import: &str) -> Option<&str> {
     let (package, rest) = import.split_once('/')?;
     let ours = PACKAGE.split_once('@').map_or(PACKAGE, |(name, _)| name);
     (package == ours).then(|| rest.split_once('@').map_or(rest, |(name, _)| name))
 }
 
-/// What `import` says of our package, if that is another one than a host of ours can link: `0.1.9` it can, `0.2.0` not.
+/// The contract version that `import` names, if this host cannot link it. A host of 0.1 links `0.1.9`, but not `0.2.0`.
 fn other_contract(import: &str) -> Option<&str> {
     interface(import)?;
     let version = |text: &str| -> Option<[u64; 3]> {
@@ -100,7 +100,7 @@ fn other_contract(import: &str) -> Option<&str> {
     (!links).then_some(found)
 }
 
-/// A module that can be run under any manifest.
+/// A compiled module. It can be used with several manifests.
 pub struct Code {
     pub(super) pre: InstancePre<Inside>,
     pub(super) exports: Exports,
@@ -160,12 +160,12 @@ impl Code {
         Ok(Self { pre, exports, imports, stubs, digest })
     }
 
-    /// The interfaces of the contract whose functions it imports: its request for grants.
+    /// The contract's interfaces that it imports. They need grants.
     pub fn imports(&self) -> &[Interface] {
         &self.imports
     }
 
-    /// The WASI interfaces that it imports and that do nothing here.
+    /// The WASI interfaces that it imports. They do nothing on this host.
     pub fn stubs(&self) -> &[String] {
         &self.stubs
     }

@@ -1,4 +1,4 @@
-//! A phase made of code and a manifest's settings, ready to run. Keeps no state of its own from run to run.
+//! A phase that consists of compiled code and the setup of its manifest, ready to run.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::log::cut;
 use crate::policy::{Grants, Instance, Limits};
 use crate::{Body, Cost, Done, Ended, Job};
 
-/// What a manifest says about a run.
+/// What a manifest says about the runs of a guest.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// A JSON object.
@@ -27,7 +27,7 @@ pub struct Setup {
     pub instance: Instance,
 }
 
-/// What a phase says of itself. Untrusted: cleaned and cut.
+/// What a phase says about itself. The texts are untrusted, so they are cleaned and cut.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Described {
     pub summary: String,
@@ -35,7 +35,7 @@ pub struct Described {
     pub toolkit: String,
 }
 
-/// Why code and setup make no phase.
+/// Why code and setup cannot be used as a phase.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
@@ -46,7 +46,7 @@ pub enum SetupError {
     Describe(String),
 }
 
-/// What is missing, with the line for the manifest.
+/// Names the missing grant and the line to add to the manifest.
 fn missing_grant(interface: &Interface) -> String {
     let line = Grants::line(*interface).unwrap_or_else(|| format!("{interface} = true"));
     let name = interface.name();
@@ -63,7 +63,7 @@ pub struct Guest {
     warm: Mutex<Option<Warm>>,
 }
 
-/// An instance that is used again.
+/// An instance that is used for several runs.
 struct Warm {
     store: Store<Inside>,
     run: Run,
@@ -73,14 +73,14 @@ struct Warm {
 type Check = TypedFunc<(Arc<str>,), (Result<(), String>,)>;
 type Run = TypedFunc<(shapes::Tick, Arc<str>), (Result<(), shapes::Failure>,)>;
 
-/// Bytes of each thing a phase says of itself.
+/// Maximum bytes of each text in [`Described`].
 const DESCRIBED_BYTES: usize = 200;
 
 impl Guest {
-    /// Links `code` under `setup` and asks it what it is.
+    /// Creates a phase from `code` and `setup`, and calls its `describe`.
     ///
     /// # Errors
-    /// [`SetupError`] names every import that is not granted, or says how `describe` ended.
+    /// [`SetupError`] names every import that is not granted, or says how `describe` failed.
     pub fn new(wasm: &Wasm, code: Arc<Code>, setup: Setup) -> Result<Self, SetupError> {
         let imports = code.imports().iter().copied();
         let missing: Vec<Interface> = imports.filter(|interface| !setup.grants.allows(*interface)).collect();
@@ -103,20 +103,20 @@ impl Guest {
         let memory = self.setup.grants.memory.map_or(0, |grant| grant.max_bytes);
         let mut store = Store::new(&self.wasm.engine, Inside::new(limits, memory));
         store.limiter(|inside| &mut inside.limiter);
-        // What a phase may keep it hands over in one call.
+        // A phase passes all the memory that it may store in one call.
         store.set_hostcall_fuel(HOSTCALL_BYTES + memory);
         self.arm(&mut store)?;
         Ok(store)
     }
 
-    /// Fuel and time anew. Before instantiating too: start functions run there.
+    /// Resets fuel and wall time. Also needed before instantiating, because start functions run there.
     fn arm(&self, store: &mut Store<Inside>) -> wasmtime::Result<()> {
         store.set_fuel(self.setup.limits.fuel)?;
         store.set_epoch_deadline(Backstop::epochs(self.setup.limits.wall));
         Ok(())
     }
 
-    /// Calls into a store of its own; how it ended in words if not by returning.
+    /// Instantiates the component in a new store and calls `body`. The error says why it did not return.
     fn once<R>(
         &self,
         stage: Stage,
@@ -140,7 +140,7 @@ impl Guest {
             let describe = instance
                 .get_typed_func::<(), (shapes::Descriptor,)>(&mut *store, self.code.exports.describe)
                 .map_err(its("its `describe`"))?;
-            // So that a component with other types is refused now, not at its first run.
+            // Refuse a component with other types now, not at its first run.
             _ = self.check_function(store, instance).map_err(its("its `check`"))?;
             _ = self.run_function(store, instance).map_err(its("its `run`"))?;
             describe.call(&mut *store, ())
@@ -162,7 +162,7 @@ impl Guest {
         instance.get_typed_func(&mut *store, self.code.exports.run)
     }
 
-    /// An instance that waits, or a new one.
+    /// The kept instance, or a new one.
     fn warm(&self, job: &Job) -> Result<Warm, (wasmtime::Error, Option<Store<Inside>>)> {
         let waiting = self.warm.lock().take();
         if let Some(mut warm) = waiting {
@@ -171,7 +171,7 @@ impl Guest {
             return Ok(warm);
         }
         let mut store = self.store().map_err(|error| (error, None))?;
-        // The inert clock and chance are there for start functions too.
+        // Before instantiating, so that start functions also get WASI's clock and random numbers.
         prepare(store.data_mut(), job);
         store.data_mut().stage = Stage::Starting;
         let run = self
@@ -194,14 +194,14 @@ impl Guest {
 fn prepare(inside: &mut Inside, job: &Job) {
     inside.stage = Stage::Running;
     inside.limiter.refused = None;
-    // Freezing the book costs; asks about its rows look at it themselves.
+    // No limit for rows of the book, because copying the book is expensive; asks about its rows check them.
     inside.plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
     inside.view = Some(Arc::<dyn Frozen>::clone(&job.view));
     inside.unix_s = job.tick.unix_s;
     inside.chance = chance(&job.tick);
 }
 
-/// Apart from the phase's own sequence, which begins at the same seed.
+/// WASI's random numbers. Differs from the phase's own sequence, which starts from the same seed.
 fn chance(tick: &Tick) -> Rng {
     Rng::new(!(u64::from(tick.seed[0]) << 32 | u64::from(tick.seed[1])))
 }
@@ -250,9 +250,9 @@ impl Body for Guest {
         let ended = match returned {
             Ok((Ok(()),)) => Ended::Planned(std::mem::take(&mut inside.plan).into_parts()),
             Ok((Err(failure),)) => Ended::Failed(tidy(failure)),
-            // An instance that did not return is never entered again: it goes with its store.
+            // An instance that did not return is never used again: it is dropped with its store.
             Err(error) => {
-                // Looks at what it said last, so before the lines are taken.
+                // Before `take`, because it reads the last log line.
                 let ended = trap::ended(&error, inside, limits);
                 return Done { ended, log: inside.log.take(), cost };
             }

@@ -1,4 +1,4 @@
-//! The functions that a guest can call. Each answers by the very code that answers a built-in; none waits.
+//! The host functions that a guest can call. They use the same code as built-in phases, and none of them blocks.
 
 use std::borrow::Cow;
 
@@ -16,8 +16,8 @@ fn path(interface: &str) -> String {
     PACKAGE.replacen('@', &format!("/{interface}@"), 1)
 }
 
-/// Every interface of the contract, whatever a manifest grants: what a component may have of them is checked by its
-/// imports before it gets here.
+/// Links every interface of the contract, for any grants. [`super::Guest::new`] has checked the component's imports
+/// against the grants.
 pub(super) fn link(linker: &mut Linker<Inside>) -> Result<()> {
     linker.instance(&path("types"))?;
     table(linker, Table::Peers)?;
@@ -39,7 +39,7 @@ fn test(shapes::Test { column, at_least, at_most }: shapes::Test) -> query::Test
     query::Test { column: Cow::Owned(column), at_least, at_most }
 }
 
-/// Fuel for texts that have crossed the border: they were copied and checked.
+/// Fuel for texts that the host has copied from the guest and checked.
 fn texts<'a>(texts: impl IntoIterator<Item = &'a String>) -> u64 {
     texts.into_iter().map(|text| CALL + text.len() as u64).sum()
 }
@@ -154,7 +154,7 @@ fn in_table(view: &dyn Frozen, table: Table, call: &'static str, rows: &[u32]) -
     }
 }
 
-/// Fuel for one name: it is formatted anew.
+/// Fuel for one name, which is formatted on each call.
 const NAME: u64 = 1_000;
 
 fn names(cx: &mut Cx<'_>, table: Table, call: &'static str, rows: &[u32]) -> Result<Vec<host::Name>> {
@@ -180,13 +180,13 @@ fn reads(linker: &mut Linker<Inside>) -> Result<()> {
     })
 }
 
-/// Puts one ask into the plan. Its text has crossed the border already and is paid for by its length.
+/// Adds one ask to the plan. Charges fuel for the length of its text, which the host has already copied.
 fn ask(cx: &mut Cx<'_>, ask: Ask) -> Result<()> {
     charge(cx, CALL + ask.reason().len() as u64)?;
     Ok(cx.data_mut().plan(ask.call())?.push(ask)?)
 }
 
-/// An ask about an address: its row is in the book, which the guest has read if it knows one.
+/// Adds an ask about an address. Checks the row against the book, which a guest that knows a row has already read.
 fn ask_book(cx: &mut Cx<'_>, row: u32, asked: Ask) -> Result<()> {
     let view = cx.data().view(asked.call())?.clone();
     in_table(&*view, Table::Book, asked.call(), &[row])?;
@@ -215,7 +215,7 @@ fn asks(linker: &mut Linker<Inside>) -> Result<()> {
         few_tests(call, given.len())?;
         charge(&mut cx, texts(columns_of(&given)))?;
         let view = cx.data().view(call)?.clone();
-        // A test that stays in the plan has the name of a column that is there: a plan has a bounded size.
+        // The plan stores column names, so each must be a known column: this bounds the size of a plan.
         columns_of(&given).try_for_each(|name| column(&*view, Table::Peers, call, name).map(drop))?;
         ask(&mut cx, Ask::PingMatching { tests: tests(given) })
     })?;

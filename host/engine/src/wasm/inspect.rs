@@ -1,4 +1,4 @@
-//! Looks at a module's bytes before the compiler does: size, kind, numbers. Refuses what would cost too much.
+//! Inspects a module's bytes before they are compiled: size, kind, counts. Refuses modules that would cost too much.
 
 use std::borrow::Cow;
 
@@ -9,27 +9,27 @@ use wasmparser::{ComponentImport, ComponentTypeDeclaration, ComponentTypeRef, Pa
 use super::trap::short;
 use super::{LoadError, types};
 
-/// Larger than any guest we know: Python's is 18 MB.
+/// More than any known guest: a guest in Python has 18 MB.
 pub const MOST_BYTES: usize = 32 << 20;
 
-/// Compiling costs about 160 us a function even if it is empty; an interpreter of a whole language has 20,000. What a
-/// component lifts and lowers counts too: each becomes a function.
+/// Compiling takes about 160 us per function, even an empty one; the interpreter of a language has 20,000 functions.
+/// Functions that a component lifts or lowers count too, because each is compiled.
 pub const MOST_FUNCTIONS: u32 = 40_000;
 
-/// Of one function. Compilers are slow on functions with very many.
+/// Locals of one function. Compilers are slow on functions with very many locals.
 pub const MOST_LOCALS: u64 = 20_000;
 
-/// Components within components, and component types within component types. Tools nest two or three; reading the
-/// former costs the square of it, and the latter a frame of the reader's stack each.
+/// Nesting of components, and of component types. Tools nest two or three levels. Reading nested components takes
+/// quadratic time, and each level of nested types takes a stack frame of the reader.
 pub const MOST_DEPTH: u32 = 32;
 
-/// Where wit-bindgen keeps the types of a core module's imports and exports.
+/// The custom section in which wit-bindgen stores the types of a core module's imports and exports.
 const METADATA: &str = "component-type";
 
-/// The bytes as a component: as they are, or made of a core module that carries the contract's metadata.
+/// Returns a component unchanged, and converts a core module with the contract's metadata to a component.
 ///
 /// # Errors
-/// [`LoadError`] for what is no WebAssembly, too large, or no phase.
+/// [`LoadError`] if the bytes are not WebAssembly, too large, or not a phase.
 pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
     if bytes.is_empty() {
         return Err(LoadError::Empty);
@@ -54,7 +54,7 @@ pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
     if metadata.is_empty() {
         return Err(LoadError::CoreWithoutMetadata);
     }
-    // A linked module has one for each object that names a world.
+    // A linked module has one such section for each object that names a world.
     metadata.into_iter().try_for_each(simple)?;
     let encode = || {
         let encoder = wit_component::ComponentEncoder::default().validate(true).module(bytes);
@@ -65,7 +65,7 @@ pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
     Ok(Cow::Owned(encoded))
 }
 
-/// What `work` returns, or that it panicked: a file is not worth a node.
+/// Calls `work` and turns a panic into an error: a bad file must not end the node.
 ///
 /// # Errors
 /// [`LoadError::Panicked`].
@@ -76,8 +76,8 @@ pub(super) fn unpanicked<R>(work: impl FnOnce() -> R) -> Result<R, LoadError> {
     })
 }
 
-/// Refuses metadata that could lead its reader in a circle: wit-parser follows packages that depend on each other until
-/// the stack ends, and the process with it. Where all interfaces are of one package there is no circle.
+/// Refuses metadata that could make its reader recurse forever. wit-parser follows packages that depend on each other
+/// until the stack overflows and the process ends. If all interfaces are in one package, there is no such cycle.
 fn simple(metadata: &[u8]) -> Result<(), LoadError> {
     let refused = |why: String| LoadError::NotAComponent(format!("what it says of itself {why}"));
     if !Parser::is_component(metadata) {
@@ -88,7 +88,7 @@ fn simple(metadata: &[u8]) -> Result<(), LoadError> {
         let package = name.rsplit_once('/').zip(name.rsplit_once('@'));
         let package = package.map(|((before, _), (_, version))| format!("{before}@{version}"));
         match (&contract, package) {
-            // An interface without a name of its own is the world's.
+            // An interface without a package belongs to the world.
             _ if !name.contains(':') => Ok(()),
             (None, package @ Some(_)) if super::code::interface(name).is_some() => {
                 contract = package;
@@ -133,8 +133,8 @@ pub(super) fn broken(error: wasmparser::BinaryReaderError) -> LoadError {
     LoadError::Broken(short(&error.to_string()))
 }
 
-/// Walks all sections of all modules inside, without recursing and without keeping any of it. `each` gets each of the
-/// outermost module's or component's own.
+/// Walks the sections of all nested modules and components, without recursion and without storing them. Calls `each`
+/// with the sections of the outermost module or component.
 fn look<'a>(
     bytes: &'a [u8],
     each: &mut dyn FnMut(&Payload<'a>) -> Result<(), LoadError>,
@@ -153,7 +153,7 @@ fn look<'a>(
                 depth += 1;
                 at_most("components within components", depth.into(), MOST_DEPTH.into())?;
             }
-            // The outermost one has not been counted.
+            // Saturates, because the outermost one was not counted.
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentTypeSection(section) => {
                 let range = section.range();
@@ -176,10 +176,10 @@ fn look<'a>(
     Ok(())
 }
 
-/// A core module whose imports and exports follow the contract by name, with the metadata that says so.
+/// Adds the contract's metadata to a core module with the contract's imports and exports.
 ///
 /// # Errors
-/// [`LoadError::NotAComponent`] if it is no core module.
+/// [`LoadError::NotAComponent`] if it is not a core module.
 pub fn with_contract(core: &[u8]) -> Result<Vec<u8>, LoadError> {
     let refused = |error: &dyn std::fmt::Display| LoadError::NotAComponent(format!("{error:#}"));
     let mut resolve = wit_parser::Resolve::default();
@@ -192,19 +192,19 @@ pub fn with_contract(core: &[u8]) -> Result<Vec<u8>, LoadError> {
     Ok(module)
 }
 
-/// What a module's bytes are for.
+/// How many bytes of a module are used for what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct Sizes {
     pub whole: usize,
     pub code: usize,
     pub data: usize,
-    /// Of functions, for backtraces.
+    /// Names of functions, for backtraces.
     pub names: usize,
 }
 
 impl Sizes {
     /// # Errors
-    /// [`LoadError::Broken`] if the bytes cannot be read to their end.
+    /// [`LoadError::Broken`] if the bytes cannot be parsed to the end.
     pub fn of(bytes: &[u8]) -> Result<Self, LoadError> {
         let mut sizes = Self { whole: bytes.len(), ..Self::default() };
         for payload in Parser::new(0).parse_all(bytes) {

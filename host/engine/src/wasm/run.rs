@@ -1,4 +1,4 @@
-//! One run of a guest from inside: what it may see at which stage, what it has used, what it has said. Applies nothing.
+//! The state of one guest in its store: stage, view, plan, log, and what it has used.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::policy::Limits;
 /// The context of a host function.
 pub(super) type Cx<'a> = StoreContextMut<'a, Inside>;
 
-/// What a guest is doing, and so what it may call.
+/// What a guest is doing. Decides which functions it may call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// Its start functions.
+    /// Its start functions run.
     Starting,
     Describing,
     Checking,
@@ -32,12 +32,12 @@ pub(super) struct Inside {
     pub plan: Plan,
     pub limiter: Limiter,
     pub log: Log,
-    /// The most that `memory.store` takes; None if the manifest grants none.
+    /// Maximum bytes for `memory.store`; 0 without a grant.
     pub memory_bytes: usize,
-    /// For what asks the inert WASI for the time or for chance.
+    /// Time and random numbers for WASI calls.
     pub unix_s: u32,
     pub chance: groundskeeper_sdk::rng::Rng,
-    /// Handles of the inert WASI that the guest holds.
+    /// WASI handles that the guest holds.
     pub handles: u32,
 }
 
@@ -56,7 +56,7 @@ impl Inside {
         }
     }
 
-    /// The view, if this is a run.
+    /// The view, if the guest is in `run`.
     pub fn view(&self, call: &'static str) -> Result<&Arc<dyn Frozen>, RuleBroken> {
         match (&self.view, self.stage) {
             (Some(view), Stage::Running) => Ok(view),
@@ -64,7 +64,7 @@ impl Inside {
         }
     }
 
-    /// The plan, if this is a run.
+    /// The plan, if the guest is in `run`.
     pub fn plan(&mut self, call: &'static str) -> Result<&mut Plan, RuleBroken> {
         if self.stage == Stage::Running { Ok(&mut self.plan) } else { Err(too_early(call)) }
     }
@@ -74,7 +74,7 @@ fn too_early(call: &'static str) -> RuleBroken {
     RuleBroken { call, rule: "nothing is read or asked outside of `run`".to_owned() }
 }
 
-/// Takes fuel for what the host does on a guest's behalf, so that its budget covers both.
+/// Charges a guest fuel for work of the host, so that its budget covers both.
 pub(super) fn charge(cx: &mut Cx<'_>, fuel: u64) -> wasmtime::Result<()> {
     let left = cx.get_fuel()?;
     if left <= fuel {
@@ -84,35 +84,36 @@ pub(super) fn charge(cx: &mut Cx<'_>, fuel: u64) -> wasmtime::Result<()> {
     cx.set_fuel(left - fuel)
 }
 
-/// A call, about as dear as so many instructions.
+/// Fuel for one call of a host function: it costs about as much as 50 instructions.
 pub(super) const CALL: u64 = 50;
 
-/// Fuel for looking at `rows` with `tests`: a native loop looks at several rows in the time of one instruction.
+/// Fuel for checking each row of `table` with `tests`. A native loop checks several rows in the time of one
+/// instruction.
 pub(super) fn scanning(view: &dyn Frozen, table: Table, tests: usize) -> u64 {
     CALL + u64::from(view.rows(table)) * (tests as u64 + 1) / 4
 }
 
-/// Counts what a store has, and refuses more than its manifest allows.
+/// Counts what a store allocates, and refuses more than its limits.
 pub(super) struct Limiter {
     most: u64,
     /// Bytes of all its linear memories.
     pub used: u64,
     /// Elements of all its tables.
     elements: usize,
-    /// It asked for more of this and was refused.
+    /// Set if the store asked for too much of it.
     pub refused: Option<Refused>,
 }
 
-/// What a store was refused.
+/// What a store asked for too much of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Refused {
     Memory,
     Table,
 }
 
-/// Elements of all tables together: one per function that is called by pointer.
+/// Elements of all tables together. Each function that is called by pointer needs one.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
-/// Modules, memories and tables that a component is linked together from. A component of one module has four.
+/// Maximum of instances, of tables and of memories in one component. A component of one module has four.
 const PARTS: usize = 64;
 
 impl ResourceLimiter for Limiter {
@@ -165,7 +166,7 @@ impl ResourceLimiter for Limiter {
     }
 }
 
-/// Where a component keeps the functions of `lifecycle`.
+/// The indices of the `lifecycle` functions among a component's exports.
 pub(super) struct Exports {
     pub describe: ComponentExportIndex,
     pub check: ComponentExportIndex,

@@ -1,4 +1,4 @@
-//! The contract's shapes as they cross the border. Each is one record of the WIT; a test there holds them to it.
+//! The contract's types as they pass between guest and host. Each is a type of the WIT; linking checks that they match.
 
 use groundskeeper_sdk::column::UNKNOWN;
 use groundskeeper_sdk::{host, phase};

@@ -1,4 +1,4 @@
-//! What a guest's end means: a rule, a limit or a trap, with a backtrace that has names. Punishes nobody.
+//! Explains why a guest did not return: a broken rule, a limit or a trap, with a backtrace of function names.
 
 use std::fmt::Write as _;
 
@@ -10,14 +10,14 @@ use crate::log::cut;
 use crate::policy::Limits;
 use crate::{Ended, Limit};
 
-/// Frames that are told: the innermost, where it happened.
+/// Frames in a message: the innermost ones.
 const FRAMES: usize = 8;
-/// Bytes of one function's name.
+/// Maximum bytes of one function's name.
 const NAME_BYTES: usize = 120;
-/// Bytes of what a guest says in its last words.
+/// Maximum bytes of a text from a guest.
 pub(super) const WORDS_BYTES: usize = 1_000;
 
-/// How a run ended that did not return.
+/// The outcome of a run that did not return.
 pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -> Ended {
     let place = place(error);
     if let Some(rule) = error.downcast_ref::<RuleBroken>() {
@@ -43,7 +43,7 @@ pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -
         }
         Some(trap) => {
             let mut words = format!("{trap}");
-            // A panic says why before it traps.
+            // A panic logs its reason before it traps.
             if let Some(last) = inside.log.last().filter(|line| line.level == Level::Error) {
                 _ = write!(words, ", having said {:?}", cut(&last.text, WORDS_BYTES));
             }
@@ -53,7 +53,7 @@ pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -
     }
 }
 
-/// Why it ended, without the backtrace, which is told in our own way.
+/// The error without its backtrace, which [`place`] formats.
 fn cause(error: &wasmtime::Error) -> String {
     match error.downcast_ref::<WasmBacktrace>() {
         Some(_) => format!("{:#}", error.root_cause()),
@@ -61,15 +61,15 @@ fn cause(error: &wasmtime::Error) -> String {
     }
 }
 
-/// What a guest had a hand in, made fit for a line.
+/// Makes a text that a guest can influence safe for one line.
 pub(super) fn short(text: &str) -> String {
     clean(cut(text, WORDS_BYTES)).into_owned()
 }
 
-/// ` in f < g < h`, or nothing.
+/// The backtrace as `, in f < g < h`, or an empty text.
 fn place(error: &wasmtime::Error) -> String {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
-    // Without a name: how the contract's functions are called, or a module whose names were stripped.
+    // Frames without a name are glue code of the component, or the module's names were stripped.
     let names: Vec<String> = backtrace
         .frames()
         .iter()
@@ -87,7 +87,7 @@ fn place(error: &wasmtime::Error) -> String {
     }
 }
 
-/// How a language panics is not where.
+/// Whether a function belongs to the panic code of the language: such frames do not show where it happened.
 fn is_machinery(name: &str) -> bool {
     [
         "core::panicking::",

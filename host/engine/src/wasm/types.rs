@@ -1,29 +1,29 @@
-//! Walks the types of components, which nest, with a stack of its own. Refuses what would end the readers that recurse,
-//! and with them the process: wasmparser's take a frame a level, and a level is three bytes of a file.
+//! Walks nested component types without recursion. Refuses types that are nested too deeply: wasmparser uses a stack
+//! frame per level, and a level takes three bytes of a file, so a small file could overflow the stack of the process.
 
 use wasmparser::{BinaryReader, ComponentType, ComponentTypeDeclaration};
 
 use super::inspect::{MOST_DEPTH, at_most};
 use super::{LoadError, inspect};
 
-/// Opens a component type, and an instance type.
+/// The first byte of a component type, and of an instance type.
 const NESTING: [u8; 2] = [0x41, 0x42];
-/// The declaration that is a type.
+/// The first byte of a declaration that is a type.
 const TYPE: u8 = 0x01;
 
-/// Calls `each` with every declaration within the types of one section, outermost first; types are not among them.
+/// Calls `each` with every declaration in the types of one section, outermost first, except declarations of types.
 ///
-/// `section` is what the section holds, `offset` is where in the file, for messages. O(bytes), no recursion.
+/// `section` is the content of the section. `offset` is its place in the file, for messages. O(bytes), no recursion.
 ///
 /// # Errors
-/// [`LoadError::TooLarge`] past [`MOST_DEPTH`], [`LoadError::Broken`], or what `each` says.
+/// [`LoadError::TooLarge`] beyond [`MOST_DEPTH`], [`LoadError::Broken`], or the error of `each`.
 pub(super) fn walk<'a>(
     section: &'a [u8],
     offset: usize,
     each: &mut dyn FnMut(ComponentTypeDeclaration<'a>) -> Result<(), LoadError>,
 ) -> Result<(), LoadError> {
     let mut reader = BinaryReader::new(section, offset);
-    // How many are still to come at each level; those of the first are types and not declarations.
+    // How many items are left at each level. Items of the first level are types, those of the others declarations.
     let mut open = vec![reader.read_var_u32().map_err(inspect::broken)?];
     while let Some(left) = open.last_mut() {
         if *left == 0 {
@@ -49,7 +49,7 @@ pub(super) fn walk<'a>(
     Ok(())
 }
 
-/// The next byte, which stays where it is.
+/// The next byte. Does not advance the reader.
 fn next(reader: &BinaryReader<'_>) -> Result<u8, LoadError> {
     reader.clone().read_u8().map_err(inspect::broken)
 }

@@ -1,7 +1,7 @@
-//! An inert WASI for guests whose language cannot do without: it is there, and does nothing. Opens, waits, reveals nothing.
+//! An inert WASI, for guests in languages that need it. It opens no files, never waits and reveals nothing.
 //!
-//! Standard output becomes log lines, the clock is the tick's, chance is the tick's seed, whatever is polled is ready
-//! at once; everything else is empty or refused. What the functions return is made up from their types.
+//! Standard output becomes log lines. The clock is the tick's time, random numbers come from the tick's seed, and polls
+//! are ready immediately. Everything else is empty or refused: results are built from the types of the functions.
 
 use wasmtime::Result;
 use wasmtime::component::types::{ComponentItem, Type};
@@ -15,10 +15,10 @@ pub(super) fn is_wasi(import: &str) -> bool {
     import.starts_with("wasi:")
 }
 
-/// What stands behind every handle.
+/// The type behind every handle.
 struct Nothing;
 
-/// Gives `component` all of WASI that it imports.
+/// Links all of WASI that `component` imports.
 pub(super) fn link(linker: &mut Linker<Inside>, component: &Component) -> Result<()> {
     let engine = component.engine().clone();
     for (name, item) in component.component_type().imports(&engine) {
@@ -40,7 +40,7 @@ pub(super) fn link(linker: &mut Linker<Inside>, component: &Component) -> Result
                         charge(&mut cx, 4 * CALL)?;
                         let types: Vec<Type> = ty.results().collect();
                         answer(&mut cx, &call, given, &types, results)?;
-                        // A borrowed handle that is not given back is a broken promise to the guest.
+                        // A borrowed handle that is not dropped would break the rules of components.
                         given.iter().try_for_each(|value| give_back(&mut cx, value))
                     })?;
                 }
@@ -51,7 +51,7 @@ pub(super) fn link(linker: &mut Linker<Inside>, component: &Component) -> Result
     Ok(())
 }
 
-/// Lets go of every handle that came with a call.
+/// Drops every handle in an argument of a call.
 fn give_back(cx: &mut Cx<'_>, value: &Val) -> Result<()> {
     match value {
         Val::Resource(handle) => handle.resource_drop(&mut *cx),
@@ -63,9 +63,9 @@ fn give_back(cx: &mut Cx<'_>, value: &Val) -> Result<()> {
     }
 }
 
-/// What an output stream takes at once.
+/// Bytes that an output stream accepts in one write.
 const WRITE_BYTES: u64 = 4096;
-/// Chance that one call gives.
+/// Maximum random bytes from one call.
 const CHANCE_BYTES: u64 = 64 << 10;
 
 fn answer(cx: &mut Cx<'_>, call: &str, given: &[Val], types: &[Type], results: &mut [Val]) -> Result<()> {
@@ -134,13 +134,13 @@ fn answer(cx: &mut Cx<'_>, call: &str, given: &[Val], types: &[Type], results: &
     Ok(())
 }
 
-/// Values that one made-up result holds: a guest may declare any interface to be one of WASI's, with results of a
+/// Maximum values in one built result: a guest may declare its own interface under a WASI name, with results of a
 /// million values.
 const VALUES: u32 = 1_000;
-/// Handles that a store holds at one time.
+/// Maximum handles that a store holds at one time.
 const HANDLES: u32 = 10_000;
 
-/// The emptiest value of a type; a refusal where there is one. At most `left` values.
+/// Builds the emptiest value of a type; an error or refusal if the type has one. Builds at most `left` values.
 fn nothing(cx: &mut Cx<'_>, ty: &Type, left: &mut u32) -> Result<Val> {
     *left = left.checked_sub(1).ok_or_else(|| {
         wasmtime::Error::msg(format!("a result of more than {VALUES} values, which no released WASI returns"))
@@ -180,7 +180,7 @@ fn nothing(cx: &mut Cx<'_>, ty: &Type, left: &mut u32) -> Result<Val> {
             Val::Enum(refusal.copied().or(names.first().copied()).unwrap_or_default().to_owned())
         }
         Type::Variant(variant) => {
-            // `closed` of a stream, for one: a case that carries nothing says the least.
+            // Prefer a case without a value, such as `closed` of a stream.
             let cases: Vec<(String, Option<Type>)> =
                 variant.cases().map(|case| (case.name.to_owned(), case.ty)).collect();
             match cases.iter().rev().find(|(_, ty)| ty.is_none()).or(cases.first()) {
