@@ -1,5 +1,5 @@
-//! Ranges of keys, gathered from the sections; phases check their own settings. The check, the JSON schema and a test of the
-//! shipped file's comments read them here.
+//! The ranges of all keys, collected from the sections. The check, the JSON schema and a test of the comments in the
+//! example config use them. Phases check their own settings.
 
 use groundskeeper_base::bounds::Bound;
 use groundskeeper_engine::BUILTINS;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{Guests, Node, Shutdown};
 
-/// The range of every key of the config that has one.
+/// Every key of the config that has a range, with its range.
 pub(super) fn all() -> Vec<(String, Bound)> {
     let timeouts = format!("performance.timeouts.{}", Performance::ALL_KINDS);
     let sections: [(&str, &[(&str, Bound)]); 12] = [
@@ -38,7 +38,7 @@ pub(super) fn all() -> Vec<(String, Bound)> {
     of_sections.chain(BUILTINS.map(offset)).collect()
 }
 
-/// Whether a value as it was written lies inside. Other types than the bound's own are somebody else's finding.
+/// Whether a value, as written, is in the range. True for values of another type, which are reported elsewhere.
 fn holds(bound: Bound, value: &Value) -> bool {
     match bound {
         Bound::Count(least, most) => value.as_u64().is_none_or(|n| (least..=most).contains(&n)),
@@ -52,7 +52,7 @@ fn inside<T: PartialOrd + std::str::FromStr>(value: &Value, least: T, most: T) -
     value.as_str().and_then(|text| text.parse().ok()).is_none_or(|value| least <= value && value <= most)
 }
 
-/// Every key of `written` (a whole table as JSON) whose value is out of its range: key, value and range.
+/// Every key of `written` (a whole table as JSON) with a value out of range: key, value and range.
 pub(super) fn outside<'a, K: AsRef<str>>(
     bounds: &'a [(K, Bound)],
     written: &'a Value,

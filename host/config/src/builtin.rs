@@ -1,4 +1,4 @@
-//! The four built-in phases as both files configure them: their names, their order, their typed settings.
+//! The four built-in phases in configs and in manifests: their schedules and the checks of their settings.
 
 use groundskeeper_engine::schedule::Schedule;
 use groundskeeper_engine::{BUILTINS, Phases, Settings};
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::document::Document;
 
-/// When each of the built-in phases runs, in the order in which they run.
+/// The schedules of the built-in phases, in the order in which the phases run.
 pub(super) fn schedules(of: &Phases) -> [&Schedule; BUILTINS.len()] {
     [
         &of.reaper.schedule,
@@ -17,7 +17,7 @@ pub(super) fn schedules(of: &Phases) -> [&Schedule; BUILTINS.len()] {
     ]
 }
 
-/// Checks the table `settings` of a file about the built-in phase `name`.
+/// Checks the table `settings` in a manifest of the built-in phase `name`.
 pub(super) fn check_file(document: &mut Document<'_>, name: &str) {
     match name {
         "reaper" => read_and_check::<Reaper>(document),
@@ -33,8 +33,8 @@ fn read_and_check<S: Settings>(document: &mut Document<'_>) {
     check(document, "settings", &settings);
 }
 
-/// Tells what is wrong with the settings at `table`. A phase's own check tells one mistake at a time: each is put back to
-/// its default until the rest passes.
+/// Reports every mistake in the settings at `table`. A phase's own check reports only one mistake at a time, so each
+/// wrong key is reset to its default until the rest passes.
 pub(super) fn check<S: Settings>(document: &mut Document<'_>, table: &str, settings: &S) {
     let usual = serde_json::to_value(S::default()).expect("settings are plain data");
     let mut tried = serde_json::to_value(settings).expect("settings are plain data");

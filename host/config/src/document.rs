@@ -1,27 +1,27 @@
-//! A TOML text with its places, read key by key. Goes on after a mistake; decides nothing about values.
+//! A TOML text with line numbers, read key by key. Continues after a mistake. Other modules check the values.
 
 use groundskeeper_base::problem::{Problem, meant};
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
-/// One config file while it is read. Mistakes gather in `problems`.
+/// One config file while it is read. Collects mistakes in `problems`.
 pub(super) struct Document<'i> {
     pub name: &'i str,
     text: &'i str,
     root: Spanned<DeValue<'i>>,
-    /// Not all of it is TOML, so keys may have ended up in another table than their author meant.
+    /// Parts of it are not TOML, so keys may be in a different table than their author meant.
     torn: bool,
     pub problems: Vec<Problem>,
 }
 
-/// What serde calls by the width of a number.
+/// Replaces serde's "expected u32" and the like.
 const WHOLE: &str = "expected a whole number from 0";
 
 type Key<'i> = Spanned<DeString<'i>>;
 
 impl<'i> Document<'i> {
-    /// Keeps whatever can be made out of `text`; what cannot is a problem.
+    /// Keeps every part of `text` that is TOML, and reports the rest as problems.
     pub fn parse(text: &'i str, name: &'i str) -> Self {
         let (root, errors) = DeTable::parse_recoverable(text);
         let root = Spanned::new(root.span(), DeValue::Table(root.into_inner()));
@@ -34,8 +34,8 @@ impl<'i> Document<'i> {
         document
     }
 
-    /// Reads the table `section` ("" is the whole file) but for the keys `elsewhere`. What is absent or wrong takes `T`'s
-    /// defaults. `T` and the structs in it must have serde's `default` and `deny_unknown_fields`.
+    /// Reads the table `section` ("" is the whole file) except the keys in `elsewhere`. Keys that are missing or wrong
+    /// get `T`'s defaults. `T` and the structs in it must have serde's `default` and `deny_unknown_fields`.
     pub fn read<T: DeserializeOwned>(&mut self, section: &str, elsewhere: &[String]) -> T {
         let table = self.table(section);
         let table = self.readable::<T>(section, &[], table, elsewhere);
@@ -45,8 +45,8 @@ impl<'i> Document<'i> {
         })
     }
 
-    /// What can be read of `table`, which is called `section` and stands at `above` in a `T`. Each key is tried by itself,
-    /// so that each wrong one is told, not only the first.
+    /// The keys of `table` that can be read. `section` is the table's name and `above` is its path in a `T`. Tries each
+    /// key alone, to report every wrong key and not only the first.
     fn readable<T: DeserializeOwned>(
         &mut self,
         section: &str,
@@ -63,7 +63,7 @@ impl<'i> Document<'i> {
                 continue;
             }
             if alone::<T>(&path, of_table(DeTable::new())).is_ok() {
-                // A struct could be read from an array too.
+                // Serde could also read a struct from an array.
                 if let Some(inner) = self.expect_table(&full, &value) {
                     *value.get_mut() = DeValue::Table(self.readable::<T>(&full, &path, inner, elsewhere));
                     good.insert(key, value);
@@ -83,7 +83,7 @@ impl<'i> Document<'i> {
         good
     }
 
-    /// The table `value`, which stands at `key`; a problem if it is something else.
+    /// The table `value` at `key`. Reports a problem if it is not a table.
     fn expect_table(&mut self, key: &str, value: &Spanned<DeValue<'i>>) -> Option<DeTable<'i>> {
         let table = value.get_ref().as_table().cloned();
         if table.is_none() {
@@ -100,13 +100,13 @@ impl<'i> Document<'i> {
         value.and_then(|value| self.expect_table(key, &value)).unwrap_or_default()
     }
 
-    /// What stands at `key`, a dotted path.
+    /// The value at `key`, a dotted path.
     pub fn value(&self, key: &str) -> Option<&Spanned<DeValue<'i>>> {
         let mut names = key.split_terminator('.');
         names.try_fold(&self.root, |value, name| value.get_ref().as_table()?.get(name))
     }
 
-    /// Puts `value` where another stands.
+    /// Replaces the value at `key`, if there is one.
     pub fn replace(&mut self, key: &str, value: DeValue<'i>) {
         let mut names = key.split_terminator('.');
         let place = names.try_fold(&mut self.root, |value, name| match value.get_mut() {
@@ -123,12 +123,12 @@ impl<'i> Document<'i> {
         self.torn
     }
 
-    /// The string at `key`, if one stands there.
+    /// The string at `key`, if there is one.
     pub fn text_at(&self, key: &str) -> Option<&str> {
         self.value(key)?.get_ref().as_str()
     }
 
-    /// The table at `key` as JSON, empty if there is none. What JSON cannot say is a problem.
+    /// The table at `key` as JSON; empty if there is none. Reports values that JSON cannot represent.
     pub fn json(&mut self, key: &str) -> serde_json::Map<String, serde_json::Value> {
         let mut table = serde_json::Map::new();
         for (name, value) in self.table(key) {
@@ -144,14 +144,14 @@ impl<'i> Document<'i> {
         table
     }
 
-    /// All problems by their place.
+    /// All problems, sorted by line and column.
     pub fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems;
         problems.sort_by_key(|problem| (problem.line.unwrap_or(u32::MAX), problem.column));
         problems
     }
 
-    /// Tells a mistake in the value of `key`, or of a table if the file has no such key.
+    /// Reports a mistake in the value of `key`. It has no line if the file has no such key.
     pub fn report_at(&mut self, key: &str, message: String, hint: Option<String>) {
         let place = self.value(key).map(|value| value.span().start);
         self.report(place, Some(key.to_owned()), message, hint);
@@ -194,7 +194,7 @@ impl<'i> Document<'i> {
     }
 }
 
-/// A value as JSON, times as text; else where it stands and what it is.
+/// A value as JSON, with times as text. The error is the place of the value and what it is.
 fn json(value: &Spanned<DeValue<'_>>) -> Result<serde_json::Value, (usize, String)> {
     use serde_json::Value;
     let wrong = |what: String| (value.span().start, what);
@@ -222,12 +222,12 @@ fn quoted(text: &str) -> &str {
     quoted_all(text).next().unwrap_or_default()
 }
 
-/// The parts of serde's messages that stand between back quotes.
+/// The parts of serde's messages between backquotes.
 fn quoted_all(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// From 1 each; the column in characters.
+/// Line and column, both counted from 1. Columns count characters.
 fn line_and_column(text: &str, at: usize) -> (u32, u32) {
     let before = text.get(..at.min(text.len())).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -239,7 +239,7 @@ fn of_table(table: DeTable<'_>) -> Spanned<DeValue<'_>> {
     Spanned::new(0..0, DeValue::Table(table))
 }
 
-/// A `T` of which `value`, at `path`, is all that is written.
+/// Reads a `T` from a document that contains only `value`, at `path`.
 fn alone<'i, T: DeserializeOwned>(
     path: &[Key<'i>],
     value: Spanned<DeValue<'i>>,
@@ -248,7 +248,7 @@ fn alone<'i, T: DeserializeOwned>(
     T::deserialize(ValueDeserializer::from(path.iter().rev().fold(value, around)))
 }
 
-/// What is wrong with each element by itself; none if `value` is no list, or it is the list that is wrong.
+/// The error of each wrong element. None if `value` is not a list, or if each element alone is valid.
 fn wrong_elements<T: DeserializeOwned>(
     path: &[Key<'_>],
     value: &Spanned<DeValue<'_>>,

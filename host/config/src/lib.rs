@@ -1,9 +1,10 @@
-//! The operator's file: raw TOML in, checked and typed values out, every problem at once. Reads no environment.
+//! The config file: TOML in, checked and typed values out. Reports all problems at once. Reads no environment
+//! variables.
 //!
-//! A key's default and range stand in its section, in the crate that uses it; what contradicts what in `resolve`. Flags go over
-//! the file, the file over the defaults.
+//! Each section defines the defaults and ranges of its keys, in the crate that uses it. `resolve` checks which values
+//! contradict each other. Flags override the file, and the file overrides the defaults.
 //!
-//! Hidden items are for the crates of this workspace and promise nothing.
+//! Hidden items are for the crates of this workspace; they may change at any time.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,9 +45,9 @@ pub use manifest::{MOST_MANIFEST_BYTES, arrange_manifests, is_manifest};
 pub use schema::{manifest_schema, schema};
 pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown, Telemetry};
 
-/// A whole config, valid if one of its functions read it.
+/// A whole config. It is valid if one of its functions has read it.
 ///
-/// Serde reads it without looking at ranges, and a built-in phase as on or off: in shadow mode it is written as on.
+/// Serde does not check ranges. It stores the mode of a built-in phase only as on or off: shadow mode is written as on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default = "Config::unresolved", deny_unknown_fields)]
@@ -54,13 +55,13 @@ pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown
 #[non_exhaustive]
 pub struct Config {
     pub node: Node,
-    /// How many connections there may be.
+    /// Limits on the number of connections.
     pub pool: PoolSettings,
     /// Addresses and the limits of one connection.
     pub net: NetSettings,
     /// The addresses this node knows.
     pub book: BookLimits,
-    /// The memory of broadcasts, and how many this node may send.
+    /// How many broadcasts the node remembers, and how many it may send.
     pub broadcasts: BroadcastLimits,
     /// The record of every action.
     pub journal: JournalSettings,
@@ -73,19 +74,19 @@ pub struct Config {
     pub phases: Phases,
 }
 
-/// What flags say; it goes over the file and is checked together with it.
+/// Values from flags. They override the file and are checked together with it.
 #[derive(Clone, Default, Debug)]
 pub struct Overrides {
     pub interval: Option<Span>,
     pub data_dir: Option<PathBuf>,
     /// The drop-in folder.
     pub phases: Option<PathBuf>,
-    /// The data folder if neither a flag nor the file names one: the config asks no environment.
+    /// The data folder if neither a flag nor the file names one. The config itself reads no environment variables.
     pub usual_data_dir: Option<PathBuf>,
-    /// Leaves the drop-in folder alone: for those who only want to find a running node, which must not hang on a file
-    /// that somebody is editing.
+    /// Does not read the drop-in folder. For commands that only look for a running node: a file that is being edited
+    /// must not stop them.
     pub without_manifests: bool,
-    /// For nodes that live on one machine.
+    /// Sets `net.allow_private`, for several nodes on one machine.
     pub allow_private: Option<bool>,
 }
 
@@ -96,7 +97,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What an empty file says, before what is left out is made up from other keys.
+    /// The values of an empty file, before keys that are left out get defaults from other keys.
     fn unresolved() -> Self {
         Self {
             node: Node::default(),
@@ -115,7 +116,7 @@ impl Config {
         }
     }
 
-    /// How long a peer may be silent before it counts as stale: the reaper's limit, used for statistics too.
+    /// A peer that is silent for longer counts as stale. This is the reaper's limit; statistics use it too.
     #[doc(hidden)]
     pub fn stale_after(&self) -> Duration {
         Duration::from_millis(self.phases.reaper.settings.stale_after.as_millis())
@@ -124,16 +125,16 @@ impl Config {
     /// Reads a config file.
     ///
     /// # Errors
-    /// Every problem there is, by line.
+    /// All problems, by line.
     pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
         Self::load_with(Some(path), &Overrides::default())
     }
 
-    /// Reads a config file, or the defaults without one, and lays `overrides` over it. Reads the drop-in folder too:
-    /// a manifest of a built-in phase takes the place of that phase's section.
+    /// Reads a config file, or the defaults without one, and applies `overrides`. Reads the drop-in folder too: a
+    /// manifest of a built-in phase replaces that phase's section.
     ///
     /// # Errors
-    /// Every problem there is, those of files by line. Manifests of guests are not looked at: see [`read_manifests`].
+    /// All problems, those in files by line. Ignores the manifests of guests: see [`read_manifests`].
     pub fn load_with(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
         let Some(path) = path else { return resolve::resolve("", "defaults", None, overrides) };
         let name = path.display().to_string();
@@ -146,18 +147,18 @@ impl Config {
         resolve::resolve(&text, &name, Some(path.parent().unwrap_or(Path::new(""))), overrides)
     }
 
-    /// Reads the text of a config file and nothing else; `name` is what problems call it.
+    /// Reads the text of a config file and nothing else. Problems name the file `name`.
     ///
     /// # Errors
-    /// Every problem there is, by line.
+    /// All problems, by line.
     pub fn parse(text: &str, name: &str) -> Result<Self, Vec<Problem>> {
         resolve::resolve(text, name, None, &Overrides::default())
     }
 
-    /// Checks `[node]` of a config that was written by hand, past the reader. `name` is what problems call its author.
+    /// Checks `[node]` of a config that was built in code instead of read. Problems name `name` as the file.
     ///
     /// # Errors
-    /// Every problem, without line numbers, since there is no text.
+    /// All problems, without line numbers, because there is no text.
     #[doc(hidden)]
     pub fn check_node(&self, name: &str) -> Result<(), Vec<Problem>> {
         let network = toml::Value::String(self.node.network.clone());

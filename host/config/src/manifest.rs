@@ -1,6 +1,6 @@
-//! The file that declares one phase: TOML in, a checked `Manifest` out, every problem at once. Reads no module.
+//! The file that declares one phase: TOML in, a checked `Manifest` out. Reports all problems at once. Reads no module.
 //!
-//! Grants, limits and the breaker's numbers are told apart in `policy`; the ranges stand here.
+//! The engine's `policy` defines grants, limits and settings of the circuit breaker. Their ranges are here.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -36,35 +36,35 @@ use Bound::{Count, Size, Time};
 /// A phase as its manifest declares it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Manifest {
-    /// Identity for schedule, memory, metrics, journal: 1 to 40 of a-z, 0-9 and "-".
+    /// Identity of the phase for its schedule, memory, metrics and journal: 1 to 40 characters of a-z, 0-9 and "-".
     pub name: String,
     pub mode: Mode,
     pub schedule: Schedule,
     pub body: Declared,
 }
 
-/// What a manifest says beyond the schedule, by what the phase is made of.
+/// What a manifest says besides name, mode and schedule. Depends on the kind of the phase.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Declared {
-    /// Its settings are in the config, as the file says them.
+    /// The config contains its settings, as read from this file.
     BuiltIn,
     Guest(Box<Guest>),
 }
 
-/// A phase that is dropped in.
+/// A phase from the drop-in folder.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Guest {
     pub runtime: Runtime,
-    /// Relative to the manifest's folder, inside it.
+    /// Path in the manifest's folder, relative to it.
     pub module: PathBuf,
-    /// Of the module. There for every native one.
+    /// Digest of the module. Every native phase has one.
     pub sha256: Option<[u8; 32]>,
-    /// `Fresh` for native ones, which have no instances.
+    /// `Fresh` for native phases, which have no instances.
     pub instance: Instance,
     pub grants: Grants,
     pub limits: Limits,
     pub on_failure: OnFailure,
-    /// A JSON object: what the phase's `check` and `run` get.
+    /// A JSON object, passed to the phase's `check` and `run`.
     pub settings: String,
 }
 
@@ -78,7 +78,7 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// As manifests and `phases` write it.
+    /// The name in manifests and in the output of `phases`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Wasm => "wasm",
@@ -86,7 +86,7 @@ impl Runtime {
         }
     }
 
-    /// What module files end with.
+    /// The extension of module files.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Wasm => "wasm",
@@ -95,10 +95,10 @@ impl Runtime {
     }
 }
 
-/// A ban or protection that outlives this is the operator's to give.
+/// The longest ban or protection that a guest may ask for. Only the operator can set longer ones.
 const LONGEST_HOLD: Span = Span::days(30);
 
-/// Runs of a persistent instance unless the manifest says so: an hour of ticks of 30 s. What leaks, leaks that long.
+/// Default runs of a persistent instance: one hour of ticks of 30 s. A leak lasts no longer than that.
 const USUAL_RUNS: u32 = 120;
 
 pub(super) const BOUNDS: [(&str, Bound); 24] = [
@@ -119,7 +119,7 @@ pub(super) const BOUNDS: [(&str, Bound); 24] = [
     ("grants.forget.min_left", Count(0, 1_000_000)),
     ("grants.memory.max_bytes", Size(Bytes(1), Bytes::mib(1))),
     ("limits.fuel", Count(10_000, 10_000_000_000)),
-    // The whole budget of a beat: more than that no phase ever gets.
+    // The whole time budget of a beat, so no phase can get more.
     ("limits.wall", Time(Span::millis(1), Span::secs(2))),
     ("limits.memory", Size(Bytes::kib(64), Bytes::gib(1))),
     ("limits.log_lines", Count(0, 10_000)),
@@ -130,10 +130,10 @@ pub(super) const BOUNDS: [(&str, Bound); 24] = [
 ];
 
 impl Manifest {
-    /// Reads the text of a manifest; `file_name` is what problems call it.
+    /// Reads the text of a manifest. Problems name the file `file_name`.
     ///
     /// # Errors
-    /// Every problem there is, by line.
+    /// All problems, by line.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader { from: Document::parse(text, file_name) };
         let manifest = reader.manifest(Path::new(file_name));
@@ -144,7 +144,7 @@ impl Manifest {
         }
     }
 
-    /// What the phase is made of, as manifests and `phases` write it.
+    /// The kind of the phase, as in manifests and in the output of `phases`.
     pub fn kind(&self) -> &'static str {
         match &self.body {
             Declared::BuiltIn => "built-in",
@@ -158,7 +158,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// None only together with a problem.
+    /// If it returns none, it has reported a problem.
     fn manifest(&mut self, file: &Path) -> Option<Manifest> {
         let is_guest = matches!(self.from.text_at("kind"), Some("wasm" | "native"));
         let mut elsewhere = vec!["settings".to_owned()];
@@ -183,7 +183,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Of the grants with ceilings `true` is the usual ones, a table those that it names, `false` no grant.
+    /// Reads grants with ceilings: `true` means the default ceilings, a table sets some of them, `false` means no
+    /// grant.
     fn spell_out_grants(&mut self, elsewhere: &mut Vec<String>) {
         let Ok(Value::Object(usual)) = serde_json::to_value(Grants::everything()) else { return };
         for (name, _) in usual.iter().filter(|(_, ceilings)| ceilings.is_object()) {

@@ -1,17 +1,17 @@
-//! `[performance]`: what its keys say to each other; ranges stand with the others.
+//! Checks which keys of `[performance]` contradict each other, and the tables of request kinds.
 
 use groundskeeper_base::units::span;
 use groundskeeper_flow::{Performance, TimeoutSettings};
 
 use super::bounds;
 
-/// Kinds that may have a table of their own.
+/// Maximum number of request kinds with their own table.
 const MOST_KINDS: usize = 64;
 
-/// Bytes of a request kind's name.
+/// Maximum bytes of a request kind's name.
 const MOST_NAME: usize = 64;
 
-/// Tells `wrong` what is wrong with the section beyond ranges: key and message.
+/// Calls `wrong` with the key and a message for each problem of the section, except ranges that are checked elsewhere.
 pub(super) fn check(written: &Performance, mut wrong: impl FnMut(&str, String)) {
     if !written.enable_lock_free {
         let words = "there is no other way to run: marking peers, choosing whom to ask and counting take no lock; leave the key out";

@@ -1,5 +1,5 @@
-//! Written to resolved: ranges, contradictions, defaults that hang on other keys. Reads no file but the drop-in folder's
-//! manifests, of which those of built-in phases take the place of their sections.
+//! Turns a config as written into a resolved one: checks ranges and contradictions, and fills defaults that depend on
+//! other keys. Reads only manifests in the drop-in folder; those of built-in phases replace their sections.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -21,13 +21,13 @@ use super::document::Document;
 use super::manifest::{Manifest, read_manifests};
 use super::{Admin, Config, Guests, Node, Overrides, Require, bounds, performance, schedule};
 
-/// `sockaddr_un` holds 108 bytes with the closing zero; some are left for systems with less.
+/// `sockaddr_un` holds 108 bytes with the final zero; other systems have fewer.
 const LONGEST_SOCKET_PATH: usize = 100;
 
-/// The drop-in folder of a node that is told no other.
+/// The default drop-in folder, in the data folder.
 const PHASES_DIR: &str = "phases.d";
 
-/// `folder` is the config file's own: what `guests.dir` is relative to.
+/// `folder` is the folder of the config file; `guests.dir` is relative to it.
 pub(super) fn resolve(
     text: &str,
     name: &str,
@@ -67,7 +67,7 @@ pub(super) fn resolve(
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
-/// Where the manifests are, as the flag, the file and the data folder say, in this order.
+/// The drop-in folder: from the flag, else from the file, else in the data folder.
 fn phases_dir(raw: &Config, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
     if overrides.phases.is_some() {
         return overrides.phases.clone();
@@ -79,7 +79,7 @@ fn phases_dir(raw: &Config, folder: Option<&Path>, overrides: &Overrides) -> Opt
     Some(data.join(PHASES_DIR))
 }
 
-/// A built-in phase that is configured by a file of its own.
+/// A built-in phase that is configured by a manifest.
 struct BuiltInFile<'a> {
     manifest: &'a Manifest,
     document: Document<'a>,
@@ -107,7 +107,7 @@ fn read(from: &mut Document<'_>, overrides: &Overrides) -> Config {
 }
 
 impl<'a> Check<'a> {
-    /// The document that `key` stands in, and what it is called there: a built-in phase may have a file of its own.
+    /// The document that contains `key`, and the key's name there. A built-in phase may have its own file.
     fn at<'k>(&mut self, key: &'k str) -> (&mut Document<'a>, &'k str) {
         let inside = key.strip_prefix("phases.").and_then(|rest| rest.split_once('.'));
         if let Some((name, inside)) = inside
@@ -135,7 +135,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Tells a mistake at `key`, or at the flag that set it.
+    /// Reports a mistake at `key`, or at the flag that set it.
     fn wrong(&mut self, key: &str, message: String) {
         if key == "node.interval" && self.overrides.interval.is_some() {
             self.document.problems.push(Problem::of("--interval", message));
@@ -145,8 +145,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Tells that keys contradict each other, at the first that was written. A key that is wrong by itself contradicts
-    /// nothing.
+    /// Reports that keys contradict each other, at the first key that is written. Does nothing if one of them already
+    /// has a problem.
     fn clash(&mut self, keys: &[&str], message: String) {
         let flag = |key: &str| key == "node.interval" && self.overrides.interval.is_some();
         let flags: Vec<bool> = keys.iter().map(|key| flag(key)).collect();
@@ -163,7 +163,7 @@ impl<'a> Check<'a> {
         self.wrong(first.unwrap_or(keys[0]), message);
     }
 
-    /// Tells if the first of two keys of a section is above the second.
+    /// Reports if the first of two keys of a section is above the second.
     fn ascends<V: PartialOrd + Display>(&mut self, section: &str, low: (&str, V), high: (&str, V), so: &str) {
         let ((low, value), (high, limit)) = (low, high);
         if value > limit {
@@ -271,7 +271,7 @@ impl<'a> Check<'a> {
         self.ascends("book", ("backoff_first", first), ("backoff_most", most), "");
     }
 
-    /// A peer that was quiet at one run is pinged then, and must have had its chance to answer before the next.
+    /// The reaper pings a quiet peer in one run, so the peer must have time to answer before the next run.
     fn reaper_gives_a_chance(&mut self, reaper: &Phase<Reaper>, interval: Span) {
         let longest = reaper.schedule.cadence.longest();
         let between = interval.as_millis().saturating_mul(longest.into());
@@ -330,13 +330,13 @@ impl<'a> Check<'a> {
     fn circles(&mut self, phases: &Phases) {
         let schedules = builtin::schedules(phases);
         let place = |name: &String| PHASES.iter().position(|known| known == name);
-        // Which phases run before which, by their places.
+        // `before[a][b]`: the phase at place `b` runs before the one at place `a`.
         let mut before = [[false; PHASES.len()]; PHASES.len()];
         for (at, schedule) in schedules.into_iter().enumerate() {
             schedule.after.iter().filter_map(place).for_each(|earlier| before[at][earlier] = true);
             schedule.before.iter().filter_map(place).for_each(|later| before[later][at] = true);
         }
-        // Whatever runs before a phase that runs before another runs before that, too.
+        // Transitive closure: what runs before `via` also runs before everything after `via`.
         for via in 0..PHASES.len() {
             for at in (0..PHASES.len()).filter(|at| before[*at][via]).collect::<Vec<_>>() {
                 (0..PHASES.len()).for_each(|earlier| before[at][earlier] |= before[via][earlier]);
@@ -351,7 +351,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Checks what the config says of a phase. A file of the phase's own takes its place.
+    /// Checks the section of a phase. If the phase has its own file, that file replaces the section.
     fn phase<S: Settings>(&mut self, name: &str, phase: &mut Phase<S>) {
         let document = &mut self.document;
         schedule::check(document, &format!("phases.{name}.schedule"), Some(&PHASES), &phase.schedule);

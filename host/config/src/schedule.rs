@@ -1,12 +1,12 @@
-//! What may be wrong with a schedule, for the config and for manifests alike. Knows no phase.
+//! Checks a schedule, both in the config and in manifests.
 
 use groundskeeper_base::problem::unknown_name_hint;
 use groundskeeper_engine::schedule::{Cadence, MOST_TICKS, Schedule};
 
 use super::document::Document;
 
-/// Checks what stands at `table`, like `phases.reaper.schedule`. `known` are the names that `after` and `before` may
-/// give; without it any may be given.
+/// Checks the schedule at `table`, such as `phases.reaper.schedule`. `known` lists the names that are allowed in
+/// `after` and `before`; without it all names are allowed.
 pub(super) fn check(document: &mut Document<'_>, table: &str, known: Option<&[&str]>, schedule: &Schedule) {
     let Schedule { cadence, offset, after, before, .. } = schedule;
     check_cadence(document, &format!("{table}.every_n_ticks"), cadence);

@@ -1,5 +1,4 @@
-//! The JSON schemas of the config file and of manifests, for editors. Made from the types and the ranges; nothing in them
-//! is written twice.
+//! The JSON schemas of the config file and of manifests, for editors. Generated from the types and the ranges.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -11,7 +10,7 @@ use super::Config;
 use super::bounds;
 use super::manifest;
 
-/// JSON schema, draft 7, of `groundskeeper.toml`. Ranges of times and sizes stand in the descriptions.
+/// JSON schema, draft 7, of `groundskeeper.toml`. Descriptions include the ranges, also those of times and sizes.
 pub fn schema() -> Value {
     described::<Config>(&bounds::all())
 }
@@ -20,7 +19,7 @@ pub fn schema() -> Value {
 pub fn manifest_schema() -> Value {
     let mut schema = described::<manifest::Written>(&manifest::BOUNDS);
     schema["required"] = json!(["name", "kind"]);
-    // What is not granted is `false` in a manifest, which knows no null.
+    // In a manifest `false` means "not granted", because TOML has no null.
     let grants = &mut schema["properties"]["grants"];
     let usual = grants["default"].as_object_mut().into_iter().flat_map(|usual| usual.values_mut());
     usual.filter(|value| value.is_null()).for_each(|value| *value = json!(false));
@@ -45,11 +44,11 @@ fn described<T: JsonSchema>(bounds: &[(impl AsRef<str>, Bound)]) -> Value {
     schema
 }
 
-/// A property of a table, or of the table that may be written instead of a truth value.
+/// A property of a table, or of the table that may be written instead of true or false.
 fn property<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Value> {
     let table = if of.get("anyOf").is_none() { of } else { of.get_mut("anyOf")?.get_mut(1)? };
     if table["properties"].get(name).is_none() {
-        // A table whose keys are names that the author of the file chooses.
+        // A table in which the author of the file chooses the keys.
         return table.get_mut("additionalProperties").filter(|rest| rest.is_object());
     }
     table.get_mut("properties")?.get_mut(name)

@@ -1,6 +1,6 @@
 //! The sections that no other crate reads: their keys, defaults and ranges.
 //!
-//! The comments here become the descriptions of the JSON schema.
+//! The doc comments here become the descriptions in the JSON schema.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use groundskeeper_flow::USUAL_NETWORK;
 use groundskeeper_pool::settings::MOST_CONNECTIONS;
 use serde::{Deserialize, Serialize};
 
-/// Who the node is and how often it beats.
+/// The identity of the node and the time between its ticks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Node {
-    /// Name of the network. Nodes of other networks are never connected to. 1 to 32 of a-z, 0-9 and "-".
+    /// Name of the network. The node never connects to nodes of other networks. 1 to 32 characters of a-z, 0-9 and "-".
     pub network: String,
     /// Time from one tick to the next.
     #[serde(with = "as_span")]
@@ -40,7 +40,7 @@ impl Node {
         [("interval", Bound::Time(Span::millis(100), Span::hours(1)))];
 }
 
-/// The local socket that the command line talks to.
+/// The local socket for the command line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -61,16 +61,16 @@ impl Default for Admin {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
-    /// Address to serve it on. Off by default; it has no authentication.
+    /// Address of the listener. Off by default. It has no authentication.
     pub listen: Option<SocketAddr>,
 }
 
-/// How the node ends.
+/// How the node shuts down.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
-    /// For all steps together; what is not done then is cut off.
+    /// Time for all steps together. Steps that take longer are cut off.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub deadline: Duration,
@@ -86,46 +86,46 @@ impl Shutdown {
     pub(super) const BOUNDS: [(&str, Bound); 1] = [("deadline", Bound::Time(Span::secs(1), Span::mins(5)))];
 }
 
-/// What a dropped-in phase needs to be loaded.
+/// What the host requires to load a phase from the drop-in folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Require {
     #[default]
     Nothing,
-    /// Its manifest pins the digest of its module.
+    /// The manifest must name the digest of its module.
     Digest,
-    /// That, and the manifest is signed.
+    /// The manifest must also be signed.
     Signature,
 }
 
-/// Phases that are dropped in, and what all of them together may do.
+/// Phases in the drop-in folder, and what all of them may do together.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Guests {
     /// Folder of the manifests and modules, relative to this file. Default: phases.d in the data folder.
     pub dir: Option<PathBuf>,
-    /// Load phases that are shared libraries. They are not sandboxed: whoever writes them can do what this process can.
+    /// Load phases that are shared libraries. They have no sandbox and can do everything that this process can do.
     pub allow_native: bool,
-    /// Replace those while the node runs too: for whoever writes one. None is ever unloaded.
+    /// Also replace native phases while the node runs, for their authors. A library is never unloaded.
     pub reload_native: bool,
-    /// What a phase needs to be loaded: "nothing"; a "digest" of its module in its manifest; or that and a "signature"
-    /// of the manifest, in a file beside it that ends with .minisig.
+    /// What the host requires to load a phase: "nothing"; "digest": its manifest names the digest of its module;
+    /// "signature": the manifest is also signed, in a file beside it that ends with .minisig.
     pub require: Require,
-    /// The key that signatures are checked against, as minisign writes it. There if require is "signature".
+    /// The public key for signatures, as minisign writes it. Needed if require is "signature".
     pub public_key: Option<String>,
-    /// Connections that all guests together end in one tick, bans included.
+    /// Connections that all guests together may end in one tick, bans included.
     pub disconnects_per_tick: u32,
-    /// Connections that all guests together end in any hour. At least disconnects_per_tick.
+    /// Connections that all guests together may end in any hour, bans included. At least disconnects_per_tick.
     pub disconnects_per_hour: u32,
-    /// No guest's plan leaves fewer live connections than this, nor fewer healthy ones. Default: pool.least.
+    /// No guest's plan may leave fewer live connections than this, or fewer healthy ones. Default: pool.least.
     pub floor: Option<u32>,
-    /// Connections that all guests together protect at one time; never more than half of those that are live.
+    /// Connections that all guests together may protect at one time. Never more than half of the live ones.
     pub protected: u32,
-    /// Bans of all guests together that hold at one time.
+    /// Bans of all guests together that may be active at one time.
     pub bans: u32,
-    /// Peers that no guest disconnects, bans or lowers the health of, by their ids.
+    /// Ids of peers that no guest may disconnect or ban. No guest may lower their health either.
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub untouchable: Vec<PeerId>,
 }
@@ -158,7 +158,7 @@ impl Guests {
         ("bans", Bound::Count(0, 1024)),
     ];
 
-    /// What all of them together may do; `least` is the pool's.
+    /// What all guests may do together; `least` is `pool.least`.
     #[doc(hidden)]
     pub fn ceilings(&self, least: u32) -> GuestCeilings {
         GuestCeilings {
@@ -172,7 +172,7 @@ impl Guests {
     }
 }
 
-/// What is logged to standard error.
+/// What the node logs to standard error.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -181,7 +181,7 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// The least important lines that are logged.
+/// The lowest level that is logged.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -194,12 +194,12 @@ pub enum Level {
     Trace,
 }
 
-/// What log lines look like.
+/// The format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people on a terminal, JSON elsewhere.
+    /// Pretty on a terminal, JSON elsewhere.
     #[default]
     Auto,
     Json,

@@ -14,7 +14,7 @@ fn shipped() -> String {
     std::fs::read_to_string(folder().join("groundskeeper.toml")).unwrap()
 }
 
-/// The shipped file with its optional keys brought to life.
+/// The example config with its optional keys uncommented.
 fn shipped_with_optional_keys() -> String {
     let is_key = |line: &str| {
         line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
@@ -45,7 +45,7 @@ fn the_shipped_file_is_the_defaults() {
     assert_eq!(Config::parse(&shipped(), "groundskeeper.toml"), Ok(Config::default()));
 }
 
-/// Each crate's own defaults are what an empty file means.
+/// An empty file means the defaults of each crate.
 #[test]
 fn sections_default_to_what_their_crates_do() {
     let config = Config::default();
@@ -64,7 +64,7 @@ fn sections_default_to_what_their_crates_do() {
     assert_eq!(config.shutdown, Shutdown::default());
 }
 
-/// Keys with a name of their own in the file are read into their fields, and none is left out.
+/// Keys with another name in the file than in the struct are read into their fields, and none is left out.
 #[test]
 fn every_section_reads_what_it_writes() {
     let written = serde_json::to_value(Config::unresolved()).unwrap();
@@ -91,7 +91,7 @@ fn the_shipped_file_has_every_key_and_no_other() {
     assert!(Config::parse(&shipped_with_optional_keys(), "x").is_ok());
 }
 
-/// The two blocks of the plan that the project began from, as it has them.
+/// The two profiles have the values of the plan that the project started from.
 #[test]
 fn profiles_are_read_and_say_what_they_say() {
     let profile = |name: &str| {
@@ -235,7 +235,7 @@ fn bootstrap_nodes_print_as_they_are_written() {
 }
 
 proptest! {
-    /// No text makes it panic, and what it refuses it refuses with a reason.
+    /// No text causes a panic, and every refusal has a reason.
     #[test]
     fn any_text_is_read_or_refused(at in 0usize..6000, junk in "\\PC{0,12}", cut in any::<bool>()) {
         let mut text = shipped();

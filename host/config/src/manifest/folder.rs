@@ -1,4 +1,4 @@
-//! The drop-in folder: which manifests are in it, which modules have none. Reads no module and refuses no file's neighbour.
+//! The drop-in folder: its manifests, and modules without one. Reads no module. A bad file does not affect others.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use groundskeeper_engine::policy::{MOST_PHASE_NAME, is_phase_name};
 use super::super::document::Document;
 use super::{Declared, Manifest, Runtime};
 
-/// What is larger is no manifest.
+/// A larger file is not a manifest.
 pub const MOST_MANIFEST_BYTES: u64 = 1 << 20;
 
-/// One file of the folder: a manifest, or a module that has none.
+/// One file of the folder: a manifest, or a module without a manifest.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ManifestFile {
     pub path: PathBuf,
-    /// What the file says, as far as it could be read.
+    /// The text of the file; empty if it could not be read.
     pub text: String,
-    /// The name it gives, or one made from the file's; for `phases`, and to tell what its bytes were about.
+    /// The phase's name, or a name made from the file name if it has none. For `phases` and for messages.
     pub name: String,
-    /// Meant for one of the built-in phases, as far as can be told: a problem in it is one of the config.
+    /// It seems to be for a built-in phase. A problem in it is then a problem of the config.
     pub is_built_in: bool,
-    /// It is not TOML, or nothing at all: the rest of it may be on its way.
+    /// It is empty or not TOML. It may not be completely written yet.
     pub is_torn: bool,
     pub manifest: Result<Manifest, Vec<Problem>>,
 }
@@ -42,7 +42,7 @@ impl ManifestFile {
         Self::of(path, text)
     }
 
-    /// What reading the file `path` came to.
+    /// The file `path` with the result of reading its text.
     #[doc(hidden)]
     pub fn of(path: PathBuf, text: Result<String, String>) -> Self {
         let file = path.display().to_string();
@@ -56,7 +56,7 @@ impl ManifestFile {
         }
     }
 
-    /// The file `path`, if it said `text`.
+    /// The file `path` with the content `text`.
     #[doc(hidden)]
     pub fn parse(path: PathBuf, text: String) -> Self {
         let file = path.display().to_string();
@@ -75,7 +75,7 @@ impl ManifestFile {
         Self { path, text, name, is_built_in, is_torn, manifest }
     }
 
-    /// The module it is about, in its folder, as far as can be told.
+    /// The path of its module, if the manifest is valid and has one.
     #[doc(hidden)]
     pub fn module(&self) -> Option<PathBuf> {
         let folder = self.path.parent()?;
@@ -86,16 +86,17 @@ impl ManifestFile {
     }
 }
 
-/// Whether a TOML file is about one phase. At its top a config has tables alone, and none of these.
+/// Whether a TOML file is a manifest. A config has only tables at the top level, and none with these names.
 pub fn is_manifest(text: &str) -> bool {
     let document = Document::parse(text, "");
     ["name", "kind", "module", "mode", "schedule", "grants"].iter().any(|key| document.value(key).is_some())
 }
 
-/// Reads every manifest of the folder `dir`, by file name. A module that no manifest is about gets an entry of its own,
-/// which says which to write. Of two manifests with one name the one whose file is called so stays, else the first.
+/// Reads every manifest in the folder `dir`, in order of file names. A module without a manifest gets an entry with a
+/// problem that suggests one. If two manifests have the same name, the one with that file name is valid, else the
+/// first.
 ///
-/// A folder that is not there has no manifests. One that cannot be read is one entry with that problem.
+/// A missing folder has no manifests. A folder that cannot be read gives one entry with that problem.
 pub fn read_manifests(dir: &Path) -> Vec<ManifestFile> {
     match list(dir) {
         Ok(paths) => arrange_manifests(paths, ManifestFile::read),
@@ -107,7 +108,7 @@ pub fn read_manifests(dir: &Path) -> Vec<ManifestFile> {
     }
 }
 
-/// As [`read_manifests`], of the files of a folder that somebody else has listed and reads.
+/// Like [`read_manifests`], but the caller lists the files of the folder and reads them.
 pub fn arrange_manifests(
     mut paths: Vec<PathBuf>,
     read: impl FnMut(PathBuf) -> ManifestFile,
@@ -131,7 +132,7 @@ fn list(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        // Editors and installers keep their drafts in hidden files.
+        // Editors and installers write drafts to hidden files.
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && !path.is_dir() {
             paths.push(path);
@@ -153,7 +154,7 @@ fn read_text(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Modules that a manifest is about: the one it names, or, if it cannot be read, those it could mean.
+/// The modules of a manifest: the one that it names or, if the manifest is not valid, all that it may mean.
 fn claimed(file: &ManifestFile) -> Vec<PathBuf> {
     match file.module() {
         Some(module) => vec![module.components().collect()],

@@ -90,7 +90,7 @@ fn the_example_has_every_key_and_true_means_its_numbers() {
     ];
     let all: String = all.iter().map(|name| format!("{name} = true\n")).collect();
     let mut usual = guest(&format!("[grants]\n{all}")).grants;
-    // The one ceiling whose default hangs on the config.
+    // The only ceiling with a default that depends on the config.
     assert_eq!(usual.health.take().map(|health| health.floor), Some(None));
     usual.health = Some(HealthGrant { floor: Some(31), ..HealthGrant::default() });
     assert_eq!(written.grants, usual);
@@ -253,7 +253,7 @@ fn a_built_in_keeps_its_usual_schedule_and_has_typed_settings() {
     assert_eq!((config.phases.reconnect.settings.target, manifest.body), (12, Declared::BuiltIn));
 }
 
-/// A folder of manifests, and a config beside it that names it.
+/// A folder of manifests, and beside it a config that names the folder.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -384,7 +384,7 @@ fn a_module_without_a_manifest_is_told_which_to_write() {
         ("topology.so", ""),
         (".draft.wasm", ""),
         ("notes.txt", ""),
-        // Cannot be read, but is plainly about this one.
+        // Cannot be read, but is clearly for this module.
         ("torn.toml", "name = torn\n"),
         ("torn.wasm", ""),
     ]);
@@ -420,7 +420,7 @@ fn a_folder_that_is_named_must_be_there_and_the_usual_one_need_not() {
 }
 
 proptest! {
-    /// No text makes it panic, and what it refuses it refuses with a reason.
+    /// No text causes a panic, and every refusal has a reason.
     #[test]
     fn any_text_is_read_or_refused(at in 0_usize..6000, junk in "\\PC{0,12}", cut in any::<bool>()) {
         let mut text = example();
