@@ -84,7 +84,7 @@ impl Bootstrap {
     pub fn warning(&self) -> Option<String> {
         self.id.is_none().then(|| {
             format!(
-                "bootstrap {self} has no id: whoever answers there is trusted; write <id>@{self} to be sure"
+                "bootstrap {self} has no id: any node that answers there is trusted; write <id>@{self} to check it"
             )
         })
     }

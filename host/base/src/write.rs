@@ -86,7 +86,7 @@ pub fn private_folder(folder: &Path) -> Result<(), String> {
     let meta = fs::metadata(folder).map_err(|error| error.to_string())?;
     if meta.permissions().mode() & 0o022 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
         return Err(
-            "others could write to it, and what lies in it is run; own it and chmod it 700".to_owned()
+            "other users can write to it, and the node runs code from it; own it and chmod it 700".to_owned()
         );
     }
     Ok(())

@@ -135,8 +135,7 @@ impl<'i> Document<'i> {
             match json(&value) {
                 Ok(json) => _ = table.insert(name.into_inner().into_owned(), json),
                 Err((place, what)) => {
-                    let message =
-                        format!("{what} cannot be told to a phase, which gets its settings as JSON");
+                    let message = format!("{what} cannot be passed to a phase: settings are JSON");
                     self.report(Some(place), Some(format!("{key}.{}", name.get_ref())), message, None);
                 }
             }

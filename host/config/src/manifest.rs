@@ -245,18 +245,15 @@ impl Reader<'_> {
             ("sha256", "a built-in phase has no module: it is part of the host"),
             ("instance", "a built-in phase has no instances: it is part of the host"),
             ("max_runs", "a built-in phase has no instances: it is part of the host"),
-            (
-                "grants",
-                "a built-in phase needs no grants: the host answers for it, its settings say how far it goes",
-            ),
+            ("grants", "a built-in phase needs no grants: it is part of the host, and its settings limit it"),
             ("limits", "a built-in phase has no limits: it is part of the host"),
             (
                 "on_failure",
-                "a built-in phase is never quarantined: the node cannot do without it, and /readyz tells",
+                "a built-in phase is never quarantined: the node needs it, and /readyz reports its failures",
             ),
         ] {
             if self.is_written(key) {
-                self.problem(key, why, Some("take it away"));
+                self.problem(key, why, Some("remove it"));
             }
         }
         let name = name?;
@@ -318,8 +315,8 @@ impl Reader<'_> {
         if runtime == Runtime::Native {
             for key in ["limits.fuel", "limits.wall", "limits.memory"] {
                 if self.is_written(key) {
-                    let message = "nothing can hold a native phase to this: it runs outside of any sandbox";
-                    self.problem(key, message, Some("take it away, or build the phase as a component"));
+                    let message = "the host cannot enforce this for a native phase, which has no sandbox";
+                    self.problem(key, message, Some("remove it, or build the phase as a component"));
                 }
             }
         }
@@ -328,8 +325,7 @@ impl Reader<'_> {
     fn sha256(&mut self, runtime: Runtime, written: Option<&str>) -> Option<[u8; 32]> {
         let Some(text) = written else {
             if runtime == Runtime::Native && !self.is_written("sha256") {
-                let message =
-                    "is missing: a native phase is loaded only if its bytes are the ones that were meant";
+                let message = "is missing: a native phase is loaded only if its file has this digest";
                 self.problem("sha256", message, Some("write what `sha256sum FILE` says"));
             }
             return None;
@@ -344,7 +340,7 @@ impl Reader<'_> {
 
     fn instance(&mut self, runtime: Runtime, written: &Written) -> Instance {
         if runtime == Runtime::Native && written.instance.is_some() {
-            self.problem("instance", "a native phase has no instances", Some("take it away"));
+            self.problem("instance", "a native phase has no instances", Some("remove it"));
         }
         match (written.instance, written.max_runs) {
             (Some(InstanceWord::Persistent), max_runs) => {
@@ -352,7 +348,7 @@ impl Reader<'_> {
             }
             (_, Some(_)) => {
                 let message = "only an instance = \"persistent\" has several runs";
-                self.problem("max_runs", message, Some("take it away, or add that line"));
+                self.problem("max_runs", message, Some("remove it, or add that line"));
                 Instance::Fresh
             }
             (_, None) => Instance::Fresh,

@@ -14,7 +14,7 @@ const MOST_NAME: usize = 64;
 /// Calls `wrong` with the key and a message for each problem of the section, except ranges that are checked elsewhere.
 pub(super) fn check(written: &Performance, mut wrong: impl FnMut(&str, String)) {
     if !written.enable_lock_free {
-        let words = "there is no other way to run: marking peers, choosing whom to ask and counting take no lock; leave the key out";
+        let words = "must be true: marking peers, choosing peers for requests and counting never take a lock; leave the key out";
         wrong("performance.enable_lock_free", words.to_owned());
     }
     let (first_wait, longest_wait) = (span(written.retry.first_wait), span(written.retry.longest_wait));
@@ -23,7 +23,8 @@ pub(super) fn check(written: &Performance, mut wrong: impl FnMut(&str, String)) 
         wrong("performance.retry.first_wait", words);
     }
     if written.timeouts.len() > MOST_KINDS {
-        let words = format!("{} kinds have time-outs of their own; {MOST_KINDS} may", written.timeouts.len());
+        let words =
+            format!("{} kinds have their own time-outs; at most {MOST_KINDS} may", written.timeouts.len());
         wrong("performance.timeouts", words);
     }
     for (kind, timeout) in &written.timeouts {

@@ -123,7 +123,7 @@ impl<'a> Check<'a> {
             let key = format!("phases.{}", file.manifest.name);
             if self.document.value(&key).is_some() {
                 let message = format!("this phase is configured by {} too", file.document.name);
-                self.document.report_at(&key, message, Some("take one of them away".to_owned()));
+                self.document.report_at(&key, message, Some("remove one of them".to_owned()));
             }
         }
     }
@@ -279,8 +279,8 @@ impl<'a> Check<'a> {
         if reaper.mode != Mode::Off && stale_after.as_millis() <= between {
             let between = Span::millis(between);
             let message = format!(
-                "stale_after = {stale_after} is not above the {between} between two runs of the reaper: living peers \
-                 would be dropped unasked; raise it above {between}, or lower node.interval"
+                "stale_after = {stale_after} is not above the {between} between two runs of the reaper: live peers \
+                 would be dropped without a ping; raise it above {between}, or lower node.interval"
             );
             let keys = [
                 "phases.reaper.settings.stale_after",
@@ -303,7 +303,7 @@ impl<'a> Check<'a> {
         match key {
             Some(key) if !is_key(key) => {
                 let message = format!(
-                    "{key:?} is no public key; copy the last line of the file that minisign made, minisign.pub"
+                    "{key:?} is not a public key; copy the last line of the file that minisign made, minisign.pub"
                 );
                 self.wrong("guests.public_key", message);
             }

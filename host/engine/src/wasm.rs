@@ -118,7 +118,7 @@ impl Wasm {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "compiled code was not kept; it is compiled again next time")
+                    tracing::warn!(%error, "compiled code could not be stored; it is compiled again next time")
                 }
             }
         }

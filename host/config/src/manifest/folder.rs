@@ -212,7 +212,7 @@ fn orphan(module: PathBuf, runtime: Runtime) -> ManifestFile {
         draft += &format!("sha256 = \"what `sha256sum {file}` says\"\n");
     }
     draft += "mode = \"shadow\"\n\n[schedule]\nevery_n_ticks = 1\n\n[grants]\npeers = true\n";
-    let problem = Problem::of(module.display().to_string(), "no manifest is about this module")
+    let problem = Problem::of(module.display().to_string(), "this module has no manifest")
         .with_hint(format!("write {name}.toml beside it, for a start:\n{draft}"));
     ManifestFile::refused(module, problem)
 }

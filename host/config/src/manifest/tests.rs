@@ -316,7 +316,7 @@ fn both_ways_at_once_name_both_files() {
     assert_eq!(
         found,
         [
-            "node.toml:1: phases.reaper: this phase is configured by phases.d/reaper.toml too; take one of them away"
+            "node.toml:1: phases.reaper: this phase is configured by phases.d/reaper.toml too; remove one of them"
         ]
     );
 }

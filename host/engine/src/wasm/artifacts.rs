@@ -56,7 +56,7 @@ impl Artifacts {
         match unsafe { Component::deserialize_file(engine, &path) } {
             Ok(component) => Some(component),
             Err(error) => {
-                tracing::debug!(path = %path.display(), "compiled code does not fit and is made anew: {error:#}");
+                tracing::debug!(path = %path.display(), "compiled code does not fit and is compiled again: {error:#}");
                 _ = fs::remove_file(&path);
                 None
             }

@@ -42,18 +42,18 @@ pub enum LoadError {
     TooLarge { what: &'static str, count: u64, most: u64 },
     #[error("it is {0}")]
     NotWasm(&'static str),
-    #[error("it is damaged or not whole: {0}")]
+    #[error("it is damaged or incomplete: {0}")]
     Broken(String),
     #[error(
-        "it is a core module that says nothing of the contract; build it with groundskeeper-sdk and `export!`, or make a \
+        "it is a core module without the contract's metadata; build it with groundskeeper-sdk and `export!`, or make a \
          component of it"
     )]
     CoreWithoutMetadata,
-    #[error("no component can be made of it: {0}")]
+    #[error("it cannot be made a component: {0}")]
     NotAComponent(String),
     #[error("it does not compile: {0}")]
     Compile(String),
-    #[error("reading it made the compiler panic, which should be reported with the module: {0}")]
+    #[error("the compiler panicked on it; please report this with the module: {0}")]
     Panicked(String),
     #[error("it imports {import}, which this host does not have: it speaks {package}; {way_out}")]
     UnknownImport { import: String, package: &'static str, way_out: &'static str },

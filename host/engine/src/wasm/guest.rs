@@ -42,7 +42,7 @@ pub enum SetupError {
     /// It imports interfaces that the manifest does not grant.
     #[error("{}", .0.iter().map(missing_grant).collect::<Vec<_>>().join("; "))]
     NotGranted(Vec<Interface>),
-    #[error("it does not say what it is: {0}")]
+    #[error("its `describe` failed: {0}")]
     Describe(String),
 }
 
@@ -219,7 +219,7 @@ impl Body for Guest {
         match checked {
             Ok((Ok(()),)) => Ok(()),
             Ok((Err(problem),)) => Err(trap::short(&problem)),
-            Err(words) => Err(format!("looking at them ended: {words}")),
+            Err(words) => Err(format!("its `check` failed: {words}")),
         }
     }
 

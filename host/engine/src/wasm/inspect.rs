@@ -79,7 +79,7 @@ pub(super) fn unpanicked<R>(work: impl FnOnce() -> R) -> Result<R, LoadError> {
 /// Refuses metadata that could make its reader recurse forever. wit-parser follows packages that depend on each other
 /// until the stack overflows and the process ends. If all interfaces are in one package, there is no such cycle.
 fn simple(metadata: &[u8]) -> Result<(), LoadError> {
-    let refused = |why: String| LoadError::NotAComponent(format!("what it says of itself {why}"));
+    let refused = |why: String| LoadError::NotAComponent(format!("its metadata {why}"));
     if !Parser::is_component(metadata) {
         return Err(refused("is of an old kind; build it with wit-bindgen 0.40 or newer".to_owned()));
     }
@@ -106,7 +106,7 @@ fn simple(metadata: &[u8]) -> Result<(), LoadError> {
         let types = match section {
             Payload::ComponentTypeSection(types) => types,
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
-                return Err(refused("has more in it than types".to_owned()));
+                return Err(refused("contains more than types".to_owned()));
             }
             _ => return Ok(()),
         };

@@ -71,7 +71,7 @@ impl Inside {
 }
 
 fn too_early(call: &'static str) -> RuleBroken {
-    RuleBroken { call, rule: "nothing is read or asked outside of `run`".to_owned() }
+    RuleBroken { call, rule: "reading and asking are allowed only in `run`".to_owned() }
 }
 
 /// Charges a guest fuel for work of the host, so that its budget covers both.

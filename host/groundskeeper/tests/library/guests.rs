@@ -203,7 +203,7 @@ fn a_broken_rule_names_the_call_and_the_place() {
     let problem = guest.check().unwrap_err();
     assert_eq!(
         problem,
-        "looking at them ended: disconnect.ask: nothing is read or asked outside of `run`, in check"
+        "its `check` failed: disconnect.ask: reading and asking are allowed only in `run`, in check"
     );
 }
 

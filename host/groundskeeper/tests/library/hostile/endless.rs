@@ -31,7 +31,7 @@ fn a_loop_in_run_is_cut() {
 fn a_loop_in_check_is_told_as_what_is_wrong_with_the_settings() {
     let wasm = Wasm::by_hand(None).unwrap();
     let guest = guest(&wasm, &Wat { check: ENDLESS.into(), ..Wat::default() }, setup());
-    assert_eq!(guest.check().unwrap_err(), format!("looking at them ended: {USED_UP}, in check"));
+    assert_eq!(guest.check().unwrap_err(), format!("its `check` failed: {USED_UP}, in check"));
 }
 
 #[test]

@@ -302,7 +302,7 @@ fn a_core_module_whose_metadata_leads_in_a_circle_is_refused() {
     core[at + name.len() - 5] = b'1';
     assert_eq!(
         refused(&core).to_string(),
-        "no component can be made of it: what it says of itself names \"groundskeeper:phase/protect@1.1.0\" beside \
+        "it cannot be made a component: its metadata names \"groundskeeper:phase/protect@1.1.0\" beside \
          groundskeeper:phase@0.1.0; make a component of it with wasm-tools"
     );
     // Each of its sections is looked at: a linker leaves one for each object that names a world.
@@ -339,7 +339,7 @@ fn features_that_a_replay_could_not_repeat_or_that_nobody_asked_for_are_off() {
         ),
         ("(tag $t)", "exceptions proposal not enabled"),
         ("(type $s (struct))", "gc types are disabled"),
-        ("(global $g (import \"env\" \"g\") (mut i32))", "no component can be made of it"),
+        ("(global $g (import \"env\" \"g\") (mut i32))", "it cannot be made a component"),
     ] {
         let core = wat::parse(&Wat { head: head.into(), ..Wat::default() }.text());
         let component = wat::embed(core, groundskeeper_sdk::contract::WIT, "phase");

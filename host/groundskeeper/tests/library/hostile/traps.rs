@@ -12,7 +12,7 @@ fn a_trap_at_every_export_is_told_with_its_place() {
     let check = Wat { check: "(unreachable)".into(), ..Wat::default() };
     let wasm = Wasm::by_hand(None).unwrap();
     let problem = guest(&wasm, &check, setup()).check().unwrap_err();
-    assert_eq!(problem, format!("looking at them ended: {UNREACHABLE}, in check"));
+    assert_eq!(problem, format!("its `check` failed: {UNREACHABLE}, in check"));
     let start = Wat { tail: "(func $begin (unreachable)) (start $begin)".into(), ..Wat::default() };
     assert_eq!(unfit(&start.component(), setup()), format!("{UNREACHABLE}, in begin"));
     let realloc = Wat { realloc: "(unreachable)".into(), ..Wat::default() };
@@ -32,7 +32,7 @@ fn a_trap_at_every_export_is_told_with_its_place() {
             "run" => assert_told(&run(&post), &expected),
             "check" => {
                 let problem = guest(&wasm, &post, setup()).check().unwrap_err();
-                assert_eq!(problem, format!("looking at them ended: {expected}"));
+                assert_eq!(problem, format!("its `check` failed: {expected}"));
             }
             _ => assert_eq!(unfit(&post.component(), setup()), expected),
         }

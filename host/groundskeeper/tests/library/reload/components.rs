@@ -27,9 +27,9 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
     let traps_in_describe = Wat { describe: "(unreachable)".into(), ..Wat::default() }.component();
     let endless = Wat::run("(loop $on (br $on)) (i32.const 8)").component();
     let cases: [(&str, Vec<u8>, Change, &str); 7] = [
-        ("half of it", good[..good.len() / 2].to_vec(), Change::Pending, "damaged or not whole"),
+        ("half of it", good[..good.len() / 2].to_vec(), Change::Pending, "damaged or incomplete"),
         ("no component", b"#!/bin/sh".to_vec(), Change::Rejected, "alpha.wasm"),
-        ("traps in describe", traps_in_describe, Change::Rejected, "does not say what it is"),
+        ("traps in describe", traps_in_describe, Change::Rejected, "its `describe` failed"),
         ("traps in check", traps_in_check, Change::Rejected, "unreachable"),
         ("traps on trial", traps_from(0), Change::Rejected, "on trial"),
         ("never comes back", endless, Change::Rejected, "on trial"),
