@@ -8,7 +8,7 @@
 //! assert_eq!(NetGroup::of("10.1.2.3".parse().unwrap()), NetGroup::of("10.1.200.9".parse().unwrap()));
 //! ```
 //!
-//! Hidden items are for the crates of this workspace and promise nothing.
+//! Hidden items are for the crates of this workspace; they may change at any time.
 
 pub mod bootstrap;
 #[doc(hidden)]

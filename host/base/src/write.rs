@@ -41,9 +41,13 @@ pub fn write_together(files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()>
     });
     let renamed = written.and_then(|()| {
         files.iter().zip(&besides).try_for_each(|((path, _), beside)| fs::rename(beside, path))?;
-        let folders: BTreeSet<Option<&Path>> = files.iter().map(|(path, _)| path.parent()).collect();
-        let first_of = |folder| files.iter().map(|(path, _)| path).find(|path| path.parent() == folder);
-        folders.into_iter().filter_map(first_of).try_for_each(|path| sync_folder_of(path))
+        let mut synced: BTreeSet<Option<&Path>> = BTreeSet::new();
+        for (path, _) in files {
+            if synced.insert(path.parent()) {
+                sync_folder_of(path)?;
+            }
+        }
+        Ok(())
     });
     if renamed.is_err() {
         besides.iter().for_each(|beside| _ = fs::remove_file(beside));

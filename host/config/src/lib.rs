@@ -1,5 +1,4 @@
-//! The config file: TOML in, checked and typed values out. Reports all problems at once. Reads no environment
-//! variables.
+//! The config file: TOML in, checked and typed values out. Reports all problems at once. Ignores the environment.
 //!
 //! Each section defines the defaults and ranges of its keys, in the crate that uses it. `resolve` checks which values
 //! contradict each other. Flags override the file, and the file overrides the defaults.

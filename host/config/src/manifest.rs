@@ -73,7 +73,7 @@ pub struct Guest {
 pub enum Runtime {
     /// A WebAssembly component, sandboxed.
     Wasm,
-    /// A shared library, trusted.
+    /// A shared library, without a sandbox.
     Native,
 }
 
@@ -183,8 +183,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads grants with ceilings: `true` means the default ceilings, a table sets some of them, `false` means no
-    /// grant.
+    /// Reads grants with ceilings: `true` means the default ceilings, a table changes some, `false` means no grant.
     fn spell_out_grants(&mut self, elsewhere: &mut Vec<String>) {
         let Ok(Value::Object(usual)) = serde_json::to_value(Grants::everything()) else { return };
         for (name, _) in usual.iter().filter(|(_, ceilings)| ceilings.is_object()) {
@@ -290,8 +289,7 @@ impl Reader<'_> {
         let name = name?;
         let module = written.module.unwrap_or_else(|| format!("{name}.{}", runtime.extension()).into());
         self.module(&module);
-        let (mode, limits, on_failure) = (written.mode, written.limits, written.on_failure);
-        let grants = written.grants;
+        let Written { mode, grants, limits, on_failure, .. } = written;
         let guest = Guest { runtime, module, sha256, instance, grants, limits, on_failure, settings };
         Some(Manifest { name, mode, schedule, body: Declared::Guest(Box::new(guest)) })
     }

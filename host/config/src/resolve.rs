@@ -165,7 +165,8 @@ impl<'a> Check<'a> {
 
     /// Reports if the first of two keys of a section is above the second.
     fn ascends<V: PartialOrd + Display>(&mut self, section: &str, low: (&str, V), high: (&str, V), so: &str) {
-        let ((low, value), (high, limit)) = (low, high);
+        let (low, value) = low;
+        let (high, limit) = high;
         if value > limit {
             let message = format!("{low} = {value} is above {high} = {limit}{so}");
             self.clash(&[&format!("{section}.{low}"), &format!("{section}.{high}")], message);
@@ -292,9 +293,9 @@ impl<'a> Check<'a> {
     }
 
     fn guests(&mut self, guests: &mut Guests, dir: Option<PathBuf>, least: u32) {
-        let (tick, hour) = (guests.disconnects_per_tick, guests.disconnects_per_hour);
-        let (tick, hour) = (("disconnects_per_tick", tick), ("disconnects_per_hour", hour));
-        self.ascends("guests", tick, hour, ": it would never be reached");
+        let per_tick = ("disconnects_per_tick", guests.disconnects_per_tick);
+        let per_hour = ("disconnects_per_hour", guests.disconnects_per_hour);
+        self.ascends("guests", per_tick, per_hour, ": it would never be reached");
         if guests.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
             self.wrong("guests.dir", "is empty; leave the key out for the default folder".into());
         }

@@ -64,7 +64,8 @@ impl Breaker {
     /// Stops trying a guest that cannot work. Does nothing for host phases.
     pub fn give_up(&mut self) {
         if self.gives_up {
-            (self.has_given_up, self.skip) = (true, 0);
+            self.has_given_up = true;
+            self.skip = 0;
         }
     }
 

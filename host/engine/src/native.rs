@@ -120,7 +120,7 @@ fn private_copy(bytes: &[u8], digest: &[u8; 32], scratch: &Path) -> std::io::Res
 }
 
 fn open(path: &Path) -> Result<NativePhase, String> {
-    // SAFETY: loading runs the library's constructors. The operator allowed native phases and pinned these very bytes.
+    // SAFETY: loading runs the library's constructors. The operator allowed native phases and pinned this digest.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
     // Never unloaded: its threads and thread-locals may outlive any call.
     let library = ManuallyDrop::new(library.map_err(|error| error.to_string())?);

@@ -47,8 +47,7 @@ pub struct Wasm {
 }
 
 impl Wasm {
-    /// An engine that stores compiled code in the folder `artifacts`, if given. A thread enforces the wall time of
-    /// runs.
+    /// An engine that stores compiled code in the folder `artifacts`, if given. A thread enforces wall time limits.
     ///
     /// # Errors
     /// This machine cannot run compiled WebAssembly, or the thread cannot be started.

@@ -93,8 +93,7 @@ pub fn is_manifest(text: &str) -> bool {
 }
 
 /// Reads every manifest in the folder `dir`, in order of file names. A module without a manifest gets an entry with a
-/// problem that suggests one. If two manifests have the same name, the one with that file name is valid, else the
-/// first.
+/// problem that suggests one. If two manifests name the same phase, the one with that file name wins, else the first.
 ///
 /// A missing folder has no manifests. A folder that cannot be read gives one entry with that problem.
 pub fn read_manifests(dir: &Path) -> Vec<ManifestFile> {

@@ -18,8 +18,7 @@ pub(in super::super) struct Written {
     pub kind: Option<Kind>,
     /// The module, relative to the manifest's folder. Default: the name with .wasm or .so.
     pub module: Option<PathBuf>,
-    /// Digest of the module, as sha256sum prints it. A file with another digest is not loaded. Needed for native
-    /// phases.
+    /// Digest of the module, as sha256sum prints it. A module with another digest is refused. Needed for native phases.
     pub sha256: Option<String>,
     /// Whether the host applies its asks.
     pub mode: Mode,

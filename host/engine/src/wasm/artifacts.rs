@@ -88,6 +88,6 @@ fn prune(folder: &Path) -> io::Result<()> {
 
 /// Loads compiled code that is not in the store.
 pub(super) fn from_memory(engine: &Engine, compiled: &[u8]) -> Result<Component, LoadError> {
-    // SAFETY: the bytes come from `precompile_component` of this very engine and have not left this process.
+    // SAFETY: the bytes come from `precompile_component` of this engine and have not left this process.
     unsafe { Component::deserialize(engine, compiled) }.map_err(|error| LoadError::compile(&error))
 }

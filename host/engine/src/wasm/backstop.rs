@@ -1,5 +1,4 @@
-//! The wall clock limit of guests, in case fuel is not enough: a thread that advances wasmtime's epoch while guests
-//! run.
+//! The wall clock limit of guests, in case fuel is not enough: a thread advances wasmtime's epoch while guests run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,8 +9,7 @@ use wasmtime::Engine;
 
 use super::EPOCH;
 
-/// Epochs for which the thread continues after the last guest has returned, so that a burst of short runs wakes it
-/// once.
+/// The thread continues for this many epochs after the last guest has returned: a burst of short runs wakes it once.
 const EPOCHS_BEFORE_REST: u32 = 20;
 
 /// Counts epochs of 10 ms while a guest runs. Its thread sleeps otherwise, so an idle node has no periodic timer.

@@ -16,8 +16,7 @@ fn path(interface: &str) -> String {
     PACKAGE.replacen('@', &format!("/{interface}@"), 1)
 }
 
-/// Links every interface of the contract, for any grants. [`super::Guest::new`] has checked the component's imports
-/// against the grants.
+/// Links every interface of the contract, for any grants. [`super::Guest::new`] checks a component's imports.
 pub(super) fn link(linker: &mut Linker<Inside>) -> Result<()> {
     linker.instance(&path("types"))?;
     table(linker, Table::Peers)?;

@@ -84,11 +84,10 @@ pub(super) fn charge(cx: &mut Cx<'_>, fuel: u64) -> wasmtime::Result<()> {
     cx.set_fuel(left - fuel)
 }
 
-/// Fuel for one call of a host function: it costs about as much as 50 instructions.
+/// Fuel for one call of a host function. A call takes about as long as 50 instructions.
 pub(super) const CALL: u64 = 50;
 
-/// Fuel for checking each row of `table` with `tests`. A native loop checks several rows in the time of one
-/// instruction.
+/// Fuel for checking each row of `table` with `tests`. A native loop checks several rows per guest instruction.
 pub(super) fn scanning(view: &dyn Frozen, table: Table, tests: usize) -> u64 {
     CALL + u64::from(view.rows(table)) * (tests as u64 + 1) / 4
 }
