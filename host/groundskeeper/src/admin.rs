@@ -73,8 +73,9 @@ pub async fn serve_admin(
     serve(Gate::for_streams(socket), router, node, shutdown).await;
 }
 
-/// Tells whoever asks on the admin socket that the node is starting, until `started`, and gives the socket back. Compiling
-/// phases for the first time takes seconds, and a question that waits unheard ends in a deadline that says nothing.
+/// Tells whoever asks on the admin socket that the node is starting, until `started`, and gives the socket back.
+/// Compiling phases for the first time takes seconds, and a question that waits unheard ends in a deadline that says
+/// nothing.
 pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = ()> + Send) -> AdminSocket {
     let mut gate = Gate::new(socket);
     tokio::pin!(started);

@@ -1,4 +1,5 @@
-//! One beat: who is due, view, run, check, apply, journal. Has no clock of its own and never waits for the network.
+//! One beat: choose the due phases, build the view, run, check, apply, journal. Has no clock and never waits for the
+//! network.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,54 +32,54 @@ pub use snapshot::TickSnapshot;
 pub use swap::TrialContext;
 pub use tally::Tally;
 
-/// What a beat may take before guests have to wait for the next tick, or a third of the interval if that is less. A native
-/// phase that has not come back by then is stuck ...
+/// The time after which guests wait for the next tick; a third of the interval if that is less. A native phase that takes
+/// longer than this is stuck ...
 const BEAT_BUDGET: Duration = Duration::from_secs(2);
-/// ... but not sooner than this: short intervals are for tests and demonstrations, on machines that may be busy.
+/// ... but no sooner than this: short intervals are for tests and demonstrations, on machines that may be busy.
 const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 
-/// While nobody is connected, and after a suspend, no address waits longer than this. A dial may fail the moment
-/// before its peer is there; this wait, the longest one between two urgent beats, and the last half second of a dial, in
-/// which nothing is asked any more, are within 5 s then, with a handshake.
+/// While no peer is connected, and after a suspend, no address waits longer than this. A dial may fail just before its
+/// peer is back. Then this wait, the longest gap between two urgent beats, the last half second of a dial (in which it
+/// starts no new attempt) and a handshake stay within 5 s together.
 const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(1);
 
 /// What a beat works on.
 #[doc(hidden)]
 pub struct World {
     pub state: NodeState,
-    /// None: dials are refused.
+    /// `None`: dials are refused.
     pub dialer: Option<Arc<dyn Dial>>,
     pub thresholds: Thresholds,
-    /// What all guests together may do.
+    /// Ceilings for all guests together.
     pub guests: GuestCeilings,
 }
 
 impl World {
-    /// Records something that is about no peer.
+    /// Records something that concerns no peer.
     fn note(&self, by: Asker, what: What, words: String) {
         self.state.journal.record(Draft::new(by, what, words));
     }
 }
 
-/// Time that has passed since any fixed moment: what a beat's budget is measured by. Real time unless a test says else.
+/// Returns the time since a fixed moment; measures the budget of a beat. Real time, except in tests.
 pub type Stopwatch = Box<dyn Fn() -> Duration + Send>;
 
-/// Which beat is to be run.
+/// Identifies a beat and its delay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct Beat {
     pub tick: u32,
-    /// 0 for the tick itself, else the number of the urgent beat after it.
+    /// 0 for the tick itself, otherwise the number of the urgent beat after it.
     pub urgent: u32,
     /// Grid points without a tick since the last one.
     pub skipped: u32,
-    /// How long the machine slept since the last beat.
+    /// How long the machine was suspended since the last beat.
     pub slept: Duration,
-    /// How long after its grid point the tick begins.
+    /// Time from the grid point to the start of the tick.
     pub lateness: Duration,
 }
 
-/// How one phase fared in a beat.
+/// The result of one phase in a beat.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PhaseRun {
@@ -86,11 +87,11 @@ pub struct PhaseRun {
     pub took: Duration,
     /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut` or `overran`.
     pub result: &'static str,
-    /// What went wrong.
+    /// The error, if the run failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub words: Option<String>,
     pub tally: Tally,
-    /// What it used, where it is measured.
+    /// What it used, if it is measured.
     pub fuel: Option<u64>,
     pub memory: Option<u64>,
 }
@@ -102,15 +103,15 @@ pub struct BeatReport {
     pub urgent: u32,
     pub late: bool,
     pub skipped: u32,
-    /// How long after its grid point the tick began; zero for urgent beats.
+    /// Time from the grid point to the start of the tick; zero for urgent beats.
     pub lateness: Duration,
-    /// Live connections when the beat began, and when it ended.
+    /// Live connections when the beat began. `connected`: when it ended.
     pub connected_before: u32,
     pub connected: u32,
     pub took: Duration,
     /// The phases that ran, in order.
     pub runs: Vec<PhaseRun>,
-    /// Guests that were due and have to wait for the next tick.
+    /// Guests that were due but must wait for the next tick.
     pub put_off: Vec<Arc<str>>,
     pub tally: Tally,
 }
@@ -122,7 +123,7 @@ impl BeatReport {
     }
 }
 
-/// The phases of one node, and the state that beats leave behind.
+/// The phases of one node, and the state that is kept between beats.
 pub struct Cycle {
     runner: PhaseRunner,
     registry: Registry,
@@ -130,15 +131,15 @@ pub struct Cycle {
     stopwatch: Stopwatch,
     resumed_at: Option<Coarse>,
     resumed_last_tick: bool,
-    /// If not empty, the next beat runs these and no others.
+    /// If not empty, the next beat runs only these.
     ordered: Vec<Arc<str>>,
-    /// Of the beat that runs, or that ran last.
+    /// Tick of the running beat, or of the last one.
     last_tick: u32,
 }
 
 #[doc(hidden)]
 impl Cycle {
-    /// `secret` makes the seeds that phases get unpredictable from outside; equal secrets give equal seeds.
+    /// `secret` makes the seeds of the phases unpredictable from outside. Equal secrets give equal seeds.
     pub fn new(world: World, registry: Registry, fence: Fence, interval: Duration, secret: u64) -> Self {
         let started = Instant::now();
         let cycle = Self {
@@ -155,19 +156,19 @@ impl Cycle {
         cycle
     }
 
-    /// Measures the budget of beats by another clock than the real one.
+    /// Measures the budget of beats with another clock than real time.
     #[must_use]
     pub fn measured_by(mut self, stopwatch: Stopwatch) -> Self {
         self.stopwatch = stopwatch;
         self
     }
 
-    /// Records every beat that runs a phase from now on.
+    /// Records each later beat that runs a phase.
     pub fn record_into(&mut self, recorder: Box<dyn BeatRecorder>) {
         self.runner.recorder = Some(recorder);
     }
 
-    /// What the recorder has done so far, if there is one.
+    /// The counts of the recorder, if there is one.
     pub fn recorded(&self) -> Option<RecordCounts> {
         self.runner.recorder.as_ref().map(|recorder| recorder.counts())
     }
@@ -189,12 +190,12 @@ impl Cycle {
         self.runner.interval = interval;
     }
 
-    /// Memory and quarantine of the phase `name`, to put back what a newer generation of it has written over.
+    /// Memory and quarantine of the phase `name`, to restore them after a newer generation has overwritten them.
     pub fn snapshot(&self, name: &str) -> Option<KeptPhase> {
         self.kept().find(|(known, ..)| ***known == *name).map(|(_, kept, _)| kept.clone())
     }
 
-    /// Puts the phase `name` back to what [`Cycle::snapshot`] gave. False if there is no such phase.
+    /// Restores what [`Cycle::snapshot`] returned. False if there is no such phase.
     pub fn restore(&mut self, name: &str, kept: KeptPhase) -> bool {
         let phase = self.registry.phases.iter_mut().find(|phase| *phase.name == *name);
         phase.map(|phase| phase.restore(kept)).is_some()
@@ -202,12 +203,12 @@ impl Cycle {
 }
 
 impl Cycle {
-    /// When each phase last ran, to be kept for the next process.
+    /// When each phase last ran, for the next process.
     pub fn last_runs(&self, tick: u32) -> LastRuns {
         self.registry.last_runs(tick, unix_seconds(&*self.runner.world.state.clock), self.runner.interval)
     }
 
-    /// What each phase keeps across restarts, and a number that rises whenever that changes.
+    /// What each phase keeps across restarts, and a number that rises with each change.
     pub fn kept(&self) -> impl Iterator<Item = (&Arc<str>, &KeptPhase, u64)> {
         self.registry.phases.iter().map(|phase| {
             let (kept, changes) = phase.kept();
@@ -215,15 +216,15 @@ impl Cycle {
         })
     }
 
-    /// Lets the phase `name` run again, however often it has failed. How it stood before.
+    /// Lets the phase `name` run again, even after many failures. Returns its state before.
     ///
     /// # Errors
-    /// Why nothing can be resumed, for the operator.
+    /// The reason why nothing can be resumed, for the operator.
     pub fn resume(&mut self, name: &str) -> Result<PhaseState, String> {
         self.tell(name, What::Resume, Registered::resume)
     }
 
-    /// Keeps the phase `name` from running until it is resumed or the node starts anew. How it stood before.
+    /// Stops the phase `name` until it is resumed or the node restarts. Returns its state before.
     ///
     /// # Errors
     /// As [`Cycle::resume`].
@@ -231,10 +232,10 @@ impl Cycle {
         self.tell(name, What::Pause, |phase| phase.is_paused = true)
     }
 
-    /// Has the next beat run the phase `name` and no other, whatever its cadence says. Its cadence does not change.
+    /// Makes the next beat run only the phase `name`, even if it is not due. Its cadence does not change.
     ///
     /// # Errors
-    /// Why it cannot run now, for the operator.
+    /// The reason why it cannot run now, for the operator.
     pub fn order(&mut self, name: &str) -> Result<(), String> {
         let phase = self.known(name)?;
         let refused = if phase.spec.policy.mode == Mode::Off {
@@ -267,7 +268,7 @@ impl Cycle {
         }
     }
 
-    /// Does what the operator wants of one phase, and journals it.
+    /// Applies a change of the operator to one phase, and journals it.
     fn tell(
         &mut self,
         name: &str,
@@ -287,7 +288,7 @@ impl Cycle {
 // Called by the ticker, the reloader, the benchmarks and the tests.
 #[doc(hidden)]
 impl Cycle {
-    /// Whether a phase that may wait `period` or longer between runs ran in the beat of `report`.
+    /// Whether the beat of `report` ran a phase that may wait `period` or longer between runs.
     pub fn ran_rare(&self, report: &BeatReport, period: Duration) -> bool {
         self.registry.phases.iter().any(|phase| {
             self.runner.interval * phase.spec.schedule.cadence.longest() >= period
@@ -295,7 +296,8 @@ impl Cycle {
         })
     }
 
-    /// Runs one beat to its end. Takes as long as its phases do; one that does not come back costs its limit once.
+    /// Runs one beat to its end. Blocks for as long as its phases run; a phase that does not return blocks for its limit
+    /// once.
     pub fn beat(&mut self, beat: Beat) -> BeatReport {
         let begun = Instant::now();
         let stopwatch_begun = (self.stopwatch)();
@@ -330,7 +332,7 @@ impl Cycle {
         report
     }
 
-    /// Runs every phase that is due, unless it is a guest and the beat's time is used up.
+    /// Runs every due phase. Guests wait if the beat's time is used up.
     fn run_due(&mut self, run: &mut BeatRun, report: &mut BeatReport, begun: Duration) {
         let budget = (self.runner.interval / 3).min(BEAT_BUDGET);
         let turns = self.turns();
@@ -351,20 +353,20 @@ impl Cycle {
             let returned = self.runner.judge(phase, run.beat.tick, phase_run.words.as_deref());
             report.note(phase_run);
             if returned {
-                // The run that the new generation failed is the old one's.
+                // The new generation failed this run, so the former one repeats it.
                 report.note(self.runner.run(place, phase, run));
             }
         }
     }
 
-    /// Hands out at most `most` of the pings that plans asked for; true if more wait.
+    /// Sends at most `most` of the pings that plans asked for. True if more wait.
     pub fn send_pings(&mut self, most: usize) -> bool {
         pings::send_pings(&self.runner.world, &mut self.runner.pings, most)
     }
 
-    /// After a stall or a suspend, silence is counted from now: the node's own sleep is nobody's fault.
+    /// After a stall or a suspend, silence is counted from now: peers are not to blame for the node's own pause.
     ///
-    /// At most once in two `stale_after`, and not at two ticks in a row, so that a node that is late at every tick
+    /// At most once per twice `stale_after`, and never at two ticks in a row, so that a node that is late at every tick
     /// still reaps.
     fn note_lateness(&mut self, beat: &Beat, now: Coarse) -> bool {
         if beat.urgent > 0 {
@@ -392,9 +394,9 @@ impl Cycle {
         late
     }
 
-    /// Phases in the order in which they may run in this beat: as they are ordered, unless guests did not fit into an
-    /// earlier one. Then these go before the other guests, the longest waiting first, and all guests behind the host's own:
-    /// being fair comes before what they want to run before or after.
+    /// The order of the phases in this beat: the usual order, unless guests did not fit into an earlier beat. Then all
+    /// guests run after the host phases, and those that did not fit go first among them, the longest waiting first.
+    /// Fairness takes precedence over `after` and `before`.
     fn turns(&self) -> Vec<usize> {
         let phases = &self.registry.phases;
         let mut turns: Vec<usize> = (0..phases.len()).collect();

@@ -1,14 +1,14 @@
-//! Groundskeeper: one heartbeat for everything a peer-to-peer node does again and again.
+//! Groundskeeper: one heartbeat for the recurring maintenance of a peer-to-peer node.
 //!
-//! [`pool`] holds the connections, [`ticker`] beats, [`cycle`] runs the phases of one beat and applies what they ask for,
-//! [`journal`] keeps who asked what and why. [`node::Maintenance`] puts these together for applications with connections
-//! of their own: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`]. Applications that want a whole node, with
-//! messages and phases of theirs, begin with [`node::Node::builder`].
+//! [`pool`] holds the connections. [`ticker`] starts the beats. [`cycle`] runs the phases of one beat and applies their
+//! plans. [`journal`] records who asked for what, and why. [`node::Maintenance`] combines these for applications that
+//! have their own connections: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`]. Applications that want a
+//! whole node, with messages and their own phases, start with [`node::Node::builder`].
 //!
-//! Without features it is that and no more. `config`, `data`, `dropin`, `wasm`, `dylib`, `watch`, `record`, `net`, `node` and
-//! `telemetry` add to it: `docs/library.md` tells what each brings.
+//! This is all the crate does without features. `config`, `data`, `dropin`, `wasm`, `dylib`, `watch`, `record`, `net`,
+//! `node` and `telemetry` add to it: `docs/library.md` describes each.
 
-// Tests and tools may; the library may not: it reports by value, by journal and by tracing.
+// Tests and tools may do this. The library reports through return values, the journal and tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub use groundskeeper_base::{self as base, chance, clock, peer};
@@ -23,7 +23,8 @@ pub use groundskeeper_pool::{book, broadcasts, journal, pool};
 #[cfg(feature = "record")]
 pub use groundskeeper_record as record;
 
-// Hidden items are public for the crates, benchmarks and tests of this workspace, and no promise: docs/library.md.
+// Hidden items are public for the crates, benchmarks and tests of this workspace only. They are not stable:
+// docs/library.md.
 #[cfg(feature = "telemetry")]
 #[doc(hidden)]
 pub mod admin;
@@ -41,12 +42,12 @@ pub mod registry;
 pub mod reload;
 pub mod ticker;
 
-/// The code on the migration page is run with the other doc tests.
+/// Runs the code of the migration page as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/migrating.md")]
 pub struct Migrating;
 
-/// The program on the page for applications is run, too.
+/// Runs the program of the page for applications as a doc test.
 #[cfg(all(doctest, feature = "node"))]
 #[doc = include_str!("../../../docs/library.md")]
 pub struct Library;

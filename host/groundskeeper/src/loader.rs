@@ -1,4 +1,5 @@
-//! Turns the drop-in folder into phases: manifest and module become a body with a policy. Schedules and runs none of them.
+//! Turns the drop-in folder into phases: manifest and module become a body with a policy. Schedules and runs none of
+//! them.
 //!
 //! One that cannot be loaded never keeps another from being loaded: it comes out as refused, with the way out.
 

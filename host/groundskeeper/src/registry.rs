@@ -1,4 +1,4 @@
-//! Which phases a node has, in which order they run, and how each has fared. Runs none of them.
+//! The phases of a node, their order, and the history of each. Runs none of them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,13 +37,13 @@ pub use crate::engine::spread;
 #[derive(Clone)]
 pub struct PhaseSpec {
     pub name: String,
-    /// What it is made of, for `phases`: `built-in`, `wasm`, `native`, or what an application calls its own.
+    /// What the phase is made of, shown by `phases`: `built-in`, `wasm`, `native`, or an application's own word.
     pub kind: &'static str,
     pub version: String,
     pub body: Arc<dyn Body>,
     pub schedule: Schedule,
     pub policy: Policy,
-    /// Of everything that decides what it does: a quarantine ends when it changes. None for the host's own.
+    /// Digest of everything that decides what the phase does. A quarantine ends when it changes. `None` for host phases.
     pub digest: Option<[u8; 32]>,
 }
 
@@ -52,13 +52,13 @@ pub struct PhaseSpec {
 pub struct Policy {
     pub trust: Trust,
     pub mode: Mode,
-    /// Not looked at for phases of the host's own.
+    /// Ignored for host phases.
     pub grants: Grants,
     pub on_failure: OnFailure,
 }
 
 impl PhaseSpec {
-    /// A phase in Rust that the host or its application answers for.
+    /// A phase in Rust that the host or its application trusts.
     pub fn built_in(
         name: &str,
         kind: &'static str,
@@ -83,19 +83,19 @@ impl PhaseSpec {
     }
 }
 
-/// A phase, or a newer generation of one, that does not run although somebody wants it, and why.
+/// A phase, or a newer generation of one, that somebody wants but that does not run, with the reason.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RejectedPhase {
-    /// Its name, as far as it could be told.
+    /// Its name, as far as it is known.
     pub name: String,
-    /// `wasm`, `native`, or empty where even that is not known.
+    /// `wasm`, `native`, or empty if even that is unknown.
     pub kind: String,
-    /// The manifest, or the module that has none.
+    /// The manifest, or the module if it has no manifest.
     pub file: Option<PathBuf>,
     pub problem: String,
-    /// It is looked at again by itself: the rest of it may be on its way.
+    /// The host will look at it again without being asked: other files of it may still arrive.
     pub is_pending: bool,
-    /// Of what was rejected, where there was enough of it.
+    /// Digest of the rejected files, if enough of them was there.
     pub digest: Option<[u8; 32]>,
     /// Seconds since 1970.
     pub since_unix_s: Option<u32>,
@@ -115,10 +115,10 @@ pub enum BadPhases {
     Settings { phase: String, problem: String },
 }
 
-/// When phases ran, as it is kept across restarts: seconds since 1970 by name.
+/// When each phase last ran: seconds since 1970 by name. Kept across restarts.
 pub type LastRuns = BTreeMap<String, u32>;
 
-/// Bytes that a phase stored, and its own number for their layout.
+/// The bytes that a phase stored, and the phase's version number for their layout.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeptMemory {
     pub version: u32,
@@ -128,21 +128,21 @@ pub struct KeptMemory {
 /// Why a guest does not run until its bytes change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Quarantine {
-    /// Of the bytes that failed.
+    /// Digest of the bytes that failed.
     pub digest: [u8; 32],
     pub why: String,
 }
 
-/// What outlives the process, of one phase.
+/// The state of one phase that outlives the process.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeptPhase {
     pub memory: Option<KeptMemory>,
-    /// What it stored in shadow mode, which touches nothing else.
+    /// What the phase stored in shadow mode. Shadow mode changes nothing else.
     pub shadow_memory: Option<KeptMemory>,
     pub quarantine: Option<Quarantine>,
 }
 
-/// What an earlier process of this node left behind for its phases, and where the new one stands.
+/// What an earlier process of this node left for its phases, with the time and interval of the new process.
 #[derive(Clone, Default, Debug)]
 #[doc(hidden)]
 pub struct Before {
@@ -162,13 +162,13 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Orders and checks `specs`: the host's own as they are given, then guests by name, except that `after` and `before`
-    /// move a phase. A guest that cannot be registered joins `rejected`; it keeps no other phase from running.
+    /// Checks and orders `specs`: host phases in the given order, then guests by name, except where `after` or `before`
+    /// moves a phase. A guest that cannot be registered is added to `rejected`; the other phases still run.
     ///
-    /// `spread` puts the first runs of rare phases apart, per node; `before` continues an earlier process.
+    /// `spread` staggers the first runs of rare phases, differently on each node. `before` continues an earlier process.
     ///
     /// # Errors
-    /// [`BadPhases`] names the phase of the host's own and the way out.
+    /// [`BadPhases`] names the host phase and the fix.
     pub fn new(
         specs: Vec<PhaseSpec>,
         mut rejected: Vec<RejectedPhase>,
@@ -181,8 +181,8 @@ impl Registry {
         Ok(Self { phases, rejected })
     }
 
-    /// What to keep, so that the next process continues the cadence. A phase that has never run is kept with the time
-    /// at which its period began, or a node that always restarts too early would never run it.
+    /// The last runs to save, so that the next process continues the cadence. A phase that has never run is saved with
+    /// the start of its period. Otherwise a node that restarts before each period ends would never run it.
     pub fn last_runs(&self, tick: u32, unix_now: u32, interval: Duration) -> LastRuns {
         let unix_at = |last_run: i64| {
             let ago = i64::from(tick) - last_run;
@@ -193,7 +193,7 @@ impl Registry {
         self.phases.iter().map(|phase| (phase.name.to_string(), kept(phase))).collect()
     }
 
-    /// What `phases` shows, with `connected` peers there: those that run in their order, then those that cannot.
+    /// The output of `phases` with `connected` live peers: phases that run, in order, then those that cannot run.
     pub fn status(&self, connected: u32) -> Vec<PhaseStatus> {
         let candidate = |name: &str| self.rejected.iter().find(|rejected| rejected.name == name);
         let there = self.phases.iter().map(|phase| PhaseStatus {

@@ -2,9 +2,10 @@
 //! loads none itself and runs none but in trial.
 //!
 //! The folder is what the operator wants; what runs is the last generation that was good. A scan finds files that have
-//! changed and come to rest. They are loaded and tried off the tick ([`PhaseFactory`]), written down, and put in between two
-//! ticks; if the new generation fails its first runs, the one before returns with what it had kept. Each scan asks the
-//! cycle once for what it needs, and hands it at most one batch of changes. The protocol step by step: `docs/reload.md`.
+//! changed and come to rest. They are loaded and tried off the tick ([`PhaseFactory`]), written down, and put in between
+//! two ticks; if the new generation fails its first runs, the one before returns with what it had kept. Each scan asks
+//! the cycle once for what it needs, and hands it at most one batch of changes. The protocol step by step:
+//! `docs/reload.md`.
 
 use std::path::{Path, PathBuf};
 

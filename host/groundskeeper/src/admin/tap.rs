@@ -1,5 +1,5 @@
-//! Everything that happens, as it happens: phase runs, actions, reloads. One JSON object a line, an empty line when nothing
-//! does.
+//! Everything that happens, as it happens: phase runs, actions, reloads. One JSON object a line, an empty line when
+//! nothing does.
 
 use std::convert::Infallible;
 use std::pin::Pin;

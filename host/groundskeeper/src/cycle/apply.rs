@@ -1,4 +1,4 @@
-//! The only place where an ask becomes an effect. Each leaves a record, applied or not. Never waits for the network.
+//! The only place that turns an ask into an effect. Records each ask, applied or not. Never waits for the network.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
@@ -19,38 +19,38 @@ use crate::journal::{Asker, Draft, Outcome, What};
 mod peers;
 mod tables;
 
-/// Asks of one run that came to nothing and are told one by one; the rest is told by their number. A plan of 4,096 of
-/// them at each tick would push everything else out of the journal.
+/// Failed asks of one run that are recorded one by one; the rest are recorded as a count. A plan with 4,096 of them at
+/// each tick would push everything else out of the journal.
 const FUTILE_TOLD: u32 = 64;
 
-/// What became of an ask; the error is how it ended early.
+/// The outcome of an ask. The error is an outcome that ends it early.
 type Applying = Result<Fate, Fate>;
 
-/// Applies one plan, action by action in its order.
+/// Applies one plan, ask by ask in its order.
 pub(super) struct Apply<'a> {
     pub world: &'a World,
     pub by: Asker,
     pub snapshot: &'a Arc<TickSnapshot>,
     pub view: &'a PhaseView<TickSnapshot>,
-    /// What the plans of this beat have changed. In shadow mode a copy, which nobody else sees.
+    /// What the plans of this beat have changed. A private copy in shadow mode.
     pub changes: &'a mut Changes,
     pub pings: &'a mut VecDeque<Pings>,
     /// Dials started in this beat so far, if the beat is an urgent one.
     pub urgent_dials: Option<&'a mut u32>,
     /// What the phase may still do, if it is a guest.
     pub allowance: Option<Allowance<'a>>,
-    /// Asks are told and not done.
+    /// Asks are recorded but not done.
     pub shadow: bool,
     pub outcome: Applied,
 }
 
-/// What came of one plan.
+/// The outcome of one plan.
 #[derive(Default)]
 pub(super) struct Applied {
     pub tally: Tally,
-    /// The phase wants to run again after so many ticks.
+    /// The phase wants to run again after this many ticks.
     pub again_in: Option<u32>,
-    /// What became of each ask.
+    /// The outcome of each ask.
     pub fates: Vec<Fate>,
     /// Refused asks by grant.
     pub refused: BTreeMap<Interface, u32>,
@@ -61,7 +61,7 @@ pub(super) struct Applied {
     dialed_in_shadow: u32,
     futile: u32,
     futile_untold: BTreeMap<Interface, u32>,
-    /// Of the ask that is being applied.
+    /// Interface of the ask that is being applied.
     interface: Option<Interface>,
 }
 
@@ -128,14 +128,14 @@ impl Apply<'_> {
         }
     }
 
-    /// An ask that was overtaken by events.
+    /// An ask that events have overtaken.
     fn void(&mut self, words: &str, draft: impl FnOnce(&Self) -> Draft) -> Fate {
         self.outcome.tally.void += 1;
         self.futile(|this| Draft { outcome: Outcome::Void(words.to_owned()), ..draft(this) });
         Fate::Void
     }
 
-    /// An ask that is not allowed or not possible, in full or in part.
+    /// An ask that is not allowed or not possible, fully or partly.
     fn refused(&mut self, words: impl Display, draft: impl FnOnce(&Self) -> Draft) -> Fate {
         self.outcome.tally.refused += 1;
         if let Some(interface) = self.outcome.interface {
@@ -145,7 +145,7 @@ impl Apply<'_> {
         Fate::Refused
     }
 
-    /// Tells an ask that came to nothing: the first ones by themselves, then by their number.
+    /// Records a failed ask: the first ones one by one, the rest as a count.
     fn futile(&mut self, draft: impl FnOnce(&Self) -> Draft) {
         let Applied { futile, futile_untold, interface, .. } = &mut self.outcome;
         *futile += 1;
@@ -156,7 +156,7 @@ impl Apply<'_> {
         }
     }
 
-    /// Tells an ask that was done, or that shadow mode keeps from being done. `count` adds what was done to the tally.
+    /// Records an ask that was done, or that shadow mode prevents. `count` adds it to the tally.
     fn done(&mut self, draft: Draft, count: impl FnOnce(&mut Tally)) -> Fate {
         if self.shadow {
             self.outcome.tally.shadow += 1;
@@ -168,7 +168,7 @@ impl Apply<'_> {
         Fate::Applied
     }
 
-    /// What the allowance says to a guest; `all` for the host's own phases, which have none.
+    /// Checks the allowance of a guest. Host phases have none and get `all`.
     fn granted<R>(
         &mut self,
         all: R,
@@ -177,12 +177,12 @@ impl Apply<'_> {
         self.allowance.as_mut().map_or(Ok(all), ask)
     }
 
-    /// Tells the allowance of a guest what was done.
+    /// Reports to the allowance of a guest what was done.
     fn used(&mut self, note: impl FnOnce(&mut Allowance<'_>)) {
         self.allowance.as_mut().map(note);
     }
 
-    /// How many of `wished` things are granted. What is not is refused.
+    /// How many of `wished` items are granted. The rest is recorded as refused.
     fn shared(
         &mut self,
         wished: usize,
@@ -196,12 +196,12 @@ impl Apply<'_> {
         if granted > 0 { Ok(granted) } else { Err(refused) }
     }
 
-    /// Connections now, as this plan leaves them so far.
+    /// Live connections now, without those that this plan would have ended in shadow mode.
     fn live(&self) -> u32 {
         self.world.state.pool.live().saturating_sub(self.outcome.ended_in_shadow)
     }
 
-    /// The same, with those that are healthy. O(slots) once in a plan.
+    /// The same, with the healthy ones. O(slots) once per plan.
     fn standing(&mut self) -> Standing {
         let World { state, thresholds, .. } = self.world;
         let count = || state.pool.stats(thresholds.healthy_above, thresholds.stale_after).healthy;
@@ -214,18 +214,18 @@ impl Apply<'_> {
         if let Err(refusal) = self.granted((), |allowance| allowance.granted(Interface::Cadence)) {
             return Err(self.refused(refusal, |_| draft));
         }
-        // Even in shadow mode: when a phase runs is its own affair, and what it would do is to be seen.
+        // Also in shadow mode: this changes nothing but the phase's own cadence, and its next run is of interest.
         self.outcome.again_in = Some(ticks);
         Ok(self.done(draft, |_| {}))
     }
 }
 
-/// The fate of an ask that was granted in part if `is_partial`.
+/// The outcome of an ask; partial if `is_partial`, with `granted` items.
 fn in_part(fate: Fate, is_partial: bool, granted: u32) -> Fate {
     if is_partial && fate == Fate::Applied { Fate::Partial { granted } } else { fate }
 }
 
-/// What asks of an interface are recorded as when they are told by their number.
+/// The action under which asks of an interface are recorded as a count.
 fn what_of(interface: Interface) -> What {
     match interface {
         Interface::Disconnect => What::Disconnect,
@@ -236,7 +236,7 @@ fn what_of(interface: Interface) -> What {
         Interface::Ban => What::Ban,
         Interface::Forget => What::ForgetAddresses,
         Interface::Cadence => What::AgainIn,
-        // No ask comes through the others.
+        // No ask uses the other interfaces.
         _ => What::PhaseFailed,
     }
 }

@@ -1,4 +1,5 @@
-//! What guests have done and may still do: by tick, by hour, at one time; each by itself and all together. Does nothing.
+//! What guests have done and may still do: per tick, per hour and at the same time, each alone and all together. Does
+//! nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,16 +11,16 @@ use crate::engine::policy::{Grants, GuestCeilings};
 use crate::peer::PeerId;
 use crate::pool::ConnKey;
 
-/// Peers whose health one guest moves within an hour; more of them have to wait. About 100 bytes each.
+/// Peers whose health one guest may change within an hour. About 100 bytes each.
 const HEALTH_PEERS: usize = 16_384;
 
-/// Histories of phases that are not there any more are cleared out when there are more than this.
+/// With more histories than this, those with no entry left are removed.
 const HISTORIES: usize = 64;
 
 const HOUR_S: u64 = 3600;
 
-/// How much was done in the last hour, by minutes. What was done is forgotten up to a minute late and never early, so
-/// that a limit holds for any hour, wherever it begins. At most 62 minutes are kept.
+/// The amount done in the last hour, by minutes. An amount expires up to a minute late and never early, so a limit holds
+/// for every period of an hour. Keeps at most 62 minutes.
 #[derive(Clone, Default, Debug)]
 struct Hour(VecDeque<(u64, u32)>);
 
@@ -45,7 +46,7 @@ impl Hour {
     }
 }
 
-/// What was done under one set of ceilings.
+/// The amounts used under one set of ceilings.
 #[derive(Clone, Default, Debug)]
 struct Used {
     tick: u32,
@@ -56,7 +57,7 @@ struct Used {
     disconnects_of_hour: Hour,
     /// Points by peer.
     health: BTreeMap<PeerId, Hour>,
-    /// Until when, in monotonic time.
+    /// When each ban ends, in monotonic time.
     bans: BTreeMap<PeerId, Duration>,
     protected: BTreeMap<u32, (ConnKey, Duration)>,
 }
@@ -81,7 +82,7 @@ impl Used {
     }
 }
 
-/// What all guests of a node have done. Keyed by name, so that a reload changes nothing.
+/// What all guests of a node have done. Keyed by name, so that a reload does not reset it.
 #[derive(Default)]
 pub(super) struct Ledger {
     all: Used,
@@ -92,7 +93,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// What the guest `name` may still do at `tick`. In shadow mode it uses up nobody's share but its own.
+    /// What the guest `name` may still do at `tick`. In shadow mode it uses up only its own share.
     pub(super) fn allowance<'a>(
         &'a mut self,
         name: &Arc<str>,
@@ -120,7 +121,7 @@ impl Ledger {
     }
 }
 
-/// What has to end because a ceiling was lowered below what is in force.
+/// What must end because a ceiling was lowered below what is in force.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(super) struct Excess {
     pub protected: Vec<ConnKey>,
@@ -128,7 +129,7 @@ pub(super) struct Excess {
 }
 
 impl Used {
-    /// Takes out what is in force above these ceilings, that which would last longest first.
+    /// Removes what is in force above these ceilings. What would last longest goes first.
     fn lower(&mut self, protected: u32, bans: u32) -> Excess {
         let protected = above(protected, self.protected.iter().map(|(conn, (_, until))| (*until, *conn)));
         let protected = protected.iter().filter_map(|conn| self.protected.remove(conn)).map(|(key, _)| key);
@@ -143,7 +144,7 @@ impl Used {
     }
 }
 
-/// What is in force above a ceiling of `most`, by until when it would last.
+/// The entries above a ceiling of `most`, by the time at which they would end.
 fn above<T: Ord>(most: u32, in_force: impl Iterator<Item = (Duration, T)>) -> Vec<T> {
     let mut in_force: Vec<_> = in_force.collect();
     in_force.sort_unstable();
@@ -151,8 +152,7 @@ fn above<T: Ord>(most: u32, in_force: impl Iterator<Item = (Duration, T)>) -> Ve
 }
 
 impl Ledger {
-    /// What has to end of what the guest `name` has in force, now that it is granted this. What another guest holds too
-    /// stays.
+    /// What the guest `name` has in force beyond its new grants, and must end. What another guest holds as well stays.
     pub(super) fn lower(&mut self, name: &Arc<str>, grants: &Grants) -> Excess {
         let Some(own) = self.each.get_mut(&(Arc::clone(name), false)) else { return Excess::default() };
         let protected = grants.protect.map_or(0, |grant| grant.max_active);
@@ -165,7 +165,7 @@ impl Ledger {
         excess
     }
 
-    /// The same of all guests together.
+    /// The same for all guests together.
     pub(super) fn lower_all(&mut self, node: &GuestCeilings) -> Excess {
         let excess = self.all.lower(node.protected, node.bans);
         self.each.iter_mut().filter(|((_, shadow), _)| !shadow).for_each(|(_, used)| used.forget(&excess));
@@ -178,14 +178,14 @@ impl Ledger {
 pub(super) struct Rules<'a> {
     pub grants: &'a Grants,
     pub node: &'a GuestCeilings,
-    /// A connection counts as healthy above this.
+    /// A connection is healthy above this.
     pub healthy_above: u8,
     /// The operator's ceiling for connections.
     pub most: u32,
 }
 
-/// What one run of one guest may still do. Each question is answered by a [`Refusal`], or by what is granted of it; what
-/// became an effect is then told.
+/// What one run of one guest may still do. Each check returns the granted amount or a [`Refusal`]; afterwards the caller
+/// reports what it did.
 pub(super) struct Allowance<'a> {
     rules: Rules<'a>,
     own: &'a mut Used,
@@ -193,14 +193,14 @@ pub(super) struct Allowance<'a> {
     now: Duration,
 }
 
-/// What a connection is measured against.
+/// The counts that a connection is checked against.
 #[derive(Clone, Copy)]
 pub(super) struct Standing {
     pub live: u32,
     pub healthy: u32,
 }
 
-/// Why a guest may not do what it asked for.
+/// The reason why a guest may not do what it asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("{0} is not granted; add `{0} = true` below [grants] in its manifest")]
@@ -219,7 +219,7 @@ pub(super) enum Refusal {
     FloorLive { floor: u32, live: u32 },
     #[error("guests.floor = {floor}: {healthy} connections are healthy")]
     FloorHealthy { floor: u32, healthy: u32 },
-    /// Found by the pool, when the connection is to end.
+    /// Found by the pool at the moment of the disconnect.
     #[error("{keep} connections have to be left")]
     TooFew { keep: u32 },
     #[error("the health of {HEALTH_PEERS} other peers was moved within the hour")]
@@ -236,38 +236,38 @@ pub(super) enum Refusal {
     TableFloor { min_left: u32, held: usize },
 }
 
-/// How far the health of a peer may be moved, and how low.
+/// How far the health of a peer may be changed, and its lower limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct HealthShare {
     pub by: i32,
     pub floor: u8,
 }
 
-/// How many of those asked for are granted, and why not all.
+/// How many of the asked are granted, and the reason if not all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Share {
     pub granted: usize,
     pub refusal: Option<Refusal>,
 }
 
-/// Refuses one more than `limit` of what a guest did itself.
+/// An error if a guest has used up its own `limit`.
 fn below(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), Refusal> {
     let used = used.try_into().unwrap_or(u32::MAX);
     if used < limit { Ok(()) } else { Err(Refusal::UsedUp { ceiling, limit }) }
 }
 
-/// The same of what all guests did together.
+/// The same for all guests together.
 fn below_for_all(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), Refusal> {
     below(ceiling, limit, used).map_err(|_| Refusal::UsedUpByAll { ceiling, limit })
 }
 
 impl Allowance<'_> {
-    /// Whether calls of `interface` are granted at all.
+    /// Whether asks of `interface` are granted at all.
     pub(super) fn granted(&self, interface: Interface) -> Result<(), Refusal> {
         if self.rules.grants.allows(interface) { Ok(()) } else { Err(Refusal::NotGranted(interface)) }
     }
 
-    /// Whether the operator keeps guests off this peer.
+    /// Whether guests may touch this peer; the operator can forbid it.
     pub(super) fn touchable(&self, id: Option<PeerId>) -> Result<(), Refusal> {
         match id {
             Some(id) if self.rules.node.untouchable.contains(&id) => Err(Refusal::Untouchable),
@@ -275,7 +275,7 @@ impl Allowance<'_> {
         }
     }
 
-    /// How many connections have to be left if one is ended.
+    /// Whether a connection may be ended. Returns how many must be left after it.
     pub(super) fn disconnect(&mut self, is_healthy: bool, standing: Standing) -> Result<u32, Refusal> {
         let Rules { grants, node, .. } = self.rules;
         let grant = grants.disconnect.ok_or(Refusal::NotGranted(Interface::Disconnect))?;
@@ -307,7 +307,7 @@ impl Allowance<'_> {
         }
     }
 
-    /// For how long of `wished` a peer may be banned.
+    /// How long a peer may be banned, at most `wished`.
     pub(super) fn ban(&mut self, wished: Duration) -> Result<Duration, Refusal> {
         let grant = self.rules.grants.ban.ok_or(Refusal::NotGranted(Interface::Ban))?;
         below("ban.max_active", grant.max_active, self.own.bans.len())?;
@@ -322,7 +322,7 @@ impl Allowance<'_> {
         }
     }
 
-    /// How far of `by` a peer's health may be moved, and how low.
+    /// How far a peer's health may be changed, at most `by`, and its lower limit.
     pub(super) fn health(
         &mut self,
         id: PeerId,
@@ -360,7 +360,7 @@ impl Allowance<'_> {
         }
     }
 
-    /// For how long of `wished` a connection may be protected, one of `live`.
+    /// How long a connection may be protected, at most `wished`, while `live` are connected.
     pub(super) fn protect(
         &mut self,
         key: ConnKey,
@@ -403,7 +403,7 @@ impl Allowance<'_> {
         Share { granted, refusal }
     }
 
-    /// Whether an address may be dialled that waits for `wait_s`, with so many connections live or on their way.
+    /// Whether an address that still waits `wait_s` may be dialled. `connections` are live or being dialled.
     pub(super) fn dial(&mut self, probe: bool, wait_s: u32, connections: u32) -> Result<(), Refusal> {
         let grant = self.rules.grants.dial.ok_or(Refusal::NotGranted(Interface::Dial))?;
         below("dial.max_per_tick", grant.max_per_tick, self.own.dials)?;
@@ -420,7 +420,7 @@ impl Allowance<'_> {
         self.own.dials += 1;
     }
 
-    /// How many of `wished` entries of a table that holds `held` may be forgotten.
+    /// How many of `wished` entries may be forgotten, in a table that holds `held`.
     pub(super) fn forget(&mut self, wished: usize, held: usize) -> Share {
         let Some(grant) = self.rules.grants.forget else {
             return Share { granted: 0, refusal: Some(Refusal::NotGranted(Interface::Forget)) };
@@ -450,7 +450,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However the work is spread, no sixty minutes see more than the limit, and a full hour later there is room.
+        /// However the work is spread, no sixty minutes exceed the limit, and after a full idle hour there is room.
         #[test]
         fn a_limit_holds_for_any_hour(steps in proptest::collection::vec((0_u64..900, 1_u32..5), 1..300), limit in 1_u32..20) {
             let (mut hour, mut now, mut done) = (Hour::default(), 0, Vec::new());

@@ -1,4 +1,4 @@
-//! Pings that plans asked for, on their way to the connections in lots. Decides nothing about whom.
+//! Pings that plans asked for, sent to the connections in batches. Does not choose the peers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::World;
 use super::snapshot::TickSnapshot;
 
-/// Pings that were asked for and are still to be handed to the connections.
+/// Pings that were asked for and not sent yet.
 pub(super) struct Pings {
     snapshot: Arc<TickSnapshot>,
     rows: Vec<u32>,
@@ -19,7 +19,7 @@ impl Pings {
     }
 }
 
-/// Hands out at most `most` waiting pings; true if more wait.
+/// Sends at most `most` waiting pings. True if more wait.
 pub(super) fn send_pings(world: &World, waiting: &mut VecDeque<Pings>, mut most: usize) -> bool {
     while let Some(batch) = waiting.front_mut() {
         let end = batch.rows.len().min(batch.next + most);

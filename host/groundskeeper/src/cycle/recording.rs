@@ -1,5 +1,5 @@
-//! Hands a beat to the recorder: what was frozen, who ran on what, what became of it. Everything that the cycle knows of
-//! recordings is here; nothing of it changes what a phase sees or what is applied.
+//! Passes a beat to the recorder: the snapshot, each run with its input, and the outcome. The cycle's only code about
+//! recordings. It changes neither what a phase sees nor what is applied.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ impl Recordable for TickSnapshot {
 }
 
 impl PhaseRunner {
-    /// Begins the beat's record before its first run. From then on phases see the names of the beat's beginning, as they
-    /// do every column.
+    /// Begins the beat's record before its first run. From then on phases see the names at the start of the beat, as for
+    /// every column.
     pub(super) fn begin_record(&mut self, run: &mut BeatRun) {
         if let Some(recorder) = &mut self.recorder
             && run.names.is_none()
@@ -47,7 +47,7 @@ impl PhaseRunner {
         }
     }
 
-    /// Notes a run before its plan is applied.
+    /// Records a run before its plan is applied.
     pub(super) fn record_run(
         &mut self,
         run: &BeatRun,

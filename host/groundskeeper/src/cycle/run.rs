@@ -1,4 +1,4 @@
-//! Runs one phase of a beat: the tick and view it gets, and what follows from how it ended.
+//! Runs one phase of a beat: builds its tick and view, and handles the result.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,7 +30,7 @@ pub(super) struct BeatRun {
     pub snapshot: Arc<TickSnapshot>,
     pub changes: Arc<Changes>,
     pub urgent_dials: u32,
-    /// The names of connections when the beat began, from the first run on, if the beat is recorded.
+    /// The names of connections when the beat began. Set at the first run if the beat is recorded.
     pub names: Option<Arc<NameOf>>,
 }
 
@@ -39,14 +39,14 @@ impl BeatRun {
         self.names.is_some()
     }
 
-    /// Connections after what the plans before this phase ended.
+    /// Connections left after the earlier plans of this beat.
     pub fn connected(&self) -> u32 {
         (self.snapshot.rows().len() - self.changes.closed.len()) as u32
     }
 }
 
-/// Whether the phase is to run now; `ordered` names the only ones that are, unless it is empty. One whose breaker lets
-/// this run pass has had its turn.
+/// Whether the phase must run now. If `ordered` is not empty, only the phases it names run. A due phase that its breaker
+/// holds back, or that is stuck or paused, has used this run.
 pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun) -> bool {
     let (tick, connected) = (run.beat.tick, run.connected());
     if phase.spec.policy.mode == Mode::Off {
@@ -57,7 +57,7 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
     }
     if run.beat.urgent > 0 {
         let wakes = phase.spec.schedule.wake_on.contains(&WakeOn::Isolated) && connected == 0;
-        // The host's own are tried whatever happened: nothing else ends the isolation.
+        // Host phases are always tried: nothing else ends the isolation.
         let is_held = phase.is_guest() && (phase.breaker.is_open() || phase.breaker.has_given_up());
         return wakes && !phase.is_stuck() && !phase.is_paused && !is_held;
     }
@@ -70,7 +70,7 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
     if is_held || !phase.breaker.admit() {
         phase.missed += 1;
         phase.owed_since = None;
-        // A run that was let pass still uses its place in the grid.
+        // The skipped run still uses its place in the grid.
         phase.timing.ran(tick, None);
         return false;
     }
@@ -84,7 +84,7 @@ pub(super) struct PhaseRunner {
     pub recorder: Option<Box<dyn BeatRecorder>>,
     pub ledger: Ledger,
     pub pings: VecDeque<Pings>,
-    /// How probations ended, until somebody asks.
+    /// Results of probations, until they are read.
     pub verdicts: Vec<Verdict>,
     pub interval: Duration,
     secret: u64,
@@ -104,7 +104,7 @@ impl PhaseRunner {
         }
     }
 
-    /// Runs the phase, which is the `place`-th.
+    /// Runs the phase with index `place`.
     pub fn run(&mut self, place: usize, phase: &mut Registered, run: &mut BeatRun) -> PhaseRun {
         let tick = self.tick(phase, run);
         let memory = phase.memory_cap().and_then(|_| phase.memory());
@@ -137,11 +137,11 @@ impl PhaseRunner {
         PhaseRun { name, took, result, words, tally, fuel: cost.fuel, memory: cost.memory }
     }
 
-    /// What the phase is told of this run.
+    /// What the phase learns about this run.
     fn tick(&self, phase: &Registered, run: &BeatRun) -> Tick {
         let Beat { tick, urgent, .. } = run.beat;
         let every = phase.spec.schedule.cadence.every_n_ticks(run.connected());
-        // Before its first run ever there is no run from which to count.
+        // Before the very first run there is no run to count from.
         let ran_before = phase.last_run_unix.is_some();
         let mono = self.world.state.clock.mono();
         let unix_s = unix_seconds(&*self.world.state.clock);
@@ -157,7 +157,7 @@ impl PhaseRunner {
         }
     }
 
-    /// Notes a run that left no plan. What went wrong, for the operator.
+    /// Notes a run without a plan. Returns the error for the operator.
     fn fail(&self, phase: &mut Registered, ended: &Ended) -> String {
         if let Ended::Overran { inside, .. } = ended {
             phase.stuck = Some(Arc::clone(inside));
@@ -177,7 +177,7 @@ impl PhaseRunner {
         words
     }
 
-    /// Applies an accepted plan and notes that the phase did well.
+    /// Applies an accepted plan and notes the success.
     fn accept(
         &mut self,
         phase: &mut Registered,
@@ -188,7 +188,7 @@ impl PhaseRunner {
         let world = &self.world;
         let Parts { asks, memory, log: _, metrics } = parts;
         if !asks.is_empty() {
-            // What later phases see of the state words is how they were before the first change of the beat.
+            // Later phases must see the state words as they were before the first change of the beat.
             run.snapshot.rows().words();
         }
         let shadow = phase.is_shadow();
@@ -239,13 +239,13 @@ impl PhaseRunner {
     }
 }
 
-/// A rule that only the host can judge: a plan keeps at most `most` bytes, if it may keep any.
+/// A rule that only the host can check: a plan stores at most `most` bytes, if it may store any.
 pub(super) fn broken_rule(parts: &Parts, most: Option<usize>) -> Option<String> {
     let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), most?);
     (bytes > most).then(|| format!("memory.store: {bytes} bytes, at most {most} are allowed"))
 }
 
-/// Takes over what an accepted run wants to keep, if it may. A component cannot even ask without the grant.
+/// Stores the memory and metrics of an accepted run, if they are granted. A component without the grant cannot even ask.
 fn keep(world: &World, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
     let is_granted = |interface| !phase.is_guest() || phase.spec.policy.grants.allows(interface);
     let (may_remember, may_count) = (is_granted(Interface::Memory), is_granted(Interface::Metrics));
@@ -278,9 +278,9 @@ fn log(phase: &Registered, line: &LogLine) {
     }
 }
 
-/// The random bits of one run: the same for the same node, beat and phase, and not to be guessed from outside.
+/// The random bits of one run: the same for the same node, beat and phase, and unpredictable from outside.
 fn seed(secret: u64, beat: &Beat, phase: &str) -> [u32; 2] {
-    // SipHash with the secret as the first block; nothing here needs more than unpredictability.
+    // SipHash with the secret as the first block: unpredictability is all that is needed here.
     let mut hasher = DefaultHasher::new();
     (secret, beat.tick, beat.urgent, phase).hash(&mut hasher);
     let bits = hasher.finish();

@@ -1,5 +1,5 @@
-//! What is frozen for one beat: connections, addresses and totals, each column copied when a phase first touches it.
-//! Changes nothing, and does not change once touched.
+//! The tables as frozen for one beat: connections, addresses and totals. A column is copied when a phase first reads it,
+//! and does not change after that. Changes nothing itself.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::journal::Input;
 use crate::peer::Naming;
 use crate::pool::{Pool, Rows, Traffic};
 
-/// The operator's numbers that views, statistics and late ticks are measured by.
+/// The operator's thresholds for views, statistics and late ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// A connection counts as healthy above this.
+    /// A connection is healthy above this.
     pub healthy_above: u8,
-    /// Floor and ceiling for the number of connections.
+    /// Lower and upper limit for the number of connections.
     pub least: u32,
     pub most: u32,
-    /// How long a peer may be silent before it counts as stale: how often a late node may start that count anew depends on
-    /// it.
+    /// A peer that is silent for longer is stale. A late node resets the count of silence at most once per twice this
+    /// long.
     pub stale_after: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Default for Thresholds {
     }
 }
 
-/// The node's tables as they were when a beat began.
+/// The node's tables at the start of a beat.
 pub struct TickSnapshot {
     pool: Arc<Pool>,
     book: Arc<Book>,
@@ -52,7 +52,7 @@ pub struct TickSnapshot {
 }
 
 impl TickSnapshot {
-    /// Freezes which connections are live: a bit for each slot. Columns come later.
+    /// Freezes which connections are live: one bit per slot. Columns are copied later.
     pub fn take(state: &NodeState, thresholds: Thresholds, now: Coarse, resumed_at: Coarse) -> Arc<Self> {
         let NodeState { pool, book, .. } = state;
         let broadcasts::BroadcastTotals { held, oldest_s, in_window, window_s } =
@@ -81,7 +81,7 @@ impl TickSnapshot {
         self.dialing
     }
 
-    /// Connections that came to us, and connections above the health threshold.
+    /// Inbound connections, and connections above the health threshold.
     fn counts(&self) -> (u32, u32) {
         *self.counts.get_or_init(|| {
             self.rows.words().iter().fold((0, 0), |(inbound, healthy), word| {
@@ -135,14 +135,13 @@ impl TickSnapshot {
         }
     }
 
-    /// How long each row has been silent, in seconds: since the last sign of life, or since this node woke if that is
-    /// later.
+    /// Silence of each row in seconds: since the last sign of life, or since the node woke up if that is later.
     fn idle_s(&self) -> &[u32] {
         self.peer_column(PeerColumn::Idle)
     }
 
-    /// The moment that "silent since the view was taken" refers to: whoever was seen after it has spoken since, for it
-    /// is the latest at which the row's idle time could have begun.
+    /// The reference time for "silent since the view was taken": the latest time at which the row's idle time can have
+    /// begun. A peer seen after it has spoken since.
     pub(super) fn silent_since(&self, row: usize) -> Coarse {
         Coarse(self.now.0.saturating_sub(self.idle_s()[row].saturating_mul(Coarse::PER_SECOND)))
     }
@@ -151,7 +150,7 @@ impl TickSnapshot {
         self.pool.name(self.rows.key(row))
     }
 
-    /// One row's columns for the journal: those that were frozen as they were, and the usual ones in any case.
+    /// One row's columns for the journal: each frozen column as it was frozen, and always the usual ones.
     pub(super) fn inputs(&self, row: usize) -> Vec<Input> {
         let word = self.rows.words()[row];
         let now = self.pool.age_and_rtt(self.rows.key(row));
@@ -164,14 +163,14 @@ impl TickSnapshot {
             (PeerColumn::Health, None) => Some(word.health().into()),
             (PeerColumn::PingsLost, None) => Some(word.pings_lost().into()),
             (PeerColumn::Inbound, None) => Some(word.inbound().into()),
-            // Only what a phase looked at.
+            // Other columns only if a phase has read them.
             (_, None) => None,
         };
         let inputs = PeerColumn::ALL.into_iter();
         inputs.filter_map(|column| Some((column.name().into(), value(column)?))).collect()
     }
 
-    /// One address' columns for the journal.
+    /// The columns of one address for the journal.
     pub(super) fn book_inputs(&self, row: usize) -> Vec<Input> {
         let columns = AddressColumn::ALL.into_iter();
         columns.map(|column| (column.name().into(), self.address_column(column)[row])).collect()

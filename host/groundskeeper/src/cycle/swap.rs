@@ -1,4 +1,4 @@
-//! Phases that change between two beats: what is put in, what is judged, and what a newcomer is tried on.
+//! Changes of phases between two beats: puts them in, judges them, and provides the context for trials.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,26 +20,26 @@ use crate::registry::{
     spread,
 };
 
-/// The node as it is, for phases that do not run in it yet.
+/// The node's current state, for trial runs of phases that do not run in it yet.
 #[derive(Clone)]
 pub struct TrialContext {
     state: NodeState,
     thresholds: Thresholds,
     tick: u32,
-    /// What each phase that runs has kept.
+    /// What each running phase has kept.
     kept: BTreeMap<String, KeptPhase>,
 }
 
 impl TrialContext {
-    /// What a phase that runs has kept.
+    /// What the running phase `name` has kept.
     pub fn kept(&self, name: &str) -> Option<&KeptPhase> {
         self.kept.get(name)
     }
 
-    /// Runs the phase once, as it would run now, with a copy of what is `kept` for it. What it asks for comes to nothing.
+    /// Runs the phase once, as it would run now, with a copy of what is `kept` for it. Its asks are not applied.
     ///
     /// # Errors
-    /// How the run ended, if not with a plan; a phase that only cannot work just now is good.
+    /// How the run ended, if without a plan. A transient failure is no error here.
     pub fn trial(
         &self,
         spec: &PhaseSpec,
@@ -80,7 +80,7 @@ impl TrialContext {
 
 #[doc(hidden)]
 impl Cycle {
-    /// What newcomers are tried on, as of now.
+    /// The context for trials, as of now.
     pub fn trial_context(&self) -> TrialContext {
         TrialContext {
             state: self.runner.world.state.clone(),
@@ -90,13 +90,13 @@ impl Cycle {
         }
     }
 
-    /// Registers a phase, or puts a new generation of it in the place of the one that runs.
+    /// Registers a phase, or replaces its running generation.
     ///
-    /// The others are what an earlier process of this node left for a phase that is new. With a `former` generation it
-    /// begins on probation.
+    /// `kept` and `last_runs` are what an earlier process of this node left for a new phase. With a `former` generation,
+    /// the phase begins on probation.
     ///
     /// # Errors
-    /// Why it cannot be registered. Nothing has changed then.
+    /// The reason why it cannot be registered. Nothing has changed then.
     pub fn put(
         &mut self,
         spec: PhaseSpec,
@@ -126,7 +126,7 @@ impl Cycle {
         Ok(())
     }
 
-    /// Takes out a phase that was dropped in; what it kept, if it was there.
+    /// Takes out a guest and returns what it kept; `None` if there is no such guest.
     pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
         let kept = self.registry.take_out(name)?;
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
@@ -136,7 +136,7 @@ impl Cycle {
         Some(kept)
     }
 
-    /// Gives the beats to come other numbers. Of what guests have in force, what is above a lowered ceiling ends.
+    /// Sets the numbers for the next beats. What guests have in force above a lowered ceiling ends.
     pub fn set_world(&mut self, thresholds: Thresholds, guests: GuestCeilings) {
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
         end(world, &ledger.lower_all(&guests), "what all guests may have in force was lowered");
@@ -144,7 +144,7 @@ impl Cycle {
         world.guests = guests;
     }
 
-    /// What is wanted and does not run.
+    /// Phases that are wanted but do not run.
     pub fn rejected(&self) -> &[RejectedPhase] {
         &self.registry.rejected
     }
@@ -156,14 +156,14 @@ impl Cycle {
         }
     }
 
-    /// How probations ended since this was last asked.
+    /// Results of probations since the last call.
     pub fn take_verdicts(&mut self) -> Vec<Verdict> {
         std::mem::take(&mut self.runner.verdicts)
     }
 }
 
 impl PhaseRunner {
-    /// Judges a run of a phase that may be on probation; true if the generation before is back.
+    /// Judges a run of a phase that may be on probation. True if the former generation is back.
     pub(super) fn judge(&mut self, phase: &mut Registered, tick: u32, failed: Option<&str>) -> bool {
         let Some(verdict) = phase.judge(tick, failed) else { return false };
         self.lower(phase);
@@ -178,7 +178,7 @@ impl PhaseRunner {
         returned
     }
 
-    /// Ends what a guest has in force above what it is granted now.
+    /// Ends what a guest has in force above its grants.
     fn lower(&mut self, phase: &Registered) {
         if phase.is_guest() {
             let excess = self.ledger.lower(&phase.name, &phase.spec.policy.grants);

@@ -1,20 +1,20 @@
-//! What came of plans, in numbers. Counts what it is told.
+//! Counts the outcomes of plans.
 
 use serde::Serialize;
 
-/// What became of the asks of one or more plans.
+/// The outcomes of the asks of one or more plans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Tally {
     pub asked: u32,
     pub void: u32,
     pub refused: u32,
-    /// Would have been applied if the phase were not in shadow mode; counted nowhere else.
+    /// Would have been applied outside shadow mode. Counted in no other field.
     pub shadow: u32,
     pub disconnected: u32,
     pub banned: u32,
     pub health_changed: u32,
-    /// Peers, not actions.
+    /// Peers, not asks.
     pub pinged: u32,
     pub dialed: u32,
     pub probed: u32,

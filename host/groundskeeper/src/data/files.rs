@@ -46,8 +46,8 @@ pub trait Files: Send + Sync {
     /// the new one, an error the old one.
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
-    /// Replaces several files, each as [`Files::write`], and returns when all are on the disk. A crash or an error leaves a
-    /// prefix of them new and the others old.
+    /// Replaces several files, each as [`Files::write`], and returns when all are on the disk. A crash or an error leaves
+    /// a prefix of them new and the others old.
     fn write_all(&self, files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
         files.iter().try_for_each(|(file, bytes)| self.write(file, bytes, mode))
     }

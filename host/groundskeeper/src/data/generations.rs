@@ -1,7 +1,7 @@
 //! Generations of phases that were dropped in: the one that runs, the one before it, and which bytes are known to be bad.
 //!
-//! A generation never changes, so its file is named by its digest. Which of them counts stands in one small file per phase
-//! that is replaced as a whole: after a crash a phase is at the one or the other, never in between.
+//! A generation never changes, so its file is named by its digest. Which of them counts stands in one small file per
+//! phase that is replaced as a whole: after a crash a phase is at the one or the other, never in between.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,35 +1,35 @@
-//! The generations of one phase as a state machine: the current one, the one to go back to, probation, and which bytes are
-//! known to be bad. Pure: the registry uses it in memory, the reloader on disk.
+//! The generations of one phase as a state machine: the current one, the former one, probation, and the digests known to
+//! be bad. Pure: the registry uses it in memory, the reloader on disk.
 
 use serde::{Deserialize, Serialize};
 
 use super::KeptPhase;
 
-/// How many digests are remembered as bad, of one phase.
+/// Digests remembered as bad, per phase.
 const MOST_BAD: usize = 16;
 
-/// Names a generation: the SHA-256 over everything that decides what it does.
+/// Identifies a generation: the SHA-256 of everything that decides what it does.
 pub type Digest = [u8; 32];
 
 /// The generation before the current one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Former<G> {
     pub digest: Digest,
-    /// Memory and quarantine when it stopped running: it gets its own back.
+    /// Its memory and quarantine when it stopped running. It gets them back after a rollback.
     pub kept: KeptPhase,
-    /// The generation itself, where it is held in memory.
+    /// The generation itself, if it is held in memory.
     pub held: G,
 }
 
-/// See the module. `G` is what is held of a former generation beside its digest: nothing on disk, its spec in memory.
+/// See the module. `G` is what is held of a former generation besides its digest: nothing on disk, its spec in memory.
 ///
-/// The order of the fields is the format of the head on disk.
+/// The order of the fields is the file format of the generation record.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lineage<G> {
     current: Option<Digest>,
     former: Option<Former<G>>,
     on_probation: bool,
-    /// What failed, and how; the newest last.
+    /// Failed digests and the reason for each, newest last.
     bad: Vec<(Digest, String)>,
 }
 
@@ -48,27 +48,28 @@ impl<G> Lineage<G> {
         self.former.as_ref()
     }
 
-    /// Whether the current generation has not run well often enough. Then there is a former one.
+    /// Whether the current generation still needs good runs. If so, there is a former one.
     pub fn is_on_probation(&self) -> bool {
         self.on_probation
     }
 
-    /// The current generation, unless it is on probation: that one was never good.
+    /// The current generation, or `None` while it is on probation: that one was never good.
     pub fn proven_current(&self) -> Option<Digest> {
         self.current.filter(|_| !self.on_probation)
     }
 
-    /// Why these bytes are known to be bad, if they are.
+    /// The reason why this digest is known to be bad, if it is.
     pub fn known_bad(&self, digest: &Digest) -> Option<&str> {
         self.bad.iter().find(|(bad, _)| bad == digest).map(|(_, why)| why.as_str())
     }
 
-    /// The generation before the one on probation, if `digest` names it: the operator takes the newer one back.
+    /// The former generation, if `digest` names it and the current one is on probation: the operator takes the newer one
+    /// back.
     pub fn taken_back(&self, digest: &Digest) -> Option<&Former<G>> {
         self.former.as_ref().filter(|former| self.on_probation && former.digest == *digest)
     }
 
-    /// Whether the generation is the current or the former one.
+    /// Whether `digest` is the current or the former generation.
     pub fn names(&self, digest: &Digest) -> bool {
         self.digests().any(|named| named == *digest)
     }
@@ -77,21 +78,21 @@ impl<G> Lineage<G> {
         self.current.into_iter().chain(self.former.as_ref().map(|former| former.digest))
     }
 
-    /// `digest` runs, and there is nothing to go back to.
+    /// `digest` runs, without a former generation.
     pub fn started(&mut self, digest: Option<Digest>) {
         self.current = digest;
         self.former = None;
         self.on_probation = false;
     }
 
-    /// `digest` takes the place of the current generation, which has `kept` this and is held as `held`. It is on probation,
-    /// unless it is the first. If this takes the current generation back, the former one is returned and runs again.
+    /// `digest` replaces the current generation, which leaves `kept` and is held as `held`. It is on probation unless it
+    /// is the first. If this takes the current generation back, returns the former one, which runs again.
     pub fn offered(&mut self, digest: Digest, kept: KeptPhase, held: G) -> Option<Former<G>> {
         if self.taken_back(&digest).is_some() {
             return self.reverted();
         }
         let old = self.current.replace(digest);
-        // What was never good is nothing to go back to.
+        // A generation that was never good is no target for a rollback.
         if !self.on_probation {
             self.former = old.map(|digest| Former { digest, kept, held });
         }
@@ -99,24 +100,24 @@ impl<G> Lineage<G> {
         None
     }
 
-    /// The current generation, put in by an earlier process, is on probation again.
+    /// The current generation, started by an earlier process, is on probation again.
     pub fn probation_resumed(&mut self, former: Former<G>) {
         self.former = Some(former);
         self.on_probation = true;
     }
 
-    /// The former generation is gone: the current one stays, whatever it does.
+    /// The former generation is gone. The current one stays, even if it fails.
     pub fn former_lost(&mut self) {
         self.former = None;
         self.on_probation = false;
     }
 
-    /// The current generation has ended its probation well.
+    /// The current generation has passed its probation.
     pub fn proven(&mut self) {
         self.on_probation = false;
     }
 
-    /// The current generation is bad, and the former one runs again. None, and no change, if there is no former one.
+    /// The current generation is bad, and the former one runs again. `None`, and no change, without a former one.
     pub fn failed(&mut self, why: String) -> Option<Former<G>> {
         let failed = self.current;
         let back = self.reverted();
@@ -131,7 +132,7 @@ impl<G> Lineage<G> {
         back
     }
 
-    /// The former generation runs again, and nothing is said of the current one.
+    /// The former generation runs again. The current one is not marked as bad.
     pub fn reverted(&mut self) -> Option<Former<G>> {
         let former = self.former.take()?;
         self.current = Some(former.digest);
@@ -139,7 +140,7 @@ impl<G> Lineage<G> {
         Some(former)
     }
 
-    /// Gives all bytes another chance. True if any were bad.
+    /// Forgets all bad digests, so that they may run again. True if there were any.
     pub fn forgiven(&mut self) -> bool {
         !std::mem::take(&mut self.bad).is_empty()
     }
@@ -170,7 +171,7 @@ mod tests {
     }
     use Event::{Failed, Forgiven, FormerLost, Offered, Proven, Reverted};
 
-    /// What runs stores its own number, so that memory tells who wrote it.
+    /// A running generation stores its own number, so that memory shows who wrote it.
     fn apply<G: Clone>(lineage: &mut Lineage<G>, event: Event, held: G) -> Option<Former<G>> {
         match event {
             Offered(n) => {
@@ -186,7 +187,7 @@ mod tests {
         None
     }
 
-    /// Events; then current, former, whether it is on probation, what is bad.
+    /// Events; then expected: current, former, on probation, bad.
     type Life = (&'static [Event], u8, Option<u8>, bool, &'static [u8]);
 
     #[test]
@@ -261,7 +262,7 @@ mod tests {
         #[test]
         fn what_is_gone_back_to_was_good_and_both_sides_agree(events in events()) {
             let (mut on_disk, mut in_memory) = (Lineage::default(), Lineage::default());
-            // Generations that were the first, ended a probation, or lost what they could go back to.
+            // Generations that were the first, passed a probation, or lost their former one.
             let mut good = Vec::new();
             for event in events {
                 let before = on_disk.current();

@@ -1,4 +1,4 @@
-//! Which phases may be registered, and in which order they run. One bad guest costs nobody but itself.
+//! Decides which phases may be registered, and in which order they run. A bad guest harms no other phase.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use groundskeeper_engine::policy::Trust;
 
 use super::{BadPhases, PhaseSpec, RejectedPhase};
 
-/// Takes out guests that cannot run at all: taken names, settings that their own check refuses.
+/// Removes guests that cannot run at all: their name is taken, or they refuse their own settings.
 pub(super) fn checked(
     specs: Vec<PhaseSpec>,
     rejected: &mut Vec<RejectedPhase>,
@@ -41,10 +41,10 @@ fn reject(spec: PhaseSpec, bad: BadPhases, rejected: &mut Vec<RejectedPhase>) ->
     }
 }
 
-/// The host's own as they are given, then guests by name, moved so that `after` and `before` hold. What guests say moves
-/// none of the host's own past another: reconnect has to count after the reaper.
+/// Host phases as they are given, then guests by name, moved so that `after` and `before` hold. Guests never change the
+/// order among host phases: reconnect must count after the reaper.
 ///
-/// A phase that is rejected or off may be named: waiting for it is waiting for nothing.
+/// `after` and `before` may name a phase that is rejected or off. The constraint then has no effect.
 pub(super) fn order(
     specs: Vec<PhaseSpec>,
     rejected: &mut Vec<RejectedPhase>,
@@ -88,7 +88,7 @@ fn order_together(
                 return Ok(order.into_iter().filter_map(|at| specs[at].take()).collect());
             }
             Err(circle) => {
-                // The guests of one circle go together: none of them is more to blame than the others.
+                // All guests of a circle are rejected together: none of them is more to blame than the others.
                 let words: Vec<&str> = circle.iter().map(|&at| specs[at].name.as_str()).collect();
                 let words = format!("{} after {}", words.join(" after "), words[0]);
                 let mut guests: Vec<usize> =
@@ -105,23 +105,23 @@ fn order_together(
     }
 }
 
-/// Places in the order of running: each time the first of those whose predecessors are all placed, where a phase that
-/// others wait for by its own `before` counts as standing where the first of them stands. Or a circle, each member of
-/// which runs after the next.
+/// The order of running, as indices: repeatedly the lowest-ranked phase with all its predecessors placed. A phase that
+/// names others in its own `before` has the rank of the first of them. Or a circle, in which each member runs after the
+/// next.
 fn sorted(specs: &[PhaseSpec]) -> Result<Vec<usize>, Vec<usize>> {
     let place = |name: &String| specs.iter().position(|spec| spec.name == *name);
     let mut waits_for: Vec<Vec<usize>> =
         specs.iter().map(|spec| spec.schedule.after.iter().filter_map(place).collect()).collect();
     let is_own = |at: usize| specs[at].policy.trust == Trust::Host;
     if specs.iter().any(|spec| spec.policy.trust == Trust::Guest) {
-        // The host's own are in their order already.
+        // Host phases are in their order already.
         (1..specs.len()).filter(|at| is_own(*at)).for_each(|at| waits_for[at].push(at - 1));
     }
     let mut rank: Vec<usize> = (0..specs.len()).collect();
     for (at, spec) in specs.iter().enumerate() {
         spec.schedule.before.iter().filter_map(place).for_each(|later| waits_for[later].push(at));
     }
-    // With as many rounds as phases the rank comes through every chain of `before`.
+    // As many rounds as phases carry the rank through every chain of `before`.
     for _ in 0..specs.len() {
         for (at, spec) in specs.iter().enumerate() {
             let first = spec.schedule.before.iter().filter_map(place).map(|later| rank[later]).min();
@@ -140,7 +140,7 @@ fn sorted(specs: &[PhaseSpec]) -> Result<Vec<usize>, Vec<usize>> {
     Ok(placed)
 }
 
-/// Whoever is not placed waits for somebody who is not placed: following that for long enough goes round.
+/// Finds a circle. Each phase that is not placed waits for another such phase, so following these must end in a circle.
 fn circle(waits_for: &[Vec<usize>], placed: &[usize]) -> Vec<usize> {
     let is_stuck = |at: &usize| !placed.contains(at);
     let mut path: Vec<usize> = (0..waits_for.len()).filter(is_stuck).take(1).collect();

@@ -1,4 +1,4 @@
-//! One registered phase: what it is, and how it has fared. Runs nothing.
+//! One registered phase: its spec and its history. Runs nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use crate::engine::policy::{Mode, Trust};
 use crate::engine::{Breaker, Cost, MEMORY_BYTES, Timing};
 use crate::journal::Asker;
 
-/// Runs whose durations are kept for the median: two hours of a phase that runs each four minutes.
+/// Durations kept for the median: two hours of a phase that runs every four minutes.
 const DURATIONS: usize = 32;
 
 /// One phase and its history.
 pub struct Registered {
     pub name: Arc<str>,
     pub version: Arc<str>,
-    /// What it is made of now.
+    /// The generation that runs now.
     pub spec: PhaseSpec,
     pub timing: Timing,
     pub breaker: Breaker,
-    /// Memory and quarantine, as they outlive the process.
+    /// Memory and quarantine, which outlive the process.
     kept: KeptPhase,
-    /// Counts what would be worth writing to disk.
+    /// Counts changes of `kept`, so that the saver sees when to write.
     changes: u64,
-    /// The operator keeps it from running.
+    /// The operator keeps the phase from running.
     pub is_paused: bool,
-    /// Set while a run that was given up is still inside the phase.
+    /// Set after a run overran its limit: true while that run is still inside the phase.
     pub stuck: Option<Arc<AtomicBool>>,
-    /// The tick whose budget its due run did not fit into, until it has run.
+    /// The tick at which its due run did not fit into the budget, until it has run.
     pub owed_since: Option<u32>,
-    /// Monotonic time of the last accepted plan, and the same in seconds since 1970 (known across restarts).
+    /// Monotonic time of the last accepted plan. `last_run_unix` is in seconds since 1970 and is known across restarts.
     pub last_accepted: Option<Duration>,
     pub last_run_unix: Option<u32>,
     pub last_success_unix: Option<u32>,
@@ -48,27 +48,27 @@ pub struct Registered {
     pub missed: u64,
     /// Due runs that waited for the next tick because the budget was used up.
     pub put_off: u64,
-    /// Asks that were refused, by grant.
+    /// Refused asks by grant.
     pub refused: BTreeMap<Interface, u64>,
     took: VecDeque<Duration>,
     pub cost: Cost,
     memory_peak: Option<u64>,
     metrics: BTreeMap<(bool, String), PhaseMetric>,
     pub last_error: Option<String>,
-    /// Which generation this is, and which one it goes back to.
+    /// Its generations: the current and the former one.
     lineage: Lineage<PhaseSpec>,
-    /// Counts while the lineage is on probation.
+    /// In use while the lineage is on probation.
     probation: Probation,
-    /// Since when this generation runs, if it came while the node ran.
+    /// When this generation started, if that was after the node's start.
     since_unix: Option<u32>,
 }
 
 impl Registered {
-    /// A phase that joins a node that runs.
+    /// A phase that joins a running node.
     pub(super) fn arrived(spec: PhaseSpec, arrival: Arrival) -> Self {
         let Arrival { tick, spread, before, former } = arrival;
         let mut phase = Self::new(spec, &|_: &str| spread, &before);
-        // Its cadence begins now, not when the process did.
+        // Its cadence begins now, not when the process started.
         phase.timing.last_run += i64::from(tick);
         phase.timing.again_at = phase.timing.again_at.map(|at| at + tick);
         phase.since_unix = Some(before.unix_now);
@@ -94,7 +94,7 @@ impl Registered {
         }
         let mut kept = before.kept.get(&spec.name).cloned().unwrap_or_default();
         let mut breaker = breaker(&spec.policy);
-        // Other bytes are another chance.
+        // New bytes get another chance.
         kept.quarantine = kept.quarantine.filter(|told| Some(told.digest) == spec.digest);
         if kept.quarantine.is_some() {
             breaker.give_up();
@@ -131,12 +131,12 @@ impl Registered {
         }
     }
 
-    /// Of this generation. None for the host's own.
+    /// Digest of this generation. `None` for host phases.
     pub fn digest(&self) -> Option<[u8; 32]> {
         self.lineage.current()
     }
 
-    /// Puts a new generation in. One of the host's own is the operator's to answer for; a guest is on probation.
+    /// Puts a new generation in. A guest is on probation; the operator vouches for a host phase.
     pub(super) fn put(&mut self, spec: PhaseSpec, tick: u32, unix: u32) {
         self.since_unix = Some(unix);
         let (true, Some(digest)) = (self.is_guest(), spec.digest) else {
@@ -168,7 +168,7 @@ impl Registered {
                 let Former { kept, held, .. } = self.lineage.failed(why.to_owned())?;
                 self.exchange(held);
                 self.restore(kept.clone());
-                // The run that failed was due: it is made good at the next chance.
+                // The failed run was due: the next beat makes up for it.
                 self.timing.again_at = Some(tick);
                 Judged::Returned { why: why.to_owned(), to: self.digest(), kept }
             }
@@ -176,7 +176,7 @@ impl Registered {
         Some(Verdict { phase, digest, outcome })
     }
 
-    /// Puts `spec` in the place of what runs; what has to do with its bytes begins anew, its cadence goes on.
+    /// Replaces what runs with `spec`. What depends on its bytes is reset; its cadence continues.
     fn exchange(&mut self, spec: PhaseSpec) {
         self.breaker = breaker(&spec.policy);
         self.version = spec.version.as_str().into();
@@ -206,21 +206,21 @@ impl Registered {
         self.spec.policy.mode == Mode::Shadow
     }
 
-    /// Whether a run that was given up has still not come back.
+    /// Whether a run that overran its limit is still inside the phase.
     pub fn is_stuck(&self) -> bool {
         self.stuck.as_ref().is_some_and(|inside| inside.load(Ordering::Acquire))
     }
 
-    /// What its last accepted run stored, in the mode it is in.
+    /// What its last accepted run stored in the current mode.
     pub fn memory(&self) -> Option<Saved> {
         let shadow = self.kept.shadow_memory.as_ref().filter(|_| self.is_shadow());
-        // The shadow begins with what the phase knows.
+        // Shadow mode starts with what the phase stored in enforce mode.
         shadow
             .or(self.kept.memory.as_ref())
             .map(|KeptMemory { version, bytes }| Saved { version: *version, bytes: bytes.clone() })
     }
 
-    /// The most that it may store; None if nothing.
+    /// The most bytes that it may store; `None` if it may store nothing.
     pub fn memory_cap(&self) -> Option<usize> {
         match self.spec.policy.trust {
             Trust::Host => Some(MEMORY_BYTES),
@@ -237,7 +237,7 @@ impl Registered {
         }
     }
 
-    /// What outlives the process, and a number that rises when it changes.
+    /// The state that outlives the process, and a number that rises with each change of it.
     pub fn kept(&self) -> (&KeptPhase, u64) {
         (&self.kept, self.changes)
     }
@@ -252,7 +252,7 @@ impl Registered {
         self.changes += 1;
     }
 
-    /// Counts a failed run. `for_good` if the phase itself says that it cannot work.
+    /// Counts a failed run. `for_good` if the phase itself reports that it cannot work.
     pub fn failed(&mut self, words: String, for_good: bool) {
         self.failures += 1;
         self.breaker.failed();
@@ -271,7 +271,7 @@ impl Registered {
         self.last_error = None;
     }
 
-    /// Lets it run again at once, whatever it did.
+    /// Lets the phase run again at once, whatever failed before.
     pub fn resume(&mut self) {
         self.is_paused = false;
         self.breaker.reset();
@@ -290,7 +290,7 @@ impl Registered {
         self.memory_peak = self.memory_peak.max(cost.memory);
     }
 
-    /// Takes over the numbers of an accepted run: 16 names each, enforced and in shadow.
+    /// Adds the numbers of an accepted run: at most 16 names each for enforced and shadow mode.
     pub fn count(&mut self, metrics: Vec<Metric>) {
         let shadow = self.is_shadow();
         for Metric { name, change } in metrics {
@@ -327,7 +327,7 @@ impl Registered {
         }
     }
 
-    /// What `phases` shows, with `connected` peers there.
+    /// The output of `phases` for this phase with `connected` live peers.
     pub fn status(&self, connected: u32) -> PhaseStatus {
         let every = self.spec.schedule.cadence.every_n_ticks(connected);
         let state = self.state();

@@ -1,4 +1,4 @@
-//! What each phase last did, for whoever asks between beats. Written once a beat, read at any time.
+//! The status of each phase, for readers between beats. Written once per beat, read at any time.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,29 +10,29 @@ use serde::{Deserialize, Serialize};
 use super::RejectedPhase;
 use crate::engine::policy::Mode;
 
-/// How a phase stands.
+/// The state of a phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PhaseState {
     #[default]
     Active,
-    /// Its breaker is open after failures in a row; it runs again by itself.
+    /// Its breaker is open after failures in a row. It closes again without the operator.
     Tripped,
-    /// A run has not come back; it is not called again until it does.
+    /// A run has not returned. The phase is not called again until it does.
     Stuck,
-    /// A guest that failed too often, or said that it cannot work: it runs again when its bytes change or when somebody
-    /// resumes it.
+    /// A guest that failed too often, or reported that it cannot work. It runs again when its bytes change or the
+    /// operator resumes it.
     Quarantined,
-    /// A new generation that has not run well often enough: if it fails, the one before it returns.
+    /// A new generation that needs more good runs. If it fails, the former one returns.
     Probation,
-    /// Wanted, and not whole yet: `last_error` tells what is waited for.
+    /// Wanted, but not complete yet: `last_error` says what is missing.
     Pending,
-    /// Wanted, and not there: `last_error` tells why.
+    /// Wanted, but cannot run: `last_error` says why.
     Rejected,
-    /// Kept from running by the operator, until it is resumed or the node starts anew.
+    /// Stopped by the operator until it is resumed or the node restarts.
     Paused,
-    /// Configured not to run.
+    /// Turned off in its configuration.
     Off,
 }
 
@@ -49,7 +49,7 @@ impl PhaseState {
         Self::Off,
     ];
 
-    /// The name in metrics, JSON and on the terminal.
+    /// The name in metrics, in JSON and on the terminal.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -65,22 +65,22 @@ impl PhaseState {
     }
 }
 
-/// One number of a phase's own.
+/// One of a phase's own numbers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PhaseMetric {
     pub name: String,
     /// Reported while the phase ran in shadow mode.
     pub shadow: bool,
-    /// What it has added since it was loaded.
+    /// The sum it has added since it was loaded.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub added: Option<u64>,
-    /// What it last set.
+    /// The value it last set.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub value: Option<f64>,
 }
 
-/// A newer generation of a phase that does not run, and why.
+/// A newer generation of a phase that does not run, and the reason.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CandidateStatus {
@@ -110,47 +110,48 @@ impl RejectedPhase {
     }
 }
 
-/// As much of a digest as people compare.
+/// The first six bytes of a digest: enough for people to compare.
 pub(crate) fn short_digest(digest: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(&digest[..6])
 }
 
-/// What `phases` shows of one phase. Fields are only ever added, each with a default for older nodes.
+/// The output of `phases` for one phase. New fields get a default, so that older nodes can be read; fields are never
+/// removed.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PhaseStatus {
     pub name: Arc<str>,
-    /// What it is made of: `built-in`, `wasm`, `native`.
+    /// What the phase is made of: `built-in`, `wasm`, `native`.
     pub kind: Arc<str>,
     pub version: Arc<str>,
     pub summary: Arc<str>,
     pub state: PhaseState,
     #[serde(default)]
     pub mode: Mode,
-    /// Of the generation that runs: manifest and module together.
+    /// Digest of the running generation: manifest and module together.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<String>,
-    /// Since when it runs, if it came while the node ran: seconds since 1970.
+    /// When it started, if that was after the node's start: seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub since_unix_s: Option<u32>,
-    /// Good runs that it still owes before it counts as good.
+    /// Good runs that it needs before its probation ends.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub probation_left: Option<u32>,
-    /// What lies in the drop-in folder in its place and does not run.
+    /// A newer generation in the drop-in folder that does not run.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub candidate: Option<CandidateStatus>,
     /// The file that was rejected.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub file: Option<PathBuf>,
-    /// The cadence that holds now; adaptive ones change with the number of connections.
+    /// The cadence now. Adaptive cadences change with the number of connections.
     pub every_n_ticks: u32,
     pub last_run_tick: Option<u32>,
     pub next_due_tick: Option<u32>,
     pub runs: u64,
     pub failures: u64,
-    /// Failures since the last run that ended well.
+    /// Failures since the last good run.
     pub failures_in_row: u32,
-    /// Due runs that its breaker still lets pass.
+    /// Due runs that the open breaker will still skip.
     #[serde(default)]
     pub pause_left: u32,
     /// Due runs that did not happen.
@@ -158,19 +159,19 @@ pub struct PhaseStatus {
     /// Due runs that waited for the next tick because the budget was used up.
     #[serde(default)]
     pub put_off: u64,
-    /// Asks that were refused, by grant.
+    /// Refused asks by grant.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
     pub last_duration_us: u64,
-    /// Of its last 32 runs.
+    /// Over its last 32 runs.
     #[serde(default)]
     pub median_duration_us: Option<u64>,
-    /// What the last run used, where it is measured.
+    /// What the last run used, if it is measured.
     #[serde(default)]
     pub last_fuel: Option<u64>,
     #[serde(default)]
     pub memory_peak_bytes: Option<u64>,
-    /// Its own numbers.
+    /// The phase's own numbers.
     #[serde(default)]
     pub metrics: Vec<PhaseMetric>,
     pub last_success_unix_s: Option<u32>,
@@ -198,7 +199,7 @@ impl PhaseStatus {
 pub struct PhaseBoard(Mutex<Arc<Vec<PhaseStatus>>>);
 
 impl PhaseBoard {
-    /// By order of running, then those that were rejected.
+    /// In the order of running, then those that were rejected.
     pub fn read(&self) -> Arc<Vec<PhaseStatus>> {
         Arc::clone(&self.0.lock())
     }

@@ -1,4 +1,4 @@
-//! Phases that come, change and go while the node runs. Loads nothing and keeps nothing on disk.
+//! Adds, replaces and removes phases while the node runs. Loads nothing, and writes nothing to disk.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use super::order;
 use super::{Before, Former, KeptPhase, PhaseSpec, Registered, Registry};
 use crate::engine::policy::Trust;
 
-/// Runs that a new generation has to end well before it counts as good; and it takes as many ticks at least.
+/// Good runs that a new generation needs before it counts as good. Its probation also lasts at least that many ticks.
 const PROBATION: u32 = 3;
 
 /// How a generation's probation ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
     pub phase: Arc<str>,
-    /// Of the generation that was judged.
+    /// Digest of the generation on probation.
     pub digest: [u8; 32],
     pub outcome: Judged,
 }
@@ -22,7 +22,7 @@ pub struct Verdict {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Judged {
     Good,
-    /// The generation before runs again, with what it had kept.
+    /// The former generation runs again, with what it had kept.
     Returned {
         why: String,
         to: Option<[u8; 32]>,
@@ -30,22 +30,22 @@ pub enum Judged {
     },
 }
 
-/// When a phase joins a node that runs, and what an earlier process left for it.
+/// When a phase joins a running node, and what an earlier process left for it.
 pub struct Arrival {
     /// The last tick.
     pub tick: u32,
-    /// Spreads first runs, as in [`Registry::new`].
+    /// Staggers first runs, as in [`Registry::new`].
     pub spread: u64,
     pub before: Before,
-    /// The generation that ran before the earlier process put this one on probation.
+    /// The generation that ran before an earlier process put this one on probation.
     pub former: Option<Former<PhaseSpec>>,
 }
 
-/// What is left of a generation's probation.
+/// What remains of a generation's probation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Probation {
     pub runs_left: u32,
-    /// It does not end before this tick.
+    /// The probation does not end before this tick.
     pub until: u32,
 }
 
@@ -54,7 +54,7 @@ impl Probation {
         Self { runs_left: PROBATION, until: tick.saturating_add(PROBATION) }
     }
 
-    /// Counts a run that ended well; true if that was the last.
+    /// Counts a good run. True if that was the last one needed.
     pub fn ran_well(&mut self, tick: u32) -> bool {
         self.runs_left = self.runs_left.saturating_sub(1);
         self.runs_left == 0 && tick >= self.until
@@ -62,11 +62,10 @@ impl Probation {
 }
 
 impl Registry {
-    /// Registers a phase, or puts a new generation in the place of the one that runs, between two beats. Its cadence goes on,
-    /// and so does what it keeps.
+    /// Registers a phase, or replaces the running generation, between two beats. Its cadence and what it keeps stay.
     ///
     /// # Errors
-    /// Why it cannot be registered, for the operator. Nothing has changed then.
+    /// The reason why it cannot be registered, for the operator. Nothing has changed then.
     pub fn put(&mut self, spec: PhaseSpec, arrival: Arrival) -> Result<(), String> {
         let names = self.order_with(&spec)?;
         let trust = spec.policy.trust;
@@ -82,24 +81,24 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes a guest out. What it kept is given back; none if there is no such guest.
+    /// Takes a guest out and returns what it kept; `None` if there is no such guest.
     pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
         let at = self.phases.iter().position(|phase| *phase.name == *name && phase.is_guest())?;
         Some(self.phases.remove(at).kept().0.clone())
     }
 
-    /// The order of names with `newcomer` in its place.
+    /// The names in their order, with `newcomer` in its place.
     fn order_with(&self, newcomer: &PhaseSpec) -> Result<Vec<String>, String> {
         let others = || self.phases.iter().filter(|phase| *phase.name != *newcomer.name);
         let is_there =
             |name: &String| **name == *newcomer.name || others().any(|other| *other.name == **name);
         let mut specs: Vec<PhaseSpec> = others().map(|phase| phase.spec.clone()).collect();
         for spec in &mut specs {
-            // Whom they wait for may have gone meanwhile.
+            // Phases that they name may be gone by now.
             spec.schedule.after.retain(is_there);
             spec.schedule.before.retain(is_there);
         }
-        // The host's own stay as they are among each other.
+        // Host phases keep their order among each other.
         let own = specs.iter().take_while(|spec| spec.policy.trust == Trust::Host).count();
         let at = if newcomer.policy.trust == Trust::Host {
             self.phases.iter().position(|phase| *phase.name == *newcomer.name).unwrap_or(own)

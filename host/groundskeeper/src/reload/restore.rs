@@ -10,8 +10,8 @@ use crate::loader::Refusal;
 use crate::registry::{Digest, KeptPhase, PhaseSpec, RejectedPhase};
 
 impl PhaseReloader {
-    /// Loads the generation `digest` of the phase `name`, whose manifest was `file`. None if it is gone, or cannot be loaded
-    /// any more.
+    /// Loads the generation `digest` of the phase `name`, whose manifest was `file`. None if it is gone, or cannot be
+    /// loaded any more.
     ///
     /// # Errors
     /// If the disk fails: it is to be tried again.

@@ -42,8 +42,8 @@ impl StartFrom {
 }
 
 impl PhaseReloader {
-    /// Loads what the node begins with: of each phase what lies in the folder, else the last generation that was good. Only
-    /// bytes that have not run here before are tried. `last_runs` continues the cadence of an earlier process.
+    /// Loads what the node begins with: of each phase what lies in the folder, else the last generation that was good.
+    /// Only bytes that have not run here before are tried. `last_runs` continues the cadence of an earlier process.
     ///
     /// # Errors
     /// If the data folder cannot be read.

@@ -1,4 +1,4 @@
-//! Asks about connections: to end, protect, ping, and to move their health.
+//! Applies asks about connections: disconnect, ban, protect, ping, and change health.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ const ENDED_ALREADY: &str = "the connection had ended already";
 const SPOKE: &str = "the peer spoke since the view was taken";
 
 impl Apply<'_> {
-    /// As [`Apply::peer_row`]. Plans are checked when they are made: no ask names a row of the peers that is not there.
+    /// As [`Apply::peer_row`]. Plans are checked when they are made, so an ask never names a row that does not exist.
     fn asked_row(&self, row: u32) -> Result<usize, Fate> {
         self.peer_row(row).ok_or(Fate::Applied)
     }
 
-    /// Health of a row, as the plans of this beat leave it so far.
+    /// Health of a row after the earlier plans of this beat.
     fn health_of(&self, row: usize) -> u8 {
         let changed = self.changes.health.get(&(row as u32)).copied();
         changed.unwrap_or_else(|| self.snapshot.rows().words()[row].health())
@@ -32,7 +32,7 @@ impl Apply<'_> {
         health > self.world.thresholds.healthy_above
     }
 
-    /// A connection that this plan has ended, or would have.
+    /// Notes a connection that this plan has ended, or would have ended in shadow mode.
     fn ended(&mut self, row: usize) {
         self.changes.closed.insert(row as u32);
         if self.is_healthy(self.health_of(row))
@@ -44,14 +44,14 @@ impl Apply<'_> {
         self.outcome.ended_in_shadow += u32::from(self.shadow);
     }
 
-    /// The snapshot's row of a connection that is still to be touched, or a record that says why it is not.
+    /// The snapshot's row of a connection that may be touched, or a record that says why not.
     fn touchable(&mut self, what: What, row: u32, reason: &str, of_the_silent: bool) -> Result<usize, Fate> {
         let row = self.asked_row(row)?;
         let about = |this: &Self| this.about(what, row, reason);
         if self.changes.closed.contains(&(row as u32)) {
             return Err(self.void(ENDED_ALREADY, about));
         }
-        // The dead are not connections: protection keeps the living. A guest is not believed to know which they are.
+        // Protection does not cover silent connections. A guest is not trusted to know which ones are silent.
         let exempt = of_the_silent && self.allowance.is_none();
         let is_protected =
             self.snapshot.rows().words()[row].protected() || self.changes.protected.contains(&(row as u32));
@@ -66,7 +66,7 @@ impl Apply<'_> {
         Ok(row)
     }
 
-    /// How many connections an ask for the end of this one has to leave.
+    /// How many connections must be left after this one ends.
     fn may_end(&mut self, row: usize) -> Result<u32, Refusal> {
         if self.allowance.is_none() {
             return Ok(0);
@@ -75,7 +75,7 @@ impl Apply<'_> {
         self.granted(0, |allowance| allowance.disconnect(is_healthy, standing))
     }
 
-    /// Ends the connection for the phase, unless the pool finds that the `terms` are not met.
+    /// Disconnects the peer for the phase, unless the pool finds that the `terms` are not met.
     fn close(&self, row: usize, cause: Cause, reason: &str, terms: Terms) -> Verdict {
         let removal =
             Removal { inputs: self.snapshot.inputs(row), ..Removal::new(self.by.clone(), cause, reason) };
@@ -135,7 +135,7 @@ impl Apply<'_> {
                 self.ended(row);
                 self.outcome.tally.disconnected += u32::from(!self.shadow);
             }
-            // The ban is worth as much without a connection.
+            // A ban is useful without a connection, too.
             Verdict::Gone | Verdict::Spoke => self.world.state.pool.ban(id, time),
         }
         self.used(|allowance| allowance.banned(id, time));
@@ -230,7 +230,7 @@ impl Apply<'_> {
     }
 }
 
-/// The reason of something that lasts, with the time that was granted.
+/// The reason of a ban or protection, with the granted time.
 fn held_for(reason: &str, wished: Duration, granted: Duration, interface: &str) -> String {
     let (wished, granted) = (wished.as_secs(), granted.as_secs());
     if granted < wished {

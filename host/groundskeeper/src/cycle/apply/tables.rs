@@ -1,4 +1,4 @@
-//! Asks about the tables beside the connections: to dial addresses, and to forget addresses and broadcasts.
+//! Applies asks about the other tables: dial addresses, forget addresses and broadcasts.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::cycle::tally::Tally;
 use crate::engine::beat::Fate;
 use crate::journal::{Draft, What};
 
-/// Dials that one urgent beat may start: a node that woke alone must not storm its whole address book.
+/// Dials that one urgent beat may start: a node that wakes up without peers must not dial its whole address book at once.
 const DIALS_PER_URGENT_BEAT: u32 = 8;
 
 const DIALLED_ALREADY: &str = "it is being dialled already";
@@ -54,7 +54,7 @@ impl Apply<'_> {
             return Err(self.void(DIALLED_ALREADY, |this| this.draft(what, "")));
         };
         self.dialed(row);
-        // The book records it.
+        // The book has recorded it.
         dialer.dial(order, ticket);
         self.outcome.tally.probed += u32::from(probe);
         self.outcome.tally.dialed += u32::from(!probe);
@@ -109,11 +109,11 @@ impl Apply<'_> {
 /// An ask to forget old entries of a table.
 struct Forgetting<'t> {
     draft: Draft,
-    /// Entries of the table.
+    /// Number of entries in the table.
     held: &'t dyn Fn() -> usize,
-    /// Entries that are old enough.
+    /// Number of entries that are old enough.
     forgettable: &'t dyn Fn() -> usize,
-    /// Forgets at most so many of them; how many it did.
+    /// Forgets at most this many of them. Returns how many it forgot.
     forget: &'t dyn Fn(usize) -> usize,
     count: fn(&mut Tally) -> &mut u32,
 }
