@@ -1,5 +1,5 @@
-//! The data folder: its lock, the node's key, and state that outlives a restart. Never makes up an identity for a
-//! folder that had one, and never touches what a newer version wrote.
+//! The data folder: its lock, the node's key, and state that outlives a restart. Never generates a new identity for a
+//! folder that had one, and never changes what a newer version wrote.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -32,10 +32,10 @@ pub use state::Loaded;
 const KEY: &str = "node.key";
 const LOCK: &str = "lock";
 
-/// A private key is for its owner alone.
+/// Only the owner may read the private key.
 const KEY_MODE: u32 = 0o600;
 
-/// The folder is its owner's; the admin socket in it may be opened to a group by the operator.
+/// Only the owner may write to the folder. The operator may open the admin socket in it to a group.
 const FOLDER_MODE: u32 = 0o750;
 
 /// Why a data folder cannot be used.
@@ -73,11 +73,11 @@ impl DataError {
     }
 }
 
-/// One node's folder, locked as long as this lives.
+/// One node's folder, locked while this value exists.
 pub struct DataFolder {
     path: PathBuf,
     pub(crate) files: Arc<dyn Files>,
-    /// Locked; the system lets go when the process ends, however it ends.
+    /// Holds the lock. The system releases it when the process ends in any way.
     _lock: File,
 }
 
@@ -87,10 +87,10 @@ impl std::fmt::Debug for DataFolder {
     }
 }
 
-/// A node's private key, as its generator made it: opaque here.
+/// A node's private key as its generator made it; opaque here.
 pub struct NodeKey {
     pub bytes: Vec<u8>,
-    /// Made just now: this is a new node.
+    /// The key was just made: this is a new node.
     pub is_new: bool,
 }
 
@@ -101,15 +101,15 @@ impl std::fmt::Debug for NodeKey {
 }
 
 impl DataFolder {
-    /// Makes the folder if it is not there, and takes its lock.
+    /// Creates the folder if it does not exist, and takes its lock.
     ///
     /// # Errors
-    /// [`DataError::Locked`] names the process that has it; [`DataError::Io`] if it cannot be made or written to.
+    /// [`DataError::Locked`] names the process that has it; [`DataError::Io`] if it cannot be created or written to.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         Self::open_on(path, Arc::new(Disk))
     }
 
-    /// For simulations: as [`DataFolder::open`], with file operations of the caller's for all that it keeps but the lock.
+    /// For simulations: as [`DataFolder::open`], but `files` does all file operations except the lock.
     ///
     /// # Errors
     /// As [`DataFolder::open`].
@@ -134,7 +134,7 @@ impl DataFolder {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                // Unreadable only makes the message poorer.
+                // If it is unreadable, the message just says less.
                 _ = lock.take(20).read_to_string(&mut pid);
                 let pid = if pid.trim().is_empty() { "not known".into() } else { pid.trim().to_owned() };
                 return Err(DataError::Locked { path: path.to_owned(), pid });
@@ -152,7 +152,7 @@ impl DataFolder {
         &self.path
     }
 
-    /// Reads the node's key; makes one with `generate` only if the folder has never had any.
+    /// Reads the node's key. Makes one with `generate` only if the folder never had one.
     ///
     /// # Errors
     /// [`DataError::KeyMissing`], [`DataError::KeyOpen`], [`DataError::KeyEmpty`], [`DataError::NoKey`] or
@@ -179,7 +179,7 @@ impl DataFolder {
                 }
                 let bytes = generate().map_err(DataError::NoKey)?;
                 self.files.write(&path, &bytes, KEY_MODE).map_err(DataError::io("cannot write", &path))?;
-                // From now on the folder has state: a lost key is found out even if the node never gets to save more.
+                // From now on the folder has state, so a lost key is noticed even if the node never saves more.
                 self.save_schedule(&LastRuns::new())?;
                 Ok(NodeKey { bytes, is_new: true })
             }
@@ -187,24 +187,25 @@ impl DataFolder {
         }
     }
 
-    /// Where the admin socket is unless the config names another place.
+    /// The path of the admin socket, unless the config sets another.
     pub fn admin_socket(path: &Path) -> PathBuf {
         path.join("admin.sock")
     }
 }
 
-/// What a node keeps in its folder.
+/// State that a node keeps in its folder.
 impl DataFolder {
-    /// The address book as it was last saved; empty if it never was.
+    /// The address book as last saved; empty if it never was.
     ///
     /// # Errors
-    /// [`DataError::Newer`] or [`DataError::Io`]. A corrupt file is moved aside and told in the answer instead.
+    /// [`DataError::Newer`] or [`DataError::Io`]. A corrupt file is not an error: it is moved aside, with a warning in
+    /// the result.
     pub fn load_book(&self) -> Result<Loaded<Vec<Entry>>, DataError> {
         state::BOOK.load(self)
     }
 
     /// # Errors
-    /// [`DataError::Io`]; the former file is still there then.
+    /// [`DataError::Io`]; the old file is still there then.
     pub fn save_book(&self, entries: &Vec<Entry>) -> Result<(), DataError> {
         state::BOOK.save(self, entries)
     }
@@ -218,7 +219,7 @@ impl DataFolder {
     }
 
     /// # Errors
-    /// [`DataError::Io`]; the former file is still there then.
+    /// [`DataError::Io`]; the old file is still there then.
     pub fn save_schedule(&self, last_runs: &LastRuns) -> Result<(), DataError> {
         state::SCHEDULE.save(self, last_runs)
     }
@@ -227,7 +228,7 @@ impl DataFolder {
 /// For the crates of this workspace.
 #[doc(hidden)]
 impl DataFolder {
-    /// Counts a start of the node. How many there were before since one came far; none if that cannot be kept.
+    /// Counts a start of the node. Returns the number of earlier starts since the last good one; 0 if it is unknown.
     pub fn note_start(&self) -> u32 {
         let loaded = state::STARTS.load(self).unwrap_or_else(|error| {
             tracing::warn!(%error, "how often this node has started is not known");
@@ -238,7 +239,7 @@ impl DataFolder {
         earlier
     }
 
-    /// The node came far, or was told to stop: whatever made earlier starts end is over.
+    /// The node started well, or was asked to stop: the cause of earlier failures is gone.
     pub fn note_far(&self) {
         self.save_starts(0);
     }
@@ -249,7 +250,7 @@ impl DataFolder {
         }
     }
 
-    /// Makes the folder that `file` is to lie in, unless it is there.
+    /// Creates the folder for `file`, unless it exists.
     fn make_folder_of(&self, file: &Path) -> Result<(), DataError> {
         match file.parent() {
             Some(folder) if folder != self.path => {
@@ -260,12 +261,12 @@ impl DataFolder {
         }
     }
 
-    /// Where compiled phases are kept.
+    /// The folder of compiled phases.
     pub fn artifacts(&self) -> PathBuf {
         self.path.join("artifacts")
     }
 
-    /// The folder of the `n`-th further node that `run --local-peers` starts, from 1.
+    /// The folder of the `n`-th additional node of `run --local-peers`, from 1.
     pub fn local_peer(path: &Path, n: u32) -> PathBuf {
         path.join("local-peers").join(n.to_string())
     }

@@ -1,11 +1,11 @@
-//! Phases of the drop-in folder that come, change and go while the node runs. Decides which generation of a phase runs;
-//! loads none itself and runs none but in trial.
+//! Adds, replaces and removes phases of the drop-in folder while the node runs. Decides which generation of a phase runs.
+//! Does not load generations itself, and runs them only in trials.
 //!
-//! The folder is what the operator wants; what runs is the last generation that was good. A scan finds files that have
-//! changed and come to rest. They are loaded and tried off the tick ([`PhaseFactory`]), written down, and put in between
-//! two ticks; if the new generation fails its first runs, the one before returns with what it had kept. Each scan asks
-//! the cycle once for what it needs, and hands it at most one batch of changes. The protocol step by step:
-//! `docs/reload.md`.
+//! The folder says what the operator wants. The last good generation is what runs. A scan finds files that have changed
+//! and are at rest. They are loaded and tried off the tick ([`PhaseFactory`]), written to disk, and put in between two
+//! ticks. If the new generation fails its first runs, the former one returns with what it had kept. Each scan asks the
+//! cycle once for what it needs, and sends it at most one batch of changes. `docs/reload.md` describes the protocol step
+//! by step.
 
 use std::path::{Path, PathBuf};
 
@@ -43,38 +43,38 @@ pub use self::{
 pub use report::{Change, ConfigReport, ReloadCounts, ReloadEvent, ReloadReport};
 pub use run::ReloadHandle;
 
-/// Makes a phase of a manifest, its part about the guest, and what was read, whose module lies at the path.
+/// Makes a phase from a manifest, its section about the guest, the path of the module, and the files as they were read.
 #[doc(hidden)]
 pub type PhaseFactory =
     Box<dyn FnMut(&Manifest, &Guest, &Path, &Generation) -> Result<PhaseSpec, Refusal> + Send>;
 
-/// How a reloader works.
+/// Options of a reloader.
 #[derive(Clone, Debug)]
 pub struct ReloadOptions {
     /// The drop-in folder.
     pub dir: PathBuf,
-    /// Native phases are replaced while the node runs: for their authors.
+    /// Replaces native phases while the node runs: for their authors.
     pub reload_native: bool,
     pub require: Require,
-    /// What signatures are checked against.
+    /// The key that signatures are checked against.
     pub public_key: Option<String>,
 }
 
 impl ReloadOptions {
-    /// Nothing is required of what lies in `dir`.
+    /// Requires nothing of the files in `dir`.
     pub fn trusting(dir: PathBuf) -> Self {
         Self { dir, reload_native: false, require: Require::Nothing, public_key: None }
     }
 }
 
-/// Why a scan is made.
+/// The reason for a scan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[doc(hidden)]
 pub enum ScanKind {
-    /// Something may have changed, or some time has passed: only what has come to rest is read.
+    /// Something may have changed, or some time has passed: reads only changed files that are at rest.
     Hint,
-    /// From time to time everything is read, in case a change had no trace.
+    /// From time to time: reads everything, in case a change left no trace.
     Thorough,
-    /// The operator says so: everything is read as it is now, and what was refused is tried again.
+    /// The operator asked for it: reads everything as it is now, and tries refused files again.
     Ordered,
 }

@@ -1,7 +1,8 @@
-//! The one timer: sleeps until the next beat and has it run. Does no work of its own.
+//! The one timer: sleeps until the next beat and starts it. Does no work itself.
 //!
-//! One *periodic* timer serves everything. Besides the grid it wakes for urgent beats while nobody is connected, for
-//! the deadline of closing connections, and to spread a large round of pings: each is one-shot and only while needed.
+//! One *periodic* timer serves everything. Besides the grid it wakes up for urgent beats while no peer is connected, for
+//! the deadline of closing connections, and to spread a large round of pings. Each of these is one-shot and set only when
+//! needed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,56 +23,56 @@ mod pulse;
 pub use grid::Grid;
 pub use pulse::Pulse;
 
-/// Waits between urgent beats while nobody is connected; the last one repeats. Mesh recovery has to take less than
-/// 5 s from when a peer is there, so no wait may be longer than 3 s: an address may have to wait 2 s by itself.
+/// Waits between urgent beats while no peer is connected; the last one repeats. The node must recover its mesh within 5 s
+/// after a peer is back, and an address may itself wait for 2 s. So no wait may be longer than 3 s.
 const URGENT_WAITS: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3)];
 
-/// Urgent waits vary by this part, so that nodes that lost the same peer do not return in one instant.
+/// Urgent waits vary by this fraction, so that nodes that lost the same peer do not all return at the same moment.
 const URGENT_JITTER: f64 = 0.2;
 
-/// After a stall, how long sessions may read what arrived meanwhile before silence is judged.
+/// After a stall, the time in which sessions may read what has arrived before silence is judged.
 const LATE_GRACE: Duration = Duration::from_millis(250);
 
-/// Boot time running ahead of monotonic time by more than this is a suspend, not a rounding.
+/// Boot time that runs ahead of monotonic time by at least this much is a suspend, not a rounding error.
 const LEAST_SUSPEND: Duration = Duration::from_secs(1);
 
-/// Pings handed out at once, and the pause before the next lot: about 400,000 a second.
+/// Pings sent in one batch, and the pause before the next batch: about 400,000 per second.
 const PINGS_AT_ONCE: usize = 4096;
 const PING_PAUSE: Duration = Duration::from_millis(10);
 
-/// Reports kept for a listener that lags; it is told how many it missed.
+/// Reports kept for a listener that lags. The channel reports to it how many it missed.
 const REPORTS_KEPT: usize = 64;
 
-/// Called after each tick, off the async threads, for what has to be written down.
+/// Called after each tick, off the async threads, to save state.
 pub type AfterTick = Box<dyn FnMut(&Cycle, &BeatReport) + Send>;
 
-/// What can be asked of a running ticker. It is done between two beats.
+/// A command to a running ticker. It runs between two beats.
 enum Command {
     SetInterval(Duration),
     With(Box<dyn FnOnce(&mut Cycle) + Send>),
-    /// A beat of its own for one phase.
+    /// A separate beat for one phase.
     Run(String, oneshot::Sender<Result<Arc<BeatReport>, RunError>>),
 }
 
-/// Why a phase did not run when it was told to.
+/// Why a phase could not run on command.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     #[error("the node is shutting down")]
     Stopped,
-    /// What keeps the phase from running.
+    /// The reason that keeps the phase from running.
     #[error("{0}")]
     Refused(String),
     #[error("the beat did not end; see the log")]
     Unfinished,
 }
 
-/// A running ticker, from outside. Keeps it running no longer than its owner does.
+/// The interface to a running ticker. It does not keep the ticker running after its owner drops it.
 #[derive(Clone)]
 pub struct TickerHandle {
     commands: mpsc::Sender<Command>,
-    /// Weak: who listens is to hear when the ticker has ended.
+    /// Weak: a listener must notice when the ticker has ended.
     reports: broadcast::WeakSender<Arc<BeatReport>>,
     pulse: Arc<Pulse>,
 }
@@ -81,34 +82,32 @@ impl TickerHandle {
         &self.pulse
     }
 
-    /// Every beat from now on; closed at once if the ticker has ended.
+    /// Receives every later beat. Closed at once if the ticker has ended.
     pub fn reports(&self) -> broadcast::Receiver<Arc<BeatReport>> {
         self.reports.upgrade().map_or_else(|| broadcast::channel(1).1, |reports| reports.subscribe())
     }
 
-    /// The next tick is one `interval` from now, and so on. Tick numbers go on from where they are. None if the ticker
-    /// has ended.
+    /// The next tick is one `interval` from now. Tick numbers continue. `None` if the ticker has ended.
     pub async fn set_interval(&self, interval: Duration) -> Option<()> {
         self.commands.send(Command::SetInterval(interval)).await.ok()
     }
 
-    /// Does something with the phases between two beats, off the clock but on the ticker's own task: keep it short.
-    /// None if the ticker has ended.
+    /// Runs `change` between two beats, on the ticker's own task: keep it short. `None` if the ticker has ended.
     pub async fn with_cycle<R: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Cycle) -> R + Send + 'static,
     ) -> Option<R> {
         let (tell, told) = oneshot::channel();
-        // Whoever asked may not wait for the answer any more.
+        // The caller may have stopped waiting for the answer.
         let change = move |cycle: &mut Cycle| _ = tell.send(change(cycle));
         self.commands.send(Command::With(Box::new(change))).await.ok()?;
         told.await.ok()
     }
 
-    /// Runs the phase `name` now, in a beat of its own between two ticks; its cadence does not change.
+    /// Runs the phase `name` now, in a separate beat between two ticks. Its cadence does not change.
     ///
     /// # Errors
-    /// Why it cannot run now.
+    /// The reason why it cannot run now.
     pub async fn run_now(&self, name: &str) -> Result<Arc<BeatReport>, RunError> {
         let (tell, told) = oneshot::channel();
         let order = Command::Run(name.to_owned(), tell);
@@ -132,16 +131,16 @@ pub struct Ticker {
     last_tick: u32,
     /// Number of the last urgent beat after that tick.
     last_urgent: u32,
-    /// Boot time less monotonic time at the last beat.
+    /// Boot time minus monotonic time at the last beat.
     slept_so_far: Duration,
-    /// When the next urgent beat is, and which of the waits comes after it.
+    /// When the next urgent beat is due, and the index of the wait after it.
     urgent: Option<(Duration, usize)>,
     sweep_at: Option<Duration>,
     pings_at: Option<Duration>,
 }
 
 impl Ticker {
-    /// Tick 0 is now; tick 1 is the first to run. `seed` only jitters urgent beats.
+    /// Tick 0 is now, and tick 1 is the first to run. `seed` only jitters urgent beats.
     pub fn new(
         cycle: Cycle,
         interval: Duration,
@@ -178,7 +177,7 @@ impl Ticker {
         (ticker, handle)
     }
 
-    /// Beats until `shutdown` completes; a beat that has begun is finished. Returns the cycle.
+    /// Runs beats until `shutdown` completes. A beat that has begun is finished. Returns the cycle.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Option<Cycle> {
         tokio::pin!(shutdown);
         let pool = Arc::clone(&self.pool);
@@ -187,12 +186,12 @@ impl Ticker {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                // Without any handle left this arm is off: nobody can ask for anything any more.
+                // Without any handle left, no command can arrive and this arm is off.
                 Some(command) = self.commands.recv() => match command {
                     Command::SetInterval(interval) => self.set_interval(interval),
                     Command::With(change) => self.change(change),
                     Command::Run(name, tell) => {
-                        // Whoever asked may not wait for the answer any more.
+                        // The caller may have stopped waiting for the answer.
                         _ = tell.send(self.run_one(&name).await);
                     }
                 },
@@ -245,7 +244,7 @@ impl Ticker {
 
     fn change(&mut self, change: Box<dyn FnOnce(&mut Cycle) + Send>) {
         let Some(cycle) = &mut self.cycle else { return };
-        // As with beats: whatever goes wrong in there must not end the heart.
+        // As with beats: a panic in the change must not end the ticker.
         if catch_unwind(AssertUnwindSafe(|| change(cycle))).is_err() {
             tracing::error!("a change between two beats panicked");
         }
@@ -257,7 +256,7 @@ impl Ticker {
         self.urgent = Some((self.clock.mono() + base.mul_f64(1.0 + jitter), wait + 1));
     }
 
-    /// Does what has fallen due: the tick before an urgent beat, since it serves the same end.
+    /// Does what is due. A due tick takes precedence over an urgent beat, since it does the same work.
     async fn wake(&mut self) {
         let now = self.clock.mono();
         if self.pings_at.is_some_and(|at| now >= at) {
@@ -311,7 +310,7 @@ impl Ticker {
         let mut after_tick = self.after_tick.take();
         let inline = cycle.runs_inline();
         let whole = move || {
-            // A panic in the host's own part of a beat must not end the heart: the next beat starts from fresh views.
+            // A panic in the host's part of a beat must not end the ticker: the next beat starts with fresh views.
             let report = catch_unwind(AssertUnwindSafe(|| {
                 let report = cycle.beat(beat);
                 if let Some(after_tick) = after_tick.as_mut().filter(|_| beat.urgent == 0) {
@@ -329,7 +328,7 @@ impl Ticker {
         self.after_tick = after_tick;
         let report = report.map(Arc::new);
         match &report {
-            // Nobody has to listen.
+            // There may be no listener.
             Ok(report) => _ = self.reports.send(Arc::clone(report)),
             Err(_) => tracing::error!(tick = beat.tick, "a beat panicked outside its phases"),
         }

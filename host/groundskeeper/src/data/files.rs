@@ -1,5 +1,5 @@
-//! The file operations behind everything that has to survive a crash, as a seam: a test makes the k-th one fail, or ends
-//! the process there.
+//! The file operations behind all state that must survive a crash. Tests replace them, to make the k-th operation fail or
+//! to end the process there.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Read};
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use groundskeeper_base::write::{sync_folder_of, write_together, write_whole};
 
-/// What the file system says of a file without reading it. Two equal stamps: nobody has written to it in between, as far
-/// as the file system tells.
+/// What the file system reports about a file without reading it. If two stamps are equal, the file was not written to in
+/// between, as far as the file system can tell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Stamp {
     pub device: u64,
     pub inode: u64,
     pub size: u64,
-    /// Seconds since 1970 and nanoseconds: of the content, then of the inode.
+    /// Seconds since 1970 and nanoseconds: `modified` of the content, `changed` of the inode.
     pub modified: (i64, i64),
     pub changed: (i64, i64),
 }
@@ -32,9 +32,9 @@ impl From<Metadata> for Stamp {
     }
 }
 
-/// What state and reload ask of a file system. Links are followed; errors are the file system's.
+/// File operations for state and reloads. They follow links; errors are those of the file system.
 pub trait Files: Send + Sync {
-    /// The files of a folder with their stamps, by path; folders, hidden files and what goes away meanwhile are left out.
+    /// The files of a folder with their stamps, by path. Omits folders, hidden files and files that disappear meanwhile.
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>>;
 
     fn stamp(&self, file: &Path) -> io::Result<Stamp>;
@@ -42,22 +42,22 @@ pub trait Files: Send + Sync {
     /// The first `most` bytes of a file.
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>>;
 
-    /// Replaces `file` as a whole, and returns when that is on the disk: a crash leaves the old one or
-    /// the new one, an error the old one.
+    /// Replaces `file` as a whole, and returns when it is on disk. After a crash, the old or the new one is there; after
+    /// an error, the old one.
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
-    /// Replaces several files, each as [`Files::write`], and returns when all are on the disk. A crash or an error leaves
-    /// a prefix of them new and the others old.
+    /// Replaces several files, each as [`Files::write`], and returns when all are on disk. After a crash or an error, a
+    /// prefix of them is new and the others are old.
     fn write_all(&self, files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
         files.iter().try_for_each(|(file, bytes)| self.write(file, bytes, mode))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Removes a file; one that is not there is removed.
+    /// Removes a file. A missing file is no error.
     fn remove(&self, file: &Path) -> io::Result<()>;
 
-    /// Makes a folder with permissions `mode`, unless it is there.
+    /// Creates a folder with permissions `mode`, unless it exists.
     fn make_folder(&self, folder: &Path, mode: u32) -> io::Result<()>;
 }
 

@@ -1,7 +1,7 @@
-//! Generations of phases that were dropped in: the one that runs, the one before it, and which bytes are known to be bad.
+//! Saved generations of drop-in phases: the current one, the former one, and the digests known to be bad.
 //!
-//! A generation never changes, so its file is named by its digest. Which of them counts stands in one small file per
-//! phase that is replaced as a whole: after a crash a phase is at the one or the other, never in between.
+//! A generation never changes, so its file is named by its digest. One small file per phase records which generations
+//! count. It is replaced as a whole, so a crash leaves the phase at the old or the new state, never in between.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use super::state::{MODE, StateFile};
 use super::{DataError, DataFolder};
 use crate::registry::Lineage;
 
-/// Where these files are, in the data folder.
+/// Subfolder of the data folder.
 const FOLDER: &str = "generations";
 
-/// Manifest and module of one phase, as they were read together.
+/// Manifest and module of one phase, read together.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Generation {
     pub manifest: String,
@@ -24,18 +24,18 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Over everything that decides what the phase does.
+    /// Covers everything that decides what the phase does.
     pub fn digest(&self) -> [u8; 32] {
         self.digest_with(&Sha256::digest(&self.module).into())
     }
 
-    /// [`Generation::digest`], where the SHA-256 of the module is known.
+    /// [`Generation::digest`] if the SHA-256 of the module is known.
     pub(crate) fn digest_with(&self, module: &[u8; 32]) -> [u8; 32] {
         Sha256::new().chain_update(module).chain_update(&self.manifest).finalize().into()
     }
 }
 
-/// Which generations there are of one phase, as it is written down.
+/// The generations of one phase, as saved.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Head {
     /// The manifest's file.
@@ -53,7 +53,7 @@ fn generation_file(digest: &[u8; 32]) -> StateFile<Generation> {
 }
 
 impl DataFolder {
-    /// Every phase of which a generation is kept, by name. A damaged file is moved aside; its phase is as new.
+    /// Every phase with a saved record, by name. A damaged record is moved aside, and its phase counts as new.
     ///
     /// # Errors
     /// [`DataError::Newer`] or [`DataError::Io`].
@@ -66,7 +66,7 @@ impl DataFolder {
         Ok(heads)
     }
 
-    /// The files whose names end so.
+    /// The files with this extension.
     fn generations(&self, extension: &str) -> Result<Vec<PathBuf>, DataError> {
         let folder = self.path.join(FOLDER);
         match self.files.list(&folder) {
@@ -83,7 +83,7 @@ impl DataFolder {
         head_file(phase).save(self, head)
     }
 
-    /// The generation with this digest; none if it is not there or is damaged.
+    /// The generation with this digest. `None` if it is missing or damaged.
     ///
     /// # Errors
     /// As [`DataFolder::load_book`].
@@ -92,17 +92,17 @@ impl DataFolder {
         Ok(Some(generation).filter(|generation| generation.digest() == *digest))
     }
 
-    /// Saves a generation that runs whether or not it can be saved.
+    /// Saves a generation that runs even if this fails.
     pub(crate) fn save_generation(&self, phase: &str, generation: &Generation) {
         if let Err(error) = generation_file(&generation.digest()).save(self, generation) {
             tracing::error!(%error, phase, "cannot keep it; a start without its file would be one without it");
         }
     }
 
-    /// Saves a generation, and then the head that names it.
+    /// Saves a generation, and then the record that names it.
     ///
     /// # Errors
-    /// [`DataError::Io`]; the former head is still there then.
+    /// [`DataError::Io`]; the old record is still there then.
     pub(crate) fn save_with_head(
         &self,
         phase: &str,
@@ -118,7 +118,7 @@ impl DataFolder {
         self.files.write_all(&files, MODE).map_err(DataError::io("cannot write", &files[1].0))
     }
 
-    /// Removes the head of a phase, and the generations that it names.
+    /// Removes the record of a phase, and the generations that it names.
     pub(crate) fn forget(&self, phase: &str, head: &Head) {
         if let Err(error) = self.remove(&head_file(phase).path_in(self)) {
             tracing::error!(%error, phase, "cannot forget it on disk");
@@ -126,7 +126,7 @@ impl DataFolder {
         self.remove_generations(head.lineage.digests());
     }
 
-    /// Removes generations. What the disk refuses is removed at the next start.
+    /// Removes generations. What cannot be removed now is removed at the next start.
     pub(crate) fn remove_generations(&self, digests: impl IntoIterator<Item = [u8; 32]>) {
         for digest in digests {
             if let Err(error) = self.remove(&generation_file(&digest).path_in(self)) {
@@ -135,7 +135,7 @@ impl DataFolder {
         }
     }
 
-    /// Removes every generation that none of `heads` names: what a crash left behind.
+    /// Removes every generation that none of `heads` names: leftovers of a crash.
     pub(crate) fn prune_generations<'a>(&self, heads: impl Iterator<Item = &'a Head>) {
         let digests = heads.flat_map(|head| head.lineage.digests());
         let named: BTreeSet<PathBuf> = digests.map(|digest| generation_file(&digest).path_in(self)).collect();

@@ -1,4 +1,4 @@
-//! The files of what phases keep from process to process. One each, so that a damaged one costs one phase.
+//! The files for what phases keep across processes. One file each, so that damage affects one phase.
 
 use sha2::{Digest, Sha256};
 
@@ -7,7 +7,7 @@ use super::{DataError, DataFolder};
 use crate::engine::is_phase_name;
 use crate::registry::KeptPhase;
 
-/// Names of applications' phases may be anything; those of files may not.
+/// Names of application phases may contain anything; file names may not.
 fn file_name(phase: &str) -> String {
     if is_phase_name(phase) {
         return format!("{phase}.gk");
@@ -21,7 +21,7 @@ fn file(phase: &str) -> StateFile<KeptPhase> {
 }
 
 impl DataFolder {
-    /// What the phase called `name` kept; nothing if it never ran here.
+    /// What the phase `name` has kept; empty if it never ran here.
     ///
     /// # Errors
     /// As [`DataFolder::load_book`].
@@ -30,7 +30,7 @@ impl DataFolder {
     }
 
     /// # Errors
-    /// [`DataError::Io`]; the former file is still there then.
+    /// [`DataError::Io`]; the old file is still there then.
     pub fn save_phase(&self, name: &str, kept: &KeptPhase) -> Result<(), DataError> {
         file(name).save(self, kept)
     }

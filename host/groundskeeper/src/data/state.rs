@@ -1,7 +1,7 @@
-//! State files: four bytes of magic, a version, a checksum, then postcard. Knows no meaning of what it keeps.
+//! State files: four bytes of magic, a version, a checksum, then postcard. Does not interpret the content.
 //!
-//! The head is the same in all versions: magic, version as little-endian `u16`, CRC-32 (IEEE) of version and content as
-//! little-endian `u32`. So a damaged version number is a damaged file, not a newer one.
+//! The header is the same in all versions: magic, version as little-endian `u16`, CRC-32 (IEEE) of version and content as
+//! little-endian `u32`. So a damaged version number means a damaged file, not a newer one.
 
 use std::borrow::Cow;
 use std::fs;
@@ -16,25 +16,25 @@ use super::{DataError, DataFolder};
 use crate::book::Entry;
 use crate::registry::LastRuns;
 
-/// The owner's, and for the group to read.
+/// The owner may write, the group may read.
 pub(super) const MODE: u32 = 0o640;
 
-/// Ten bytes before the content.
+/// Bytes before the content.
 const HEAD: usize = 10;
 
-/// A book of a million entries has about 70 MB: what is larger was not written by us.
+/// A book of a million entries takes about 70 MB. A larger file was not written by this program.
 const LARGEST: u64 = 256 << 20;
 
-/// What was found in a state file.
+/// The content of a state file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Loaded<T> {
     pub value: T,
-    /// The file was damaged and moved aside; `value` is a fresh start. For the log.
+    /// Set if the file was damaged and moved aside; `value` is then the default. For the log.
     pub warning: Option<String>,
 }
 
 impl<T> Loaded<T> {
-    /// The value; a warning goes to the log, with the phase that it is about.
+    /// Returns the value. Logs a warning, with the phase it concerns.
     pub fn logged(self, phase: Option<&str>) -> T {
         if let Some(warning) = self.warning {
             tracing::warn!(phase, "{warning}");
@@ -43,7 +43,7 @@ impl<T> Loaded<T> {
     }
 }
 
-/// A state file, which may lie in a folder of the data folder.
+/// A state file, perhaps in a subfolder of the data folder.
 pub(super) struct StateFile<T> {
     path: Cow<'static, str>,
     magic: [u8; 4],
@@ -54,12 +54,12 @@ pub(super) struct StateFile<T> {
 pub(super) const BOOK: StateFile<Vec<Entry>> = StateFile::new(Cow::Borrowed("book.gk"), *b"GKbk", 1);
 pub(super) const SCHEDULE: StateFile<LastRuns> = StateFile::new(Cow::Borrowed("schedule.gk"), *b"GKsc", 1);
 
-/// Starts since one came far.
+/// Starts since the last good one.
 pub(super) const STARTS: StateFile<u32> = StateFile::new(Cow::Borrowed("starts.gk"), *b"GKst", 1);
 
-/// Whether a node has lived in this folder.
+/// Whether a node has used this folder before.
 pub(super) fn exists_in(folder: &Path) -> bool {
-    // A dangling link is something, too.
+    // A dangling link counts as well.
     let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
     [BOOK.path, SCHEDULE.path].iter().any(|name| {
         let path = folder.join(&**name);

@@ -1,4 +1,4 @@
-//! What follows from what a scan finds. Pure: states in, decisions out.
+//! Decisions about the results of a scan. Pure: states in, decisions out.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use super::slot::PhaseSlot;
 use crate::data::Head;
 use crate::registry::Digest;
 
-/// What is done about files that were read.
+/// What to do with files that were read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum OnRead {
     /// These bytes run already.
     Runs,
-    /// They failed here before, and why.
+    /// These bytes failed here before, for this reason.
     KnownBad(String),
-    /// They were refused, and nothing has changed that.
+    /// They were refused, and no retry is due.
     StillRefused,
-    /// They are loaded, tried, written down and put in.
+    /// Load them, try them, write them to disk and put them in.
     Stage,
 }
 
-/// Decides about the bytes named by `digest`, read at `now`.
+/// Decides about the bytes with `digest`, read at `now`.
 pub(super) fn on_read(slot: &PhaseSlot, digest: &Digest, kind: ScanKind, now: Duration) -> OnRead {
     if slot.running() == Some(*digest) {
         return OnRead::Runs;
@@ -32,7 +32,7 @@ pub(super) fn on_read(slot: &PhaseSlot, digest: &Digest, kind: ScanKind, now: Du
     }
 }
 
-/// How the files of one phase look to the tracker.
+/// The state of one phase's files in the tracker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FileState {
     pub is_dirty: bool,
@@ -41,7 +41,7 @@ pub(super) struct FileState {
     pub is_due: bool,
 }
 
-/// Whether the files of a phase are read.
+/// Whether to read the files of a phase.
 pub(super) fn reads(kind: ScanKind, state: FileState) -> bool {
     match kind {
         ScanKind::Ordered => true,
@@ -50,29 +50,29 @@ pub(super) fn reads(kind: ScanKind, state: FileState) -> bool {
     }
 }
 
-/// Whether a phase whose files are missing since then is taken out: one scan may see a folder in the middle of a change.
+/// Whether to take out a phase with files missing since that time. One scan may see a folder in the middle of a change.
 pub(super) fn takes_out(kind: ScanKind, missing_since: Duration, now: Duration) -> bool {
     kind == ScanKind::Ordered || now >= missing_since + super::QUIET
 }
 
-/// Whether the last good generation of the phase is put in although no file says so.
+/// Whether to put in the last good generation of the phase although no file asks for it.
 pub(super) fn restores(slot: &PhaseSlot, kind: ScanKind) -> bool {
     let is_ordered = kind == ScanKind::Ordered && slot.head().lineage.current().is_some();
     slot.running().is_none() && (slot.waits_for_restore || is_ordered)
 }
 
-/// What a start does with bytes of the folder.
+/// What a start does with the bytes in the folder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum OnStart {
     KnownBad(String),
     /// They ran here before, and run without a trial.
     Continue,
-    /// The operator has taken the generation on probation back.
+    /// The operator has taken back the generation on probation.
     TakeBack,
     Try,
 }
 
-/// Decides about the bytes named by `digest` when the node starts.
+/// Decides about the bytes with `digest` when the node starts.
 pub(super) fn on_start(head: &Head, digest: &Digest) -> OnStart {
     let lineage = &head.lineage;
     if let Some(why) = lineage.known_bad(digest) {

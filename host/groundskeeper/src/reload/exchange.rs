@@ -1,6 +1,6 @@
-//! What a scan and the cycle say to each other between two ticks: once at the beginning, and once if something changes.
+//! The exchange between a scan and the cycle between two ticks: once at the start, and once more if something changes.
 //!
-//! It takes two, not one: a trial needs the node as it is, and a generation is on the disk before it is put in.
+//! It takes two steps: a trial needs the node's current state, and a generation must be on disk before it is put in.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
@@ -9,61 +9,61 @@ use crate::cycle::{Cycle, TrialContext};
 use crate::data::Head;
 use crate::registry::{Digest, Former, KeptPhase, LastRuns, PhaseSpec, RejectedPhase, Verdict};
 
-/// What is done between two ticks.
+/// A function to run between two ticks.
 #[doc(hidden)]
 pub type CycleChange = Box<dyn FnOnce(&mut Cycle) + Send>;
 
-/// Has something done between two ticks, and returns when it is done. False if there are no more ticks.
+/// Runs a function between two ticks, and returns when it is done. False if there are no more ticks.
 #[doc(hidden)]
 pub type BetweenTicks<'a> = &'a mut dyn FnMut(CycleChange) -> bool;
 
-/// How a probation ended, and what the phase has kept since.
+/// The result of a probation, and what the phase has kept since.
 pub(super) type SeenVerdict = (Verdict, Option<KeptPhase>);
 
-/// What a scan needs of the cycle.
+/// What a scan needs from the cycle.
 pub(super) struct Observed {
     pub verdicts: Vec<SeenVerdict>,
-    /// If it was asked for.
+    /// Present if the scan asked for it.
     pub context: Option<TrialContext>,
 }
 
-/// A phase on its way in.
+/// A phase to be put in.
 pub(super) struct Put {
     pub spec: PhaseSpec,
-    /// What it has kept, for a phase that does not run yet; else what the generation before had kept at the trial.
+    /// What a phase that does not run yet has kept. Otherwise what the running generation had kept at the trial.
     pub kept: KeptPhase,
-    /// The generation to go back to, for a phase that does not run yet.
+    /// The former generation, for a phase that does not run yet.
     pub former: Option<Former<PhaseSpec>>,
-    /// Of a new generation: its digest, and the head that was written down for it.
+    /// For a new generation: its digest, and the record that was written for it.
     pub written: Option<(Digest, Head)>,
-    /// What the node shows if it cannot be put in.
+    /// What the node shows if the phase cannot be put in.
     pub if_refused: RejectedPhase,
 }
 
-/// Changes of one scan, all between the same two ticks.
+/// The changes of one scan, all between the same two ticks.
 #[derive(Default)]
 pub(super) struct Batch {
     pub puts: Vec<Put>,
-    /// Phases that run and are taken out.
+    /// Running phases to be taken out.
     pub removals: Vec<String>,
-    /// What is wanted and does not run.
+    /// Phases that are wanted but do not run.
     pub rejected: Vec<RejectedPhase>,
     /// When phases ran in an earlier process, for a start.
     pub last_runs: LastRuns,
 }
 
-/// What became of a [`Batch`].
+/// The outcome of a [`Batch`].
 pub(super) struct BatchResult {
-    /// Of probations that ended before the batch was applied.
+    /// Results of probations that ended before the batch was applied.
     pub verdicts: Vec<SeenVerdict>,
     pub puts: Vec<Put>,
     /// Why phases could not be put in, by name.
     pub refused: BTreeMap<String, String>,
-    /// Phases that were to be taken out, and what they kept.
+    /// Phases that were to be removed, and what they kept.
     pub removed: Vec<(String, Option<KeptPhase>)>,
 }
 
-/// Fetches what a scan needs. None if there are no more ticks.
+/// Fetches what a scan needs. `None` if there are no more ticks.
 pub(super) fn observe(ticks: BetweenTicks<'_>, wants_context: bool) -> Option<Observed> {
     ask(ticks, move |cycle| Observed {
         verdicts: take_verdicts(cycle),
@@ -72,12 +72,12 @@ pub(super) fn observe(ticks: BetweenTicks<'_>, wants_context: bool) -> Option<Ob
 }
 
 impl Batch {
-    /// Whether a new generation of the phase `name` is on its way in.
+    /// Whether a new generation of the phase `name` is in the batch.
     pub fn replaces(&self, name: &str) -> bool {
         self.puts.iter().any(|put| put.written.is_some() && put.if_refused.name == name)
     }
 
-    /// Hands the changes over. None if there are no more ticks.
+    /// Applies the changes between two ticks. `None` if there are no more ticks.
     pub fn hand_over(self, ticks: BetweenTicks<'_>) -> Option<BatchResult> {
         ask(ticks, move |cycle| self.apply(cycle))
     }
@@ -91,7 +91,7 @@ impl Batch {
             let kept = cycle.take_out(&name);
             removed.push((name, kept));
         }
-        // Phases that the application could not make have neither file nor digest; they are not ours.
+        // Phases that the application could not make have neither file nor digest. They are not part of the folder.
         let is_foreign = |one: &&RejectedPhase| one.file.is_none() && one.digest.is_none();
         let mut all: Vec<RejectedPhase> = cycle.rejected().iter().filter(is_foreign).cloned().collect();
         all.extend(rejected.into_iter().filter(|one| !refused.contains_key(&one.name)));
@@ -105,9 +105,9 @@ impl Batch {
     }
 }
 
-/// Puts phases in. Why the others cannot be registered, by name.
+/// Puts phases in. Returns why the others cannot be registered, by name.
 fn put_all(cycle: &mut Cycle, puts: &[Put], last_runs: &LastRuns) -> BTreeMap<String, String> {
-    // One may wait for another of the same batch: as long as one gets in, the others are tried again.
+    // One phase may wait for another of the same batch: while any gets in, the others are tried again.
     let mut waiting: Vec<&Put> = puts.iter().collect();
     loop {
         let before = waiting.len();
@@ -127,7 +127,7 @@ fn put_all(cycle: &mut Cycle, puts: &[Put], last_runs: &LastRuns) -> BTreeMap<St
 }
 
 fn take_verdicts(cycle: &mut Cycle) -> Vec<SeenVerdict> {
-    // A generation that is back may have run since, and what it stored then is on the disk already.
+    // A restored generation may have run since, and has then saved newer memory than the verdict holds.
     let verdicts = cycle.take_verdicts().into_iter();
     verdicts.map(|verdict| (verdict.clone(), cycle.snapshot(&verdict.phase))).collect()
 }

@@ -1,4 +1,4 @@
-//! From bytes to a phase that has run once on trial. Puts nothing in.
+//! Turns bytes into a phase that has passed one trial run. Does not put it in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::engine::Fence;
 use crate::loader::Refusal;
 use crate::registry::{KeptPhase, PhaseSpec};
 
-/// What a run on trial may take, if it is not cut by its own limits.
+/// Time limit of a trial run that its own limits do not end earlier.
 const TRIAL_LIMIT: Duration = Duration::from_secs(2);
 
-/// Shared libraries are never unloaded: after this many loads the node has to be restarted.
+/// Shared libraries are never unloaded: after this many loads the node must be restarted.
 const MOST_LIBRARIES: u32 = 16;
 
 /// See the module.
@@ -32,7 +32,7 @@ impl GenerationLoader {
         Self { factory, fence, reload_native, libraries: 0 }
     }
 
-    /// Makes a phase of what was read of the manifest's `file`. `replaces` if a generation of it runs.
+    /// Makes a phase from `generation`, read from the manifest `file`. `replaces` if a generation of it runs.
     pub fn load(
         &mut self,
         file: &Path,
@@ -57,7 +57,7 @@ impl GenerationLoader {
         }
     }
 
-    /// Runs the phase once as it would run now; its plan is not applied.
+    /// Runs the phase once as it would run now. Its plan is not applied.
     pub fn try_out(
         &mut self,
         context: &TrialContext,

@@ -1,4 +1,4 @@
-//! What reloads say: a log line, a count and an event for each change.
+//! Reports reloads: a log line, a count and an event for each change.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) struct ReloadLog {
     clock: Arc<dyn Clock>,
     pub counts: ReloadCounts,
     pub sender: broadcast::Sender<ReloadEvent>,
-    /// Of the scan at hand.
+    /// Of the current scan.
     pub events: Vec<ReloadEvent>,
 }
 
@@ -41,14 +41,14 @@ impl ReloadLog {
         _ = self.sender.send(event.clone());
     }
 
-    /// For the report alone: what was noted before and still holds.
+    /// Only for the report: what was noted before and still holds.
     pub fn repeat(&mut self, phase: &str, change: Change, digest: Option<Digest>, why: Option<String>) {
         let digest = digest.as_ref().map(short_digest);
         let unix_s = unix_seconds(&*self.clock);
         self.events.push(ReloadEvent { phase: phase.to_owned(), change, digest, why, unix_s });
     }
 
-    /// Whether what runs is what the files say, after a scan that did `events`.
+    /// Notes whether what runs matches the files, after a scan with these `events`.
     pub fn scanned(&mut self, is_whole: bool, events: &[ReloadEvent]) {
         if is_whole && (!events.is_empty() || !self.counts.last_successful) {
             self.counts.last_successful_unix_s = unix_seconds(&*self.clock);

@@ -1,5 +1,4 @@
-//! The protocol: from files that have come to rest to a phase that runs, and back if it does badly. Does what [`decide`]
-//! says.
+//! The protocol: from files at rest to a running phase, and back after a failure. Carries out what [`decide`] decides.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +21,7 @@ use crate::engine::Fence;
 use crate::loader::Refusal;
 use crate::registry::RejectedPhase;
 
-/// Keeps the phases that were dropped in.
+/// Reloads the phases of the drop-in folder.
 pub struct PhaseReloader {
     pub(super) scanner: FolderScanner,
     pub(super) loader: GenerationLoader,
@@ -65,19 +64,19 @@ impl PhaseReloader {
         }
     }
 
-    /// When to scan again without a hint, as monotonic time: something is not at rest, or is tried again.
+    /// When to scan again without a hint, as monotonic time: something is not at rest, or a retry is due.
     pub fn next(&self) -> Option<Duration> {
         self.scanner.next(&self.slots)
     }
 
-    /// Gives bytes of the phase `name` that have failed another chance.
+    /// Lets failed bytes of the phase `name` run again.
     pub fn forgive(&mut self, name: &str) {
         if let Some(slot) = self.slots.by_name.get_mut(name) {
             slot.forgive();
         }
     }
 
-    /// Takes note of probations that have ended, and scans nothing.
+    /// Notes probations that have ended. Does not scan.
     pub fn judge_only(&mut self, ticks: BetweenTicks<'_>) -> ReloadReport {
         if let Some(observed) = exchange::observe(ticks, false) {
             self.judge(observed.verdicts);
@@ -87,7 +86,7 @@ impl PhaseReloader {
         ReloadReport { events: std::mem::take(&mut self.log.events), ..ReloadReport::default() }
     }
 
-    /// Scans the folder and does what follows from it.
+    /// Scans the folder and applies the changes.
     pub fn scan(&mut self, ticks: BetweenTicks<'_>, kind: ScanKind) -> ReloadReport {
         self.log.counts.looks += 1;
         let now = self.clock.mono();
@@ -120,7 +119,7 @@ impl PhaseReloader {
         ReloadReport { events, running, trouble: self.trouble.clone(), config: None }
     }
 
-    /// A folder that cannot be read takes nothing away: whatever is wrong with it, the phases are not.
+    /// A folder that cannot be read takes no phase out: the phases themselves are not to blame.
     fn cannot_scan(&mut self, error: &io::Error) {
         let is_nothing = error.kind() == io::ErrorKind::NotFound && self.slots.all_running().next().is_none();
         let dir = self.scanner.dir().display();
@@ -179,7 +178,7 @@ impl PhaseReloader {
         }
     }
 
-    /// Loads a generation, tries it, and writes it down as the one that runs: a crash after it is put in finds it there.
+    /// Loads a generation, tries it, and saves it as the current one. After a crash, a start then finds it on disk.
     fn stage(&mut self, found: Found, context: &TrialContext, batch: &mut Batch) -> Result<(), Refusal> {
         let if_refused = found.rejected();
         let Found { name, file, manifest, generation, digest } = found;
@@ -190,12 +189,12 @@ impl PhaseReloader {
             None => self.slots.load_kept(&name)?,
         };
         let slot = self.slots.entry(&name);
-        // One that is taken back gets its own memory back, whatever the newer one has made of it.
+        // A generation that the operator brings back gets its own memory, not that of the newer one.
         let taken_back = slot.head().lineage.taken_back(&digest);
         self.loader.try_out(context, &spec, taken_back.map_or(&kept, |former| &former.kept))?;
         let head = slot.head_with(&file, digest, &kept);
         if let Err(error) = self.slots.folder.save_with_head(&name, &head, &generation) {
-            // The disk may have taken the new head and failed after that.
+            // The disk may have taken the new record before the failure.
             self.slots.entry(&name).must_save();
             return Err(Refusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }
@@ -203,8 +202,8 @@ impl PhaseReloader {
         Ok(())
     }
 
-    /// Hands the changes to the cycle, and takes note of what became of them. Nothing is handed over if nothing changes.
-    /// `kind` is none at a start.
+    /// Sends the changes to the cycle, and notes their outcome. Sends nothing if nothing changes. `kind` is `None` at a
+    /// start.
     pub(super) fn hand_over(&mut self, mut batch: Batch, kind: Option<ScanKind>, ticks: BetweenTicks<'_>) {
         let is_open = |rejected: &&RejectedPhase| !batch.replaces(&rejected.name);
         let rejected: Vec<RejectedPhase> = self.slots.rejected().filter(is_open).cloned().collect();

@@ -1,22 +1,22 @@
-//! What reloads tell: events for whoever listens, an answer for whoever asked, numbers for metrics.
+//! Results of reloads: events for listeners, an answer for the caller, numbers for metrics.
 
 use serde::{Deserialize, Serialize};
 
-/// What became of one phase's files.
+/// The outcome for one phase's files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// A new generation runs, or a new phase.
+    /// A new generation or a new phase runs.
     Applied,
-    /// It was taken out.
+    /// The phase was taken out.
     Removed,
-    /// It does not run, and what ran before runs on.
+    /// The files do not run. The phase runs on as before.
     Rejected,
-    /// It is not whole yet, and is read again.
+    /// The files are incomplete, and are read again.
     Pending,
-    /// The new generation failed its probation, and the one before runs again.
+    /// The new generation failed its probation, and the former one runs again.
     Returned,
-    /// The new generation has ended its probation well.
+    /// The new generation has passed its probation.
     Proven,
 }
 
@@ -36,19 +36,19 @@ impl Change {
         }
     }
 
-    /// Whether the operator got what the files say.
+    /// Whether what runs matches the files.
     pub fn is_good(self) -> bool {
         matches!(self, Self::Applied | Self::Removed | Self::Proven)
     }
 }
 
-/// One thing that happened to one phase.
+/// One change of one phase.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReloadEvent {
     pub phase: String,
     pub change: Change,
-    /// Of the generation it is about, shortened.
+    /// Short digest of the generation concerned.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -57,14 +57,14 @@ pub struct ReloadEvent {
     pub unix_s: u32,
 }
 
-/// What reading the config again came to.
+/// The outcome of reading the config again.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ConfigReport {
-    /// Keys that took hold.
+    /// Keys that took effect.
     pub changed: Vec<String>,
-    /// Keys that differ from what runs and take hold at the next start.
+    /// Keys that differ from the running config and take effect at the next start.
     pub restart: Vec<String>,
-    /// Why nothing was taken.
+    /// Why no key was applied.
     pub problems: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ impl ConfigReport {
         self.restart.is_empty() && self.problems.is_empty()
     }
 
-    /// One line for what changed, one for each problem.
+    /// One log line for the changes, one for each problem.
     pub fn log(&self) {
         let Self { changed, restart, problems } = self;
         if !changed.is_empty() {
@@ -91,23 +91,23 @@ impl ConfigReport {
     }
 }
 
-/// What a scan of the folder came to.
+/// The outcome of a scan of the folder.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReloadReport {
-    /// Nothing for phases that stay as they were.
+    /// No entry for phases that stay as they were.
     pub events: Vec<ReloadEvent>,
-    /// Phases that run, of those that were dropped in.
+    /// Running phases of the drop-in folder.
     pub running: u32,
     /// Why the folder could not be scanned.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<String>,
-    /// What became of the config, if it was read again too.
+    /// The outcome for the config, if it was read again too.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub config: Option<ConfigReport>,
 }
 
 impl ReloadReport {
-    /// Whether what runs is what the files say.
+    /// Whether what runs matches the files.
     pub fn is_good(&self) -> bool {
         let config = self.config.as_ref().is_none_or(ConfigReport::is_good);
         config && self.trouble.is_none() && self.events.iter().all(|event| event.change.is_good())
@@ -123,13 +123,13 @@ pub struct ReloadCounts {
     pub digests: u64,
     /// Events, in the order of [`Change::ALL`].
     pub(super) changes: [u64; Change::ALL.len()],
-    /// Shared libraries loaded; none is ever unloaded.
+    /// Shared libraries loaded. None is ever unloaded.
     pub libraries: u64,
-    /// Generations in memory: those that run, and those that could return.
+    /// Generations in memory: those that run, and the former ones.
     pub generations: u64,
-    /// Whether what runs is what the folder says.
+    /// Whether what runs matches the folder.
     pub last_successful: bool,
-    /// Seconds since 1970 of the last change that came to that; 0 if none did.
+    /// Time of the last change after which it did, in seconds since 1970; 0 if there was none.
     pub last_successful_unix_s: u32,
 }
 

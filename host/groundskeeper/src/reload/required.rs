@@ -1,4 +1,4 @@
-//! What `guests.require` wants of a manifest: the digest of its module, and a signature.
+//! Checks what `guests.require` demands of a manifest: the digest of its module, and a signature.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::config::{Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Requi
 use crate::data::Files;
 use crate::loader::Refusal;
 
-/// Whether the manifest pins its module and is signed, as far as that is required.
+/// Checks that the manifest names its module's digest and is signed, as far as that is required.
 pub(super) fn check(
     options: &ReloadOptions,
     files: &dyn Files,
@@ -41,11 +41,11 @@ pub(super) fn check(
     let signature = signature.map_err(|error| wrong(&error))?;
     let key = minisign_verify::PublicKey::from_base64(public_key.as_deref().unwrap_or_default());
     let key = key.map_err(|error| wrong(&error))?;
-    // Ed25519 with and without hashing first: both are minisign's.
+    // Ed25519 with and without hashing first: minisign uses both.
     key.verify(file.text.as_bytes(), &signature, true).map_err(|error| wrong(&error))
 }
 
-/// Where the signature of a manifest lies.
+/// The path of a manifest's signature.
 pub(super) fn signature_of(manifest: &Path) -> PathBuf {
     let mut path = manifest.as_os_str().to_owned();
     path.push(".minisig");

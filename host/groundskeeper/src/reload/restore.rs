@@ -1,4 +1,4 @@
-//! Generations as they were kept, for phases whose files do not say what runs.
+//! Loads saved generations, for phases with files that do not say what runs.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use crate::loader::Refusal;
 use crate::registry::{Digest, KeptPhase, PhaseSpec, RejectedPhase};
 
 impl PhaseReloader {
-    /// Loads the generation `digest` of the phase `name`, whose manifest was `file`. None if it is gone, or cannot be
-    /// loaded any more.
+    /// Loads the generation `digest` of the phase `name`, with its manifest at `file`. `None` if it is gone or can no
+    /// longer be loaded.
     ///
     /// # Errors
-    /// If the disk fails: it is to be tried again.
+    /// The disk failed: the caller must try again.
     pub(super) fn load_kept_generation(
         &mut self,
         name: &str,
@@ -37,10 +37,10 @@ impl PhaseReloader {
         Ok(loaded.ok())
     }
 
-    /// The last generation of the phase `name` that was good, whatever lies in the folder.
+    /// The last good generation of the phase `name`, whatever is in the folder.
     pub(super) fn last_good(&mut self, name: &str) -> Option<Put> {
         let put = self.find_last_good(name);
-        // A disk that fails for a moment is no reason to take away what the phase remembers.
+        // A brief disk failure is no reason to discard what the phase has stored.
         let is_disk_failure = matches!(put, Err(Refusal::Machine(_)));
         self.slots.entry(name).waits_for_restore = is_disk_failure;
         put.ok().flatten()
@@ -66,7 +66,7 @@ impl PhaseReloader {
 }
 
 impl Put {
-    /// A phase that does not run yet, as `slot` says.
+    /// A phase that does not run yet, with the record of `slot`.
     pub fn restored(spec: PhaseSpec, kept: KeptPhase, slot: &PhaseSlot) -> Self {
         let if_refused = RejectedPhase {
             name: spec.name.clone(),

@@ -1,4 +1,4 @@
-//! The reloader beside a running ticker: scans when there is a hint, at each tick, and when it is told to.
+//! Runs the reloader beside a ticker: scans on a hint, at each tick, and on command.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::clock::Clock;
 use crate::cycle::BeatReport;
 use crate::ticker::TickerHandle;
 
-/// After a scan, how long hints wait for the next one: a thousand events a second are twenty scans.
+/// After a scan, hints wait this long for the next one: a thousand events per second become twenty scans.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Each so many ticks everything is read, in case a change left no trace: an hour of ticks of 30 s.
+/// Ticks between two scans that read everything, in case a change left no trace: an hour of ticks of 30 s.
 const THOROUGH_EVERY: u32 = 120;
 
 /// A build takes less, or asks again.
@@ -29,13 +29,13 @@ const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 enum Order {
     Reload(oneshot::Sender<ReloadReport>),
-    /// Gives what has failed under this name another chance.
+    /// Lets what has failed under this name run again.
     Forgive(String),
-    /// No scans for so long, but those that are ordered.
+    /// No scans for this long, except ordered ones.
     Hold(Duration),
 }
 
-/// Reloads of a running node, from outside.
+/// The interface to the reloader of a running node.
 #[derive(Clone)]
 pub struct ReloadHandle {
     folder: Arc<Path>,
@@ -45,14 +45,14 @@ pub struct ReloadHandle {
 }
 
 impl ReloadHandle {
-    /// Reads the whole folder now, and does what follows from it. None if the node is going down.
+    /// Reads the whole folder now, and applies the changes. `None` if the node is shutting down.
     pub async fn reload(&self) -> Option<ReloadReport> {
         let (tell, told) = oneshot::channel();
         self.orders.send(Order::Reload(tell)).await.ok()?;
         told.await.ok()
     }
 
-    /// Everything that happens to phases from now on.
+    /// Receives every later event.
     pub fn events(&self) -> broadcast::Receiver<ReloadEvent> {
         self.events.subscribe()
     }
@@ -60,14 +60,14 @@ impl ReloadHandle {
 
 #[doc(hidden)]
 impl ReloadHandle {
-    /// Gives bytes of the phase `name` that have failed another chance.
+    /// Lets failed bytes of the phase `name` run again.
     pub async fn forgive(&self, name: &str) {
-        // A node that is going down forgives nobody any more.
+        // Fails only while the node shuts down; then it does not matter.
         _ = self.orders.send(Order::Forgive(name.to_owned())).await;
     }
 
-    /// For so long from now on changes in the folder wait; [`ReloadHandle::reload`] still works. Zero ends it. It ends by
-    /// itself, so that nobody who is killed leaves a node that scans no more.
+    /// Changes in the folder wait for `time` from now on; [`ReloadHandle::reload`] still works. Zero ends the hold. It
+    /// also ends by itself, so that a client that is killed cannot stop the scans forever.
     pub async fn hold(&self, time: Duration) {
         // As above.
         _ = self.orders.send(Order::Hold(time.min(LONGEST_HOLD))).await;
@@ -82,7 +82,7 @@ impl ReloadHandle {
         *self.counts.lock()
     }
 
-    /// One that nobody is behind.
+    /// A handle without a reloader behind it.
     #[cfg(all(test, feature = "telemetry"))]
     pub(crate) fn of_nobody(counts: ReloadCounts) -> Self {
         Self {
@@ -117,7 +117,7 @@ pub fn run(
 }
 
 struct Runner {
-    /// None only while it is on a thread of its own.
+    /// `None` only while it is on a blocking thread.
     reloader: Option<(PhaseReloader, Watcher)>,
     ticker: TickerHandle,
     clock: Arc<dyn Clock>,
@@ -132,7 +132,7 @@ impl Runner {
         mut beats: broadcast::Receiver<Arc<BeatReport>>,
     ) {
         let Some(hint) = self.reloader.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
-        // What has come since the node began.
+        // First scan for changes since the node started.
         let mut wanted: (ScanKind, Option<oneshot::Sender<ReloadReport>>) = (ScanKind::Hint, None);
         let mut is_hinted = false;
         loop {
@@ -142,7 +142,7 @@ impl Runner {
                 tokio::time::sleep(PAUSE).await;
             }
             if let Some(tell) = tell {
-                // Whoever asked may not wait for the answer any more.
+                // The caller may have stopped waiting for the answer.
                 _ = tell.send(report);
             }
             let held = self.held_until();
@@ -153,12 +153,12 @@ impl Runner {
                     Some(Order::Reload(tell)) => (ScanKind::Ordered, Some(tell)),
                     Some(Order::Forgive(name)) => {
                         self.reloader.iter_mut().for_each(|(reloader, _)| reloader.forgive(&name));
-                        // No file has changed: a scan for changes would pass them by.
+                        // No file has changed, so a scan for changes would skip them.
                         (ScanKind::Thorough, None)
                     }
                     Some(Order::Hold(time)) => {
                         self.held_until = Some(self.clock.mono() + time);
-                        // What has come meanwhile, if this ends it.
+                        // Scan for what has changed meanwhile, if this ends the hold.
                         (ScanKind::Hint, None)
                     }
                     None => return,
@@ -167,7 +167,7 @@ impl Runner {
                     Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) => {
                         (ScanKind::Thorough, None)
                     }
-                    // Even while held: probations end at beats.
+                    // Also during a hold: probations end at beats.
                     Ok(_) | Err(RecvError::Lagged(_)) => (ScanKind::Hint, None),
                     Err(RecvError::Closed) => return,
                 },
@@ -184,7 +184,7 @@ impl Runner {
         self.held_until.filter(|until| *until > self.clock.mono())
     }
 
-    /// One scan, off the async threads: it reads, compiles and waits for the end of a tick. None if there is no reloader
+    /// One scan, off the async threads: it reads, compiles and waits for the end of a tick. `None` if no reloader is
     /// left.
     async fn scan(&mut self, kind: ScanKind) -> Option<ReloadReport> {
         let (mut reloader, mut watcher) = self.reloader.take()?;

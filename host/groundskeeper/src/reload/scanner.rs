@@ -1,5 +1,5 @@
-//! From the files of the folder to generations that hold together: what is at rest is read, and what is required of it is
-//! there. Loads nothing.
+//! Turns the files of the folder into complete generations: reads files that are at rest, and checks that they meet the
+//! requirements. Loads nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,7 +19,7 @@ use crate::data::{Files, Generation};
 use crate::loader::{MOST_BYTES, Refusal, rejected};
 use crate::registry::{Digest, RejectedPhase};
 
-/// Files of one phase as they were read together.
+/// Files of one phase that were read together.
 pub(super) struct Found {
     pub name: String,
     pub file: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct Unusable {
 /// What a scan of the folder found.
 pub(super) struct FolderScan {
     pub files: Vec<ManifestFile>,
-    /// Of what was read.
+    /// Results for the files that were read.
     pub read: Vec<Result<Found, Unusable>>,
 }
 
@@ -46,11 +46,11 @@ pub(super) struct FolderScanner {
     options: ReloadOptions,
     files: Arc<dyn Files>,
     tracker: FileTracker,
-    /// Manifests as they were last read: most scans are about one file, and parsing is what they would be spent on.
+    /// Manifests as last read. Most scans concern one file, and parsing would be most of their cost.
     parsed: BTreeMap<PathBuf, ManifestFile>,
-    /// Manifests that could not be read at the last scan: that says nothing about what is in them.
+    /// Manifests that could not be read at the last scan: their content is unknown.
     unread: BTreeSet<PathBuf>,
-    /// Modules read and hashed.
+    /// Number of modules read and hashed.
     pub digests: u64,
 }
 
@@ -69,12 +69,12 @@ impl FolderScanner {
         self.tracker.there()
     }
 
-    /// When to scan again without a hint: something is not at rest, or is tried again.
+    /// When to scan again without a hint: something is not at rest, or a retry is due.
     pub fn next(&self, slots: &PhaseSlots) -> Option<Duration> {
         slots.next().into_iter().chain(self.tracker.next()).min()
     }
 
-    /// Reads what is new in the folder, as far as it is at rest. None if there is no reason to read manifests.
+    /// Reads changed files that are at rest. `None` if there is no reason to read manifests.
     ///
     /// # Errors
     /// If the folder cannot be listed.
@@ -91,7 +91,7 @@ impl FolderScanner {
         }
         let files = self.manifests();
         let mut read = Vec::new();
-        // A retry is due for the first file of a phase only: two that take turns would never come to an end.
+        // A retry is due only for the first file of a phase: two files that alternate would retry forever.
         let mut retried = BTreeSet::new();
         for file in files.iter().filter(|file| !file.is_built_in) {
             let name = slots.name_of(file);
@@ -111,7 +111,7 @@ impl FolderScanner {
         Ok(Some(FolderScan { files, read }))
     }
 
-    /// Every manifest, whether or not it is at rest, for a node that starts.
+    /// All manifests for a node that starts, at rest or not.
     ///
     /// # Errors
     /// If the folder cannot be listed.
@@ -164,7 +164,7 @@ impl FolderScanner {
         [file.path.clone()].into_iter().chain(file.module()).chain(signature).collect()
     }
 
-    /// Reads the files of a phase. None if they changed meanwhile, unless the scan was ordered.
+    /// Reads the files of a phase. `None` if they changed meanwhile, unless the operator ordered the scan.
     fn read_parts(
         &mut self,
         file: &ManifestFile,
@@ -188,7 +188,7 @@ impl FolderScanner {
         Some(read)
     }
 
-    /// Files that belong to no phase are of no interest, now that they have been seen.
+    /// Marks files that belong to no phase as seen.
     fn settle_unclaimed(&mut self, files: &[ManifestFile], now: Duration) {
         let claimed: Vec<PathBuf> =
             files.iter().flat_map(|file| [file.path.clone()].into_iter().chain(file.module())).collect();
@@ -235,7 +235,7 @@ impl FolderScanner {
 }
 
 impl Found {
-    /// How the node shows it if it does not run.
+    /// The entry that the node shows if this does not run.
     pub fn rejected(&self) -> RejectedPhase {
         rejected(&self.name, Some(&self.manifest), &self.file, Some(self.digest))
     }

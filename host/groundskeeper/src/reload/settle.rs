@@ -1,4 +1,4 @@
-//! What a reloader notes, in memory, on disk and in the log, when the cycle has done something or files cannot be used.
+//! Notes results in memory, on disk and in the log: what the cycle has done, and files that cannot be used.
 
 use super::ScanKind;
 use super::decide;
@@ -11,7 +11,7 @@ use crate::loader::Refusal;
 use crate::registry::{Digest, Judged, KeptPhase, RejectedPhase, Verdict};
 
 impl PhaseReloader {
-    /// Takes note of what became of a batch, in the order in which the cycle did it. `kind` is none at a start.
+    /// Notes the outcome of a batch, in the order in which the cycle applied it. `kind` is `None` at a start.
     pub(super) fn settle(&mut self, result: BatchResult, kind: Option<ScanKind>) {
         let BatchResult { verdicts, puts, mut refused, removed } = result;
         self.judge(verdicts);
@@ -44,11 +44,12 @@ impl PhaseReloader {
         }
     }
 
-    /// A new generation was put in, in the place of one that had `kept` this.
+    /// A new generation has replaced one that had `kept` this.
     fn replaced(&mut self, name: &str, digest: Digest, kept: &KeptPhase, written: &Head) {
         let slot = self.slots.entry(name);
         let before: Vec<Digest> = slot.head().lineage.digests().chain(written.lineage.digests()).collect();
-        // Anew: a probation may have ended after it was written, and the lineage in memory went the same way.
+        // Computed again: a probation may have ended after `written` was saved, and the lineage in memory has changed
+        // with it.
         let head = slot.head_with(&written.file, digest, kept);
         if slot.replaced(head.clone(), written) {
             self.slots.save_heads();
@@ -57,7 +58,7 @@ impl PhaseReloader {
         self.slots.folder.remove_generations(unused);
     }
 
-    /// A new generation could not be put in: the disk goes back to the one before.
+    /// A new generation could not be put in: restores the record on disk.
     fn give_up(&mut self, name: &str, digest: Digest, kind: Option<ScanKind>) {
         let slot = self.slots.entry(name);
         slot.must_save();
@@ -69,7 +70,7 @@ impl PhaseReloader {
         self.slots.folder.remove_generations(Some(digest).filter(|_| is_unused));
     }
 
-    /// Takes note of probations that have ended.
+    /// Notes probations that have ended.
     pub(super) fn judge(&mut self, verdicts: Vec<SeenVerdict>) {
         for (Verdict { phase, digest, outcome }, now_kept) in verdicts {
             let Some(slot) = self.slots.by_name.get_mut(&*phase) else { continue };
@@ -80,7 +81,8 @@ impl PhaseReloader {
                     self.log.note(&phase, Change::Proven, Some(digest), None);
                 }
                 Judged::Returned { why, to, kept } => {
-                    // First what it remembers: a crash in between tries the newer one again, on what it began with.
+                    // Memory first: after a crash in between, the newer generation is tried again with the memory it
+                    // started with.
                     self.slots.save_kept(&phase, &now_kept.unwrap_or(kept));
                     let slot = self.slots.entry(&phase);
                     let head = slot.head_mut();

@@ -1,4 +1,4 @@
-//! One phase of the drop-in folder: which generation runs, and what lies in the folder in its place.
+//! One phase of the drop-in folder: which generation runs, and which candidate is in the folder instead.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use crate::data::{DataFolder, Head};
 use crate::loader::Refusal;
 use crate::registry::{Digest, KeptPhase, RejectedPhase};
 
-/// Half a file is read again so many times, each time after a longer wait, before it counts as broken.
+/// Waits before an incomplete file is read again. After the last one it counts as broken.
 const TRIES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
-/// How long until something is tried again that failed for a reason of the machine's.
+/// Wait before a retry after a failure of the machine, such as a disk error.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct PhaseSlot {
-    /// As it is on disk, or is to be.
+    /// The record as it is on disk, or must be.
     head: Head,
     is_running: bool,
-    /// `head` is not on disk: the disk refused it.
+    /// `head` is not on disk: writing it failed.
     is_unsaved: bool,
     /// Its last good generation does not run, and is put in at the next scan.
     pub waits_for_restore: bool,
     candidate: Option<Candidate>,
-    /// When the files were first seen to be gone.
+    /// When the files were first found missing.
     missing_since: Option<Duration>,
 }
 
-/// What lies in the folder and does not run.
+/// Files in the folder that do not run.
 struct Candidate {
     rejected: RejectedPhase,
     tries: usize,
@@ -36,7 +36,7 @@ struct Candidate {
 }
 
 impl PhaseSlot {
-    /// A phase that was here before and does not run yet.
+    /// A phase that an earlier process knew and that does not run yet.
     pub fn new(head: Head) -> Self {
         Self { head, ..Self::default() }
     }
@@ -55,12 +55,12 @@ impl PhaseSlot {
         self.head.lineage.current().is_some() && self.head.file == manifest
     }
 
-    /// What lies in the folder and does not run.
+    /// The files in the folder that do not run, and why.
     pub fn rejected(&self) -> Option<&RejectedPhase> {
         self.candidate.as_ref().map(|candidate| &candidate.rejected)
     }
 
-    /// When to scan again though no file changes.
+    /// When to scan again even if no file changes.
     pub fn again_at(&self) -> Option<Duration> {
         self.candidate.as_ref()?.again_at
     }
@@ -69,14 +69,14 @@ impl PhaseSlot {
         self.missing_since
     }
 
-    /// Whether these bytes were refused before and nothing has happened since that could change that.
+    /// Whether these bytes were refused before, and no retry is due.
     pub fn was_refused(&self, digest: &Digest, now: Duration) -> bool {
         self.candidate.as_ref().is_some_and(|candidate| {
             candidate.rejected.digest == Some(*digest) && candidate.again_at.is_none_or(|at| now < at)
         })
     }
 
-    /// Notes why a candidate does not run; true if that is news.
+    /// Notes why a candidate does not run. True if this is news.
     pub fn refuse(&mut self, refusal: Refusal, mut rejected: RejectedPhase, now: Duration) -> bool {
         let before = self.candidate.take();
         let same = before.as_ref().filter(|before| before.rejected.digest == rejected.digest);
@@ -100,7 +100,7 @@ impl PhaseSlot {
         is_news
     }
 
-    /// The files of a candidate have changed before its retry: they come to rest first.
+    /// The files of a candidate changed before its retry: they must come to rest first.
     pub fn postpone(&mut self) {
         if let Some(candidate) = &mut self.candidate {
             candidate.again_at = None;
@@ -112,12 +112,12 @@ impl PhaseSlot {
         self.missing_since = None;
     }
 
-    /// The files of the phase are not there. Since when they are not.
+    /// The files of the phase are missing. Returns since when.
     pub fn missing(&mut self, now: Duration) -> Duration {
         *self.missing_since.get_or_insert(now)
     }
 
-    /// `file` holds what runs: a candidate that lay there in between is gone.
+    /// `file` holds what runs. A candidate that was there in between is gone.
     pub fn runs_from(&mut self, file: &Path) {
         self.candidate = None;
         if self.head.file != file {
@@ -126,7 +126,7 @@ impl PhaseSlot {
         }
     }
 
-    /// The head once `digest`, read from `file`, runs in the place of what runs now and has `kept` this.
+    /// The record after `digest`, read from `file`, has replaced the running generation, which leaves `kept`.
     pub fn head_with(&self, file: &Path, digest: Digest, kept: &KeptPhase) -> Head {
         let mut head = self.head.clone();
         head.file = file.to_owned();
@@ -138,13 +138,13 @@ impl PhaseSlot {
         head
     }
 
-    /// The current generation has begun to run.
+    /// The current generation has started to run.
     pub fn started(&mut self) {
         self.is_running = true;
         self.waits_for_restore = false;
     }
 
-    /// The generation of `head` runs; the disk has `written`. True if they differ.
+    /// The generation of `head` runs, and `written` is on disk. True if they differ.
     pub fn replaced(&mut self, head: Head, written: &Head) -> bool {
         self.is_unsaved = head != *written;
         self.head = head;
@@ -153,24 +153,24 @@ impl PhaseSlot {
         self.is_unsaved
     }
 
-    /// The phase begins with `head`, which the disk has if it is what it was.
+    /// The phase starts with `head`. It is written unless it is unchanged.
     pub fn set_head(&mut self, head: Head) {
         self.is_unsaved |= self.head != head;
         self.head = head;
     }
 
-    /// The head, for a change that has to be written.
+    /// The record, for a change that must be written.
     pub fn head_mut(&mut self) -> &mut Head {
         self.is_unsaved = true;
         &mut self.head
     }
 
-    /// The disk may have a head that was given up: this one has to be written.
+    /// The disk may hold a record that was given up, so this one must be written.
     pub fn must_save(&mut self) {
         self.is_unsaved = true;
     }
 
-    /// Writes the head of the phase `name`, unless the disk has it.
+    /// Writes the record of the phase `name`, unless it is on disk.
     pub fn save(&mut self, name: &str, folder: &DataFolder) {
         if !self.is_unsaved {
             return;
@@ -183,7 +183,7 @@ impl PhaseSlot {
         }
     }
 
-    /// Gives bytes that have failed another chance.
+    /// Lets failed bytes run again.
     pub fn forgive(&mut self) {
         self.is_unsaved |= self.head.lineage.forgiven();
         self.candidate = None;

@@ -19,7 +19,7 @@ pub(super) struct PhaseSlots {
 }
 
 impl PhaseSlots {
-    /// The slot `name`, made if there is none.
+    /// The slot `name`, created if it does not exist.
     pub fn entry(&mut self, name: &str) -> &mut PhaseSlot {
         self.by_name.entry(name.to_owned()).or_default()
     }
@@ -33,12 +33,13 @@ impl PhaseSlots {
         self.by_name.get(name)?.again_at()
     }
 
-    /// Names of phases for which `is` holds.
+    /// Names of the phases for which `is` returns true.
     pub fn names(&self, is: impl Fn(&str, &PhaseSlot) -> bool) -> Vec<String> {
         self.by_name.iter().filter(|(name, slot)| is(name, slot)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// The name of the phase that `file` is about. Where not even that can be read, it is the phase loaded from there.
+    /// The name of the phase that `file` describes. If it cannot be read, the name of the phase that was loaded from the
+    /// file.
     pub fn name_of(&self, file: &ManifestFile) -> String {
         if file.manifest.is_ok() || self.by_name.contains_key(&file.name) {
             return file.name.clone();
@@ -58,7 +59,7 @@ impl PhaseSlots {
         self.by_name.values().any(|slot| slot.missing_since().is_some())
     }
 
-    /// What lies in the folder and does not run.
+    /// Files in the folder that do not run, and why.
     pub fn rejected(&self) -> impl Iterator<Item = &RejectedPhase> {
         self.by_name.values().filter_map(PhaseSlot::rejected)
     }
@@ -67,7 +68,7 @@ impl PhaseSlots {
         self.by_name.values().filter(|slot| slot.running().is_some())
     }
 
-    /// Notes which files are there; the names of phases whose files are gone for good.
+    /// Notes which files are there. Returns the phases with files that are gone for good.
     pub fn gone(&mut self, files: &[ManifestFile], kind: ScanKind, now: Duration) -> Vec<String> {
         let names: Vec<(String, bool)> = files
             .iter()
@@ -75,7 +76,7 @@ impl PhaseSlots {
             .collect();
         let mut gone = Vec::new();
         for (name, slot) in &mut self.by_name {
-            // A module without a manifest is enough for what does not run.
+            // For a phase that does not run, a module without a manifest is enough.
             let is_there = |(known, is_manifest): &(String, bool)| {
                 known == name && (*is_manifest || slot.running().is_none())
             };
@@ -88,14 +89,14 @@ impl PhaseSlots {
         gone
     }
 
-    /// Writes every head that the disk does not have. What it refuses is tried again at the next scan.
+    /// Writes every record that is not on disk. A failed write is tried again at the next scan.
     pub fn save_heads(&mut self) {
         for (name, slot) in &mut self.by_name {
             slot.save(name, &self.folder);
         }
     }
 
-    /// What a phase kept that does not run.
+    /// What a phase that does not run has kept.
     pub fn load_kept(&self, name: &str) -> Result<KeptPhase, Refusal> {
         let loaded = self.folder.load_phase(name).map_err(|error| match error {
             DataError::Newer { .. } => Refusal::Bad(error.to_string()),

@@ -1,4 +1,4 @@
-//! A start: what lies in the folder, held against what ran when the last process ended.
+//! A start: compares the folder with what ran when the last process ended.
 
 use std::io;
 
@@ -13,25 +13,25 @@ use crate::data::{DataError, Head};
 use crate::loader::Refusal;
 use crate::registry::{Former, LastRuns, PhaseSpec};
 
-/// How much a node that starts takes from its folder.
+/// How much a starting node takes from its folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StartFrom {
-    /// What lies there.
+    /// The files in the folder.
     Folder,
-    /// The generations before those that ran: the last starts did not come far.
+    /// The former generations: the last starts failed early.
     Former,
     /// Nothing.
     Nothing,
 }
 
-/// After so many starts that did not come far, generations before those that ran are taken ...
+/// After this many starts that failed early, the node takes the former generations ...
 const STARTS_BEFORE_FORMER: u32 = 3;
-/// ... and after so many, nothing of the folder.
+/// ... and after this many, nothing from the folder.
 const STARTS_BEFORE_NOTHING: u32 = 6;
 
 impl StartFrom {
-    /// After so many starts that did not come far, as [`DataFolder::note_start`](crate::data::DataFolder::note_start)
-    /// counts them.
+    /// `starts` is the number of starts that failed early, as counted by
+    /// [`DataFolder::note_start`](crate::data::DataFolder::note_start).
     pub fn after(starts: u32) -> Self {
         match starts {
             STARTS_BEFORE_NOTHING.. => Self::Nothing,
@@ -42,7 +42,7 @@ impl StartFrom {
 }
 
 impl PhaseReloader {
-    /// Loads what the node begins with: of each phase what lies in the folder, else the last generation that was good.
+    /// Loads the phases that the node starts with: for each, the files in the folder, or else the last good generation.
     /// Only bytes that have not run here before are tried. `last_runs` continues the cadence of an earlier process.
     ///
     /// # Errors
@@ -87,18 +87,18 @@ impl PhaseReloader {
         self.hand_over(batch, None, ticks);
         self.slots.save_heads();
         self.slots.folder.prune_generations(self.slots.by_name.values().map(PhaseSlot::head));
-        // A start is no change: only the log has it.
+        // A start is no change: it is logged, but sends no events.
         self.log.events.clear();
         Ok(())
     }
 
-    /// The manifests of the folder. None if it cannot be read.
+    /// The manifests of the folder. `None` if it cannot be read.
     fn files_at_start(&mut self) -> Option<Vec<ManifestFile>> {
         match self.scanner.scan_all(self.clock.mono()) {
             Ok(files) => Some(files),
             Err(error) => {
                 let dir = self.scanner.dir();
-                // What ran from there may still be wanted: a volume that is not mounted yet is no order to stop.
+                // Phases loaded from there may still be wanted: a volume that is not mounted yet is no order to stop.
                 self.slots.by_name.retain(|_, slot| slot.head().file.parent() == Some(dir));
                 if error.kind() != io::ErrorKind::NotFound || !self.slots.by_name.is_empty() {
                     let dir = dir.display();
@@ -109,7 +109,7 @@ impl PhaseReloader {
         }
     }
 
-    /// Of each phase, the generation before the one that ran last is the current one.
+    /// Makes the former generation of each phase the current one.
     fn go_back(&mut self) {
         for name in self.slots.names(|_, slot| slot.head().lineage.former().is_some()) {
             let why = "the node did not get through its first ticks with it".to_owned();
@@ -166,7 +166,7 @@ impl PhaseReloader {
         Ok(Put { former, ..Put::restored(spec, kept, slot) })
     }
 
-    /// The generation to go back to, of a phase on probation. If it cannot be loaded, the probation ends.
+    /// The former generation of a phase on probation. If it cannot be loaded, the probation ends.
     fn resumed(&mut self, name: &str, head: &mut Head) -> Option<Former<PhaseSpec>> {
         let Former { digest, kept, .. } =
             head.lineage.former().filter(|_| head.lineage.is_on_probation())?.clone();

@@ -1,4 +1,4 @@
-//! Which files of a folder have changed and come to rest. Reads nothing: stamps in, names out.
+//! Which files of a folder have changed and are at rest. Reads no files: stamps in, names out.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use crate::data::Stamp;
 
-/// A file that nobody wrote to for so long is whole, as far as can be told without reading it.
+/// A file without a write for this long counts as complete, as far as that can be known without reading it.
 pub const QUIET: Duration = Duration::from_millis(300);
-/// A file that is written to all the time is read anyway.
+/// A file that is written to without a pause is read after this time anyway.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// What is known of one path.
+/// The known state of one path.
 struct Seen {
-    /// None: it is not there any more.
+    /// `None`: the file is gone.
     stamp: Option<Stamp>,
     changed_at: Duration,
     /// Since when it differs from what was last read.
     dirty_since: Option<Duration>,
 }
 
-/// What was seen of a folder.
+/// The known state of a folder.
 #[derive(Default)]
 pub struct FileTracker {
     seen: BTreeMap<PathBuf, Seen>,
 }
 
 impl FileTracker {
-    /// Takes in how the folder is now. A path that comes, goes or has another stamp is dirty from then on.
+    /// Updates the state of the folder. A path that appears, disappears or has another stamp is dirty from then on.
     pub fn update(&mut self, listed: Vec<(PathBuf, Stamp)>, now: Duration) {
         let listed: BTreeMap<PathBuf, Stamp> = listed.into_iter().collect();
         for (path, seen) in &mut self.seen {
@@ -48,7 +48,7 @@ impl FileTracker {
         self.seen.iter().filter(|(_, seen)| seen.stamp.is_some()).map(|(path, _)| path)
     }
 
-    /// Notes what `path` looks like now; true if that is what it looked like at the last scan.
+    /// Updates the stamp of `path`. True if it has not changed since the last scan.
     pub fn confirm(&mut self, path: &Path, stamp: Option<Stamp>, now: Duration) -> bool {
         let same = self.seen.get(path).and_then(|seen| seen.stamp) == stamp;
         if !same {
@@ -62,30 +62,30 @@ impl FileTracker {
         self.seen.get(path).is_some_and(|seen| seen.dirty_since.is_some())
     }
 
-    /// Whether nobody has written to `path` for a while, or for too long without a pause.
+    /// Whether `path` has had no write for a while, or has been written to for too long without a pause.
     pub fn is_at_rest(&self, path: &Path, now: Duration) -> bool {
         self.seen.get(path).is_none_or(|seen| seen.rests_at().is_none_or(|at| now >= at))
     }
 
-    /// Paths that have changed and are at rest, there or gone.
+    /// Paths that have changed and are at rest, existing or gone.
     pub fn dirty_at_rest(&self, now: Duration) -> Vec<PathBuf> {
         let rested = |seen: &Seen| seen.rests_at().is_some_and(|at| now >= at);
         self.seen.iter().filter(|(_, seen)| rested(seen)).map(|(path, _)| path.clone()).collect()
     }
 
-    /// `path` was read as it is.
+    /// `path` was read in its current state.
     pub fn settle(&mut self, path: &Path) {
         if let Some(seen) = self.seen.get_mut(path) {
             seen.dirty_since = None;
         }
     }
 
-    /// Everything was read as it is.
+    /// Everything was read in its current state.
     pub fn settle_all(&mut self) {
         self.seen.values_mut().for_each(|seen| seen.dirty_since = None);
     }
 
-    /// When the first of what is dirty is at rest, if anything is dirty.
+    /// When the first dirty path comes to rest, if any is dirty.
     pub fn next(&self) -> Option<Duration> {
         self.seen.values().filter_map(Seen::rests_at).min()
     }

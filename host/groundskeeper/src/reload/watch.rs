@@ -1,5 +1,5 @@
-//! Hints that a folder may have changed. Not every change comes with one, and not every one is a change: a receiver
-//! of hints scans the folder, and scans it from time to time without one.
+//! Hints that a folder may have changed. Some changes come without a hint, and some hints without a change. The receiver
+//! scans the folder on a hint, and from time to time without one.
 
 #[cfg(feature = "watch")]
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// Without the feature nothing is ever hinted at, and the folder is scanned once a tick.
+/// Without the feature there are no hints, and the folder is scanned once per tick.
 #[cfg(not(feature = "watch"))]
 pub struct Watcher(Arc<Notify>);
 
@@ -31,28 +31,28 @@ impl Watcher {
     pub fn follow<'a>(&mut self, _: impl Iterator<Item = &'a PathBuf>) {}
 }
 
-/// Device, inode and birth of a folder: one that is made anew may have the inode of the one before.
+/// Device, inode and birth time of a folder: a folder that is created again may get the same inode.
 #[cfg(feature = "watch")]
 type Identity = (u64, u64, Option<SystemTime>);
 
-/// Watches one folder, and the folders in which the files behind its links lie.
+/// Watches one folder, and the folders that its links lead to.
 #[cfg(feature = "watch")]
 pub struct Watcher {
     watcher: Option<RecommendedWatcher>,
     folder: PathBuf,
-    /// Folders, and which ones they were when they were last watched.
+    /// Watched folders, each with its identity when it was last watched.
     watched: BTreeMap<PathBuf, Option<Identity>>,
     hint: Arc<Notify>,
 }
 
 #[cfg(feature = "watch")]
 impl Watcher {
-    /// Begins to watch. A machine that has no watches left is told once, and scans without them.
+    /// Starts to watch. If the machine has no watches left, warns once and scans without them.
     pub fn start(folder: &Path) -> Self {
         let hint = Arc::new(Notify::new());
         let told = Arc::clone(&hint);
         let tell = move |event: notify::Result<notify::Event>| {
-            // Reading is not changing, and we read.
+            // Reading is no change, and the scanner itself reads.
             if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
                 told.notify_one();
             }
@@ -72,7 +72,7 @@ impl Watcher {
         Arc::clone(&self.hint)
     }
 
-    /// Watches the folder, or the nearest one above it that is there, and what lies behind the links among `files`.
+    /// Watches the folder, or its nearest existing ancestor, and the targets of the links among `files`.
     pub fn follow<'a>(&mut self, files: impl Iterator<Item = &'a PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
         let mut wanted = BTreeSet::new();
@@ -80,12 +80,12 @@ impl Watcher {
         files.for_each(|path| links(path, &mut wanted));
         wanted.extend(self.folder.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned));
         for gone in self.watched.keys().filter(|folder| !wanted.contains(*folder)) {
-            // Gone with its folder, as a rule.
+            // Usually the watch is gone together with its folder.
             _ = watcher.unwatch(gone);
         }
         let mut watched = BTreeMap::new();
         for folder in wanted {
-            // Each time: a folder that was removed and made again has lost its watch.
+            // Every time: a folder that was removed and created again has lost its watch.
             match watcher.watch(&folder, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     let which =
@@ -98,20 +98,20 @@ impl Watcher {
             }
         }
         if watched.iter().any(|(folder, which)| self.watched.get(folder) != Some(which)) {
-            // What changed in it since it was scanned was seen by nobody.
+            // Changes since the last scan may have been missed.
             self.hint.notify_one();
         }
         self.watched = watched;
     }
 }
 
-/// The folders of everything that `path` is a link to, step by step.
+/// The folders that `path` leads to through links, step by step.
 #[cfg(feature = "watch")]
 fn links(path: &Path, folders: &mut BTreeSet<PathBuf>) {
     let mut path = path.to_owned();
-    // As many steps as the system itself takes.
+    // The limit of the system.
     for _ in 0..40 {
-        // A folder on the way may be a link too: where it leads is where files change.
+        // A folder on the way may be a link too. Files change in its target.
         if let Some(real) = path.parent().and_then(|folder| folder.canonicalize().ok())
             && path.parent().is_some_and(|folder| folder != real)
         {

@@ -1,4 +1,4 @@
-//! Tick numbers and the moments they fall on. Pure arithmetic over monotonic time.
+//! Tick numbers and the times at which they are due. Pure arithmetic on monotonic time.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Tick 0 is at `start`. An interval of less than a millisecond is taken as one.
+    /// Tick 0 is at `start`. An interval below one millisecond counts as one millisecond.
     pub fn new(start: Duration, interval: Duration) -> Self {
         Self { anchor_tick: 0, anchor: start, interval: interval.max(Duration::from_millis(1)) }
     }
@@ -22,12 +22,12 @@ impl Grid {
         u32::try_from(passed).map_or(u32::MAX, |passed| self.anchor_tick.saturating_add(passed))
     }
 
-    /// When `tick` falls due; for ticks before the anchor, the anchor.
+    /// When `tick` is due. The anchor for ticks before it.
     pub fn time_of(&self, tick: u32) -> Duration {
         self.anchor + self.interval.saturating_mul(tick.saturating_sub(self.anchor_tick))
     }
 
-    /// The next tick is one new interval from `now`; `last` was the last tick that ran.
+    /// The next tick is one new interval from `now`. `last` is the last tick that ran.
     pub fn change_interval(&mut self, now: Duration, last: u32, interval: Duration) {
         *self = Self { anchor_tick: last, anchor: now, ..Self::new(now, interval) };
     }

@@ -1,9 +1,9 @@
-//! Where the ticker is, for whoever asks. Written by the ticker alone, read without a lock.
+//! The progress of the ticker. Only the ticker writes it; readers need no lock.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The ticker's last beat and its interval.
+/// The ticker's last beat, its interval and its counts.
 #[derive(Default, Debug)]
 pub struct Pulse {
     tick: AtomicU32,
@@ -16,7 +16,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Number of the last tick begun. Starts at 0 before the first.
+    /// Number of the last tick that has begun; 0 before the first.
     pub fn tick(&self) -> u32 {
         self.tick.load(Relaxed)
     }
@@ -25,12 +25,12 @@ impl Pulse {
         Duration::from_millis(self.interval_ms.load(Relaxed))
     }
 
-    /// Ticks that ended since the host started.
+    /// Ticks finished since the host started.
     pub fn finished(&self) -> u64 {
         self.finished.load(Relaxed)
     }
 
-    /// Monotonic time (as [`crate::clock::Clock::mono`]) when the last tick ended, none before the first.
+    /// Monotonic time (as [`crate::clock::Clock::mono`]) at which the last tick ended; `None` before the first.
     pub fn finished_at(&self) -> Option<Duration> {
         (self.finished() > 0).then(|| Duration::from_millis(self.finished_at_ms.load(Relaxed)))
     }
