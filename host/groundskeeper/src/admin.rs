@@ -1,5 +1,5 @@
-//! What operators ask a running node: a local API on a unix socket, and a read-only telemetry listener. Changes nothing
-//! but what the socket's verbs name, and is not open to the world.
+//! The interface for operators of a running node: a local API on a unix socket, and a read-only telemetry listener. Only
+//! the verbs of the socket change anything. Neither is meant for the public internet.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -34,24 +34,24 @@ pub(crate) use server::AdminServer;
 pub use server::{AdminError, AdminSettings};
 pub use socket::{AdminSocket, SocketError};
 
-/// Everything the API reads.
+/// Everything that the API reads.
 #[derive(Clone)]
 pub struct AdminState {
     pub sources: Sources,
     pub metrics: Arc<Metrics>,
     pub network: String,
-    /// Where the node listens, as bound.
+    /// The addresses on which the node listens, as bound.
     pub local_addrs: Vec<SocketAddr>,
-    /// For what is to be done between two beats; None where nothing can be.
+    /// Runs functions between two beats. `None`: no changes are possible.
     pub ticker: Option<TickerHandle>,
-    /// Reads the config again; None where there is none to read.
+    /// Reads the config again. `None`: there is no config to read.
     pub reconfigure: Option<Reconfigure>,
 }
 
-/// Reads the config again and takes what can change.
+/// Reads the config again and applies what can change.
 pub type Reconfigure = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ConfigReport> + Send>> + Send + Sync>;
 
-/// Answers on the admin socket until `shutdown` completes, then takes the socket away.
+/// Serves the admin socket until `shutdown` completes, then removes the socket.
 pub async fn serve_admin(
     socket: AdminSocket,
     node: Arc<AdminState>,
@@ -73,9 +73,8 @@ pub async fn serve_admin(
     serve(Gate::for_streams(socket), router, node, shutdown).await;
 }
 
-/// Tells whoever asks on the admin socket that the node is starting, until `started`, and gives the socket back.
-/// Compiling phases for the first time takes seconds, and a question that waits unheard ends in a deadline that says
-/// nothing.
+/// Answers on the admin socket that the node is starting, until `started`, and returns the socket. The first compilation
+/// of phases takes seconds; without an answer, a client would only see its own timeout.
 pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = ()> + Send) -> AdminSocket {
     let mut gate = Gate::new(socket);
     tokio::pin!(started);
@@ -90,7 +89,7 @@ pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = (
     }
 }
 
-/// Answers `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
+/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
 pub async fn serve_telemetry(
     listener: TcpListener,
     node: Arc<AdminState>,
@@ -118,11 +117,11 @@ async fn serve<L>(
 {
     let router = router.with_state(node).layer(axum::middleware::map_response(one_request_each));
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
-    // Accepting errors are retried inside; there is no other.
+    // Errors of `accept` are retried inside. There are no others.
     debug_assert!(served.is_ok());
 }
 
-/// A connection is for one request, so that its time can be limited without cutting a later one off.
+/// One request per connection, so that its time can be limited without cutting off a later request.
 async fn one_request_each(mut response: axum::response::Response) -> axum::response::Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response

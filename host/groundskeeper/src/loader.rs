@@ -1,7 +1,7 @@
-//! Turns the drop-in folder into phases: manifest and module become a body with a policy. Schedules and runs none of
+//! Turns the drop-in folder into phases: makes a body and a policy from manifest and module. Neither schedules nor runs
 //! them.
 //!
-//! One that cannot be loaded never keeps another from being loaded: it comes out as refused, with the way out.
+//! A phase that cannot be loaded does not stop others: it is listed as refused, with the fix.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,22 +22,22 @@ use crate::engine::wasm::{Guest, LoadError, Setup, Wasm};
 use crate::registry::{PhaseSpec, Policy, RejectedPhase};
 use crate::reload::PhaseFactory;
 
-/// What a folder came to.
+/// The result of loading a folder.
 #[derive(Default)]
 pub struct Loaded {
     /// By file name.
     pub phases: Vec<PhaseSpec>,
-    /// Files that made no phase. Several problems of one are one line each.
+    /// Files that are no valid phase. Several problems of one file are one line each.
     pub refused: Vec<RejectedPhase>,
 }
 
-/// What is larger is no module.
+/// A larger file is no module.
 #[cfg(feature = "wasm")]
 pub(crate) const MOST_BYTES: usize = crate::engine::wasm::MOST_BYTES;
 #[cfg(not(feature = "wasm"))]
 pub(crate) const MOST_BYTES: usize = 64 << 20;
 
-/// Loads phases, and keeps what they share.
+/// Loads phases, and holds what they share.
 pub struct Loader {
     #[cfg(feature = "wasm")]
     wasm: Wasm,
@@ -47,10 +47,10 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader that keeps compiled code, and copies of shared libraries while they are loaded, in `folder`.
+    /// A loader that uses `folder` for compiled code, and for copies of shared libraries while they are loaded.
     ///
     /// # Errors
-    /// If this machine cannot run guests, or the folder cannot be made or is not this user's alone.
+    /// If this machine cannot run guests, or the folder cannot be created or other users can access it.
     pub fn new(folder: PathBuf, allow_native: bool) -> Result<Self, String> {
         private_folder(&folder)
             .map_err(|why| format!("folder {} for compiled code: {why}", folder.display()))?;
@@ -63,7 +63,7 @@ impl Loader {
         })
     }
 
-    /// Makes a loader once there is a phase to load: most nodes that run beside others in a process have none.
+    /// Creates the loader when the first phase is loaded: most nodes that share a process with others never need one.
     #[doc(hidden)]
     pub fn lazy(folder: PathBuf, allow_native: bool) -> PhaseFactory {
         let mut loader = None;
@@ -94,15 +94,15 @@ impl Loader {
         loaded
     }
 
-    /// Loads what one file of the folder declares; None if that is a built-in phase.
+    /// Loads the phase that one file of the folder declares; `None` if it is built in.
     ///
     /// # Errors
-    /// What is wrong, and the way out.
+    /// The problem and its fix.
     #[doc(hidden)]
     pub fn file(&self, file: &ManifestFile) -> Result<Option<PhaseSpec>, String> {
         let manifest = match &file.manifest {
             Ok(manifest) => manifest,
-            // Those of built-ins are problems of the config, which has told them.
+            // The config has reported problems of built-in phases.
             Err(_) if file.is_built_in => return Ok(None),
             Err(problems) => {
                 return Err(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"));
@@ -116,10 +116,10 @@ impl Loader {
         self.load(manifest, guest, &path, &generation).map(Some).map_err(|error| error.to_string())
     }
 
-    /// Makes a phase of what was read; its module lies at `path`.
+    /// Makes a phase from `generation`, with the module's file at `path`.
     ///
     /// # Errors
-    /// What is wrong, and whether the rest of the files may still be on its way.
+    /// The problem, and whether other files may still arrive.
     fn load(
         &self,
         manifest: &Manifest,
@@ -204,7 +204,7 @@ impl Loader {
 }
 
 impl PhaseSpec {
-    /// A phase that was dropped in: `guest` is what `manifest` says of it, `digest` is over manifest and module.
+    /// A drop-in phase. `guest` is the manifest's section about the guest, `digest` covers manifest and module.
     #[doc(hidden)]
     pub fn guest(
         manifest: &Manifest,
@@ -230,7 +230,7 @@ impl PhaseSpec {
     }
 }
 
-/// How the node shows files that make no phase, as far as their manifest could be read.
+/// The entry that the node shows for files that are no valid phase, as far as their manifest could be read.
 pub(crate) fn rejected(
     name: &str,
     manifest: Option<&Manifest>,
@@ -246,17 +246,17 @@ pub(crate) fn rejected(
     }
 }
 
-/// Why files make no phase that runs.
+/// Why files do not become a running phase.
 #[doc(hidden)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// As far as can be told, the rest of it is on its way.
+    /// Other files of it may still arrive.
     #[error("{0}")]
     Unfinished(String),
-    /// It does not run until its bytes change.
+    /// The phase does not run until its bytes change.
     #[error("{0}")]
     Bad(String),
-    /// A failure of the machine: nothing is known to be wrong with the files.
+    /// A failure of the machine. The files may be good.
     #[error("{0}")]
     Machine(String),
 }

@@ -1,4 +1,4 @@
-//! Every metric, rendered for Prometheus. Counts only what nobody else keeps; never uses a peer as a label.
+//! All metrics, rendered for Prometheus. Counts only what no other part counts. Never uses a peer as a label.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,32 +26,32 @@ use list::Metric;
 #[cfg(test)]
 mod tests;
 
-/// What [`Metrics::render`] is written in.
+/// The format of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// 1 ms to 16 s: the grace of a healthy timer, and a machine that is going under.
+/// 1 ms to 16 s: from a healthy timer to an overloaded machine.
 const LATENESS: [f64; 8] = [0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0];
 /// 100 us to 2 s, the budget of a beat.
 const BEAT: [f64; 8] = [0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 2.0];
-/// 10 us to 250 ms, where a phase is given up.
+/// 10 us to 250 ms, the default time limit of a guest.
 const PHASE: [f64; 8] = [0.00001, 0.00005, 0.0002, 0.001, 0.005, 0.02, 0.05, 0.25];
 
-/// Wall time moving apart from boot time by more than this between two beats is a jump; clocks that are slewed move by
-/// 500 us a second.
+/// A change of wall time against boot time by more than this between two beats is a jump. A slewed clock drifts by 500 us
+/// per second.
 const LEAST_WALL_JUMP: Duration = Duration::from_secs(2);
 
-/// Where values live that are read when somebody asks.
+/// The sources of values that are read on request.
 #[derive(Clone)]
 pub struct Sources {
     pub state: NodeState,
     pub phases: Arc<PhaseBoard>,
     pub pulse: Arc<Pulse>,
     pub thresholds: Arc<Mutex<Thresholds>>,
-    /// Monotonic time when the node started.
+    /// Monotonic time at which the node started.
     pub started: Duration,
-    /// Where phases can be dropped in.
+    /// Present if there is a drop-in folder.
     pub reload: Option<ReloadHandle>,
-    /// What its network says of itself, if it has one.
+    /// Figures of the network, if the node has one.
     pub traffic: Option<Arc<dyn TrafficReport>>,
 }
 
@@ -64,11 +64,11 @@ struct Counts {
     jumps: BTreeMap<&'static str, u64>,
     /// The last journal record that was counted.
     seq: u64,
-    /// Wall time less boot time at the last beat, in milliseconds.
+    /// Wall time minus boot time at the last beat, in milliseconds.
     wall_ahead_ms: Option<i128>,
 }
 
-/// What is counted as it happens.
+/// Counts that are updated as events happen.
 pub struct Metrics {
     counts: Mutex<Counts>,
     lateness: Histogram,
@@ -87,14 +87,14 @@ impl Metrics {
         loop {
             match reports.recv().await {
                 Ok(report) => self.observe(&report, sources),
-                // The gap shows: ticks are counted by the ticker, runs here.
+                // The gap stays visible: the ticker counts ticks, this counts runs.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
     }
 
-    /// Counts one beat, and what the journal says happened since the last one. O(records held).
+    /// Counts one beat, and the journal's records since the last one. O(records held).
     pub fn observe(&self, report: &BeatReport, sources: &Sources) {
         self.beats.observe(report.took.as_secs_f64());
         if report.urgent == 0 {
@@ -127,7 +127,7 @@ impl Metrics {
             }
             let kind = if record.what == What::Dial { "dial" } else { "probe" };
             let result = match record.outcome {
-                // Its end is another record; or it was never to happen.
+                // The end has its own record, or shadow mode prevented the dial.
                 Outcome::Started | Outcome::Shadow => continue,
                 Outcome::Applied => "connected",
                 Outcome::Failed(_) => "failed",
@@ -149,7 +149,7 @@ impl Metrics {
         }
     }
 
-    /// All metrics as OpenMetrics text. O(slots ever used + records counted anew).
+    /// All metrics as OpenMetrics text. O(slots ever used + new records).
     pub fn render(self: &Arc<Self>, sources: &Sources) -> String {
         self.read_journal(&sources.state.journal);
         let mut registry = Registry::with_prefix("groundskeeper");
@@ -211,7 +211,7 @@ impl Scrape {
         let fuel = counts.fuel.iter().filter(|(_, fuel)| **fuel > 0).map(|(phase, fuel)| ([&**phase], *fuel));
         out.counters(&list::PHASE_FUEL, fuel)?;
         drop(counts);
-        // A rejected phase may have the name of one that runs.
+        // A rejected phase may have the name of a running one.
         let mut names = BTreeSet::new();
         let known: Vec<&PhaseStatus> = board.iter().filter(|phase| names.insert(&phase.name)).collect();
         let states = known.iter().flat_map(|phase| {

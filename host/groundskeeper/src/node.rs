@@ -1,4 +1,4 @@
-//! Puts the parts together. Owns starting and stopping, in order; decides nothing else.
+//! Combines the parts. Responsible for the order of starting and stopping; decides nothing else.
 
 #[cfg(feature = "node")]
 mod builder;

@@ -1,4 +1,5 @@
-//! What the API says, as types that the command line reads back. Append-only: a newer client talks to an older node.
+//! The answers of the API, as types that the command line reads back. Append-only: a newer client may talk to an older
+//! node.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ pub struct Status {
     pub node: PeerId,
     pub version: String,
     pub network: String,
-    /// Number of the last tick begun, 0 before the first.
+    /// Number of the last tick that has begun; 0 before the first.
     pub tick: u32,
     pub interval_ms: u64,
     pub uptime_s: u64,
@@ -28,10 +29,10 @@ pub struct Status {
     pub pool: PoolStatus,
     pub book: BookStatus,
     pub journal: JournalStatus,
-    /// What the network says of itself, if there is one.
+    /// Figures of the network, if the node has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficSnapshot>,
-    /// Requests of this node, by kind.
+    /// Requests sent by this node, by kind.
     #[serde(default)]
     pub requests: Vec<KindSnapshot>,
     pub phases: Vec<PhaseStatus>,
@@ -55,7 +56,7 @@ pub struct BookStatus {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JournalStatus {
-    /// Live connections that ended since the node started.
+    /// Live connections that have ended since the node started.
     pub disconnects: u64,
     /// Records in memory.
     pub notable: usize,
@@ -66,7 +67,7 @@ pub struct JournalStatus {
 /// `GET /peers?limit=`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peers {
-    /// Live connections, also those beyond the limit.
+    /// All live connections, also those beyond the limit.
     pub total: usize,
     pub peers: Vec<Peer>,
 }
@@ -82,7 +83,7 @@ pub struct Peer {
     pub health: u8,
     pub idle_s: u32,
     pub age_s: u32,
-    /// None before the first answered ping.
+    /// `None` before the first answered ping.
     pub rtt_us: Option<u32>,
     pub pings_lost: u8,
     pub protected: bool,
@@ -92,7 +93,7 @@ pub struct Peer {
     /// Its circuit breakers that are not closed, by kind of request.
     #[serde(default)]
     pub breakers: BTreeMap<Arc<str>, BreakerState>,
-    /// What the peer says it runs. Untrusted.
+    /// The software that the peer claims to run. Untrusted.
     pub agent: String,
 }
 
@@ -107,11 +108,12 @@ pub struct Phases {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumed {
     pub phase: String,
-    /// How it stood before.
+    /// The phase's state before.
     pub was: PhaseState,
 }
 
-/// `POST /reload/hold?for=`, in seconds: changes in the drop-in folder wait so long, or until `POST /reload`. 0 ends it.
+/// `POST /reload/hold?for=`, in seconds: changes in the drop-in folder wait that long, or until `POST /reload`. 0 ends
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The drop-in folder.
@@ -121,9 +123,9 @@ pub struct Held {
 /// `GET /explain/{peer id, its beginning, ip:port or ip}`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// Whom the question turned out to be about; none if an address was asked for that no peer is known at.
+    /// The peer concerned. `None` for an address without a known peer.
     pub peer: Option<PeerId>,
-    /// Its connection now.
+    /// Its current connection.
     pub connected: Option<Peer>,
     /// Oldest first.
     pub records: Vec<Record>,
@@ -132,7 +134,7 @@ pub struct Explanation {
 /// `GET /journal?limit=`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
-    /// The newest, oldest first.
+    /// The newest records, oldest first.
     pub records: Vec<Record>,
 }
 
@@ -144,7 +146,7 @@ pub struct Health {
     pub why: Vec<String>,
 }
 
-/// Any answer that is not 200, except those of `/healthz` and `/readyz`.
+/// Every answer other than 200, except those of `/healthz` and `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     pub error: String,

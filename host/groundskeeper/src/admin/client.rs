@@ -1,4 +1,4 @@
-//! The asking side of the admin socket. One question a connection.
+//! The client of the admin socket. One request per connection.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::answers::Refusal;
 
-/// A node that has not answered by then does not answer: it works from memory alone.
+/// Time limit for an answer: the node answers from memory, so more time does not help.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A node that says that it is starting is asked again so soon. Phases that were compiled before load faster than this.
+/// Wait before a starting node is asked again. Phases that were compiled before load faster than this.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no answer.
@@ -31,14 +31,14 @@ pub enum ClientError {
     NoNode { socket: PathBuf, source: io::Error },
     #[error("not allowed to talk to {}; be the node's user, root, or in the socket's group", .0.display())]
     NotAllowed(PathBuf),
-    /// The node understood, and has nothing to say.
+    /// The node understood the request and refused it.
     #[error("{0}")]
     Refused(String),
     #[error("the node on {} did not answer properly: {why}", socket.display())]
     Broken { socket: PathBuf, why: String },
 }
 
-/// Asks one node.
+/// Sends requests to one node.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -49,15 +49,15 @@ impl Client {
         Self { socket: socket.to_owned() }
     }
 
-    /// Asks for `path` and reads a JSON answer, also that of a node that says it is not well (503).
+    /// Sends `GET path` and reads a JSON answer, including a 503 from a node that reports bad health.
     ///
     /// # Errors
-    /// [`ClientError`] tells a missing node from one that refuses.
+    /// [`ClientError`] distinguishes a missing node from one that refuses.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.answer(self.get_bytes(path).await?)
     }
 
-    /// Has `path` done and reads a JSON answer.
+    /// Sends `POST path` and reads a JSON answer.
     ///
     /// # Errors
     /// As [`Client::get`].
@@ -75,7 +75,7 @@ impl Client {
         }
     }
 
-    /// Asks for `path` and returns whatever comes back.
+    /// Sends `GET path` and returns any answer.
     ///
     /// # Errors
     /// As [`Client::get`], except that every status is an answer.
@@ -83,7 +83,7 @@ impl Client {
         self.ask(Method::GET, path).await
     }
 
-    /// Asks for `path` and hands over each line of the answer, until it ends or `line` says that it is enough.
+    /// Sends `GET path` and passes each line of the answer to `line`, until the answer ends or `line` returns false.
     ///
     /// # Errors
     /// As [`Client::get`].
@@ -108,7 +108,7 @@ impl Client {
         Ok(())
     }
 
-    /// Asks until the node has started, or patience is at its end.
+    /// Repeats the request until the node has started, or the time limit is reached.
     async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
         let begun = Instant::now();
         loop {
@@ -131,7 +131,7 @@ impl Client {
         tokio::time::timeout(PATIENCE, answer).await.map_err(|_| self.broken("it took too long"))?
     }
 
-    /// Sends one request. Its connection lives as long as the response, which is its only one.
+    /// Sends one request. Its connection lives as long as the response.
     async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
@@ -151,7 +151,7 @@ impl Client {
 
     fn failed(&self, error: hyper::Error) -> ClientError {
         if error.is_incomplete_message() {
-            // Closed without a word: what the node does with those who may not talk to it.
+            // Closed without an answer: this is how the node rejects clients without permission.
             ClientError::NotAllowed(self.socket.clone())
         } else {
             self.broken(error)
@@ -163,12 +163,12 @@ impl Client {
     }
 }
 
-/// Whether it is no answer to the question; a node that is not well answers with 503 too, and with its health.
+/// Whether the body is an error. A node in bad health also answers 503, but with its health.
 fn is_refusal(body: &Bytes) -> bool {
     serde_json::from_slice::<Refusal>(body).is_ok()
 }
 
-/// Makes `text` fit between two slashes of a path (RFC 3986, section 2).
+/// Escapes `text` for use as one segment of a path (RFC 3986, section 2).
 pub fn path_segment(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     text.bytes()

@@ -1,4 +1,4 @@
-//! Whom an operator means, and everything that is known about it. Guesses only when there is one candidate.
+//! Finds the peer that an operator means, and everything known about it. Completes an id only if one peer matches.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -8,10 +8,10 @@ use super::answers::Explanation;
 use crate::journal::Record;
 use crate::peer::{PeerId, canonical};
 
-/// The beginning of an id must have so many characters: fewer fit by chance.
+/// Minimum length of the start of an id: shorter ones match by chance.
 const LEAST_PREFIX: usize = 4;
 
-/// Candidates that are told when a beginning fits several.
+/// Candidates listed when the start of an id matches several.
 const CANDIDATES_TOLD: usize = 8;
 
 /// Why there is no explanation.
@@ -26,7 +26,7 @@ pub(super) enum NoOne {
 }
 
 impl AdminState {
-    /// Everything still known about `who`. O(records held + slots ever used).
+    /// Everything that is still known about `who`. O(records held + slots ever used).
     pub(super) fn explain(&self, who: &str) -> Result<Explanation, NoOne> {
         let who = who.trim();
         if let Ok(id) = who.parse::<PeerId>() {
@@ -77,7 +77,7 @@ impl AdminState {
         known_of(who, Explanation { peer: Some(id), connected, records })
     }
 
-    /// By address: records of that address, and of the peers that were met there.
+    /// By address: records of that address, and of the peers seen at it.
     fn at(&self, who: &str, fits: impl Fn(SocketAddr) -> bool) -> Result<Explanation, NoOne> {
         let connected = self.connected(|_, address| fits(address));
         let here = |record: &Record| record.address.is_some_and(&fits);

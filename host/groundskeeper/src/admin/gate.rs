@@ -1,4 +1,4 @@
-//! How many connections a listener serves at once, and for how long each. Does not look at what they carry.
+//! Limits how many connections a listener serves at once, and for how long. Does not look at their content.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Connections served at once; more wait in the system's queue. People and scrapers come one by one.
 const AT_ONCE: usize = 32;
 
-/// A connection carries one request. Whoever has not read the answer by then, or on the admin socket has read nothing for
-/// so long, holds a place that others need.
+/// Time limit of a connection, which carries one request. On the admin socket it restarts with each write that the client
+/// accepts. A connection beyond it would hold a place that others need.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// A listener whose connections are few and short.
+/// A listener with few, short connections.
 pub struct Gate<L> {
     listener: L,
-    /// Whoever reads may go on reading.
+    /// Each write restarts the time limit.
     may_stay: bool,
     places: Arc<Semaphore>,
 }
@@ -31,12 +31,12 @@ impl<L> Gate<L> {
         Self { listener, may_stay: false, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// A gate for answers without an end: time is counted from the last that was read.
+    /// A gate for endless answers: the time limit restarts with each write.
     pub fn for_streams(listener: L) -> Self {
         Self { may_stay: true, ..Self::new(listener) }
     }
 
-    /// The listener; connections that it let in stay.
+    /// The listener. Connections that were accepted stay.
     pub fn into_inner(self) -> L {
         self.listener
     }
@@ -58,7 +58,7 @@ impl<L: Listener> Listener for Gate<L> {
     }
 }
 
-/// One connection and its time.
+/// One connection and its time limit.
 pub struct Visit<S> {
     stream: S,
     may_stay: bool,

@@ -1,4 +1,4 @@
-//! From HTTP to the answers and back. Decides nothing but status codes.
+//! Maps HTTP requests to answers. Decides only about status codes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::{AdminState, answers};
 use crate::cycle::BeatReport;
 use crate::reload::ReloadReport;
 
-/// Peers and records in one answer unless the question names a number.
+/// Peers and records in one answer, unless the request names a number.
 const USUAL_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
@@ -34,7 +34,7 @@ impl Limit {
     }
 }
 
-/// An answer that is not one: a status other than 200, and why.
+/// An error answer: a status other than 200, and the reason.
 pub(super) struct Refused(StatusCode, String);
 
 impl IntoResponse for Refused {
@@ -136,7 +136,7 @@ pub(super) async fn nothing_here() -> Refused {
     Refused(StatusCode::NOT_FOUND, "there is nothing at this path".to_owned())
 }
 
-/// What a node that is not there yet says to every question.
+/// The answer of a starting node to every request.
 pub(super) const STARTING: &str = "the node is starting: it is loading its phases";
 
 /// Answers the one request of a connection.
@@ -144,6 +144,6 @@ pub(super) async fn starting(stream: impl AsyncRead + AsyncWrite + Unpin) {
     let refused = || Refused(StatusCode::SERVICE_UNAVAILABLE, STARTING.to_owned());
     let answer = service_fn(async |_| Ok::<_, Infallible>(refused().into_response()));
     let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answer).await;
-    // Whoever went away before the answer has no use for it.
+    // A client that has left does not need the answer.
     served.unwrap_or_default();
 }

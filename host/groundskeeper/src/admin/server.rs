@@ -1,4 +1,4 @@
-//! The tasks that answer operators: begun before the node is there, ended after it has stopped.
+//! The tasks that answer operators: started before the node, ended after it has stopped.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -13,19 +13,19 @@ use tokio_util::task::TaskTracker;
 
 use super::{AdminSocket, AdminState, SocketError, serve_admin, serve_starting, serve_telemetry};
 
-/// How long answers that are being given may take to end.
+/// Time in which open answers may finish.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
-/// How operators reach a node. By default they do not.
+/// How operators reach a node. Not at all by default.
 #[derive(Clone, Debug, Default)]
 pub struct AdminSettings {
-    /// The unix socket of the local API, which `groundskeeper status` and other verbs ask.
+    /// The unix socket of the local API, used by `groundskeeper status` and other verbs.
     pub socket: Option<PathBuf>,
-    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    /// The address that serves `/metrics`, `/healthz` and `/readyz`.
     pub telemetry: Option<SocketAddr>,
     /// The network's name, for `status`.
     pub network: String,
-    /// Where the node accepts connections, for `status`.
+    /// The addresses on which the node accepts connections, for `status`.
     pub listening: Vec<SocketAddr>,
 }
 
@@ -39,7 +39,7 @@ pub enum AdminError {
     Telemetry { address: SocketAddr, error: io::Error },
 }
 
-/// What answers operators. Dropped, it ends at once.
+/// Answers operators. Dropping it ends the tasks at once.
 pub(crate) struct AdminServer {
     stop: DropGuard,
     tasks: TaskTracker,
@@ -48,7 +48,7 @@ pub(crate) struct AdminServer {
 }
 
 impl AdminServer {
-    /// Binds what `settings` name. Until [`AdminServer::open`] the socket answers that the node is starting.
+    /// Binds the addresses in `settings`. Until [`AdminServer::open`] the socket answers that the node is starting.
     pub(crate) fn start(settings: &AdminSettings) -> Result<Self, AdminError> {
         let socket = settings.socket.as_deref().map(AdminSocket::bind).transpose()?;
         let telemetry = settings.telemetry.map(listen).transpose()?;
@@ -61,7 +61,7 @@ impl AdminServer {
         Ok(Self { stop: stop.drop_guard(), tasks, ready, telemetry })
     }
 
-    /// From now on `node` answers.
+    /// From now on, answers for `node`.
     pub(crate) fn open(&mut self, node: AdminState) {
         if self.ready.is_none() && self.telemetry.is_none() {
             return;
@@ -76,7 +76,7 @@ impl AdminServer {
             self.tasks.spawn(serve_telemetry(listener, Arc::clone(&node), stopped));
         }
         if let Some(ready) = self.ready.take() {
-            // The task ends before this only with the runtime.
+            // The task ends before this only together with the runtime.
             _ = ready.send(node);
         }
     }
@@ -97,7 +97,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
     listener.map_err(|error| AdminError::Telemetry { address, error })
 }
 
-/// Ends when `ready` does, if the node does not start.
+/// If the node does not start, ends when the sender of `ready` is dropped.
 async fn answer(socket: AdminSocket, ready: oneshot::Receiver<Arc<AdminState>>, stop: CancellationToken) {
     let mut node = None;
     let socket = serve_starting(socket, async { node = ready.await.ok() }).await;

@@ -1,4 +1,4 @@
-//! The admin socket: where it is, who may talk to it, and what becomes of one that a dead process left.
+//! The admin socket: its path, who may use it, and the cleanup of a socket that a dead process left.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use axum::serve::Listener;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
-/// Owner and group, as the file system sees them.
+/// For owner and group of the file.
 const MODE: u32 = 0o660;
 
 /// Why there is no admin socket.
@@ -24,7 +24,7 @@ pub enum SocketError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// A bound admin socket. Dropped, its file is gone.
+/// A bound admin socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
@@ -33,7 +33,7 @@ pub struct AdminSocket {
     owner: Owner,
 }
 
-/// Whose file the socket is.
+/// User and group that own the socket's file.
 #[derive(Clone, Copy, Debug)]
 struct Owner {
     uid: u32,
@@ -41,10 +41,10 @@ struct Owner {
 }
 
 impl AdminSocket {
-    /// Binds the socket; one that nobody answers on any more is replaced. Call inside a tokio runtime.
+    /// Binds the socket. Replaces a socket that no process listens on. Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// [`SocketError::InUse`] if somebody answers there, [`SocketError::NotASocket`] if it is somebody's file.
+    /// [`SocketError::InUse`] if a process listens there, [`SocketError::NotASocket`] if it is another kind of file.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let cannot = |source| SocketError::Io { path: path.to_owned(), source };
         match fs::symlink_metadata(path) {
@@ -56,7 +56,7 @@ impl AdminSocket {
             }
             _ => {}
         }
-        // Bound beside and renamed, so that nobody ever sees it with other permissions.
+        // Bound next to it and renamed, so that it never appears with other permissions.
         let beside = path.with_extension("new");
         match fs::remove_file(&beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
@@ -78,13 +78,13 @@ impl AdminSocket {
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
-            // One that cannot be removed is replaced at the next start.
+            // A file that cannot be removed is replaced at the next start.
             _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The node's own user, root, and the group that owns the file.
+/// Allows the node's own user, root, and the group that owns the file.
 fn may_talk(uid: u32, gid: u32, file: Owner) -> bool {
     uid == 0 || uid == file.uid || gid == file.gid
 }

@@ -1,4 +1,4 @@
-//! The answers themselves, from what the node knows right now.
+//! Builds the answers from the current state of the node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::registry::PhaseState;
 use crate::reload::{ReloadHandle, ReloadReport};
 use crate::ticker::TickerHandle;
 
-/// A tick that did not end within so many intervals is a ticker that stands.
+/// If no tick has ended within this many intervals, the ticker has stopped.
 const INTERVALS_ALIVE: u32 = 3;
 
 /// Failures in a row of a built-in phase after which the node is not ready.
@@ -90,10 +90,10 @@ impl AdminState {
         Fixture::of(&PhaseView::new(snapshot, Arc::default(), None), tick, thresholds.healthy_above.into())
     }
 
-    /// Reads the drop-in folder now, and does what follows from it.
+    /// Reads the drop-in folder now, and applies the changes.
     pub(super) async fn reload(&self) -> Result<ReloadReport, String> {
         let reload = self.reload_handle()?;
-        // The config first: what it says of phases holds for those that come.
+        // The config first: its settings for phases apply to new phases.
         let config = match &self.reconfigure {
             Some(reconfigure) => Some(reconfigure().await),
             None => None,
@@ -102,7 +102,7 @@ impl AdminState {
         Ok(ReloadReport { config, ..report })
     }
 
-    /// Has changes in the drop-in folder wait, for a time or until they are ordered.
+    /// Makes changes in the drop-in folder wait, for `time` or until a reload is ordered.
     pub(super) async fn hold(&self, time: Duration) -> Result<Held, String> {
         let reload = self.reload_handle()?;
         reload.hold(time).await;
@@ -115,7 +115,7 @@ impl AdminState {
         self.sources.reload.as_ref().ok_or_else(|| none.to_owned())
     }
 
-    /// Lets a phase run again, however often it has failed, and bytes of it that have failed be tried again.
+    /// Lets a phase run again, even after many failures, and lets its failed bytes be tried again.
     pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
         let ticker = self.ticker()?;
         if let Some(reload) = &self.sources.reload {
@@ -124,12 +124,12 @@ impl AdminState {
         change(ticker, phase, Cycle::resume).await
     }
 
-    /// Keeps a phase from running until it is resumed.
+    /// Stops a phase until it is resumed.
     pub(super) async fn pause(&self, phase: String) -> Result<Resumed, String> {
         change(self.ticker()?, phase, Cycle::pause).await
     }
 
-    /// Runs one phase in a beat of its own.
+    /// Runs one phase in a separate beat.
     pub(super) async fn run_now(&self, phase: &str) -> Result<Arc<BeatReport>, String> {
         self.ticker()?.run_now(phase).await.map_err(|error| error.to_string())
     }
@@ -138,7 +138,7 @@ impl AdminState {
         self.ticker.as_ref().ok_or_else(|| "this node has no ticker".to_owned())
     }
 
-    /// The live connections, at most `limit` of them told one by one. O(slots ever used).
+    /// The live connections; lists at most `limit` of them. O(slots ever used).
     pub fn peers(&self, limit: usize) -> Peers {
         let rows = self.sources.state.pool.freeze();
         let peers = self.rows(&rows, 0..rows.len().min(limit));
@@ -153,7 +153,7 @@ impl AdminState {
         let breakers = self.sources.traffic.as_ref().map(|report| report.breakers()).unwrap_or_default();
         let told = which.into_iter().filter_map(|row| {
             let (key, word) = (rows.key(row), rows.words()[row]);
-            // One that ended meanwhile and whose slot has another tenant is left out.
+            // Omit a connection that has ended while another one has taken its slot.
             let name = pool.name(key)?;
             Some(Peer {
                 id: name.id,
@@ -180,7 +180,7 @@ impl AdminState {
         told.collect()
     }
 
-    /// Whether the ticker advances: restarting the process would help if not.
+    /// Whether the ticker advances. If not, a restart of the process helps.
     pub fn alive(&self) -> Health {
         let from = &self.sources;
         let last = from.pulse.finished_at().unwrap_or(from.started);

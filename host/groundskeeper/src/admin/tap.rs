@@ -1,5 +1,5 @@
-//! Everything that happens, as it happens: phase runs, actions, reloads. One JSON object a line, an empty line when
-//! nothing does.
+//! Streams events as they happen: phase runs, actions, reloads. One JSON object per line; an empty line when nothing
+//! happens.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,16 +23,16 @@ use crate::journal::Record;
 use crate::reload::ReloadEvent;
 use crate::ticker::TickerHandle;
 
-/// How often the journal is looked into for what happened between beats.
+/// How often the journal is read for records between beats.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Whoever listens is told so often that there was nothing; an unheard listener is found out by it.
+/// An idle stream gets an empty line this often, so that a closed connection is noticed.
 const NOTHING: Duration = Duration::from_secs(5);
 
-/// Lines that wait for a slow listener; then it is let go.
+/// Lines that may wait for a slow listener. With more, the stream ends.
 const WAITING: usize = 1024;
 
-/// Records that one look tells at the most.
+/// Records sent per read of the journal, at most.
 const RECORDS: usize = 512;
 
 /// One line.
@@ -47,7 +47,7 @@ enum Event<'a> {
     },
     Action(&'a Record),
     Reload(&'a ReloadEvent),
-    /// Events that were lost because they came faster than they were read.
+    /// Events lost because they came faster than they were read.
     Lost {
         events: u64,
     },
@@ -124,7 +124,7 @@ fn line(event: &Event<'_>) -> Bytes {
     line.into()
 }
 
-/// A body that goes on until nobody tells anything any more.
+/// A body that ends when its sender is dropped.
 struct Lines(mpsc::Receiver<Bytes>);
 
 impl HttpBody for Lines {

@@ -1,9 +1,9 @@
-//! Every metric there is, once: name, kind, unit, labels, meaning. Holds no values.
+//! The list of all metrics: name, kind, unit, labels, meaning. Holds no values.
 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-/// One metric, before the prefix `groundskeeper_` and the suffixes of unit and kind.
+/// One metric, without the prefix `groundskeeper_` and the suffixes for unit and kind.
 pub(super) struct Metric {
     pub name: &'static str,
     pub kind: MetricType,
@@ -18,7 +18,7 @@ impl Metric {
         self.seconds.then_some(&Unit::Seconds)
     }
 
-    /// The name that queries use.
+    /// The name used in queries.
     #[cfg(test)]
     pub fn full_name(&self) -> String {
         let unit = if self.seconds { "_seconds" } else { "" };

@@ -1,4 +1,4 @@
-//! What an application says of the node that it wants: settings, handlers, phases, seams. Starts nothing before
+//! Describes the node that an application wants: settings, handlers, phases, replaced parts. Starts nothing before
 //! [`NodeBuilder::start`], and decides nothing that the config decides.
 
 use std::net::SocketAddr;
@@ -23,13 +23,13 @@ use crate::engine::schedule::Schedule;
 use crate::net::{Handlers, Identity, Net, Transport};
 use crate::registry::{PhaseSpec, RejectedPhase};
 
-/// What phases of an application are called in `phases`, beside `built-in`, `wasm` and `native`.
+/// The kind of an application's phases in `phases`, beside `built-in`, `wasm` and `native`.
 const KIND: &str = "application";
 
-/// Makes the dialer of a node out of what the node has.
+/// Makes a node's dialer from its state and network.
 pub(super) type MakeDialer = Box<dyn FnOnce(&NodeState, &Arc<Net>) -> Arc<dyn Dial> + Send>;
 
-/// Makes what opens connections out of the node's key.
+/// Makes a node's transport from its key.
 pub(super) type MakeTransport = Box<dyn FnOnce(&Identity) -> Arc<dyn Transport> + Send>;
 
 enum Folder {
@@ -46,7 +46,7 @@ pub struct NodeBuilder {
     pub(super) clock: Option<Arc<dyn Clock>>,
     application: Option<(String, String)>,
     pub(super) handlers: Handlers,
-    /// The application's phases, without its version.
+    /// The application's phases, still without its version.
     own: Vec<PhaseSpec>,
     loaded: Vec<PhaseSpec>,
     pub(super) rejected: Vec<RejectedPhase>,
@@ -59,10 +59,10 @@ pub struct NodeBuilder {
 }
 
 impl Node {
-    /// Begins to describe a node. With a data folder and nothing else it is the node of `groundskeeper run` without a
-    /// config, a drop-in folder and an admin socket.
+    /// Starts to describe a node. With only a data folder, it equals the node of `groundskeeper run` without a config, a
+    /// drop-in folder and an admin socket.
     ///
-    /// Two nodes on this machine, of which one asks the other what it has registered a handler for:
+    /// Two nodes on this machine. One sends the other a request for which that one has a handler:
     ///
     /// ```
     /// use std::time::Duration;
@@ -106,38 +106,38 @@ impl Node {
 }
 
 impl NodeBuilder {
-    /// All settings at once, as [`Config::load_with`] read them or as the application has made them. Takes the place of
-    /// what was set before it; the setters below go over it if they come after it.
+    /// Sets the whole config, as read by [`Config::load_with`] or made by the application. Replaces earlier settings.
+    /// Setters that are called later override it.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// Where the node keeps its key and state; made if it is not there. Without one, `node.data_dir` of the config.
+    /// The folder for the node's key and state; created if it does not exist. Defaults to `node.data_dir` of the config.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.folder = Some(Folder::At(path.into()));
         self
     }
 
-    /// The same, opened already: for applications that want to know before anything else that the folder is theirs.
+    /// The same with an opened folder: for applications that must first make sure that they own the folder.
     pub fn data_folder(mut self, folder: DataFolder) -> Self {
         self.folder = Some(Folder::Open(folder));
         self
     }
 
-    /// The network's name: nodes of another one are never connected to. 1 to 32 of a-z, 0-9 and "-".
+    /// The network's name: the node never connects to nodes of another network. 1 to 32 of a-z, 0-9 and "-".
     pub fn network(mut self, name: impl Into<String>) -> Self {
         self.config.node.network = name.into();
         self
     }
 
-    /// Where to accept connections; port 0 lets the system choose. None: the node only dials.
+    /// Addresses to accept connections on; port 0 lets the system choose. If empty, the node only dials.
     pub fn listen(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.config.net.listen = addresses.into_iter().collect();
         self
     }
 
-    /// The nodes to begin with. Whom they know comes by itself.
+    /// The nodes to start with. Their peers are discovered automatically.
     pub fn bootstrap(mut self, nodes: impl IntoIterator<Item = Bootstrap>) -> Self {
         self.config.net.bootstrap = nodes.into_iter().collect();
         self
@@ -149,28 +149,28 @@ impl NodeBuilder {
         self
     }
 
-    /// For nodes on one machine, or in a network without public addresses: private addresses are remembered and told to
-    /// others, and one network group may hold every connection.
+    /// For nodes on one machine, or in a network without public addresses: the node remembers and shares private
+    /// addresses, and one network group may hold every connection.
     pub fn private_network(mut self) -> Self {
         self.config.net.allow_private = true;
         self.config.pool.max_per_group = Some(self.config.pool.max_connections);
         self
     }
 
-    /// What the application is: its peers see `name/version`, `phases` shows `version` with its phases.
+    /// Name and version of the application: its peers see `name/version`, and `phases` shows `version` with its phases.
     pub fn application(mut self, name: &str, version: &str) -> Self {
         self.application = Some((name.to_owned(), version.to_owned()));
         self
     }
 
-    /// Its requests and broadcasts.
+    /// Handlers for requests and broadcasts of the application.
     pub fn handlers(mut self, handlers: Handlers) -> Self {
         self.handlers = handlers;
         self
     }
 
-    /// A phase in Rust, run behind the built-ins unless its schedule says otherwise. Trusted as they are: there are
-    /// no grants over it. Name, settings and order are checked by [`NodeBuilder::start`].
+    /// A phase in Rust, which runs after the built-in phases unless its schedule says otherwise. Trusted like them: no
+    /// grants limit it. [`NodeBuilder::start`] checks name, settings and order.
     pub fn phase(
         mut self,
         name: impl Into<String>,
@@ -181,8 +181,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Phases with a policy of their own, such as those of a [`Loader`](crate::loader::Loader), and those that could
-    /// not be made, to be shown with their reasons.
+    /// Phases that have a policy, such as those of a [`Loader`](crate::loader::Loader), and rejected phases, which are
+    /// shown with their reasons.
     pub fn loaded(
         mut self,
         phases: impl IntoIterator<Item = PhaseSpec>,
@@ -193,14 +193,14 @@ impl NodeBuilder {
         self
     }
 
-    /// The time; the machine's without one.
+    /// The clock. Defaults to the machine's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Carries connections in place of TLS over TCP. `make` is given the node's key, which the transport has to prove to
-    /// the other end if anybody else can reach its network.
+    /// Carries connections instead of TLS over TCP. `make` gets the node's key. The transport must prove this key to the
+    /// other end, unless no stranger can reach its network.
     pub fn transport<T: Transport>(
         mut self,
         make: impl FnOnce(&Identity) -> Arc<T> + Send + 'static,
@@ -209,8 +209,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Opens connections when phases ask for them, in place of the network's own dialer, which is `net.dialer()`: to
-    /// have a say in whom it dials, or to bring connections of another kind to `state.pool`.
+    /// Opens connections when phases ask for them, instead of the network's dialer, `net.dialer()`. Use it to choose
+    /// which addresses are dialled, or to bring connections of another kind to `state.pool`.
     pub fn dialer<D: Dial>(
         mut self,
         make: impl FnOnce(&NodeState, &Arc<Net>) -> Arc<D> + Send + 'static,
@@ -219,25 +219,25 @@ impl NodeBuilder {
         self
     }
 
-    /// Writes every beat into a file.
+    /// Writes every beat to a file.
     pub fn recorder(mut self, recorder: impl BeatRecorder + 'static) -> Self {
         self.recorder = Some(Box::new(recorder));
         self
     }
 
-    /// Writes the journal into a file, too; a relative path begins at the data folder.
+    /// Also writes the journal to a file. A relative path starts at the data folder.
     pub fn journal_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.journal.file = Some(path.into());
         self
     }
 
-    /// Phases of this folder, loaded, tried and replaced while the node runs.
+    /// The folder of phases to load, try and replace while the node runs.
     pub fn drop_in(mut self, folder: impl Into<PathBuf>) -> Self {
         self.config.guests.dir = Some(folder.into());
         self
     }
 
-    /// Reads the config again while the node runs, and takes what can change.
+    /// Reads the config again while the node runs, and applies what can change.
     pub fn config_source(mut self, source: ConfigSource) -> Self {
         self.source = Some(source);
         self
@@ -260,7 +260,7 @@ impl NodeBuilder {
     /// Starts the node on the current tokio runtime.
     ///
     /// # Errors
-    /// [`StartError`]; nothing runs then, and nothing in the folder has changed but for a key made for a new node.
+    /// [`StartError`]. Nothing runs then, and the folder is unchanged, except that a new node may already have its key.
     pub async fn start(mut self) -> Result<Node, StartError> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(StartError::NoRuntime);
@@ -278,7 +278,7 @@ impl NodeBuilder {
         let started = match started {
             Ok(node) => Ok(node.answering(admin)),
             Err(error) => {
-                // The socket is free for the next attempt.
+                // Frees the socket for the next attempt.
                 _ = admin.stop().await;
                 Err(error)
             }
@@ -286,12 +286,12 @@ impl NodeBuilder {
         started
     }
 
-    /// What peers are told the node runs, if the application said so.
+    /// The software name sent to peers, if the application set one.
     pub(super) fn agent(&self) -> Option<String> {
         self.application.as_ref().map(|(name, version)| format!("{name}/{version}"))
     }
 
-    /// The application's phases, in the order in which it named them.
+    /// The application's phases, in the order in which it added them.
     pub(super) fn take_phases(&mut self) -> Vec<PhaseSpec> {
         let mut phases = std::mem::take(&mut self.own);
         if let Some((_, version)) = &self.application {

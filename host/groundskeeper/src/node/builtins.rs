@@ -1,4 +1,4 @@
-//! The four built-in phases as the config wants them, in the order in which they run. Holds no policy of its own.
+//! The four built-in phases as configured, in the order in which they run. Holds no policy.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ pub use crate::engine::BUILTINS;
 use crate::engine::{BUILT_IN, BuiltIn, Phase, Phases};
 use crate::registry::PhaseSpec;
 
-/// The built-ins, those too that `phases` has switched off.
+/// The built-in phases, including those that `phases` has switched off.
 pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
     let Phases { reaper, reconnect, broadcast_cleanup, exchange_cleanup } = phases;
     let [first, second, third, fourth] = BUILTINS;

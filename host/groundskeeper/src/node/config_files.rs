@@ -1,4 +1,4 @@
-//! Watches the files that the config is made of, and has it read again when they have changed and come to rest.
+//! Watches the files of the config, and has it read again when they have changed and are at rest.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::reload::{ConfigReport, FileTracker, Watcher};
 /// After a scan, how long hints wait for the next one.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What the config is made of.
+/// The files of the config.
 pub(super) struct Files {
-    /// None: the defaults.
+    /// `None`: the defaults.
     pub config: Option<PathBuf>,
     /// The drop-in folder: manifests of built-in phases are part of the config.
     pub dir: Option<PathBuf>,
@@ -34,7 +34,7 @@ impl Files {
     }
 }
 
-/// Follows the files until the ticker of `beats` ends: reads them at hints, and at each tick without one.
+/// Follows the files until the ticker of `beats` ends: reads them on a hint and at each tick.
 pub(super) async fn follow(
     files: Files,
     reconfigurer: Arc<Reconfigurer>,
@@ -44,7 +44,7 @@ pub(super) async fn follow(
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    // The drop-in folder has a watcher too; this one is for the config's own.
+    // The drop-in folder has its own watcher. This one is for the config file.
     let mut watcher = files.config.as_ref().map(|config| Watcher::start(&folder(config)));
     let hint = watcher.as_ref().map(Watcher::hint).unwrap_or_default();
     let begun = Instant::now();

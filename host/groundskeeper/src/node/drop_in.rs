@@ -1,4 +1,4 @@
-//! The drop-in folder of a node: who loads its phases, and who replaces them while the node runs.
+//! The drop-in folder of a node: creates the loader and the reloader of its phases.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::ticker::TickerHandle;
 #[derive(Clone, Debug)]
 pub struct DropIn {
     pub reload: ReloadOptions,
-    /// Shared libraries are loaded too. They are trusted: nothing keeps them in bounds.
+    /// Also loads shared libraries. They are trusted: nothing limits them.
     pub allow_native: bool,
 }
 
 impl DropIn {
-    /// Components in `dir`, with no signature required of them.
+    /// The components in `dir`, without required signatures.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
         Self { reload: ReloadOptions::trusting(dir.into()), allow_native: false }
     }
 
-    /// The reloader of the folder, with the phases that it begins with put into `cycle`.
+    /// Creates the reloader of the folder, and puts the phases it starts with into `cycle`.
     pub(super) fn begin(
         &self,
         data: &Arc<DataFolder>,
@@ -49,7 +49,7 @@ impl DropIn {
     }
 }
 
-/// Reload beside a running ticker. It may be compiling when it is stopped, and has written down nothing half.
+/// The reloader beside a running ticker. It may be stopped while it compiles, and leaves no half-written state.
 pub(super) struct ReloadTask {
     pub handle: ReloadHandle,
     pub task: OwnedTask<()>,
@@ -58,7 +58,7 @@ pub(super) struct ReloadTask {
 impl ReloadTask {
     pub(super) fn run(reloader: PhaseReloader, ticker: &TickerHandle) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
-        // A dropped sender stops it too.
+        // Dropping the sender stops it, too.
         let stopped = async move { _ = stopped.await };
         let (handle, task) = reload::run(reloader, ticker.clone(), stopped);
         Self { handle, task: OwnedTask { stop, task } }

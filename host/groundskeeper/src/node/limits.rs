@@ -1,4 +1,4 @@
-//! The config's sections as state and network take them. Chooses no number.
+//! Converts sections of the config to the settings of state and network. Chooses no number.
 
 use super::NodeLimits;
 use crate::book::BookLimits;

@@ -1,4 +1,4 @@
-//! Pool, address book, phases and ticker put together, for any kind of connection. Knows no transport.
+//! Combines pool, address book, phases and ticker, for any kind of connection. Knows no transport.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,32 +32,32 @@ use crate::registry::{Before, KeptPhase, LastRuns, PhaseBoard, PhaseSpec, Regist
 use crate::reload::{ReloadHandle, StartFrom};
 use crate::ticker::{AfterTick, Ticker, TickerHandle};
 
-/// How maintenance is to run.
+/// Options of maintenance.
 pub struct Options {
     /// Time between two ticks.
     pub interval: Duration,
-    /// Opens connections when a phase asks for it; without one, dials are refused.
+    /// Opens connections when a phase asks for it. Without one, dials are refused.
     pub dialer: Option<Arc<dyn Dial>>,
     pub thresholds: Thresholds,
-    /// Where phases run: on a thread of their own unless time is simulated.
+    /// Where phases run: on a separate thread, unless time is simulated.
     pub fence: Fence,
     /// When phases ran in an earlier process.
     pub last_runs: LastRuns,
-    /// What phases kept of an earlier process, by name: memory and quarantine.
+    /// What phases kept from an earlier process, by name: memory and quarantine.
     pub kept: BTreeMap<String, KeptPhase>,
-    /// Phases that could not even be made, to be shown with their reasons.
+    /// Phases that could not be made. They are shown with their reasons.
     pub rejected: Vec<RejectedPhase>,
-    /// What all guests together may do.
+    /// Ceilings for all guests together.
     pub guests: GuestCeilings,
-    /// Measures the budget of a beat; real time without one.
+    /// Measures the budget of a beat. Defaults to real time.
     pub stopwatch: Option<Stopwatch>,
-    /// Any number that others cannot guess; equal numbers give phases equal random bits.
+    /// A number that others cannot guess. Equal numbers give phases equal random bits.
     pub secret: u64,
     /// Called after each tick, off the async threads.
     pub after_tick: Option<AfterTick>,
-    /// Writes every beat into a file, for `groundskeeper replay`.
+    /// Writes every beat to a file, for `groundskeeper replay`.
     pub recorder: Option<Box<dyn BeatRecorder>>,
-    /// Takes the place of `last_runs` and `kept`.
+    /// Replaces `last_runs` and `kept`.
     #[cfg(feature = "dropin")]
     pub data: Option<DataOptions>,
     /// How operators reach the node.
@@ -66,7 +66,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// The seeds' numbers: a tick each 30 s, 5 to 1,024 connections, stale after 90 s.
+    /// The numbers from the project's requirements: a tick every 30 s, 5 to 1,024 connections, stale after 90 s.
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(30),
@@ -89,18 +89,17 @@ impl Default for Options {
     }
 }
 
-/// Where state outlives the process, and phases that come and go while it runs.
+/// The folder for state that outlives the process, and the phases to replace while it runs.
 #[cfg(feature = "dropin")]
 #[derive(Clone)]
 pub struct DataOptions {
-    /// The address book, last runs and what phases remember are read from here, and written after ticks that changed
-    /// them.
+    /// Address book, last runs and what phases store: read from here, and written after ticks that changed them.
     pub folder: Arc<DataFolder>,
-    /// Phases of a folder, replaced while the node runs.
+    /// A folder of phases, replaced while the node runs.
     pub drop_in: Option<DropIn>,
 }
 
-/// Running maintenance: one ticker task that runs the phases over the state, and what was wanted beside it.
+/// Running maintenance: the ticker task that runs the phases, and its optional parts.
 pub struct Maintenance {
     pub(super) handle: TickerHandle,
     board: Arc<PhaseBoard>,
@@ -120,14 +119,14 @@ pub struct Maintenance {
     admin: Option<AdminServer>,
 }
 
-/// A task of its own. Dropped, it ends as if it was stopped: the ticker after the beat that it may be in.
+/// A task with its stop signal. Dropping it stops the task; the ticker first finishes the beat it is in.
 pub(super) struct OwnedTask<R> {
     pub stop: oneshot::Sender<()>,
     pub task: JoinHandle<R>,
 }
 
 impl<R> OwnedTask<R> {
-    /// What the task returns. None if the runtime is going down.
+    /// Stops the task and returns its result. `None` if the runtime is shutting down.
     pub(super) async fn stop(self) -> Option<R> {
         // Fails only if the task has ended already.
         _ = self.stop.send(());
@@ -136,11 +135,11 @@ impl<R> OwnedTask<R> {
 }
 
 impl Maintenance {
-    /// Starts the ticker on the current tokio runtime. The first tick is one interval from now; while no connection
-    /// is live, phases that wake on isolation run within half a second.
+    /// Starts the ticker on the current tokio runtime. The first tick is one interval from now. While no connection is
+    /// live, phases that wake on isolation run within half a second.
     ///
     /// # Errors
-    /// [`StartError`], and nothing was started.
+    /// [`StartError`]; nothing was started then.
     pub fn start(state: &NodeState, phases: Vec<PhaseSpec>, options: Options) -> Result<Self, StartError> {
         #[cfg(feature = "telemetry")]
         let (mut admin, settings) = (AdminServer::start(&options.admin)?, options.admin.clone());
@@ -199,7 +198,7 @@ impl Maintenance {
         let board = cycle.board();
         let (ticker, handle) = Ticker::new(cycle, interval, secret, after_tick);
         let (stop, stopped) = oneshot::channel::<()>();
-        // A dropped sender stops the ticker too: it does not outlive its owner.
+        // Dropping the sender also stops the ticker: it does not outlive its owner.
         let task = tokio::spawn(ticker.run(async move { _ = stopped.await }));
         Ok(Self {
             board,
@@ -224,18 +223,18 @@ impl Maintenance {
         &self.handle
     }
 
-    /// How each phase fares.
+    /// The status of each phase.
     pub fn board(&self) -> &Arc<PhaseBoard> {
         &self.board
     }
 
-    /// Reloads of the drop-in folder; none if there is no such folder.
+    /// Reloads of the drop-in folder; `None` if there is no such folder.
     #[cfg(feature = "dropin")]
     pub fn reload(&self) -> Option<&ReloadHandle> {
         self.reload.as_ref().map(|reload| &reload.handle)
     }
 
-    /// What answers operators, for a node that has no network and no config.
+    /// The state that answers operators, without network and config.
     #[cfg(feature = "telemetry")]
     pub(super) fn admin_state(&self) -> AdminState {
         let sources = Sources {
@@ -257,8 +256,8 @@ impl Maintenance {
         }
     }
 
-    /// Ends reload, the ticker after the beat it may be in, and answers to operators, and saves. Gives the cycle back.
-    /// None if the runtime is going down.
+    /// Ends reloads, then the ticker after the beat it is in, saves the state, and ends the answers to operators. Returns
+    /// the cycle, or `None` if the runtime is shutting down.
     pub async fn stop(self) -> Option<Cycle> {
         #[cfg(feature = "dropin")]
         if let Some(reload) = self.reload {

@@ -1,4 +1,4 @@
-//! A config that changes while the node runs: what of it takes hold at once, and what waits for the next start.
+//! Changes of the config while the node runs: what takes effect at once, and what waits for the next start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::registry::{KeptPhase, LastRuns};
 use crate::reload::ConfigReport;
 use crate::ticker::TickerHandle;
 
-/// Where the config of a running node comes from when it is read again: at changes of its files, and at orders.
+/// The source of a running node's config. It is read again when its files change, and on command.
 pub struct ConfigSource {
-    /// The file; without one, only manifests of built-in phases are watched.
+    /// The config file. Without one, only the manifests of built-in phases are watched.
     pub file: Option<PathBuf>,
     pub read: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send + Sync>,
-    /// Called with each config that takes hold, for what only the application knows: what is logged.
+    /// Called with each config that takes effect, for settings that only the application knows, such as the log level.
     pub applied: Box<dyn Fn(&Config) + Send + Sync>,
 }
 
 /// Gives a running node another config.
 pub struct Reconfigurer {
     source: ConfigSource,
-    /// What holds.
+    /// The config in effect.
     config: tokio::sync::Mutex<Config>,
     pool: Arc<Pool>,
     net: Arc<Net>,
@@ -53,7 +53,7 @@ impl Reconfigurer {
         }
     }
 
-    /// Reads the config again. What can change does, between two beats; one with a problem changes nothing.
+    /// Reads the config again. Applies what can change between two beats. A config with a problem changes nothing.
     pub async fn reconfigure(&self) -> ConfigReport {
         let mut holds = self.config.lock().await;
         let new = match (self.source.read)() {
@@ -120,7 +120,7 @@ pub(super) fn thresholds(config: &Config) -> Thresholds {
     Thresholds { healthy_above, least: pool.least, most: pool.most(), stale_after }
 }
 
-/// What holds of `[guests]`: the folder and who is trusted wait for the next start.
+/// `[guests]` in effect: the folder and the trust settings wait for the next start.
 fn live_guests(old: &Guests, new: &Guests) -> Guests {
     let Guests { dir, allow_native, reload_native, require, public_key, .. } = old.clone();
     Guests { dir, allow_native, reload_native, require, public_key, ..new.clone() }
@@ -154,7 +154,7 @@ struct Key {
     differs: fn(&Config, &Config) -> bool,
 }
 
-/// Keys that take hold while the node runs.
+/// Keys that take effect while the node runs.
 const LIVE: [Key; 22] = keys!(
     node.interval,
     pool.max_inbound,
@@ -180,7 +180,7 @@ const LIVE: [Key; 22] = keys!(
     log.level,
 );
 
-/// Keys that take hold when it starts.
+/// Keys that take effect at the next start.
 const AT_START: [Key; 35] = keys!(
     node.network,
     node.data_dir,
@@ -219,7 +219,7 @@ const AT_START: [Key; 35] = keys!(
     telemetry.listen,
 );
 
-/// Which keys differ, by whether they take hold while the node runs.
+/// Which keys differ, by when they take effect.
 pub fn compare(old: &Config, new: &Config) -> ConfigReport {
     let differing = |keys: &[Key]| {
         keys.iter().filter(|key| (key.differs)(old, new)).map(|key| key.name.to_owned()).collect::<Vec<_>>()
@@ -245,7 +245,7 @@ mod tests {
             let keys = table["properties"].as_object().unwrap().keys();
             written.extend(keys.map(|key| format!("{section}.{}", key.replace('-', "_"))));
         }
-        // It has one value only.
+        // It has only one value.
         written.retain(|key| key != "performance.enable_lock_free");
         written.sort();
         let mut known: Vec<_> = LIVE.iter().chain(&AT_START).map(|key| key.name).collect();

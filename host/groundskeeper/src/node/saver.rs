@@ -1,4 +1,4 @@
-//! What outlives the process: read at the start, written after ticks that changed it.
+//! State that outlives the process: read at the start, written after ticks that changed it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use crate::registry::{KeptPhase, PhaseSpec, RejectedPhase};
 use crate::reload::StartFrom;
 use crate::ticker::AfterTick;
 
-/// A phase with a longer period is written down as soon as it ran: losing its last run to a crash would cost that much.
+/// The last run of a phase with a longer period is saved at once: losing it to a crash would cost a whole period.
 const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
 
-/// The tick that a start has to reach to count as one that came far.
+/// A start counts as good once it reaches this tick.
 const FAR: u32 = 2;
 
-/// Gives `state` the addresses that an earlier process knew.
+/// Loads the addresses that an earlier process knew into `state`.
 pub(super) fn restore_book(folder: &DataFolder, state: &NodeState) -> Result<(), DataError> {
     state.book.restore(folder.load_book()?.logged(None));
     Ok(())
 }
 
-/// Gives `options` what an earlier process left of `phases`, and has them saved from now on. What to take of a drop-in
-/// folder.
+/// Loads what an earlier process left of `phases` into `options`, and saves it from now on. Returns what to take from a
+/// drop-in folder.
 pub(super) fn restore_phases(
     folder: &Arc<DataFolder>,
     phases: &mut Vec<PhaseSpec>,
@@ -52,7 +52,7 @@ pub(super) fn restore_phases(
     Ok(from)
 }
 
-/// Writes everything that changed, off the async threads, when maintenance has stopped after `tick`.
+/// Writes everything that changed, off the async threads, after maintenance has stopped at `tick`.
 ///
 /// # Errors
 /// What could not be written.
@@ -75,8 +75,8 @@ pub(super) fn save_all(
     async { saving.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) }
 }
 
-/// What each phase kept. A guest whose file cannot be used is rejected: it would start over, and write over what a newer
-/// version of this program left.
+/// What each phase has kept. A guest with an unusable file is rejected: it would start from nothing, and overwrite what a
+/// newer version of this program left.
 fn kept(
     folder: &DataFolder,
     phases: &mut Vec<PhaseSpec>,
@@ -99,7 +99,7 @@ fn kept(
     Ok(kept)
 }
 
-/// Writes what a crash must not lose, after ticks in which it changed.
+/// Writes the state that a crash must not lose, after ticks in which it changed.
 fn saver(folder: Arc<DataFolder>) -> AfterTick {
     let mut saved_changes = 0;
     let mut saved_once = false;
@@ -123,7 +123,7 @@ fn saver(folder: Arc<DataFolder>) -> AfterTick {
                 Err(error) => tracing::error!(%error, phase = &**name, "cannot save what it remembers"),
             }
         }
-        // Ticks are skipped by a node that is slow to start, too.
+        // At or after it: a slow start skips ticks.
         if !came_far && report.tick >= FAR {
             folder.note_far();
             came_far = true;

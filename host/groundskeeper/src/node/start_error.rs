@@ -1,4 +1,4 @@
-//! Why a node does not start, for its operator.
+//! Errors of starting a node, for its operator.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! The supply of addresses: when names are resolved and when peers are asked.
+//! Supplies the address book: decides when to resolve names and when to ask peers.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use super::NodeState;
 use crate::cycle::BeatReport;
 use crate::net::Net;
 
-/// With fewer addresses to dial than the reconnect phase may dial at once, a peer is asked for more.
+/// With fewer addresses to dial than the reconnect phase may dial at once, the node asks a peer for more.
 const ENOUGH_TO_DIAL: usize = 8;
 
-/// Keeps the address book supplied: resolves the bootstrap nodes at the start and at urgent beats, since names may
-/// point elsewhere by then, and asks a peer for addresses at ticks that find few to dial. Follows the ticker.
+/// Resolves the bootstrap nodes at the start and at urgent beats, since their names may point elsewhere by then. Asks a
+/// peer for addresses at ticks with few addresses to dial. Follows the ticker.
 pub(super) async fn supply(
     net: Arc<Net>,
     state: NodeState,
     mut reports: Receiver<Arc<BeatReport>>,
     stop: CancellationToken,
 ) {
-    // Without an address nobody can be dialled, so the first round does not wait for a beat.
+    // The node cannot dial without an address, so the first round does not wait for a beat.
     let mut urgent = 1;
     loop {
-        // At the 1st, 2nd, 4th, 8th ... urgent beat in a row: name servers are not to be hammered.
+        // At the 1st, 2nd, 4th, 8th ... urgent beat in a row, to spare the name servers.
         if u32::is_power_of_two(urgent) {
             let resolved = tokio::select! {
                 biased;

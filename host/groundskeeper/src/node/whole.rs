@@ -1,4 +1,4 @@
-//! A whole node: data folder, state, network, maintenance. Owns the order of starting and of stopping.
+//! A whole node: data folder, state, network, maintenance. Responsible for the order of starting and stopping.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ use crate::net::{Identity, Net};
 use crate::peer::PeerId;
 use crate::reload::{ReloadHandle, ReloadOptions};
 
-/// How often the pool is looked at by who waits for connections: they take a round trip or more.
+/// How often a caller that waits for connections looks at the pool: they take a round trip or more.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A running node.
@@ -43,23 +43,23 @@ pub struct Node {
     config_files: Option<JoinHandle<()>>,
     #[cfg(feature = "telemetry")]
     admin: Option<AdminServer>,
-    /// As it began.
+    /// The config at the start.
     config: Config,
     is_new: bool,
 }
 
-/// One step of a shutdown and what it took.
+/// One step of a shutdown, and how long it took.
 #[derive(Clone, Debug)]
 pub struct ShutdownStep {
     pub number: u8,
     pub what: &'static str,
     pub took: Duration,
-    /// What did not go as it should.
+    /// What went wrong.
     pub trouble: Option<String>,
 }
 
 impl Node {
-    /// Starts what `wanted` describes, with the locked folder as its own.
+    /// Starts the node that `wanted` describes, on the locked `folder`.
     pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
         let (own_phases, agent) = (wanted.take_phases(), wanted.agent());
         let NodeBuilder { config, clock, handlers, rejected, transport, dialer, recorder, source, .. } =
@@ -146,7 +146,7 @@ impl Node {
         self.state.pool.self_id()
     }
 
-    /// The node's key, to sign as this node what is passed on by others.
+    /// The node's key, to sign messages of this node that other peers pass on.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -156,20 +156,20 @@ impl Node {
         self.is_new
     }
 
-    /// This node as others name it to begin with: its id, at the first address that it advertises or listens on. None if
-    /// it does neither.
+    /// This node as a bootstrap entry for others: its id, at the first address that it advertises or listens on. `None`
+    /// if it does neither.
     pub fn as_bootstrap(&self) -> Option<Bootstrap> {
         let bound = self.net.local_addrs();
         let at = self.config.net.advertise.first().or(bound.first())?;
         Some(Bootstrap { id: Some(self.id()), host: at.ip().to_string(), port: at.port() })
     }
 
-    /// Whom it is connected to now. O(n).
+    /// The peers connected now. O(n).
     pub fn peers(&self) -> Vec<PeerId> {
         self.state.pool.peers().into_iter().map(|(_, naming)| naming.id).collect()
     }
 
-    /// Returns once there are `at_least` connections; never, if they never are. Ends nothing if it is dropped.
+    /// Returns once `at_least` connections are live; may wait forever. Dropping the future has no side effect.
     pub async fn until_connected(&self, at_least: u32) {
         while self.state.pool.live() < at_least {
             tokio::time::sleep(LOOK).await;
@@ -188,7 +188,7 @@ impl Node {
         &self.maintenance
     }
 
-    /// Reloads of the drop-in folder; none if there is no such folder in the config.
+    /// Reloads of the drop-in folder; `None` if the config has no such folder.
     pub fn reload(&self) -> Option<&ReloadHandle> {
         self.maintenance.reload()
     }
@@ -197,13 +197,13 @@ impl Node {
         &self.folder
     }
 
-    /// Who can give this node another config; none without a [`ConfigSource`](super::ConfigSource).
+    /// Gives this node another config; `None` without a [`ConfigSource`](super::ConfigSource).
     #[doc(hidden)]
     pub fn reconfigurer(&self) -> Option<&Arc<Reconfigurer>> {
         self.reconfigurer.as_ref()
     }
 
-    /// Stops in numbered steps, all within about `deadline`: a step that runs out of time is left behind and told.
+    /// Stops in numbered steps, within about `deadline`. A step that takes too long is abandoned and reported.
     pub async fn shutdown(self, deadline: Duration) -> Vec<ShutdownStep> {
         let Self { state, net, maintenance, folder, supply, stop, config_files, .. } = self;
         let Maintenance { handle, ticker, reload, .. } = maintenance;
@@ -214,7 +214,7 @@ impl Node {
         state.pool.refuse_newcomers();
         stop.cancel();
         supply.abort();
-        // Aborted or ended, either is what we want.
+        // Aborted or ended: both are fine.
         _ = supply.await;
         if let Some(reload) = reload {
             reload.task.stop().await;
@@ -233,7 +233,7 @@ impl Node {
         steps.done("say goodbye and close connections", trouble);
 
         let trouble = save_all(folder, &state, cycle.as_ref(), tick).await.err();
-        // With it goes the recorder, which waits for what it has not written yet.
+        // This drops the recorder, which waits until it has written everything.
         drop(cycle);
         steps.done("save address book, schedule and what phases remember", trouble);
 
@@ -257,14 +257,14 @@ fn journal_file(config: &Config, folder: &DataFolder) -> Result<Option<JournalFi
     file.map(Some).map_err(|source| StartError::Journal { path: path.display().to_string(), source })
 }
 
-/// The folder that `guests` names.
+/// The drop-in folder of the config.
 fn drop_in(guests: &Guests) -> Option<DropIn> {
     let Guests { dir, allow_native, reload_native, require, public_key, .. } = guests.clone();
     let reload = ReloadOptions { dir: dir?, reload_native, require, public_key };
     Some(DropIn { reload, allow_native })
 }
 
-/// Orders to read the config again, as operators give them.
+/// The operator's command to read the config again.
 #[cfg(feature = "telemetry")]
 fn orders(reconfigurer: Arc<Reconfigurer>) -> Reconfigure {
     Arc::new(move || {
