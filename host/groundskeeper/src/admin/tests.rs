@@ -49,7 +49,7 @@ fn phase() -> PhaseStatus {
     }
 }
 
-/// A node made by hand: three peers, of whom the third has left.
+/// A node built by hand: three peers, the third of which has left.
 struct Node {
     folder: TempDir,
     clock: Arc<TokioClock>,
@@ -246,7 +246,7 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
     assert_eq!(resumed, Resumed { phase: "reaper".into(), was: PhaseState::Active });
     let error = client.post::<Resumed>("/phases/reeper/resume").await.unwrap_err().to_string();
     assert!(error.contains("no phase is called \"reeper\"; the phases are reaper,"), "{error}");
-    // Reading changes nothing, so a browser's prefetch or a scraper cannot resume.
+    // Reading changes nothing, so a browser's prefetch or a scraper cannot resume a phase.
     assert!(client.get::<Resumed>("/phases/reaper/resume").await.is_err());
     assert_eq!(state.journal.select(9, |record| record.what == crate::journal::What::Resume).len(), 1);
     served.abort();
@@ -286,7 +286,7 @@ async fn a_node_that_starts_says_so_and_whoever_asked_gets_the_answer_then() {
 #[tokio::test]
 async fn shutdown_ends_the_api_and_takes_the_socket_away() {
     let mut node = Node::start();
-    // A client that says nothing does not hold the shutdown up.
+    // A silent client does not delay the shutdown.
     let _silent = tokio::net::UnixStream::connect(node.path()).await.unwrap();
     let _: Status = node.client().get("/status").await.unwrap();
     node.stop.take().unwrap().send(()).unwrap();

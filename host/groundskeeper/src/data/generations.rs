@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::registry::{KeptMemory, KeptPhase};
 
-    /// As 0.1 wrote it, before the lineage was a type of its own.
+    /// As 0.1 wrote it, before the lineage was a separate type.
     #[derive(Serialize)]
     struct OldHead {
         file: PathBuf,

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::peer::PeerId;
 
-/// Names the folder that the child of `another_process_is_named` is to hold.
+/// The folder that the child of `another_process_is_named` must lock.
 const HOLD: &str = "GROUNDSKEEPER_TEST_HOLD";
 
 fn open() -> (TempDir, DataFolder) {
@@ -98,7 +98,7 @@ fn state_comes_back_as_it_was_saved() {
     assert_eq!(folder.load_schedule().unwrap().value, runs);
 }
 
-/// The bytes that released versions wrote: every later one has to read them.
+/// The bytes that released versions wrote: every later version must read them.
 #[test]
 fn files_of_version_1_are_read() {
     let (root, folder) = open();
@@ -153,7 +153,7 @@ fn what_a_newer_version_wrote_is_left_alone() {
 fn a_failed_write_leaves_the_old_file() {
     let (root, folder) = open();
     folder.save_book(&entries()).unwrap();
-    // A folder where the new file is to be put together makes every write fail, for root as well.
+    // A folder in the place of the temporary file makes every write fail, for root as well.
     fs::create_dir(root.path().join("book.gk.tmp")).unwrap();
     fs::write(root.path().join("book.gk.tmp/x"), "").unwrap();
     assert!(matches!(folder.save_book(&Vec::new()), Err(DataError::Io { .. })));
@@ -195,7 +195,7 @@ fn another_process_is_named() {
     if let Some(path) = std::env::var_os(HOLD) {
         let _folder = DataFolder::open(Path::new(&path)).unwrap();
         writeln!(io::stdout(), "\nheld").unwrap();
-        // Until the parent kills us or lets go of the pipe.
+        // Until the parent kills this process or closes the pipe.
         _ = io::stdin().read_line(&mut String::new());
         return;
     }

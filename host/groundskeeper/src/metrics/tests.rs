@@ -90,7 +90,7 @@ fn report(result: &'static str) -> BeatReport {
     }
 }
 
-/// The value of the line that begins with `start`.
+/// The value of the line that starts with `start`.
 fn value(text: &str, start: &str) -> f64 {
     let rest = text.lines().find_map(|line| line.strip_prefix(start)?.strip_prefix(' '));
     rest.unwrap_or_else(|| panic!("no {start} in\n{text}")).parse().unwrap()
@@ -144,7 +144,7 @@ async fn phases_are_shown_with_state_refusals_and_numbers_of_their_own() {
         metrics: vec![own(false, Some(4), None), own(true, None, Some(0.5))],
         ..PhaseStatus::default()
     };
-    // Another file that gave the same name.
+    // Another file with the same name.
     let rejected = PhaseStatus { state: PhaseState::Rejected, ..phase.clone() };
     sources.phases.write(vec![phase, rejected]);
     let text = Arc::new(Metrics::default()).render(&sources);

@@ -100,7 +100,7 @@ impl PhaseSlot {
         is_news
     }
 
-    /// The files of a candidate changed before its retry: they must come to rest first.
+    /// The files of a candidate changed before its retry. It waits until they are at rest.
     pub fn postpone(&mut self) {
         if let Some(candidate) = &mut self.candidate {
             candidate.again_at = None;

@@ -85,7 +85,7 @@ impl FileTracker {
         self.seen.values_mut().for_each(|seen| seen.dirty_since = None);
     }
 
-    /// When the first dirty path comes to rest, if any is dirty.
+    /// The time at which the first dirty path is at rest, if any is dirty.
     pub fn next(&self) -> Option<Duration> {
         self.seen.values().filter_map(Seen::rests_at).min()
     }
