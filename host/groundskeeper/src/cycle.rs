@@ -241,7 +241,7 @@ impl Cycle {
         let refused = if phase.spec.policy.mode == Mode::Off {
             Some("is off; set another mode in its manifest")
         } else if phase.is_stuck() {
-            Some("is stuck in a run that does not come back")
+            Some("is stuck in a run that has not returned")
         } else if phase.breaker.has_given_up() {
             Some("is quarantined; resume it first")
         } else {

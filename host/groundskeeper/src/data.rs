@@ -231,7 +231,7 @@ impl DataFolder {
     /// Counts a start of the node. Returns the number of earlier starts since the last good one; 0 if it is unknown.
     pub fn note_start(&self) -> u32 {
         let loaded = state::STARTS.load(self).unwrap_or_else(|error| {
-            tracing::warn!(%error, "how often this node has started is not known");
+            tracing::warn!(%error, "cannot read the number of starts of this node");
             Loaded::default()
         });
         let earlier = loaded.value;

@@ -263,6 +263,6 @@ pub enum Refusal {
 
 impl Refusal {
     pub(crate) fn known_bad(why: &str) -> Self {
-        Self::Bad(format!("these very bytes have failed: {why}"))
+        Self::Bad(format!("these bytes have failed before: {why}"))
     }
 }

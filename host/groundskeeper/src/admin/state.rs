@@ -199,7 +199,7 @@ impl AdminState {
         }
         for phase in self.sources.phases.read().iter().filter(|phase| &*phase.kind == "built-in") {
             if phase.state == PhaseState::Stuck {
-                why.push(format!("phase {} is stuck in a run that does not come back", phase.name));
+                why.push(format!("phase {} is stuck in a run that has not returned", phase.name));
             } else if phase.failures_in_row >= FAILURES_TOLERATED {
                 let error = phase.last_error.as_deref().unwrap_or("see the journal");
                 why.push(format!(

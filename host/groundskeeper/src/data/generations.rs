@@ -95,7 +95,7 @@ impl DataFolder {
     /// Saves a generation that runs even if this fails.
     pub(crate) fn save_generation(&self, phase: &str, generation: &Generation) {
         if let Err(error) = generation_file(&generation.digest()).save(self, generation) {
-            tracing::error!(%error, phase, "cannot keep it; a start without its file would be one without it");
+            tracing::error!(%error, phase, "cannot save this generation; without its file in the folder, the next start cannot run it");
         }
     }
 
@@ -121,7 +121,7 @@ impl DataFolder {
     /// Removes the record of a phase, and the generations that it names.
     pub(crate) fn forget(&self, phase: &str, head: &Head) {
         if let Err(error) = self.remove(&head_file(phase).path_in(self)) {
-            tracing::error!(%error, phase, "cannot forget it on disk");
+            tracing::error!(%error, phase, "cannot remove its record from disk");
         }
         self.remove_generations(head.lineage.digests());
     }

@@ -42,12 +42,8 @@ pub(super) fn restore_phases(
     let earlier = folder.note_start();
     let from = StartFrom::after(earlier);
     if from != StartFrom::Folder {
-        let runs = if from == StartFrom::Former {
-            "generations before the last ones"
-        } else {
-            "built-in phases only"
-        };
-        tracing::error!(starts = earlier, runs, "the last starts did not come to their second tick");
+        let runs = if from == StartFrom::Former { "former generations" } else { "built-in phases only" };
+        tracing::error!(starts = earlier, runs, "the last starts did not reach their second tick");
     }
     Ok(from)
 }

@@ -71,7 +71,7 @@ impl Registry {
         let trust = spec.policy.trust;
         match self.phases.iter_mut().find(|phase| *phase.name == *spec.name) {
             Some(phase) if phase.spec.policy.trust != trust => {
-                return Err(format!("the name {:?} is taken by a phase of the host's own", spec.name));
+                return Err(format!("the name {:?} is taken by a host phase", spec.name));
             }
             Some(phase) => phase.put(spec, arrival.tick, arrival.before.unix_now),
             None => self.phases.push(Registered::arrived(spec, arrival)),

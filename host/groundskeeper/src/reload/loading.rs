@@ -53,7 +53,7 @@ impl GenerationLoader {
         let factory = &mut self.factory;
         match catch_unwind(AssertUnwindSafe(|| factory(manifest, guest, &module, generation))) {
             Ok(loaded) => loaded,
-            Err(_) => Err(Refusal::Bad("loading it panicked; what it says is in the log".to_owned())),
+            Err(_) => Err(Refusal::Bad("loading it panicked; see the log".to_owned())),
         }
     }
 
@@ -71,14 +71,14 @@ impl GenerationLoader {
     fn may_replace_native(&self) -> Result<(), Refusal> {
         if !self.reload_native {
             return Err(Refusal::Bad(
-                "a native phase is replaced when the node starts anew; for development, set \
+                "a native phase is replaced only when the node restarts; for development, set \
                  guests.reload_native = true"
                     .to_owned(),
             ));
         }
         if self.libraries >= MOST_LIBRARIES {
             return Err(Refusal::Bad(format!(
-                "{MOST_LIBRARIES} shared libraries are loaded, and none can be unloaded; start the node anew"
+                "{MOST_LIBRARIES} shared libraries are loaded, and none can be unloaded; restart the node"
             )));
         }
         Ok(())

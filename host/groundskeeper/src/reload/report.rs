@@ -80,13 +80,10 @@ impl ConfigReport {
             tracing::info!(changed = changed.join(" "), "config");
         }
         if !restart.is_empty() {
-            tracing::warn!(
-                keys = restart.join(" "),
-                "config: these keys take hold when the node starts anew"
-            );
+            tracing::warn!(keys = restart.join(" "), "config: these keys take effect when the node restarts");
         }
         for problem in problems {
-            tracing::error!("config, which stays as it is: {problem}");
+            tracing::error!("config, which stays unchanged: {problem}");
         }
     }
 }

@@ -22,7 +22,7 @@ impl PhaseReloader {
         digest: &Digest,
     ) -> Result<Option<PhaseSpec>, Refusal> {
         let generation = self.slots.folder.load_generation(digest).map_err(|error| {
-            tracing::error!(%error, phase = name, "a generation that was kept cannot be read; tried again");
+            tracing::error!(%error, phase = name, "cannot read a saved generation; will try again");
             Refusal::Machine(error.to_string())
         })?;
         let Some(generation) = generation else { return Ok(None) };
@@ -32,7 +32,7 @@ impl PhaseReloader {
         let loaded = self.loader.load(file, &manifest, &generation, false);
         if let Err(refusal) = &loaded {
             let why = refusal.to_string();
-            tracing::error!(phase = name, why, "a generation that was kept cannot be loaded");
+            tracing::error!(phase = name, why, "cannot load a saved generation");
         }
         Ok(loaded.ok())
     }

@@ -207,7 +207,7 @@ impl Runner {
                 Some(report)
             }
             Err(error) => {
-                tracing::error!(%error, "reload has ended; what runs runs on until the node starts anew");
+                tracing::error!(%error, "reload has ended; phases keep running and are not reloaded until the node restarts");
                 None
             }
         }

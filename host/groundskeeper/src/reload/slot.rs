@@ -178,7 +178,7 @@ impl PhaseSlot {
         match folder.save_head(name, &self.head) {
             Ok(()) => self.is_unsaved = false,
             Err(error) => {
-                tracing::error!(%error, phase = name, "cannot write down which generation runs; tried again");
+                tracing::error!(%error, phase = name, "cannot save which generation runs; will try again");
             }
         }
     }

@@ -130,7 +130,7 @@ impl PhaseReloader {
         if from == StartFrom::Nothing {
             // With the digest of its bytes, so that only an ordered scan puts them in.
             let rejected = read.map_or_else(|unusable| unusable.rejected, |found| Box::new(found.rejected()));
-            let why = "the last starts did not come far, so no phase of the folder runs; `groundskeeper reload` tries again";
+            let why = "the last starts failed early, so no phase of the folder runs; `groundskeeper reload` tries again";
             return Err(Unusable { refusal: Refusal::Bad(why.to_owned()), rejected });
         }
         let found = read?;

@@ -59,7 +59,7 @@ impl Watcher {
         };
         let watcher = notify::recommended_watcher(tell);
         if let Err(error) = &watcher {
-            tracing::warn!(%error, folder = %folder.display(), "cannot be watched; it is looked at once a tick");
+            tracing::warn!(%error, folder = %folder.display(), "cannot watch the folder; scanning it once per tick");
         }
         let watched = BTreeMap::new();
         let mut watcher = Self { watcher: watcher.ok(), folder: folder.to_owned(), watched, hint };
@@ -93,7 +93,7 @@ impl Watcher {
                     watched.insert(folder, which);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, folder = %folder.display(), "not watched; it is looked at once a tick");
+                    tracing::debug!(%error, folder = %folder.display(), "not watched; scanned once per tick");
                 }
             }
         }

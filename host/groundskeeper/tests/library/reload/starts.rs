@@ -62,7 +62,7 @@ fn starts_that_do_not_come_far_take_less_of_the_folder() {
             let phase = room.phase(name);
             assert_eq!(phase.state, PhaseState::Rejected, "start {n}");
             let why = phase.last_error.expect("it is shown");
-            assert!(why.contains("the last starts did not come far") && why.contains("reload"), "{why}");
+            assert!(why.contains("the last starts failed early") && why.contains("reload"), "{why}");
         }
     }
     // No look brings them back by itself: not the next one, and not that which reads everything.
