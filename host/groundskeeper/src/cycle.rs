@@ -221,7 +221,7 @@ impl Cycle {
     /// # Errors
     /// The reason why nothing can be resumed, for the operator.
     pub fn resume(&mut self, name: &str) -> Result<PhaseState, String> {
-        self.tell(name, What::Resume, Registered::resume)
+        self.change_phase(name, What::Resume, Registered::resume)
     }
 
     /// Stops the phase `name` until it is resumed or the node restarts. Returns its state before.
@@ -229,7 +229,7 @@ impl Cycle {
     /// # Errors
     /// As [`Cycle::resume`].
     pub fn pause(&mut self, name: &str) -> Result<PhaseState, String> {
-        self.tell(name, What::Pause, |phase| phase.is_paused = true)
+        self.change_phase(name, What::Pause, |phase| phase.is_paused = true)
     }
 
     /// Makes the next beat run only the phase `name`, even if it is not due. Its cadence does not change.
@@ -269,7 +269,7 @@ impl Cycle {
     }
 
     /// Applies a change of the operator to one phase, and journals it.
-    fn tell(
+    fn change_phase(
         &mut self,
         name: &str,
         what: What,

@@ -97,11 +97,11 @@ impl TickerHandle {
         &self,
         change: impl FnOnce(&mut Cycle) -> R + Send + 'static,
     ) -> Option<R> {
-        let (tell, told) = oneshot::channel();
+        let (reply_tx, reply_rx) = oneshot::channel();
         // The caller may have stopped waiting for the answer.
-        let change = move |cycle: &mut Cycle| _ = tell.send(change(cycle));
+        let change = move |cycle: &mut Cycle| _ = reply_tx.send(change(cycle));
         self.commands.send(Command::With(Box::new(change))).await.ok()?;
-        told.await.ok()
+        reply_rx.await.ok()
     }
 
     /// Runs the phase `name` now, in a separate beat between two ticks. Its cadence does not change.
@@ -109,10 +109,10 @@ impl TickerHandle {
     /// # Errors
     /// The reason why it cannot run now.
     pub async fn run_now(&self, name: &str) -> Result<Arc<BeatReport>, RunError> {
-        let (tell, told) = oneshot::channel();
-        let order = Command::Run(name.to_owned(), tell);
+        let (reply_tx, reply_rx) = oneshot::channel();
+        let order = Command::Run(name.to_owned(), reply_tx);
         self.commands.send(order).await.map_err(|_| RunError::Stopped)?;
-        told.await.unwrap_or(Err(RunError::Stopped))
+        reply_rx.await.unwrap_or(Err(RunError::Stopped))
     }
 }
 
@@ -190,9 +190,9 @@ impl Ticker {
                 Some(command) = self.commands.recv() => match command {
                     Command::SetInterval(interval) => self.set_interval(interval),
                     Command::With(change) => self.change(change),
-                    Command::Run(name, tell) => {
+                    Command::Run(name, reply_tx) => {
                         // The caller may have stopped waiting for the answer.
-                        _ = tell.send(self.run_one(&name).await);
+                        _ = reply_tx.send(self.run_one(&name).await);
                     }
                 },
                 () = pool.isolated().notified() => self.arm_urgent(0),

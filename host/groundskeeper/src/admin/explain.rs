@@ -12,7 +12,7 @@ use crate::peer::{PeerId, canonical};
 const LEAST_PREFIX: usize = 4;
 
 /// Candidates listed when the start of an id matches several.
-const CANDIDATES_TOLD: usize = 8;
+const CANDIDATES_LISTED: usize = 8;
 
 /// Why there is no explanation.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -46,14 +46,14 @@ impl AdminState {
             return Err(NoOne::NotAName(who.to_owned()));
         }
         let fitting = self.known().into_iter().filter(|id| id.to_string().starts_with(&prefix));
-        let fitting: Vec<PeerId> = fitting.take(CANDIDATES_TOLD + 1).collect();
+        let fitting: Vec<PeerId> = fitting.take(CANDIDATES_LISTED + 1).collect();
         match fitting[..] {
             [] => Err(NoOne::Unknown(who.to_owned())),
             [id] => self.about(id, who),
             _ => {
                 let mut names: Vec<String> =
-                    fitting.iter().take(CANDIDATES_TOLD).map(ToString::to_string).collect();
-                if fitting.len() > CANDIDATES_TOLD {
+                    fitting.iter().take(CANDIDATES_LISTED).map(ToString::to_string).collect();
+                if fitting.len() > CANDIDATES_LISTED {
                     names.push("and more".to_owned());
                 }
                 Err(NoOne::Several(who.to_owned(), names.join(", ")))

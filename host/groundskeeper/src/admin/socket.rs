@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owner_root_and_group_may_talk_and_nobody_else() {
+    fn only_owner_root_and_group_may_connect() {
         let file = Owner { uid: 1000, gid: 100 };
         let may = |uid, gid| may_talk(uid, gid, file);
         assert_eq!([may(1000, 5), may(0, 0), may(7, 100), may(7, 7)], [true, true, true, false]);

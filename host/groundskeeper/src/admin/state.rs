@@ -151,7 +151,7 @@ impl AdminState {
         let (seen, since) = (pool.freeze_last_seen(rows), pool.freeze_connected_at(rows));
         let (rtt, traffic) = (pool.freeze_rtt(rows), pool.freeze_traffic(rows));
         let breakers = self.sources.traffic.as_ref().map(|report| report.breakers()).unwrap_or_default();
-        let told = which.into_iter().filter_map(|row| {
+        let peers = which.into_iter().filter_map(|row| {
             let (key, word) = (rows.key(row), rows.words()[row]);
             // Omit a connection that has ended while another one has taken its slot.
             let name = pool.name(key)?;
@@ -177,7 +177,7 @@ impl AdminState {
                 agent: name.agent,
             })
         });
-        told.collect()
+        peers.collect()
     }
 
     /// Whether the ticker advances. If not, a restart of the process helps.

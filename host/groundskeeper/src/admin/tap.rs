@@ -56,11 +56,11 @@ enum Event<'a> {
 /// `GET /tap`
 pub(super) async fn tap(State(node): State<Arc<AdminState>>) -> Response {
     let (lines, waiting) = mpsc::channel(WAITING);
-    tokio::spawn(tell(node, lines));
+    tokio::spawn(stream_events(node, lines));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(waiting))).into_response()
 }
 
-async fn tell(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
+async fn stream_events(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
     let journal = &node.sources.state.journal;
     let mut seen = journal.select(1, |_| true).last().map_or(0, |record| record.seq);
     let Some(mut beats) = node.ticker.as_ref().map(TickerHandle::reports) else { return };
@@ -68,7 +68,7 @@ async fn tell(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
     let mut look_at = Instant::now();
     let mut quiet = 0;
     loop {
-        let told = tokio::select! {
+        let new_lines = tokio::select! {
             beat = beats.recv() => match beat {
                 Ok(report) => runs(&report),
                 Err(RecvError::Lagged(events)) => vec![line(&Event::Lost { events })],
@@ -88,24 +88,24 @@ async fn tell(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
             () = sleep_until(look_at) => {
                 look_at = Instant::now() + LOOK;
                 let records = journal.select(RECORDS, |record| record.seq > seen);
-                let mut told = Vec::new();
+                let mut new_lines = Vec::new();
                 if let (Some(first), Some(last)) = (records.first(), records.last()) {
                     let lost = first.seq - seen - 1;
                     if lost > 0 {
-                        told.push(line(&Event::Lost { events: lost }));
+                        new_lines.push(line(&Event::Lost { events: lost }));
                     }
                     seen = last.seq;
                 }
-                told.extend(records.iter().map(|record| line(&Event::Action(record))));
-                told
+                new_lines.extend(records.iter().map(|record| line(&Event::Action(record))));
+                new_lines
             }
         };
-        quiet = if told.is_empty() { quiet + 1 } else { 0 };
+        quiet = if new_lines.is_empty() { quiet + 1 } else { 0 };
         let nothing = (LOOK * quiet >= NOTHING).then(|| {
             quiet = 0;
             Bytes::from_static(b"\n")
         });
-        for line in told.into_iter().chain(nothing) {
+        for line in new_lines.into_iter().chain(nothing) {
             if lines.try_send(line).is_err() {
                 return;
             }

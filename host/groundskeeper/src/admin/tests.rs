@@ -253,7 +253,7 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
 }
 
 #[tokio::test]
-async fn a_node_that_starts_says_so_and_whoever_asked_gets_the_answer_then() {
+async fn a_starting_node_says_so_and_answers_once_started() {
     let node = Node::start();
     let path = node.folder.path().join("other.sock");
     let socket = AdminSocket::bind(&path).unwrap();
@@ -297,7 +297,7 @@ async fn shutdown_ends_the_api_and_takes_the_socket_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_visitor_who_says_nothing_is_cut_off() {
+async fn a_silent_client_is_cut_off() {
     let node = Node::start();
     let mut silent = tokio::net::UnixStream::connect(node.path()).await.unwrap();
     let begun = tokio::time::Instant::now();

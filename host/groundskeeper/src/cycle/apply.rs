@@ -21,7 +21,7 @@ mod tables;
 
 /// Failed asks of one run that are recorded one by one; the rest are recorded as a count. A plan with 4,096 of them at
 /// each tick would push everything else out of the journal.
-const FUTILE_TOLD: u32 = 64;
+const FUTILE_RECORDED: u32 = 64;
 
 /// The outcome of an ask. The error is an outcome that ends it early.
 type Applying = Result<Fate, Fate>;
@@ -60,7 +60,7 @@ pub(super) struct Applied {
     ended_in_shadow: u32,
     dialed_in_shadow: u32,
     futile: u32,
-    futile_untold: BTreeMap<Interface, u32>,
+    futile_counted: BTreeMap<Interface, u32>,
     /// Interface of the ask that is being applied.
     interface: Option<Interface>,
 }
@@ -73,10 +73,10 @@ impl Apply<'_> {
             let fate = self.one(ask).unwrap_or_else(|not_applied| not_applied);
             self.outcome.fates.push(fate);
         }
-        let mut untold: Vec<_> = std::mem::take(&mut self.outcome.futile_untold).into_iter().collect();
-        untold.sort_by_key(|(interface, _)| interface.name());
-        for (interface, count) in untold {
-            let words = format!("came to nothing as well, like the {FUTILE_TOLD} asks told one by one");
+        let mut counted: Vec<_> = std::mem::take(&mut self.outcome.futile_counted).into_iter().collect();
+        counted.sort_by_key(|(interface, _)| interface.name());
+        for (interface, count) in counted {
+            let words = format!("came to nothing as well, like the {FUTILE_RECORDED} asks told one by one");
             let outcome = Outcome::Refused(words);
             self.record(Draft { outcome, count, ..self.draft(what_of(interface), "") });
         }
@@ -147,12 +147,12 @@ impl Apply<'_> {
 
     /// Records a failed ask: the first ones one by one, the rest as a count.
     fn futile(&mut self, draft: impl FnOnce(&Self) -> Draft) {
-        let Applied { futile, futile_untold, interface, .. } = &mut self.outcome;
+        let Applied { futile, futile_counted, interface, .. } = &mut self.outcome;
         *futile += 1;
-        if *futile <= FUTILE_TOLD {
+        if *futile <= FUTILE_RECORDED {
             self.record(draft(self));
         } else if let Some(interface) = *interface {
-            *futile_untold.entry(interface).or_default() += 1;
+            *futile_counted.entry(interface).or_default() += 1;
         }
     }
 

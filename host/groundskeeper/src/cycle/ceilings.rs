@@ -66,7 +66,10 @@ impl Used {
     fn begin(&mut self, tick: u32, now: Duration) {
         if self.tick != tick {
             self.tick = tick;
-            (self.disconnects, self.pings, self.dials, self.forgotten) = (0, 0, 0, 0);
+            self.disconnects = 0;
+            self.pings = 0;
+            self.dials = 0;
+            self.forgotten = 0;
         }
         self.disconnects_of_hour.expire(now);
         self.health.retain(|_, hour| hour.sum(now) > 0);

@@ -113,7 +113,7 @@ fn files_of_version_1_are_read() {
 }
 
 #[test]
-fn whatever_is_damaged_is_moved_aside_and_told() {
+fn damaged_files_are_moved_aside_with_a_warning() {
     let (root, folder) = open();
     let path = root.path().join("book.gk");
     folder.save_book(&entries()).unwrap();
@@ -137,7 +137,7 @@ fn whatever_is_damaged_is_moved_aside_and_told() {
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_left_alone() {
+fn files_of_a_newer_version_are_left_alone() {
     let (root, folder) = open();
     let path = root.path().join("book.gk");
     let newer = state::StateFile::<LastRuns>::new("book.gk".into(), *b"GKbk", 2);
@@ -161,7 +161,7 @@ fn a_failed_write_leaves_the_old_file() {
 }
 
 #[test]
-fn a_leftover_of_a_crash_is_in_nobodys_way() {
+fn leftovers_of_a_crash_do_no_harm() {
     let (root, folder) = open();
     let leftover = root.path().join("node.key.tmp");
     fs::write(&leftover, "half a k").unwrap();

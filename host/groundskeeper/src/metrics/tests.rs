@@ -28,7 +28,7 @@ fn sources(clock: &Arc<TokioClock>) -> Sources {
             stale_after: Duration::from_secs(90),
         })),
         started: Duration::ZERO,
-        reload: Some(ReloadHandle::of_nobody(ReloadCounts::default())),
+        reload: Some(ReloadHandle::without_reloader(ReloadCounts::default())),
     }
 }
 
@@ -54,7 +54,7 @@ impl TrafficReport for Busy {
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_is_told_by_priority_and_by_kind() {
+async fn traffic_is_counted_by_priority_and_kind() {
     let text = Arc::new(Metrics::default()).render(&sources(&TokioClock::starting_at(Duration::ZERO)));
     let at = |start| value(&text, start);
     assert_eq!(at("groundskeeper_send_queue_bytes"), 4096.0);

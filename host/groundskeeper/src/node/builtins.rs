@@ -37,7 +37,7 @@ mod tests {
     use crate::record::{RunInfo, builtin};
 
     #[test]
-    fn every_built_in_is_made_again_out_of_what_it_shows() {
+    fn every_built_in_is_rebuilt_from_its_recorded_settings() {
         for spec in builtins(&Phases::default()) {
             let info = RunInfo {
                 name: spec.name,

@@ -51,7 +51,7 @@ pub(super) async fn follow(
     let mut tracker = FileTracker::default();
     tracker.update(files.list(), Duration::ZERO);
     tracker.dirty_at_rest(Duration::MAX).iter().for_each(|path| tracker.settle(path));
-    let mut told = ConfigReport::default();
+    let mut last_report = ConfigReport::default();
     loop {
         let now = begun.elapsed();
         tracker.update(files.list(), now);
@@ -59,9 +59,9 @@ pub(super) async fn follow(
         if !rested.is_empty() {
             rested.iter().for_each(|path| tracker.settle(path));
             let report = reconfigurer.reconfigure().await;
-            if report != told {
+            if report != last_report {
                 report.log();
-                told = report;
+                last_report = report;
             }
         }
         if let (Some(watcher), Some(config)) = (&mut watcher, &files.config) {

@@ -260,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_gone_back_to_was_good_and_both_sides_agree(events in events()) {
+        fn a_rollback_target_was_good_and_both_sides_agree(events in events()) {
             let (mut on_disk, mut in_memory) = (Lineage::default(), Lineage::default());
             // Generations that were the first, passed a probation, or lost their former one.
             let mut good = Vec::new();

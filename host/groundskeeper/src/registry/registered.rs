@@ -95,7 +95,7 @@ impl Registered {
         let mut kept = before.kept.get(&spec.name).cloned().unwrap_or_default();
         let mut breaker = breaker(&spec.policy);
         // New bytes get another chance.
-        kept.quarantine = kept.quarantine.filter(|told| Some(told.digest) == spec.digest);
+        kept.quarantine = kept.quarantine.filter(|quarantine| Some(quarantine.digest) == spec.digest);
         if kept.quarantine.is_some() {
             breaker.give_up();
         }
@@ -107,7 +107,7 @@ impl Registered {
             spec,
             timing,
             breaker,
-            last_error: kept.quarantine.as_ref().map(|told| told.why.clone()),
+            last_error: kept.quarantine.as_ref().map(|quarantine| quarantine.why.clone()),
             kept,
             changes: 0,
             is_paused: false,
@@ -189,7 +189,7 @@ impl Registered {
         self.cost = Cost::default();
         self.memory_peak = None;
         self.metrics.clear();
-        if self.kept.quarantine.take_if(|told| Some(told.digest) != self.spec.digest).is_some() {
+        if self.kept.quarantine.take_if(|quarantine| Some(quarantine.digest) != self.spec.digest).is_some() {
             self.changes += 1;
         }
     }

@@ -61,7 +61,7 @@ fn guests_come_behind_the_hosts_own_by_name_unless_they_say_otherwise() {
 }
 
 #[test]
-fn one_bad_guest_costs_nobody_but_itself() {
+fn a_bad_guest_harms_no_other_phase() {
     let (order, rejected) = names(vec![
         spec("reaper", &[]),
         guest("good", &["bad"], &[]),
@@ -102,7 +102,7 @@ fn circles_are_named_and_only_their_guests_go() {
 }
 
 #[test]
-fn waiting_for_what_is_off_or_rejected_is_waiting_for_nothing() {
+fn waiting_for_an_absent_phase_has_no_effect() {
     let gone = RejectedPhase { name: "gone".into(), problem: "no".into(), ..RejectedPhase::default() };
     let specs = vec![guest("a", &["gone", "exchange-cleanup"], &[])];
     let registry = Registry::new(specs, vec![gone], |_| 0, &before()).unwrap();
@@ -160,7 +160,7 @@ fn a_quarantine_outlives_the_process_until_the_bytes_change() {
 }
 
 #[test]
-fn shadow_mode_has_a_memory_of_its_own_that_begins_with_what_is_known() {
+fn shadow_mode_has_separate_memory_that_starts_as_a_copy() {
     let kept = KeptPhase { memory: Some(KeptMemory { version: 1, bytes: vec![1] }), ..KeptPhase::default() };
     let before = Before { kept: [("a".to_owned(), kept.clone())].into(), ..before() };
     let mut spec = guest("a", &[], &[]);

@@ -110,8 +110,8 @@ mod tests {
     fn bytes_that_were_read() {
         let mut slot = PhaseSlot::new(head());
         slot.started();
-        let told = crate::registry::RejectedPhase { digest: Some([4; 32]), ..Default::default() };
-        slot.refuse(Refusal::Machine("disk full".to_owned()), told, ms(0));
+        let rejected = crate::registry::RejectedPhase { digest: Some([4; 32]), ..Default::default() };
+        slot.refuse(Refusal::Machine("disk full".to_owned()), rejected, ms(0));
         let (hint, ordered) = (ScanKind::Hint, ScanKind::Ordered);
         let table = [
             (3, hint, 0, OnRead::Runs),

@@ -47,9 +47,9 @@ pub struct ReloadHandle {
 impl ReloadHandle {
     /// Reads the whole folder now, and applies the changes. `None` if the node is shutting down.
     pub async fn reload(&self) -> Option<ReloadReport> {
-        let (tell, told) = oneshot::channel();
-        self.orders.send(Order::Reload(tell)).await.ok()?;
-        told.await.ok()
+        let (reply_tx, reply_rx) = oneshot::channel();
+        self.orders.send(Order::Reload(reply_tx)).await.ok()?;
+        reply_rx.await.ok()
     }
 
     /// Receives every later event.
@@ -84,7 +84,7 @@ impl ReloadHandle {
 
     /// A handle without a reloader behind it.
     #[cfg(all(test, feature = "telemetry"))]
-    pub(crate) fn of_nobody(counts: ReloadCounts) -> Self {
+    pub(crate) fn without_reloader(counts: ReloadCounts) -> Self {
         Self {
             folder: Arc::from(Path::new("")),
             orders: mpsc::channel(1).0,
@@ -136,21 +136,21 @@ impl Runner {
         let mut wanted: (ScanKind, Option<oneshot::Sender<ReloadReport>>) = (ScanKind::Hint, None);
         let mut is_hinted = false;
         loop {
-            let (kind, tell) = wanted;
+            let (kind, reply_tx) = wanted;
             let Some(report) = self.scan(kind).await else { return };
             if std::mem::take(&mut is_hinted) {
                 tokio::time::sleep(PAUSE).await;
             }
-            if let Some(tell) = tell {
+            if let Some(reply_tx) = reply_tx {
                 // The caller may have stopped waiting for the answer.
-                _ = tell.send(report);
+                _ = reply_tx.send(report);
             }
             let held = self.held_until();
             let next = held.or_else(|| self.reloader.as_ref()?.0.next());
             let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
             wanted = tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Reload(tell)) => (ScanKind::Ordered, Some(tell)),
+                    Some(Order::Reload(reply_tx)) => (ScanKind::Ordered, Some(reply_tx)),
                     Some(Order::Forgive(name)) => {
                         self.reloader.iter_mut().for_each(|(reloader, _)| reloader.forgive(&name));
                         // No file has changed, so a scan for changes would skip them.

@@ -94,7 +94,8 @@ impl FileTracker {
 impl Seen {
     fn note(&mut self, stamp: Option<Stamp>, now: Duration) {
         if self.stamp != stamp {
-            (self.stamp, self.changed_at) = (stamp, now);
+            self.stamp = stamp;
+            self.changed_at = now;
             self.dirty_since.get_or_insert(now);
         }
     }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_rests_when_nobody_has_written_to_it_for_a_while() {
+    fn a_file_is_at_rest_after_a_while_without_writes() {
         let (mut tracker, path) = (FileTracker::default(), Path::new("a"));
         tracker.update(listed(&[("a", 1)]), ms(0));
         assert!(

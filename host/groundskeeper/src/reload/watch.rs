@@ -50,14 +50,14 @@ impl Watcher {
     /// Starts to watch. If the machine has no watches left, warns once and scans without them.
     pub fn start(folder: &Path) -> Self {
         let hint = Arc::new(Notify::new());
-        let told = Arc::clone(&hint);
-        let tell = move |event: notify::Result<notify::Event>| {
+        let hint_tx = Arc::clone(&hint);
+        let on_event = move |event: notify::Result<notify::Event>| {
             // Reading is no change, and the scanner itself reads.
             if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
-                told.notify_one();
+                hint_tx.notify_one();
             }
         };
-        let watcher = notify::recommended_watcher(tell);
+        let watcher = notify::recommended_watcher(on_event);
         if let Err(error) = &watcher {
             tracing::warn!(%error, folder = %folder.display(), "cannot watch the folder; scanning it once per tick");
         }
