@@ -1,5 +1,4 @@
-//! One beat: choose the due phases, build the view, run, check, apply, journal. Has no clock and never waits for the
-//! network.
+//! One beat: choose the due phases, build the view, run, check, apply, journal. No clock, no wait for the network.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -296,8 +295,7 @@ impl Cycle {
         })
     }
 
-    /// Runs one beat to its end. Blocks for as long as its phases run; a phase that does not return blocks for its limit
-    /// once.
+    /// Runs one beat to its end. Blocks while its phases run; a phase that does not return blocks for its limit, once.
     pub fn beat(&mut self, beat: Beat) -> BeatReport {
         let begun = Instant::now();
         let stopwatch_begun = (self.stopwatch)();

@@ -23,7 +23,7 @@ pub use groundskeeper_pool::{book, broadcasts, journal, pool};
 #[cfg(feature = "record")]
 pub use groundskeeper_record as record;
 
-// Hidden items are public for the crates, benchmarks and tests of this workspace only. They are not stable:
+// Hidden items are public only for the crates, benchmarks and tests of this workspace, without a promise:
 // docs/library.md.
 #[cfg(feature = "telemetry")]
 #[doc(hidden)]

@@ -1,5 +1,4 @@
-//! Turns the drop-in folder into phases: makes a body and a policy from manifest and module. Neither schedules nor runs
-//! them.
+//! Turns the drop-in folder into phases: manifest and module become a body with a policy. Schedules and runs none.
 //!
 //! A phase that cannot be loaded does not stop others: it is listed as refused, with the fix.
 

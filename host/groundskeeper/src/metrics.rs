@@ -36,8 +36,7 @@ const BEAT: [f64; 8] = [0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 2.0];
 /// 10 us to 250 ms, the default time limit of a guest.
 const PHASE: [f64; 8] = [0.00001, 0.00005, 0.0002, 0.001, 0.005, 0.02, 0.05, 0.25];
 
-/// A change of wall time against boot time by more than this between two beats is a jump. A slewed clock drifts by 500 us
-/// per second.
+/// Wall time that moves against boot time by more than this between two beats has jumped. Slewing moves it by 500 us/s.
 const LEAST_WALL_JUMP: Duration = Duration::from_secs(2);
 
 /// The sources of values that are read on request.

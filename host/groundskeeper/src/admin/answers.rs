@@ -1,5 +1,4 @@
-//! The answers of the API, as types that the command line reads back. Append-only: a newer client may talk to an older
-//! node.
+//! The answers of the API, as types that the command line reads back. Append-only: newer clients read older nodes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -112,8 +111,7 @@ pub struct Resumed {
     pub was: PhaseState,
 }
 
-/// `POST /reload/hold?for=`, in seconds: changes in the drop-in folder wait that long, or until `POST /reload`. 0 ends
-/// it.
+/// `POST /reload/hold?for=`, in seconds: drop-in changes wait that long, or until `POST /reload`. 0 ends the hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The drop-in folder.

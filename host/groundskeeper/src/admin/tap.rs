@@ -1,5 +1,4 @@
-//! Streams events as they happen: phase runs, actions, reloads. One JSON object per line; an empty line when nothing
-//! happens.
+//! Streams events as they happen: phase runs, actions, reloads. One JSON object per line; an empty line while idle.
 
 use std::convert::Infallible;
 use std::pin::Pin;

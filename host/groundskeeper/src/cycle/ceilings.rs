@@ -1,5 +1,4 @@
-//! What guests have done and may still do: per tick, per hour and at the same time, each alone and all together. Does
-//! nothing.
+//! What guests have done and may still do: per tick, per hour and at the same time, each alone and all together.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

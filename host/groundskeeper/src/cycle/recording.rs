@@ -36,8 +36,7 @@ impl Recordable for TickSnapshot {
 }
 
 impl PhaseRunner {
-    /// Begins the beat's record before its first run. From then on phases see the names at the start of the beat, as for
-    /// every column.
+    /// Begins the beat's record before its first run. Phases then see names, like columns, as of the start of the beat.
     pub(super) fn begin_record(&mut self, run: &mut BeatRun) {
         if let Some(recorder) = &mut self.recorder
             && run.names.is_none()

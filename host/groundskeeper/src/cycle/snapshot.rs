@@ -24,8 +24,7 @@ pub struct Thresholds {
     /// Lower and upper limit for the number of connections.
     pub least: u32,
     pub most: u32,
-    /// A peer that is silent for longer is stale. A late node resets the count of silence at most once per twice this
-    /// long.
+    /// Silence after which a peer is stale. A late node resets the count of silence at most once per twice this time.
     pub stale_after: Duration,
 }
 

@@ -25,8 +25,7 @@ pub(super) fn restore_book(folder: &DataFolder, state: &NodeState) -> Result<(),
     Ok(())
 }
 
-/// Loads what an earlier process left of `phases` into `options`, and saves it from now on. Returns what to take from a
-/// drop-in folder.
+/// Loads what an earlier process left of `phases` into `options`, and saves it from now on. Returns what a start takes.
 pub(super) fn restore_phases(
     folder: &Arc<DataFolder>,
     phases: &mut Vec<PhaseSpec>,

@@ -63,8 +63,7 @@ impl<G> Lineage<G> {
         self.bad.iter().find(|(bad, _)| bad == digest).map(|(_, why)| why.as_str())
     }
 
-    /// The former generation, if `digest` names it and the current one is on probation: the operator takes the newer one
-    /// back.
+    /// The former generation, if `digest` names it and the current one is on probation: the operator brings it back.
     pub fn taken_back(&self, digest: &Digest) -> Option<&Former<G>> {
         self.former.as_ref().filter(|former| self.on_probation && former.digest == *digest)
     }

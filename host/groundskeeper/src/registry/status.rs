@@ -21,8 +21,7 @@ pub enum PhaseState {
     Tripped,
     /// A run has not returned. The phase is not called again until it does.
     Stuck,
-    /// A guest that failed too often, or reported that it cannot work. It runs again when its bytes change or the
-    /// operator resumes it.
+    /// A guest that failed too often, or reported that it cannot work. Runs again with new bytes or when it is resumed.
     Quarantined,
     /// A new generation that needs more good runs. If it fails, the former one returns.
     Probation,
@@ -115,8 +114,7 @@ pub(crate) fn short_digest(digest: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(&digest[..6])
 }
 
-/// The output of `phases` for one phase. New fields get a default, so that older nodes can be read; fields are never
-/// removed.
+/// The output of `phases` for one phase. Fields are only added, with a default, so that older nodes can be read.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PhaseStatus {

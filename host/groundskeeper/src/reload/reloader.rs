@@ -202,8 +202,7 @@ impl PhaseReloader {
         Ok(())
     }
 
-    /// Sends the changes to the cycle, and notes their outcome. Sends nothing if nothing changes. `kind` is `None` at a
-    /// start.
+    /// Sends the changes, if there are any, to the cycle, and notes their outcome. `kind` is `None` at a start.
     pub(super) fn hand_over(&mut self, mut batch: Batch, kind: Option<ScanKind>, ticks: BetweenTicks<'_>) {
         let is_open = |rejected: &&RejectedPhase| !batch.replaces(&rejected.name);
         let rejected: Vec<RejectedPhase> = self.slots.rejected().filter(is_open).cloned().collect();

@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Ticks between two scans that read everything, in case a change left no trace: an hour of ticks of 30 s.
 const THOROUGH_EVERY: u32 = 120;
 
-/// A build takes less, or asks again.
+/// A build takes less time, or renews the hold.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 enum Order {
@@ -184,8 +184,7 @@ impl Runner {
         self.held_until.filter(|until| *until > self.clock.mono())
     }
 
-    /// One scan, off the async threads: it reads, compiles and waits for the end of a tick. `None` if no reloader is
-    /// left.
+    /// One scan, off the async threads: it reads, compiles and waits for the end of a tick. `None`: no reloader is left.
     async fn scan(&mut self, kind: ScanKind) -> Option<ReloadReport> {
         let (mut reloader, mut watcher) = self.reloader.take()?;
         let (ticker, runtime) = (self.ticker.clone(), Handle::current());

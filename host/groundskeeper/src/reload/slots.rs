@@ -38,8 +38,7 @@ impl PhaseSlots {
         self.by_name.iter().filter(|(name, slot)| is(name, slot)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// The name of the phase that `file` describes. If it cannot be read, the name of the phase that was loaded from the
-    /// file.
+    /// The name of the phase that `file` describes, or that was loaded from it if the file cannot be read now.
     pub fn name_of(&self, file: &ManifestFile) -> String {
         if file.manifest.is_ok() || self.by_name.contains_key(&file.name) {
             return file.name.clone();
