@@ -83,7 +83,7 @@ impl PhaseSpec {
     }
 }
 
-/// A phase, or a newer generation of one, that somebody wants but that does not run, with the reason.
+/// A phase, or a newer generation of one, that is wanted but does not run, with the reason.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RejectedPhase {
     /// Its name, as far as it is known.

@@ -10,7 +10,7 @@ use crate::engine::policy::{Grants, GuestCeilings};
 use crate::peer::PeerId;
 use crate::pool::ConnKey;
 
-/// Peers whose health one guest may change within an hour. About 100 bytes each.
+/// A guest may change the health of this many peers within an hour. About 100 bytes each.
 const HEALTH_PEERS: usize = 16_384;
 
 /// With more histories than this, those with no entry left are removed.
@@ -452,7 +452,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However the work is spread, no sixty minutes exceed the limit, and after a full idle hour there is room.
+        /// However the work is spread, no hour exceeds the limit, and after a full idle hour there is room.
         #[test]
         fn a_limit_holds_for_any_hour(steps in proptest::collection::vec((0_u64..900, 1_u32..5), 1..300), limit in 1_u32..20) {
             let (mut hour, mut now, mut done) = (Hour::default(), 0, Vec::new());

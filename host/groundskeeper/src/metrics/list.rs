@@ -54,7 +54,7 @@ metrics! {
     TICKS_SKIPPED = Counter "ticks_skipped" by []: "Grid points without a tick";
     TICKS_LATE = Counter "ticks_late" by []: "Ticks after skipped grid points or a suspend";
     URGENT_BEATS = Counter "urgent_beats" by []: "Beats between ticks, while no peer was connected";
-    TICK = Gauge "tick" by []: "Number of the last tick begun";
+    TICK = Gauge "tick" by []: "Number of the last tick that has begun";
     INTERVAL = Gauge "tick_interval" in seconds by []: "Time from one tick to the next";
     TICK_LATENESS = Histogram "tick_lateness" in seconds by []: "How long after its grid point a tick began";
     TICK_DURATION = Histogram "tick_duration" in seconds by []: "How long a beat took, all phases together";
@@ -96,7 +96,7 @@ metrics! {
     REQUESTS = Counter "requests" by ["kind", "result"]: "Attempts at requests by kind, at most 65, and by result: answered, failed, busy, timed-out, refused (by a breaker), lost, dropped";
     REQUEST_LATENCY = Gauge "request_latency" in seconds by ["kind", "quantile"]: "How long answers took since the start, right to 6 %; absent before the first";
     REQUESTS_RETRIED = Counter "requests_retried" by []: "Second and further attempts at requests";
-    REQUESTS_HEDGED = Counter "requests_hedged" by []: "Second attempts beside a first one that took long";
+    REQUESTS_HEDGED = Counter "requests_hedged" by []: "Second attempts sent because the first one took long";
     ANSWERS_BAD = Counter "answers_bad" by []: "Answers that were too large or given twice";
     BREAKERS = Gauge "breakers" by ["state"]: "Circuit breakers of connected peers that are not closed: open, half-open";
     BREAKERS_OPENED = Counter "breakers_opened" by []: "Circuit breakers that have opened";

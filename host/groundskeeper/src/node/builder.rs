@@ -23,7 +23,7 @@ use crate::engine::schedule::Schedule;
 use crate::net::{Handlers, Identity, Net, Transport};
 use crate::registry::{PhaseSpec, RejectedPhase};
 
-/// The kind of an application's phases in `phases`, beside `built-in`, `wasm` and `native`.
+/// The kind of an application's phases in `phases`. Other kinds are `built-in`, `wasm` and `native`.
 const KIND: &str = "application";
 
 /// Makes a node's dialer from its state and network.

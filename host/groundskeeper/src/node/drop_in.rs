@@ -49,7 +49,7 @@ impl DropIn {
     }
 }
 
-/// The reloader beside a running ticker. It may be stopped while it compiles, and leaves no half-written state.
+/// The reloader of a running ticker. It may be stopped while it compiles, and leaves no half-written state.
 pub(super) struct ReloadTask {
     pub handle: ReloadHandle,
     pub task: OwnedTask<()>,

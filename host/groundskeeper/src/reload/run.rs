@@ -1,4 +1,4 @@
-//! Runs the reloader beside a ticker: scans on a hint, at each tick, and on command.
+//! Runs the reloader of a running ticker: scans on a hint, at each tick, and on command.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ impl ReloadHandle {
     }
 }
 
-/// Runs `reloader` on the current tokio runtime beside `ticker`, until `stop` completes.
+/// Runs `reloader` for `ticker` on the current tokio runtime, until `stop` completes.
 pub fn run(
     reloader: PhaseReloader,
     ticker: TickerHandle,
