@@ -1,7 +1,7 @@
-//! The table of C functions between a host and a native phase: `include/groundskeeper_phase.h`, which explains it, in
-//! Rust. Owns shapes and numbers; a test compares them with the header's.
+//! The table of C functions between a host and a native phase, in Rust. `include/groundskeeper_phase.h` explains it; a
+//! test compares shapes and numbers with that header.
 //!
-//! [`table`] makes the table of a Rust phase, [`NativePhase`] calls any table for a host. No Rust type crosses the line.
+//! [`table`] makes the table of a Rust phase; [`NativePhase`] calls any table for a host. No Rust type crosses it.
 
 #![expect(missing_docs, non_camel_case_types, reason = "the names are the header's, and it documents them")]
 
@@ -134,7 +134,7 @@ pub struct gk_phase {
 }
 
 impl gk_text {
-    /// The same bytes, for as long as they live.
+    /// A text of these bytes. It is valid only while they live.
     pub const fn of(bytes: &[u8]) -> gk_text {
         gk_text { at: bytes.as_ptr(), len: bytes.len() }
     }

@@ -1,5 +1,5 @@
-//! Owns the actions that a plan can hold, as data: one table, from which names, numbers and encodings follow. Performs
-//! none and checks none: `Plan::push` does the checking.
+//! The actions that a plan can hold, as data: names, numbers and encodings all follow from one table. Performs and
+//! checks nothing: `Plan::push` checks.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use crate::contract::Interface;
 use crate::query::Test;
 use crate::span::Span;
 
-/// One kind of action: how the journal calls it, and the call that asks for it.
+/// One kind of action: its name in the journal, and the call that asks for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Kind {
-    /// The journal's word, such as `disconnect-if-silent`.
+    /// The name in the journal, such as `disconnect-if-silent`.
     pub name: &'static str,
     /// The interface, which is also the grant.
     pub interface: Interface,
@@ -18,7 +18,7 @@ pub struct Kind {
     pub call: &'static str,
 }
 
-/// What one field of an ask means. Whatever writes or checks asks goes through their fields.
+/// What one field of an ask means. Code that writes or checks asks goes through the fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AskField<'a> {
     /// A row of the peers.
@@ -27,21 +27,21 @@ pub enum AskField<'a> {
     Address(&'a u32),
     /// Rows of the peers.
     Peers(&'a [u32]),
-    /// Tests that a row of the peers has to pass, every one.
+    /// Tests on rows of the peers; a row must pass all of them.
     Tests(&'a [Test]),
     /// Points of health, up or down.
     Points(&'a i32),
-    /// Seconds that something holds.
+    /// A duration in seconds.
     Lasting(&'a u32),
-    /// Seconds since something was last heard of.
+    /// An age in seconds.
     Age(&'a u32),
     /// Ticks from now.
     Ticks(&'a u32),
-    /// Why.
+    /// The reason.
     Reason(&'a str),
 }
 
-/// The same, to be filled or changed.
+/// The same fields, mutable.
 #[derive(PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "those of AskField")]
 pub enum AskFieldMut<'a> {
@@ -56,7 +56,7 @@ pub enum AskFieldMut<'a> {
     Reason(&'a mut String),
 }
 
-/// Fields of the kind that has most.
+/// The largest number of fields of a kind.
 const MOST_FIELDS: usize = 3;
 
 macro_rules! asks {
@@ -70,7 +70,7 @@ macro_rules! asks {
             $($(#[$doc])* $variant { $($field: $type),* },)*
         }
 
-        /// Every kind of action. Its index is its number in the journal and in the C table: only ever append.
+        /// Every kind of action. The index is the number in the journal and in the C table, so only append.
         pub const KINDS: &[Kind] =
             &[$(Kind { name: $name, interface: Interface::$interface, call: $call }),*];
 
@@ -82,7 +82,7 @@ macro_rules! asks {
                 }
             }
 
-            /// What it carries, in the table's order.
+            /// The fields, in the table's order.
             pub fn fields(&self) -> impl Iterator<Item = AskField<'_>> {
                 let fields = match self {
                     $(Ask::$variant { $($field),* } => padded([$(AskField::$meaning($field)),*]),)*
@@ -90,7 +90,7 @@ macro_rules! asks {
                 fields.into_iter().flatten()
             }
 
-            /// The same, to be filled or changed.
+            /// The same fields, mutable.
             pub fn fields_mut(&mut self) -> impl Iterator<Item = AskFieldMut<'_>> {
                 let fields = match self {
                     $(Ask::$variant { $($field),* } => padded([$(AskFieldMut::$meaning($field)),*]),)*
@@ -98,7 +98,7 @@ macro_rules! asks {
                 fields.into_iter().flatten()
             }
 
-            /// An ask of this number whose fields are still to be filled; None if there is no such kind.
+            /// An ask of this number with empty fields; None if there is no such kind.
             pub fn empty(number: usize) -> Option<Ask> {
                 match number {
                     $($number => Some(Ask::$variant { $($field: Default::default()),* }),)*
@@ -109,22 +109,22 @@ macro_rules! asks {
     };
 }
 
-// Number: the ask = the journal's word, the interface, the call. A recording holds the fields in this order.
+// Number: the ask = its name in the journal, the interface, the call. A recording stores the fields in this order.
 asks! {
-    /// Ends a connection. The peer is told the reason.
+    /// Ends a connection. The peer gets the reason.
     0: Disconnect { peer: Peer(u32), reason: Reason(String) } = "disconnect", Disconnect, "disconnect.ask";
     /// Ends a connection unless the peer spoke since the view was taken.
     1: DisconnectIfSilent { peer: Peer(u32), reason: Reason(String) }
         = "disconnect-if-silent", Disconnect, "disconnect.ask-if-silent";
-    /// Moves health, which stays within 0 to 100.
+    /// Changes health, which stays within 0 to 100.
     2: Health { peer: Peer(u32), by: Points(i32), reason: Reason(String) } = "health", Health, "health.adjust";
-    /// Pings these.
+    /// Pings these rows.
     3: Ping { peers: Peers(Vec<u32>) } = "ping", Ping, "ping.ask";
     /// Pings every row that passes every test.
     4: PingMatching { tests: Tests(Vec<Test>) } = "ping-matching", Ping, "ping.matching";
     /// Dials a row of the book.
     5: Dial { address: Address(u32), reason: Reason(String) } = "dial", Dial, "dial.ask";
-    /// Connects, shakes hands and hangs up, to learn whether the address is alive.
+    /// Connects, does the handshake and disconnects, to learn whether the address is alive.
     6: Probe { address: Address(u32) } = "probe", Dial, "dial.probe";
     /// Keeps other phases from disconnecting a peer.
     7: Protect { peer: Peer(u32), for_s: Lasting(u32), reason: Reason(String) } = "protect", Protect, "protect.ask";
@@ -132,9 +132,9 @@ asks! {
     8: Ban { peer: Peer(u32), for_s: Lasting(u32), reason: Reason(String) } = "ban", Ban, "ban.ask";
     /// Forgets broadcasts older than this.
     9: ForgetBroadcasts { older_than_s: Age(u32) } = "forget-broadcasts", Forget, "forget.broadcasts";
-    /// Forgets addresses that nobody named for this long.
+    /// Forgets addresses that were not named for this long.
     10: ForgetAddresses { not_heard_for_s: Age(u32) } = "forget-addresses", Forget, "forget.addresses";
-    /// Runs this phase again after so many ticks, once.
+    /// Runs this phase again after this many ticks, once.
     11: AgainIn { ticks: Ticks(u32) } = "again-in", Cadence, "cadence.again-in";
 }
 
@@ -149,22 +149,22 @@ impl Ask {
         &KINDS[self.number()]
     }
 
-    /// The interface that it came through, which is also its grant: `disconnect`.
+    /// The interface of its call, which is also its grant: `disconnect`.
     pub fn interface(&self) -> Interface {
         self.entry().interface
     }
 
-    /// The journal's word: `disconnect`, `disconnect-if-silent`.
+    /// The name in the journal: `disconnect`, `disconnect-if-silent`.
     pub fn kind(&self) -> &'static str {
         self.entry().name
     }
 
-    /// The call that asked: `disconnect.ask-if-silent`.
+    /// The call that asks for it: `disconnect.ask-if-silent`.
     pub fn call(&self) -> &'static str {
         self.entry().call
     }
 
-    /// Why; empty for the kinds that carry no reason.
+    /// The reason; empty for the kinds that have none.
     pub fn reason(&self) -> &str {
         let reason = self.fields().find_map(|field| match field {
             AskField::Reason(reason) => Some(reason),

@@ -1,6 +1,6 @@
-//! Owns the typed names of columns: which table, which unit. Knows no values and reads nothing.
+//! Typed names of columns: each has a table and a unit. Holds no values and reads nothing.
 //!
-//! The unit sits in the type, so `over(peer::RTT, Span::millis(500))` compiles and `over(peer::RTT, 500)` does not.
+//! The unit is part of the type, so `over(peer::RTT, Span::millis(500))` compiles and `over(peer::RTT, 500)` does not.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::backend::Source;
 use crate::span::Span;
 
-/// What a column holds where the host does not know the value. It passes no test and sorts last.
+/// The value of a column where the host does not know it. It passes no test and sorts last.
 pub const UNKNOWN: u32 = u32::MAX;
 
-/// The largest value that is known; larger ones saturate here.
+/// The largest known value; larger ones saturate here.
 pub const MOST: u32 = UNKNOWN - 1;
 
 mod sealed {
@@ -33,7 +33,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// The interface that reads it.
+    /// The interface that reads this table.
     pub const fn interface(self) -> &'static str {
         match self {
             Table::Peers => "peers",
@@ -44,9 +44,9 @@ impl Table {
 
 /// A row of one table of one run's view. Two kinds exist: [`Peer`] and [`Address`].
 pub trait Row: sealed::Index + Copy + 'static {
-    /// The table it is a row of.
+    /// The table that the row belongs to.
     const TABLE: Table;
-    /// Its number, 0 up to rows - 1.
+    /// The row's index, from 0 to rows - 1.
     fn row(self) -> u32;
 }
 
@@ -72,15 +72,15 @@ macro_rules! row {
 }
 
 row! {
-    /// A connected peer of this run's view. To know it again in a later run, keep its [`peer::CONN`] or its id.
+    /// A connected peer of this run's view. To recognize it in a later run, keep its [`peer::CONN`] or its id.
     Peer, Table::Peers
 }
 row! {
-    /// An address of the book that is neither connected nor being dialled.
+    /// An address of the address book that is neither connected nor being dialled.
     Address, Table::Book
 }
 
-/// What the numbers of a column count. A closed set: [`Secs`], [`Micros`], [`Count`], [`Kib`], [`Flag`].
+/// The unit of the numbers in a column. A closed set: [`Secs`], [`Micros`], [`Count`], [`Kib`], [`Flag`].
 pub trait Unit: sealed::Unit + 'static {}
 
 macro_rules! unit {
@@ -100,13 +100,13 @@ unit! {
     Micros
     /// A plain number. Compared with a `u32`.
     Count
-    /// Units of 1024 bytes. Compared with a `u32` of them.
+    /// Units of 1024 bytes. Compared with a `u32` in the same unit.
     Kib
     /// 0 or 1. Compared with a `bool`.
     Flag
 }
 
-/// An amount that a column of unit `U` can be compared with or, in tests, be filled with.
+/// An amount that a column of unit `U` can be compared with or, in tests, set to.
 pub trait Amount<U: Unit>: Copy {
     /// The amount in whole units: rounded down, and rounded up.
     fn whole(self) -> (u64, u64);
@@ -155,15 +155,15 @@ impl Amount<Flag> for bool {
     }
 }
 
-/// The name of a column of table `T` whose numbers count `U`.
+/// The name of a column of table `T` in unit `U`.
 pub struct Column<T: Row, U: Unit> {
     name: &'static str,
     of: PhantomData<fn() -> (T, U)>,
 }
 
 impl<T: Row, U: Unit> Column<T, U> {
-    /// A column by name: for those that a newer host knows and this crate does not name yet. Reading one that the
-    /// host does not know ends the run.
+    /// A column by name, for columns that a newer host has and this crate does not name yet. Reading a column that the
+    /// host does not have ends the run.
     pub const fn new(name: &'static str) -> Self {
         Column { name, of: PhantomData }
     }
@@ -191,7 +191,7 @@ impl<T: Row, U: Unit> fmt::Debug for Column<T, U> {
 macro_rules! columns {
     ($row:ty, $columns:ident: $($(#[$doc:meta])* $name:ident, $variant:ident: $unit:ident = $text:literal;)*) => {
         $($(#[$doc])* pub const $name: Column<$row, $unit> = Column::new($text);)*
-        /// Every column named here, in the contract's order.
+        /// Every column of this module, in the contract's order.
         pub const COLUMNS: &[&str] = &[$($text),*];
 
         /// The columns of the table, in the contract's order.
@@ -203,7 +203,7 @@ macro_rules! columns {
         impl $columns {
             /// Every column.
             pub const ALL: [Self; COLUMNS.len()] = [$(Self::$variant),*];
-            /// How many there are.
+            /// The number of columns.
             pub const COUNT: usize = COLUMNS.len();
 
             /// The name as the contract writes it.
@@ -226,17 +226,17 @@ pub use peer::PeerColumn;
 pub mod peer {
     use super::{Column, Count, Flag, Kib, Micros, Peer, Secs};
     columns! { Peer, PeerColumn:
-        /// Number of the connection, never used twice while the host runs; it starts anew with the host.
+        /// Number of the connection. The host uses a number once until it restarts; then it starts over.
         CONN, Conn: Count = "conn";
-        /// Since its last message, or since this node woke, whichever is later.
+        /// Time since its last message or since this node woke, whichever happened later.
         IDLE, Idle: Secs = "idle-s";
-        /// Since its handshake.
+        /// Time since its handshake.
         AGE, Age: Secs = "age-s";
         /// 0 to 100.
         HEALTH, Health: Count = "health";
         /// Smoothed round trip.
         RTT, Rtt: Micros = "rtt-us";
-        /// Pings unanswered in a row.
+        /// Unanswered pings in a row.
         PINGS_LOST, PingsLost: Count = "pings-lost";
         /// Received on this connection.
         KIB_IN, KibIn: Kib = "kib-in";
@@ -244,12 +244,12 @@ pub mod peer {
         KIB_OUT, KibOut: Kib = "kib-out";
         /// Waiting to be sent.
         KIB_QUEUED, KibQueued: Kib = "kib-queued";
-        /// A number per network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables and in
+        /// The number of its network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables and in
         /// every run.
         GROUP, Group: Count = "group";
         /// The peer dialled us.
         INBOUND, Inbound: Flag = "inbound";
-        /// Some phase asked to keep it, and that has not run out.
+        /// A phase asked to protect it, and the protection has not expired.
         PROTECTED, Protected: Flag = "protected";
     }
 }
@@ -258,15 +258,15 @@ pub mod peer {
 pub mod address {
     use super::{Address, Column, Count, Secs};
     columns! { Address, AddressColumn:
-        /// Since somebody named it.
+        /// Time since it was last named.
         HEARD, Heard: Secs = "heard-s";
-        /// Since we were last connected to it; not known = never.
+        /// Time since we were last connected to it; not known = never.
         REACHED, Reached: Secs = "reached-s";
-        /// Dials that failed in a row.
+        /// Failed dials in a row.
         FAILURES, Failures: Count = "failures";
-        /// Until its back-off ends; 0 = may be dialled.
+        /// Time until its backoff ends; 0 = may be dialled.
         WAIT, Wait: Secs = "wait-s";
-        /// A number per network group, as in [`peer::GROUP`](super::peer::GROUP).
+        /// The number of its network group, as in [`peer::GROUP`](super::peer::GROUP).
         GROUP, Group: Count = "group";
     }
 }

@@ -1,42 +1,42 @@
-//! Owns the contract as data: its text, its interfaces, its limits. Tests compare it with the WIT; it decides nothing.
+//! The contract as data: its text, its interfaces, its limits. Tests compare it with the WIT. Decides nothing.
 
 /// The package that a component names.
 pub const PACKAGE: &str = "groundskeeper:phase@0.1.0";
 
-/// The whole contract, as authors in other languages need it.
+/// The complete contract, for authors in other languages.
 pub const WIT: &str = include_str!("../wit/v0.1/phase.wit");
 
-/// Tests in one query.
+/// Maximum number of tests in one query.
 pub const TESTS: usize = 8;
-/// Rows out of one query, values out of one read, rows of all pings of a run: 64 KiB of numbers.
+/// Maximum number of rows from one query, values from one read, and rows of all pings of a run: 64 KiB of numbers.
 pub const ROWS: u32 = 16_384;
-/// Asks in one plan.
+/// Maximum number of asks in one plan.
 pub const ASKS_PER_PLAN: usize = 4_096;
-/// Bytes of a reason.
+/// Maximum length of a reason in bytes.
 pub const REASON_BYTES: usize = 200;
-/// Names of metrics in one run.
+/// Maximum number of metric names in one run.
 pub const METRICS: usize = 16;
-/// Bytes of a metric's name.
+/// Maximum length of a metric's name in bytes.
 pub const METRIC_NAME_BYTES: usize = 40;
-/// Rows whose names one call of a guest returns.
+/// Maximum number of rows in one call for names, from a guest.
 pub const NAMES: usize = 64;
 
 /// What an interface is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Role {
-    /// Shapes only.
+    /// Data types only.
     Types,
     /// Reads a table of the view.
     Read,
     /// Each call is an action of the plan.
     Ask,
-    /// Kept or dropped with the plan, but no action of it.
+    /// Kept or dropped with the plan, but not an action of it.
     Beside,
     /// What the phase exports.
     Export,
 }
 
-/// What the contract says of one interface.
+/// What the contract says about one interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InterfaceEntry {
     /// Its name, such as `disconnect`.
@@ -47,7 +47,7 @@ pub struct InterfaceEntry {
     pub needs_grant: bool,
     /// Its functions, in the WIT's order.
     pub functions: &'static [&'static str],
-    /// The same, as a broken rule names them: `disconnect.ask`.
+    /// The same functions, as a broken rule names them: `disconnect.ask`.
     pub calls: &'static [&'static str],
 }
 
@@ -59,7 +59,7 @@ macro_rules! interfaces {
             $($(#[$doc])* $variant,)*
         }
 
-        /// Every interface, in the WIT's order: that of [`Interface`].
+        /// Every interface, in the WIT's order, which is also that of [`Interface`].
         pub const INTERFACES: &[InterfaceEntry] = &[$(InterfaceEntry {
             name: $name,
             role: $role,
@@ -76,22 +76,22 @@ macro_rules! interfaces {
 }
 
 interfaces! {
-    /// Shapes only.
+    /// Data types only.
     Types = "types", Role::Types, false, [];
     /// The connected peers.
     Peers = "peers", Role::Read, true,
         ["totals-now", "select", "count", "facts", "column", "names", "columns"];
     /// The address book.
     Book = "book", Role::Read, true, ["select", "count", "facts", "column", "names", "columns"];
-    /// The memory of broadcasts.
+    /// The remembered broadcasts.
     Broadcasts = "broadcasts", Role::Read, true, ["totals-now"];
     /// Ends connections.
     Disconnect = "disconnect", Role::Ask, true, ["ask", "ask-if-silent"];
-    /// Moves the health of peers.
+    /// Changes the health of peers.
     Health = "health", Role::Ask, true, ["adjust"];
     /// Pings peers.
     Ping = "ping", Role::Ask, true, ["ask", "matching"];
-    /// Dials addresses of the book.
+    /// Dials addresses of the address book.
     Dial = "dial", Role::Ask, true, ["ask", "probe"];
     /// Keeps peers from being disconnected.
     Protect = "protect", Role::Ask, true, ["ask"];
@@ -103,7 +103,7 @@ interfaces! {
     Cadence = "cadence", Role::Ask, true, ["again-in"];
     /// What the phase keeps between runs.
     Memory = "memory", Role::Beside, true, ["load", "store"];
-    /// Lines of log.
+    /// Log lines.
     Log = "log", Role::Beside, false, ["write"];
     /// Counters and gauges.
     Metrics = "metrics", Role::Beside, true, ["add", "set"];
@@ -112,7 +112,7 @@ interfaces! {
 }
 
 impl Interface {
-    /// What the contract says of it.
+    /// What the contract says about it.
     pub const fn entry(self) -> &'static InterfaceEntry {
         &INTERFACES[self as usize]
     }
@@ -122,7 +122,7 @@ impl Interface {
         self.entry().name
     }
 
-    /// One of its functions as a broken rule names it, such as `peers.select`; None if it has none of this name.
+    /// One of its functions as a broken rule names it, such as `peers.select`; None if there is no such function.
     pub fn call(self, function: &str) -> Option<&'static str> {
         let InterfaceEntry { functions, calls, .. } = self.entry();
         functions.iter().position(|known| *known == function).map(|at| calls[at])

@@ -1,8 +1,8 @@
-//! Owns forgetting by half-lives, in integers. Uses no floating point: `exp` differs between machines.
+//! Decay by half-lives, in integers. Uses no floating point: `exp` differs between machines.
 
 use crate::span::Span;
 
-/// 2^-(2^-k) for k = 1 to 16, as fractions of 2^63, cut.
+/// 2^-(2^-k) for k = 1 to 16, as fractions of 2^63, truncated.
 const ROOTS: [u64; 16] = [
     0x5a82_7999_fcef_3242,
     0x6ba2_7e65_6b4e_b57a,
@@ -22,11 +22,11 @@ const ROOTS: [u64; 16] = [
     0x7fff_a747_12c3_cdfd,
 ];
 
-/// What is left of `value` after `age` if it halves every `half_life`: value * 2^(-age / half_life), rounded down.
+/// The rest of `value` after `age` if it halves every `half_life`: value * 2^(-age / half_life), rounded down.
 ///
-/// The exponent is cut to 1/65536 of a half-life. The result never grows with age, is exactly `value` at age zero and
-/// exactly half at one half-life, and has the same bits on every machine. With a `half_life` of zero everything older
-/// than zero is gone. Costs at most 16 multiplications.
+/// The exponent is truncated to 1/65536 of a half-life. The result never grows with age, is exactly `value` at age zero
+/// and exactly half at one half-life, and is the same on every machine. With a `half_life` of zero, nothing is left
+/// after age zero. Costs at most 16 multiplications.
 pub fn decay(value: u32, age: Span, half_life: Span) -> u32 {
     let (age, half_life) = (age.as_millis(), half_life.as_millis());
     if age == 0 {

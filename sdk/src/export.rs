@@ -1,8 +1,8 @@
-//! Makes one phase a module of its own: a WebAssembly component or a shared library. Where it is compiled in, nothing.
+//! Exports one phase as a module: a WebAssembly component or a shared library. Exports nothing where it is compiled in.
 //!
 //! # A component
-//! The crate is a `cdylib` and depends on this crate alone. What cargo builds for `wasm32-unknown-unknown` is what a
-//! manifest names; the host makes a component of it. The profile that makes small ones:
+//! The crate is a `cdylib` and depends on this crate alone. A manifest names the file that cargo builds for
+//! `wasm32-unknown-unknown`; the host makes a component from it. This profile keeps the file small:
 //!
 //! ```toml
 //! [lib]
@@ -15,24 +15,24 @@
 //! strip = "symbols"
 //! ```
 //!
-//! A crate that is linked into a host as well is a `["cdylib", "rlib"]`, which turns cargo's link-time optimisation off;
-//! `cargo rustc --release --target wasm32-unknown-unknown --crate-type cdylib` turns it on again. A phase without
-//! settings is then 19 KB, one with settings some 70 KB; without it 22 KB and 105 KB.
+//! A crate that is also linked into a host is a `["cdylib", "rlib"]`, which turns off cargo's link-time optimisation;
+//! `cargo rustc --release --target wasm32-unknown-unknown --crate-type cdylib` turns it on again. With it a phase
+//! without settings is 19 KB and one with settings about 70 KB; without it 22 KB and 105 KB.
 //!
-//! Panics name the file they happened in, so a module holds paths of the machine that built it; with
-//! `RUSTFLAGS="--remap-path-prefix=$HOME=/home"` it is the same on every machine.
+//! A panic names its source file, so a module contains paths of the machine that built it. With
+//! `RUSTFLAGS="--remap-path-prefix=$HOME=/home"` the module is the same on every machine.
 
 use serde::de::DeserializeOwned;
 
 use crate::phase::Phase;
 
-/// What a phase was built with, as its descriptor says.
+/// The toolkit that built a phase, for its descriptor.
 pub const TOOLKIT: &str = concat!("groundskeeper-sdk ", env!("CARGO_PKG_VERSION"));
 
-/// Makes a phase the phase of its crate, one per crate.
+/// Exports the phase of a crate. Use it once per crate.
 ///
-/// For `wasm32-unknown-unknown` it exports what a component exports; with this crate's feature `dylib` it exports the
-/// entry of a shared library; otherwise it only checks the types, so that many phases link into one host.
+/// For `wasm32-unknown-unknown` it exports the functions of a component. With this crate's feature `dylib` it exports
+/// the entry of a shared library. Otherwise it only checks the types, so that one host can link many phases.
 ///
 /// ```
 /// # use groundskeeper_sdk::prelude::*;
@@ -45,8 +45,8 @@ pub const TOOLKIT: &str = concat!("groundskeeper-sdk ", env!("CARGO_PKG_VERSION"
 /// groundskeeper_sdk::export!(SlowPeers);
 /// ```
 ///
-/// A phase without settings says so. It needs no `Deserialize`, and its component no JSON, which is most of the bytes
-/// of a small one; settings other than none are refused:
+/// A phase without settings says so. It needs no `Deserialize`, and its component contains no JSON code, which would be
+/// most of the bytes of a small one. It refuses any settings:
 ///
 /// ```
 /// # use groundskeeper_sdk::prelude::*;
@@ -87,11 +87,11 @@ macro_rules! export {
     };
 }
 
-/// What [`export!`](crate::export!) says about a phase.
+/// What [`export!`](crate::export!) knows about a phase.
 #[doc(hidden)]
 pub trait Exports {
     type Phase: Phase;
-    /// Of the phase's crate.
+    /// The version of the phase's crate.
     const VERSION: &'static str;
     /// The phase with these settings, not yet checked.
     fn phase(settings: &str) -> Result<Self::Phase, String>;
@@ -110,7 +110,7 @@ pub fn from_nothing(settings: &str) -> Result<(), String> {
     }
 }
 
-/// The phase with settings that it finds nothing wrong with.
+/// The phase, if its settings pass its check.
 pub(crate) fn checked<E: Exports>(settings: &str) -> Result<E::Phase, String> {
     let phase = E::phase(settings)?;
     phase.check()?;

@@ -1,6 +1,6 @@
-//! Views and plans of a WebAssembly guest: each call is a call of the host. Rules are the host's to keep; it traps.
+//! Views and plans of a WebAssembly guest: each call goes to the host, which checks the rules and traps.
 //!
-//! Nothing here dispatches at run time: what a phase does not call is not linked, and so not requested from the host.
+//! Nothing here dispatches at run time: calls that a phase does not make are not linked, so it does not import them.
 
 mod asks;
 #[allow(

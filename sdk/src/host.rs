@@ -1,9 +1,9 @@
-//! What a host provides and gets back; phase authors never need this. Owns the seam, holds no policy.
+//! What a host implements and gets back. Phase authors do not need it. Holds no policy.
 //!
-//! A host implements [`Frozen`] over its columns, wraps it in a [`View`], calls
-//! [`AnyPhase::run`] inside [`guard`], and takes the [`Parts`] out of the [`Plan`]. For
-//! a guest it answers each imported call by the function that natively serves the same call: [`crate::query`] for
-//! reads, [`Plan::push`] and its neighbours for asks. So rules and results are the same whatever a phase is made of.
+//! A host implements [`Frozen`] over its columns and wraps it in a [`View`]. It calls [`AnyPhase::run`] inside
+//! [`guard`] and takes the [`Parts`] out of the [`Plan`]. For a guest it answers each imported call with the function
+//! that serves the same call natively: [`crate::query`] for reads, [`Plan::push`] and the methods next to it for asks.
+//! So rules and results are the same for every kind of phase.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -18,36 +18,36 @@ pub use crate::plan::{Change, Level, LogLine, Metric, Parts, Plan};
 pub use crate::query::{Order, Query, Test};
 pub use crate::view::{BroadcastTotals, Name, Totals, View};
 
-/// A picture of the node that does not change during a run.
+/// A snapshot of the node that does not change during a run.
 pub trait Frozen: Send + Sync {
-    /// Rows of `table`.
+    /// The number of rows of `table`.
     fn rows(&self, table: Table) -> u32;
-    /// Whole column, `rows(table)` values; None if this host does not know it. May copy on first touch (interior
+    /// A whole column of `rows(table)` values; None if this host does not have it. May copy on first use (interior
     /// `OnceLock`).
     fn column(&self, table: Table, name: &str) -> Option<&[u32]>;
-    /// Names that `column` knows.
+    /// The names of the columns that this host has.
     fn columns(&self, table: Table) -> &[&str];
-    /// The connections as a whole.
+    /// The totals over all connections.
     fn totals(&self) -> Totals;
-    /// The memory of broadcasts.
+    /// The totals over the remembered broadcasts.
     fn broadcasts(&self) -> BroadcastTotals;
-    /// Asked only with `row < rows(table)`.
+    /// The names of a row. Called only with `row < rows(table)`.
     fn name(&self, table: Table, row: u32) -> Name;
-    /// What the phase's last accepted run stored.
+    /// The memory that the phase's last accepted run stored.
     fn memory(&self) -> Option<Saved>;
 }
 
-/// A call broke a rule of the contract. For a guest this is a trap; natively it unwinds to [`guard`].
+/// A call broke a rule of the contract. A guest traps; native code unwinds to [`guard`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleBroken {
     /// The call as the contract names it, such as `peers.select`.
     pub call: &'static str,
-    /// The rule, and by what it was broken.
+    /// The rule, and the value that broke it.
     pub rule: String,
 }
 
 impl RuleBroken {
-    /// Ends the run: unwinds without the panic hook, so nothing is printed.
+    /// Ends the run by unwinding. The panic hook does not run, so nothing is printed.
     pub fn unwind(self) -> ! {
         resume_unwind(Box::new(self))
     }
@@ -61,7 +61,7 @@ impl fmt::Display for RuleBroken {
 
 impl std::error::Error for RuleBroken {}
 
-/// How a native run left its track.
+/// Why a native run unwound.
 #[derive(Debug)]
 pub enum Unwound {
     /// A rule of the contract was broken.
@@ -70,12 +70,12 @@ pub enum Unwound {
     Panic(String),
 }
 
-/// Runs `body` and stops what unwinds out of it.
+/// Runs `body` and catches an unwind.
 ///
 /// # Errors
-/// [`Unwound`], which says whether it was a broken rule or a panic. Needs `panic = "unwind"`.
+/// [`Unwound`]: a broken rule or a panic. Needs `panic = "unwind"`.
 pub fn guard<R>(body: impl FnOnce() -> R) -> Result<R, Unwound> {
-    // A phase is immutable and its plan is dropped on this path, so nothing half-done is seen afterwards.
+    // A phase is immutable and its plan is dropped on this path, so no half-done state is visible afterwards.
     catch_unwind(AssertUnwindSafe(body)).map_err(|payload| match payload.downcast::<RuleBroken>() {
         Ok(broken) => Unwound::Rule(*broken),
         Err(payload) => Unwound::Panic(panic_text(&*payload)),
@@ -92,8 +92,8 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// Text from a phase or a peer, made fit for a terminal: control characters, line separators, and the marks that
-/// turn the direction of writing each become one blank. Never longer than before.
+/// Makes text from a phase or a peer safe for a terminal: control characters, line separators, and marks that change
+/// the direction of writing each become one blank. The text never gets longer.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let odd = |c: char| {
         c.is_control()

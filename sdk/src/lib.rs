@@ -1,7 +1,7 @@
-//! Everything a maintenance phase of Groundskeeper needs. Owns the contract; opens, sends and waits for nothing.
+//! The SDK for maintenance phases of Groundskeeper. It defines the contract between host and phase, and does no I/O.
 //!
-//! A phase reads a [`View`](view::View) of the node and asks for actions in a [`Plan`](plan::Plan). Here is a whole
-//! one, with its test:
+//! A phase reads a [`View`](view::View) of the node and asks for actions in a [`Plan`](plan::Plan). This is a complete
+//! phase, with its test:
 //!
 //! ```
 //! use groundskeeper_sdk::prelude::*;
@@ -10,9 +10,9 @@
 //! #[derive(Deserialize)]
 //! #[serde(crate = "groundskeeper_sdk::serde", deny_unknown_fields)]
 //! pub struct SlowPeers {
-//!     /// Slower than this is slow.
+//!     /// A longer round trip than this is slow.
 //!     pub rtt_over: Span,
-//!     /// Never drop below so many connections.
+//!     /// Keep at least this many connections.
 //!     #[serde(default)]
 //!     pub keep: u32,
 //! }
@@ -44,16 +44,16 @@
 //! | module | what for |
 //! |---|---|
 //! | [`phase`] | the trait, the tick, failures |
-//! | [`view`], [`select`], [`mod@column`] | reading |
-//! | [`plan`] | asking |
-//! | [`span`], [`mod@decay`], [`rng`] | time, forgetting and chance in integers, alike on every machine |
-//! | [`settings`], [`memory`] | what a phase is told, and what outlives a run |
-//! | [`testing`] | a world by hand, for tests without a host |
-//! | [`mod@export`] | a component or a shared library out of a phase |
-//! | [`contract`], [`query`], [`host`], [`abi`] | the contract as data, and what a host does with it |
+//! | [`view`], [`select`], [`mod@column`] | reading: the snapshot, selections, typed columns |
+//! | [`plan`] | asking for actions |
+//! | [`span`], [`mod@decay`], [`rng`] | time, decay and randomness in integers: the same result on every machine |
+//! | [`settings`], [`memory`] | the check of settings, and what a phase keeps between runs |
+//! | [`testing`] | a node state built by hand, for tests without a host |
+//! | [`mod@export`] | a component or a shared library from a phase |
+//! | [`contract`], [`query`], [`host`], [`abi`] | the contract as data, and what a host needs to serve it |
 
 #![warn(missing_docs)]
-// A panic in a guest is a trap; what a phase has to say goes through its plan.
+// A panic in a guest is a trap; a phase reports through its plan.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod column;
@@ -70,7 +70,7 @@ pub mod settings;
 pub mod span;
 pub mod view;
 
-// What a guest has instead of the rest: its calls into the host.
+// A guest has this module instead of the ones below: it calls the host.
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod guest;
@@ -95,7 +95,7 @@ use native as backend;
 /// For `#[serde(crate = "groundskeeper_sdk::serde")]`, so that a phase needs no dependency on serde.
 pub use serde;
 
-/// The code on the page for authors is run with the other doc tests.
+/// Runs the code of the guide for authors with the other doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/write-a-phase.md")]
 pub struct WriteAPhase;

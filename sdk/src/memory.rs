@@ -1,17 +1,17 @@
-//! Owns how a phase's memory becomes bytes and back. Stores nothing: the host does, when the plan is accepted.
+//! Converts a phase's memory to bytes and back. Stores nothing: the host does, when it accepts the plan.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::phase::{Failure, Result};
 
-/// The bytes that outlive a run, a reload and a restart: one value per phase name.
+/// Bytes that outlive a run, a reload and a restart: one value per phase name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Saved {
-    /// The writer's own number for the layout of `bytes`.
+    /// The version that the writer gave to the layout of `bytes`.
     pub version: u32,
-    /// For phases written with this crate, JSON: readable by people, by a phase in another language, and by code that
-    /// a guest contains anyway for its settings.
+    /// JSON, for phases written with this crate: people and phases in other languages can read it, and a guest already
+    /// contains the code for its settings.
     pub bytes: Vec<u8>,
 }
 
@@ -19,10 +19,10 @@ pub struct Saved {
 ///
 /// Written as JSON, so maps need keys that are strings or numbers.
 pub trait Memory: Serialize + DeserializeOwned + Default {
-    /// Raise it when old bytes would be read wrongly. New fields with `#[serde(default)]` do not need that.
+    /// Raise it when old bytes would be misread. New fields with `#[serde(default)]` do not need that.
     const VERSION: u32 = 1;
 
-    /// Brings bytes of another version up to date. Happens on a copy: if the new phase is turned back, the old bytes
+    /// Converts bytes of another version. It works on a copy: if the host rolls back to the old phase, the old bytes
     /// are still there.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ pub trait Memory: Serialize + DeserializeOwned + Default {
     }
 }
 
-/// Reads what an earlier run remembered; the default if there is nothing.
+/// Decodes what an earlier run remembered; the default if nothing is stored.
 pub(crate) fn load<M: Memory>(saved: Option<Saved>) -> Result<M> {
     match saved {
         None => Ok(M::default()),
@@ -52,7 +52,7 @@ pub(crate) fn load<M: Memory>(saved: Option<Saved>) -> Result<M> {
     }
 }
 
-/// Makes the bytes that [`load`] reads.
+/// Encodes a value to the bytes that [`load`] reads.
 pub(crate) fn save<M: Memory>(memory: &M) -> Result<Saved> {
     let bytes = serde_json::to_vec(memory)
         .map_err(|error| Failure::Permanent(format!("memory: does not become JSON: {error}")))?;

@@ -1,4 +1,4 @@
-//! Views and plans in the host's own process: built-ins, tests, and both sides of a `.so`. Guests have `guest` instead.
+//! Views and plans in the host's process: built-ins, tests, and both sides of a `.so`. Guests use `guest` instead.
 
 use std::sync::Arc;
 
@@ -17,39 +17,39 @@ pub(crate) use asks::Asks;
 pub use asks::{Change, LogLine, Metric, Parts};
 pub(crate) use reads::Reads;
 
-/// What a row has to be read from: natively a [`Frozen`], whichever table it is.
+/// What a row is read from. Natively that is a [`Frozen`] for every table, so nothing is needed here.
 pub trait Source {}
 impl<T> Source for T {}
 
 impl View {
-    /// A view of what `host` froze.
+    /// A view of the snapshot `host`.
     pub fn new(host: Arc<dyn Frozen>) -> View {
         View { reads: Reads { host } }
     }
 }
 
-/// For a host: what a plan holds, and the same asks as data.
+/// For a host: the contents of a plan, and asks as data.
 impl Plan {
     /// An empty plan that does not know how many rows there are.
     pub fn new() -> Plan {
         Plan::default()
     }
 
-    /// An empty plan for a view with so many rows, which refuses asks about any other row.
+    /// An empty plan for a view with this many rows. It refuses asks about any other row.
     pub fn within(peers: u32, addresses: u32) -> Plan {
         Plan { asks: Asks::within(peers, addresses) }
     }
 
-    /// Puts an ask at the end of the plan, with control characters in its reason replaced.
+    /// Appends an ask to the plan, with control characters in its reason replaced.
     ///
     /// # Errors
-    /// [`RuleBroken`], with the plan as it was. Whether the columns of a ping's tests exist is for
-    /// [`query`](crate::query) to say.
+    /// [`RuleBroken`]; the plan is unchanged then. The columns of a ping's tests are not checked here but in
+    /// [`query`](crate::query).
     pub fn push(&mut self, ask: Ask) -> Result<(), RuleBroken> {
         self.asks.push(ask)
     }
 
-    /// [`remember`](Plan::remember) for bytes that are ready: what a host calls for a guest.
+    /// [`remember`](Plan::remember) for encoded bytes: a host calls it for a guest.
     pub fn store(&mut self, saved: Saved) {
         self.asks.store(saved);
     }
@@ -62,7 +62,7 @@ impl Plan {
         self.asks.metric(name, change)
     }
 
-    /// What was asked for so far.
+    /// The asks so far.
     pub fn asks(&self) -> &[Ask] {
         &self.asks.parts.asks
     }

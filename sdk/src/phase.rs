@@ -1,4 +1,4 @@
-//! Owns what a phase is: its trait, its tick, its failures. Refuses to run anything.
+//! Defines a phase: its trait, its tick, its failures. Runs nothing.
 
 use std::fmt;
 
@@ -6,27 +6,27 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::view::View;
 
-/// What a run returns, and with other arguments the usual `Result`.
+/// The result of a run. With other type arguments it is the usual `Result`.
 pub type Result<T = (), E = Failure> = core::result::Result<T, E>;
 
-/// A unit of maintenance: reads a view, asks in a plan, does nothing else.
+/// A unit of maintenance: it reads a view, asks for actions in a plan, and does nothing else.
 ///
-/// The value *is* the phase's settings, read from the manifest by serde, and may be new in every run: what has to outlive
-/// a run goes through [`View::memory`] and [`Plan::remember`]. Decide from the arguments alone, in integers, and a recorded
-/// run decides alike anywhere.
+/// The value *is* the phase's settings. Serde reads it from the manifest, and every run may get a new value: what must
+/// outlive a run goes through [`View::memory`] and [`Plan::remember`]. Decide from the arguments alone, in integers;
+/// then a recorded run replays with the same result on any machine.
 pub trait Phase: 'static {
-    /// One line for the operator: what it does.
+    /// One line for the operator: what the phase does.
     const SUMMARY: &'static str = "";
 
-    /// Says what is wrong with the settings, before the first run. Name the setting, its value and the range.
+    /// Checks the settings before the first run. An error must name the setting, its value and the range.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
 
-    /// Decides. `check` passed before.
+    /// Decides what to ask for. `check` has passed before.
     ///
     /// # Errors
-    /// On a [`Failure`] everything that was asked is dropped, with memory and metrics; log lines are kept.
+    /// On a [`Failure`] the host drops every ask of this run, with memory and metrics. It keeps log lines.
     fn run(&self, now: &Tick, view: &View, plan: &mut Plan) -> Result;
 }
 
@@ -54,38 +54,38 @@ impl<P: Phase + Send + Sync> AnyPhase for P {
     }
 }
 
-/// The beat that a run belongs to.
+/// The tick of a run: its number, its time and its random seed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tick {
-    /// Time since the host started over the interval; skips when the host stalled.
+    /// Time since the host started, divided by the interval. Jumps ahead if the host stalled.
     pub number: u32,
-    /// Seconds since this phase last had a plan accepted; `None` on its first run.
+    /// Seconds since the host last accepted a plan of this phase; `None` on its first run.
     pub since_last_s: Option<u32>,
-    /// How often this phase was due and did not run since then.
+    /// Number of times since then that this phase was due and did not run.
     pub missed: u32,
     /// Ticks were skipped or the machine slept since the last one.
     pub late: bool,
-    /// Seconds since 1970, good until 2106. For messages: decide by the ages in the tables.
+    /// Seconds since 1970; valid until 2106. Use it in messages only: decide by the ages in the tables.
     pub unix_s: u32,
-    /// Random bits for this run, the only randomness there is; recorded for replays.
+    /// Random bits for this run, its only source of randomness. The host records them for replays.
     pub seed: [u32; 2],
 }
 
 impl Tick {
-    /// This run's generator. Every call starts the same sequence anew: call it once and hand it on.
+    /// The random generator of this run. Every call restarts the same sequence: call it once and pass it on.
     pub fn rng(&self) -> Rng {
         Rng::new(u64::from(self.seed[0]) << 32 | u64::from(self.seed[1]))
     }
 }
 
-/// Why a run gave up.
+/// Why a run failed.
 ///
-/// Not an [`Error`](std::error::Error) itself, so that `?` can make one of any error.
+/// Not an [`Error`](std::error::Error) itself, so that `?` can convert any error into a `Failure`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// May work next time: counts towards the phase's circuit breaker.
+    /// May succeed next time. Counts towards the phase's circuit breaker.
     Transient(String),
-    /// Will not work until the phase or its settings change: the phase is quarantined.
+    /// Cannot succeed until the phase or its settings change. The host quarantines the phase.
     Permanent(String),
 }
 
@@ -100,7 +100,7 @@ impl Failure {
         Failure::Permanent(text.into())
     }
 
-    /// The text alone.
+    /// The text without the kind.
     pub fn text(&self) -> &str {
         match self {
             Failure::Transient(text) | Failure::Permanent(text) => text,
@@ -117,7 +117,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Transient, with the error's sources appended.
+/// A transient failure, with the error's sources appended.
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Failure {
         let mut text = error.to_string();

@@ -1,4 +1,4 @@
-//! What `use groundskeeper_sdk::prelude::*;` brings in: enough to write a phase, nothing for hosts.
+//! What `use groundskeeper_sdk::prelude::*;` imports: enough to write a phase, nothing for hosts.
 
 pub use crate::column::{Address, Peer, UNKNOWN, address, peer};
 pub use crate::decay::decay;

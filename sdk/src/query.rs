@@ -1,7 +1,7 @@
-//! Owns selecting rows by their columns: the one implementation for built-ins, `.so` and guests. Changes nothing.
+//! Selecting rows by their columns: the one implementation for built-ins, `.so` and guests. Changes nothing.
 //!
-//! Tests run block by block as plain loops over column slices, which compilers turn into vector code; a block in which
-//! no row is left is skipped. So a selective query costs one pass over its columns and little else.
+//! Tests run block by block as plain loops over column slices, which compilers turn into vector code. A block without
+//! remaining rows is skipped. So a selective query costs one pass over its columns and little else.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -29,7 +29,7 @@ impl fmt::Display for Test {
     }
 }
 
-/// Sorts rows by one column. Not known comes last either way; ties go to the lower row.
+/// Sorts rows by one column. Not known comes last in both directions; the lower row wins a tie.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Order {
     /// Name of the column.
@@ -49,7 +49,7 @@ pub struct Query {
     pub limit: u32,
 }
 
-/// The rows that `query` names. O(rows x tests), and O(passing) to sort and cut.
+/// The rows that `query` selects. O(rows x tests), and O(passing) to sort and cut.
 ///
 /// A broken rule unwinds; see [`try_select`].
 pub fn select(view: &dyn Frozen, table: Table, query: &Query) -> Vec<u32> {
@@ -61,8 +61,7 @@ pub fn count(view: &dyn Frozen, table: Table, tests: &[Test]) -> u32 {
     try_count(view, table, tests).unwrap_or_else(|broken| broken.unwind())
 }
 
-/// Calls `each` with every passing row, lowest first, whatever their number. A broken rule unwinds; see
-/// [`try_matching`].
+/// Calls `each` with every passing row, lowest first, without a limit. A broken rule unwinds; see [`try_matching`].
 pub fn matching(view: &dyn Frozen, table: Table, tests: &[Test], each: &mut dyn FnMut(u32)) {
     try_matching(view, table, tests, each).unwrap_or_else(|broken| broken.unwind());
 }
@@ -93,7 +92,7 @@ pub fn try_select(view: &dyn Frozen, table: Table, query: &Query) -> Result<Vec<
 
     let by = column(call, view, table, &order.column)?;
     // Value in the upper half, row in the lower: one comparison sorts by value and breaks ties by row. UNKNOWN is the
-    // largest value, so it is last already when ascending, and is kept out of the mirroring when descending.
+    // largest value: ascending order puts it last anyway, and descending order must not mirror it.
     let mut keys: Vec<u64> = Vec::new();
     let mut rows = Vec::new();
     scan.blocks(|first, keep, hits| {
@@ -141,7 +140,7 @@ pub fn try_matching(
     tests: &[Test],
     each: &mut dyn FnMut(u32),
 ) -> Result<(), RuleBroken> {
-    // Only pings match without a limit.
+    // Only a ping matches rows without a limit.
     let call = "ping.matching";
     let mut rows = Vec::new();
     Scan::new(call, view, table, tests)?.blocks(|first, keep, hits| {
@@ -153,7 +152,7 @@ pub fn try_matching(
     Ok(())
 }
 
-/// A column, or the broken rule that there is none of that name.
+/// A column by name, or the broken rule that it does not exist.
 pub(crate) fn column<'v>(
     call: &'static str,
     view: &'v dyn Frozen,
@@ -165,17 +164,17 @@ pub(crate) fn column<'v>(
     Ok(values)
 }
 
-/// The broken rule that there is no column of that name.
+/// The broken rule that a column does not exist.
 pub(crate) fn no_column(call: &'static str, view: &dyn Frozen, table: Table, name: &str) -> RuleBroken {
     let known = view.columns(table).join(", ");
     let shown: String = crate::host::clean(name).chars().take(40).collect();
     RuleBroken { call, rule: format!("no column {shown:?}; this host knows {known}") }
 }
 
-/// Rows per block: its marks are 2 KiB, which stay in the first-level cache beside the columns' lines.
+/// Rows per block: its marks are 2 KiB, which stay in the first-level cache next to the columns' lines.
 const BLOCK: usize = 512;
 
-/// `values[row] - least <= width`, wrapping, is one comparison for both ends.
+/// `values[row] - least <= width`, with wrapping subtraction, checks both ends in one comparison.
 struct Range<'v> {
     values: &'v [u32],
     least: u32,
@@ -208,7 +207,7 @@ impl<'v> Scan<'v> {
         Ok(scan)
     }
 
-    /// Calls `each(first row, marks, how many are 1)` for every block that has a mark, until it returns false.
+    /// Calls `each(first row, marks, number of marks)` for every block with a mark, until it returns false.
     fn blocks(&self, mut each: impl FnMut(u32, &[u32], u32) -> bool) {
         let mut marks = [1u32; BLOCK];
         for first in (0..self.rows).step_by(BLOCK) {
@@ -247,11 +246,11 @@ fn keep(marks: &mut [u32], values: &[u32], range: &Range<'_>) -> u32 {
     hits
 }
 
-/// Marks that are looked at together: in a block with few hits most of these groups have none.
+/// Marks that are checked together: in a block with few hits most of these groups have none.
 const GROUP: usize = 32;
 
-/// Appends the marked rows. In a group with a mark it writes every row and moves on only behind a marked one: no branch
-/// to mispredict.
+/// Appends the marked rows. In a group with a mark it writes every row, but advances only after a marked one: no branch
+/// that the CPU can mispredict.
 fn push_kept(rows: &mut Vec<u32>, first: u32, marks: &[u32], hits: u32) {
     if hits as usize == marks.len() {
         rows.extend(first..first + hits);
@@ -265,7 +264,7 @@ fn push_kept(rows: &mut Vec<u32>, first: u32, marks: &[u32], hits: u32) {
         let mut kept = [0u32; GROUP];
         let mut next = 0usize;
         for (i, mark) in marks.iter().enumerate() {
-            // `next` never passes `i`, which is below GROUP: the remainder only spares a bounds check.
+            // `next` never passes `i`, which is below GROUP: the remainder only avoids a bounds check.
             kept[next % GROUP] = first + i as u32;
             next += *mark as usize;
         }

@@ -1,9 +1,9 @@
-//! Owns a small random generator for phases. Integer only; it collects no entropy and is no cipher.
+//! A small random generator for phases. Integer only; it collects no entropy and is not cryptographic.
 
-/// SplitMix64: 64 bits of state, equal on every machine, so that a recorded run replays.
+/// SplitMix64: 64 bits of state, the same sequence on every machine, so that a recorded run replays.
 ///
-/// From Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. Who sees its outputs can
-/// compute its state; that is harmless here, because every run starts from fresh bits of the host.
+/// From Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. Its state can be computed
+/// from its outputs. That is harmless here, because every run starts with new random bits from the host.
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: u64,
@@ -26,7 +26,7 @@ impl Rng {
 
     /// A number from 0 to n - 1, each equally likely; 0 for n = 0.
     ///
-    /// Lemire, "Fast random integer generation in an interval", 2019.
+    /// Source: Lemire, "Fast random integer generation in an interval", 2019.
     pub fn below(&mut self, n: u64) -> u64 {
         let mut wide = u128::from(self.bits()) * u128::from(n);
         if (wide as u64) < n {
@@ -38,14 +38,14 @@ impl Rng {
         (wide >> 64) as u64
     }
 
-    /// Puts `items` into a random order, each equally likely as far as 64 bits of seed reach. O(n).
+    /// Shuffles `items`. Every order is equally likely, as far as 64 bits of seed allow. O(n).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);
         }
     }
 
-    /// An index into `weights`, each as likely as its weight; `None` if all are zero or there are none. O(n).
+    /// An index into `weights`, with a probability in proportion to its weight; `None` if the sum is zero. O(n).
     pub fn weighted(&mut self, weights: impl IntoIterator<Item = u32> + Clone) -> Option<usize> {
         let total: u64 = weights.clone().into_iter().map(u64::from).sum();
         if total == 0 {

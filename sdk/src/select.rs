@@ -1,4 +1,4 @@
-//! Owns the fluent way to write a query. Evaluates nothing itself: the host does, and natively `query`.
+//! The builder for queries. Evaluates nothing: the host does, and natively `query`.
 
 use std::marker::PhantomData;
 
@@ -6,10 +6,10 @@ use crate::backend::{Order, Test};
 use crate::column::{Amount, Column, MOST, Row, UNKNOWN, Unit};
 use crate::view::View;
 
-/// Rows of one table, narrowed step by step; ends in [`count`](Select::count) or [`take`](Select::take).
+/// A selection of rows of one table. It ends in [`count`](Select::count) or [`take`](Select::take).
 ///
-/// Values that are not known pass no comparison. Comparing is exact: a column of whole seconds is `over` 1.5 s from 2
-/// on, and `under` 1.5 s up to 1. At most 8 different columns may be compared.
+/// Values that are not known pass no comparison. Comparisons are exact: in a column of whole seconds, `over` 1.5 s
+/// starts at 2 and `under` 1.5 s ends at 1. At most 8 different columns may be compared.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read before count or take"]
 pub struct Select<'v, T: Row> {
@@ -62,24 +62,24 @@ impl<'v, T: Row> Select<'v, T> {
         self.test(column, Some((0, u64::MAX)))
     }
 
-    /// Largest value first, not known last, ties by row. The last order given counts.
+    /// Largest value first, not known last, ties by row. If several orders are given, the last one counts.
     pub fn most<U: Unit>(mut self, column: Column<T, U>) -> Self {
         self.sort_by = Some(Order { column: column.name().into(), descending: true });
         self
     }
 
-    /// Smallest value first, not known last, ties by row. The last order given counts.
+    /// Smallest value first, not known last, ties by row. If several orders are given, the last one counts.
     pub fn least<U: Unit>(mut self, column: Column<T, U>) -> Self {
         self.sort_by = Some(Order { column: column.name().into(), descending: false });
         self
     }
 
-    /// How many rows pass. One pass over the compared columns.
+    /// How many rows pass. Costs one pass over the compared columns.
     pub fn count(&self) -> u32 {
         self.view.reads.count::<T>(&self.tests)
     }
 
-    /// The first `limit` rows that pass, in order; none for 0. More than 16384 end the run.
+    /// The first `limit` rows that pass, in order; none for 0. A limit above 16384 ends the run.
     pub fn take(self, limit: u32) -> Vec<T> {
         if limit == 0 {
             return Vec::new();
@@ -97,7 +97,7 @@ impl<'v, T: Row> Select<'v, T> {
         self.tests
     }
 
-    /// Comparing one column twice narrows one test, so that it counts once.
+    /// Compares a column. A second comparison of the same column narrows the existing test, so both count as one.
     fn test<U: Unit>(mut self, column: Column<T, U>, ends: Ends) -> Self {
         let (at_least, at_most) = match ends {
             Some((least, most)) if least <= most && least <= u64::from(MOST) => {

@@ -1,4 +1,4 @@
-//! Owns spans of time as people write them: "30s", "1h30m". Tells no time and rounds nothing unasked.
+//! Spans of time as people write them: "30s", "1h30m". Reads no clock, and rounds only on request.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,8 +11,8 @@ use crate::column::MOST;
 
 /// A length of time in whole milliseconds, written like `250ms`, `30s`, `5m`, `1h`, `7d` or `1h30m`.
 ///
-/// Parts run from the largest unit to the smallest, each unit once, without blanks or fractions. It prints itself in
-/// the shorter of two exact forms, one unit or all: `90s`, `7d`, `1d1ms`; what it prints, it reads back.
+/// Parts go from the largest unit to the smallest, each unit once, without blanks or fractions. `Display` prints the
+/// shorter of two exact forms, one unit or all units: `90s`, `7d`, `1d1ms`. Parsing accepts both.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Span {
     millis: u64,
@@ -21,30 +21,30 @@ pub struct Span {
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl Span {
-    /// No time at all.
+    /// Zero.
     pub const ZERO: Span = Span::millis(0);
 
-    /// So many milliseconds.
+    /// This many milliseconds.
     pub const fn millis(n: u64) -> Span {
         Span { millis: n }
     }
 
-    /// So many seconds; saturates, as do the larger units.
+    /// This many seconds. Saturates, as do the larger units.
     pub const fn secs(n: u64) -> Span {
         Span { millis: n.saturating_mul(1_000) }
     }
 
-    /// So many minutes.
+    /// This many minutes.
     pub const fn mins(n: u64) -> Span {
         Span { millis: n.saturating_mul(60_000) }
     }
 
-    /// So many hours.
+    /// This many hours.
     pub const fn hours(n: u64) -> Span {
         Span { millis: n.saturating_mul(3_600_000) }
     }
 
-    /// So many days.
+    /// This many days.
     pub const fn days(n: u64) -> Span {
         Span { millis: n.saturating_mul(86_400_000) }
     }
@@ -60,7 +60,7 @@ impl Span {
     }
 
     /// Whole seconds, rounded down. Saturates one below [`UNKNOWN`](crate::column::UNKNOWN), so that a long span
-    /// never turns into "not known".
+    /// is never read as "not known".
     pub const fn as_secs(self) -> u32 {
         let secs = self.millis / 1_000;
         if secs > MOST as u64 { MOST } else { secs as u32 }
@@ -84,7 +84,7 @@ impl From<Span> for Duration {
     }
 }
 
-/// Cuts below a millisecond; saturates.
+/// Drops fractions of a millisecond; saturates.
 impl From<Duration> for Span {
     fn from(duration: Duration) -> Span {
         Span { millis: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) }
@@ -113,7 +113,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// Why a text is not a [`Span`], and what would be.
+/// Why a text is not a [`Span`], with examples of valid ones.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SpanError {
     text: String,

@@ -1,4 +1,4 @@
-//! Owns a world built by hand, so that a phase is tested without a host. Applies no plan and checks no grants.
+//! A world built by hand, to test a phase without a host. Applies no plan and checks no grants.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::phase::{Failure, Phase, Tick};
 use crate::plan::{Parts, Plan};
 use crate::view::View;
 
-/// An empty world: no peers, no addresses, between 5 and 64 connections wanted, tick 1, a seed of 1 and 2.
+/// An empty world: no peers, no addresses, 5 to 64 connections wanted, tick 1, seed `[1, 2]`.
 pub fn world() -> World {
     let mut world = World {
         peers: Rows::new(peer::COLUMNS),
@@ -26,7 +26,7 @@ pub fn world() -> World {
     world
 }
 
-/// A node as a phase sees it, written down row by row.
+/// The state of a node as a phase sees it, built row by row.
 #[derive(Clone, Debug)]
 pub struct World {
     peers: Rows,
@@ -44,7 +44,7 @@ struct Rows {
     names: Vec<Name>,
 }
 
-/// A row being written.
+/// A row under construction.
 #[derive(Debug)]
 pub struct RowMut<'w, T: Row> {
     rows: &'w mut Rows,
@@ -79,20 +79,21 @@ impl Rows {
 }
 
 impl<T: Row> RowMut<'_, T> {
-    /// Gives the row a value, rounded down to the column's unit. A column that is new here is not known elsewhere.
+    /// Sets a value, rounded down to the column's unit. If the table lacked the column, it is not known in the other
+    /// rows.
     pub fn with<U: Unit>(&mut self, column: Column<T, U>, amount: impl Amount<U>) -> &mut Self {
         let value = u32::try_from(amount.whole().0).unwrap_or(MOST).min(MOST);
         self.rows.set(self.row, column.name(), value);
         self
     }
 
-    /// Makes a value of the row not known.
+    /// Makes a value of the row "not known".
     pub fn unknown<U: Unit>(&mut self, column: Column<T, U>) -> &mut Self {
         self.rows.set(self.row, column.name(), UNKNOWN);
         self
     }
 
-    /// Gives the row a name.
+    /// Sets the names of the row.
     pub fn named(&mut self, name: Name) -> &mut Self {
         self.rows.names[self.row] = name;
         self
@@ -100,7 +101,7 @@ impl<T: Row> RowMut<'_, T> {
 }
 
 impl World {
-    /// Adds a peer: outbound, healthy, connected for an hour, heard a moment ago, 50 ms away, in a group of its own.
+    /// Adds a peer: outbound, healthy, connected for an hour, heard a moment ago, 50 ms away, alone in its group.
     pub fn peer(mut self, write: impl FnOnce(&mut RowMut<'_, Peer>)) -> World {
         let n = self.peers.names.len() as u32;
         let name = Name {
@@ -118,7 +119,7 @@ impl World {
         self
     }
 
-    /// Adds an address: named a minute ago, never reached, no failures, may be dialled, in a group of its own.
+    /// Adds an address: named a minute ago, never reached, no failures, may be dialled, alone in its group.
     pub fn address(mut self, write: impl FnOnce(&mut RowMut<'_, crate::column::Address>)) -> World {
         let n = self.book.names.len() as u32;
         let address = format!("172.{}.{}.1:7000", n / 256 % 256, n % 256);
@@ -130,25 +131,25 @@ impl World {
         self
     }
 
-    /// Sets the memory of broadcasts.
+    /// Sets the totals over the remembered broadcasts.
     pub fn broadcasts(mut self, totals: BroadcastTotals) -> World {
         self.broadcasts = totals;
         self
     }
 
-    /// Changes `dialing`, `least` and `most`; the others are counted from the peers, healthy above 30.
+    /// Changes `dialing`, `least` and `most`. The other totals are counted from the peers; healthy means above 30.
     pub fn totals(mut self, write: impl FnOnce(&mut Totals)) -> World {
         write(&mut self.totals);
         self
     }
 
-    /// What an earlier run remembered.
+    /// Sets what an earlier run remembered.
     pub fn memory<M: Memory>(mut self, memory: &M) -> World {
         self.memory = Some(memory::save(memory).expect("a test's memory becomes JSON"));
         self
     }
 
-    /// What an earlier run stored, as bytes: for the tests of [`Memory::upgrade`].
+    /// Sets what an earlier run stored, as bytes: for tests of [`Memory::upgrade`].
     pub fn saved(mut self, saved: Saved) -> World {
         self.memory = Some(saved);
         self
@@ -160,7 +161,7 @@ impl World {
         self
     }
 
-    /// Makes the tick late: ticks were skipped or the machine slept.
+    /// Makes the tick late, as if ticks were skipped or the machine slept.
     pub fn late(self) -> World {
         self.tick(|tick| tick.late = true)
     }
@@ -180,18 +181,18 @@ impl World {
         View::new(Arc::new(self.clone()))
     }
 
-    /// Checks the settings and runs the phase once; one ask per line, such as `disconnect 2: slow`.
+    /// Checks the settings and runs the phase once. Returns one ask per line, such as `disconnect 2: slow`.
     ///
     /// # Errors
-    /// [`Ended`], if there is no plan. A panic of the phase goes on.
+    /// [`Ended`], if there is no plan. A panic of the phase is passed on.
     pub fn run<P: Phase>(&self, phase: &P) -> Result<String, Ended> {
         Ok(self.plan(phase)?.asks.iter().map(|ask| format!("{ask}\n")).collect())
     }
 
-    /// Like [`run`](World::run), with everything the run left: asks, memory, log lines, metrics.
+    /// Like [`run`](World::run), but returns everything that the run left: asks, memory, log lines, metrics.
     ///
     /// # Errors
-    /// [`Ended`], if there is no plan. A panic of the phase goes on.
+    /// [`Ended`], if there is no plan. A panic of the phase is passed on.
     pub fn plan<P: Phase>(&self, phase: &P) -> Result<Parts, Ended> {
         phase.check().map_err(Ended::Refused)?;
         let mut plan = Plan::within(self.rows(Table::Peers), self.rows(Table::Book));
@@ -204,7 +205,7 @@ impl World {
     }
 }
 
-/// Why a run left no plan.
+/// Why a run produced no plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
     /// `check` refused the settings.

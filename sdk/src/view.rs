@@ -1,4 +1,4 @@
-//! Owns what a phase reads during a run. Changes nothing and never waits.
+//! The view: what a phase reads during a run. It changes nothing and never waits.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::memory::{self, Memory};
 use crate::phase::Result;
 use crate::select::Select;
 
-/// Numbers about the connections as a whole.
+/// Totals over all connections.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
@@ -17,7 +17,7 @@ pub struct Totals {
     pub connected: u32,
     /// Of these, how many dialled us.
     pub inbound: u32,
-    /// Dials under way; count them before asking for more.
+    /// Dials in progress. Count them in before asking for more.
     pub dialing: u32,
     /// Peers whose health is above the node's threshold.
     pub healthy: u32,
@@ -27,13 +27,13 @@ pub struct Totals {
     pub most: u32,
 }
 
-/// Numbers about the memory of broadcasts.
+/// Totals over the remembered broadcasts.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BroadcastTotals {
     /// Broadcasts remembered.
     pub held: u32,
-    /// Age of the oldest of them, 0 if there is none.
+    /// Age of the oldest one; 0 if there is none.
     pub oldest_s: u32,
     /// Sent in the current rate window.
     pub in_window: u32,
@@ -41,21 +41,21 @@ pub struct BroadcastTotals {
     pub window_s: u32,
 }
 
-/// What a log line or an operator would call a row.
+/// The names of a row, for log lines and operators.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Name {
-    /// Public key in the host's printed form; empty for a row of the book.
+    /// Public key in the host's printed form; empty for a row of the address book.
     pub id: String,
     /// `ip:port`.
     pub address: String,
-    /// What the peer says it runs, at most 64 bytes. Untrusted; empty if it said nothing, and for the book.
+    /// What software the peer says it runs, at most 64 bytes. Untrusted. Empty if unknown, and for the book.
     pub agent: String,
 }
 
-/// A picture of the node, frozen for this run.
+/// A snapshot of the node, fixed for one run.
 ///
-/// A type of its own rather than a trait: a component then imports exactly the tables that its phase reads. It cannot be
-/// cloned, so no phase keeps one beyond its run:
+/// A type rather than a trait, so that a component imports exactly the tables that its phase reads. It cannot be
+/// cloned, so a phase cannot keep it beyond its run:
 ///
 /// ```compile_fail,E0599
 /// fn keep(view: &groundskeeper_sdk::view::View) -> groundskeeper_sdk::view::View {
@@ -67,38 +67,38 @@ pub struct View {
 }
 
 impl View {
-    /// The connected peers, to be narrowed.
+    /// Starts a selection of connected peers.
     pub fn peers(&self) -> Select<'_, Peer> {
         Select::new(self)
     }
 
-    /// The addresses that are neither connected nor being dialled, to be narrowed.
+    /// Starts a selection of addresses that are neither connected nor being dialled.
     pub fn book(&self) -> Select<'_, Address> {
         Select::new(self)
     }
 
-    /// Every row of a table, in order: `view.rows::<Peer>()` goes beside [`column`](View::column).
+    /// Every row of a table, in the order of [`column`](View::column). Write `view.rows::<Peer>()`.
     pub fn rows<T: Row>(&self) -> impl Iterator<Item = T> + use<T> {
         (0..self.reads.rows::<T>()).map(T::at)
     }
 
-    /// The connections as a whole.
+    /// The totals over all connections.
     pub fn totals(&self) -> Totals {
         self.reads.totals()
     }
 
-    /// The memory of broadcasts.
+    /// The totals over the remembered broadcasts.
     pub fn broadcasts(&self) -> BroadcastTotals {
         self.reads.broadcasts()
     }
 
-    /// A whole column, one number per row, in the column's unit; [`UNKNOWN`] where not known. Borrowed natively, copied
-    /// in a guest: prefer [`peers`](View::peers), which runs in the host.
+    /// A whole column: one number per row, in the column's unit; [`UNKNOWN`] where not known. Borrowed natively, copied
+    /// in a guest. Prefer [`peers`](View::peers), which selects inside the host.
     pub fn column<T: Row, U: Unit>(&self, column: Column<T, U>) -> Cow<'_, [u32]> {
         self.reads.column::<T>(column.name())
     }
 
-    /// Some columns of some rows, row by row: `facts(&rows, (peer::IDLE, peer::RTT))` is a `Vec<[u32; 2]>`.
+    /// Several columns of some rows, row by row: `facts(&rows, (peer::IDLE, peer::RTT))` is a `Vec<[u32; 2]>`.
     ///
     /// Takes a tuple of two to six columns, or an array of columns of one unit.
     pub fn facts<T: Row, C: Columns<T>>(&self, rows: &[T], columns: C) -> Vec<C::Facts> {
@@ -110,20 +110,20 @@ impl View {
         self.facts(&[row], [column]).first().map(|[value]| *value).filter(|value| *value != UNKNOWN)
     }
 
-    /// What an operator would call these rows.
+    /// The names of these rows, for log lines and operators.
     pub fn names<T: Row>(&self, rows: &[T]) -> Vec<Name> {
         self.reads.names(rows)
     }
 
-    /// Whether this host knows a column: for those that only newer hosts have.
+    /// Whether this host has a column. Ask before you read one that only newer hosts have.
     pub fn knows<T: Row, U: Unit>(&self, column: Column<T, U>) -> bool {
         self.reads.knows::<T>(column.name())
     }
 
-    /// What an earlier run [remembered](crate::plan::Plan::remember); the default on the first run ever.
+    /// What an earlier run [remembered](crate::plan::Plan::remember); the default if nothing is stored.
     ///
     /// # Errors
-    /// Permanent, if the bytes are of another version and [`Memory::upgrade`] refuses them, or if they do not read.
+    /// Permanent, if the bytes have another version and [`Memory::upgrade`] refuses them, or if they do not decode.
     pub fn memory<M: Memory>(&self) -> Result<M> {
         memory::load(self.reads.memory())
     }
@@ -135,7 +135,7 @@ impl fmt::Debug for View {
     }
 }
 
-/// Columns that [`View::facts`] reads together: tuples of two to six, arrays of one unit.
+/// Columns that [`View::facts`] reads together: a tuple of two to six, or an array of one unit.
 pub trait Columns<T: Row>: Copy {
     /// One row's values, in the order of the columns.
     type Facts;

@@ -1,4 +1,4 @@
-//! The callbacks of one call of a native phase: what it reads, and what it asks for. A breach is remembered, and ends it.
+//! The callbacks of one call of a native phase: reads and asks. A broken rule is stored, and ends the call.
 
 #![expect(unsafe_code, reason = "is called back with pointers")]
 #![expect(clippy::disallowed_types, reason = "no dependency for a lock that nobody waits for")]
@@ -19,7 +19,7 @@ use crate::phase::Tick;
 use crate::plan::{Change, Level, Plan};
 use crate::query::{self, Test};
 
-/// What the callbacks of one call work on. Everything that is handed out lives as long as this.
+/// The state behind the callbacks of one call. Everything that they hand out lives as long as this.
 pub(super) struct Call<'c> {
     view: Option<&'c Arc<dyn Frozen>>,
     columns: [OnceLock<String>; 2],
@@ -30,9 +30,9 @@ pub(super) struct Call<'c> {
 
 struct Asked<'c> {
     plan: Option<&'c mut Plan>,
-    /// What the phase said to `fail`.
+    /// The text that the phase passed to `fail`.
     words: String,
-    /// The first breach; after it nothing is taken any more.
+    /// The first broken rule or panic. After it the plan does not change.
     unwound: Option<Unwound>,
 }
 
@@ -60,7 +60,7 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// What the phase gets. It points to this and to the settings: both have to stay until the phase returns.
+    /// The table for the phase. It points to this and to the settings: both must live until the phase returns.
     pub(super) fn table(&self, tick: &Tick, settings: &str) -> gk_run {
         gk_run {
             size: size_of::<gk_run>() as u32,
@@ -89,18 +89,18 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// The phase's last words, and the breach if there was one.
+    /// The phase's error text, and the broken rule or panic if there was one.
     pub(super) fn ended(self) -> (String, Option<Unwound>) {
         let asked = self.asked.into_inner().unwrap_or_else(PoisonError::into_inner);
         (asked.words, asked.unwound)
     }
 
-    /// The view, or a breach in a call that has none.
+    /// The view. A call without one breaks a rule.
     fn view(&self, call: &'static str) -> &Arc<dyn Frozen> {
         self.view.unwrap_or_else(|| outside_of_run(call).unwind())
     }
 
-    /// Changes the plan, or breaks a rule; after a breach nothing is changed.
+    /// Changes the plan, or stores the broken rule. After a broken rule or a panic it changes nothing.
     fn change(&self, call: &'static str, change: impl FnOnce(&mut Plan) -> Result<(), RuleBroken>) {
         let mut asked = open(&self.asked);
         if asked.unwound.is_some() {
@@ -118,11 +118,10 @@ fn outside_of_run(call: &'static str) -> RuleBroken {
     RuleBroken { call, rule: "called outside of run".to_owned() }
 }
 
-/// Answers one callback. What unwinds in here must not reach the phase: it is remembered, and the phase gets
-/// `otherwise`.
+/// Answers one callback. An unwind in here must not reach the phase: it is stored, and the phase gets `otherwise`.
 ///
 /// # Safety
-/// `host` is what [`Call::table`] put into the phase's hands, and that call has not returned yet.
+/// `host` is the pointer that [`Call::table`] gave to the phase, and that call has not returned yet.
 unsafe fn answer<R>(host: *mut c_void, otherwise: R, body: impl FnOnce(&Call<'_>) -> R) -> R {
     // SAFETY: the caller's promise.
     let call = unsafe { &*host.cast::<Call<'_>>() };
@@ -132,7 +131,7 @@ unsafe fn answer<R>(host: *mut c_void, otherwise: R, body: impl FnOnce(&Call<'_>
     })
 }
 
-/// [`answer`] for callbacks that tell whether a rule was broken.
+/// [`answer`] for callbacks that report whether a rule was broken.
 ///
 /// # Safety
 /// As for [`answer`].
@@ -161,7 +160,7 @@ impl gk_text {
         unsafe { list(self.at, self.len) }
     }
 
-    /// A text that has to be UTF-8.
+    /// The text, which must be UTF-8.
     ///
     /// # Safety
     /// As for `bytes`.
@@ -172,10 +171,10 @@ impl gk_text {
     }
 }
 
-/// A list by its pointer, which may be null if it is empty.
+/// A list from its pointer, which may be null if the list is empty.
 ///
 /// # Safety
-/// It lives for `'t`.
+/// The list lives for `'t`.
 unsafe fn list<'t, T>(at: *const T, len: usize) -> &'t [T] {
     if len == 0 {
         return &[];
@@ -236,7 +235,7 @@ unsafe extern "C" fn name(host: *mut c_void, table: u32, row: u32, out: *mut gk_
             agent: gk_text::of(name.agent.as_bytes()),
         };
         open(&call.names).push(name);
-        // SAFETY: the phase's own room for a name.
+        // SAFETY: the phase provides the space for a name.
         unsafe { out.write(shown) };
     };
     // SAFETY: `host` is ours.
@@ -247,7 +246,7 @@ unsafe extern "C" fn totals(host: *mut c_void, out: *mut gk_totals) {
     let totals = |call: &Call<'_>| call.view("peers.totals-now").totals();
     // SAFETY: `host` is ours.
     let totals = unsafe { answer(host, gk_totals::default(), totals) };
-    // SAFETY: the phase's own room for totals.
+    // SAFETY: the phase provides the space for totals.
     unsafe { out.write(totals) };
 }
 
@@ -255,7 +254,7 @@ unsafe extern "C" fn broadcasts(host: *mut c_void, out: *mut gk_broadcasts) {
     let totals = |call: &Call<'_>| call.view("broadcasts.totals-now").broadcasts();
     // SAFETY: `host` is ours.
     let totals = unsafe { answer(host, gk_broadcasts::default(), totals) };
-    // SAFETY: the phase's own room for totals.
+    // SAFETY: the phase provides the space for totals.
     unsafe { out.write(totals) };
 }
 
@@ -266,7 +265,7 @@ unsafe extern "C" fn memory(host: *mut c_void, out: *mut gk_saved) -> c_int {
     };
     // SAFETY: `host` is ours.
     let Some(saved) = (unsafe { answer(host, None, saved) }) else { return 0 };
-    // SAFETY: the phase's own room for what was saved.
+    // SAFETY: the phase provides the space for the memory.
     unsafe { out.write(saved) };
     1
 }
@@ -306,7 +305,7 @@ unsafe extern "C" fn ask(host: *mut c_void, asked: *const gk_ask) -> c_int {
 /// Fills one field of an ask with what the phase gave for it.
 ///
 /// # Safety
-/// The lists and texts of `asked` live as long as this runs.
+/// The lists and texts of `asked` live until this returns.
 unsafe fn fill(field: AskFieldMut<'_>, asked: &gk_ask, call: &'static str) -> Result<(), RuleBroken> {
     let number = asked.number;
     let outside = |least: i64, most: i64| {

@@ -1,4 +1,4 @@
-//! The phase's side: a table of C functions over any Rust phase. What it hands out never outlives the call.
+//! The phase's side: a table of C functions for any Rust phase. Nothing that it hands out outlives the call.
 
 #![expect(unsafe_code, reason = "reads what the host hands over by pointer")]
 
@@ -19,10 +19,10 @@ use crate::plan::{Change, Parts, Plan};
 use crate::query::Test;
 use crate::view::View;
 
-// SAFETY: the texts of a table are static, and nobody writes to it.
+// SAFETY: the texts of a table are static, and it is never written to.
 unsafe impl Sync for gk_phase {}
 
-/// The table of a phase, for a static that [`ENTRY`](super::ENTRY) returns.
+/// The table of a phase, for the static that [`ENTRY`](super::ENTRY) returns.
 pub const fn table<E: Exports>() -> gk_phase {
     gk_phase {
         size: size_of::<gk_phase>() as u32,
@@ -52,7 +52,7 @@ unsafe extern "C" fn check<E: Exports>(run: *const gk_run) -> u32 {
 unsafe extern "C" fn run<E: Exports>(run: *const gk_run) -> u32 {
     // SAFETY: the caller's promise.
     let Some(host) = (unsafe { Host::new(run) }) else { return FAILED_FOR_GOOD };
-    // As for a built-in: whether a row of the book exists is left to the host, so that nobody freezes it for that.
+    // As for a built-in, the host checks rows of the book: counting them here would make it freeze the book.
     let mut plan = Plan::within(host.rows(Table::Peers), u32::MAX);
     let ended = guard(|| {
         let phase = E::phase(host.settings()).map_err(Failure::Permanent)?;
@@ -70,13 +70,13 @@ unsafe extern "C" fn run<E: Exports>(run: *const gk_run) -> u32 {
     }
 }
 
-/// The host's side of one call. Whoever makes one lets go of it before the call returns.
+/// The host's side of one call. It must be dropped before the call returns.
 #[derive(Clone, Copy)]
 struct Host {
     run: *const gk_run,
 }
 
-// SAFETY: what it points to does not change while the call lasts, and the header lets any thread call back.
+// SAFETY: the data behind it does not change during the call, and the header allows callbacks from any thread.
 unsafe impl Send for Host {}
 // SAFETY: as above.
 unsafe impl Sync for Host {}
@@ -88,7 +88,7 @@ const fn number(table: Table) -> u32 {
     }
 }
 
-/// A callback of the host: what it gets lives until it returns.
+/// Calls a callback of the host. The arguments live until it returns.
 macro_rules! call {
     ($host:expr, $callback:ident $(, $argument:expr)*) => {{
         let run = $host.get();
@@ -109,7 +109,7 @@ impl Host {
     }
 
     fn get(&self) -> &gk_run {
-        // SAFETY: `new` had the promise that it lives as long as this.
+        // SAFETY: the caller of `new` promised that it lives as long as this.
         unsafe { &*self.run }
     }
 
@@ -155,7 +155,7 @@ impl Host {
         }
     }
 
-    /// Asks for everything that the plan holds, in its order.
+    /// Asks the host for everything in the plan, in its order.
     fn hand_over(&self, parts: &Parts) -> u32 {
         let asked = parts.asks.iter().all(|ask| self.ask(ask));
         let stored = |saved: &Saved| call!(self, store, saved.version, gk_text::of(&saved.bytes)) == 0;
@@ -204,10 +204,10 @@ impl gk_test {
     }
 }
 
-/// The host's picture, borrowed for one run.
+/// The host's snapshot, borrowed for one run.
 struct Borrowed {
     host: Host,
-    /// The names of the columns, cut up when they are first asked for.
+    /// The column names, split on first use.
     columns: [OnceLock<Vec<&'static str>>; 2],
 }
 
@@ -223,14 +223,14 @@ impl Frozen for Borrowed {
 
     fn column(&self, table: Table, name: &str) -> Option<&[u32]> {
         let values = call!(self.host, column, number(table), gk_text::of(name.as_bytes()));
-        // SAFETY: not null, a column has one value per row, and it lives as long as the run, so longer than this.
+        // SAFETY: not null, a column has one value per row, and it lives as long as the run, which is longer than this.
         (!values.is_null()).then(|| unsafe { slice::from_raw_parts(values, self.rows(table) as usize) })
     }
 
     fn columns(&self, table: Table) -> &[&str] {
         self.columns[number(table) as usize].get_or_init(|| {
             let names = call!(self.host, columns, number(table));
-            // SAFETY: the text lives as long as the run; this hands it out for no longer than itself.
+            // SAFETY: the text lives as long as the run, which is longer than this.
             let names = unsafe { names.bytes() };
             str::from_utf8(names).unwrap_or_default().lines().collect()
         })
@@ -250,7 +250,7 @@ impl Frozen for Borrowed {
 
     fn name(&self, table: Table, row: u32) -> Name {
         let mut name = gk_name::default();
-        // A row that is not there leaves the name empty, and the host remembers the breach.
+        // A row that does not exist leaves the name empty, and the host stores the broken rule.
         call!(self.host, name, number(table), row, &raw mut name);
         Name { id: text(name.id), address: text(name.address), agent: text(name.agent) }
     }
@@ -263,7 +263,7 @@ impl Frozen for Borrowed {
     }
 }
 
-/// The one symbol of a shared library. In this macro, so that the crate of a phase can forbid unsafe code.
+/// The one symbol of a shared library. It is in a macro so that the crate of a phase can forbid unsafe code.
 #[cfg(feature = "dylib")]
 #[doc(hidden)]
 #[macro_export]

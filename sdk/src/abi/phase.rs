@@ -1,4 +1,4 @@
-//! The host's side: a native phase, called through its table. Loads nothing; whoever loads a library vouches for it.
+//! The host's side: a native phase, called through its table. Loads nothing; the loader of a library vouches for it.
 
 #![expect(unsafe_code, reason = "calls through a table of C functions")]
 
@@ -15,7 +15,7 @@ use crate::plan::Plan;
 
 type Function = unsafe extern "C" fn(*const gk_run) -> u32;
 
-/// A phase that somebody compiled to machine code, by its table.
+/// A phase compiled to machine code, called through its table.
 #[derive(Clone)]
 pub struct NativePhase {
     summary: String,
@@ -29,10 +29,10 @@ impl NativePhase {
     /// Reads a table.
     ///
     /// # Errors
-    /// If there is none, or it is of another version than [`ABI`], or lacks a function.
+    /// If there is no table, or it has another version than [`ABI`], or lacks a function.
     ///
     /// # Safety
-    /// `table` is null, or what the function named [`ENTRY`](super::ENTRY) of a library returned which keeps the
+    /// `table` is null, or the function named [`ENTRY`](super::ENTRY) of a library returned it. That library keeps the
     /// promises of the header and is never unloaded.
     pub unsafe fn new(table: *const gk_phase) -> Result<NativePhase, String> {
         if table.is_null() {
@@ -62,7 +62,7 @@ impl NativePhase {
         Ok(NativePhase { summary, version, toolkit, check, run })
     }
 
-    /// One line: what it does.
+    /// One line: what the phase does.
     pub fn summary(&self) -> &str {
         &self.summary
     }
@@ -72,15 +72,15 @@ impl NativePhase {
         &self.version
     }
 
-    /// What it was built with.
+    /// The toolkit that built it.
     pub fn toolkit(&self) -> &str {
         &self.toolkit
     }
 
-    /// Says what is wrong with the settings, a JSON object.
+    /// Checks the settings, a JSON object.
     ///
     /// # Errors
-    /// The phase's own words, or how it broke.
+    /// The phase's own text, or how it broke.
     pub fn check(&self, settings: &str) -> Result<(), String> {
         let call = Call::check();
         let run = call.table(&Tick::default(), settings);
@@ -94,11 +94,11 @@ impl NativePhase {
         }
     }
 
-    /// Runs it once, as [`guard`](crate::host::guard) runs a phase of this process: what it asks for is in `plan`
-    /// afterwards, together with its log lines, which are there however it ended.
+    /// Runs the phase once, as [`guard`](crate::host::guard) runs a phase of this process. Afterwards `plan` holds its
+    /// asks and its log lines; the log lines even after a failure.
     ///
     /// # Errors
-    /// [`Unwound`], if it broke a rule or panicked. A crash is not caught, and an endless loop not cut.
+    /// [`Unwound`], if it broke a rule or panicked. A crash is not caught, and an endless loop is not stopped.
     pub fn run(
         &self,
         settings: &str,
@@ -132,7 +132,7 @@ fn ended(result: u32, call: Call<'_>) -> Result<crate::phase::Result, Unwound> {
     }
 }
 
-/// A broken rule by the words that it prints itself with.
+/// Reads a broken rule from its printed form.
 fn broken(words: &str) -> RuleBroken {
     let known = words.split_once(": ").and_then(|(call, rule)| {
         let (interface, function) = call.split_once('.')?;

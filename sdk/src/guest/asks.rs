@@ -1,4 +1,4 @@
-//! Asks of a guest: each is the call of the host itself. Keeps nothing.
+//! Asks of a guest: each is one call of the host. Keeps nothing.
 
 use super::Test;
 use super::bindings::groundskeeper::phase::{

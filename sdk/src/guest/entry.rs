@@ -1,4 +1,4 @@
-//! What a component exports, for any phase. Keeps nothing from one call to the next.
+//! The exports of a component, for any phase. Keeps nothing between calls.
 
 use super::Reads;
 use super::bindings::exports::groundskeeper::phase::lifecycle::{Descriptor, Failure, Guest, Tick};
@@ -41,9 +41,9 @@ impl<E: Exports> Guest for E {
     }
 }
 
-/// A panic becomes a trap, which has no words: they go to the operator first.
+/// Logs a panic for the operator before it becomes a trap, which has no text.
 ///
-/// Put together by hand, because what `format!` needs for a number would be a fifth of a small component.
+/// The text is built by hand: what `format!` needs for a number would be a fifth of a small component.
 fn tell_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let (file, line) = panic.location().map_or(("?", 0), |place| (place.file(), place.line()));

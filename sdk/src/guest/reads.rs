@@ -1,4 +1,4 @@
-//! Reads of a guest: each is a call of the host, in portions that the contract allows. Evaluates nothing itself.
+//! Reads of a guest: each is a call of the host, in batches that the contract allows. Evaluates nothing.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::contract::{NAMES, ROWS};
 use crate::memory::Saved;
 use crate::view::{BroadcastTotals, Name, Totals};
 
-/// The interface that a kind of row is read from.
+/// The interface that reads one kind of row.
 pub trait Source {
     fn select(query: Query<'_>) -> Vec<u32>;
     fn count(tests: &[Test]) -> u32;
@@ -93,7 +93,7 @@ impl Reads {
     ) -> Vec<[u32; N]> {
         let rows: Vec<u32> = rows.iter().map(|row| row.row()).collect();
         if rows.is_empty() {
-            // Asked all the same: a column that the host does not know ends the run here as it does natively.
+            // Called anyway: a column that the host does not have must end the run here as it does natively.
             T::facts(&[], &columns);
         }
         let mut facts = Vec::with_capacity(rows.len());

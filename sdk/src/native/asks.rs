@@ -1,4 +1,4 @@
-//! Owns what a run asked for, in order, and the rules about asking. Applies nothing and knows no grants.
+//! The asks of a run, in order, and the rules about them. Applies nothing and knows no grants.
 
 use crate::ask::{Ask, AskField, AskFieldMut};
 use crate::column::Peer;
@@ -13,13 +13,13 @@ use crate::view::View;
 /// A plan taken apart, for the host.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Parts {
-    /// The actions, in the order of asking.
+    /// The actions, in the order in which the phase asked.
     pub asks: Vec<Ask>,
     /// What to store if the plan is accepted.
     pub memory: Option<Saved>,
     /// Lines for the operator, kept even if the run fails.
     pub log: Vec<LogLine>,
-    /// The phase's own numbers, one entry per name.
+    /// The phase's metrics, one entry per name.
     pub metrics: Vec<Metric>,
 }
 
@@ -32,7 +32,7 @@ pub struct LogLine {
     pub text: String,
 }
 
-/// One number of the phase's own.
+/// One metric of the phase.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Metric {
     /// 1 to 40 of a-z 0-9 _.
@@ -44,17 +44,17 @@ pub struct Metric {
 /// What a run does to a metric.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Change {
-    /// Adds to a counter; several calls in one run are summed, saturating.
+    /// Adds to a counter. Several calls in one run are summed, saturating.
     Add(u32),
     /// Sets a gauge; the last call of a run counts.
     Set(f64),
 }
 
-/// A plan's asks, and what there is to hold them against.
+/// The asks of a plan, and the numbers of rows to check them against.
 #[derive(Debug, Default)]
 pub(crate) struct Asks {
     pub(super) parts: Parts,
-    /// Rows of the two tables, if they are known.
+    /// Rows of the two tables, if known.
     rows: Option<(u32, u32)>,
     /// Rows of all pings so far.
     pinged: usize,

@@ -1,4 +1,4 @@
-//! Reads a frozen picture for a phase in the host's own process. A broken rule unwinds to the host's guard.
+//! Reads a snapshot for a phase in the host's process. A broken rule unwinds to the host's guard.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl Reads {
         query::select(&*self.host, T::TABLE, &Query { tests, sort_by, limit })
     }
 
-    /// The broken rule that there is no such column, if there is none. Copies no column.
+    /// The broken rule that a column does not exist; None if it does. Copies no column.
     pub(super) fn unknown<T: Row>(&self, call: &'static str, column: &str) -> Option<RuleBroken> {
         (!self.knows::<T>(column)).then(|| query::no_column(call, &*self.host, T::TABLE, column))
     }
