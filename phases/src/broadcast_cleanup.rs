@@ -1,15 +1,15 @@
-//! Decides when broadcasts are old enough to be forgotten. Frees memory only: rate windows expire where they live.
+//! Decides when broadcasts are old enough to be forgotten. Frees memory only: rate windows expire by themselves.
 
 use groundskeeper_sdk::prelude::*;
 
-/// Forgets broadcasts that every peer has long seen.
+/// Forgets broadcasts that every peer must have seen long ago.
 ///
-/// Asks only if the oldest one held is older than `forget_after`, so a quiet node's journal stays quiet. O(1).
+/// Asks only if the oldest broadcast is older than `forget_after`, so a quiet node's journal stays quiet. O(1).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BroadcastCleanup {
-    /// Older than this is forgotten; 1s to 1d, compared in whole seconds. Longer than a broadcast takes through the
-    /// whole network: one that comes back after being forgotten is sent on again.
+    /// Older broadcasts are forgotten; 1s to 1d, compared in whole seconds. Must exceed the time that a broadcast takes
+    /// through the whole network: one that comes back after it was forgotten is sent on again.
     pub forget_after: Span,
 }
 

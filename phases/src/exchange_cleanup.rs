@@ -1,14 +1,14 @@
-//! Decides when addresses are old enough to be forgotten. It never judges an address by anything but its age.
+//! Decides when addresses are old enough to be forgotten. Judges an address by nothing but its age.
 
 use groundskeeper_sdk::prelude::*;
 
-/// Forgets addresses that nobody has named for long.
+/// Forgets addresses that have not been named for a long time.
 ///
-/// Asks only if there is one, so a quiet node's journal stays quiet. One pass over one column.
+/// Asks only if there is such an address, so a quiet node's journal stays quiet. One pass over one column.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExchangeCleanup {
-    /// Not named for longer than this is forgotten; 1s to 365d, compared in whole seconds. A week lets a node that was
+    /// Addresses not named for longer are forgotten; 1s to 365d, compared in whole seconds. A week lets a node that was
     /// off for some days find its network again.
     pub forget_after: Span,
 }

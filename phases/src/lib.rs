@@ -1,6 +1,6 @@
-//! The four built-in phases. Pure: they read a view and ask in a plan; they open, close, wait for and store nothing.
+//! The four built-in phases. Pure: they read a view and ask in a plan, without I/O, waiting or state between runs.
 //!
-//! Each is a struct of its settings. When it runs is not decided here: cadence lives in the host.
+//! Each phase is a struct of its settings. The host decides when it runs.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

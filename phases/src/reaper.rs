@@ -1,27 +1,26 @@
-//! Decides whom to ping and whom to give up. Reads idle times only; it never closes a connection itself.
+//! Decides which peers to ping and which to disconnect. Reads idle times only; closes no connection itself.
 
 use groundskeeper_sdk::contract::ASKS_PER_PLAN;
 use groundskeeper_sdk::prelude::*;
 
 /// Pings peers that have gone quiet and disconnects those that stay silent.
 ///
-/// Everyone idle for `ping_after` or longer, but less than `stale_after`, is pinged by one action. Everyone idle for
-/// `stale_after` or longer is disconnected, the longest silent first, unless it speaks before that happens. On a late
-/// tick everyone is pinged: the host has moved idle times to zero because it was itself away.
+/// One action pings every peer that is idle for `ping_after` or longer, but less than `stale_after`. Peers idle for
+/// `stale_after` or longer are disconnected, the longest silent first, unless they speak before that happens. On a late
+/// tick every peer is pinged: the host has reset idle times to zero because it was itself away.
 ///
 /// Two passes over the idle times, O(stale) asks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reaper {
-    /// Idle for so long means ping; 1s to 1h, below `stale_after`, compared in whole seconds. Less than a tick of 30 s
-    /// on purpose: a peer that answered the last tick's ping at once is idle for just under a tick at the next, and
-    /// has to be pinged again then, not a tick later.
+    /// A peer idle for this long is pinged; 1s to 1h, below `stale_after`, compared in whole seconds. Less than a tick
+    /// of 30 s on purpose: a peer that answered the last tick's ping at once is idle for just under a tick at the next
+    /// one. It must be pinged then, not a tick later.
     pub ping_after: Span,
-    /// Idle for so long means gone; 2s to 1d, compared in whole seconds. Three ticks of 30 s: one lost ping must not
-    /// cost a peer.
+    /// A peer idle for this long is disconnected; 2s to 1d, compared in whole seconds. Three ticks of 30 s: one lost
+    /// ping must not cost a peer.
     pub stale_after: Span,
-    /// Disconnects in one run, 1 to 4096; the rest waits for the next. A run that also pings has room for one less
-    /// than 4096.
+    /// Disconnects in one run, 1 to 4096; the rest waits for the next. A run that also pings has room for 4095.
     pub max_per_run: u32,
 }
 
@@ -62,7 +61,7 @@ impl Phase for Reaper {
         for (peer, [idle]) in stale.iter().zip(view.facts(&stale, [peer::IDLE])) {
             plan.disconnect_if_silent(*peer, format!("silent for {idle} s (limit {limit} s)"));
         }
-        // Last, so that a full send queue to the living never delays the end of the dead.
+        // Last, so that a full send queue to live peers never delays the disconnects.
         if ping {
             plan.ping_matching(quiet);
         }

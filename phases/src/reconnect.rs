@@ -1,4 +1,4 @@
-//! Decides whom to dial, and how many. Draws by lot; it never dials and keeps no back-off of its own.
+//! Decides which addresses to dial, and how many. Draws at random; it does not dial and keeps no backoff itself.
 
 use std::collections::BTreeSet;
 
@@ -6,20 +6,20 @@ use groundskeeper_sdk::contract::ASKS_PER_PLAN;
 use groundskeeper_sdk::prelude::*;
 use groundskeeper_sdk::rng::Rng;
 
-/// Dials addresses of the book until there are `target` connections, counting dials under way.
+/// Dials addresses of the address book until there are `target` connections, counting dials in progress.
 ///
-/// Only addresses whose back-off has ended. They are drawn at random by weight, never the best ones first: whoever can
-/// put addresses into the book must not be able to compute which one is dialled. One address per network group is
-/// drawn before any group gets a second one, and groups that we are already dialled out to come last. Inbound
-/// connections do not count for that, or a stranger could push a group back by connecting to us.
+/// Takes only addresses with an expired backoff. It draws them at random by weight instead of best first: an attacker
+/// who can put addresses into the book must not be able to compute which one is dialled. It draws one address per
+/// network group before any group gets a second one. Groups that we already have outbound connections to come last.
+/// Inbound connections do not count for that, or a stranger could push a group back by connecting to us.
 ///
-/// Reads nothing but totals while there are enough connections; otherwise O(addresses x dials).
+/// Reads only totals while there are enough connections; otherwise O(addresses x dials).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reconnect {
-    /// Connections wanted, 1 to 4294967294; the operator's ceiling for connections is never passed.
+    /// Connections wanted, 1 to 4294967294. The operator's ceiling for connections is never passed.
     pub target: u32,
-    /// Dials asked for in one run, 1 to 4096. Each costs a socket and a handshake at once.
+    /// Dials in one run, 1 to 4096. Each costs a socket and a handshake at once.
     pub max_dials: u32,
 }
 
@@ -37,11 +37,11 @@ struct Candidate {
     group: u32,
 }
 
-/// Weight of an address that never failed and was never reached. Halves per failure in a row, but not below 1: every
-/// address keeps a chance, so that a network that moved as a whole is found again.
+/// Weight of an address that never failed and was never reached. Each failure in a row halves it, but not below 1:
+/// every address keeps a chance, so that a node finds its network again after the whole network moved.
 const FRESH: u32 = 64;
 
-/// An address that was a live node once is worth so many that nobody has ever reached: inventing addresses is cheap.
+/// Factor for an address that was a live node once: inventing addresses is cheap, so unreached ones weigh less.
 const REACHED: u32 = 4;
 
 fn weight(failures: u32, reached: u32) -> u32 {
@@ -74,7 +74,7 @@ impl Phase for Reconnect {
     }
 }
 
-/// Draws up to `wanted` addresses without putting any back, in rounds of one per network group.
+/// Draws up to `wanted` different addresses, in rounds of one per network group.
 fn draw(rng: &mut Rng, view: &View, wanted: usize) -> Vec<Address> {
     let (groups, inbound) = (view.column(peer::GROUP), view.column(peer::INBOUND));
     let dialled: BTreeSet<u32> = groups
@@ -105,7 +105,7 @@ fn draw(rng: &mut Rng, view: &View, wanted: usize) -> Vec<Address> {
     drawn
 }
 
-/// Every address whose back-off has ended. Reads whole columns, because a query's limit would favour low rows.
+/// Every address with an expired backoff. Reads whole columns, because a query's limit would favour low rows.
 fn candidates(view: &View) -> Vec<Candidate> {
     let (wait, failures) = (view.column(address::WAIT), view.column(address::FAILURES));
     let (reached, group) = (view.column(address::REACHED), view.column(address::GROUP));

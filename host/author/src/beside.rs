@@ -1,4 +1,4 @@
-//! A module, the manifest that lies beside it, and whether that is about a module of that kind. Loads neither.
+//! A module, the manifest next to it, and the check that it is for that kind of module. Loads neither.
 
 use std::fs;
 use std::path::Path;
@@ -10,29 +10,29 @@ pub(super) fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// What a file is called, without its folder and ending.
+/// The name of a file without its folder and extension.
 pub(super) fn stem(file: &Path) -> String {
     file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Problems, one a line, the next ones `between`.
+/// Problems, one per line; all but the first start with `between`.
 pub(super) fn told(problems: &[Problem], between: &str) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
 }
 
-/// The text that a manifest gives at its top for `key`, if it can be read.
+/// The top-level text of a manifest for `key`, if the manifest can be read.
 pub(super) fn written(manifest: &ManifestFile, key: &str) -> Option<String> {
     let table: toml::Table = toml::from_str(&manifest.text).ok()?;
     Some(table.get(key)?.as_str()?.to_owned())
 }
 
-/// What a module with these bytes is run by.
+/// The runtime for a module with these bytes.
 pub(super) fn runtime_of(bytes: &[u8]) -> Runtime {
     if bytes.starts_with(b"\x7fELF") { Runtime::Native } else { Runtime::Wasm }
 }
 
-/// The manifest of the folder that is about the module `file`. If none is, the one that is called like it and either
-/// cannot be read or is about a module of the other kind.
+/// The manifest in the folder that names the module `file`. If there is none, the manifest with the same file stem that
+/// either cannot be read or names a module of the other kind.
 pub(super) fn manifest_of(file: &Path, runtime: Runtime) -> Option<ManifestFile> {
     let folder = match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -53,7 +53,7 @@ pub(super) fn manifest_of(file: &Path, runtime: Runtime) -> Option<ManifestFile>
     about.map(|at| files.swap_remove(at))
 }
 
-/// What is wrong if the manifest is about another kind of module than `file`.
+/// The problem, if the manifest is for another kind of module than `file`.
 pub(super) fn wrong_kind(manifest: &ManifestFile, file: &Path, runtime: Runtime) -> Option<String> {
     let kind = written(manifest, "kind")?;
     let other = match (kind.as_str(), runtime) {

@@ -1,4 +1,4 @@
-//! From a folder with source to a component or a shared library beside its manifest. Runs compilers, never what they made.
+//! Builds a component or a shared library from a source folder. Runs compilers, never their output.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use super::beside::read;
 use super::c;
 use super::toolchain::{self, says};
 
-/// What a build left.
+/// The result of a build.
 pub struct Built {
     pub file: PathBuf,
     pub digest: Digest,
@@ -23,8 +23,8 @@ pub struct Built {
     pub sizes: Option<Sizes>,
 }
 
-/// What a guest is compiled with: small, and with one codegen unit so that equal sources make equal bytes. Names stay,
-/// for backtraces.
+/// Compiler options for a guest: small, and one codegen unit so that equal sources make equal bytes. Names stay, for
+/// backtraces.
 const PROFILE: [&str; 5] = [
     "profile.release.opt-level=\"s\"",
     "profile.release.lto=\"fat\"",
@@ -36,7 +36,7 @@ const PROFILE: [&str; 5] = [
 /// Builds the phase in `folder` (a Rust package, or C files) as a component, `<name>.wasm` in that folder or in `out`.
 ///
 /// # Errors
-/// If no toolchain is there, naming what to install; if the build fails; if what it made is no phase.
+/// If there is no toolchain (the error names what to install), the build fails, or the result is no phase.
 pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
     let (name, core) = if folder.join("Cargo.toml").is_file() {
         rust(folder, note)?
@@ -54,7 +54,7 @@ pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> R
 /// Builds the phase in `folder` (a Rust package, or C files that export the entry of a native phase) as a shared
 /// library, `<name>.so` there or in `out`.
 ///
-/// # Errors
+/// If the build fails or makes no library, or the C files are written for a component.
 /// If the build fails, or makes no library; if the C files are written for a component.
 pub fn build_native(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
     let (name, bytes) = if folder.join("Cargo.toml").is_file() {
@@ -87,7 +87,7 @@ fn no_phase(folder: &Path) -> String {
 
 fn rust(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
     let toolchain = toolchain::pick(note).map_err(anyhow::Error::msg)?;
-    // A crate that is a library for others too is not optimised at link time unless it is built as a module alone.
+    // Cargo does not optimise a crate that is also an `rlib` at link time unless it builds the `cdylib` alone.
     let mut command = toolchain.cargo("rustc");
     command.args(["--release", "--lib", "--crate-type", "cdylib"]);
     for setting in PROFILE {
@@ -98,19 +98,19 @@ fn rust(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> 
     Ok((name, read(&module)?))
 }
 
-/// Flags that keep this machine's folders out of the module.
+/// Compiler flags that keep local paths out of the module.
 fn remapped(folder: &Path) -> OsString {
     let home = env::var_os("HOME").map(PathBuf::from);
     let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
     let rustup =
         env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".rustup")));
     let root = workspace_root(folder);
-    // Whatever a registry's folder is called here.
+    // The folder name of each registry on this machine.
     let registries = cargo.as_ref().and_then(|cargo| fs::read_dir(cargo.join("registry/src")).ok());
     let registries =
         registries.into_iter().flatten().filter_map(|entry| Some((Some(entry.ok()?.path()), "/crates")));
     let mut flags = OsString::new();
-    // Later ones win, so the widest comes first.
+    // Later flags win, so the widest path comes first.
     let wide = [(home, "/home"), (cargo.clone(), "/cargo"), (rustup, "/rustup")];
     let named = wide.into_iter().chain(registries).chain([(root, "/phase")]);
     let named = named.map(|(from, to)| (from, to.to_owned()));
@@ -127,8 +127,8 @@ fn remapped(folder: &Path) -> OsString {
     flags
 }
 
-/// Where the sources of std are, if they are there, and what they are called where they are not: a component must not have
-/// other bytes because of them.
+/// The local path of std's sources, if they are installed, and the path that std uses otherwise. A component must have
+/// the same bytes with and without the sources.
 fn std_sources() -> Option<(PathBuf, String)> {
     let sysroot = says("rustc", &["--print", "sysroot"])?;
     let version = says("rustc", &["--version", "--verbose"])?;
@@ -136,7 +136,7 @@ fn std_sources() -> Option<(PathBuf, String)> {
     Some((Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), format!("/rustc/{hash}")))
 }
 
-/// Where cargo's workspace of `folder` begins.
+/// The root of the cargo workspace that contains `folder`.
 fn workspace_root(folder: &Path) -> Option<PathBuf> {
     let output = Command::new("cargo")
         .args(["locate-project", "--workspace", "--message-format", "plain"])
@@ -148,7 +148,7 @@ fn workspace_root(folder: &Path) -> Option<PathBuf> {
     manifest.parent().map(Path::to_path_buf)
 }
 
-/// Runs a `cargo build` in `folder` and finds the library that it made: the package's name, and the file.
+/// Runs a `cargo build` in `folder` and finds the library that it made. Returns the package's name and the file.
 fn artifact(mut command: Command, folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, PathBuf)> {
     command.arg("--message-format=json-render-diagnostics").current_dir(folder);
     note(&format!("{} in {}", shown(&command), folder.display()));
@@ -183,7 +183,7 @@ fn artifact(mut command: Command, folder: &Path, note: &mut dyn FnMut(&str)) -> 
     )
 }
 
-/// `path+file:///x/name#0.1.0` or `path+file:///x#name@0.1.0`: the name.
+/// The package name in `path+file:///x/name#0.1.0` or `path+file:///x#name@0.1.0`.
 fn package(message: &serde_json::Value) -> String {
     let id = message["package_id"].as_str().unwrap_or_default();
     let (before, after) = id.split_once('#').unwrap_or(("", id));
@@ -196,7 +196,7 @@ fn package(message: &serde_json::Value) -> String {
 pub(super) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words = words.map(|word| word.to_string_lossy().into_owned());
-    // The profile says nothing to a reader.
+    // The profile does not help a reader.
     let words = words.filter(|word| {
         !word.starts_with("profile.") && word != "--config" && !word.starts_with("--message-format")
     });

@@ -1,4 +1,4 @@
-//! From a folder of C files to a core module or a shared library. Runs compilers, never what they made.
+//! Builds a core module or a shared library from a folder of C files. Runs compilers, never their output.
 
 use std::env;
 use std::fs;
@@ -24,21 +24,21 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether a C file of the folder defines what a native phase exports.
+/// Whether a C file in the folder defines the entry of a native phase.
 pub(super) fn is_native(folder: &Path) -> Result<bool> {
     let texts = files(folder)?.into_iter().map(fs::read);
     let texts = texts.collect::<Result<Vec<_>, _>>().context("cannot read the C files")?;
     Ok(texts.iter().any(|text| String::from_utf8_lossy(text).contains(ENTRY)))
 }
 
-/// The folder, whole, and what the phase in it is called: as the folder.
+/// The absolute folder, and the name of its phase, which is the folder's name.
 fn named(folder: &Path) -> Result<(PathBuf, String)> {
     let folder = fs::canonicalize(folder)?;
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok((folder, name))
 }
 
-/// Compiles all C files of a folder for this machine; the header of native phases is found without being there.
+/// Compiles all C files of a folder for this machine. The header of native phases need not be in the folder.
 pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
     let (folder, name) = named(folder)?;
     let scratch = Scratch::new()?;
@@ -58,8 +58,8 @@ pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Stri
     Ok((name, fs::read(&library)?))
 }
 
-/// Compiles all C files of a folder, without a C library. The contract is added afterwards: no object file of it needs to
-/// be kept. Linked by hand: a clang that links runs any `wasm-opt` it finds, and what that makes is not what clang made.
+/// Compiles all C files of a folder, without a C library. The contract is added later, so it needs no object file here.
+/// Calls the linker itself: clang would also run any `wasm-opt` it finds, and that would change the output.
 pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
     let linker = wasm_linker().map_err(anyhow::Error::msg)?;
     let (folder, name) = named(folder)?;
@@ -80,7 +80,7 @@ pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Strin
     Ok((name, with_contract(&fs::read(&module)?)?))
 }
 
-/// `missing` is told if the program is not there.
+/// Runs a compiler. `missing` is the error if the program is not installed.
 fn run(mut command: Command, missing: &str, note: &mut dyn FnMut(&str)) -> Result<()> {
     let within =
         command.get_current_dir().map_or_else(String::new, |folder| format!(" in {}", folder.display()));
@@ -93,15 +93,15 @@ fn run(mut command: Command, missing: &str, note: &mut dyn FnMut(&str)) -> Resul
     Ok(())
 }
 
-/// Whether C becomes WebAssembly here.
+/// Whether this machine can compile C to WebAssembly.
 ///
 /// # Errors
-/// What is missing, and the packages that have it.
+/// What is missing, and the packages that provide it.
 pub fn c_compiler() -> Result<(), String> {
     wasm_linker().map(drop)
 }
 
-/// The linker that belongs to clang. Its own folder is looked into too, so clang is asked before the path.
+/// The linker that belongs to clang. It may lie in clang's own folder, so clang is asked before `PATH`.
 fn wasm_linker() -> Result<String, String> {
     let missing = |what| {
         format!(

@@ -1,4 +1,4 @@
-//! One run of a phase that changes nothing: what it asks for, what it costs, how it ends. Knows no node.
+//! One run of a phase that changes nothing: its asks, its cost, its outcome. Knows no node.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use groundskeeper_sdk::host::{Change, Frozen, Level, Metric, Parts, Saved};
 use groundskeeper_sdk::phase::Tick;
 use serde::Serialize;
 
-/// What a dry run showed.
+/// The result of a dry run.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct DryRun {
-    /// Whether there is a plan; if not, `ended` says why.
+    /// Whether there is a plan. If not, `ended` says why.
     pub ok: bool,
     /// `planned`, or how it failed, with the backtrace if there is one.
     pub ended: String,
-    /// One ask a line, in the order of asking.
+    /// One ask per line, in the order in which the phase asked.
     pub asks: Vec<String>,
     pub metrics: Vec<String>,
     pub log: Vec<String>,
     #[serde(skip)]
     pub memory: Option<Saved>,
     pub memory_bytes: Option<usize>,
-    /// Not for native phases.
+    /// None for native phases.
     pub fuel: Option<u64>,
     pub linear_memory: Option<u64>,
     pub took_us: u64,
@@ -70,17 +70,17 @@ impl DryRun {
         }
     }
 
-    /// Whether two runs decided alike, whatever each cost.
+    /// Whether both runs decided the same. Costs may differ.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let decided = |run: &Self| (run.ok, run.asks.clone(), run.metrics.clone(), run.memory.clone());
         decided(self) == decided(other)
     }
 
-    /// For a terminal.
+    /// The report for a terminal.
     pub fn shown(&self) -> String {
         let mut text = String::new();
         let mut line = |head: &str, words: &str| {
-            // A String takes all.
+            // Writing to a String cannot fail.
             _ = writeln!(text, "  {head:8} {words}");
         };
         if !self.ok {

@@ -1,4 +1,4 @@
-//! Says what a module is and whether its manifest lets it work. Runs `describe` and `check`, never `run`.
+//! Reports what a module is and whether its manifest allows it to work. Runs `describe` and `check`, never `run`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
 
-/// What a component is, beside what its manifest says.
+/// What a component is, in addition to its manifest.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
     pub file: PathBuf,
@@ -22,29 +22,29 @@ pub struct Inspection {
     pub summary: String,
     pub version: String,
     pub toolkit: String,
-    /// The contract that it speaks.
+    /// The version of the contract that it uses.
     pub contract: &'static str,
-    /// None: nothing in its folder is about it.
+    /// None if no manifest in its folder names it.
     pub manifest: Option<PathBuf>,
     pub imports: Vec<Import>,
-    /// WASI interfaces that it imports and that do nothing here.
+    /// WASI interfaces that it imports. They do nothing here.
     pub stubs: Vec<String>,
     pub limits: Limits,
-    /// Why a node would not load it, each with the way out.
+    /// Why a node would not load it, each with the fix.
     pub problems: Vec<String>,
 }
 
-/// One interface that a component asks for.
+/// One interface that a component imports.
 #[derive(Debug, Serialize)]
 pub struct Import {
     pub interface: String,
     /// None without a manifest.
     pub granted: Option<bool>,
-    /// What would grant it; none if it needs no grant.
+    /// The manifest line that would grant it; None if it needs no grant.
     pub line: Option<String>,
 }
 
-/// A module that loads, and the manifest about it if there is one.
+/// A module that loads, and its manifest if there is one.
 pub struct Subject {
     /// Where the module is.
     pub file: PathBuf,
@@ -55,10 +55,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Loads the component at `file`, or the one that the manifest `file` is about, and looks for its manifest beside it.
+    /// Loads the component `file`, or the one that the manifest `file` names, and looks for the manifest next to it.
     ///
     /// # Errors
-    /// If it cannot be read or is no phase.
+    /// If the file cannot be read or is no phase.
     pub fn load(file: &Path) -> Result<Self> {
         if file.extension().is_none_or(|end| end != "toml") {
             return Self::of(file.to_owned(), manifest_of(file, Runtime::Wasm));
@@ -86,7 +86,7 @@ impl Subject {
         Ok(Self { file, sizes, wasm, code, manifest })
     }
 
-    /// What the manifest declares, if it can be read and is about a component.
+    /// The manifest's declaration, if it can be read and is for a component.
     pub fn declared(&self) -> Option<&Declaration> {
         match &self.manifest.as_ref()?.manifest {
             Ok(Manifest { body: Declared::Guest(guest), .. }) => Some(guest),
@@ -94,7 +94,7 @@ impl Subject {
         }
     }
 
-    /// The phase as its manifest wants it run.
+    /// The phase with the setup from its manifest.
     ///
     /// # Errors
     /// If the manifest has problems, does not grant what is imported, or has settings that the phase refuses.
@@ -107,7 +107,7 @@ impl Subject {
         Ok(guest)
     }
 
-    /// The name and schedule that the manifest gives it, or those of a phase that runs at every tick.
+    /// The name and schedule from the manifest, or those of a phase that runs at every tick.
     pub fn named(&self, file: &Path) -> (String, Schedule) {
         match &self.manifest {
             Some(ManifestFile { manifest: Ok(manifest), .. }) => {
@@ -117,7 +117,7 @@ impl Subject {
         }
     }
 
-    /// How the manifest wants it run; without one, with everything granted and no settings.
+    /// The setup from the manifest. Without one: every grant, and no settings.
     pub fn setup(&self) -> Setup {
         match self.declared() {
             Some(guest) => Setup {
@@ -136,10 +136,10 @@ impl Subject {
     }
 }
 
-/// Looks at the component `file`, or the one that the manifest `file` is about, and at its manifest.
+/// Inspects the component `file`, or the one that the manifest `file` names, together with its manifest.
 ///
 /// # Errors
-/// If it cannot be read or is no phase; what only keeps a node from loading it is a problem of the inspection.
+/// If the file cannot be read or is no phase. What only keeps a node from loading it is a problem in the result.
 pub fn inspect(file: &Path) -> Result<Inspection> {
     let subject = Subject::load(file)?;
     let Subject { file, sizes, wasm, code, manifest } = &subject;
@@ -170,7 +170,7 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     }
     let setup = subject.setup();
     let limits = setup.limits;
-    // Grants are told above; here only the phase itself is asked.
+    // Grants are reported above; this checks only the phase itself.
     let guest = Guest::new(wasm, Arc::clone(code), Setup { grants: Grants::everything(), ..setup });
     let Described { summary, version, toolkit } = match &guest {
         Ok(guest) => guest.described().clone(),

@@ -1,4 +1,4 @@
-//! Puts a module and its manifest into a drop-in folder, so that a node never sees half of the pair.
+//! Puts a module and its manifest into a drop-in folder, so that a node never loads half of the pair.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,25 +12,25 @@ use toml::Value;
 use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
 use super::inspect::{Inspection, Subject, inspect};
 
-/// What was put where.
+/// The result of an install.
 pub struct Installed {
     pub module: PathBuf,
     pub manifest: PathBuf,
-    /// A phase of this name was there already.
+    /// Whether a phase of this name existed.
     pub replaced: bool,
-    /// The manifest was made up: nothing was about the module.
+    /// Whether the manifest was generated, because none named the module.
     pub made_up: bool,
-    /// What the phase misses in the settings that were made up: none.
+    /// What the phase lacks when it has no settings, as in a generated manifest.
     pub misses: Option<String>,
 }
 
-/// Checks `file` and puts it into `folder` together with its manifest, which then pins its digest.
+/// Checks `file` and puts it into `folder` together with its manifest. The manifest then pins the module's digest.
 ///
-/// Without a manifest beside it one is written: it grants what the module imports with the usual ceilings, in shadow
-/// mode, so that nothing happens before the operator has read it.
+/// If there is no manifest, it generates one in shadow mode that grants what the module imports with the usual
+/// ceilings. So nothing happens before the operator has read it.
 ///
 /// # Errors
-/// If the module is no phase or its manifest has problems, or the folder cannot be written. The folder is as it was then.
+/// If the module is no phase, its manifest has problems, or the folder cannot be written. The folder is unchanged then.
 pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
     let bytes = read(file)?;
     let runtime = runtime_of(&bytes);
@@ -81,7 +81,7 @@ fn name_in(text: &str, path: &Path) -> Result<String> {
     }
 }
 
-/// A manifest for a module that came without one.
+/// A generated manifest for a module that has none.
 fn made_up(name: &str, inspected: Option<&Inspection>) -> String {
     let imports = inspected.iter().flat_map(|inspected| &inspected.imports);
     let lines: Vec<&str> = imports.filter_map(|import| import.line.as_deref()).collect();
@@ -92,7 +92,7 @@ fn made_up(name: &str, inspected: Option<&Inspection>) -> String {
     )
 }
 
-/// The text with top-level keys set to strings, everything else and all comments as they were.
+/// The text with top-level keys set to strings. Everything else stays, comments included.
 pub(super) fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
     let is_key =
         |line: &str, key: &str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
@@ -103,7 +103,7 @@ pub(super) fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
         let found = lines.iter().take(top_ends).position(|line| is_key(line, key));
         match found {
             Some(at) => lines[at] = line,
-            // Behind the kind, which every manifest has.
+            // After the kind, which every manifest has.
             None => {
                 let at =
                     lines.iter().take(top_ends).position(|line| is_key(line, "kind")).map_or(0, |at| at + 1);

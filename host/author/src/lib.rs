@@ -1,5 +1,5 @@
-//! What authors of phases do on their own machine: start one, build it, look at it, try it, put it in place. Talks to no
-//! node.
+//! Tools for authors of phases: create, build, inspect, test and install a phase. They work on the local machine and
+//! talk to no node.
 //!
 //! Hidden items are for the crates of this workspace and promise nothing.
 

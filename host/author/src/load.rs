@@ -1,4 +1,4 @@
-//! Loads phases as a node would, and says what came of each. Runs `describe` and `check`, never `run`.
+//! Loads phases as a node would, and reports the result for each. Runs `describe` and `check`, never `run`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,22 @@ use super::inspect::Subject;
 use super::install::with_keys;
 use super::scratch::Scratch;
 
-/// What a node would make of one file.
+/// The result of loading one file as a node would.
 #[derive(Default, Debug, Serialize)]
 pub struct Loading {
     pub file: PathBuf,
     pub name: String,
-    /// `built-in`, `wasm`, `native`; nothing if the manifest does not say.
+    /// `built-in`, `wasm` or `native`; empty if the manifest does not say.
     pub kind: String,
     pub summary: Option<String>,
     pub version: Option<String>,
-    /// Of the module, if it was loaded.
+    /// The module's digest, if the module was loaded.
     pub sha256: Option<String>,
-    /// Why a node would not load it, with the way out.
+    /// Why a node would not load it, with the fix.
     pub problem: Option<String>,
 }
 
-/// Said of a native phase by verbs that need no node to run it.
+/// The problem with a native phase in commands that do not need to run it.
 const NOT_TRUSTED: &str = "a native phase is not loaded unless it is trusted, for it would run with all of your rights; to \
     trust it, set guests.allow_native = true in a config and name that with --config";
 
@@ -64,20 +64,20 @@ impl Loading {
     }
 }
 
-/// Loads every phase of a drop-in folder, by file name. Compiles, and keeps nothing of it.
+/// Loads every phase of a drop-in folder, in the order of file names. Compiles without a cache.
 ///
 /// # Errors
-/// If this machine cannot run guests; what is wrong with one phase is its problem.
+/// If this machine cannot run guests. A failure of one phase is that phase's problem.
 pub fn load_folder(dir: &Path, allow_native: bool) -> Result<Vec<Loading>> {
     let scratch = Scratch::new()?;
     let loader = loader(&scratch, allow_native)?;
     Ok(read_manifests(dir).iter().map(|found| Loading::of(&loader, found)).collect())
 }
 
-/// Loads the native phase that `file`, a library or a manifest, is about; None if it is about something else.
+/// Loads the native phase of `file`, a library or a manifest; None if `file` is for another kind.
 ///
 /// # Errors
-/// If it cannot be read or has no manifest of its kind.
+/// If it cannot be read, or has no manifest of its kind.
 pub fn load_native(file: &Path, allow_native: bool) -> Result<Option<Loading>> {
     let Some(manifest) = native(file)? else { return Ok(None) };
     if !allow_native {
@@ -88,10 +88,10 @@ pub fn load_native(file: &Path, allow_native: bool) -> Result<Option<Loading>> {
     Ok(Some(Loading::of(&loader(&scratch, allow_native)?, &manifest)))
 }
 
-/// The phase that `file`, a module or a manifest, is about, as its manifest wants it run.
+/// The phase of `file`, a module or a manifest, with the setup from its manifest.
 ///
 /// # Errors
-/// If it cannot be loaded; for a native phase also if that is not allowed.
+/// If it cannot be loaded, or is a native phase and that is not allowed.
 pub fn load(file: &Path, allow_native: bool) -> Result<Arc<dyn Body>> {
     let Some(manifest) = native(file)? else { return Ok(Arc::new(Subject::load(file)?.guest()?)) };
     if !allow_native {
@@ -107,7 +107,7 @@ fn loader(scratch: &Scratch, allow_native: bool) -> Result<Loader> {
     Loader::new(scratch.path().to_owned(), allow_native).map_err(anyhow::Error::msg)
 }
 
-/// The manifest of the native phase that `file` is about. Module and digest are filled in where it has none, as
+/// The manifest of the native phase that `file` belongs to. Missing entries for module and digest are filled in as
 /// `install` does.
 fn native(file: &Path) -> Result<Option<ManifestFile>> {
     let (library, manifest) = if file.extension().is_some_and(|end| end == "toml") {

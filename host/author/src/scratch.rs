@@ -1,4 +1,4 @@
-//! A folder of this process alone, gone with it.
+//! A private temporary folder of this process, removed on drop.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -10,7 +10,7 @@ pub(super) struct Scratch(PathBuf);
 impl Scratch {
     pub fn new() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("groundskeeper-{:016x}", rand::random::<u64>()));
-        // Fails if it is there: nobody has put anything into it.
+        // Fails if the folder exists: otherwise it could contain files of someone else.
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
@@ -22,7 +22,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What stays behind is in the system's folder for such things.
+        // If this fails, the folder remains in the system's temporary directory.
         _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Which files a phase is made of, and how they look. Reads none of them.
+//! Lists the files of a phase with their size and time. Reads none of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use groundskeeper::data::Stamp;
 
-/// Folders below this are nobody's sources.
+/// Deeper folders are not searched for sources.
 const MOST_DEPTH: usize = 8;
 
-/// What belongs to a phase in its folder: manifests, C files, the build script, and everything below `src` and `views`.
-/// What a build leaves there is not among them.
+/// The files of a phase in its folder: manifests, C files, the build script, and everything below `src` and `views`.
+/// Build output is left out.
 pub fn sources(folder: &Path) -> BTreeMap<PathBuf, Stamp> {
     let mut found = BTreeMap::new();
     collect(
@@ -31,7 +31,7 @@ fn collect(
     wanted: &dyn Fn(&Path) -> bool,
     found: &mut BTreeMap<PathBuf, Stamp>,
 ) {
-    // One that goes away meanwhile has no sources.
+    // A folder that disappears meanwhile has no sources.
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let Ok(meta) = fs::metadata(&path) else { continue };

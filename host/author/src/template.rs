@@ -1,4 +1,4 @@
-//! A new phase to start from: source with a test, manifest, a view to try it on. Overwrites nothing.
+//! Creates a new phase: source with a test, a manifest, a view to try it on. Overwrites nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use groundskeeper::engine::policy::is_phase_name;
 
-/// What a new phase is written in.
+/// The language of a new phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Lang {
     #[default]
@@ -22,7 +22,7 @@ const RUST: [(&str, &str); 5] = [
     ("views/busy.json", include_str!("template/rust/busy.json.in")),
 ];
 
-/// The source of the C example, with a manifest and a view of its own.
+/// The source of the C example, with its own manifest and view.
 const C: [(&str, &str); 9] = [
     ("slow.c", include_str!("../../../examples/slow-peers-c/slow.c")),
     ("mini.c", include_str!("../../../examples/slow-peers-c/mini.c")),
@@ -35,10 +35,10 @@ const C: [(&str, &str); 9] = [
     ("views/busy.json", include_str!("template/c/busy.json.in")),
 ];
 
-/// Makes the folder `name` below `parent`. `sdk` is a checkout of the SDK, if the published one is not to be used.
+/// Creates the folder `name` below `parent`. `sdk` is a checkout of the SDK to use instead of the published one.
 ///
 /// # Errors
-/// If the name is no name for a phase, the folder is there already, or it cannot be written.
+/// If the name is not valid for a phase, the folder exists, or it cannot be written.
 pub fn create(parent: &Path, name: &str, lang: Lang, sdk: Option<&Path>) -> Result<PathBuf> {
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !is_phase_name(name) {
         bail!(
@@ -72,10 +72,10 @@ pub fn create(parent: &Path, name: &str, lang: Lang, sdk: Option<&Path>) -> Resu
     Ok(folder)
 }
 
-/// The SDK's minor version: what a phase built today needs of it.
+/// The SDK version that a new phase requires, without the patch level.
 const SDK_VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
-/// `slow-peers` as `SlowPeers`.
+/// Converts `slow-peers` to `SlowPeers`.
 fn type_name(name: &str) -> String {
     name.split('-')
         .filter_map(|part| {
@@ -85,7 +85,7 @@ fn type_name(name: &str) -> String {
         .collect()
 }
 
-/// The SDK of the checkout that this binary or this folder belongs to, if there is one.
+/// The SDK in the checkout that contains this binary or this folder, if there is one.
 pub fn sdk_nearby() -> Option<PathBuf> {
     let is_sdk = |folder: &Path| {
         let manifest = fs::read_to_string(folder.join("Cargo.toml")).ok()?;

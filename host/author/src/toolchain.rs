@@ -1,14 +1,14 @@
-//! Picks a toolchain for WebAssembly out of what a machine has. Installs nothing but a rustup target.
+//! Picks a toolchain for WebAssembly from those on this machine. Installs nothing but a rustup target.
 //!
-//! The repository's own verbs use this file too, so it rests on the standard library alone.
+//! The repository's own commands use this file too, so it depends on the standard library alone.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Guests know no system: nothing is imported but the contract.
+/// Guests have no operating system: they import the contract only.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
-/// What the workspace asks of a compiler.
+/// The compiler version that the workspace requires.
 const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// A way to build for [`TARGET`].
@@ -16,15 +16,15 @@ const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
 pub enum Toolchain {
     /// The active toolchain has the target.
     Plain,
-    /// A system rustc without the target, but with the source of the standard library.
+    /// A system rustc without the target, but with the sources of the standard library.
     BuildStd { rustc: PathBuf, cargo: PathBuf },
 }
 
-/// The first of: the installed target; the target that rustup can add; a system toolchain that builds the standard
-/// library too. `note` is told what is tried.
+/// Returns the first that works: the installed target, a target that rustup can add, a system toolchain that builds the
+/// standard library too. Calls `note` for each attempt.
 ///
 /// # Errors
-/// If nothing here builds for it, with what to install.
+/// If no toolchain builds for the target; names what to install.
 pub fn pick(note: &mut dyn FnMut(&str)) -> Result<Toolchain, String> {
     if has_target() {
         return Ok(Toolchain::Plain);
@@ -56,7 +56,7 @@ fn has_target() -> bool {
     files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
-/// The system's toolchain, or why it will not do.
+/// The system's toolchain, or why it cannot be used.
 fn system() -> Result<Toolchain, String> {
     let (rustc, cargo) = (PathBuf::from("/usr/bin/rustc"), PathBuf::from("/usr/bin/cargo"));
     let version = says("/usr/bin/rustc", &["--version"]).ok_or("there is no /usr/bin/rustc")?;
@@ -74,7 +74,7 @@ fn system() -> Result<Toolchain, String> {
     Ok(Toolchain::BuildStd { rustc, cargo })
 }
 
-/// What a program prints, if it runs and likes its arguments.
+/// The output of a program, if it runs and accepts its arguments.
 pub(super) fn says(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -87,7 +87,7 @@ fn major_minor(version: &str) -> Option<(u32, u32)> {
 }
 
 impl Toolchain {
-    /// `cargo build`, or another verb that builds, for the target; packages and profile are the caller's.
+    /// `cargo build`, or another command that builds, for the target. The caller adds packages and profile.
     pub fn cargo(&self, verb: &str) -> Command {
         let mut command = match self {
             Toolchain::Plain => Command::new("cargo"),

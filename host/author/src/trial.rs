@@ -1,5 +1,5 @@
-//! The same phase natively and as a component, over the same views: one that decides otherwise in the sandbox is found
-//! before a node finds it.
+//! Compares a phase compiled natively with its component over the same views, to find a different decision before a
+//! node does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use super::inspect::Subject;
 use super::scratch::Scratch;
 use super::views;
 
-/// Views made by chance that a test goes through.
+/// Number of random views in a test.
 const RANDOM_VIEWS: u64 = 500;
 
-/// What a test showed.
+/// The result of a test.
 #[derive(Default, Debug, Serialize)]
 pub struct Trial {
     pub module: PathBuf,
@@ -33,22 +33,22 @@ pub struct Trial {
     /// Views that led to at least one ask.
     pub with_asks: u64,
     pub asks: u64,
-    /// Of one run: least, median, most.
+    /// Fuel of one run: minimum, median, maximum.
     pub fuel: [u64; 3],
-    /// Whether there is a library too. If not, as for C written against the component's bindings, the component is
+    /// Whether there is also a native library. If not, as for C written for the component's bindings, the component is
     /// compared with itself.
     pub native: bool,
-    /// The views on which they differ, each with both plans.
+    /// The views with different results, each with both plans.
     pub different: Vec<String>,
     /// Runs that ended without a plan.
     pub failed: Vec<String>,
 }
 
-/// Runs the tests of the phase in `folder`, builds it both ways, and compares them over `views/*.json` and views made by
-/// chance from `seed` on.
+/// Runs the tests of the phase in `folder`, builds it both ways, and compares both over `views/*.json` and over random
+/// views with seeds from `seed` on.
 ///
 /// # Errors
-/// If a test fails, it does not build, or the manifest has problems. Differences are no error but a finding.
+/// If a test fails, the build fails, or the manifest has problems. Differences are a result, not an error.
 pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Trial> {
     let is_rust = folder.join("Cargo.toml").is_file();
     if is_rust {
@@ -88,7 +88,7 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
     let written = fixtures.into_iter().map(|(name, fixture)| (name, Ok(fixture)));
     for (name, fixture) in written.chain(random) {
         let mut fixture = fixture.map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
-        // What one run keeps the next one finds, unless the view says otherwise.
+        // The next run finds what a run remembers, unless the view sets a memory.
         fixture.memory = fixture.memory.or_else(|| memory.clone());
         let run = |body: &dyn Body| DryRun::of(body, fixture.tick, fixture.view());
         let one = run(&component);
@@ -122,10 +122,10 @@ impl Trial {
     }
 }
 
-/// The views of a folder, by file name; none if it is not there.
+/// The views of a folder, by file name; none if the folder does not exist.
 ///
 /// # Errors
-/// Every problem in the first that is wrong.
+/// Every problem in the first view that is wrong.
 pub fn read_fixtures(folder: &Path) -> Result<Vec<(String, Fixture)>> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(Vec::new()) };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -137,7 +137,7 @@ pub fn read_fixtures(folder: &Path) -> Result<Vec<(String, Fixture)>> {
 /// Reads a view from a file.
 ///
 /// # Errors
-/// Every problem in it, by its place.
+/// Every problem in the file, with its place.
 pub fn read_fixture(path: &Path) -> Result<Fixture> {
     Fixture::read(path).map_err(|problems| anyhow::Error::msg(told(&problems, "\n")))
 }

@@ -1,20 +1,20 @@
-//! Views made by chance, with what goes wrong in them on purpose: ties, unknown values, thresholds and their neighbours.
+//! Random views with difficult values on purpose: ties, unknown values, thresholds and their neighbours.
 
 use groundskeeper_sdk::column::{address, peer};
 use groundskeeper_sdk::rng::Rng;
 use groundskeeper_sdk::span::Span;
 use serde_json::{Map, Value, json};
 
-/// Peers and addresses of one view at the most.
+/// Maximum number of peers, and of addresses, in one view.
 const ROWS: u64 = 60;
 
-/// A view as a fixture, the same for the same seed. `settings` are the phase's: values near its thresholds are frequent.
+/// A random view as a fixture, the same for the same seed. Values near thresholds in `settings` are frequent.
 pub fn random(seed: u64, settings: &Value) -> Value {
     let mut rng = Rng::new(seed);
     let mut hints = vec![1, 30];
     thresholds("", settings, &mut hints);
     let mut rows = |columns: &[&str]| -> Vec<Value> {
-        // An empty table now and then, and few that are nearly empty.
+        // An empty table now and then; few tables are almost empty.
         let rows = if rng.below(32) == 0 { rng.below(4) } else { 8 + rng.below(ROWS - 8) };
         (0..rows).map(|at| row(&mut rng, columns, at, &hints)).collect()
     };
@@ -40,9 +40,9 @@ fn row(rng: &mut Rng, columns: &[&str], at: u64, hints: &[u32]) -> Value {
     let mut row = Map::new();
     for column in columns {
         let value = match *column {
-            // Never used twice.
+            // Each number is used once.
             "conn" => at * 3 + 1,
-            // Few, so that there is more than one in each.
+            // Few groups, so that each has several members.
             "group" => rng.below(5),
             "inbound" | "protected" => rng.below(2),
             "pings-lost" | "failures" => rng.below(5),
@@ -60,7 +60,7 @@ fn row(rng: &mut Rng, columns: &[&str], at: u64, hints: &[u32]) -> Value {
     row.into()
 }
 
-/// A threshold, one more, one less, or anything up to twice as much.
+/// A threshold, its neighbours, or a value up to twice as large.
 fn near(rng: &mut Rng, hints: &[u32]) -> u32 {
     let hint = hints[rng.below(hints.len() as u64) as usize];
     match rng.below(6) {
@@ -72,8 +72,8 @@ fn near(rng: &mut Rng, hints: &[u32]) -> u32 {
     }
 }
 
-/// Every number of the settings; times in seconds and in microseconds, the units of columns. A time is a text like
-/// "500ms", or a number under a key that ends with its unit, like `rtt_over_ms`.
+/// Every number in the settings. Times are in seconds and in microseconds, the units of columns. A time is a text like
+/// "500ms", or a number with its unit at the end of the key, like `rtt_over_ms`.
 fn thresholds(key: &str, settings: &Value, found: &mut Vec<u32>) {
     let mut add = |number: u64| found.extend(u32::try_from(number).ok().filter(|number| *number > 0));
     let mut add_time = |text: &str| {
