@@ -1,4 +1,4 @@
-//! The verbs that ask a running node.
+//! The commands that ask a running node.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -46,14 +46,14 @@ pub(super) fn run_now(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> 
 pub(super) fn tap(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     let show = |line: &str| {
         let text = if json { format!("{line}\n") } else { show::event(line) };
-        // Whoever closed the pipe has seen enough.
+        // If the reader has closed the pipe, the tap ends.
         print(&text).is_ok()
     };
     ask(node, async |client| client.lines("/tap", show).await)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long `reload --wait` asks, and how often.
+/// How long `reload --wait` repeats, and how often.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
 const RELOAD_AGAIN: Duration = Duration::from_millis(500);
 
@@ -62,7 +62,7 @@ pub(super) fn reload(node: &NodeArgs, wait: bool, json: bool) -> anyhow::Result<
     answer(&report, exit::done_if(report.is_good()), json, show::reloaded)
 }
 
-/// Has the node look, with `wait` until nothing is pending any more.
+/// Makes the node scan its drop-in folder; with `wait` it repeats until nothing is pending.
 pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadReport, ClientError> {
     let begun = Instant::now();
     let mut seen: Vec<ReloadEvent> = Vec::new();
@@ -70,7 +70,7 @@ pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadR
         let mut report: ReloadReport = client.post("/reload").await?;
         let is_pending = report.events.iter().any(|event| event.change == Change::Pending);
         if !wait || !is_pending || begun.elapsed() > RELOAD_PATIENCE {
-            // What was applied at an earlier question is part of the answer.
+            // Changes from earlier scans are part of the answer.
             seen.retain(|event| event.change.is_good());
             seen.append(&mut report.events);
             return Ok(ReloadReport { events: seen, ..report });
@@ -83,21 +83,21 @@ pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadR
 pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {
     let path = if ready { "/readyz" } else { "/healthz" };
     let health = match ask(node, async |client| client.get::<Health>(path).await) {
-        // Whatever the reason, a node that cannot be asked is not healthy, and containers know 0 and 1 only.
+        // A node that does not answer is not healthy, whatever the reason: containers know only 0 and 1.
         Err(error) if error.is::<ClientError>() => Health { ok: false, why: vec![error.to_string()] },
         asked => asked?,
     };
     answer(&health, exit::done_if(health.ok), json, show::health)
 }
 
-/// What a running node sees now.
+/// The current view of a running node.
 pub(super) fn view(node: &NodeArgs) -> anyhow::Result<Fixture> {
     let view: Value = ask(node, async |client| client.get("/view").await)?;
     Fixture::parse(&view.to_string(), "the node's view")
         .map_err(|problems| anyhow::anyhow!("the node is of another version: {}", problems[0]))
 }
 
-/// What a node says at `path`, on standard output.
+/// Prints the answer of a node at `path`.
 fn tell<T: Serialize + DeserializeOwned>(
     node: &NodeArgs,
     path: &str,
@@ -107,7 +107,7 @@ fn tell<T: Serialize + DeserializeOwned>(
     answer(&ask(node, async |client| client.get(path).await)?, exit::DONE, json, show)
 }
 
-/// Has a node do `what` with a phase.
+/// Makes a node do `what` with a phase.
 fn order<T: DeserializeOwned>(PhaseArgs { phase, node }: &PhaseArgs, what: &str) -> anyhow::Result<T> {
     let path = format!("/phases/{}/{what}", path_segment(phase));
     ask(node, async |client| client.post(&path).await)
@@ -130,7 +130,7 @@ pub(super) fn code_of(error: &ClientError) -> u8 {
     }
 }
 
-/// The node that the flags name, itself or by its config.
+/// The client for the node that the flags select, directly or through its config.
 pub(super) fn client(node: &NodeArgs) -> anyhow::Result<Client> {
     if let Some(socket) = &node.socket {
         return Ok(Client::new(socket));

@@ -1,4 +1,4 @@
-//! The verbs for authors of phases: what they print. What they do is in `author`.
+//! The commands for authors of phases: their output. The work is done in `author`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -52,7 +52,7 @@ pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What is being done, on standard error.
+/// Prints progress to standard error.
 #[expect(clippy::print_stderr, reason = "a build takes a while and says what it does")]
 pub(super) fn note(text: &str) {
     eprintln!("groundskeeper: {text}");
@@ -84,7 +84,7 @@ pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// `FILE@TICK`, or `FILE` for its first beat.
+/// Reads a view from `FILE@TICK`, or from the first beat of `FILE`.
 fn recorded(written: &str) -> anyhow::Result<Fixture> {
     let (file, tick) = match written.rsplit_once('@') {
         Some((file, tick)) if !Path::new(written).exists() => {
@@ -135,7 +135,7 @@ fn compared(trial: &Trial, seed: u64) -> String {
     text + &format!("  fuel of a run: least {}, median {}, most {}\n", fuel[0], fuel[1], fuel[2])
 }
 
-/// Whether a file is a phase and no config: a module, by how it begins or is called, or a manifest, by its keys.
+/// Whether a file is a phase and not a config: a module by its first bytes or extension, a manifest by its keys.
 pub(super) fn is_phase(file: &Path) -> bool {
     let named = file.extension().is_some_and(|end| end == "wasm" || end == "so");
     let Ok(bytes) = std::fs::read(file) else { return named };
@@ -165,7 +165,7 @@ pub(super) fn check(file: &Path, config: Option<&Path>, json: bool) -> anyhow::R
     answer(&inspection, code(inspection.problems.is_empty()), json, shown)
 }
 
-/// A native phase.
+/// The report on a native phase.
 fn loading(phase: &Loading) -> String {
     let Loading { file, name, kind, summary, version, sha256, problem } = phase;
     let mut text = format!("{}: {}\n", file.display(), summary.as_ref().unwrap_or(name));
@@ -216,20 +216,20 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
     let folder = match &args.phases {
         Some(folder) => folder.clone(),
         None => {
-            // A manifest there that is wrong may be what this is to put right.
+            // A wrong manifest in that folder may be the one that this command replaces.
             let overrides = without_manifests(args.data_dir.clone());
             load_config(args.config.as_deref(), &overrides)?.guests.dir.context(
-                "no folder to put it: neither XDG_STATE_HOME nor HOME is set; name one with --phases",
+                "no drop-in folder: neither XDG_STATE_HOME nor HOME is set; name one with --phases",
             )?
         }
     };
     let Installed { module, manifest, replaced, made_up, misses } = author::install(&args.module, &folder)?;
     let mut text = format!("{}\n{}\n", module.display(), manifest.display());
     if made_up {
-        text += "  made up, in shadow mode: read it, then set mode = \"enforce\"\n";
+        text += "  manifest generated, in shadow mode: read it, then set mode = \"enforce\"\n";
     }
     if let Some(misses) = misses {
-        text += &format!("  it will not be loaded before its manifest has what it misses: {misses}\n");
+        text += &format!("  a node does not load it until its manifest is complete: {misses}\n");
     }
     text += if replaced {
         "  in the place of an earlier one; restart the node to run it\n"

@@ -1,5 +1,5 @@
-//! `check`: every problem of a config, of the manifests in the drop-in folder and of their modules, for people and for
-//! programs.
+//! `check`: lists every problem of a config, of the manifests in the drop-in folder and of their modules, for people
+//! and for programs.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use super::{answer, exit, usual_data_dir};
 struct Checked {
     ok: bool,
     problems: Vec<Problem>,
-    /// Those of the drop-in folder; empty as long as the config has problems, for it says what is loaded.
+    /// The phases of the drop-in folder. Empty while the config has problems: it decides what is loaded.
     phases: Vec<Loading>,
-    /// Keys that the file sets and that a running node takes at its next start only.
+    /// Keys in the file that a running node reads only at its next start.
     at_start: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
             }
             config.guests.dir
         }
-        // Where the manifests are is not known as long as the config is wrong, unless a flag says it.
+        // A wrong config does not say where the manifests are; a flag may.
         Err(problems) => {
             checked.problems = problems;
             overrides.phases
@@ -46,12 +46,12 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
     if let Some(dir) = dir.filter(|dir| dir.is_dir()) {
         write!(name, " with the phases of {}", dir.display())?;
         for manifest in read_manifests(&dir) {
-            // Those of built-in phases were read with the config.
+            // Problems of built-in phases were found with the config.
             let found = manifest.manifest.err().filter(|_| !manifest.is_built_in);
             checked.problems.extend(found.unwrap_or_default());
         }
     }
-    // What is wrong with a manifest was told by its line.
+    // Problems of a manifest are already listed with their lines.
     let told =
         |loading: &Loading| checked.problems.iter().any(|problem| Path::new(&problem.file) == loading.file);
     let untold = checked.phases.iter().filter(|loading| !told(loading)).filter_map(|loading| {
@@ -63,7 +63,7 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
     tell(&checked, &name, json)
 }
 
-/// The problems of one manifest, and whatever it is about if that is no module. None: its module is to be looked at.
+/// Reports on a manifest that is wrong or needs no module. None: it names a module, which the caller must inspect.
 pub(super) fn manifest(file: &Path, json: bool) -> anyhow::Result<Option<ExitCode>> {
     let problems = match ManifestFile::read(file.to_owned()).manifest {
         Ok(Manifest { body: Declared::Guest(_), .. }) => return Ok(None),
@@ -85,7 +85,7 @@ fn shown(checked: &Checked, name: &str) -> String {
     }
     if !checked.at_start.is_empty() {
         let keys = checked.at_start.join(", ");
-        text += &format!("a node that runs takes these keys at its next start, the others at once: {keys}\n");
+        text += &format!("a running node applies these keys at its next start, the others at once: {keys}\n");
     }
     text + &match checked.problems.len() {
         0 => format!("{name}: no problems\n"),
@@ -95,7 +95,7 @@ fn shown(checked: &Checked, name: &str) -> String {
 }
 
 fn row(phase: &Loading) -> Vec<String> {
-    /// Enough to tell modules of one folder apart.
+    /// Enough digits to tell modules of one folder apart.
     const DIGITS: usize = 12;
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let digest = phase.sha256.as_deref().map_or("", |digest| &digest[..DIGITS]);

@@ -1,4 +1,4 @@
-//! `dev`: from a source that was saved to a phase that runs in a node, again and again.
+//! `dev`: builds a phase after each change of its source and runs it in a node.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -14,26 +14,26 @@ use tokio::task::AbortHandle;
 
 use super::{DevArgs, ask, exit, print, show};
 
-/// While a round lasts the node is told so often ...
+/// During a round, this often ...
 const HOLD_AGAIN: Duration = Duration::from_secs(5);
-/// ... to look at nothing for so long: should this process be killed, it looks again by itself.
+/// ... the node is asked to pause its scans for this long. If this process is killed, the node resumes by itself.
 const HOLD_SECONDS: u16 = 15;
 
-/// Sources are looked at so often without a hint: in folders below the first, and where there are no hints.
+/// How often sources are checked where file events do not reach: in subfolders, and where there are no file events.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What one round came to.
+/// The result of one round.
 #[derive(Default, Serialize)]
 struct Round {
     built: Option<PathBuf>,
     sha256: Option<String>,
     bytes: Option<usize>,
-    /// Views, and what the phase would have done.
+    /// The views, and what the phase would have done on each.
     tries: Vec<Try>,
-    /// The manifest as it was installed.
+    /// The installed manifest.
     installed: Option<PathBuf>,
     reload: Option<ReloadReport>,
-    /// Where it stopped.
+    /// The error that ended the round.
     failed: Option<String>,
     #[serde(skip)]
     code: u8,
@@ -63,17 +63,17 @@ pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
             ended = rounds(&args.folder, &client, json) => ended,
         }
     });
-    // A compiler that still runs has had the same signal, or ends by itself.
+    // A compiler that still runs got the same signal, or ends by itself.
     runtime.shutdown_background();
     ended
 }
 
-/// A round now and after each change, without an end but for an error of the terminal's.
+/// Runs a round now and after each change. Ends only with an error of the terminal.
 async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
     let watchers = (Watcher::start(folder), Watcher::start(&folder.join("src")));
     let hints = (watchers.0.hint(), watchers.1.hint());
     loop {
-        // As they are before the build: a file that is saved while it runs is news after it.
+        // Taken before the build, so that a file saved during the build counts as a change.
         let seen = author::sources(folder);
         round(folder, client).await.tell(json)?;
         if !json {
@@ -82,7 +82,7 @@ async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<Ex
         let mut now = author::sources(folder);
         loop {
             if now != seen {
-                // Editors save in steps, and branches are checked out file by file.
+                // Editors save in several steps, and git checks out file by file.
                 tokio::time::sleep(QUIET).await;
                 let later = author::sources(folder);
                 if later == now {
@@ -101,7 +101,7 @@ async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<Ex
     }
 }
 
-/// Build, check, try, install, reload; ends at the first that fails.
+/// Build, check, try, install, reload; stops at the first failure.
 async fn round(folder: &Path, client: &Client) -> Round {
     let mut round = Round::default();
     let held = Hold::begin(client).await;
@@ -170,7 +170,7 @@ impl Round {
         self.installed = Some(manifest);
         match ask::have_reloaded(client, true).await {
             Ok(report) => {
-                // What else lies in the folder is not this phase's fault.
+                // Events of other phases in the folder are not failures of this one.
                 let mut own = report.events.iter().filter(|event| event.phase == name);
                 let bad = own.rfind(|event| !event.change.is_good());
                 let why =
@@ -205,7 +205,7 @@ impl Round {
             text += &show::reloaded(report);
         }
         print(&text)?;
-        // A report has told it already.
+        // A reload report already contains the failure.
         if let Some(why) = self.failed.as_ref().filter(|_| self.reload.is_none()) {
             eprintln!("groundskeeper: {why}");
         }
@@ -213,7 +213,7 @@ impl Round {
     }
 }
 
-/// A node that is told to wait, again and again until this is dropped.
+/// Keeps a node from scanning its drop-in folder until this is dropped.
 struct Hold {
     folder: PathBuf,
     again: AbortHandle,
@@ -227,7 +227,7 @@ impl Hold {
         let again = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(HOLD_AGAIN).await;
-                // A node that went away is told of at the end of the round.
+                // The end of the round reports a node that has gone.
                 _ = client.post::<Held>(&path).await;
             }
         });
@@ -241,7 +241,7 @@ impl Drop for Hold {
     }
 }
 
-/// The node may look again. One that is not told does so by itself.
+/// Lets the node scan again. If this request does not arrive, the node resumes by itself.
 async fn release(client: &Client) {
     _ = client.post::<Held>("/reload/hold?for=0").await;
 }

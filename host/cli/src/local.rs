@@ -1,5 +1,5 @@
-//! `--local-peers`: further nodes in the same process, each with its own key, port and pool, so that a newcomer sees a
-//! network at work. They are whole nodes and know each other only through the network.
+//! `--local-peers`: more nodes in the same process, each with its own key, port and pool, so that a newcomer sees a
+//! network at work. They are complete nodes and communicate only over the network.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use groundskeeper::config::Config;
 use groundskeeper::data::DataFolder;
 use groundskeeper::node::{Node, StartError};
 
-/// How many of the local nodes the main one is told of; the others it has to find.
+/// Number of local nodes that the main node knows at the start. It must discover the others.
 const INTRODUCED: usize = 2;
 
-/// Without a config of its own a demonstration neither listens to the world nor collides with a node that does.
+/// Without a config, a demonstration does not listen on public addresses or collide with another node's port.
 pub(super) fn keep_to_this_machine(config: &mut Config) {
     config.net.listen = vec![loopback()];
 }
@@ -22,7 +22,7 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Starts one node per folder. Each is like the main node but for its port, and knows nobody yet.
+/// Starts one node per folder. Each is like the main node except for its port, and knows no other node yet.
 pub(super) async fn start(
     config: &Config,
     folders: Vec<DataFolder>,
@@ -36,7 +36,7 @@ pub(super) async fn start(
     theirs.net.advertise.clear();
     theirs.net.bootstrap.clear();
     theirs.journal.file = None;
-    // They are company, not the node that is looked at.
+    // The user watches the main node; the others run without dropped-in phases.
     theirs.guests.dir = None;
     let mut locals = Vec::new();
     for folder in folders {
@@ -46,7 +46,7 @@ pub(super) async fn start(
     Ok(locals)
 }
 
-/// Tells every local node where the main one is, and the main one where the first few of them are.
+/// Gives every local node the address of the main node, and the main node the addresses of the first few local nodes.
 pub(super) fn introduce(locals: &[Node], main: &Node) {
     let Some(&at) = main.net().local_addrs().first() else { return };
     let reachable = SocketAddr::new(

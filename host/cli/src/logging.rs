@@ -1,4 +1,4 @@
-//! What is logged, and how: to standard error, since standard output is for results.
+//! The log: its content and format. It goes to standard error, because standard output is for results.
 
 use std::io::IsTerminal;
 
@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Sets what is logged from now on.
+/// Changes the log level at run time.
 pub(super) type SetLevel = Box<dyn Fn(Level) + Send + Sync>;
 
 fn filter(level: Level) -> LevelFilter {
@@ -21,7 +21,7 @@ fn filter(level: Level) -> LevelFilter {
     }
 }
 
-/// Called once, when the config of a node to be run is known. Gives what sets the level later.
+/// Starts the log. Called once, when the node's config is known. Returns the function that changes the level later.
 pub(super) fn start(log: &Log) -> SetLevel {
     let terminal = std::io::stderr().is_terminal();
     let pretty = match log.format {

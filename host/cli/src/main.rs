@@ -1,4 +1,4 @@
-//! The program: flags, exit codes and what the terminal shows. Holds no logic of the node.
+//! The program: flags, exit codes and terminal output. Holds no logic of the node.
 
 #![expect(
     clippy::print_stderr,
@@ -31,12 +31,12 @@ mod replay;
 mod run;
 mod show;
 
-/// What the process ends with. Those above 63 are of sysexits.h.
+/// Exit codes of the process. Those above 63 come from sysexits.h.
 mod exit {
     pub const DONE: u8 = 0;
-    /// It was tried and it failed; also: not healthy, nobody to explain.
+    /// The command ran and failed. Also: the node is not healthy, or `explain` knows no such peer.
     pub const FAILED: u8 = 1;
-    /// What the flags say does not go together; clap's code.
+    /// The flags are wrong or do not go together; clap's code.
     pub const USAGE: u8 = 2;
     /// No node answers (EX_UNAVAILABLE).
     pub const NO_NODE: u8 = 69;
@@ -79,67 +79,67 @@ enum Verb {
     Run(RunArgs),
     /// Check a config with its phases, or one phase with its manifest, and list every problem
     Check(CheckArgs),
-    /// Show how a running node is
+    /// Show the state of a running node
     Status(NodeArgs),
     /// List the connections of a running node
     Peers {
         #[command(flatten)]
         node: NodeArgs,
-        /// List at most so many
+        /// List at most this many
         #[arg(long, value_name = "N", default_value_t = 1000)]
         limit: usize,
     },
     /// List the phases of a running node
     Phases(NodeArgs),
-    /// Let a phase of a running node run again that was tripped or quarantined
+    /// Let a paused, tripped or quarantined phase of a running node run again
     Resume(PhaseArgs),
-    /// Keep a phase of a running node from running until it is resumed or the node starts anew
+    /// Keep a phase of a running node from running until it is resumed or the node restarts
     Pause(PhaseArgs),
-    /// Run a phase of a running node now, outside of its cadence
+    /// Run a phase of a running node now, outside of its schedule
     RunNow(PhaseArgs),
-    /// Follow what a running node does: phase runs, actions, reloads; --json for one object a line
+    /// Follow the activity of a running node: phase runs, actions, reloads; with --json one object per line
     Tap(NodeArgs),
-    /// Have a running node look at its drop-in folder now, and tell what changed; exit code 0 if all of it runs
+    /// Make a running node scan its drop-in folder now, and show what changed; exit code 0 if all of it runs
     Reload {
-        /// Ask again until nothing is pending any more, for up to 10 s
+        /// Repeat until nothing is pending, for up to 10 s
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
         node: NodeArgs,
     },
-    /// Tell everything a running node still knows about a peer: why it was dialled, why it left
+    /// Show everything that a running node still knows about a peer: why it was dialled, why it left
     Explain {
         /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
         peer: String,
         #[command(flatten)]
         node: NodeArgs,
     },
-    /// Run what was recorded again and compare, or try another phase on the same hours
+    /// Run a recording again and compare, or try another phase on the same recording
     Replay(ReplayArgs),
-    /// Ask a running node whether it is alive: exit code 0 or 1, for containers
+    /// Check whether a running node is alive: exit code 0 or 1, for containers
     Healthcheck {
         #[command(flatten)]
         node: NodeArgs,
-        /// Ask whether it is ready: the first tick is done and every built-in phase works
+        /// Check whether it is ready: the first tick is done and every built-in phase works
         #[arg(long)]
         ready: bool,
     },
-    /// Start a new phase: source (in Rust with a test), manifest, a view to try it on
+    /// Create a new phase: source (in Rust with a test), manifest, a view to try it on
     New(NewArgs),
-    /// Build a phase: a WebAssembly component beside its manifest
+    /// Build a phase: a WebAssembly component next to its manifest
     Build(BuildArgs),
     /// Run a phase once over a view, without effects: plan, fuel, memory
     Try(TryArgs),
-    /// Run a phase's tests, then compare it natively and as a component over the same views (C for components: with itself)
+    /// Run a phase's tests, then compare its native build with its component over the same views (C for components: the component with itself)
     Test(TestArgs),
-    /// Put a phase and its manifest where a node looks for them
+    /// Put a phase and its manifest into the folder where a node looks for them
     Install(InstallArgs),
-    /// Build, check, try and install a phase at each change of its source, into a running node
+    /// Build, check, try and install a phase into a running node after each change of its source
     Dev(DevArgs),
     /// Print the JSON schema of the config
     #[command(hide = true)]
     Schema {
-        /// That of the manifests of phases instead
+        /// Print the schema of phase manifests instead
         #[arg(long)]
         manifest: bool,
     },
@@ -153,27 +153,27 @@ struct RunArgs {
     /// Folder of the node's key, state and socket [default: $XDG_STATE_HOME/groundskeeper or ~/.local/state/groundskeeper]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    /// Folder of dropped-in phases; overrides the config [default: phases.d in the data folder]
     #[arg(long, value_name = "DIR")]
     phases: Option<PathBuf>,
-    /// Start so many further nodes in this process, each with its own key and port, to see a network at work
+    /// Start this many more nodes in this process, each with its own key and port, to see a network at work
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
     local_peers: u32,
-    /// Time from one tick to the next, like 10s; goes over the config
+    /// Time from one tick to the next, like 10s; overrides the config
     #[arg(long, value_name = "TIME")]
     interval: Option<Span>,
-    /// Stop after so many ticks
+    /// Stop after this many ticks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     ticks: Option<u32>,
-    /// Write what each beat froze and what came of it into this file, for `replay`; peers' addresses are in it
+    /// Record what each beat saw and did into this file, for `replay`; the file contains addresses of peers
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// What the recording and its predecessor, FILE.1, may take together: at half of it the file turns over
+    /// Maximum size of the recording and its predecessor, FILE.1, together; at half of it a new file begins
     #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = record_max, requires = "record")]
     record_max: Bytes,
 }
 
-/// A smaller one turns over at every few beats of a large node.
+/// With less, a large node would begin a new file every few beats.
 const LEAST_RECORD_MAX: Bytes = Bytes::mib(1);
 
 fn record_max(text: &str) -> Result<Bytes, String> {
@@ -185,22 +185,22 @@ fn record_max(text: &str) -> Result<Bytes, String> {
 struct ReplayArgs {
     /// The recording
     file: PathBuf,
-    /// Instead, run this phase (a component, its manifest, or a built-in's name) where it would have been due, and show what it would have done beside what did happen
+    /// Run this phase instead (a component, its manifest, or a built-in's name) where it would have been due, and show what it would have done next to what happened
     #[arg(long, value_name = "PHASE")]
     phase: Option<String>,
-    /// Folder of the components that ran, for running them again [default: phases.d in the data folder]
+    /// Folder of the components that ran, to run them again [default: phases.d in the data folder]
     #[arg(long, value_name = "DIR")]
     phases: Option<PathBuf>,
-    /// The config that says how built-in phases are set; without one, the defaults
+    /// The config with the settings of built-in phases; without one, the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Two drops of one connection count as agreed if they are so many ticks apart at the most
+    /// Two drops of one connection count as agreed if they are at most this many ticks apart
     #[arg(long, value_name = "TICKS", default_value_t = 10, requires = "phase")]
     within: u32,
-    /// Instead, print the view of this tick as JSON, to be used as a fixture
+    /// Print the view of this tick as JSON instead, to use it as a fixture
     #[arg(long, value_name = "TICK", conflicts_with = "phase")]
     dump: Option<u32>,
-    /// The view, tick and memory that this phase had in it
+    /// Print the view, tick and memory that this phase had in it
     #[arg(long, value_name = "NAME", requires = "dump")]
     seen_by: Option<String>,
 }
@@ -210,15 +210,15 @@ struct CheckArgs {
     /// The config file; without one, the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A phase: its module or its manifest (for a native one --config says whether it is trusted); or the same as --config
+    /// A phase: its module or its manifest (a native one needs a --config that trusts it); or the same as --config
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Folder of dropped-in phases; goes over the config [default: phases.d in the data folder]
+    /// Folder of dropped-in phases; overrides the config [default: phases.d in the data folder]
     #[arg(long, value_name = "DIR")]
     phases: Option<PathBuf>,
 }
 
-/// Which node is asked.
+/// The node to talk to.
 #[derive(Args, Debug)]
 struct NodeArgs {
     /// The data folder of the node
@@ -240,7 +240,7 @@ struct PhaseArgs {
     node: NodeArgs,
 }
 
-/// A component is written in Rust or in C.
+/// The language of a new phase: Rust or C.
 fn lang() -> impl TypedValueParser<Value = Lang> {
     PossibleValuesParser::new(["rust", "c"]).map(|name| if name == "c" { Lang::C } else { Lang::Rust })
 }
@@ -249,10 +249,10 @@ fn lang() -> impl TypedValueParser<Value = Lang> {
 struct NewArgs {
     /// Name of the phase, and of its folder
     name: String,
-    /// What it is written in
+    /// Language of the phase
     #[arg(long, default_value = "rust", value_parser = lang())]
     lang: Lang,
-    /// A checkout of groundskeeper-sdk [default: the one this binary or folder belongs to, else the published one]
+    /// A checkout of groundskeeper-sdk [default: the one that contains this binary or folder, else the published one]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
@@ -262,7 +262,7 @@ struct BuildArgs {
     /// Folder of the phase
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// Where the module goes [default: the folder of the phase]
+    /// Folder for the module [default: the folder of the phase]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Build a shared library instead: a native phase, which a node has to trust
@@ -277,22 +277,22 @@ struct TryArgs {
     module: PathBuf,
     #[command(flatten)]
     from: ViewArgs,
-    /// Which node --from-node means
+    /// The node for --from-node
     #[command(flatten)]
     node: NodeArgs,
-    /// Run it so often, each time with what it kept from the run before
+    /// Run it this many times, each time with the memory of the run before
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
 }
 
-/// What a phase is tried on.
+/// The view for a dry run.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct ViewArgs {
     /// A view in a file, as `replay --dump` writes it
     #[arg(long, value_name = "FILE")]
     view: Option<PathBuf>,
-    /// What a running node sees now
+    /// The current view of a running node
     #[arg(long)]
     from_node: bool,
     /// A beat of a recording: FILE@TICK, or FILE for its first one
@@ -305,7 +305,7 @@ struct DevArgs {
     /// Folder of the phase
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// Do it once, and end with how that went
+    /// Do it once, and exit with the result
     #[arg(long)]
     once: bool,
     /// The node that runs it
@@ -318,17 +318,17 @@ struct TestArgs {
     /// Folder of the phase
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// The first of the seeds of the random views
+    /// The first seed of the random views
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 #[derive(Args, Debug)]
 struct InstallArgs {
-    /// The module; its manifest lies beside it, or one is made up
+    /// The module; its manifest is next to it, or one is generated
     #[arg(value_name = "FILE")]
     module: PathBuf,
-    /// The drop-in folder [default: the one of the node]
+    /// The drop-in folder [default: that of the node]
     #[arg(long, value_name = "DIR")]
     phases: Option<PathBuf>,
     /// The data folder of the node
@@ -377,7 +377,7 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|error| ExitCode::from(tell(&error)))
 }
 
-/// Says on standard error what went wrong, and gives the exit code of that.
+/// Prints an error to standard error and returns its exit code.
 fn tell(error: &anyhow::Error) -> u8 {
     if let Some(BadConfig(problems)) = error.downcast_ref() {
         problems.iter().for_each(|problem| eprintln!("{problem}"));
@@ -390,7 +390,7 @@ fn tell(error: &anyhow::Error) -> u8 {
         _ if error.is::<DataError>() => exit::DATA,
         _ => error.downcast_ref().map_or(exit::FAILED, ask::code_of),
     };
-    // Errors with a code of their own name their source themselves.
+    // Errors with their own exit code print their source themselves.
     match code {
         exit::FAILED => eprintln!("groundskeeper: {error:#}"),
         _ => eprintln!("groundskeeper: {error}"),
@@ -398,7 +398,7 @@ fn tell(error: &anyhow::Error) -> u8 {
     code
 }
 
-/// Every problem of a config that was to be used.
+/// Every problem of a config that a command needs.
 #[derive(Debug)]
 struct BadConfig(Vec<Problem>);
 
@@ -410,7 +410,7 @@ impl std::fmt::Display for BadConfig {
     }
 }
 
-/// For finding a node's folders: its manifests are not read.
+/// Overrides for a command that needs only a node's folders: manifests are not read.
 fn without_manifests(data_dir: Option<PathBuf>) -> Overrides {
     Overrides { data_dir, usual_data_dir: usual_data_dir(), without_manifests: true, ..Overrides::default() }
 }
@@ -419,7 +419,7 @@ fn load_config(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Con
     Config::load_with(file, overrides).map_err(|problems| BadConfig(problems).into())
 }
 
-/// Results go to standard output. A reader that has seen enough (`| head`) is not an error.
+/// Writes a result to standard output. A reader that closes the pipe (`| head`) is not an error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -428,7 +428,7 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints what a verb found, and ends with `code`.
+/// Prints the result of a command and returns `code`.
 fn answer<T: Serialize>(
     found: &T,
     code: u8,
@@ -439,7 +439,7 @@ fn answer<T: Serialize>(
     Ok(ExitCode::from(code))
 }
 
-/// Where a node's data is, as flags, config and the user's environment say, in this order.
+/// The node's data folder, from flags, config or the user's environment, in this order.
 fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
     config
         .node
@@ -449,7 +449,7 @@ fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
         .context("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
 }
 
-/// What the user's environment says.
+/// The data folder according to the user's environment.
 fn usual_data_dir() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
@@ -471,7 +471,7 @@ impl RunArgs {
             phases: self.phases.clone(),
             usual_data_dir: usual_data_dir(),
             without_manifests: false,
-            // Local peers live on addresses that no stranger is told.
+            // Local peers have private addresses: the nodes must accept and share those.
             allow_private: (self.local_peers > 0).then_some(true),
         }
     }

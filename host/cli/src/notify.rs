@@ -1,4 +1,4 @@
-//! What systemd is told, if it started the node. Does nothing elsewhere.
+//! Notifications to systemd, if it started the node. Does nothing elsewhere.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A tick has ended: one line for `systemctl status`, and a beat of the watchdog. To be called from nowhere else, so
-/// that a ticker that stands is a node that is restarted.
+/// A tick has ended. Sends one line for `systemctl status` and a sign of life for the watchdog. Nothing else may call
+/// this, so that systemd restarts a node with a stuck ticker.
 pub fn tick_ended(status: &str) {
     send(&[NotifyState::Watchdog, NotifyState::Status(status)]);
 }
 
-/// What can change while the node runs is being read again; [`ready`] ends that.
+/// A reload of the config begins; [`ready`] ends it.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -28,7 +28,7 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// How often the watchdog wants a beat, if it is on. Below the interval the unit would be killed between two ticks.
+/// How often the watchdog expects a sign of life, if it is on. Must exceed the interval, or the unit is killed.
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
@@ -45,7 +45,7 @@ mod tests {
 
     use super::*;
 
-    /// The variable is the test's way to be told that it is the child, which has NOTIFY_SOCKET set.
+    /// Marks the child process of the test, which has NOTIFY_SOCKET set.
     const CHILD: &str = "GROUNDSKEEPER_TEST_NOTIFY";
 
     #[test]

@@ -1,4 +1,4 @@
-//! `replay`: what was recorded, run again; or another phase over the same hours. Prints; the comparing is elsewhere.
+//! `replay`: runs a recording again, or tries another phase on it. Prints only; the comparison is elsewhere.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use groundskeeper_author::Subject;
 use super::show::{age, printable, table};
 use super::{ReplayArgs, answer, exit, load_config, print, usual_data_dir};
 
-/// Peers that are listed on a terminal; `--json` has all of them.
+/// Maximum number of peers listed on a terminal; `--json` lists all.
 const LISTED: usize = 20;
 
 pub(super) fn replay(args: &ReplayArgs, json: bool) -> anyhow::Result<ExitCode> {
@@ -39,7 +39,7 @@ pub(super) fn replay(args: &ReplayArgs, json: bool) -> anyhow::Result<ExitCode> 
     answer(&record::what_if(&recording, &candidate, args.within), exit::DONE, json, what_if)
 }
 
-/// The components that recorded phases may have been, by digest.
+/// Components that may have run as recorded phases, by digest.
 struct Modules {
     wasm: Wasm,
     codes: RefCell<BTreeMap<[u8; 32], Option<Arc<Code>>>>,
@@ -47,7 +47,7 @@ struct Modules {
 }
 
 impl Modules {
-    /// Those of the drop-in folder, none if there is no such folder.
+    /// The components of the drop-in folder; none if there is no such folder.
     fn of(args: &ReplayArgs) -> anyhow::Result<Self> {
         let overrides = Overrides {
             phases: args.phases.clone(),
@@ -69,7 +69,7 @@ impl Modules {
         Ok(Self { wasm: Wasm::new(None)?, codes: RefCell::default(), files: files.collect() })
     }
 
-    /// The component that ran as `info`, with the settings it had.
+    /// The component that ran as `info`, with its settings of that time.
     fn find(&self, info: &RunInfo) -> Option<Arc<dyn Body>> {
         let digest = info.digest?;
         let (file, limits) = self.files.get(&digest)?;
@@ -78,7 +78,7 @@ impl Modules {
         let setup = Setup {
             settings: info.settings.clone()?,
             limits: *limits,
-            // What it was granted then shows in what it asked; linking needs no less.
+            // Missing grants show in the recorded asks; linking needs every grant.
             grants: Grants::everything(),
             instance: Instance::Fresh,
         };
@@ -86,7 +86,7 @@ impl Modules {
     }
 }
 
-/// The phase that is to be tried: a component as its manifest sets it, or a built-in as the config does.
+/// The phase to try: a component set up by its manifest, or a built-in set up by the config.
 fn candidate(name: &str, config: Option<&Path>) -> anyhow::Result<Candidate> {
     let file = Path::new(name);
     if file.is_file() {

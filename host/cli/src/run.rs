@@ -1,4 +1,4 @@
-//! `run`: a node from flags to its end, and one readable line per tick. The node itself is elsewhere.
+//! `run`: runs a node from flags to shutdown, with one readable line per tick. The node itself is elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -17,13 +17,13 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{BadConfig, RunArgs, admin_socket, data_dir, exit, local, logging, notify};
 
-/// After the shutdown's own deadline, how long threads that do not end are waited for.
+/// How long to wait for threads that do not end, after the deadline of the shutdown.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it gets a signal to stop.
 ///
 /// # Errors
-/// Whatever keeps a node from running.
+/// Any reason why a node cannot run.
 pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let (file, overrides, on_one_machine) =
         (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
@@ -40,7 +40,7 @@ pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let source = ConfigSource { file: args.config.clone(), read: Box::new(read), applied };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(run_node(args, config, source, json));
-    // A phase that never comes back holds a thread; the process does not wait for it.
+    // A phase that never returns keeps a thread; the process does not wait for it.
     runtime.shutdown_timeout(LAST_GRACE);
     ended
 }
@@ -60,11 +60,11 @@ async fn run_node(
     let max_bytes = args.record_max.0;
     let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
     let recorder = args.record.as_deref().map(recorder).transpose()?;
-    // Signals before the node: from here on, being told to stop means stopping in order, and to reload, once it runs.
+    // Signals come before the node: from here on a stop signal means an orderly stop, and SIGHUP a reload once it runs.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let hangup = signal(SignalKind::hangup())?;
     let clock = SystemClock::new();
-    // They come first: the main node's first tick finds them, and a start of theirs that fails is none of the main node.
+    // Local nodes first: the main node's first tick finds them, and their start can fail before the main node runs.
     let locals = local::start(&config, local_peers, &clock).await?;
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
@@ -110,14 +110,14 @@ fn warn_of_short_watchdog(interval: Duration) {
     }
 }
 
-/// Shuts the local nodes down, all at once: each would wait for the goodbyes of the others.
+/// Shuts the local nodes down in parallel: each would otherwise wait for the goodbyes of the others.
 async fn leave(locals: Vec<Node>, deadline: Duration) {
     let mut leaving: tokio::task::JoinSet<_> =
         locals.into_iter().map(|local| local.shutdown(deadline / 4)).collect();
     while leaving.join_next().await.is_some() {}
 }
 
-/// True if every step went as it should.
+/// True if every step succeeded.
 async fn shut_down(node: Node, locals: Vec<Node>, deadline: Duration) -> bool {
     leave(locals, deadline).await;
     let mut is_clean = true;
@@ -134,7 +134,7 @@ async fn shut_down(node: Node, locals: Vec<Node>, deadline: Duration) -> bool {
     is_clean
 }
 
-/// Tells the terminal and systemd of every beat; returns after `last` ticks.
+/// Reports every beat to the terminal and to systemd; returns after `last` ticks.
 async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: &mut Out) {
     let mut ticks = 0;
     loop {
@@ -163,7 +163,7 @@ async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: 
     }
 }
 
-/// Reads the config and looks at the drop-in folder at each SIGHUP.
+/// Reads the config and scans the drop-in folder at each SIGHUP.
 async fn reload_at_hangup(mut hangup: Signal, node: &Node) {
     while hangup.recv().await.is_some() {
         notify::reloading();
@@ -192,7 +192,7 @@ async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) -> &'static str 
     }
 }
 
-/// Standard output: a line per beat on a terminal or for a run of known length, JSON lines if asked for.
+/// Standard output: a line per beat on a terminal or for a run of known length, JSON lines on request.
 struct Out {
     json: bool,
     lines: bool,
@@ -200,7 +200,7 @@ struct Out {
 
 impl Out {
     fn line(&mut self, text: &str) {
-        // Whoever closed the pipe does not want to read on; the node goes on.
+        // If the reader closed the pipe, output stops and the node goes on.
         self.lines = self.lines && writeln!(std::io::stdout(), "{text}").is_ok();
     }
 

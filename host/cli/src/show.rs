@@ -1,4 +1,4 @@
-//! Answers as text for a terminal. What peers say is shown with its control characters escaped.
+//! Formats answers for a terminal. Control characters in text from peers are escaped.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -59,7 +59,7 @@ fn traffic_words(traffic: &TrafficSnapshot) -> String {
     )
 }
 
-/// How requests of each kind fare.
+/// Statistics of the requests of each kind.
 fn request_table(requests: &[KindSnapshot]) -> String {
     let head = ["REQUEST", "ANSWERED", "FAILED", "BUSY", "TIMED OUT", "OTHER", "P50", "P99", "P999"];
     let row = |of: &KindSnapshot| {
@@ -86,7 +86,7 @@ pub(super) fn paused(paused: &Resumed) -> String {
     )
 }
 
-/// What a beat of its own came to, for one phase.
+/// The result of `run-now`, which is a separate beat for one phase.
 pub(super) fn ran(report: &Value) -> String {
     let runs = report["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
     if runs.is_empty() {
@@ -178,7 +178,7 @@ fn phase_table(phases: &[PhaseStatus]) -> String {
     for phase in phases {
         let file = phase.file.as_ref().map(|file| format!(" ({})", file.display())).unwrap_or_default();
         if let Some(error) = &phase.last_error {
-            // A hint may hold a whole manifest to be copied.
+            // A hint may contain a whole manifest to copy.
             let lines: Vec<String> = error.lines().map(printable).collect();
             text += &format!("{}{}: {}\n", printable(&phase.name), printable(&file), lines.join("\n  "));
         }
@@ -295,7 +295,7 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
     text
 }
 
-/// One line: when, at which tick, who, what, where, and why.
+/// One line: time, tick, phase, action, target and reason.
 fn record(record: &Record) -> String {
     let when = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(record.unix_ms));
     let beat =
@@ -334,7 +334,7 @@ pub(super) fn health(health: &Health) -> String {
     }
 }
 
-/// Columns as wide as their widest cell, two blanks apart, under a line of heads if there are any.
+/// Columns as wide as their widest cell, two blanks apart, below a line of heads if there are any.
 pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let head = (!head.is_empty()).then(|| head.iter().map(|&cell| cell.to_owned()).collect());
     let rows: Vec<Vec<String>> = head.into_iter().chain(rows).collect();
@@ -352,7 +352,7 @@ pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     text
 }
 
-/// In its two largest units: people compare ages, they do not add them.
+/// An age in its two largest units: people compare ages and do not add them.
 fn age_since(unix_s: u32) -> String {
     let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
     age(now.saturating_sub(unix_s.into()))
@@ -375,7 +375,7 @@ fn micros(us: u64) -> String {
     if us < 1000 { format!("{us} us") } else { format!("{}.{} ms", us / 1000, us % 1000 / 100) }
 }
 
-/// Control characters, and those that turn the direction of writing, would let a peer rewrite the operator's screen.
+/// Escapes control characters and those that change the direction of writing: they could rewrite the screen.
 pub(super) fn printable(text: &str) -> String {
     let turns =
         |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
