@@ -45,7 +45,7 @@ pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> R
     } else {
         bail!(no_phase(folder))
     };
-    let component = component_of(&core).with_context(|| format!("what {name} was built to is no phase"))?;
+    let component = component_of(&core).with_context(|| format!("the build of {name} made no phase"))?;
     let file = out.unwrap_or(folder).join(format!("{name}.wasm"));
     write_whole(&file, &component, 0o644).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(Built { digest: sha256(&component), sizes: Sizes::of(&component).ok(), file })

@@ -214,7 +214,7 @@ impl Out {
         self.line(&format!("  listening on {}", addresses.join(", ")));
         self.line(&format!("  data folder  {}", node.folder().path().display()));
         if locals > 0 {
-            self.line(&format!("  with {locals} further nodes in this process"));
+            self.line(&format!("  with {locals} more nodes in this process"));
         }
         self.line(&format!(
             "  a tick each {0:?}, the first {0:?} from now; Ctrl-C stops",

@@ -1,4 +1,4 @@
-//! One host that packets do not reach, until they do: how long it takes to find the others again.
+//! Cuts one host off from all packets for a while, and measures how long it takes to find the others again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use crate::weather::{Weather, bit, ip_of};
 
 const STEP: Duration = Duration::from_millis(50);
 const LATENCY: Duration = Duration::from_millis(50);
-/// By then everybody is connected with everybody.
+/// By then every host is connected to every other.
 const MESHED: Duration = Duration::from_secs(100);
-/// From the cut on: longer than a mute connection is kept, and some rounds of dialling into nothing.
+/// Length of the cut: longer than a mute connection is kept, plus some rounds of dials without an answer.
 const CUT: Duration = Duration::from_secs(160);
-/// Nobody who is ever found again takes longer.
+/// Upper limit: a host that recovers at all takes less.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
-/// From the moment at which packets reach it again, `later` than after 160 s, to its first live connection. It knows
-/// `others`, 1 to 9 of them.
+/// Time until a cut host has a live connection again. The cut ends after 160 s plus `later`. The host knows `others`
+/// other hosts, 1 to 9.
 pub fn recovery(seed: u64, others: usize, later: Duration) -> Duration {
     let loner = others;
     let weather = Arc::new(Weather::new(others + 1));

@@ -1,4 +1,4 @@
-//! What befalls the hosts, and when: drawn from the seed before the run begins. Does nothing itself.
+//! The faults of a run and their times, drawn from the seed before the run begins. Applies none itself.
 
 use std::time::Duration;
 
@@ -10,31 +10,31 @@ use crate::weather::{Mask, bit};
 /// How packets between two sides are lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum How {
-    /// They wait, and come when it is over: what TCP makes of a short cut by sending again.
+    /// Packets wait and arrive after the fault: the effect of TCP's retransmissions over a short cut.
     Held,
-    /// They are gone, and connections that lost some stay mute after it is over: a path that has forgotten them.
+    /// They are lost. Connections that lost some stay mute after the fault: a path that has forgotten them.
     Dropped,
 }
 
-/// How a host goes.
+/// How a host stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Exit {
-    /// It says goodbye to everybody.
+    /// It says goodbye to every peer.
     Orderly,
     /// The process ends; its system closes the sockets.
     Killed,
-    /// Nobody hears anything.
+    /// No peer gets any notice.
     PowerLoss,
 }
 
-/// One thing that befalls hosts. `side` is one of two sides; all links between them and the rest are meant.
+/// One fault. `side` is one of two sides; the fault affects all links between it and the other hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fault {
     Split {
         side: Mask,
         how: How,
     },
-    /// Nobody hears anybody.
+    /// No host reaches any other.
     Apart {
         how: How,
     },
@@ -42,7 +42,7 @@ pub(crate) enum Fault {
     OneWay {
         side: Mask,
     },
-    /// Packets are lost now and then: TCP stops for the time of a retransmission, and seldom gives a connection up.
+    /// Some packets are lost: TCP stops for the time of a retransmission, and rarely gives up a connection.
     Lossy {
         side: Mask,
     },
@@ -64,12 +64,12 @@ pub(crate) enum Fault {
         exit: Exit,
         keeps_book: bool,
     },
-    /// Its wall clock jumps by so many milliseconds.
+    /// Its wall clock jumps by this many milliseconds.
     WallStep {
         host: usize,
         by_ms: i64,
     },
-    /// Its boot clock has gone on for `time` and its monotonic one has not. The others have not noticed.
+    /// Its boot clock has advanced by `time` and its monotonic clock has not. The others have not noticed.
     Suspend {
         host: usize,
         time: Duration,
@@ -81,7 +81,7 @@ pub(crate) enum Fault {
     },
 }
 
-/// A fault and when it begins and ends, in time since the start.
+/// A fault with its begin and end, in time since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Trouble {
     pub(crate) from: Duration,
@@ -94,7 +94,7 @@ pub(crate) fn everybody() -> Mask {
 }
 
 impl Fault {
-    /// Hosts that cannot be expected to be connected meanwhile. Of two sides the smaller one; both, if it is not small.
+    /// Hosts that need not be connected meanwhile. Of two sides this is the smaller one, or both if it is not small.
     pub(crate) fn troubles(&self) -> Mask {
         match *self {
             Self::Split { side, .. }
@@ -116,12 +116,12 @@ impl Fault {
     }
 }
 
-/// Draws what befalls the hosts between `from` and `until`; everything is over by then.
+/// Draws the faults between `from` and `until`; all are over by `until`.
 pub(crate) fn draw(random: &mut Rng, from: Duration, until: Duration) -> Vec<Trouble> {
     let count = 5 + random.below(6);
     let mut troubles: Vec<Trouble> = (0..count).map(|_| draw_one(random, from, until)).collect();
     if random.below(2) == 0 {
-        // Something is still wrong at the end, and has been for long enough that connections were given up.
+        // The last fault lasts until the end, and long enough that connections were given up.
         let how = if random.below(3) == 0 { How::Held } else { How::Dropped };
         let fault = match random.below(3) {
             0 => Fault::Apart { how },
@@ -132,7 +132,7 @@ pub(crate) fn draw(random: &mut Rng, from: Duration, until: Duration) -> Vec<Tro
         troubles.push(Trouble { from: until - lasts, until, fault });
     }
     troubles.sort_by_key(|trouble| trouble.from);
-    // A host that is down already does not go down again.
+    // A host that is down cannot go down again.
     let mut down: Vec<(usize, Duration)> = Vec::new();
     troubles.retain(|trouble| {
         let Fault::Down { host, .. } = trouble.fault else { return true };
@@ -145,7 +145,7 @@ pub(crate) fn draw(random: &mut Rng, from: Duration, until: Duration) -> Vec<Tro
     troubles
 }
 
-/// Between two outages of one host.
+/// Minimum time between two outages of one host.
 const MARGIN: Duration = Duration::from_secs(2);
 
 fn draw_one(random: &mut Rng, begin: Duration, end: Duration) -> Trouble {
@@ -187,7 +187,7 @@ fn draw_one(random: &mut Rng, begin: Duration, end: Duration) -> Trouble {
     Trouble { from, until: (from + lasts).min(end), fault }
 }
 
-/// Half of the hosts, by lot.
+/// A random half of the hosts.
 fn half(random: &mut Rng) -> Mask {
     let mut hosts: Vec<usize> = (0..HOSTS).collect();
     random.shuffle(&mut hosts);

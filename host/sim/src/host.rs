@@ -1,5 +1,5 @@
-//! One simulated host: the real network, state and maintenance, process after process at one address. Judges itself at
-//! every tick and every second; faults come from outside.
+//! One simulated host: the real network, state and maintenance, one process after another at one address. Checks itself
+//! at every tick and every second; faults come from outside.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,54 +29,54 @@ use crate::transport::Plain;
 use crate::weather::{Weather, ip_of};
 
 const PORT: u16 = 7420;
-/// When the simulation begins, after 1970.
+/// Start of the simulation, as time since 1970.
 pub(crate) const EPOCH: Duration = Duration::from_secs(1_700_000_000);
-/// Hosts that everybody knows from the start.
+/// Hosts that every host knows from the start.
 pub(crate) const BOOTSTRAP: usize = 3;
-/// Fewer addresses to dial than this, and a peer is asked for more: what a whole node does.
+/// With fewer addresses to dial, the host asks a peer for more, as a complete node does.
 const ENOUGH_TO_DIAL: usize = 8;
-/// Broadcasts of one who says much, 4 KiB each: a socket and a queue hold less than half of them.
+/// Broadcasts in a burst, 4 KiB each: a socket and a queue together hold less than half of them.
 const MUCH: u32 = 200;
-/// Within which hosts start for the first time: one tick.
+/// All hosts start within this time: one tick.
 const STAGGER_MS: u64 = 30_000;
 /// For a shutdown.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What is asked of a running process from outside.
+/// Orders to a running process from outside.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
     Leave,
     Stall(Duration),
-    /// Broadcasts more than a queue holds.
+    /// Sends more broadcasts than a queue holds.
     SayMuch,
-    /// Takes a slot that nobody will give back, for tests of the judges.
+    /// Takes a slot and never gives it back, for tests of the judges.
     LeakSlot,
-    /// Has a task that panics, for the same.
+    /// Starts a task that panics, for tests of the judges.
     Panic,
 }
 
-/// A simulated machine: what outlives its processes.
+/// A simulated machine: everything that outlives its processes.
 pub(crate) struct Machine {
     pub(crate) host: usize,
     pub(crate) seed: u64,
     pub(crate) ids: Arc<Vec<PeerId>>,
     pub(crate) weather: Arc<Weather>,
-    /// Between two ticks.
+    /// Time between two ticks.
     pub(crate) interval: Duration,
-    /// Has room for everybody and wants everybody.
+    /// Has room for all hosts and wants a connection to each.
     pub(crate) roomy: bool,
-    /// Broadcasts and asks of its own accord.
+    /// Sends broadcasts and requests by itself.
     pub(crate) chatty: bool,
-    /// When it first got which broadcast, if it is not chatty.
+    /// When it first got which broadcast, unless it is chatty.
     pub(crate) heard: Mutex<Vec<(u32, Duration)>>,
     pub(crate) tallies: Arc<Tallies>,
     pub(crate) lives: Mutex<Vec<Arc<Life>>>,
-    /// What the next process finds of the address book.
+    /// The address book for the next process.
     pub(crate) book: Mutex<Vec<Entry>>,
     pub(crate) complaints: Arc<Mutex<Vec<String>>>,
 }
 
-/// Counts over all hosts: a run in which nothing happens proves nothing.
+/// Counts over all hosts: a run without events proves nothing.
 #[derive(Default, Debug)]
 pub(crate) struct Tallies {
     pub(crate) delivered: AtomicU64,
@@ -92,15 +92,15 @@ pub(crate) struct Life {
     pub(crate) state: NodeState,
     pub(crate) clock: Arc<TokioClock>,
     pub(crate) orders: mpsc::UnboundedSender<Order>,
-    /// Ended as it should, and everything was given back.
+    /// It ended properly and released everything.
     pub(crate) ended: AtomicBool,
     pub(crate) since: Duration,
 }
 
 impl Life {
-    /// [`MUCH`] broadcasts, one each 50 ms.
+    /// Sends [`MUCH`] broadcasts, one every 50 ms.
     pub(crate) fn say_much(&self) {
-        // One that is gone says nothing.
+        // A process that has ended sends nothing.
         _ = self.orders.send(Order::SayMuch);
     }
 }
@@ -118,12 +118,12 @@ fn now() -> Duration {
 }
 
 impl Machine {
-    /// The process that runs or ran last.
+    /// The current process, or the last one.
     pub(crate) fn life(&self) -> Option<Arc<Life>> {
         self.lives.lock().last().cloned()
     }
 
-    /// A number that follows from the seed, for this host and purpose.
+    /// A number derived from the seed, for this host and purpose.
     fn drawn(&self, life: usize, purpose: u64) -> u64 {
         let mut rng = Rng::new(self.seed ^ (self.host as u64) << 48 ^ (life as u64) << 32 ^ purpose << 16);
         rng.bits()
@@ -156,7 +156,7 @@ impl Machine {
                 ..BookLimits::default()
             },
             broadcasts: BroadcastLimits { held: 2000, ..BroadcastLimits::default() },
-            // The hash is over all records, so none may be pushed out.
+            // The hash covers all records, so the journal must not drop any.
             journal: JournalLimits { notable: 1 << 20, chatter: 1 << 20 },
         }
     }
@@ -176,7 +176,7 @@ impl Machine {
     }
 }
 
-/// Which broadcast it is, and its length, from which its bytes follow: what arrives is compared with what was sent.
+/// The content of a broadcast: its number and length determine its bytes, so received bytes can be compared.
 fn letter(host: usize, life: usize, number: u32, size: usize) -> Vec<u8> {
     let head = [host as u32, life as u32, number];
     let mut bytes: Vec<u8> = head.iter().flat_map(|part| part.to_le_bytes()).collect();
@@ -190,11 +190,11 @@ fn is_whole(bytes: &[u8]) -> bool {
     bytes[12..].iter().enumerate().all(|(at, byte)| (at as u32).wrapping_mul(number) as u8 == *byte)
 }
 
-/// One process from its start to its end. Crashes drop it.
+/// Runs one process from start to end. A crash drops the future.
 pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     let life_number = machine.lives.lock().len();
     if life_number == 0 && !machine.roomy {
-        // Hosts that start together would tick together, and one that has just been healed would be dialled at once.
+        // Hosts that start together would tick together, and a host with an ended fault would be dialled at once.
         tokio::time::sleep(Duration::from_millis(machine.drawn(0, 5) % STAGGER_MS)).await;
     }
     let clock = TokioClock::starting_at(EPOCH + now());
@@ -256,7 +256,7 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
 
     supply.abort();
     talk.abort();
-    // In a node's order: no newcomers, no more beats, goodbyes.
+    // In the order of a real node: refuse newcomers, stop the beats, say goodbye.
     state.pool.refuse_newcomers();
     maintenance.stop().await;
     net.shutdown(DEADLINE).await;
@@ -284,13 +284,13 @@ fn handlers(machine: &Arc<Machine>) -> Handlers {
             Verdict::Relay
         })
         .on_request("echo", |_, payload: Bytes| async move {
-            // Some answers take a while, so that questions are open when a connection ends.
+            // Some answers take a while, so that requests are open when a connection ends.
             tokio::time::sleep(Duration::from_millis(u64::from(payload[0]) * 8)).await;
             Ok(payload)
         })
 }
 
-/// What an application would do: broadcasts, now and then a burst of them, and questions.
+/// The traffic of an application: broadcasts, a burst of them now and then, and requests.
 async fn talk(machine: Arc<Machine>, net: Arc<Net>, state: NodeState, life: usize) {
     if !machine.chatty {
         return;
@@ -302,7 +302,7 @@ async fn talk(machine: Arc<Machine>, net: Arc<Net>, state: NodeState, life: usiz
         for part in 0..burst {
             let size = 100 + random.below(if burst > 1 { 5000 } else { 600 }) as usize;
             let bytes = letter(machine.host, life, number * 32 + part, size);
-            // The window of a node is its own business.
+            // A node may refuse by its own rate window.
             if let Ok(sent) = net.broadcast("news", &bytes, Audience::All) {
                 machine.tallies.queue_full.fetch_add(sent.full.into(), Relaxed);
             }
@@ -352,7 +352,7 @@ async fn ask(machine: Arc<Machine>, net: Arc<Net>, peer: PeerId, question: Vec<u
     }
 }
 
-/// Keeps the book supplied, as a whole node does.
+/// Keeps the address book supplied, as a complete node does.
 async fn supply(net: Arc<Net>, state: NodeState, mut reports: broadcast::Receiver<Arc<BeatReport>>) {
     let mut urgent = 1;
     loop {
@@ -373,7 +373,7 @@ async fn supply(net: Arc<Net>, state: NodeState, mut reports: broadcast::Receive
     }
 }
 
-/// Holds one process to what must hold at any time.
+/// Checks the invariants of one process.
 struct Judge {
     machine: Arc<Machine>,
     state: NodeState,
@@ -382,7 +382,7 @@ struct Judge {
 }
 
 impl Judge {
-    /// At every tick.
+    /// Called at every tick.
     fn after(&self, report: &BeatReport) {
         self.machine.tallies.beats.fetch_add(1, Relaxed);
         let mut last = self.last_tick.lock();
@@ -394,11 +394,11 @@ impl Judge {
         self.look_at(&format!("tick {}", report.tick));
     }
 
-    /// At every second.
+    /// Called every second.
     fn look(&self, maintenance: &Maintenance) {
         let pulse = maintenance.handle().pulse();
         let due = (self.state.clock.mono().as_secs() / self.machine.interval.as_secs()) as u32;
-        // The grid begins with the process; a late tick waits a moment for what has arrived.
+        // The tick grid begins with the process. A late tick waits a moment for messages that have arrived.
         if pulse.tick() + 1 < due {
             self.machine.complain(&format!("the heart has stopped at tick {}, {due} is due", pulse.tick()));
         }
@@ -447,7 +447,7 @@ impl Judge {
         holds(lost == 0, &|| "a session panicked, or a peer was found to break the rules".into())
     }
 
-    /// When everything has been stopped.
+    /// Called after everything has stopped.
     fn afterwards(&self) {
         let pool = &self.state.pool;
         let stats = pool.stats(30, Duration::MAX);

@@ -1,5 +1,5 @@
-//! Ten hosts and the network between them, on simulated time: the host's own network, tables and maintenance over a plain
-//! transport, under faults that follow from a seed. Judges what it sees by invariants; changes nothing in the host.
+//! Ten hosts and the network between them, on simulated time: the host's own network, tables and maintenance over a
+//! plain transport, with faults that follow from a seed. Checks invariants; changes nothing in the host.
 
 mod alone;
 mod faults;
@@ -15,7 +15,7 @@ pub use many::{Ended, run_all};
 pub use scenario::{Figures, HOSTS, LENGTH, Outcome, Sabotage, Tell, run, run_sabotaged};
 pub use stopped::{Kind, deliveries};
 
-/// The line that runs one seed again.
+/// The command that repeats one seed.
 pub fn replay_line(seed: u64) -> String {
     format!("cargo xtask sim --seed {seed}")
 }

@@ -1,4 +1,4 @@
-//! Runs seeds of the simulation: `--seeds N` from 0 on, or exactly one with `--seed S`, which tells what happens;
+//! Runs seeds of the simulation: `--seeds N` runs seeds 0 to N - 1; `--seed S` runs one seed and prints its events.
 //! `--journals` prints each host's journal too.
 
 use std::process::ExitCode;

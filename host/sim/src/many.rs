@@ -1,4 +1,4 @@
-//! Many seeds on as many threads as there are cores. Keeps going when one fails.
+//! Runs many seeds on as many threads as there are cores. Continues when one fails.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,19 +8,19 @@ use parking_lot::Mutex;
 
 use crate::scenario::{Figures, Outcome, Tell, run};
 
-/// What came of many seeds.
+/// The result of many seeds.
 #[derive(Default)]
 pub struct Ended {
-    /// Each seed that failed, with what did not hold and the line that runs it again.
+    /// Each failed seed, with the violated invariants and the command that repeats it.
     pub failed: Vec<String>,
-    /// Over all seeds; of times, the longest.
+    /// Sums over all seeds; for times, the longest.
     pub sum: Figures,
 }
 
-/// Complaints of one seed that are told: what follows the first ones is seldom news.
+/// Maximum number of complaints printed for one seed: those after the first ones rarely add anything.
 const TOLD: usize = 5;
 
-/// Runs every seed of `seeds`, in any order. `tell` gets the words of each that failed, as soon as it has.
+/// Runs every seed of `seeds`, in any order. Passes the report of each failed seed to `tell` at once.
 pub fn run_all(seeds: Range<u64>, tell: impl Fn(&str) + Sync) -> Ended {
     let ended = Mutex::new(Ended::default());
     let next = AtomicU64::new(seeds.start);

@@ -1,5 +1,5 @@
-//! One seed from its first step to its last: starts the hosts, brings on and lifts the faults, looks whether the mesh
-//! recovers, stops everybody, and tells what went wrong.
+//! Runs one seed from start to end: starts the hosts, applies and ends the faults, checks whether the mesh recovers,
+//! stops all hosts, and reports what went wrong.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -16,42 +16,42 @@ use crate::host::{self, Life, Machine, Order, Tallies};
 use crate::weather::{Mask, Weather, bit, ip_of};
 
 pub const HOSTS: usize = 10;
-/// Of a run, in simulated time.
+/// Length of a run in simulated time.
 pub const LENGTH: Duration = Duration::from_secs(600);
 
-/// Time moves by this much between two looks at the network. Packets take whole steps, so nothing finer is told apart;
-/// all deadlines of the host are a hundred times longer.
+/// Simulated time advances by this much per step. Packets take whole steps, so finer times cannot be told apart. All
+/// deadlines of the host are a hundred times longer.
 const STEP: Duration = Duration::from_millis(50);
-/// Undisturbed at first, for the mesh to form.
+/// No faults during this time, so that the mesh can form.
 const CALM: Duration = Duration::from_secs(60);
-/// When the last fault is lifted.
+/// When the last fault ends.
 const HEALED: Duration = Duration::from_secs(390);
-/// Within which a node without any connection has one, once others are there.
+/// A node without connections must have one within this time, once other hosts are reachable.
 const RECOVERY: Duration = Duration::from_secs(5);
-/// Within which everybody is connected with everybody, over others if need be, once all faults are lifted: a mute
-/// connection is given up after 90 to 120 s, and the next tick or two dial anew.
+/// After the last fault, all hosts must be connected to each other within this time, directly or over others. A mute
+/// connection is given up after 90 to 120 s, and the next one or two ticks dial again.
 const MESH: Duration = Duration::from_secs(180);
-/// When a test of the judges does what must not be.
+/// When a test of the judges breaks an invariant.
 const SABOTAGE: Duration = Duration::from_secs(100);
-/// When everybody is told to leave.
+/// When all hosts must shut down.
 const STOP: Duration = Duration::from_secs(590);
-/// Packets take so long, most of them less.
+/// Least and greatest latency of packets; most have less than the greatest.
 const LATENCY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(150));
-/// Other hosts that have to be there, untroubled and with room for one more, before one that is alone is expected to
-/// find any; all of them, if it knows fewer. A newcomer is not let in by three hosts that are full.
+/// Other hosts that must be up, without faults and with a free slot, before an isolated host is expected to find one;
+/// all known hosts, if it knows fewer. Three full hosts cannot accept a newcomer.
 const ENOUGH: usize = 5;
 
-/// What came of one seed.
+/// The result of one seed.
 pub struct Outcome {
     pub seed: u64,
-    /// What did not hold, with host and time. Empty: all is well.
+    /// Violated invariants, each with host and time. Empty if all is well.
     pub complaints: Vec<String>,
-    /// Over all records of all journals, in hexadecimal.
+    /// Hash over all records of all journals, in hexadecimal.
     pub hash: Option<String>,
     pub figures: Figures,
 }
 
-/// What has happened in a run.
+/// Counts and times of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Figures {
     pub faults: u64,
@@ -63,11 +63,11 @@ pub struct Figures {
     pub unanswered: u64,
     pub beats: u64,
     pub checks: u64,
-    /// Times that a host was without any connection.
+    /// How often a host was without any connection.
     pub isolations: u64,
-    /// The longest of them after everything was well again.
+    /// The longest time without a connection after all faults had ended for that host.
     pub recovered_within: Duration,
-    /// From the end of the faults to a mesh in one piece.
+    /// Time from the end of the faults to a connected mesh.
     pub mesh_within: Duration,
 }
 
@@ -75,7 +75,7 @@ thread_local! {
     static PANICS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Tokio keeps a task's panic to itself, so panics are counted where they happen.
+/// Tokio catches a task's panic, so panics are counted in the panic hook.
 fn count_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -91,29 +91,29 @@ fn count_panics() {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tell {
     Nothing,
-    /// What befalls the hosts, and how many connections they have.
+    /// The faults of the hosts, and how many connections they have.
     Faults,
-    /// The journal of each process too, when it ends, by its own wall clock.
+    /// Also the journal of each process when it ends, with times of its own wall clock.
     Journals,
 }
 
-/// Runs `seed`, with a hash over all journals at the end if that is wanted.
+/// Runs `seed`, with a hash over all journals at the end if `hash` is set.
 pub fn run(seed: u64, hash: bool, tell: Tell) -> Outcome {
     judge(World::new(seed, hash, tell))
 }
 
-/// Something that must not be, for tests of the judges.
+/// A violation of an invariant, for tests of the judges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sabotage {
     /// A slot is taken and never given back.
     SlotLeaked,
-    /// Host 9 hears nobody from second 100 on, and no fault says so.
+    /// Host 9 gets no packets from second 100 on, although no fault is scheduled.
     CutOff,
     /// A task of a host panics.
     Panic,
 }
 
-/// Runs `seed` with one sabotage and no other faults.
+/// Runs `seed` with one sabotage and no faults.
 pub fn run_sabotaged(seed: u64, sabotage: Sabotage) -> Outcome {
     let mut world = World::new(seed, false, Tell::Nothing);
     world.coming.clear();
@@ -133,21 +133,21 @@ fn judge(mut world: World) -> Outcome {
     world.outcome()
 }
 
-/// The links between two hosts, as they are set.
+/// The current settings of the links between two hosts.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Link {
-    /// Packets are lost, from the smaller host to the greater and back.
+    /// Whether packets are lost, from the smaller host to the greater one and back.
     cut: (bool, bool),
     held: bool,
 }
 
-/// What is known of one host from outside.
+/// What an outside observer knows about one host.
 #[derive(Clone, Copy)]
 struct Standing {
     up: bool,
-    /// Since when it is without a connection.
+    /// Since when it has no connection.
     alone: Option<Duration>,
-    /// Since when nothing has befallen it, and others are there.
+    /// Since when it has no fault and other hosts are reachable.
     clear: Duration,
     told: bool,
 }
@@ -161,7 +161,7 @@ struct World {
     tallies: Arc<Tallies>,
     coming: Vec<Trouble>,
     active: Vec<Trouble>,
-    /// Pairs between which packets wait for a retransmission.
+    /// Pairs with packets that wait for a retransmission.
     blips: Vec<(usize, usize, Duration)>,
     links: Vec<Link>,
     standings: Vec<Standing>,
@@ -311,12 +311,12 @@ impl World {
 
     fn order(&self, host: usize, order: Order) {
         if let Some(life) = self.running(host) {
-            // One that is gone meanwhile needs no order.
+            // A process that has ended needs no order.
             _ = life.orders.send(order);
         }
     }
 
-    /// Ends what is over and begins what is due.
+    /// Ends faults that are over and begins those that are due.
     fn change_faults(&mut self) {
         let now = self.now();
         let before = self.active.len() + self.blips.len();
@@ -399,7 +399,7 @@ impl World {
                 if !keeps_book {
                     self.machines[host].book.lock().clear();
                 }
-                // Its links first: it must not find itself cut off when it starts.
+                // Its links first: it must not start with links that are still cut.
                 self.set_links();
                 self.sim.bounce(ip_of(host));
                 self.standings[host] = Standing { up: true, alone: None, clear: now, told: false };
@@ -417,7 +417,7 @@ impl World {
         self.sim.crash(ip_of(host));
     }
 
-    /// Retransmissions on lossy links: TCP stands still for 200 ms to 1.6 s, and once in a while gives up.
+    /// Simulates retransmissions on lossy links: TCP stops for 200 ms to 1.6 s, and sometimes gives up.
     fn lose_packets(&mut self) -> bool {
         let lossy: Vec<Mask> = self
             .active
@@ -447,7 +447,7 @@ impl World {
         }
     }
 
-    /// Brings all links into the state that the faults ask for.
+    /// Sets all links as the faults require.
     fn set_links(&mut self) {
         let mut unheard = [0; HOSTS];
         let mut deaf = 0;
@@ -493,7 +493,7 @@ impl World {
         self.weather.set_deaf(deaf);
     }
 
-    /// Turmoil's ways of cutting a link do not mix, so the old state is taken back first.
+    /// Turmoil's ways to cut a link cannot be combined, so the old one is undone first.
     fn set_link(&mut self, a: usize, b: usize, wanted: Link) {
         let link = std::mem::replace(&mut self.links[a * HOSTS + b], wanted);
         if link == wanted {
@@ -515,7 +515,7 @@ impl World {
         }
     }
 
-    /// A host that nothing ails and that has others to go to is not without a connection for longer than [`RECOVERY`].
+    /// A host without faults that can reach others must not be without a connection for longer than [`RECOVERY`].
     fn look_for_the_lonely(&mut self) {
         let now = self.now();
         let troubled = self.active.iter().fold(0, |mask, trouble| mask | trouble.fault.troubles());
@@ -552,7 +552,7 @@ impl World {
         }
     }
 
-    /// Whose addresses a host has.
+    /// The hosts whose addresses a host has.
     fn known_to(&self, host: usize) -> Mask {
         let Some(life) = self.running(host) else { return 0 };
         let entries = life.state.book.entries();
@@ -571,7 +571,7 @@ impl World {
             && stats.handshaking < limits.handshakes
     }
 
-    /// Who has a live connection to whom, by their own word. Only running hosts.
+    /// For each running host, the hosts that it reports as connected.
     fn graph(&self) -> Vec<Mask> {
         let ids = Arc::clone(&self.machines[0].ids);
         (0..HOSTS)
@@ -586,7 +586,7 @@ impl World {
             .collect()
     }
 
-    /// Whether everybody reaches everybody over connections that both ends hold.
+    /// Whether every host reaches every other over connections that both ends hold.
     fn is_one_piece(&self) -> bool {
         let graph = self.graph();
         let mut reached = bit(0);
@@ -602,7 +602,7 @@ impl World {
         }
     }
 
-    /// After three quiet minutes nobody holds a connection that the other end does not have.
+    /// After three minutes without faults no host may hold a connection that the other end lacks.
     fn look_at_both_ends(&self) {
         let graph = self.graph();
         for (a, b) in pairs() {
@@ -615,7 +615,7 @@ impl World {
         }
     }
 
-    /// Takes the journal of a host's last process into the account.
+    /// Adds the journal of a host's last process to the hash.
     fn seal(&mut self, host: usize) {
         let Some(life) = self.machines[host].life() else { return };
         self.figures.processes += 1;

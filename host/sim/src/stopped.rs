@@ -1,4 +1,4 @@
-//! One peer that stops reading, among many: when the others get what they are sent, to the millisecond.
+//! One peer of many stops reading: measures to the millisecond when the others get broadcasts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,24 +10,24 @@ use crate::host::{self, Machine, Tallies};
 use crate::scenario::HOSTS;
 use crate::weather::{Weather, bit, ip_of};
 
-/// Fine enough to tell milliseconds apart.
+/// Fine enough to distinguish milliseconds.
 const STEP: Duration = Duration::from_millis(1);
-/// Every packet takes as long: turmoil draws latencies for all hosts from one source, so that one packet less of the
-/// stopped peer would shift those of all others.
+/// The same latency for every packet: turmoil draws latencies for all hosts from one source, so one packet less from
+/// the stopped peer would shift those of all others.
 const LATENCY: Duration = Duration::from_millis(20);
-/// By then everybody is connected with everybody.
+/// By then every host is connected to every other.
 const MESHED: Duration = Duration::from_secs(25);
 const END: Duration = Duration::from_secs(40);
-/// Sends; the last host is the one that stops.
+/// The host that sends. The last host is the one that stops.
 const SENDER: usize = 0;
 
-/// What the last host does from the moment on at which the others begin to get broadcasts.
+/// What the last host does once the others begin to get broadcasts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Reads,
-    /// Reads nothing: queues to it fill at all its peers.
+    /// It reads nothing: the queues to it fill up on all its peers.
     Stopped,
-    /// Was never there.
+    /// It never existed.
     Absent,
 }
 

@@ -1,5 +1,5 @@
-//! The transport of a simulated host: turmoil's TCP, with ids that are told and believed. Adds what turmoil leaves out:
-//! lost SYNs that are sent again, readers that stop, connections that break.
+//! The transport of a simulated host: turmoil's TCP, with peer ids that are not verified. Adds what turmoil lacks:
+//! retransmission of lost SYNs, readers that stop, connections that break.
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,10 +15,10 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use crate::weather::{Weather, ip_of};
 
-/// After which a SYN is sent again, and twice as long after that: RFC 6298, as Linux does it.
+/// Time until a SYN is sent again, doubled each time: RFC 6298, as in Linux.
 const SYN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Most that one write puts on the way. Turmoil's windows count writes, 64 of them: a window of 256 KiB.
+/// Maximum size of one write. Turmoil's window counts 64 writes, so this makes a window of 256 KiB.
 const SEGMENT: usize = 4096;
 
 /// How one host opens and accepts connections.
@@ -45,8 +45,8 @@ impl Plain {
 }
 
 impl Transport for Plain {
-    /// Turmoil drops a SYN on a cut link and says at once that the connection was refused. In truth nobody answers, and
-    /// the SYN is sent again.
+    /// Turmoil drops a SYN on a cut link and reports a refused connection at once. In a real network there is no
+    /// answer, and the SYN is sent again.
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>> {
         Box::pin(async move {
             let there = self.weather.host_at(address.ip()).ok_or(io::ErrorKind::HostUnreachable)?;
@@ -96,7 +96,7 @@ struct PlainStream {
     inner: TcpStream,
     here: usize,
     there: usize,
-    /// Breaks between the two hosts when it was made.
+    /// Number of breaks between the two hosts when it was made.
     breaks: u32,
     weather: Arc<Weather>,
 }
@@ -136,7 +136,7 @@ impl AsyncWrite for PlainStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // One segment takes several small frames, as a socket does.
+        // One segment carries several small frames, as on a real socket.
         let mut segment = Vec::with_capacity(SEGMENT);
         for slice in slices {
             let room = SEGMENT - segment.len();

@@ -1,5 +1,5 @@
-//! What lies between the hosts just now: who hears whom, who reads, what has been broken. Set between two steps of the
-//! simulation, looked at by the hosts' transports. Moves no bytes and keeps no time.
+//! The current state of the network between hosts: which links pass packets, which hosts read, which connections are
+//! broken. Set between two steps of the simulation and read by the transports. Moves no bytes and keeps no time.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -7,14 +7,14 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-/// Hosts as bits: host 0 is the lowest.
+/// A set of hosts as bits: host 0 is the lowest.
 pub(crate) type Mask = u32;
 
 pub(crate) fn bit(host: usize) -> Mask {
     1 << host
 }
 
-/// The address of a host. Each has a network group of its own.
+/// The address of a host. Each host is alone in its network group.
 pub(crate) fn ip_of(host: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, host as u8 + 1, 0, 1))
 }
@@ -24,16 +24,16 @@ fn host_at(ip: IpAddr) -> Option<usize> {
     (ip.octets()[1] as usize).checked_sub(1)
 }
 
-/// The state of everything between hosts.
+/// The state of all links and hosts.
 pub(crate) struct Weather {
     hosts: usize,
-    /// By sender: who does not hear it now, because packets are dropped or held.
+    /// By sender: the hosts that its packets do not reach now, because they are dropped or held.
     unheard: Vec<AtomicU32>,
-    /// Who does not read from its sockets.
+    /// Hosts that do not read from their sockets.
     deaf: AtomicU32,
     /// By pair: connections made before this number of breaks are broken.
     breaks: Vec<AtomicU32>,
-    /// Readers that wait for their host to read again.
+    /// Readers that wait until their host reads again.
     waiting: Mutex<Vec<(usize, Waker)>>,
 }
 
@@ -57,7 +57,7 @@ impl Weather {
         self.unheard[sender].store(by, Relaxed);
     }
 
-    /// Whether a packet and its answer come through.
+    /// Whether a packet and its answer get through.
     pub(crate) fn passes(&self, a: usize, b: usize) -> bool {
         self.unheard[a].load(Relaxed) & bit(b) == 0 && self.unheard[b].load(Relaxed) & bit(a) == 0
     }
@@ -65,13 +65,13 @@ impl Weather {
     pub(crate) fn set_deaf(&self, deaf: Mask) {
         self.deaf.store(deaf, Relaxed);
         let mut waiting = self.waiting.lock();
-        // In the order in which they began to wait, so that a run that is repeated wakes them alike.
+        // Wakes in the order of waiting, so that a repeated run wakes them in the same order.
         for (_, waker) in waiting.extract_if(.., |(host, _)| deaf & bit(*host) == 0) {
             waker.wake();
         }
     }
 
-    /// Whether `host` does not read now; then `waker` is called when it does again.
+    /// Whether `host` does not read now. If so, `waker` is called when it reads again.
     pub(crate) fn holds_back(&self, host: usize, waker: &Waker) -> bool {
         let deaf = self.deaf.load(Relaxed) & bit(host) != 0;
         if deaf {
@@ -84,7 +84,7 @@ impl Weather {
         self.breaks[a.min(b) * self.hosts + a.max(b)].load(Relaxed)
     }
 
-    /// Breaks every connection between the two; each end finds out when it reads or writes next.
+    /// Breaks every connection between the two hosts. Each end notices at its next read or write.
     pub(crate) fn break_between(&self, a: usize, b: usize) {
         self.breaks[a.min(b) * self.hosts + a.max(b)].fetch_add(1, Relaxed);
     }

@@ -1,11 +1,11 @@
-//! Looks dependencies up among known vulnerabilities. Not part of `check`, because it hangs on the network and the day.
+//! Checks dependencies for known vulnerabilities. Not part of `check`: the result depends on the network and the day.
 
 use anyhow::{Context, Result};
 
 use crate::steps::{Steps, command};
 
 /// # Errors
-/// If a dependency has an advisory, and also if nobody could look: not having looked is not a pass.
+/// If a dependency has an advisory, or if the check could not run: no check is not a pass.
 pub fn run(steps: &mut Steps) -> Result<()> {
     let fetched = steps.run("database", command("cargo-deny", &["fetch", "db"]));
     fetched.context("ADVISORIES WERE NOT CHECKED: their database could not be fetched")?;

@@ -1,5 +1,5 @@
-//! The public API of the crates that others build on, as listings in `docs/api`: what it is now, and what of it may not
-//! go without a version that says so. Reads rustdoc's JSON; rules about versions are here, the rest is review.
+//! Keeps listings in `docs/api` of the public API of the crates that others use: its items, and those that only a new
+//! version may remove. Reads rustdoc's JSON. Applies the rules about versions; everything else is left to review.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
@@ -16,7 +16,7 @@ use crate::steps::{Steps, cargo};
 use crate::workspace::{Workspace, root};
 use items::items;
 
-/// What applications and phases build on.
+/// The crates that applications and phases use.
 const CRATES: [&str; 10] = [
     "groundskeeper-sdk",
     "groundskeeper-phases",
@@ -30,18 +30,18 @@ const CRATES: [&str; 10] = [
     "groundskeeper",
 ];
 
-/// Set for this program when cargo runs it in place of rustdoc.
+/// Set when cargo runs this program in place of rustdoc.
 const AS_RUSTDOC: &str = "GROUNDSKEEPER_XTASK_AS_RUSTDOC";
 
-/// Lines that one crate's errors name; the rest is counted.
+/// Maximum number of lines that an error shows for one crate; the rest is counted.
 const SHOWN: usize = 40;
 
-/// A crate's version as far as promises go.
+/// A crate's version without pre-release and build parts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Version(u32, u32, u32);
 
 impl Version {
-    /// Whether users of `self` have to expect that things are gone in `later`, as cargo resolves versions.
+    /// Whether `later` may remove items of `self`, by cargo's rules for compatible versions.
     fn may_break_in(self, later: Version) -> bool {
         match self {
             Version(0, 0, _) => later > self,
@@ -69,21 +69,21 @@ impl fmt::Display for Version {
     }
 }
 
-/// What `docs/api` says of one crate.
+/// The listing of one crate in `docs/api`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Listing {
-    /// The version that was released last. None: none ever was, and nothing is promised.
+    /// The last released version. None: nothing was released, so nothing is promised.
     released: Option<Version>,
     /// Items of that version.
     promised: BTreeSet<String>,
-    /// Items that came since. They may go again.
+    /// Items added since. They may still be removed.
     since: BTreeSet<String>,
 }
 
-/// Between the traits of one type on a line. No name of a trait has it, not with its arguments either.
+/// Separates the traits of one type on a line. No trait's name contains it, even with arguments.
 const AND: &str = " & ";
 
-/// The lines of a listing that stand for `items`: the traits of a type are one line.
+/// The lines of a listing for `items`: the traits of a type are one line.
 fn lines_of_items(items: &BTreeSet<String>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut traits: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -97,7 +97,7 @@ fn lines_of_items(items: &BTreeSet<String>) -> Vec<String> {
     lines
 }
 
-/// The items that a line of a listing stands for.
+/// The items in one line of a listing.
 fn items_of_line(line: &str) -> Vec<String> {
     match line.strip_prefix("impl ").and_then(|line| line.split_once(" for ")) {
         Some((names, of)) => names.split(AND).map(|name| format!("impl {name} for {of}")).collect(),
@@ -105,12 +105,12 @@ fn items_of_line(line: &str) -> Vec<String> {
     }
 }
 
-/// How a crate differs from its listing.
+/// The differences between a crate and its listing.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Findings {
-    /// What breaks a promise, and the version that would be free to.
+    /// Broken promises, each with the version that may break it.
     broken: Vec<String>,
-    /// Items that are not in the listing, and those that are no longer there and may go.
+    /// Items that the listing lacks, and listed items that were removed and not promised.
     new: Vec<String>,
     gone: Vec<String>,
 }
@@ -158,7 +158,7 @@ impl Listing {
         text
     }
 
-    /// Compares with the items that there are `now`, in a crate that calls itself `version`.
+    /// Compares the listing with the items in `now` of a crate whose version is `version`.
     fn compare(&self, now: &BTreeSet<String>, version: Version) -> Findings {
         let known = |item: &String| self.promised.contains(item) || self.since.contains(item);
         let mut findings = Findings {
@@ -176,12 +176,12 @@ impl Listing {
         findings
     }
 
-    /// Why something new breaks users of what was promised.
+    /// Why a new item breaks users of the promised ones.
     fn broken_by(&self, item: &str) -> Option<String> {
         if item.starts_with("impl !") || item.contains("> !core::marker::") {
             return Some(format!("a promise is taken back: {item}"));
         }
-        // `pub a::b::Enum::Variant`: whoever matches on the enum must know all of them.
+        // `pub a::b::Enum::Variant`: code that matches on the enum must know all variants.
         let path = item.strip_prefix("pub ")?.split([' ', '(', '=']).next()?;
         let (owner, _) = path.rsplit_once("::")?;
         let is_closed = self.promised.contains(&format!("pub enum {owner}"));
@@ -192,7 +192,7 @@ impl Listing {
 /// Compares every crate with its listing.
 ///
 /// # Errors
-/// What is broken, item by item; else what has to be written down.
+/// Every broken promise; if there is none, the changes that the listing lacks.
 pub fn check(steps: &mut Steps) -> Result<()> {
     let mut trouble = String::new();
     for found in look(steps)? {
@@ -230,10 +230,10 @@ fn tell(trouble: &mut String, lines: &[String], shown: impl Fn(&str) -> String) 
     }
 }
 
-/// Writes every listing anew. With `--released` everything that there is becomes a promise of the crates' version.
+/// Rewrites every listing. With `--released` every item becomes a promise of the crate's version.
 ///
 /// # Errors
-/// If a promise would be broken; nothing of that crate is written then.
+/// If it would break a promise. The listing of that crate is unchanged then.
 pub fn write(steps: &mut Steps, flags: &[&str]) -> Result<()> {
     let releases = match flags {
         [] => false,
@@ -258,7 +258,7 @@ pub fn write(steps: &mut Steps, flags: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A crate as it is.
+/// A crate in its current state.
 struct Crate {
     name: &'static str,
     version: Version,
@@ -272,7 +272,7 @@ fn look(steps: &mut Steps) -> Result<Vec<Crate>> {
     let one = |name: &'static str| {
         let mut rustdoc = cargo(&["rustdoc", "--locked", "--package", name, "--lib", "--"]);
         rustdoc.args(["-Z", "unstable-options", "--output-format", "json"]);
-        // Not for all of cargo: build scripts look at what it takes, and everything would be built anew.
+        // Unlocked for rustdoc only, not for all of cargo: build scripts see that, and everything would be rebuilt.
         rustdoc.env("RUSTDOC", std::env::current_exe()?).env(AS_RUSTDOC, "1");
         steps.run(&format!("api of {name}"), rustdoc)?;
         let json = workspace.target().join("doc").join(format!("{}.json", name.replace('-', "_")));
@@ -288,16 +288,16 @@ fn look(steps: &mut Steps) -> Result<Vec<Crate>> {
     CRATES.into_iter().map(one).collect()
 }
 
-/// Whether this process is to be rustdoc: see [`be_rustdoc`].
+/// Whether cargo started this process as rustdoc: see [`be_rustdoc`].
 pub fn is_rustdoc() -> bool {
     std::env::var_os(AS_RUSTDOC).is_some()
 }
 
-/// Becomes the rustdoc of this toolchain, with its JSON unlocked.
+/// Replaces this process with the toolchain's rustdoc, with JSON output enabled.
 pub fn be_rustdoc() -> ExitCode {
     let mut rustdoc = Command::new("rustdoc");
     rustdoc.args(std::env::args_os().skip(1)).env("RUSTC_BOOTSTRAP", "1").env_remove(AS_RUSTDOC);
-    // Comes back only if it cannot.
+    // Returns only on failure.
     eprintln!("xtask: rustdoc: {}", rustdoc.exec());
     ExitCode::FAILURE
 }
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// The listing, what has changed, the version now; what is broken, new and gone.
+    /// The listing, the change, the version; then the expected broken, new and gone items.
     #[test]
     fn what_is_removed_or_changed_breaks_a_promise_unless_the_version_says_so() {
         type Row<'a> = (Option<&'a str>, &'a [&'a str], &'a [&'a str], &'a str, [&'a [&'a str]; 3]);

@@ -1,4 +1,4 @@
-//! Everything that can be said about the code without running it. Warnings are errors here and nowhere else.
+//! Every check of the code that does not run it. Warnings are errors here and nowhere else.
 
 use anyhow::{Result, bail};
 
@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 /// The package whose features are linted one by one.
 const HOST: &str = "groundskeeper";
 
-/// Packages that have to build without what the rest of the workspace asks their dependencies for.
+/// Packages that must build without features that the rest of the workspace enables in their dependencies.
 const ALONE: [&str; 12] = [
     "groundskeeper-base",
     "groundskeeper-pool",
@@ -26,10 +26,10 @@ const ALONE: [&str; 12] = [
     "chain-node",
 ];
 
-/// The version that `.ci/run` installs; any other one may know other rules.
+/// The version that `.ci/run` installs. Other versions may have other rules.
 const DENY_VERSION: &str = include_str!("../cargo-deny.version");
 
-/// The cheap ones first.
+/// Cheap checks first.
 const PARTS: [&str; 6] = ["fmt", "deny", "clippy", "doc", "api", "guests"];
 
 /// Checks the given parts, or all of them.
@@ -53,8 +53,8 @@ pub fn run(steps: &mut Steps, parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The workspace as it is built, then each crate by itself, then the library with no feature and with each one alone: what
-/// one forgets to ask for, another one brings in by accident.
+/// Lints the workspace as it is built, each crate alone, and the library without features and with each feature alone:
+/// a feature that one crate forgets to enable may otherwise come from another crate by accident.
 fn clippy(steps: &mut Steps) -> Result<()> {
     let all = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     steps.run("clippy", cargo(&all))?;
@@ -81,7 +81,7 @@ fn doc(steps: &mut Steps) -> Result<()> {
     steps.run("doc", doc)
 }
 
-/// Bans, licences and sources. Needs no network but for packages that this platform never builds.
+/// Checks bans, licences and sources. Needs the network only for packages that this platform never builds.
 fn deny(steps: &mut Steps) -> Result<()> {
     let wanted = DENY_VERSION.trim();
     let Some(version) = output(command("cargo-deny", &["--version"]))? else {

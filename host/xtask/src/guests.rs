@@ -1,4 +1,4 @@
-//! Picks a toolchain for WebAssembly and builds with it what runs there. Installs nothing but a rustup target.
+//! Picks a toolchain for WebAssembly and builds the guests with it. Installs nothing but a rustup target.
 
 use std::fs;
 use std::process::Command;
@@ -8,22 +8,22 @@ use anyhow::{Context, Result};
 use crate::steps::{Steps, cargo, command, output};
 use crate::toolchain::{self, Toolchain};
 
-/// What guests are made of. Each has to build for wasm32 by itself, without anything of the host.
+/// The crates that guests consist of. Each must build for wasm32 alone, without any crate of the host.
 const PACKAGES: [&str; 2] = ["groundskeeper-sdk", "groundskeeper-phases"];
 
-/// Phases that authors copy from.
+/// Phases that authors copy.
 const EXAMPLES: [&str; 6] =
     ["feeler", "group-diversity", "health-decay", "partition-watch", "stats", "topology"];
 
-/// Guests whose imports and sizes are looked at, and the profiles they are built with: what an author has by default,
-/// and what the node's own `build` makes.
+/// Guests with checked imports and sizes, and the profiles for building them: an author's defaults, and the profile
+/// that the node's own `build` uses.
 const GUESTS: [&str; 2] = ["pulse", "slow-peers"];
 const PROFILES: [&str; 3] = ["dev", "release", "guest"];
 
-/// Builds all guest packages for wasm32, and looks at what some of them import.
+/// Builds all guest packages for wasm32, and checks the imports of some of them.
 ///
 /// # Errors
-/// If no toolchain can, naming what to install; if the build fails; if a guest imports what its phase does not call.
+/// If no toolchain works (names what to install), the build fails, or a guest imports what its phase does not call.
 pub fn run(steps: &mut Steps) -> Result<()> {
     let toolchain = toolchain::pick(&mut |note| eprintln!("xtask: {note}")).map_err(anyhow::Error::msg)?;
     for package in PACKAGES {
@@ -41,14 +41,14 @@ pub fn run(steps: &mut Steps) -> Result<()> {
     steps.run("imports and sizes", cargo(&look))
 }
 
-/// `cargo` with the toolchain that this machine has.
+/// A `cargo` command with the toolchain that this machine has.
 fn with(toolchain: &Toolchain, verb: &str, rest: &[&str]) -> Command {
     let mut command = toolchain.cargo(verb);
     command.args(rest);
     command
 }
 
-/// Examples whose components are committed, `slow-peers` first because it is the one to read.
+/// Examples with committed components. `slow-peers` is first because readers should start there.
 const READY: [&str; 8] = [
     "slow-peers",
     "slow-peers-c",
@@ -60,7 +60,7 @@ const READY: [&str; 8] = [
     "topology",
 ];
 
-/// Builds the components of `examples/ready` anew, each with a manifest that pins it.
+/// Rebuilds the components of `examples/ready`, each with a manifest that pins it.
 ///
 /// # Errors
 /// If one does not build, or its manifest has problems.

@@ -1,4 +1,4 @@
-//! The verbs of this repository. Reads the command line and picks one; cargo and its tools do the work.
+//! The commands of this repository. Reads the command line and picks one; cargo and its tools do the work.
 
 mod advisories;
 mod api;
@@ -10,7 +10,7 @@ mod steps;
 mod tally;
 mod test;
 mod tsan;
-// One file for both: the binary's `build` picks a toolchain in the same way.
+// The same file as in the binary, because its `build` picks a toolchain in the same way.
 #[path = "../../author/src/toolchain.rs"]
 mod toolchain;
 mod workspace;
@@ -27,18 +27,18 @@ cargo xtask VERB
   check [PART..]                    everything but the tests; parts: fmt deny clippy doc api guests
   test                              every test of the workspace, doc tests and loom models included
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
-  bench GROUP --against PROGRAM     the same beside another build of groundskeeper-bench, in pairs: [--pairs N] [--quick]
-  guests                            builds what runs as WebAssembly, with the toolchain that this machine has
-  api [--released]                  writes the public API down in docs/api; --released makes a promise of it
-  ready                             builds the components of examples/ready anew
-  sim [--seeds N | --seed S]        ten simulated hosts for ten minutes: 200 seeds, N, or exactly S and what happens in it
-  tsan                              what threads share, under ThreadSanitizer
+  bench GROUP --against PROGRAM     the same against another build of groundskeeper-bench, in pairs: [--pairs N] [--quick]
+  guests                            builds everything that runs as WebAssembly, with this machine's toolchain
+  api [--released]                  updates the listings of the public API in docs/api; --released promises them
+  ready                             rebuilds the components of examples/ready
+  sim [--seeds N | --seed S]        ten simulated hosts for ten minutes: 200 seeds, N seeds, or seed S with its events
+  tsan                              tests of code that threads share, under ThreadSanitizer
   advisories                        known vulnerabilities in dependencies; needs the network
 
 Each verb prints the commands it runs.
 ";
 
-/// What the node itself ends with when it does not understand its flags.
+/// The node's own exit code for wrong flags.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {

@@ -1,14 +1,14 @@
-//! Runs the simulated network: so many seeds, or exactly one, which tells what happens.
+//! Runs the simulated network: a number of seeds, or exactly one with a report of its events.
 
 use anyhow::{Result, bail};
 
 use crate::steps::{Steps, cargo};
 
-/// What is run if nothing else is said; `cargo test` runs as many.
+/// The default number of seeds; `cargo test` runs as many.
 const SEEDS: &str = "200";
 
 /// # Errors
-/// If an invariant does not hold in some seed, which is named with the line that runs it again, or for other flags.
+/// If an invariant fails in some seed, which is named with the command that repeats it; also for unknown flags.
 pub fn run(steps: &mut Steps, flags: &[&str]) -> Result<()> {
     let (flag, number) = match flags {
         [] => ("--seeds", SEEDS),

@@ -1,4 +1,4 @@
-//! Runs commands one after the other, shows each before it runs, and keeps the wall time. Decides nothing.
+//! Runs commands one after the other, shows each before it runs, and measures the wall time. Decides nothing.
 
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Command, ExitStatus};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::root;
 
-/// The commands of one verb.
+/// The commands that one verb runs.
 pub struct Steps {
     done: Vec<(String, Duration)>,
 }
@@ -19,19 +19,19 @@ impl Steps {
         Self { done: Vec::new() }
     }
 
-    /// Runs `command` to its end, with this terminal.
+    /// Runs `command` to its end, connected to this terminal.
     ///
     /// # Errors
-    /// If it cannot be started, or ends with anything but success.
+    /// If it cannot be started, or does not end with success.
     pub fn run(&mut self, name: &str, command: Command) -> Result<()> {
         self.step(name, command, |mut command| Ok(command.status()?))
     }
 
-    /// Runs `command` to its end. Both of its outputs go to ours in the order they are written, and line by line to
+    /// Runs `command` to its end. Copies both of its outputs to ours in the order of writing, and passes each line to
     /// `line`.
     ///
     /// # Errors
-    /// As of [`Self::run`].
+    /// Like [`Self::run`].
     pub fn watch(&mut self, name: &str, command: Command, line: impl FnMut(&str)) -> Result<()> {
         self.step(name, command, |command| watched(command, &mut std::io::stdout(), line))
     }
@@ -54,7 +54,7 @@ impl Steps {
         Ok(())
     }
 
-    /// What each step took, for the terminal; nothing if there was only one.
+    /// Prints the time of each step; nothing if there was only one.
     pub fn summary(&self) {
         if self.done.len() < 2 {
             return;
@@ -66,7 +66,7 @@ impl Steps {
     }
 }
 
-/// Shows and hands on what `command` writes until it has ended, and not until everything that it left behind has.
+/// Copies the output of `command` until it has ended. Does not wait for processes that it leaves behind.
 fn watched(mut command: Command, out: &mut impl Write, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
     const PATIENCE: Duration = Duration::from_millis(200);
     let (mut reader, writer) = std::io::pipe()?;
@@ -104,8 +104,8 @@ fn watched(mut command: Command, out: &mut impl Write, mut line: impl FnMut(&str
     }
 }
 
-/// A command in the workspace's root. What `cargo run` told this process about itself is not handed on: build scripts
-/// that look at it (ring's does) would run anew each time, here and in the developer's shell by turns.
+/// A command in the workspace's root. Removes the variables that `cargo run` set for this process: build scripts that
+/// depend on them (ring's does) would otherwise run again each time, alternating with those from the developer's shell.
 pub fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args).current_dir(root());
@@ -119,15 +119,15 @@ pub fn command(program: &str, args: &[&str]) -> Command {
     command
 }
 
-/// The cargo that started this one.
+/// A command for the cargo that started this program.
 pub fn cargo(args: &[&str]) -> Command {
     command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), args)
 }
 
-/// What `program` prints, without this terminal. None if it is not there or fails.
+/// The output of `program`, not connected to this terminal. None if it is not installed or fails.
 ///
 /// # Errors
-/// If it is there and cannot be started.
+/// If it is installed but cannot be started.
 pub fn output(mut command: Command) -> Result<Option<String>> {
     match command.output() {
         Ok(output) if output.status.success() => Ok(Some(String::from_utf8(output.stdout)?)),
@@ -137,7 +137,7 @@ pub fn output(mut command: Command) -> Result<Option<String>> {
     }
 }
 
-/// The command as one would type it, with the variables set for it.
+/// The command as a user would type it, with the variables set for it.
 fn shown(command: &Command) -> String {
     let quoted = |text: &str| if text.contains(' ') { format!("'{text}'") } else { text.to_owned() };
     let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));

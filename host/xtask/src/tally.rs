@@ -1,27 +1,27 @@
-//! What a run of `cargo test` comes to, read from what cargo and the test binaries print. Their output is for people and
-//! may change: what is not understood is left out here and still stands above.
+//! Summarizes a run of `cargo test` from the output of cargo and the test binaries. That output is for people and may
+//! change: the summary omits what it does not understand, and the full output is still above.
 
 use std::fmt::Write as _;
 
-/// A test that failed, or something else that kept tests from passing.
+/// A failed test, or another failure that kept tests from passing.
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
-    /// What to hand to `cargo test` to see it again, or what cargo said it runs.
+    /// The arguments of `cargo test` that run it again, or what cargo named as running.
     target: String,
     what: String,
     reason: String,
 }
 
-/// The run of one binary, until it tells its result.
+/// The run of one binary, until it prints its result.
 struct Run {
     tests: usize,
     lines: Vec<String>,
-    /// It shows what its failed tests wrote, which may be a whole run of other tests.
+    /// It is printing the output of its failed tests, which may contain a whole run of other tests.
     is_telling: bool,
 }
 
 impl Run {
-    /// Whether these counts are of this run: as many tests, and one of the failed was seen failing.
+    /// Whether these counts belong to this run: the number of tests matches, and a failed one was seen failing.
     fn is_ended_by(&self, counts: [usize; 3]) -> bool {
         let failed = |name: &str| {
             let begun = format!("test {name} ");
@@ -38,20 +38,20 @@ pub struct Tally {
     passed: usize,
     failed: usize,
     ignored: usize,
-    /// Binaries that ended without telling their result.
+    /// Binaries that ended without a result.
     lost: usize,
     failures: Vec<Failure>,
-    /// What cargo said last that it runs. Before that it builds.
+    /// The target that cargo last said it runs. None while it builds.
     target: Option<String>,
-    /// Failures of the target that runs now, which cargo names afterwards.
+    /// Failures of the current target, which cargo names afterwards.
     fresh: usize,
     run: Option<Run>,
-    /// The first error of a build that has not been said to have failed yet.
+    /// The first error of a build before cargo reports its failure.
     error: Option<String>,
 }
 
 impl Tally {
-    /// Takes the next line.
+    /// Processes the next line.
     pub fn line(&mut self, line: &str) {
         let line = plain(line);
         if let Some(run) = &mut self.run
@@ -70,7 +70,7 @@ impl Tally {
         } else if let Some(target) = failed_target(&line) {
             self.named(target);
         } else if let Some(how) = unsuccessful(&line) {
-            // Follows the line that names the target.
+            // This line follows the one that names the target.
             if let Some(last) = self.failures.last_mut().filter(|last| last.reason == NO_RESULT) {
                 last.reason = how.to_owned();
             }
@@ -104,7 +104,7 @@ impl Tally {
         }));
     }
 
-    /// Cargo says what `target` is and that it failed.
+    /// Records that cargo named `target` as failed.
     fn named(&mut self, target: &str) {
         if self.fresh > 0 && self.run.is_none() {
             let first = self.failures.len() - self.fresh;
@@ -129,7 +129,7 @@ impl Tally {
         });
     }
 
-    /// How many of each.
+    /// The count of each kind.
     pub fn total(&self) -> String {
         let lost = match self.lost {
             0 => String::new(),
@@ -139,7 +139,7 @@ impl Tally {
         format!("{} passed, {} failed, {} ignored{lost}", self.passed, self.failed, self.ignored)
     }
 
-    /// Each failure with the first line of its reason, and the total. None if nothing failed that is understood here.
+    /// Each failure with the first line of its reason, and the total. None if no failure was recognized.
     pub fn failures(&self) -> Option<String> {
         if self.failures.is_empty() {
             return None;
@@ -161,13 +161,13 @@ fn plain(line: &str) -> String {
     first + &pieces.map(|piece| piece.split_once('m').map_or("", |(_, rest)| rest)).collect::<String>()
 }
 
-/// What cargo starts.
+/// The target that cargo starts.
 fn started(line: &str) -> Option<&str> {
     let word = line.strip_prefix("  ")?.trim_start();
     word.strip_prefix("Running ").or_else(|| word.starts_with("Doc-tests ").then_some(word))
 }
 
-/// What cargo says to hand to it for running only what failed.
+/// The arguments that cargo suggests for running only the failed tests.
 fn failed_target(line: &str) -> Option<&str> {
     let test = line.strip_prefix("error: test failed, to rerun pass `");
     test.or_else(|| line.strip_prefix("error: doctest failed, to rerun pass `"))?.strip_suffix('`')
@@ -191,13 +191,13 @@ fn counts(line: &str) -> Option<[usize; 3]> {
     Some([count(" passed")?, count(" failed")?, count(" ignored")?])
 }
 
-/// The names of the tests that failed, and where that list begins.
+/// The names of the failed tests, and the index where their list begins.
 fn listed(lines: &[String]) -> (usize, Vec<&str>) {
     let list = lines.iter().rposition(|line| line == "failures:").unwrap_or(lines.len());
     (list, lines[list..].iter().filter_map(|line| line.strip_prefix("    ")).collect())
 }
 
-/// The tests that failed in a run, each with the first line of its reason.
+/// The failed tests of a run, each with the first line of its reason.
 fn failures(lines: &[String]) -> Vec<(String, String)> {
     let (list, names) = listed(lines);
     let heads: Vec<String> = names.iter().map(|name| format!("---- {name} stdout ----")).collect();
@@ -209,7 +209,7 @@ fn failures(lines: &[String]) -> Vec<(String, String)> {
     names.iter().zip(&heads).map(|(name, head)| ((*name).to_owned(), reason(name, head))).collect()
 }
 
-/// The first line of why a test failed, out of what is shown of it: of its own last panic, for earlier ones it has caught.
+/// The first line of the reason from a failed test's output: of its own last panic, because it has caught earlier ones.
 fn reason(test: &str, shown: &[&str]) -> String {
     let panics = || {
         shown.iter().enumerate().filter_map(|(at, line)| {
@@ -239,7 +239,7 @@ mod tests {
         tally
     }
 
-    /// Of two packages: failures of all kinds, a failed test that shows a whole run, an abort, doc tests.
+    /// Output of two packages: failures of all kinds, a failed test that prints a whole run, an abort, doc tests.
     const FAILED: &str = include_str!("tally/failed.txt");
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every test that the README promises, and what they need. Runs tests; leaves linting to `check`.
+//! Runs every test that the README promises. Linting is left to `check`.
 
 use std::io::IsTerminal;
 
@@ -7,11 +7,11 @@ use anyhow::{Result, bail};
 use crate::steps::{Steps, cargo};
 use crate::tally::Tally;
 
-/// Runs them all; on a fresh machine the dependencies are fetched first. The models of the lock-free parts are among
-/// them: `docs/decisions/0001-ci-budget.md` says why they need no build of their own.
+/// Runs all tests; a fresh machine fetches the dependencies first. The loom models of the lock-free parts are included:
+/// `docs/decisions/0001-ci-budget.md` says why they need no separate build.
 ///
 /// # Errors
-/// If a test fails, with each of those that did.
+/// If a test fails; names every failed test.
 pub fn run(steps: &mut Steps) -> Result<()> {
     steps.run("fetch", cargo(&["fetch", "--locked"]))?;
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);

@@ -1,5 +1,5 @@
-//! Runs what threads share under ThreadSanitizer, which comes with the toolchain. For people, not for CI: it builds the
-//! host and the standard library anew, some six minutes.
+//! Runs code that threads share under ThreadSanitizer, which comes with the toolchain. For people, not for CI: it
+//! rebuilds the host and the standard library, about six minutes.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::{Steps, cargo, command, output};
 
-/// Tests with a data race each, in `host/groundskeeper/tests/planted_race.rs`.
+/// Tests that each contain a data race, in `host/groundskeeper/tests/planted_race.rs`.
 const PLANTED: [&str; 2] = ["between_two_threads", "between_a_test_and_a_thread"];
 
-/// Packages whose unit tests are run: the queues, and the pool.
+/// Packages with unit tests to run: the queues and the pool.
 const SHARED: [&str; 4] = ["--package", "groundskeeper-flow", "--package", "groundskeeper-pool"];
 
-/// The library without WebAssembly: compiled guests are not looked into.
+/// The library without WebAssembly: the sanitizer cannot see into compiled guests.
 const LIBRARY: [&str; 5] =
     ["--package", "groundskeeper", "--no-default-features", "--features", "node,record"];
 
 /// # Errors
-/// If a planted race is not found: then it says nothing that no other is. If a test fails or a race is found; the report
-/// is above.
+/// If a planted race is not found, because then the absence of other reports means nothing. Also if a test fails or a
+/// race is found; the report is above.
 pub fn run(steps: &mut Steps) -> Result<()> {
     let sysroot = output(command("rustc", &["--print", "sysroot"]))?.context("rustc does not run")?;
     if !Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std").is_dir() {
@@ -46,13 +46,13 @@ pub fn run(steps: &mut Steps) -> Result<()> {
 /// `cargo test` of the host under the sanitizer.
 fn sanitized(words: &[&str]) -> std::process::Command {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    // The standard library too: what it orders is not seen otherwise, and what is no race would have to be suppressed.
+    // The standard library too: otherwise its synchronization is invisible, and false reports would need suppressions.
     let test = ["test", "-Zbuild-std", "--target", &target];
     let mut command = cargo(&[&test[..], words].concat());
-    // The flags are for nightly compilers; the runtime is there in stable ones too.
+    // The flags need a nightly compiler; the runtime is also in stable toolchains.
     command.env("RUSTC_BOOTSTRAP", "1");
     command.env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
-    // A folder of its own: another flag is another build of everything.
+    // A separate target folder: other flags rebuild everything.
     command.env(
         "CARGO_TARGET_DIR",
         std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into()) + "/tsan",

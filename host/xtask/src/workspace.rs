@@ -1,4 +1,4 @@
-//! What cargo says about this workspace: its packages, their features, the rustc they need. Changes nothing.
+//! Cargo's metadata of this workspace: its packages, their features, the rustc they need. Changes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub struct Workspace {
 
 impl Workspace {
     /// # Errors
-    /// If `cargo metadata` fails, which says why by itself.
+    /// If `cargo metadata` fails; it prints the reason itself.
     pub fn read() -> Result<Self> {
         let metadata = output(cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
         let metadata = metadata.context("cargo metadata failed; run it by hand to see why")?;
@@ -34,7 +34,7 @@ impl Workspace {
         self.packages.iter().find(|package| package["name"] == name)
     }
 
-    /// Where cargo builds.
+    /// Cargo's target folder.
     pub fn target(&self) -> &Path {
         &self.target
     }
@@ -47,7 +47,7 @@ impl Workspace {
         self.package(name).is_some()
     }
 
-    /// The features of a package, `default` apart.
+    /// The features of a package, without `default`.
     pub fn features(&self, name: &str) -> Vec<&str> {
         let features = self.package(name).and_then(|package| package["features"].as_object());
         let names = features.into_iter().flat_map(|features| features.keys().map(String::as_str));

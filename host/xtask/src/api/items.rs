@@ -1,4 +1,4 @@
-//! The items of a crate's public API, out of rustdoc's JSON: which lines are worth having.
+//! Extracts the items of a crate's public API from rustdoc's JSON, and selects the lines for the listing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub(super) fn items(json: &Path) -> Result<BTreeSet<String>> {
-    // What std implements for everything is no promise of ours.
+    // Blanket implementations of std are no promise of ours.
     let api = |without_derived| {
         public_api::Builder::from_rustdoc_json(json)
             .omit_blanket_impls(true)
@@ -19,7 +19,7 @@ pub(super) fn items(json: &Path) -> Result<BTreeSet<String>> {
          take another version of it, or run with RUSTUP_TOOLCHAIN set to the rustc that docs/decisions/0020 names",
     )?;
     let written = api(true)?;
-    // That a trait is implemented is a promise; what its methods are is the trait's.
+    // Implementing a trait is a promise; the methods belong to the trait.
     let is_kept = |line: &String| {
         is_promise(line)
             && (line.starts_with("impl") || written.contains(line) && !is_of_std_trait(line, &all))
@@ -27,7 +27,7 @@ pub(super) fn items(json: &Path) -> Result<BTreeSet<String>> {
     Ok(all.iter().filter(|line| is_kept(line)).map(|line| without_lifetime(line)).collect())
 }
 
-/// Methods that traits of std and serde have, and these traits.
+/// Traits of std and serde, and their methods.
 const STD_METHODS: [(&str, &str); 9] = [
     ("fmt", "core::fmt::"),
     ("default", "core::default::Default"),
@@ -40,7 +40,7 @@ const STD_METHODS: [(&str, &str); 9] = [
     ("add_assign", "core::ops::arith::AddAssign"),
 ];
 
-/// Whether a line is a method that one of `all`, an implementation of a trait, has already told of.
+/// Whether a line is a method of a trait implementation in `all`, which already covers it.
 fn is_of_std_trait(line: &str, all: &BTreeSet<String>) -> bool {
     let Some(method) = line.strip_prefix("pub fn ") else { return false };
     STD_METHODS.iter().any(|(name, of)| {
@@ -56,7 +56,7 @@ fn is_of_std_trait(line: &str, all: &BTreeSet<String>) -> bool {
     })
 }
 
-/// An implementation of `Deserialize` as those of other traits are written: its lifetime and its bound are serde's own.
+/// An implementation of `Deserialize` in the form of other traits: its lifetime and bound are serde's.
 fn without_lifetime(line: &str) -> String {
     match line.strip_prefix("impl<'de> serde_core::de::Deserialize<'de> for ") {
         Some(target) => {
@@ -67,11 +67,11 @@ fn without_lifetime(line: &str) -> String {
     }
 }
 
-/// Whether a line is worth having. That a type is `Send` would be a line for each of them; that it is not is one where it
-/// matters, and shows when it comes.
+/// Whether a line belongs in the listing. `Send` would add a line for each type; `!Send` is a line where it matters, so
+/// a loss of `Send` still shows.
 fn is_promise(line: &str) -> bool {
     let head = line.split(" for ").next().filter(|head| head.starts_with("impl")).unwrap_or_default();
-    // That a type has methods of its own is told by each of them.
+    // The methods of an inherent impl already have their lines.
     if line.strip_prefix("impl ").is_some_and(|path| !path.contains([' ', '<'])) {
         return false;
     }
