@@ -1,4 +1,4 @@
-//! What the chain is made of, and who has signed it. Knows no rule of agreement.
+//! The data of the chain: transactions, blocks, votes, and their signatures. Knows no consensus rule.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,13 +8,13 @@ use groundskeeper::peer::PeerId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Transactions in one block: with 200 bytes each, a block is a fifth of the host's largest frame.
+/// Transactions in one block: at 200 bytes each, a block is a fifth of the host's largest frame.
 pub const MOST_TRANSACTIONS: usize = 256;
 
-/// More would make certificates larger than blocks.
+/// More validators would make certificates larger than blocks.
 const MOST_VALIDATORS: usize = 64;
 
-/// SHA-256 over what a thing is and its bytes.
+/// SHA-256 over a value's kind and its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest([u8; 32]);
 
@@ -36,12 +36,12 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// What is hashed or signed: what kind of thing it is goes first, so that no vote can pass for a transaction.
+/// The bytes that are hashed or signed. The kind comes first, so that a vote cannot pass for a transaction.
 fn bytes(what: &str, value: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(&(what, value)).expect("plain data has a postcard form")
 }
 
-/// A node's signature. Any bytes until it is checked.
+/// A node's signature. It may be any bytes until it is checked.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature(Vec<u8>);
 
@@ -61,20 +61,20 @@ impl fmt::Debug for Signature {
     }
 }
 
-/// The beginning, which every node of one chain has alike.
+/// The start of a chain, equal on all its nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Genesis {
     pub name: String,
-    /// One block can come in each slot.
+    /// Length of a slot. Each slot can have one block.
     pub slot_ms: u32,
-    /// Who proposes, in turn, and votes. A wallet is a node's id, too.
+    /// The nodes that propose in turn and vote. A wallet is also a node's id.
     pub validators: Vec<PeerId>,
 }
 
 impl Genesis {
     /// # Errors
-    /// What is wrong with it, and what would not be.
+    /// What is wrong with it, and the valid range.
     pub fn check(&self) -> Result<(), String> {
         let distinct: BTreeSet<_> = self.validators.iter().collect();
         if !(1..=MOST_VALIDATORS).contains(&self.validators.len()) || distinct.len() != self.validators.len()
@@ -91,7 +91,7 @@ impl Genesis {
         Digest::of("genesis", self)
     }
 
-    /// The name of the network that it makes: nodes with another genesis do not even shake hands.
+    /// The name of its network. Nodes with another genesis fail the handshake.
     pub fn network(&self) -> String {
         let digest = self.digest().to_string();
         format!("chain-{}", &digest[..24])
@@ -102,23 +102,23 @@ impl Genesis {
         unix_ms / u64::from(self.slot_ms)
     }
 
-    /// Whose turn it is.
+    /// The validator that proposes in `slot`.
     pub fn leader(&self, slot: u64) -> &PeerId {
         &self.validators[(slot % self.validators.len() as u64) as usize]
     }
 
-    /// The place of a validator.
+    /// The index of a validator.
     pub fn seat(&self, of: &PeerId) -> Option<u8> {
         self.validators.iter().position(|one| one == of).map(|at| at as u8)
     }
 
-    /// Whether so many votes are more than two thirds.
+    /// Whether this number of votes is more than two thirds.
     pub fn is_enough(&self, votes: usize) -> bool {
         3 * votes > 2 * self.validators.len()
     }
 }
 
-/// A payment. `nonce` tells two equal ones apart.
+/// A payment. `nonce` distinguishes equal ones.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Transaction {
     pub from: PeerId,
@@ -149,7 +149,7 @@ impl Transaction {
 pub struct Block {
     /// From 1.
     pub height: u64,
-    /// The block before it, or the genesis.
+    /// The previous block, or the genesis.
     pub parent: Digest,
     pub slot: u64,
     pub transactions: Vec<Transaction>,
@@ -161,7 +161,7 @@ impl Block {
     }
 }
 
-/// A block that a leader stands for.
+/// A block with the signature of its leader.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Proposal {
     pub block: Block,
@@ -174,7 +174,7 @@ impl Proposal {
         Self { block, signature }
     }
 
-    /// Whether it is what the leader of its slot may propose, for all that can be told without the chain.
+    /// Whether the leader of its slot may propose it, as far as that can be checked without the chain.
     pub fn is_sound(&self, genesis: &Genesis) -> bool {
         let Block { height, slot, transactions, .. } = &self.block;
         let ids: BTreeSet<Digest> = transactions.iter().map(Transaction::id).collect();
@@ -205,7 +205,7 @@ impl Vote {
     }
 }
 
-/// A block with the votes of more than two thirds: proof for everybody, whoever hands it on.
+/// A block with the votes of more than two thirds. It proves itself, whichever peer sends it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Certified {
     pub proposal: Proposal,

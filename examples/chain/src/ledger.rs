@@ -3,12 +3,12 @@
 //!
 //! The rules are those of Streamlet (Chan and Shi, "Streamlet: Textbook Streamlined Blockchains", 2020):
 //! - the leader of a slot proposes one block on top of the longest chain of *certified* blocks that it has seen;
-//! - a validator votes for the leader's block of this slot, once, if it stands on one of the longest such chains;
+//! - a validator votes once per slot, for the leader's block if its parent ends one of the longest such chains;
 //! - a block with the votes of more than two thirds is certified;
-//! - of three certified blocks in a row from slots in a row the second is final, with all before it.
+//! - of three certified blocks in a row, from slots in a row, the second one and all before it are final.
 //!
-//! Two nodes never hold different final blocks at one height while fewer than a third of the validators cheat. A validator
-//! that forgets what it has promised, or which certified blocks it has seen, would be cheating: see [`crate::log`].
+//! As long as fewer than a third of the validators cheat, two nodes never hold different final blocks at one height. A
+//! validator that forgets its promises, or the certified blocks it has seen, would be cheating: see [`crate::log`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,39 +18,39 @@ use crate::block::{
     Block, Certified, Digest, Genesis, MOST_TRANSACTIONS, Proposal, Signature, Transaction, Vote,
 };
 
-/// Slots for which proposals and votes are held; a node that was away longer gets certified blocks.
+/// Proposals and votes of this many slots are kept. A node that was away longer gets certified blocks.
 const SLOTS: u64 = 64;
 
-/// Proposals held of one slot: an honest leader makes one.
+/// Proposals kept per slot: an honest leader makes one.
 const PROPOSALS: usize = 4;
 
-/// Transactions that wait.
+/// Maximum number of waiting transactions.
 const WAITING: usize = 4096;
 
-/// What became of something that somebody sent.
+/// The result of receiving something from a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Taken {
-    /// It is news, and others should hear of it.
+    /// It is new, and other peers should get it.
     New,
-    /// It is known, or no use to us: nobody's fault.
+    /// It is known or not useful. The sender did nothing wrong.
     Useless,
-    /// Its sender should have known better.
+    /// It breaks the rules, and the sender could have known.
     Bad,
 }
 
-/// Where a chain ends.
+/// The end of a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tip {
     pub height: u64,
     pub block: Digest,
 }
 
-/// One node's picture of the chain. All of it is in memory.
+/// One node's view of the chain, in memory.
 pub struct Ledger {
     genesis: Genesis,
     root: Digest,
     certified: HashMap<Digest, Certified>,
-    /// The longest chain of certified blocks; of two equally long ones that with the lower digest.
+    /// The end of the longest chain of certified blocks; of two equally long ones, that with the lower digest.
     tip: Tip,
     /// By height, from 1.
     finals: Vec<Digest>,
@@ -59,7 +59,7 @@ pub struct Ledger {
     proposals: BTreeMap<u64, BTreeMap<Digest, Proposal>>,
     /// By slot and seat; the first vote counts.
     votes: BTreeMap<u64, BTreeMap<u8, (Digest, Signature)>>,
-    /// With the slot in which each came.
+    /// With the slot in which each arrived.
     waiting: BTreeMap<Digest, (u64, Transaction)>,
     unsaved: Vec<Certified>,
 }
@@ -101,7 +101,7 @@ impl Ledger {
         self.finals[from..].iter().filter_map(|digest| self.certified.get(digest)).map(Certified::block)
     }
 
-    /// The longest chain above `height`, lowest first.
+    /// The blocks of the longest chain above `height`, lowest first.
     pub fn chain_above(&self, height: u64) -> Vec<&Certified> {
         let mut chain: Vec<_> =
             self.back_from(self.tip.block).take_while(|one| one.block().height > height).collect();
@@ -113,7 +113,7 @@ impl Ledger {
         self.waiting.values().map(|(_, transaction)| transaction)
     }
 
-    /// Final transactions from or to a wallet, with their heights, and what that makes.
+    /// The balance of a wallet from final transactions, and these transactions with their heights.
     pub fn wallet(&self, of: &PeerId) -> (i128, Vec<(u64, &Transaction)>) {
         let all =
             self.finals_above(0).flat_map(|block| block.transactions.iter().map(|one| (block.height, one)));
@@ -165,7 +165,7 @@ impl Ledger {
         Taken::New
     }
 
-    /// Takes a block that others have certified. Its parent must be here: ask for chains from the lowest block on.
+    /// Adds a block that others have certified. Its parent must be here: request chains from the lowest block up.
     pub fn take_certified(&mut self, one: Certified, now: u64) -> Taken {
         if self.certified.contains_key(&one.block().digest()) || one.block().slot > now + 1 {
             return Taken::Useless;
@@ -182,7 +182,7 @@ impl Ledger {
         Taken::New
     }
 
-    /// Takes back what this node itself had saved. False if it does not fit on what was taken before it.
+    /// Adds a block that this node has saved earlier. False if it does not fit the blocks added before it.
     pub fn restore(&mut self, one: Certified) -> bool {
         let fits = self.fits(one.block());
         if fits {
@@ -191,7 +191,7 @@ impl Ledger {
         fits
     }
 
-    /// Blocks that were certified since the last call, and must be saved before the next promise.
+    /// Blocks certified since the last call. The caller must save them before its next promise.
     pub fn take_unsaved(&mut self) -> Vec<Certified> {
         std::mem::take(&mut self.unsaved)
     }
@@ -220,40 +220,40 @@ impl Ledger {
         proposals.iter().find(|(_, proposal)| good(&proposal.block)).map(|(digest, _)| *digest)
     }
 
-    /// Whether somebody has proposed a block whose parent is not certified here, though others must have seen that.
+    /// Whether a proposal has a parent that is not certified here, although others must have seen its certificate.
     pub fn is_behind(&self) -> bool {
         let blocks = self.proposals.values().flat_map(BTreeMap::values).map(|proposal| &proposal.block);
         let known = |digest: &Digest| *digest == self.root || self.certified.contains_key(digest);
         blocks.into_iter().any(|block| block.height > self.tip.height + 1 && !known(&block.parent))
     }
 
-    /// Lets go of what was proposed and voted on long ago.
+    /// Removes old proposals and votes.
     pub fn forget_slots_before(&mut self, slot: u64) {
         self.proposals = self.proposals.split_off(&slot.saturating_sub(SLOTS));
         self.votes = self.votes.split_off(&slot.saturating_sub(SLOTS));
     }
 
-    /// Lets go of transactions that have waited since before `slot`. How many there were.
+    /// Removes transactions that have waited since before `slot`. Returns how many there were.
     pub fn forget_waiting_before(&mut self, slot: u64) -> usize {
         let before = self.waiting.len();
         self.waiting.retain(|_, (since, _)| *since >= slot);
         before - self.waiting.len()
     }
 
-    /// From a certified block down to the first one.
+    /// A certified block, its parent, and so on down to the first one.
     fn back_from(&self, block: Digest) -> impl Iterator<Item = &Certified> {
         let parent = |one: &&Certified| self.certified.get(&one.block().parent);
         std::iter::successors(self.certified.get(&block), parent)
     }
 
-    /// Transactions of the chain that ends at `block`, as far as it is not final.
+    /// Transactions in the blocks up to `block` that are not final yet.
     fn spent_up_to(&self, block: Digest) -> HashSet<Digest> {
         let finals = self.finals.len() as u64;
         let open = self.back_from(block).take_while(|one| one.block().height > finals);
         open.flat_map(|one| &one.block().transactions).map(Transaction::id).collect()
     }
 
-    /// Whether its parent is certified, one lower and of an earlier slot.
+    /// Whether its parent is certified, one lower and from an earlier slot.
     fn fits(&self, block: &Block) -> bool {
         if block.parent == self.root {
             return block.height == 1;
@@ -262,7 +262,7 @@ impl Ledger {
         parent.is_some_and(|parent| block.height == parent.height + 1 && block.slot > parent.slot)
     }
 
-    /// Certifies what has enough votes by now. One block may make another one fit.
+    /// Certifies every block that now has enough votes. One block may make another one fit.
     fn certify(&mut self) {
         while let Some(one) = self.next_certified() {
             self.insert(one.clone());
@@ -292,7 +292,7 @@ impl Ledger {
         self.settle(block);
     }
 
-    /// Makes final what the new block `last` decides.
+    /// Makes blocks final if the new block `last` completes three in a row.
     fn settle(&mut self, last: Digest) {
         let three: Vec<&Block> = self.back_from(last).take(3).map(Certified::block).collect();
         let [third, second, first] = three[..] else { return };
@@ -306,7 +306,7 @@ impl Ledger {
         chain.reverse();
         let Some(lowest) = chain.first() else { return };
         if lowest.parent != self.last_final().block {
-            // More than a third of the validators cheat, or forgot. This node stays with what it has called final.
+            // A third of the validators or more cheat or forgot. This node keeps the blocks that it called final.
             tracing::error!(height, "two chains are final: validators have broken their word");
             return;
         }
@@ -319,7 +319,7 @@ impl Ledger {
     }
 }
 
-/// Whether a slot is one that proposals and votes are held for. Clocks differ by a slot at the most.
+/// Whether proposals and votes of this slot are kept. Clocks differ by at most one slot.
 fn is_near(slot: u64, now: u64) -> bool {
     (now.saturating_sub(SLOTS)..=now + 1).contains(&slot)
 }
@@ -330,7 +330,7 @@ mod tests {
 
     use super::*;
 
-    /// A network of ledgers in one place, in which every message may be lost.
+    /// A network of ledgers in one process. Any message may be lost.
     struct World {
         keys: Vec<Identity>,
         ledgers: Vec<Ledger>,
@@ -354,7 +354,7 @@ mod tests {
             (self.seed >> 33) % 100 < percent
         }
 
-        /// One slot among the nodes that are `up`; `lost` percent of what is sent does not arrive.
+        /// Runs one slot among the nodes that are `up`; `lost` percent of the messages do not arrive.
         fn slot(&mut self, slot: u64, up: &[usize], lost: u64) {
             let leader = self.genesis.seat(self.genesis.leader(slot)).map(usize::from).unwrap();
             if up.contains(&leader) {
@@ -377,7 +377,7 @@ mod tests {
             }
         }
 
-        /// `to` asks `from` for what it lacks.
+        /// `to` requests the blocks that it lacks from `from`.
         fn fetch(&mut self, to: usize, from: usize, slot: u64) {
             let above = self.ledgers[to].last_final().height;
             let blocks: Vec<Certified> = self.ledgers[from].chain_above(above).into_iter().cloned().collect();
@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(world.ledgers[0].tip().height, 0);
         (9..=20).for_each(|slot| world.slot(slot, &[0, 1, 2], 0));
         assert!(world.ledgers[2].last_final().height > 0);
-        // The one that was away takes it from one of them.
+        // The node that was away gets it from one of them.
         world.fetch(3, 0, 20);
         assert_eq!(world.ledgers[3].last_final(), world.ledgers[0].last_final());
         world.assert_agreed();
@@ -448,7 +448,7 @@ mod tests {
         (1..=2).for_each(|slot| world.slot(slot, &[0, 1, 2], 0));
         let first = world.ledgers[0].chain_above(0)[0].clone();
         assert_eq!(world.ledgers[3].take_certified(first, 2), Taken::New);
-        // It leads slot 3 and has not seen the second block.
+        // This node leads slot 3 and has not seen the second block.
         let short = Proposal::new(&world.keys[3], world.ledgers[3].propose(3));
         assert_eq!(short.block.height, 2);
         assert!(world.ledgers[3].take_proposal(short.clone(), 3) == Taken::New);
@@ -492,7 +492,7 @@ mod tests {
         let block = world.ledgers[0].propose(5);
         let forged = Proposal::new(&stranger, block.clone());
         assert_eq!(world.ledgers[0].take_proposal(forged, 5), Taken::Bad);
-        // Slot 5 is the second one's.
+        // The second node leads slot 5.
         let proposal = Proposal::new(&world.keys[1], block);
         assert_eq!(world.ledgers[0].take_proposal(proposal.clone(), 5), Taken::New);
         let digest = proposal.block.digest();
@@ -503,7 +503,7 @@ mod tests {
             proposal: proposal.clone(),
             votes: votes.iter().map(|vote| (vote.seat, vote.signature.clone())).collect(),
         };
-        // Two of four are too few, one of them twice too.
+        // Two of four votes are not enough, and a vote that is given twice counts once.
         assert_eq!(world.ledgers[3].take_certified(certified(&votes), 5), Taken::Bad);
         votes.push(votes[0].clone());
         assert_eq!(world.ledgers[3].take_certified(certified(&votes), 5), Taken::Bad);

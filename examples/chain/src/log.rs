@@ -1,8 +1,8 @@
-//! What a node must not forget: certified blocks and its own promises, in one file that only grows. Knows no rule of the
-//! chain: what the records mean is the ledger's business.
+//! What a node must not forget: certified blocks and its own promises, in one file that only grows. Knows no rule of
+//! the chain: the ledger interprets the records.
 //!
-//! After a crash the file ends with the last append that returned, or with a part of a later one, which nobody has been
-//! told of and which is cut off. So a node that is killed never votes twice in a slot, nor for less than it has seen.
+//! After a crash the file ends with the last append that returned, or with part of a later one. That part is cut off,
+//! because no peer has seen its content. So a killed node never votes twice in a slot, nor for less than it has seen.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,18 +16,18 @@ use crate::block::{Certified, Genesis};
 /// Length and checksum, in front of each append.
 const HEAD: usize = 8;
 
-/// Only this user's processes have any use for it.
+/// Only processes of this user need the file.
 const MODE: u32 = 0o640;
 
-/// One thing to remember.
+/// One entry of the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Record {
-    /// The first one.
+    /// The first entry.
     Genesis(Genesis),
     Certified(Certified),
-    /// This node has proposed in a slot, and will not again.
+    /// This node has proposed in a slot and must not do so again.
     Proposed(u64),
-    /// This node has voted in a slot, and will not again.
+    /// This node has voted in a slot and must not do so again.
     Voted(u64),
 }
 
@@ -47,10 +47,10 @@ pub struct ChainLog {
 }
 
 impl ChainLog {
-    /// Makes a log that begins with `genesis`.
+    /// Creates a log that begins with `genesis`.
     ///
     /// # Errors
-    /// Whatever the file system says; there is no file then, or the one that was there.
+    /// An error of the file system. The path then has no file, or the previous one.
     pub fn create(path: &Path, genesis: &Genesis) -> Result<Self, LogError> {
         let failed = |source| LogError::Io { path: path.to_owned(), source };
         write_whole(path, &framed(&[Record::Genesis(genesis.clone())]), MODE).map_err(failed)?;
@@ -61,7 +61,7 @@ impl ChainLog {
     /// Opens a log and reads it. None if there is no such file.
     ///
     /// # Errors
-    /// [`LogError`]; the file is as it was then.
+    /// [`LogError`]; the file is unchanged then.
     pub fn open(path: &Path) -> Result<Option<(Self, Vec<Record>)>, LogError> {
         let failed = |source| LogError::Io { path: path.to_owned(), source };
         let bytes = match std::fs::read(path) {
@@ -91,10 +91,10 @@ impl ChainLog {
         Ok(Some((Self { file, path: path.to_owned() }, records)))
     }
 
-    /// Appends all of `records` or, after a crash, none. Returns when they are on the disk; blocks until then.
+    /// Appends all of `records` or, after a crash, none. Blocks until they are on the disk.
     ///
     /// # Errors
-    /// Whatever the file system says. What is on the disk is not known then: make no promise, and open the log anew.
+    /// An error of the file system. The content of the disk is unknown then: make no promise, and reopen the log.
     pub fn append(&mut self, records: &[Record]) -> Result<(), LogError> {
         let written = self.file.write_all(&framed(records)).and_then(|()| self.file.sync_data());
         written.map_err(|source| LogError::Io { path: self.path.clone(), source })
@@ -109,9 +109,9 @@ fn framed(records: &[Record]) -> Vec<u8> {
 
 enum Next {
     Whole(Vec<Record>, usize),
-    /// It reaches to the end of the file: what a crash leaves.
+    /// It is incomplete at the end of the file: the result of a crash.
     Torn,
-    /// Something is behind it, so it was whole once.
+    /// More bytes follow it, so it was complete once.
     Damaged,
 }
 

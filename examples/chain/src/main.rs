@@ -1,4 +1,4 @@
-//! The command line of the chain: makes keys and a genesis, and runs a node. JSON lines out, one command a line in.
+//! The command line of the chain: creates keys and a genesis, runs a node. Prints JSON lines, reads a command a line.
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -28,14 +28,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Makes a data folder with a key, and tells the node's id
+    /// Creates a data folder with a key, and prints the node's id
     Init {
         #[arg(long)]
         data_dir: PathBuf,
     },
     /// Prints a genesis
     Genesis {
-        /// Who proposes and votes, by id
+        /// The validators that propose and vote, by id
         #[arg(required = true)]
         validators: Vec<PeerId>,
         #[arg(long, default_value = "toy")]
@@ -52,15 +52,15 @@ enum Verb {
         /// The file of a genesis; a node that has run before knows its own
         #[arg(long, conflicts_with = "join")]
         genesis: Option<PathBuf>,
-        /// The name of the network to join; its genesis is asked for
+        /// The name of the network to join; the node asks a peer for its genesis
         #[arg(long)]
         join: Option<String>,
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: Vec<SocketAddr>,
-        /// A node to begin with, as id@host:port
+        /// A node to connect to at the start, as id@host:port
         #[arg(long)]
         bootstrap: Vec<Bootstrap>,
-        /// Between two ticks of the host
+        /// Time between two ticks of the host
         #[arg(long, default_value = "30s")]
         interval: Span,
     },
@@ -105,7 +105,7 @@ async fn run(settings: Settings, origin: Origin) -> Result<()> {
         stopping.cancel();
     });
     let node = tokio::select! {
-        // It may be asking for a genesis, for as long as there is nobody to ask.
+        // The node may wait for a genesis until it finds a peer that has it.
         () = stop.cancelled() => return Ok(()),
         node = ChainNode::start(&settings, origin) => node?,
     };
@@ -121,7 +121,7 @@ async fn run(settings: Settings, origin: Origin) -> Result<()> {
 }
 
 fn tell(line: &Value) {
-    // Whoever closed the pipe does not want to read on.
+    // If the reader has closed the pipe, it wants no more output.
     _ = writeln!(std::io::stdout(), "{line}");
 }
 

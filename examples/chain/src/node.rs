@@ -1,5 +1,5 @@
-//! A node of the chain: what it does with what others send, what it does in each slot, how it catches up. The rules are
-//! the ledger's, connections the host's.
+//! A node of the chain: how it handles messages, what it does in each slot, how it catches up. The ledger owns the
+//! rules, and the host owns the connections.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -30,60 +30,60 @@ use crate::log::{ChainLog, Record};
 use crate::upkeep::Upkeep;
 use crate::wire::{Above, AtHeight, NewPeer, TipUpdate, Wallet, decode, encode, fitting, kind, topic};
 
-/// How long a peer may take to echo what it is sent.
+/// How long a peer may take to echo a message.
 const ECHO_WITHIN: Duration = Duration::from_secs(3);
 
-/// A node that hears nothing new asks around so often: after a cut there may be nobody left who proposes.
+/// A node without news asks its peers after this many slots: after a cut it may be that no proposer is left.
 const SLOTS_BETWEEN_LOOKS: u32 = 8;
 
-/// Own broadcasts a minute. Proposals, votes and tips come with each slot, and slots may be short.
+/// Own broadcasts per minute. Each slot has proposals, votes and tips, and slots may be short.
 const BROADCASTS: u32 = 6000;
 
-/// Where a node is, and whom it begins with.
+/// A node's addresses, and the peers to connect to at the start.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub data_dir: PathBuf,
     pub listen: Vec<SocketAddr>,
     pub bootstrap: Vec<Bootstrap>,
-    /// Between two ticks of the host.
+    /// Time between two ticks of the host.
     pub interval: Duration,
 }
 
-/// How a node that has no log yet comes to know its chain.
+/// How a node without a log learns its chain.
 #[derive(Clone, Debug)]
 pub enum Origin {
     Genesis(Genesis),
-    /// The name of its network, which is the genesis' digest: the rest is asked for.
+    /// The name of its network, which is the digest of the genesis. The node requests the rest.
     Network(String),
-    /// It has a log.
+    /// The node has a log.
     Log,
 }
 
-/// What a node is told to do while it runs.
+/// A command to a running node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     Send {
         to: PeerId,
         amount: u64,
     },
-    /// What this node itself knows of a wallet.
+    /// The balance of a wallet according to this node.
     Wallet(PeerId),
-    /// Asks a peer, by the kind of request.
+    /// Sends a request of this kind to a peer.
     Ask(String, Option<PeerId>),
     Peers,
     Journal,
 }
 
-/// What the handlers share with the slots.
+/// State that the handlers share with the slot loop.
 struct Shared {
     ledger: Arc<Mutex<Ledger>>,
     clock: Arc<dyn Clock>,
-    /// There is something new in the ledger.
+    /// The ledger has changed.
     news: Notify,
-    /// Somebody knows more than we do.
+    /// Another node has more blocks.
     behind: Notify,
     ahead: Mutex<Option<PeerId>>,
-    /// There once the node has started.
+    /// Set once the node has started.
     book: OnceLock<Arc<Book>>,
 }
 
@@ -102,7 +102,7 @@ impl Shared {
     }
 }
 
-/// A node that has started and does nothing yet but answer.
+/// A started node. It only answers until `run`.
 pub struct ChainNode {
     node: Node,
     shared: Arc<Shared>,
@@ -120,7 +120,7 @@ impl ChainNode {
     /// Starts a node on the current runtime, which must be a multi-threaded one.
     ///
     /// # Errors
-    /// Whatever keeps it from starting, with the way out; nothing runs then.
+    /// The reason why it cannot start, with the fix. Nothing is running then.
     pub async fn start(settings: &Settings, origin: Origin) -> Result<Self> {
         let path = settings.data_dir.join("chain.log");
         let genesis = match origin {
@@ -128,7 +128,7 @@ impl ChainNode {
             Origin::Network(_) | Origin::Log => None,
             Origin::Genesis(genesis) => Some(genesis),
         };
-        // Locked before the log is touched.
+        // The folder is locked before the log is read.
         let folder = DataFolder::open(&settings.data_dir)?;
         let (log, records) = match (ChainLog::open(&path)?, &genesis) {
             (Some(found), _) => found,
@@ -171,7 +171,7 @@ impl ChainNode {
         Ok(Self { node, shared, log, seat, proposed, voted, told, told_final, is_announced: false })
     }
 
-    /// Where it is and what it has: the first line of a node's output.
+    /// Its address and its blocks: the first line of a node's output.
     pub fn introduction(&self) -> Value {
         let ledger = self.shared.ledger.lock();
         json!({
@@ -185,10 +185,10 @@ impl ChainNode {
         })
     }
 
-    /// Takes part until `stop`, and ends in order. What happens and what commands come to is told as JSON.
+    /// Takes part in the chain until `stop`, then shuts down in order. Reports events and results of commands as JSON.
     ///
     /// # Errors
-    /// If the log cannot be written: a node that cannot remember must not vote. It has ended in order then, too.
+    /// If the log cannot be written: a node that cannot remember must not vote. It has shut down in order then, too.
     pub async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -218,7 +218,7 @@ impl ChainNode {
         ended.map(|()| steps)
     }
 
-    /// Does what this slot asks of the node, once. First it is written down, then said.
+    /// Does the node's work for this slot, once. It writes every promise to the log before it sends it.
     fn attend(&mut self, tell: &mut impl FnMut(Value)) -> Result<()> {
         let key = self.node.identity().clone();
         loop {
@@ -255,7 +255,7 @@ impl ChainNode {
         Ok(())
     }
 
-    /// Tells of a new tip and of new final blocks, and the peers of the tip.
+    /// Reports a new tip and new final blocks, and sends the tip to the peers.
     fn tell_news(&mut self, tell: &mut impl FnMut(Value)) {
         if !self.is_announced && self.node.state().pool.live() > 0 {
             let addresses = self.node.net().local_addrs();
@@ -290,7 +290,7 @@ impl ChainNode {
     }
 
     fn broadcast<T: Serialize>(&self, topic: &str, what: &T) {
-        // Alone, a node talks to nobody; whoever comes later asks for blocks.
+        // A node without peers reaches no other; newcomers ask for blocks.
         if let Err(error) = self.node.net().broadcast(topic, &encode(what), Audience::All) {
             tracing::warn!(topic, %error, "not broadcast");
         }
@@ -328,7 +328,7 @@ impl ChainNode {
         }
     }
 
-    /// One request of the given kind to whoever answers it, for people who want to see one.
+    /// Sends one request of the given kind to any peer that answers it, to show one to people.
     async fn ask_somebody(&self, kind: &str, argument: Option<PeerId>) -> Result<Value> {
         let net = self.node.net();
         Ok(match kind {
@@ -364,7 +364,7 @@ impl ChainNode {
     }
 }
 
-/// What a log says: the ledger, and the last slots in which its node has proposed and voted.
+/// The content of a log: the ledger, and the last slots in which its node has proposed and voted.
 fn remembered(records: Vec<Record>) -> Result<(Ledger, u64, u64)> {
     let mut records = records.into_iter();
     let Some(Record::Genesis(genesis)) = records.next() else {
@@ -383,7 +383,7 @@ fn remembered(records: Vec<Record>) -> Result<(Ledger, u64, u64)> {
     Ok((ledger, proposed, voted))
 }
 
-/// What every node of the chain says of itself, whatever it is about to do.
+/// The settings that every node of the chain has, whatever it does.
 fn builder(settings: &Settings, network: &str) -> NodeBuilder {
     let mut config = Config::default();
     config.broadcasts.per_window = BROADCASTS;
@@ -394,17 +394,17 @@ fn builder(settings: &Settings, network: &str) -> NodeBuilder {
         .listen(settings.listen.clone())
         .bootstrap(settings.bootstrap.clone())
         .interval(settings.interval)
-        // A toy lives on one machine.
+        // This example is for one machine.
         .private_network()
 }
 
-/// Asks the network for the genesis that it is named after, as a node that has nothing to say yet.
+/// Asks the network for the genesis with its name. The node has no chain yet.
 async fn fetch_genesis(settings: &Settings, network: &str) -> Result<Genesis> {
     let node = builder(settings, network).data_dir(&settings.data_dir).start().await?;
     let genesis = loop {
         node.until_connected(1).await;
         let answer = ask::<Genesis>(node.net(), None, kind::GENESIS, &()).await;
-        // Its name is its digest, so whoever made one up is found out.
+        // The name is the digest, so a forged genesis does not match.
         if let Ok(genesis) = answer
             && genesis.network() == network
         {
@@ -443,7 +443,7 @@ fn handlers(shared: &Arc<Shared>) -> Handlers {
         if height > ours || finals > our_finals {
             shared.is_ahead(from);
         }
-        // Where somebody else's chain ends is for them to say.
+        // A tip says only where the sender's chain ends, so it is not passed on.
         Taken::Useless
     });
     let handlers = hears(handlers, shared, topic::PEER, |shared, _, NewPeer { id, addresses }| {
@@ -466,7 +466,7 @@ fn handlers(shared: &Arc<Shared>) -> Handlers {
     answers(handlers, shared, kind::WALLET, |ledger, of| encode(&wallet(ledger, of)))
 }
 
-/// Takes broadcasts of one topic; what is not even a `T` is the sender's fault.
+/// Handles broadcasts of one topic. A payload that is no `T` is the sender's fault.
 fn hears<T: DeserializeOwned>(
     handlers: Handlers,
     shared: &Arc<Shared>,
@@ -487,7 +487,7 @@ fn hears<T: DeserializeOwned>(
     })
 }
 
-/// Answers requests of one kind out of the ledger.
+/// Answers requests of one kind from the ledger.
 fn answers<T: DeserializeOwned>(
     handlers: Handlers,
     shared: &Arc<Shared>,
@@ -504,8 +504,8 @@ fn answers<T: DeserializeOwned>(
     })
 }
 
-/// Fetches certified blocks from peers that have more of them, and from each newcomer the transactions that wait there:
-/// what was sent while it was alone has reached nobody.
+/// Fetches certified blocks from peers that have more of them. Also fetches the waiting transactions of each newcomer:
+/// those that were sent while it was alone have reached no other node.
 async fn catch_up(
     net: Arc<Net>,
     peers: impl Fn() -> Vec<PeerId>,
@@ -533,7 +533,7 @@ async fn catch_up(
             }
         }
         met = connected;
-        // Another one each time: the first may be as far behind as we are.
+        // Another peer each time: the first one may be as far behind as this node.
         let first = round % others.len().max(1);
         others.rotate_left(first);
         round += 1;
@@ -555,7 +555,7 @@ async fn catch_up(
     }
 }
 
-/// Takes the blocks of one peer's chain above our last final one, batch by batch. How many were new.
+/// Adds the blocks of one peer's chain above our last final one, in batches. Returns how many were new.
 async fn fetch_blocks(net: &Net, peer: PeerId, shared: &Shared) -> Result<usize> {
     let mut above = shared.ledger.lock().last_final().height;
     let mut new = 0;
@@ -576,7 +576,7 @@ async fn fetch_blocks(net: &Net, peer: PeerId, shared: &Shared) -> Result<usize>
     }
 }
 
-/// Takes the transactions that wait at one peer, and tells all others of those that are news.
+/// Adds the transactions that wait at one peer, and sends new ones to all other peers.
 async fn fetch_transactions(net: &Net, peer: PeerId, shared: &Shared) -> Result<()> {
     let waiting: Vec<Transaction> = ask(net, Some(peer), kind::MEMPOOL, &()).await?;
     let now = shared.slot();
@@ -589,7 +589,7 @@ async fn fetch_transactions(net: &Net, peer: PeerId, shared: &Shared) -> Result<
     Ok(())
 }
 
-/// Asks `peer`, or whoever can answer. The only place in which the chain asks anything.
+/// Sends a request to `peer`, or to any peer that can answer. The only place where the chain sends requests.
 async fn ask<A: DeserializeOwned>(
     net: &Net,
     peer: Option<PeerId>,
@@ -597,7 +597,7 @@ async fn ask<A: DeserializeOwned>(
     question: &impl Serialize,
 ) -> Result<A> {
     let payload = encode(question);
-    // Nothing changes by being asked twice.
+    // Repeating a request changes nothing.
     let asking = Ask::new(kind, &payload).idempotent();
     let answer = match peer {
         Some(peer) => net.ask(asking.among(&[peer])).await?,

@@ -1,4 +1,4 @@
-//! The chain's own maintenance phase: forgets what nobody takes up any more, and tells how far the chain is.
+//! The chain's own maintenance phase: forgets transactions that no block takes up, and reports the height of the chain.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 
 use crate::ledger::Ledger;
 
-/// Runs with the host's built-in phases. A phase that is compiled in may hold what is the application's own; it gives up
-/// that a recording of it can be run again.
+/// Runs with the host's built-in phases. A compiled-in phase may hold state of the application. The price is that a
+/// recording of it cannot be run again.
 pub struct Upkeep {
     pub ledger: Arc<Mutex<Ledger>>,
-    /// Transactions that have waited for so long are forgotten.
+    /// Transactions that have waited this long are forgotten.
     pub patience: Span,
 }
 

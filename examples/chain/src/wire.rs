@@ -1,5 +1,5 @@
-//! What the nodes of the chain say to each other: topics of broadcasts, kinds of requests, and what they carry, in
-//! postcard. `ping` and the list of peers are the host's own.
+//! The messages between nodes of the chain: topics of broadcasts, kinds of requests, and their payloads, encoded as
+//! postcard. The host itself provides `ping` and the list of peers.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::block::{Digest, Transaction};
 pub mod topic {
     /// A [`Transaction`](crate::block::Transaction). Passed on.
     pub const MESSAGE: &str = "message";
-    /// A [`TipUpdate`](super::TipUpdate). Each node tells its own neighbours.
+    /// A [`TipUpdate`](super::TipUpdate). Each node sends it to its own neighbours only.
     pub const TIP: &str = "tip";
     /// A [`Proposal`](crate::block::Proposal). Passed on.
     pub const PROPOSAL: &str = "proposal";
@@ -23,7 +23,7 @@ pub mod topic {
     pub const PEER: &str = "peer";
 }
 
-/// Requests, with question and answer.
+/// Requests, with the types of request and answer.
 pub mod kind {
     /// `()` to [`Genesis`](crate::block::Genesis).
     pub const GENESIS: &str = "genesis";
@@ -37,7 +37,7 @@ pub mod kind {
     pub const WALLET: &str = "wallet";
 }
 
-/// Where a node's chain ends.
+/// The end of a node's chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TipUpdate {
     pub height: u64,
@@ -46,14 +46,14 @@ pub struct TipUpdate {
     pub finals: u64,
 }
 
-/// A node that has joined, and where it listens.
+/// A node that has joined, with its addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NewPeer {
     pub id: PeerId,
     pub addresses: Vec<SocketAddr>,
 }
 
-/// What is asked for lies above this height.
+/// Requests everything above this height.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Above(pub u64);
 
@@ -61,17 +61,17 @@ pub struct Above(pub u64);
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AtHeight(pub u64, pub Transaction);
 
-/// Final transactions from or to one wallet, the first so many as fit, and what all of them make.
+/// As many final transactions from or to one wallet as fit, first ones first, and the balance from all of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Wallet {
     pub balance: i128,
     pub transactions: Vec<AtHeight>,
 }
 
-/// Half of what the host's default frame holds.
+/// Half of the host's default frame.
 const MOST_BYTES: usize = 512 << 10;
 
-/// The first so many of `items` as an answer holds.
+/// The first of `items`, as many as an answer holds.
 pub fn fitting<T: Serialize>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut left = MOST_BYTES;
     let fits = |item: &T| match left.checked_sub(encode(item).len()) {
@@ -88,7 +88,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data has a postcard form")
 }
 
-/// The value that all of `bytes` say; None if they say anything else.
+/// The value encoded in exactly `bytes`; None if they encode anything else.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Some(value),

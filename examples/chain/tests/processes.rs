@@ -1,5 +1,5 @@
-//! Processes of the built binary on loopback agree on a chain: while nodes are killed, stopped and restarted, and beside
-//! a node of another chain. How long things take is not judged.
+//! Processes of the built binary on loopback agree on a chain while nodes are killed, stopped and restarted, and while
+//! a node of another chain runs beside them. Times are not judged.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -14,10 +14,10 @@ use serde_json::Value;
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A block needs a proposal, votes of three and a write to the disk at each of them.
+/// A block needs a proposal, the votes of three nodes, and a write to the disk at each of them.
 const SLOT_MS: &str = "300";
 
-/// A node in a process of its own. Killed when dropped.
+/// A node in a separate process. Killed when dropped.
 struct Proc {
     child: Child,
     input: ChildStdin,
@@ -25,7 +25,7 @@ struct Proc {
     log: PathBuf,
     /// Its first line.
     started: Value,
-    /// Final blocks that it has told of, by height.
+    /// Final blocks that it has reported, by height.
     finals: BTreeMap<u64, String>,
     settled: Vec<String>,
 }
@@ -41,7 +41,7 @@ fn printed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Makes a data folder; the id of its node.
+/// Creates a data folder; returns the id of its node.
 fn init(folder: &Path) -> String {
     let line = printed(program().arg("init").arg("--data-dir").arg(folder));
     let made: Value = serde_json::from_str(&line).expect("JSON");
@@ -71,7 +71,7 @@ impl Proc {
         let (send, lines) = channel();
         std::thread::spawn(move || {
             let parsed = output.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok());
-            // Ends with the process, or when the test is done with it.
+            // Ends with the process, or when the test no longer reads.
             parsed.take_while(|line: &Value| send.send(line.clone()).is_ok()).for_each(drop);
         });
         let (started, finals, settled) = (Value::Null, BTreeMap::new(), Vec::new());
@@ -87,7 +87,7 @@ impl Proc {
         self.started[key].as_str().expect("it is told")
     }
 
-    /// Reads what it tells until `found`.
+    /// Reads its output until `found` returns a value.
     fn until<T>(&mut self, what: &str, mut found: impl FnMut(&Value) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -111,13 +111,13 @@ impl Proc {
         }
     }
 
-    /// Gives a command; what it tells of `event` next.
+    /// Sends a command; returns the next line of `event`.
     fn tell(&mut self, command: &str, event: &str) -> Value {
         writeln!(self.input, "{command}").expect("it reads");
         self.until(command, |line| (line["event"] == event).then(|| line.clone()))
     }
 
-    /// Pays; the transaction's id.
+    /// Sends a payment; returns the transaction's id.
     fn send(&mut self, to: &str, amount: u64) -> String {
         let sent = self.tell(&format!("send {to} {amount}"), "sent");
         assert_eq!(sent["taken"], true);
@@ -148,7 +148,7 @@ impl Proc {
     fn kill(mut self) -> BTreeMap<u64, String> {
         self.child.kill().expect("our own child");
         self.child.wait().expect("our own child");
-        // What it told before it was killed is still in the pipe.
+        // Its output from before the kill is still in the pipe.
         while let Ok(line) = self.lines.recv() {
             if line["event"] == "final" {
                 let block = line["block"].as_str().expect("a digest").to_owned();
@@ -158,7 +158,7 @@ impl Proc {
         std::mem::take(&mut self.finals)
     }
 
-    /// SIGTERM, and the exit code.
+    /// Sends SIGTERM; returns the exit code.
     fn stop(mut self) -> Option<i32> {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
         kill_process(pid, Signal::TERM).expect("our own child");
@@ -173,13 +173,13 @@ impl Proc {
 
 impl Drop for Proc {
     fn drop(&mut self) {
-        // Gone already in most cases.
+        // In most cases it has ended already.
         _ = self.child.kill();
         _ = self.child.wait();
     }
 }
 
-/// All have the same blocks at the heights that they have in common; whatever one of them has told stays true.
+/// All have the same blocks at common heights, and blocks that one has reported never change.
 fn assert_agreed<'a>(chains: impl IntoIterator<Item = &'a BTreeMap<u64, String>>) {
     let mut all: BTreeMap<u64, &str> = BTreeMap::new();
     for (height, block) in chains.into_iter().flatten() {
@@ -196,7 +196,7 @@ fn five_processes_agree_through_a_kill_and_a_stop_and_a_stranger_stays_out() {
     genesis(&file, &ids);
     let file = file.to_str().expect("a path in UTF-8");
 
-    // Each knows the first one only; the fifth knows the second, and of the chain no more than its name.
+    // The others know only the first node. The fifth knows the second, and only the name of the chain.
     let mut one = Proc::start(&at("one"), &["--genesis", file]);
     let first = one.text("address").to_owned();
     let others = ["two", "three", "four"]
@@ -215,26 +215,26 @@ fn five_processes_agree_through_a_kill_and_a_stop_and_a_stranger_stays_out() {
     }
     assert_agreed([&one, &two, &three, &four, &fifth].map(|node| &node.finals));
 
-    // A node of another chain knows where they are, and gets no further than the handshake.
+    // A node of another chain knows their addresses, and gets no further than the handshake.
     let (other_file, other_id) = (at("other.json"), init(&at("stranger")));
     genesis(&other_file, &[other_id]);
     let other_file = other_file.to_str().expect("a path in UTF-8");
     let mut stranger = Proc::start(&at("stranger"), &["--genesis", other_file, "--bootstrap", &first]);
     assert_ne!(stranger.text("network"), network);
 
-    // Killed in the middle, a node forgets nothing that it has told; the others go on without it.
+    // A node that is killed in the middle forgets nothing that it has reported. The others continue without it.
     let before = three.kill();
     let payment = one.send(&ids[1], 11);
     for node in [&mut one, &mut two, &mut four, &mut fifth] {
         node.until_settled(&payment);
     }
-    // No flag says what its chain is, nor whom to dial: it knows both.
+    // It has no flags for its chain or for peers to dial: it remembers both.
     let mut three = Proc::start(&at("three"), &[]);
     assert!(before.iter().all(|(height, block)| three.finals.get(height) == Some(block)), "it has forgotten");
     three.until_final(one.final_height());
     assert_agreed([&before, &one.finals, &three.finals]);
 
-    // Told to stop, a node ends in order, and comes back.
+    // A node that gets SIGTERM ends in order, and can start again.
     assert_eq!(four.stop(), Some(0));
     let payment = three.send(&ids[0], 2);
     for node in [&mut one, &mut two, &mut three, &mut fifth] {
@@ -248,7 +248,7 @@ fn five_processes_agree_through_a_kill_and_a_stop_and_a_stranger_stays_out() {
     }
     assert_agreed([&one, &two, &three, &four, &fifth].map(|node| &node.finals));
 
-    // Requests, one of each kind, answered by whoever is connected.
+    // One request of each kind, answered by any connected node.
     let asked = |node: &mut Proc, kind: &str| node.tell(&format!("ask {kind}"), kind);
     assert_eq!(asked(&mut fifth, "genesis")["answer"]["validators"].as_array().map(Vec::len), Some(4));
     assert!(!asked(&mut fifth, "block")["answer"].as_array().expect("blocks").is_empty());
@@ -262,7 +262,7 @@ fn five_processes_agree_through_a_kill_and_a_stop_and_a_stranger_stays_out() {
         assert_eq!(wallet["transactions"].as_array().map(Vec::len), Some(3));
     }
 
-    // The stranger has tried meanwhile, and is alone with its own blocks.
+    // The stranger has tried meanwhile, and still has only its own blocks.
     let deadline = Instant::now() + PATIENCE;
     let refused = loop {
         assert!(Instant::now() < deadline, "nobody has told the stranger off");
@@ -276,7 +276,7 @@ fn five_processes_agree_through_a_kill_and_a_stop_and_a_stranger_stays_out() {
     assert_eq!(stranger.tell("peers", "peers")["connected"].as_array().map(Vec::len), Some(0));
     let theirs: Vec<&String> = one.finals.values().collect();
     assert!(stranger.finals.values().all(|block| !theirs.contains(&block)));
-    // Told to stop while each asks and pays and the others answer, they end in order all the same.
+    // All stop in order even while each sends requests and payments and the others answer.
     for node in [&mut one, &mut two, &mut three, &mut four, &mut fifth] {
         for _ in 0..50 {
             writeln!(node.input, "send {} 1\nask finalized\nask block", ids[1]).expect("it reads");

@@ -1,14 +1,14 @@
-//! Tries out addresses of the book, so that it holds live ones when they are needed. Keeps none of the connections.
+//! Probes addresses of the address book, so that it contains live ones when they are needed. Keeps no connection.
 
 #![forbid(unsafe_code)]
 
 use groundskeeper_sdk::prelude::*;
 
-/// Probes a few addresses per run: connect, shake hands, hang up.
+/// Probes a few addresses per run: connects, does the handshake, disconnects.
 ///
-/// A book fills with what others say, and what others say may be wrong or planted. Addresses that nobody ever reached,
-/// and those we have not reached for long, are drawn by lot with more weight: whoever can put addresses into the book
-/// must not be able to compute which one is tried. Bitcoin Core does the same every two minutes and calls it a feeler.
+/// The address book fills with addresses from peers, which may be wrong or planted. Addresses never reached, and those
+/// not reached for long, are drawn at random with more weight: an attacker who can put addresses into the book must not
+/// be able to compute which one is probed. Bitcoin Core does the same every two minutes and calls it a feeler.
 /// Reads three columns of the book.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
@@ -20,21 +20,21 @@ pub struct Feeler {
 }
 
 impl Default for Feeler {
-    /// Three hours: most nodes that were there then are still there.
+    /// Three hours: most nodes that were up then are still up.
     fn default() -> Self {
         Feeler { probes: 1, fresh_for: Span::hours(3) }
     }
 }
 
-/// Weight of an address that never failed since it was last reached. Halves per failure in a row, but not below 1, so
-/// that no address is given up.
+/// Weight of an address that has not failed since it was last reached. Each failure in a row halves it, but not below
+/// 1, so that every address keeps a chance.
 const USUAL: u32 = 16;
 
-/// An address that nobody ever reached is worth so many that we did reach once: those the reconnect phase finds alone.
+/// Factor for an address that was never reached: the reconnect phase finds the others without this phase.
 const NEVER_REACHED: u32 = 4;
 
 impl Feeler {
-    /// How likely an address is drawn; 0 if it need not or may not be dialled.
+    /// The weight of an address in the draw; 0 if it need not or may not be dialled.
     fn weight(&self, [wait, reached, failures]: [u32; 3]) -> u32 {
         if wait != 0 || reached != UNKNOWN && reached < self.fresh_for.as_secs() {
             return 0;
@@ -54,7 +54,7 @@ impl Phase for Feeler {
     }
 
     fn run(&self, now: &Tick, view: &View, plan: &mut Plan) -> Result {
-        // While connections are wanting, sockets and good addresses belong to the reconnect phase.
+        // While connections are missing, sockets and good addresses belong to the reconnect phase.
         let totals = view.totals();
         if totals.connected < totals.least {
             return Ok(());
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// A node that lacks no connections.
+    /// A node that needs no more connections.
     fn content() -> World {
         world().totals(|totals| totals.least = 0)
     }

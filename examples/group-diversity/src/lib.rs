@@ -1,30 +1,30 @@
-//! Keeps one network group from holding too many of the connections. Looks at groups, never at what a peer says.
+//! Keeps one network group from holding too many connections. Uses groups only, never what a peer says about itself.
 
 #![forbid(unsafe_code)]
 
 use groundskeeper_sdk::prelude::*;
 
-/// Drops the worst of the largest network group while it holds more than its share.
+/// Drops the worst peers of the largest network group while it holds more than its share.
 ///
-/// Addresses in one /16 are cheap to get together, in many of them they are not: whoever holds most connections of a
-/// node from one group can cut it off. Of a group too large the inbound go first, because we chose the others; then by
-/// health, then the youngest, as an attacker's connections are. One column, and the facts of one group.
+/// Addresses in one /16 are cheap, addresses in many of them are not: an attacker who holds most connections of a node
+/// from one group can cut it off. Inbound peers go first, because we chose the others; then the least healthy, then the
+/// youngest, because an attacker's connections are young. Reads one column, and the facts of one group.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
 pub struct GroupDiversity {
     /// Percent of all connections that one group may hold; 1 to 100.
     pub max_share: u32,
-    /// A group of so many is never too large: shares of a few connections say nothing; 1 to 10000.
+    /// A group of this size is never too large: shares of a few connections mean nothing; 1 to 10000.
     pub always: u32,
-    /// So many connections are left at least, or the operator's floor if that is higher; 0 to 1000000.
+    /// At least this many connections are kept, or the operator's floor if that is higher; 0 to 1000000.
     pub keep: u32,
     /// Disconnects in one run; 1 to 64.
     pub max_per_run: u32,
 }
 
 impl Default for GroupDiversity {
-    /// A quarter: four groups have to come together before they are everyone. One drop a run, so that its replacement
-    /// is there before the next.
+    /// A quarter: four groups must act together to hold all connections. One drop per run, so that the replacement is
+    /// connected before the next drop.
     fn default() -> Self {
         GroupDiversity { max_share: 25, always: 3, keep: 8, max_per_run: 1 }
     }
@@ -61,16 +61,16 @@ impl Phase for GroupDiversity {
     }
 }
 
-/// The group with the most members, the lowest of them if there are several, and how many it has.
+/// The group with the most members and its size. Of equally large groups it is the lowest one.
 fn largest(groups: &[u32]) -> Option<(u32, u32)> {
     let mut groups: Vec<u32> = groups.iter().copied().filter(|group| *group != UNKNOWN).collect();
-    // Sorted and counted in a row: several times as fast as a map with as many groups as peers.
+    // Sorting and counting in a row is several times as fast as a map with as many groups as peers.
     groups.sort_unstable();
     let members = groups.chunk_by(|one, next| one == next).map(|group| (group[0], group.len() as u32));
     members.rev().max_by_key(|(_, count)| *count)
 }
 
-/// Those of a group that nobody protects: inbound first, then the least healthy, then the youngest.
+/// The unprotected peers of a group: inbound first, then the least healthy, then the youngest.
 fn worst_first(view: &View, group: u32) -> Vec<Peer> {
     let members =
         view.peers().is(peer::GROUP, group).is(peer::PROTECTED, false).least(peer::HEALTH).take(16_384);

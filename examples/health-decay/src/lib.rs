@@ -1,30 +1,30 @@
-//! Lets health recover by half-lives, and sink while a peer leaves pings unanswered. Drops nobody.
+//! Lets health recover by half-lives, and lowers it while a peer leaves pings unanswered. Drops no peer.
 
 #![forbid(unsafe_code)]
 
 use groundskeeper_sdk::prelude::*;
 use groundskeeper_sdk::rng::Rng;
 
-/// Halves what a peer's health lacks every `half_life`; takes `lost_points` a run from peers that do not answer.
+/// Halves a peer's missing health every `half_life`. Takes `lost_points` per run from peers that do not answer pings.
 ///
-/// Without it a peer that erred once is remembered for it as long as the connection lasts, and one that stopped
-/// answering looks as healthy as ever until it is stale. The worst come first, at most `max_per_run` of them.
+/// Without this phase, one error of a peer counts as long as its connection lasts, and a peer that stopped answering
+/// looks healthy until it is stale. The worst peers come first, at most `max_per_run` of them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
 pub struct HealthDecay {
-    /// In this time half of what is missing to 100 comes back; 1m to 30d.
+    /// Time in which half of the health missing to 100 comes back; 1m to 30d.
     pub half_life: Span,
-    /// So many unanswered pings in a row cost health, and stop its recovery; 1 to 255.
+    /// This many unanswered pings in a row cost health and stop its recovery; 1 to 255.
     pub lost_after: u32,
-    /// Points that they cost in each run; 1 to 100.
+    /// Points lost in each such run; 1 to 100.
     pub lost_points: u32,
-    /// Peers whose health is moved in one run; 1 to 4096. Each is a record in the journal.
+    /// Peers with a change of health in one run; 1 to 4096. Each is a record in the journal.
     pub max_per_run: u32,
 }
 
 impl Default for HealthDecay {
-    /// An hour: a peer at the threshold is back at two thirds an hour later, and a burst of errors is not forgotten
-    /// before anybody has looked. One lost ping happens to everyone, two in a row rarely.
+    /// One hour: a peer at the threshold is back at two thirds after an hour, and the operator can still see a burst of
+    /// errors. Every peer loses one ping now and then, but rarely two in a row.
     fn default() -> Self {
         HealthDecay { half_life: Span::hours(1), lost_after: 2, lost_points: 5, max_per_run: 256 }
     }
@@ -33,14 +33,14 @@ impl Default for HealthDecay {
 /// Full health.
 const FULL: u32 = 100;
 
-/// Points are computed in thousandths.
+/// Recovery is computed in thousandths of a point.
 const SCALE: u32 = 1_000;
 
 impl HealthDecay {
-    /// Points that `missing` ones recover in `elapsed`.
+    /// Points that a peer with `missing` points recovers in `elapsed`.
     ///
-    /// Most runs are a fraction of a point. Rounded down it would never heal, rounded up it would heal at once, so the
-    /// fraction is drawn by lot: right on average, and nothing needs to be remembered.
+    /// Most runs recover a fraction of a point. Rounded down, health would never recover; rounded up, it would recover at
+    /// once. So the fraction is drawn at random: it is right on average, and needs no memory.
     fn recovered(&self, missing: u32, elapsed: Span, rng: &mut Rng) -> u32 {
         let thousandths = missing * SCALE - decay(missing * SCALE, elapsed, self.half_life);
         let luck = rng.below(SCALE.into()) < u64::from(thousandths % SCALE);
@@ -65,7 +65,7 @@ impl Phase for HealthDecay {
             plan.health(*peer, -(self.lost_points as i32), format!("{lost} pings unanswered in a row"));
         }
 
-        // On the first run ever nobody knows how long it has been.
+        // Before the first run the elapsed time is unknown.
         let Some(seconds) = now.since_last_s else { return Ok(()) };
         let hurt = view.peers().under(peer::PINGS_LOST, self.lost_after).under(peer::HEALTH, FULL);
         let hurt = hurt.least(peer::HEALTH).take(self.max_per_run - silent.len() as u32);
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(first.run(&HealthDecay::default()).unwrap(), "health 0 -5: 2 pings unanswered in a row\n");
     }
 
-    /// Runs of five minutes recover fractions of points: they must add up to the half-life all the same.
+    /// Runs every five minutes recover fractions of points, which must still add up to the half-life.
     #[test]
     fn many_short_runs_make_one_half_life() {
         let mut missing = [80u32; 50];

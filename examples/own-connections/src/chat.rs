@@ -1,4 +1,4 @@
-//! A node that speaks lines over plain TCP. Owns its sockets; whom to keep is Groundskeeper's business.
+//! A node that exchanges lines over plain TCP. Owns its sockets; Groundskeeper decides which peers to keep.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// A peer that has not said who it is by then is not worth waiting for.
+/// A peer that has not sent its id by then is dropped.
 const HELLO_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What Groundskeeper asks of a connection, as messages to the task that owns it.
+/// Groundskeeper's orders for a connection, as messages to the task that owns it.
 enum Order {
     Ping,
     Close(String),
@@ -38,12 +38,12 @@ impl Link for ChatLink {
     }
 
     fn close(&self, why: &Goodbye) {
-        // If the queue is full the connection is stuck, and its task is dropped with the node.
+        // If the queue is full, the connection is stuck; its task is dropped with the node.
         _ = self.0.try_send(Order::Close(why.text.clone()));
     }
 }
 
-/// What the tasks of one node share.
+/// State that the tasks of one node share.
 struct Shared {
     id: PeerId,
     state: NodeState,
@@ -101,7 +101,7 @@ impl ChatNode {
         self.shared.state.pool.removals()
     }
 
-    /// From now on this node answers nobody, though its sockets stay open.
+    /// From now on this node answers no peer, although its sockets stay open.
     pub fn fall_silent(&self) {
         self.shared.silent.store(true, Ordering::Relaxed);
     }
@@ -116,7 +116,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, from)) = listener.accept().await {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            // A stranger that cannot say who it is leaves no trace but a closed socket.
+            // A stranger that sends no id is dropped without a trace.
             if let Ok(Ok((peer, stream))) = timeout(HELLO_DEADLINE, hello(stream, shared.id)).await {
                 talk(
                     &shared,
@@ -130,7 +130,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Both sides say their id on the first line.
+/// Both sides send their id on the first line.
 async fn hello(stream: TcpStream, id: PeerId) -> Result<(PeerId, BufReader<TcpStream>)> {
     let mut stream = BufReader::new(stream);
     stream.write_all(format!("{id}\n").as_bytes()).await?;
@@ -181,7 +181,7 @@ async fn talk(shared: &Shared, stream: BufReader<TcpStream>, facts: PeerFacts, t
     slot.retire(removal);
 }
 
-/// Reads and writes lines until either side ends it; why it ended.
+/// Reads and writes lines until either side ends the connection. Returns the reason.
 async fn lines(
     shared: &Shared,
     slot: &Slot,

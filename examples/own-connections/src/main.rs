@@ -1,7 +1,7 @@
-//! An application with connections of its own: plain TCP and one line a message. Pool, phases and ticker come from
-//! Groundskeeper without its network; this program only knows how to dial, ping and hang up.
+//! An application with its own connections: plain TCP, one line per message. It uses Groundskeeper's pool, phases and
+//! ticker without its network; this program only dials, pings and disconnects.
 //!
-//! Five nodes run in one process. After a few ticks one of them falls silent: it is pinged, reaped, and explained.
+//! Five nodes run in one process. After a few ticks one of them falls silent: it is pinged, dropped, and explained.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const LAST_TICK: u32 = 15;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut phases = Phases::default();
-    // Seconds instead of minutes, so that the example does not take minutes.
+    // Seconds instead of minutes, so that the example is quick.
     phases.reaper.settings.ping_after = Duration::from_secs(1).into();
     phases.reaper.settings.stale_after = Duration::from_secs(3).into();
 
@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let addresses: Vec<_> = nodes.iter().map(ChatNode::address).collect();
     for (at, node) in nodes.iter().enumerate() {
-        // Each knows the next one; whoever is dialled learns of the dialler by being connected to it.
+        // Each node knows the next one. A dialled node learns of the dialler from the connection.
         node.know(addresses[(at + 1) % addresses.len()]);
     }
 

@@ -1,4 +1,4 @@
-//! Runs the example as a user would and checks that its story is told.
+//! Runs the example as a user would, and checks its output.
 
 use std::process::Command;
 

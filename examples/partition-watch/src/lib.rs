@@ -1,51 +1,51 @@
-//! Notices when a part of the network is gone, tells the operator, and looks whether it is still there. Drops nobody.
+//! Detects that a part of the network is gone, tells the operator, and probes whether it is back. Drops no peer.
 
 #![forbid(unsafe_code)]
 
 use groundskeeper_sdk::prelude::*;
 
-/// Compares the connections with those of the run before, and the members of each network group with each other.
+/// Compares the connections with those of the previous run, and the members of each network group with each other.
 ///
-/// Two signs: many connections gone at once, or every peer of a group silent while others talk. Peers come and go one by
-/// one; together they go when a link breaks. Then the addresses reached last are probed, which are those just lost: if
-/// they answer, the link was ours or is back. It looks again at every tick until there is no sign any more.
+/// There are two signs: many connections gone at once, or every peer of a group silent while others talk. Peers come
+/// and go one by one; many go together when a link breaks. It then probes the addresses reached last, which are those
+/// just lost: if they answer, the link is back or was ours. It runs at every tick until there are no more signs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
 pub struct PartitionWatch {
-    /// So many percent of the connections gone since the last run are a sign; 1 to 100.
+    /// This percentage of connections lost since the last run is a sign; 1 to 100.
     pub lost_share: u32,
     /// Fewer lost connections than this are never a sign; 1 to 10000.
     pub lost_least: u32,
-    /// A peer idle for so long is silent; 5s to 1h. Longer than the reaper takes to ping, shorter than it takes to drop.
+    /// A peer idle for this long is silent; 5s to 1h. More than the reaper's time to ping, less than its time to drop.
     pub silent_after: Span,
-    /// A group of fewer peers than this is not judged by their silence; 2 to 1000.
+    /// The silence of a group with fewer peers than this is no sign; 2 to 1000.
     pub group_of: u32,
     /// Addresses probed in one run while there is a sign; 0 to 16.
     pub probes: u32,
 }
 
 impl Default for PartitionWatch {
-    /// A third of a pool of eight is what the reaper drops once in a long while by itself. One minute is two pings.
+    /// In a pool of eight, the reaper alone rarely drops a third at once. One minute is two pings.
     fn default() -> Self {
         PartitionWatch { lost_share: 34, lost_least: 3, silent_after: Span::mins(1), group_of: 3, probes: 2 }
     }
 }
 
-/// What a run leaves for the next.
+/// What a run stores for the next one.
 #[derive(Serialize, Deserialize, Default, Debug)]
 #[serde(crate = "groundskeeper_sdk::serde")]
 pub struct Seen {
-    /// The tick of the last run. They count from the start of the node, so a later one that is lower tells of a restart.
+    /// The tick of the last run. Ticks count from the start of the node, so a lower number means a restart.
     tick: u32,
     /// Connections at the last run.
     connected: u32,
-    /// Runs in a row that saw a sign.
+    /// Runs in a row with a sign.
     signs: u32,
 }
 
 impl Memory for Seen {}
 
-/// Groups that fell silent as a whole, and whether anybody at all still talks.
+/// The groups that fell silent, and whether all peers are silent.
 struct Silence {
     groups: u32,
     everywhere: bool,
@@ -57,7 +57,7 @@ impl PartitionWatch {
         let limit = self.silent_after.as_secs_up();
         let mut members: Vec<(u32, u32)> =
             groups.iter().copied().zip(idle.iter().copied()).filter(|(_, idle)| *idle != UNKNOWN).collect();
-        // Group by group, and in each of them whoever spoke last comes first: if that is long ago, all are silent.
+        // By group, and in each group the peer that spoke last comes first: if that is long ago, all are silent.
         members.sort_unstable();
         let mut silence = Silence { groups: 0, everywhere: !members.is_empty() };
         for group in members.chunk_by(|one, next| one.0 == next.0) {
@@ -87,7 +87,7 @@ impl Phase for PartitionWatch {
     fn run(&self, now: &Tick, view: &View, plan: &mut Plan) -> Result {
         let last: Seen = view.memory()?;
         let connected = view.peers().count();
-        // Who is younger than the last run was not there yet, so everybody else is what is left of it.
+        // Peers younger than the last run are new, so all others remain from it.
         let since = Span::secs(now.since_last_s.unwrap_or(0).into());
         let stayed = connected - view.peers().under(peer::AGE, since).count();
         let before = if now.number > last.tick { last.connected } else { 0 };
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// Peers by their groups and how long they are silent.
+    /// Peers with their group and idle time.
     fn peers(list: &[(u32, u64)]) -> World {
         list.iter().fold(world(), |world, (group, idle)| {
             world.peer(|p| {
@@ -152,7 +152,7 @@ mod tests {
         world.memory(&Seen { tick: 0, connected, signs })
     }
 
-    /// Log lines and asks of a run.
+    /// The log lines and asks of a run.
     fn seen(world: &World) -> (Vec<String>, String) {
         let parts = world.plan(&PartitionWatch::default()).unwrap();
         let log = parts.log.into_iter().map(|line| line.text).collect();

@@ -4,7 +4,7 @@
 
 use groundskeeper_sdk::prelude::*;
 
-/// Pings everybody, so that `idle-s` and `rtt-us` are fresh for the phases after it.
+/// Pings every peer, so that `idle-s` and `rtt-us` are fresh for the phases after it.
 pub struct Pulse;
 
 impl Phase for Pulse {

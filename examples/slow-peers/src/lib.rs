@@ -6,24 +6,24 @@ use groundskeeper_sdk::prelude::*;
 
 /// Disconnects peers whose smoothed round trip is over a limit.
 ///
-/// Left alone are connections too young to be judged, peers that another phase protects, and everyone while there are
-/// no more than `keep` connections. One selection in the host; what is not dropped now is looked at again next run.
+/// Leaves alone connections that are too young, peers that another phase protects, and every peer while there are at
+/// most `keep` connections. Costs one selection in the host. The next run sees again what this one does not drop.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
 pub struct SlowPeers {
     /// A round trip over this is slow; 10ms to 1m.
     pub rtt_over: Span,
-    /// Connections younger than this are not judged, because their average still holds the handshake; 0s to 1d.
+    /// Connections younger than this are not judged, because their average still contains the handshake; 0s to 1d.
     pub settle: Span,
-    /// So many connections are left at least, or the operator's floor if that is higher; 0 to 1000000.
+    /// At least this many connections are kept, or the operator's floor if that is higher; 0 to 1000000.
     pub keep: u32,
     /// Disconnects in one run; 1 to 64.
     pub max_per_run: u32,
 }
 
 impl Default for SlowPeers {
-    /// The far side of the Earth is 300 ms away, so half a second is the peer's own doing. Two minutes are four pings at
-    /// ticks of 30 s. Eight connections are where the reconnect phase is content.
+    /// The far side of the Earth is 300 ms away, so half a second is the peer's own fault. Two minutes are four pings at
+    /// ticks of 30 s. With eight connections the reconnect phase is content.
     fn default() -> Self {
         SlowPeers { rtt_over: Span::millis(500), settle: Span::mins(2), keep: 8, max_per_run: 2 }
     }

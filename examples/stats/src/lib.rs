@@ -1,18 +1,18 @@
-//! Reports percentiles of the connections as metrics. Asks for nothing, so it needs no grant but to read and to report.
+//! Reports percentiles of the connections as metrics. Asks for nothing, so it needs only grants to read and to report.
 
 #![forbid(unsafe_code)]
 
 use groundskeeper_sdk::column::{Column, Unit};
 use groundskeeper_sdk::prelude::*;
 
-/// Sets a gauge per percentile of idle time, round trip, health and age: `idle_s_p50`, `rtt_us_p99`.
+/// Sets one gauge per percentile of idle time, round trip, health and age: `idle_s_p50`, `rtt_us_p99`.
 ///
-/// A mean hides the tail, and the tail is what a node suffers from. Nearest rank, so every value is one that some peer
-/// has; values not known are left out, and a column without any sets nothing. Reads four columns, O(peers) each.
+/// A mean hides the tail, and the tail hurts a node. Uses the nearest rank, so every value is that of some peer. Skips
+/// values that are not known; a column without known values sets nothing. Reads four columns, O(peers) each.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
 pub struct Stats {
-    /// Which percentiles; 1 to 4 of them, each 0 to 100. A run may have 16 names of metrics, and there are four columns.
+    /// Which percentiles; 1 to 4 of them, each 0 to 100. A run may have 16 metric names, and there are four columns.
     pub percentiles: Vec<u32>,
 }
 
@@ -34,8 +34,8 @@ impl Stats {
     }
 }
 
-/// The smallest value that `percent` of all values do not pass; the smallest of all for 0. O(n), and puts them into
-/// another order.
+/// The smallest value that at least `percent` of all values do not exceed; the smallest of all for 0. O(n); changes the
+/// order of `values`.
 fn percentile(values: &mut [u32], percent: u32) -> Option<u32> {
     let rank = (values.len() as u64 * u64::from(percent)).div_ceil(100).max(1) as usize;
     (rank <= values.len()).then(|| *values.select_nth_unstable(rank - 1).1)

@@ -1,4 +1,4 @@
-//! Measures who is near whom, in round trips and network groups, and keeps the nearest of each group. Drops nobody.
+//! Measures which peers are near, in round trips and network groups, and keeps the nearest of each group. Drops none.
 
 #![forbid(unsafe_code)]
 
@@ -8,26 +8,26 @@ use groundskeeper_sdk::prelude::*;
 
 /// Counts peers and groups by distance, and protects the nearest few of every group.
 ///
-/// A short path in each part of the network is what a node least wants to lose, and hard to fake: nobody answers faster
-/// than light. Bitcoin Core keeps its eight fastest and four network groups for that reason. Counting is four queries;
-/// protecting is one, with the facts of the peers that it finds.
+/// A node least wants to lose its short paths into each part of the network, and they are hard to fake: light limits how
+/// fast a peer can answer. Bitcoin Core keeps its eight fastest peers and four network groups for that reason. Counting
+/// takes four queries. Protecting takes one, plus the facts of the peers that it finds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
 pub struct Topology {
     /// A round trip up to this is near; 1ms to 10s.
     pub near: Span,
-    /// A round trip up to this, and not near, is far; what takes longer is remote; over `near`, up to 1m.
+    /// A round trip above `near` and up to this is far; a longer one is remote; over `near`, up to 1m.
     pub far: Span,
     /// Peers protected in one group; 1 to 16.
     pub per_group: u32,
-    /// Peers protected in all; 0 to 256. Keep it within the grant's `max_active`.
+    /// Peers protected in total; 0 to 256. Keep it within the grant's `max_active`.
     pub protected: u32,
-    /// How long a protection holds unless it is renewed; 1m to 1d. Longer than the time between runs.
+    /// Duration of a protection unless it is renewed; 1m to 1d. Longer than the time between runs.
     pub hold: Span,
 }
 
 impl Default for Topology {
-    /// 50 ms is a continent, 150 ms an ocean. Eight protected are half of what the usual grant allows.
+    /// 50 ms is a continent, 150 ms an ocean. Eight protections are half of what the usual grant allows.
     fn default() -> Self {
         Topology {
             near: Span::millis(50),
@@ -39,7 +39,7 @@ impl Default for Topology {
     }
 }
 
-/// Who is not healthy is not worth keeping; one above the node's usual threshold.
+/// An unhealthy peer is not worth keeping; one above the node's usual threshold.
 const HEALTHY: u32 = 31;
 
 impl Phase for Topology {

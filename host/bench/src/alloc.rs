@@ -1,9 +1,9 @@
-//! Counts the bytes that are allocated while asked to. The one file of the benches with unsafe code.
+//! Counts allocated bytes on request. The only file of the benches with unsafe code.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
 
-/// The system's allocator with a counter. While it does not count it costs one load.
+/// The system's allocator with a counter. While it does not count, it costs one load.
 pub struct Counting;
 
 static ON: AtomicBool = AtomicBool::new(false);
@@ -15,7 +15,7 @@ fn count(bytes: isize) {
     }
 }
 
-// SAFETY: every call goes to the system's allocator with the arguments as they came.
+// SAFETY: every call goes to the system's allocator with unchanged arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Bytes that `make` has allocated and not given back when it returns, as they were asked for, and what it made.
+/// Bytes that `make` has allocated and not freed when it returns, by requested size, and its result.
 pub fn held_by<T>(make: impl FnOnce() -> T) -> (usize, T) {
     LIVE.store(0, Relaxed);
     ON.store(true, Relaxed);

@@ -1,4 +1,4 @@
-//! The group `engine`: what a guest costs beside plain wasmtime, and beside the same phase compiled in.
+//! The group `engine`: the cost of a guest compared with plain wasmtime, and with the same phase compiled in.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn empty() -> Vec<u8> {
     with_contract(&wat::parse_str(text).expect("text as above")).expect("it follows the contract")
 }
 
-/// A folder that goes with it.
+/// A temporary folder, removed on drop.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
@@ -56,7 +56,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Everything granted, and so much fuel that a million peers do not use it up.
+/// Everything granted, and more fuel than a million peers use.
 fn setup(instance: Instance) -> Setup {
     Setup {
         settings: "{}".into(),
@@ -77,7 +77,7 @@ fn job(peers: usize) -> Job {
     Job { tick, view: Arc::new(view::Columns::new(peers)) }
 }
 
-/// How many asks a run ended with; anything but a plan is a mistake of the bench.
+/// The number of asks of a run. Any result other than a plan is a mistake of the bench.
 fn asks(done: Done) -> usize {
     match done.ended {
         Ended::Planned(parts) => parts.asks.len(),

@@ -1,4 +1,4 @@
-//! The group `flow`: the queue between those who ask and those who work, a connection's send queue, and whom to ask.
+//! The group `flow`: the queue from requesters to workers, a connection's send queue, and the choice of a peer.
 
 use crate::Effort;
 use crate::report::Report;

@@ -1,4 +1,4 @@
-//! The group `idle`: what a node costs while nothing happens. In real time, a process of its own for each variant.
+//! The group `idle`: the cost of a node while nothing happens. In real time, with a separate process for each variant.
 
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,10 +31,10 @@ const PEERS: usize = 1_000;
 const INTERVAL: Duration = Duration::from_secs(30);
 const PINGS_PER_HOUR: f64 = PEERS as f64 * 120.0;
 
-/// The word by which this program calls itself.
+/// The argument with which this program starts itself.
 pub const CHILD: &str = "idle-child";
 
-/// What one variant used while it was watched.
+/// The resources that one variant used while it was measured.
 struct Usage {
     cpu_ms: f64,
     switches: f64,
@@ -43,7 +43,7 @@ struct Usage {
 }
 
 impl Usage {
-    /// In one hour in which each connection is pinged each 30 s. Without pings: in one hour.
+    /// Usage in one hour if each connection is pinged every 30 s. Without pings: usage in one hour.
     fn per_hour(&self, amount: f64) -> f64 {
         if self.pings > 0.0 { amount * PINGS_PER_HOUR / self.pings } else { amount * 3600.0 / self.seconds }
     }
@@ -54,7 +54,7 @@ impl Usage {
 }
 
 pub fn run(effort: &Effort, report: &mut Report) {
-    // Ticks fall at 30 s and 60 s.
+    // Ticks are at 30 s and 60 s.
     let seconds = effort.choose(65, 35);
     let variants = ["nothing", "tasks", "ticker", "sockets", "one-stopped"];
     let [Some(nothing), Some(tasks), Some(ticker), Some(sockets), Some(stopped)] =
@@ -113,7 +113,7 @@ fn watch(variant: &str, seconds: u32) -> Option<Usage> {
     })
 }
 
-/// Runs one variant and prints what it used.
+/// Runs one variant and prints its usage.
 pub fn child(variant: &str, seconds: &str) -> ExitCode {
     let Ok(seconds) = seconds.parse() else { return ExitCode::from(2) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -131,7 +131,7 @@ pub fn child(variant: &str, seconds: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What the whole process uses in `time` from now.
+/// The usage of the whole process during `time` from now.
 async fn used_in(time: Duration, pings: impl Fn() -> u64) -> Value {
     let now = || {
         let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
@@ -144,8 +144,8 @@ async fn used_in(time: Duration, pings: impl Fn() -> u64) -> Value {
     json!({ "cpu_ms": after.0 - before.0, "switches": after.1 - before.1, "pings": after.2 - before.2 })
 }
 
-/// The seeds' way: each connection's task sleeps 30 s, and so do four maintenance tasks. Connections were made one after
-/// the other, so their sleeps end one after the other.
+/// The design of the seeds: each connection's task sleeps 30 s, and so do four maintenance tasks. Connections were made
+/// one after the other, so their sleeps also end one after the other.
 async fn tasks(time: Duration) -> Value {
     let pool = Arc::new(OneMap::filled(PEERS).await);
     let pings = Arc::new(AtomicU64::new(0));
@@ -169,7 +169,7 @@ async fn tasks(time: Duration) -> Value {
             }
         });
     }
-    // The first round of sleeps is the making of the connections.
+    // The first round of sleeps is part of the setup.
     sleep(INTERVAL).await;
     used_in(time, move || pings.load(Relaxed)).await
 }
@@ -192,7 +192,7 @@ impl Link for Answering {
     fn close(&self, _: &Goodbye) {}
 }
 
-/// Ours: no task for a connection, one ticker.
+/// Our design: no task per connection, and one ticker.
 async fn ticker(time: Duration) -> Value {
     let clock = SystemClock::new();
     let pings = Arc::new(AtomicU64::new(0));

@@ -1,7 +1,7 @@
-//! `bench <group> [--quick] [--json]`: our pool, tick and timer beside the designs they replace, in the same run.
-//! `bench <group> --against PROGRAM [--pairs N]`: this build beside another build of the same program, in pairs.
+//! `bench <group> [--quick] [--json]`: our pool, tick and timer compared with the designs that they replace, in one run.
+//! `bench <group> --against PROGRAM [--pairs N]`: this build compared with another build of the same program, in pairs.
 //!
-//! Figures, never tests: nothing fails because a machine is slow.
+//! Results are figures, not tests: a slow machine makes nothing fail.
 
 #![deny(unsafe_code)]
 
@@ -28,13 +28,13 @@ mod tick;
 use pairs::Pairs;
 use report::Report;
 
-/// Odd: the median is one of them.
+/// Odd, so that the median is one of the pairs.
 const PAIRS: usize = 5;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
 
-/// One set of measures: its name, how it is measured, and the measuring.
+/// One set of measures: its name, its method, and its function.
 struct Group {
     name: &'static str,
     how: &'static str,
@@ -52,7 +52,7 @@ const GROUPS: &[Group] = &[
     Group { name: "reload", how: reload::HOW, run: reload::run },
 ];
 
-/// How much time a run may take.
+/// How long a run may take.
 pub struct Effort {
     quick: bool,
 }

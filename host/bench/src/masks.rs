@@ -1,5 +1,5 @@
-//! A transport that shows another key in each handshake, so that two networks are thousands of peers to each other. It is
-//! the host's TLS over TCP in everything else.
+//! A transport that uses another key in each handshake, so that two networks look like thousands of peers to each
+//! other. In everything else it is the host's TLS over TCP.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +18,7 @@ use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-/// What rustls may hold of plaintext and of records, as in the host.
+/// Limit of rustls' buffers for plaintext and for records, as in the host.
 const RUSTLS_BUFFER: usize = 16 * 1024;
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub struct MaskedTls {
 }
 
 impl MaskedTls {
-    /// Shows `keys` fresh keys in turn.
+    /// Uses `keys` fresh keys in turn.
     ///
     /// # Panics
     /// If rustls refuses its own provider.

@@ -1,4 +1,4 @@
-//! The group `net`: what a connection costs, broadcasts to many, and one peer that does not read.
+//! The group `net`: the cost of a connection, broadcasts to many peers, and one peer that does not read.
 
 use crate::Effort;
 use crate::report::Report;

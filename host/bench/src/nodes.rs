@@ -1,4 +1,4 @@
-//! Nodes with real connections, made for measuring: many peers in one or two processes. Starts no ticker.
+//! Nodes with real connections for measurements: many peers in one or two processes. Starts no ticker.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::masks::MaskedTls;
 
-/// The word by which this program calls itself to be the other end.
+/// The argument with which this program starts itself as the far end.
 pub const FAR: &str = "far-child";
 
 /// No handshake on loopback takes longer.
@@ -28,10 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Descriptors for everything but connections.
 const DESCRIPTORS: u64 = 128;
 
-/// What a measured node is made for.
+/// The dimensions of a measured node.
 pub struct Shape {
     pub capacity: usize,
-    /// Keys that it shows in turn, one for each connection; 0 for its own alone.
+    /// Number of keys that it uses in turn, one per connection; 0 for its own key only.
     pub masks: usize,
     pub listens: bool,
     pub outbox: OutboxLimits,
@@ -42,33 +42,33 @@ impl Shape {
         Self { capacity, masks: 0, listens: false, outbox: OutboxLimits::default() }
     }
 
-    /// With a key for each connection.
+    /// A different key for each connection.
     pub fn masked(capacity: usize) -> Self {
         Self { masks: capacity, ..Self::of(capacity) }
     }
 }
 
-/// A network and what it works on.
+/// A network with its tables.
 pub struct BenchNode {
     pub net: Net,
     pub state: NodeState,
 }
 
 impl BenchNode {
-    /// Call inside a runtime.
+    /// Must be called inside a runtime.
     pub fn start(shape: &Shape) -> Self {
         Self::answering(shape, Handlers::new())
     }
 
-    /// The same for a node that answers requests.
+    /// Like `start`, for a node that answers requests.
     pub fn answering(shape: &Shape, handlers: Handlers) -> Self {
         let Shape { capacity, masks, listens, outbox } = *shape;
         let identity = Identity::generate();
         let limits = NodeLimits {
             pool: PoolLimits::only_capacity(capacity as u32),
-            // Room to dial everybody; loopback addresses are nobody else's business, so none is passed on.
+            // Room to dial every address. Loopback addresses must not be passed on.
             book: BookLimits { capacity: capacity.max(64), ..BookLimits::default() },
-            // Measured broadcasts differ, and nothing holds them back.
+            // Broadcasts have no rate limit.
             broadcasts: BroadcastLimits { per_window: u32::MAX, ..BroadcastLimits::default() },
             journal: JournalLimits { notable: 64, chatter: 64 },
         };
@@ -78,7 +78,7 @@ impl BenchNode {
             // All of 127.0.0.0/8: one address for each connection.
             listen: if listens { vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))] } else { Vec::new() },
             outbox,
-            // Nor traffic.
+            // Traffic has no limit either.
             bytes_per_second_per_peer: u64::MAX,
             ..NetConfig::default()
         };
@@ -101,15 +101,15 @@ impl BenchNode {
         self.state.pool.live() as usize
     }
 
-    /// Puts an address for each of `count` connections to `port` into the book.
+    /// Adds an address for each of `count` connections to `port` to the address book.
     pub fn learn(&self, port: u16, count: usize) {
         for at in 0..count {
             self.state.book.learn(loopback(at, port), None, Source::Bootstrap);
         }
     }
 
-    /// Dials the `at`th address as a phase would, and waits until it is live here and `there` says so as well. How
-    /// long that took.
+    /// Dials the `at`th address as a phase would, and waits until the connection is live here and `there` reports the
+    /// same. Returns the time that this took.
     ///
     /// # Panics
     /// If it is not live in time.
@@ -123,7 +123,7 @@ impl BenchNode {
             .expect("each address is learned, and dialled once");
         self.net.dialer().dial(order, ticket);
         while self.live() == here_before || there() == there_before {
-            // Nobody tells us: looking again whenever other tasks have run costs them next to nothing.
+            // There is no notification: polling after other tasks have run costs them almost nothing.
             tokio::task::yield_now().await;
             assert!(begun.elapsed() < PATIENCE, "connection {at} is not live: {:?}", self.last_words());
         }
@@ -137,20 +137,20 @@ impl BenchNode {
 }
 
 fn loopback(at: usize, port: u16) -> SocketAddr {
-    // Behind the usual one.
+    // After the usual loopback address.
     let ip = u32::from(Ipv4Addr::new(127, 1, 0, 0)) + at as u32;
     SocketAddr::from((Ipv4Addr::from(ip), port))
 }
 
-/// How many of `wanted` connections the system gives this process descriptors for, with `each` for one; takes all that
-/// it may have.
+/// How many of `wanted` connections this process has descriptors for, with `each` per connection. Raises the process's
+/// limit to its maximum.
 pub fn room_for(wanted: usize, each: usize) -> usize {
     let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
     _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     wanted.min((most.saturating_sub(DESCRIPTORS) / each as u64) as usize)
 }
 
-/// Another process that holds the other ends of connections, without a ticker. Ends with its handle.
+/// Another process with the far ends of connections, without a ticker. Ends with its handle.
 pub struct Far(Child);
 
 impl Far {
@@ -180,7 +180,7 @@ impl Drop for Far {
     }
 }
 
-/// What [`Far`] runs: dials, says so, and lives until its standard input ends.
+/// The program of [`Far`]: dials, reports, and lives until its standard input ends.
 pub fn far(port: &str, count: &str) -> ExitCode {
     let (Ok(port), Ok(count)) = (port.parse(), count.parse::<usize>()) else { return ExitCode::from(2) };
     room_for(count, 1);
@@ -189,7 +189,7 @@ pub fn far(port: &str, count: &str) -> ExitCode {
         let node = BenchNode::start(&Shape::masked(count));
         node.learn(port, count);
         for at in 0..count {
-            // It is live there before it is live here.
+            // It is live at the other end before it is live here.
             node.connect(at, port, || node.live()).await;
         }
         node

@@ -1,4 +1,4 @@
-//! The pool under test, filled: peers with ids and addresses of their own, one shared link that does nothing.
+//! The pool under test, filled: peers with different ids and addresses, and one shared link that does nothing.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, PoolLimits,
 
 use crate::rounds::mix;
 
-/// The machine's clock, an hour ahead, so that there is a past in which peers were last seen.
+/// The machine's clock, an hour ahead, so that peers can have been seen in the past.
 pub struct HourAhead(Arc<SystemClock>);
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -40,7 +40,7 @@ impl Clock for HourAhead {
     }
 }
 
-/// A link to nobody.
+/// A link without a peer.
 pub struct Quiet;
 
 impl Link for Quiet {
@@ -57,7 +57,7 @@ pub fn id(peer: usize) -> PeerId {
     PeerId::from_bytes(bytes)
 }
 
-/// One address each, scattered over all networks. An odd factor maps no two numbers to the same one.
+/// A different address for each peer, scattered over all networks. An odd factor gives each number a different result.
 pub fn address(peer: usize) -> SocketAddr {
     let ip = Ipv4Addr::from((peer as u32).wrapping_mul(2_654_435_761));
     SocketAddr::new(IpAddr::V4(ip), 9000)
@@ -68,7 +68,7 @@ pub fn facts(peer: usize) -> PeerFacts {
     PeerFacts { id: id(peer), address: address(peer), direction }
 }
 
-/// How much the journal keeps in memory: as a node does, or next to nothing.
+/// The journal's memory: as in a node, or almost none.
 pub enum Rings {
     AsInANode,
     Tiny,
@@ -82,7 +82,7 @@ pub fn journal(clock: Arc<dyn Clock>, rings: Rings) -> Arc<Journal> {
     Journal::new(clock, limits, None)
 }
 
-/// A pool with room for `capacity` and nobody in it.
+/// An empty pool with room for `capacity` peers.
 pub fn empty(capacity: usize, clock: Arc<dyn Clock>, journal: Arc<Journal>) -> Arc<Pool> {
     let ourselves = PeerId::from_bytes([0; 32]);
     Pool::new(ourselves, PoolLimits::only_capacity(capacity as u32), clock, journal)
@@ -115,7 +115,7 @@ impl Filled {
         self.slots[peer].as_ref().expect("filled when made, and again after each round")
     }
 
-    /// One peer in a thousand was last seen `stale` ago, one in five `idle` ago, the others just now.
+    /// Marks one peer in a thousand as last seen `stale` ago, one in five `idle` ago, and the others now.
     pub fn spread(&self, idle: Duration, stale: Duration) {
         let now = self.clock.coarse();
         let before = |age: Duration| Coarse(now.0 - Coarse::from_duration(age).0);
@@ -129,7 +129,7 @@ impl Filled {
         }
     }
 
-    /// Brings back those whom a tick has dropped.
+    /// Reconnects the peers that a tick has dropped.
     pub fn refill(&mut self) {
         for peer in (0..self.slots.len()).filter(|&peer| matches!(kind(peer), Kind::Stale)) {
             self.slots[peer] = None;
@@ -138,7 +138,7 @@ impl Filled {
     }
 }
 
-/// How long ago a peer of the measured pools was heard.
+/// How long ago a peer of the measured pools was last heard.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Stale,
@@ -146,7 +146,7 @@ pub enum Kind {
     Busy,
 }
 
-/// The same for ours and for the baselines: 0.1 % stale and 20 % idle, scattered.
+/// The same for our pool and for the baselines: 0.1 % stale and 20 % idle, scattered.
 pub fn kind(peer: usize) -> Kind {
     match mix(peer as u64) % 1000 {
         0 => Kind::Stale,

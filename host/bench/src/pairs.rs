@@ -1,4 +1,4 @@
-//! Two builds of this program, run in turn: how each figure of one compares with the same figure of the other. Measures
+//! Runs two builds of this program in turn and compares each figure of one with the same figure of the other. Measures
 //! nothing itself.
 
 use std::collections::BTreeMap;
@@ -17,22 +17,22 @@ pub struct Pairs<'a> {
     pub count: usize,
 }
 
-/// What one run gives for one measure.
+/// The result of one run for one measure.
 struct Figure {
     value: f64,
     unit: String,
     more_is_better: bool,
 }
 
-/// By measure, and what it was taken of.
+/// By measure and by the measured thing.
 type Figures = BTreeMap<(String, String), Figure>;
 
 impl Pairs<'_> {
-    /// Runs both programs, each first in half of the pairs, and prints for each figure the median, the least and the
-    /// greatest ratio of costs: 1.1 is a tenth slower, larger or fewer than the other build.
+    /// Runs both programs, each first in half of the pairs. Prints for each figure the median, least and greatest ratio
+    /// of costs: 1.1 means a tenth slower, larger or fewer than the other build.
     ///
     /// # Errors
-    /// If a program cannot be run, fails, or has no figure in common with the other.
+    /// If a program cannot be run, fails, or shares no figure with the other.
     pub fn run(&self) -> Result<(), String> {
         let this = std::env::current_exe().map_err(|e| format!("this program has no path: {e}"))?;
         let mut ratios: BTreeMap<(String, String), (String, Vec<f64>)> = BTreeMap::new();
@@ -87,7 +87,7 @@ fn figure(line: &str) -> Option<((String, String), Figure)> {
     let figure = Figure {
         value: row["value"].as_f64()?,
         unit: text("unit")?,
-        // Older builds do not say it; the ratio takes it from this one.
+        // Older builds do not report it; the ratio uses the value of this build.
         more_is_better: row["more_is_better"].as_bool().unwrap_or_default(),
     };
     Some(((text("measure")?, text("subject")?), figure))

@@ -1,4 +1,4 @@
-//! The group `pool`: marking life, finding the stale, bytes, coming and going, growing.
+//! The group `pool`: marking peers as alive, finding stale ones, memory, coming and going, growth.
 
 use crate::Effort;
 use crate::report::Report;

@@ -1,4 +1,4 @@
-//! The group `record`: what recording costs a tick, in bytes and in CPU time, beside the same node that does not record.
+//! The group `record`: the cost of recording per tick in bytes and CPU time, compared with a node that does not record.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,13 +30,13 @@ pub const HOW: &str = "record: a simulated day, 30 s a tick; in each tick 80 % o
 const GROUP: &str = "record";
 const INTERVAL: Duration = Duration::from_secs(30);
 const AROUND: usize = 1_000;
-/// Ticks of a day.
+/// Ticks per day.
 const DAY: f64 = 2880.0;
 
-/// Time that moves when it is told to.
+/// A clock that advances only on request.
 struct Stepped(AtomicU64);
 
-/// So that there is a past in which peers were last seen.
+/// So that peers can have been seen in the past.
 const START: Duration = Duration::from_secs(3600);
 
 impl Clock for Stepped {
@@ -53,7 +53,7 @@ impl Clock for Stepped {
     }
 }
 
-/// A link that carries something.
+/// A link that counts traffic.
 #[derive(Default)]
 struct Busy {
     kib_in: AtomicU32,
@@ -80,7 +80,7 @@ struct Member {
     link: Arc<Busy>,
 }
 
-/// One node and its day.
+/// One node during a day.
 struct Node {
     clock: Arc<Stepped>,
     pool: Arc<Pool>,
@@ -94,7 +94,7 @@ struct Node {
 }
 
 impl Node {
-    /// With a file, it records; every `whole_every`-th beat is whole.
+    /// With `record`, it records, and every `whole_every`-th beat is complete.
     fn new(peers: usize, record: Option<(&str, u32)>) -> Self {
         let clock = Arc::new(Stepped(AtomicU64::new(START.as_millis() as u64)));
         let journal = journal(Arc::clone(&clock) as _, Rings::AsInANode);
@@ -156,7 +156,7 @@ impl Node {
         Member { number: self.next, slot, link }
     }
 
-    /// Half a minute goes by.
+    /// Half a minute passes.
     fn weather(&mut self) {
         let before = self.clock.0.load(Relaxed);
         let random = |peer: usize, what: u64| mix(mix(u64::from(self.tick) << 32 | peer as u64) ^ what);
@@ -168,7 +168,7 @@ impl Node {
             if of(1, 200) == 0 {
                 leaving.push(peer);
             }
-            // By turns: nobody is silent twice in a row, so that nobody is dropped.
+            // In turn: no peer is silent twice in a row, so none is dropped.
             if (member.number + self.tick as usize).is_multiple_of(5) {
                 continue;
             }
@@ -193,7 +193,7 @@ impl Node {
         }
     }
 
-    /// One tick, and waiting until it is in the file.
+    /// One tick; waits until it is in the file.
     fn round(&mut self) {
         self.weather();
         self.tick += 1;
@@ -215,7 +215,7 @@ impl Node {
     }
 }
 
-/// Bytes of the columns as they are in memory.
+/// Bytes of the columns in memory.
 fn plain(peers: usize) -> f64 {
     (4 * (peers * peer_columns::COLUMNS.len() + AROUND * book_columns::COLUMNS.len())) as f64
 }
@@ -260,7 +260,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
         report
             .push(row("replaying one tick", took, "us").note(format!("a day in {:.1} s", took * DAY / 1e6)));
         for file in files.iter().flatten() {
-            // A file that is left over in the folder for temporary files is nobody's loss.
+            // A leftover file in the temporary folder does no harm.
             _ = std::fs::remove_file(file);
         }
     }

@@ -1,4 +1,4 @@
-//! The group `reload`: from a file that is renamed to the first run of what is in it, and what a thousand of these leave.
+//! The group `reload`: time from a renamed file to the first run of its phase, and memory after a thousand reloads.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ const GROUP: &str = "reload";
 const PHASE: &str = "pulse";
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The allocator comes and goes with a mapping; one that a reload leaves behind would be there a thousand times.
+/// The allocator's own mappings vary. A mapping leaked per reload would show a thousand times.
 const ALLOCATORS_OWN: f64 = 10.0;
 
 /// Phases that change at once.
@@ -41,7 +41,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     grid(&pulse, effort, report);
 }
 
-/// The phase of which there are as many as one likes: the same module with a number behind it.
+/// The phase in any number of versions: the same module with a number appended.
 struct Pulse {
     bytes: Vec<u8>,
     compiled: Vec<u8>,
@@ -60,7 +60,7 @@ impl Pulse {
         Self { bytes, compiled, next: 0.into() }
     }
 
-    /// Bytes that never were.
+    /// Module bytes that were not used before.
     fn another(&self) -> Vec<u8> {
         const CUSTOM: u8 = 0;
         self.next.set(self.next.get() + 1);
@@ -70,7 +70,7 @@ impl Pulse {
         all
     }
 
-    /// Milliseconds to write and sync what a reload of new bytes writes: generation, head, compiled code.
+    /// Milliseconds to write and sync the files of a reload with new bytes: generation, head, compiled code.
     fn synced(&self, folder: &Path) -> f64 {
         let head = vec![0; 300];
         let begun = Instant::now();
@@ -95,7 +95,7 @@ impl Raw {
         Self { engine: Engine::new(&raw::config()).expect("a plain configuration") }
     }
 
-    /// Milliseconds to read, compile and instantiate what lies at `path`.
+    /// Milliseconds to read, compile and instantiate the module at `path`.
     fn load(&self, path: &Path) -> f64 {
         let begun = Instant::now();
         let bytes = fs::read(path).expect("it is there");
@@ -114,12 +114,12 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// The time that is the node's own.
+/// The node's own share of the time.
 fn beside_settling(whole: Duration) -> f64 {
     ms(whole) - ms(QUIET)
 }
 
-/// The value below which so much of all lie.
+/// The value below which `part` of all values lie.
 fn part(values: &[f64], part: f64) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -127,7 +127,7 @@ fn part(values: &[f64], part: f64) -> f64 {
     values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
-/// p50 and p99 as two rows, the first with what was to be reached.
+/// p50 and p99 as two rows, the first with the goal.
 fn rows(
     report: &mut Report,
     measure: &'static str,
@@ -148,7 +148,7 @@ fn rows(
     }
 }
 
-/// One phase that changes: new bytes, known bytes, its manifest alone.
+/// One phase changes: new bytes, known bytes, only the manifest.
 fn one(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let times = effort.choose(200, 10);
     let (raw, node) = (Raw::new(), Node::start("one", INTERVAL, &[PHASE.to_owned()], || pulse.another()));
@@ -165,7 +165,7 @@ fn one(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let synced: Vec<f64> = (0..times).map(|_| pulse.synced(node.folder())).collect();
     rows(report, "the files that are synced for it", &subject, &synced, None, None);
 
-    // Three, for to go back to the one before is another thing.
+    // Three versions, because going back to the previous one is another case.
     let known: Vec<Vec<u8>> = (0..3).map(|_| pulse.another()).collect();
     known.iter().for_each(|bytes| _ = node.rename_to_run(PHASE, node.prepare(PHASE, bytes)));
     let ours: Vec<f64> = (0..times)
@@ -194,7 +194,7 @@ fn many(pulse: &Pulse, effort: &Effort, report: &mut Report) {
         let bytes: Vec<Vec<u8>> =
             modules.iter().map(|module| fs::read(&module.from).expect("just written")).collect();
         ours.push(beside_settling(node.rename_all(modules)));
-        // Each gets the bytes of its neighbour.
+        // Each phase gets the bytes of its neighbour.
         let modules = names.iter().enumerate();
         let modules = modules.map(|(at, name)| node.prepare(name, &bytes[(at + 1) % MANY])).collect();
         known.push(beside_settling(node.rename_all(modules)));
@@ -208,7 +208,7 @@ fn many(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     report.push(row.note(rounds));
 }
 
-/// What reloads leave behind.
+/// Memory that reloads leave behind.
 fn growth(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let (warm, times) = (effort.choose(300, 20), effort.choose(1000, 100));
     let node = Node::start("growth", INTERVAL, &[PHASE.to_owned()], || pulse.another());
@@ -232,7 +232,7 @@ fn growth(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     }
 }
 
-/// Whether ticks are missed for reloads.
+/// Whether reloads cause missed ticks.
 fn grid(pulse: &Pulse, effort: &Effort, report: &mut Report) {
     let interval = Duration::from_millis(100);
     let span = Duration::from_secs(effort.choose(20, 2));
@@ -250,7 +250,7 @@ fn grid(pulse: &Pulse, effort: &Effort, report: &mut Report) {
                 } else {
                     std::thread::sleep(interval);
                 }
-                // Each time: only so many are kept.
+                // Drained each time: the channel keeps only a limited number.
                 while let Ok(beat) = beats.try_recv() {
                     ticks.lateness.extend((beat.urgent == 0).then(|| ms(beat.lateness)));
                 }

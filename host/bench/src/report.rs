@@ -1,24 +1,24 @@
-//! What every group hands in: one figure, what it is compared with, and what was to be reached. Measures nothing.
+//! The result type of every group: a figure, its comparison, and its goal. Measures nothing.
 
 use std::ops::RangeInclusive;
 
 use serde_json::json;
 
-/// What a figure had to reach.
+/// The goal of a figure.
 #[derive(Clone, Copy, Debug)]
 pub enum Reach {
-    /// So many times better than the baseline.
+    /// At least this many times better than the baseline.
     Times(f64),
-    /// No more than this, in the figure's own unit.
+    /// At most this value, in the figure's own unit.
     AtMost(f64),
 }
 
-/// What a figure is compared with.
+/// The baseline of a figure.
 #[derive(Clone, Debug)]
 struct Against {
     name: String,
     value: f64,
-    /// What earlier measurements on a similar machine gave for this baseline.
+    /// The range of earlier measurements of this baseline on a similar machine.
     earlier: Option<RangeInclusive<f64>>,
 }
 
@@ -37,7 +37,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// A figure of which less is better.
+    /// A figure for which less is better.
     pub fn cost(
         group: &'static str,
         measure: &'static str,
@@ -60,7 +60,7 @@ impl Row {
         }
     }
 
-    /// A figure of which more is better.
+    /// A figure for which more is better.
     pub fn rate(
         group: &'static str,
         measure: &'static str,
@@ -71,13 +71,13 @@ impl Row {
         Self { more_is_better: true, ..Self::cost(group, measure, subject, value, unit) }
     }
 
-    /// The same measure of something else, taken in the same run.
+    /// Adds the same measure of a baseline, taken in the same run.
     pub fn against(mut self, name: impl Into<String>, value: f64) -> Self {
         self.against = Some(Against { name: name.into(), value, earlier: None });
         self
     }
 
-    /// What the baseline was in earlier measurements: more than twice off is told.
+    /// Adds the range of earlier measurements. A baseline that differs by more than a factor of two is reported.
     pub fn earlier(mut self, range: RangeInclusive<f64>) -> Self {
         if let Some(against) = &mut self.against {
             against.earlier = Some(range);
@@ -98,7 +98,7 @@ impl Row {
         self
     }
 
-    /// How many times better than the baseline; above 1 is better for costs and for rates.
+    /// How many times better than the baseline. Above 1 is better, for costs and for rates.
     fn ratio(&self) -> Option<f64> {
         let against = self.against.as_ref()?;
         let (better, worse) =
@@ -113,7 +113,7 @@ impl Row {
         })
     }
 
-    /// In words, if the baseline is more than twice off its earlier measurements.
+    /// A text if the baseline differs from its earlier measurements by more than a factor of two.
     fn strays(&self) -> Option<String> {
         let against = self.against.as_ref()?;
         let earlier = against.earlier.as_ref()?;
@@ -168,7 +168,7 @@ impl Row {
     }
 }
 
-/// Three digits that count, with separators: 1,234,000 and 0.0123.
+/// Three significant digits, with separators: 1,234,000 and 0.0123.
 pub fn number(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude == 0.0 {
@@ -204,7 +204,7 @@ pub fn table<const N: usize>(lines: &[[String; N]]) {
     }
 }
 
-/// Where the rows of a run go: a line each as JSON, or one table at the end.
+/// Collects the rows of a run: one JSON line each, or one table at the end.
 pub struct Report {
     json: bool,
     rows: Vec<Row>,
@@ -219,7 +219,7 @@ impl Report {
         if self.json {
             println!("{}", row.json());
         } else {
-            // A long run should show that it lives.
+            // Shows progress during a long run.
             eprintln!("  {}", row.cells().join("  "));
         }
         self.rows.push(row);

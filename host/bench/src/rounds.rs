@@ -1,4 +1,4 @@
-//! How samples are taken: interleaved rounds, medians, threads on cores of their own. Knows nothing of what is measured.
+//! Takes samples: interleaved rounds, medians, threads pinned to cores. Independent of the measured thing.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,20 +9,20 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 
-/// One of the things that are measured in turn: takes one sample.
+/// One of the things measured in turn: takes one sample.
 pub type Sample<'a> = Box<dyn FnMut() -> f64 + 'a>;
 
-/// A sample during which the system took the core away is taken again, so often at most.
+/// A sample during which the system preempted the thread is repeated, at most this many times.
 const TRIES: usize = 8;
 
-/// Takes `rounds` samples of each, in turn, and gives the median of each. The first round is not counted.
+/// Takes `rounds` samples of each in turn and returns the median of each. The first round is not counted.
 ///
-/// In turn, so that a disturbance or a slower clock of the machine falls on all of them alike.
+/// Taking turns spreads a disturbance or a slower clock of the machine evenly.
 pub fn medians<const N: usize>(rounds: usize, mut samples: [Sample<'_>; N]) -> [f64; N] {
     let mut taken: [Vec<f64>; N] = std::array::from_fn(|_| Vec::with_capacity(rounds));
     for round in 0..=rounds {
         for at in 0..N {
-            // Another one first in each round: what follows a large one meets cold caches.
+            // Another one is first in each round: after a large one, caches are cold.
             let at = (at + round) % N;
             let value = undisturbed(&mut samples[at]);
             if round > 0 {
@@ -33,7 +33,7 @@ pub fn medians<const N: usize>(rounds: usize, mut samples: [Sample<'_>; N]) -> [
     taken.map(median)
 }
 
-/// The first sample without an involuntary switch in this process, or the least disturbed of a few.
+/// The first sample without an involuntary context switch in this process, or the least disturbed of a few.
 fn undisturbed(sample: &mut Sample<'_>) -> f64 {
     let mut best = (i64::MAX, f64::NAN);
     for _ in 0..TRIES {
@@ -50,12 +50,12 @@ fn undisturbed(sample: &mut Sample<'_>) -> f64 {
     best.1
 }
 
-/// How often the system has taken the core away so far.
+/// Number of preemptions by the system so far.
 pub fn preemptions(whose: UsageWho) -> i64 {
     getrusage(whose).map_or(0, |usage| usage.involuntary_context_switches())
 }
 
-/// What this process has used so far, all threads and the system's work for them, in microseconds.
+/// CPU time of this process so far in microseconds: all threads, and the system's work for them.
 pub fn cpu_micros() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
     let micros = |time: TimeVal| time.tv_sec() as f64 * 1e6 + time.tv_usec() as f64;
@@ -78,13 +78,13 @@ pub fn nanos(time: Duration) -> f64 {
     time.as_nanos() as f64
 }
 
-/// Whether the calling thread stays on core `core` from now on.
+/// Pins the calling thread to core `core`. Returns whether that worked.
 pub fn pin(core: usize) -> bool {
     let mut set = CpuSet::new();
     set.set(core).is_ok() && sched_setaffinity(Pid::from_raw(0), &set).is_ok()
 }
 
-/// Gives each thread of a runtime a core of its own: for `on_thread_start`.
+/// Pins each thread of a runtime to another core: for `on_thread_start`.
 pub fn pin_in_turn(cores: usize) -> impl Fn() + Send + Sync + 'static {
     let next = AtomicUsize::new(0);
     move || {
@@ -92,7 +92,7 @@ pub fn pin_in_turn(cores: usize) -> impl Fn() + Send + Sync + 'static {
     }
 }
 
-/// Whether two threads can be put on two cores, in words for a note if not.
+/// Why two threads cannot be pinned to two cores; None if they can.
 pub fn why_not_pinned() -> Option<&'static str> {
     let both = std::thread::scope(|scope| {
         [0, 1].map(|core| scope.spawn(move || pin(core))).map(|thread| thread.join().unwrap_or(false))
@@ -100,8 +100,8 @@ pub fn why_not_pinned() -> Option<&'static str> {
     (both != [true, true]).then_some("threads not pinned: fewer than two cores for this process")
 }
 
-/// Has two threads, each on a core of its own, do `ops` operations each at the same time. Nanoseconds of wall time per
-/// operation of both together: two threads that do not disturb each other give half of what one does.
+/// Two threads, each pinned to a core, do `ops` operations each at the same time. Returns nanoseconds of wall time per
+/// operation of both together: threads that do not disturb each other need half of the time of one.
 pub fn two_threads(ops: usize, work: impl Fn(usize) + Sync) -> f64 {
     let ready = AtomicUsize::new(0);
     let spans = std::thread::scope(|scope| {
@@ -110,7 +110,7 @@ pub fn two_threads(ops: usize, work: impl Fn(usize) + Sync) -> f64 {
             scope.spawn(move || {
                 pin(core);
                 ready.fetch_add(1, Ordering::SeqCst);
-                // Spinning: a thread that has to be woken starts late.
+                // Spinning: a thread that must be woken starts late.
                 while ready.load(Ordering::SeqCst) < 2 {
                     spin_loop();
                 }
@@ -126,7 +126,7 @@ pub fn two_threads(ops: usize, work: impl Fn(usize) + Sync) -> f64 {
     nanos(ended - begun) / (2 * ops) as f64
 }
 
-/// `count` indices below `below`, in an order that no prefetcher guesses.
+/// `count` indices below `below`, in an order that a prefetcher cannot guess.
 pub fn scattered(count: usize, below: usize, seed: u64) -> Vec<u32> {
     (0..count as u64).map(|at| (mix(at ^ seed << 32) % below as u64) as u32).collect()
 }
@@ -139,7 +139,7 @@ pub fn mix(value: u64) -> u64 {
     value ^ value >> 31
 }
 
-/// Keeps the compiler from leaving out what nobody looks at.
+/// Keeps the compiler from removing an unused result.
 pub fn used<T>(value: T) {
     black_box(value);
 }

@@ -1,5 +1,5 @@
-//! The baselines: the pools of the node that Groundskeeper replaces, written plainly after its own description, and the
-//! same in a dashmap. Nothing here is tuned, up or down.
+//! The baselines: the pools of the node that Groundskeeper replaces, written plainly from that node's own description,
+//! and the same in a dashmap. Nothing here is tuned for speed or against it.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, RwLock};
 
 use crate::ours::address;
 
-/// The socket and its buffers: not part of the bookkeeping, so there is nothing in it.
+/// Stands for the socket and its buffers. They are not part of the bookkeeping, so it is empty.
 #[derive(Default)]
 pub struct Connection {
     pings: u64,
@@ -42,7 +42,7 @@ impl PeerInfo {
     }
 }
 
-/// Everything about one connection, as the later of the two designs keeps it.
+/// All data of one connection, as the later of the two designs keeps it.
 #[expect(dead_code, reason = "kept for its size: nobody asks a baseline for it")]
 pub struct Unified {
     pub connection: Shared,
@@ -62,14 +62,14 @@ pub fn ip(peer: usize) -> IpAddr {
     address(peer).ip()
 }
 
-/// What the maintenance loop and the benches ask of either design.
+/// What the maintenance loop and the benches need from both designs.
 pub trait SeedPool: Default + Send + Sync + 'static {
     const NAME: &'static str;
 
     fn insert(&self, peer: usize, connection: Shared, now: Instant) -> impl Future<Output = ()> + Send;
     fn remove(&self, ip: &IpAddr) -> impl Future<Output = ()> + Send;
     fn peer_seen(&self, ip: &IpAddr, now: Instant) -> impl Future<Output = ()> + Send;
-    /// Whom nobody has heard for `limit`, and how many there are.
+    /// The peers not heard for `limit`, and the number of peers.
     fn stale(&self, limit: Duration, now: Instant) -> impl Future<Output = (Vec<IpAddr>, usize)> + Send;
     fn contains(&self, ip: &IpAddr) -> impl Future<Output = bool> + Send;
     fn connection(&self, ip: &IpAddr) -> impl Future<Output = Option<Shared>> + Send;
@@ -87,7 +87,7 @@ pub trait SeedPool: Default + Send + Sync + 'static {
     }
 }
 
-/// After the unification: one map, one lock.
+/// After the unification: one map with one lock.
 #[derive(Default)]
 pub struct OneMap {
     pub connections: RwLock<HashMap<IpAddr, Unified>>,
@@ -130,7 +130,7 @@ impl SeedPool for OneMap {
     }
 }
 
-/// Before: three maps, a lock each, always taken in the same order.
+/// Before: three maps with a lock each, always taken in the same order.
 #[derive(Default)]
 pub struct ThreeMaps {
     connections: RwLock<HashMap<IpAddr, Shared>>,
@@ -182,7 +182,7 @@ impl SeedPool for ThreeMaps {
     }
 }
 
-/// The one map with a lock per shard instead: what one would reach for first.
+/// The single map with a lock per shard: the first alternative that comes to mind.
 pub fn dashmap(peers: usize) -> DashMap<IpAddr, Unified> {
     let (map, shared, now) = (DashMap::new(), Shared::default(), Instant::now());
     for peer in 0..peers {
@@ -191,7 +191,7 @@ pub fn dashmap(peers: usize) -> DashMap<IpAddr, Unified> {
     map
 }
 
-/// The part of a node that the maintenance loop works on besides the pool.
+/// The parts of a node, besides the pool, that the maintenance loop works on.
 pub struct Surroundings {
     pub recent_broadcasts: RwLock<HashMap<[u8; 16], Instant>>,
     pub exchange: RwLock<HashMap<SocketAddr, Instant>>,
@@ -201,8 +201,8 @@ const STALE_AFTER: Duration = Duration::from_secs(90);
 const FORGET_BROADCASTS: Duration = Duration::from_secs(300);
 const FORGET_PEERS: Duration = Duration::from_secs(604_800);
 
-/// One round of the unified maintenance task, and of the keep-alive of each connection in `everyone`, which that node
-/// runs in a task each: here without the tasks' own cost. Returns how many peers were dropped.
+/// One round of the unified maintenance task, and of the keep-alive for each connection in `everyone`. That node runs
+/// one task per keep-alive; the cost of those tasks is left out here. Returns the number of dropped peers.
 pub async fn tick<P: SeedPool>(pool: &P, around: &Surroundings, everyone: &[IpAddr]) -> usize {
     let now = Instant::now();
     let (stale, current) = pool.stale(STALE_AFTER, now).await;
@@ -221,7 +221,7 @@ pub async fn tick<P: SeedPool>(pool: &P, around: &Surroundings, everyone: &[IpAd
     stale.len()
 }
 
-/// What a connection's keep-alive task does when its 30 s are over.
+/// The work of a connection's keep-alive task after its 30 s.
 pub async fn keep_alive<P: SeedPool>(pool: &P, ip: &IpAddr) {
     if !pool.contains(ip).await {
         return;

@@ -1,4 +1,4 @@
-//! The group `tick`: a whole beat of the four built-in phases, and what its parts cost.
+//! The group `tick`: a complete beat of the four built-in phases, and the cost of its parts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,12 +33,12 @@ const IDLE: Duration = Duration::from_secs(40);
 const STALE: Duration = Duration::from_secs(100);
 /// Remembered broadcasts and known addresses, here and in the baselines.
 const AROUND: usize = 1_000;
-/// The ticker hands out so many pings at once.
+/// The ticker sends this many pings at once.
 const PINGS_AT_ONCE: usize = 4096;
-/// Every built-in is due after so many ticks.
+/// Every built-in is due after this many ticks.
 const ALL_DUE: u32 = 120;
 
-/// The built-ins, with the cadence that a node gives them.
+/// The built-ins with a node's schedule.
 pub fn built_ins() -> Registry {
     let specs = builtins(&Config::default().phases);
     Registry::new(specs, Vec::new(), |_| 0, &Before { interval: INTERVAL, ..Before::default() })
@@ -80,7 +80,7 @@ fn digest(at: u64) -> [u8; 16] {
     bytes
 }
 
-/// One tick of ours and its parts, in microseconds.
+/// One tick of our design and its parts, in microseconds.
 #[derive(Default)]
 struct Parts {
     whole: Vec<f64>,
@@ -117,7 +117,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     (micros(begun.elapsed()), made)
 }
 
-/// Ours with phases on one kind of fence.
+/// Our design with phases on one kind of executor.
 struct Ours {
     filled: Filled,
     cycle: Cycle,
@@ -154,7 +154,7 @@ impl Ours {
     }
 }
 
-/// One design of the seeds and its surroundings.
+/// One design of the seeds with its surroundings.
 struct Seeds<P> {
     pool: P,
     around: Surroundings,

@@ -1,4 +1,4 @@
-//! One run of a phase that does nothing: all that is ours in it, beside plain wasmtime.
+//! One run of a phase that does nothing: the overhead of our code over plain wasmtime.
 
 use groundskeeper::engine::policy::Instance;
 use groundskeeper::engine::wasm::{Wasm, component_of};
@@ -45,7 +45,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     );
 }
 
-/// Both compile alike, or the comparison is none.
+/// Both must compile to the same code, or the comparison means nothing.
 fn same_code(raw: &Raw) {
     let folder = Scratch::new("same");
     let wasm = Wasm::new(Some(folder.0.clone())).expect("a folder of our own");

@@ -1,5 +1,5 @@
-//! How long a guest can keep the host busy with the fuel of a manifest that says nothing: whatever it calls, fuel should
-//! end it before the wall clock does.
+//! How long a guest can keep the host busy with the default fuel of a manifest. Whatever the guest calls, fuel should
+//! end it before the wall-clock limit does.
 
 use groundskeeper::engine::policy::{Instance, Limits};
 use groundskeeper::engine::wasm::{Setup, Wasm, with_contract};
@@ -12,7 +12,7 @@ use crate::rounds::median;
 
 const PEERS: usize = 100_000;
 
-/// What is done without an end, the imports it needs, and how it is called.
+/// The endless operation, the imports that it needs, and the call.
 const LOOPS: &[(&str, &str, &str)] = &[
     ("nothing", "", ""),
     ("totals-now", IMPORT_TOTALS, "(call $f (i32.const 256))"),
@@ -49,15 +49,15 @@ const IMPORT_METRICS: &str =
 /// All peers pass all tests, and all are sorted.
 const SELECT: &str = "(call $f (i32.const 2097152) (i32.const 8) (i32.const 1) (i32.const 1032) (i32.const 4) \
      (i32.const 1) (i32.const 16384) (i32.const 256))";
-/// Rows of zeros; the list of columns is 1024: one name.
+/// Rows of zeros. The list of columns is at 1024: one name.
 const FACTS: &str =
     "(call $f (i32.const 1048576) (i32.const 16384) (i32.const 1024) (i32.const 1) (i32.const 256))";
 const FACTS_OF_NOBODY: &str =
     "(call $f (i32.const 1048576) (i32.const 0) (i32.const 3145728) (i32.const 4000) (i32.const 256))";
 const COLUMN: &str = "(call $f (i32.const 1032) (i32.const 4) (i32.const 0) (i32.const 256))";
 
-/// At 1024 a list of one name, at 1032 "conn"; zeros from 1 MiB; at 2 MiB eight tests that all pass; at 3 MiB the list of
-/// one name four thousand times. The room for results is used again at each call.
+/// Memory: at 1024 a list of one name, at 1032 "conn", zeros from 1 MiB, at 2 MiB eight tests that all pass, at 3 MiB
+/// the list of one name four thousand times. Each call reuses the space for results.
 fn module(import: &str, call: &str) -> Vec<u8> {
     let test = r"\08\04\00\00\04\00\00\00\00\00\00\00\ff\ff\ff\ff".repeat(8);
     let names = r"\08\04\00\00\04\00\00\00".repeat(4_000);

@@ -1,4 +1,4 @@
-//! What loaded phases hold, and what loading costs: compiled, and out of the artifact store. Each in a process of its own.
+//! Memory of loaded phases, and the cost of loading: compiled, and from the artifact store. Each in a separate process.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::Effort;
 use crate::report::{Reach, Report, Row};
 use crate::rounds::median;
 
-/// The word that makes this binary load phases and tell what they hold: `loaded <folder> <module>`.
+/// The argument that makes this binary load phases and report their memory: `loaded <folder> <module>`.
 pub const CHILD: &str = "loaded-phases";
 
 const PHASES: usize = 100;
@@ -23,7 +23,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     for module in ["slow-peers", "empty"] {
         let scratch = Scratch::new(module);
         let compiled = child(Path::new("-"), module);
-        // The first of these fills the store.
+        // The first child fills the store.
         child(&scratch.0, module);
         let mut loads: Vec<Loaded> = Vec::new();
         for _ in 0..effort.choose(5, 2) {
@@ -57,7 +57,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     }
 }
 
-/// Per phase.
+/// Cost per phase.
 struct Loaded {
     kib: f64,
     anonymous_kib: f64,
@@ -81,14 +81,14 @@ fn bytes_of(module: &str) -> Vec<u8> {
     if module == "slow-peers" { SLOW_PEERS.to_vec() } else { empty() }
 }
 
-/// Loads the module as often as a node might, each time as other bytes, and runs each once.
+/// Loads the module as often as a node might, each time with different bytes, and runs each copy once.
 pub fn tell(store: &str, module: &str) -> std::process::ExitCode {
     let store = (store != "-").then(|| PathBuf::from(store));
     let wasm = Wasm::new(store).expect("a folder of our own");
     let bytes = bytes_of(module);
     let setup = || groundskeeper::engine::wasm::Setup { settings: SETTINGS.into(), ..setup(Instance::Fresh) };
     let job = job(100);
-    // One first: what all of them share is not theirs.
+    // Load one before the measurement: it pays for what all of them share.
     let first = guest(&wasm, &numbered(&bytes, usize::MAX), setup());
     once(&first, &job);
     let modules: Vec<Vec<u8>> = (0..PHASES).map(|at| numbered(&bytes, at)).collect();
@@ -110,7 +110,7 @@ pub fn tell(store: &str, module: &str) -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }
 
-/// The same module with a number behind it: other bytes, and so another digest.
+/// The module with a number appended: different bytes, so a different digest.
 fn numbered(bytes: &[u8], number: usize) -> Vec<u8> {
     const CUSTOM: u8 = 0;
     let mut all = bytes.to_vec();
@@ -119,7 +119,7 @@ fn numbered(bytes: &[u8], number: usize) -> Vec<u8> {
     all
 }
 
-/// Resident memory of this process in KiB: all of it, and what no file backs.
+/// Resident memory of this process in KiB: in total, and the part without a backing file.
 fn resident() -> [f64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     ["VmRSS:", "RssAnon:"].map(|name| {

@@ -1,4 +1,4 @@
-//! Two phases over many peers, as components and compiled in: one that asks the host, one that reads columns itself.
+//! Two phases over many peers, as components and compiled in: one asks the host, one reads columns itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::rounds::{medians, per_op};
 
 const PARTITION_WATCH: &[u8] = include_bytes!("../../../../examples/ready/partition-watch.wasm");
 
-/// Of a run, in microseconds.
+/// Times of a run, in microseconds.
 struct Taken {
     built_in: f64,
     fresh: f64,
@@ -56,7 +56,7 @@ fn tell(report: &mut Report, phase: &str, peers: usize, taken: &Taken, reach: bo
     };
     let times = |row: Row, most: f64| if reach { row.reach(Reach::Times(1.0 / most)) } else { row };
     let fresh = row("component, fresh store", taken.fresh);
-    // A fixed price a run, whatever the peers: the bound is the built-in's time and 50 us.
+    // The overhead of a run is constant in the number of peers: the bound is the built-in's time plus 50 us.
     report.push(if reach { fresh.reach(Reach::AtMost(built_in + 50.0)) } else { fresh });
     report.push(times(row("component, persistent", taken.persistent), 1.3));
     if let Some(library) = taken.library {
@@ -102,7 +102,7 @@ fn measure(
     Taken { built_in, fresh, persistent, library: native.is_some().then_some(library) }
 }
 
-/// Builds slow-peers as a shared library, in a target folder of its own: with the feature its SDK is another one.
+/// Builds slow-peers as a shared library, in a separate target folder: the feature changes the SDK's build.
 fn library() -> Result<PathBuf, String> {
     let release = std::env::current_exe().map_err(|error| error.to_string())?;
     let target = release.parent().and_then(Path::parent).ok_or("the bench is not in a target folder")?;

@@ -1,4 +1,4 @@
-//! Plain wasmtime, as somebody would use it who knows it well: what a run costs at least. Has nothing of ours.
+//! Plain wasmtime as an expert would use it: the minimum cost of a run. Contains nothing of ours.
 
 use std::time::Instant;
 
@@ -76,7 +76,7 @@ impl Raw {
         Self { engine, pre, run }
     }
 
-    /// What it makes of a component: ours must make the same of it.
+    /// The compiled form of a component. The host must produce the same bytes.
     pub fn compiled(&self, component: &[u8]) -> Vec<u8> {
         self.engine.precompile_component(component).expect("it compiles")
     }
@@ -95,13 +95,13 @@ impl Raw {
         (store, run)
     }
 
-    /// Runs it once in a store of its own.
+    /// Runs it once in a new store.
     pub fn fresh(&self) {
         let (mut store, run) = self.start();
         assert!(run.call(&mut store, (TICK, "{}")).is_ok_and(|(ended,)| ended.is_ok()));
     }
 
-    /// Nanoseconds of a run, of so many in one store.
+    /// Nanoseconds per run, for `runs` runs in one store.
     pub fn persistent(&self, runs: usize) -> f64 {
         let (mut store, run) = self.start();
         let begun = Instant::now();
@@ -113,7 +113,7 @@ impl Raw {
     }
 }
 
-/// The host's, word by word; what it compiles to shows whether it still is.
+/// A copy of the host's settings. The comparison of compiled code shows whether it is still equal.
 pub fn config() -> Config {
     let mut config = Config::new();
     config

@@ -30,7 +30,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
             Registry::new(specs, Vec::new(), |_| 0, &Before { interval: INTERVAL, ..Before::default() });
         let filled = Filled::new(PEERS);
         let fence = Fence::Thread(PhaseThread::default());
-        // The slots stay: who is dropped is not there any more, which is a few of ten thousand.
+        // Keeps the slots alive. Dropped peers do not come back; those are a few of ten thousand.
         let cycle = Cycle::new(world(&filled), registry.expect("good phases"), fence, INTERVAL, 7);
         (cycle, filled)
     };
@@ -75,7 +75,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     }
 }
 
-/// What the runs of one phase took, in microseconds, and the most that they used.
+/// The times of the runs of one phase in microseconds, and their maximum use of fuel and memory.
 #[derive(Default)]
 struct Each {
     taken: Vec<f64>,
@@ -98,7 +98,7 @@ fn specs(scratch: &Scratch) -> Vec<PhaseSpec> {
         load().into_iter().take(again).map(|spec| PhaseSpec { name: format!("{}-2", spec.name), ..spec }),
     );
     for spec in &mut specs {
-        // All of them due at each tick, in any order.
+        // All are due at each tick, in any order.
         spec.schedule = Schedule::every(1);
     }
     specs

@@ -1,17 +1,17 @@
-//! A frozen view that costs nothing to read: columns made beforehand. Has no names and no book.
+//! A frozen view without a cost of reading: its columns exist in advance. Has no names and no address book.
 
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Totals};
 
 use crate::rounds::mix;
 
-/// Peers of whom one in a thousand is slow, one in a hundred silent, all with different numbers.
+/// Columns of peers: one in a thousand is slow, one in a hundred silent, and all numbers differ.
 pub struct Columns {
     rows: u32,
     columns: Vec<Vec<u32>>,
 }
 
-/// Slower than this is one peer in a thousand.
+/// One peer in a thousand is slower than this.
 pub const SLOW_US: u32 = 500_000;
 
 impl Columns {

@@ -1,4 +1,4 @@
-//! One connection's send queue, beside a channel that knows no priorities, bytes or deadlines.
+//! One connection's send queue, compared with a channel without priorities, byte limits or deadlines.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -20,15 +20,15 @@ use crate::rounds::{Sample, medians, nanos, used};
 const PRODUCERS: usize = 2;
 const FRAME: usize = 64;
 
-/// Frames that wait at most, in both.
+/// Maximum number of waiting frames, in both.
 const CAPACITY: usize = 1024;
 
-/// Frames taken at once: what one write gathers.
+/// Frames taken at once: the batch of one write.
 const GATHERED: usize = 16;
-/// Bytes taken at once, of which these frames are far away.
+/// Limit of bytes taken at once. These frames stay far below it.
 const BATCH_BYTES: usize = 32 * 1024;
 
-/// No frame expires, so nobody asks what time it is.
+/// No frame expires, so the clock is never read.
 const NO_TIME: fn() -> Duration = || Duration::ZERO;
 
 pub fn run(effort: &Effort, report: &mut Report) {
@@ -54,7 +54,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     }
 }
 
-/// Frames a second until the consumer has them all, each producer in a lane of its own choice.
+/// Frames per second until the consumer has them all. Each producer uses the lane given for it.
 async fn ours(each: usize, at_once: usize, lanes: [Priority; PRODUCERS]) -> f64 {
     let limits = OutboxLimits { data_frames: CAPACITY, ..OutboxLimits::default() };
     let outbox = Arc::new(Outbox::new(limits));
@@ -87,7 +87,7 @@ async fn ours(each: usize, at_once: usize, lanes: [Priority; PRODUCERS]) -> f64 
     (PRODUCERS * each) as f64 * 1e9 / nanos(begun.elapsed())
 }
 
-/// Waits for room as a request does that may wait.
+/// Waits for space, as a request may.
 async fn push(outbox: &Outbox, lane: Priority, frame: &Bytes) {
     if outbox.push(lane, frame.clone()).is_ok() {
         return;

@@ -1,4 +1,4 @@
-//! Many who ask, one who works: our queue, the seed's way to empty one, and tokio's channel.
+//! Many producers, one consumer: our queue, the seed's way to empty one, and tokio's channel.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
@@ -16,19 +16,19 @@ use crate::pool::scan::thousands;
 use crate::report::{Reach, Report, Row};
 use crate::rounds::{Sample, median, medians, nanos, used};
 
-/// As many bytes as a line of the cache.
+/// The size of a cache line.
 type Item = [u8; 64];
 
 const PRODUCERS: usize = 16;
 const CAPACITY: usize = 1024;
 
-/// Items that our consumer takes at once at most, and tokio's.
+/// Maximum number of items that our consumer and tokio's take at once.
 const AT_ONCE: usize = 256;
 
-/// Operations a second of the transaction queue, in the record of the seeds' own refactoring: 8.97 us each.
+/// Operations per second of the transaction queue, as recorded in the seeds' own refactoring: 8.97 us each.
 const SEEDS_RECORD: f64 = 111_525.0;
 
-/// The seed's consumer takes so many, and then sleeps.
+/// The seed's consumer takes this many, then sleeps.
 const SEEDS_POPS: usize = 10;
 const SEEDS_NAP: Duration = Duration::from_millis(1);
 
@@ -62,7 +62,7 @@ fn item(number: usize) -> Item {
     item
 }
 
-/// Items a second from the first push to the last pop. Producers are threads; a full queue makes them yield.
+/// Items per second from the first push to the last pop. Producers are threads; they yield while the queue is full.
 fn by_threads(each: usize, consume: fn(&RequestQueue<Item>, usize)) -> f64 {
     let queue = RequestQueue::new(CAPACITY);
     let (gate, epoch, begun) = (Barrier::new(PRODUCERS + 1), Instant::now(), AtomicU64::new(u64::MAX));

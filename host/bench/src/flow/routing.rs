@@ -1,4 +1,4 @@
-//! Whom a request goes to: one decision over a thousand connections.
+//! The choice of a peer for a request: one decision over a thousand connections.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::rounds::{Sample, medians, per_op, used};
 
 const PEERS: usize = 1_000;
 const DECISIONS: usize = 100_000;
-/// Looking at all of them takes longer.
+/// Fewer decisions for the variant that checks every connection, because it is slower.
 const SLOW_DECISIONS: usize = 500;
 
 pub fn run(effort: &Effort, report: &mut Report) {

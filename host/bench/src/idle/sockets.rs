@@ -1,4 +1,4 @@
-//! The same node with TLS sockets: the other ends are in processes of their own, so that only one end is counted.
+//! The same node with TLS sockets. The other ends are in separate processes, so that only one end is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use super::{PEERS, used_in};
 use crate::nodes::{BenchNode, Far, Shape, room_for};
 
-/// Ours with sockets. `stopped` of the peers do not run any more: their sockets are open and take what fits.
+/// Our node with sockets. `stopped` of the peers do not run: their sockets stay open and take what fits.
 pub async fn connected(time: Duration, stopped: usize) -> Value {
     room_for(PEERS, 1);
     let node = BenchNode::start(&Shape { listens: true, ..Shape::masked(PEERS) });

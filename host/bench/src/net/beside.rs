@@ -1,5 +1,5 @@
-//! One peer that does not read, over TLS on loopback: how long a broadcast takes to reach the others, in pairs with a network
-//! in which it reads.
+//! One peer does not read, over TLS on loopback: time until a broadcast has reached the others, in pairs with a network
+//! where that peer reads.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,7 +31,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     });
     let took = |network: &Arc<Network>| {
         let network = Arc::clone(network);
-        // On a thread of the runtime, where handlers broadcast from.
+        // On a thread of the runtime, where handlers send broadcasts.
         runtime.block_on(async { tokio::spawn(network.send()).await.expect("nothing in a sample panics") })
     };
     let (mut with, mut without, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -64,7 +64,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
 /// A network whose last peer reads or does not.
 struct Network {
     node: BenchNode,
-    /// Bytes that the others have taken.
+    /// Bytes that the other peers have read.
     taken: Taken,
     _stopped: Option<Far>,
 }
@@ -90,7 +90,7 @@ impl Network {
         Self { node, taken, _stopped: stopped }
     }
 
-    /// Until the socket and the queue of the one that does not read are full.
+    /// Sends until the socket and the queue of the peer that does not read are full.
     async fn fill(&self) {
         while self.broadcast().await.full == 0 {}
     }
@@ -103,7 +103,7 @@ impl Network {
         sent.expect("nothing limits broadcasts here")
     }
 
-    /// Microseconds until the others have read one.
+    /// Microseconds until the other peers have read one broadcast.
     async fn send(self: Arc<Self>) -> f64 {
         let begun = Instant::now();
         self.broadcast().await;

@@ -1,4 +1,4 @@
-//! One message to many: until every queue holds it, and until every peer has read it.
+//! One message to many peers: time until every queue holds it, and until every peer has read it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ use crate::seeds::ip;
 pub const TOPIC: &str = "bench";
 pub const MESSAGE: usize = 1024;
 
-/// What a stream holds before its writer waits.
+/// Bytes that a stream buffers before its writer must wait.
 const STREAM: usize = 16 * 1024;
 
 /// When a sample ends.
@@ -37,7 +37,7 @@ enum Until {
     Read,
 }
 
-/// Bytes or messages that the far ends have taken, all together.
+/// Bytes or messages that all far ends together have read.
 pub type Taken = Arc<AtomicUsize>;
 
 pub fn run(effort: &Effort, report: &mut Report) {
@@ -80,19 +80,19 @@ pub fn run(effort: &Effort, report: &mut Report) {
     }
 }
 
-/// One sample on a thread of the runtime, where handlers broadcast from.
+/// One sample on a thread of the runtime, where handlers send broadcasts.
 fn sample(runtime: &Runtime, work: impl Future<Output = f64> + Send + 'static) -> f64 {
     runtime.block_on(async { tokio::spawn(work).await.expect("nothing in a sample panics") })
 }
 
-/// Waits until `taken` has reached `enough`, and lets others work meanwhile.
+/// Waits until `taken` has reached `enough`, and yields to other tasks meanwhile.
 pub async fn until(taken: &Taken, enough: usize) {
     while taken.load(Relaxed) < enough {
         yield_now().await;
     }
 }
 
-/// A network with peers at the other ends of in-memory streams who read all that comes.
+/// A network with peers at the far ends of in-memory streams. They read everything.
 struct Ours {
     node: BenchNode,
     taken: Taken,
@@ -126,26 +126,26 @@ impl Ours {
     }
 }
 
-/// 1 KiB that was not sent before.
+/// A payload of 1 KiB that was not sent before.
 pub fn payload(number: usize) -> [u8; MESSAGE] {
     let mut payload = [7; MESSAGE];
     payload[..8].copy_from_slice(&(number as u64).to_le_bytes());
     payload
 }
 
-/// Bytes of a broadcast as it goes over a stream.
+/// The size of a broadcast on the stream, in bytes.
 pub fn framed(payload: &[u8]) -> usize {
     let message = Message::Broadcast { topic: TOPIC, payload };
     message.encode(2 * MESSAGE).expect("a small message is under the cap").len()
 }
 
-/// Brings in a connection whose peer has said hello: its other end.
+/// Adds a connection with a peer that has said hello. Returns its far end.
 pub async fn adopted(node: &BenchNode, peer: usize) -> DuplexStream {
     let (near, far) = duplex(STREAM);
     greeted(node, peer, near, far).await
 }
 
-/// The same over any two ends of a stream.
+/// Like `adopted`, over the two given ends of a stream.
 pub async fn greeted<N, F>(node: &BenchNode, peer: usize, near: N, mut far: F) -> F
 where
     N: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -177,7 +177,7 @@ pub async fn drain(mut stream: impl AsyncRead + Unpin, taken: Taken) {
     }
 }
 
-/// Waits until greetings are over.
+/// Waits until all greetings have been exchanged.
 pub async fn settled(taken: &Taken) {
     loop {
         let before = taken.load(Relaxed);
@@ -188,7 +188,7 @@ pub async fn settled(taken: &Taken) {
     }
 }
 
-/// What the baseline's mutex guards.
+/// The value that the baseline's mutex guards.
 #[derive(Clone, Copy)]
 enum Kind {
     Queue,
@@ -209,16 +209,16 @@ impl Guarded {
     }
 }
 
-/// The seeds' way: a task for each peer, which finds its connection in the map and sends under the connection's mutex.
+/// The design of the seeds: one task per peer, which finds its connection in the map and sends under its mutex.
 struct Seeds {
     connections: RwLock<HashMap<IpAddr, Arc<Mutex<Guarded>>>>,
-    /// Peers that hold the message.
+    /// Number of peers that hold the message.
     held: AtomicUsize,
     taken: Taken,
 }
 
 impl Seeds {
-    /// Call inside a runtime.
+    /// Must be called inside a runtime.
     fn connected(peers: usize, kind: Kind) -> Self {
         let taken = Taken::default();
         let mut connections = HashMap::new();

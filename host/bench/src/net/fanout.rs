@@ -1,4 +1,4 @@
-//! One message to a thousand TLS connections, beside a loop that writes to the same kind of streams.
+//! One message to a thousand TLS connections, compared with a loop that writes to the same kind of streams.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,7 +22,7 @@ use crate::rounds::{Sample, cpu_micros, medians, nanos};
 const PEERS: usize = 1_000;
 
 pub fn run(effort: &Effort, report: &mut Report) {
-    // Both ends of ours and of the baseline's.
+    // Both ends of our connections and of the baseline's.
     let peers = room_for(PEERS, 4);
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let (ours, loops) = runtime.block_on(async {
@@ -54,14 +54,14 @@ fn sample(runtime: &Runtime, work: impl Future<Output = Took> + Send + 'static) 
     runtime.block_on(async { tokio::spawn(work).await.expect("nothing in a sample panics") })
 }
 
-/// Microseconds: until it was in all queues, until all had read it, and of CPU time of the whole process.
+/// Microseconds until it was in all queues, until all had read it, and of CPU time of the whole process.
 struct Took {
     queued: f64,
     read: f64,
     cpu: f64,
 }
 
-/// Connections of a network, over TLS by hand, so that whoever reads is the same as the baseline's.
+/// Connections of a network, over hand-made TLS, so that the readers are the same as the baseline's.
 struct Ours {
     node: BenchNode,
     taken: Taken,
@@ -91,7 +91,7 @@ impl Ours {
     }
 }
 
-/// Whoever has something to say says it to one after the other.
+/// The sender writes to one stream after the other.
 struct Loop {
     streams: Mutex<Vec<Near>>,
     taken: Taken,

@@ -1,4 +1,4 @@
-//! Live connections on loopback: memory and handshakes, beside plain TCP. A process of its own for each.
+//! Live connections on loopback: memory and handshakes, compared with plain TCP. A separate process for each.
 
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::pool::scan::thousands;
 use crate::report::{Reach, Report, Row};
 use crate::rounds::cpu_micros;
 
-/// The word by which this program calls itself.
+/// The argument with which this program starts itself.
 pub const CHILD: &str = "net-child";
 
-/// For the first questions and answers of fresh connections to be over.
+/// Time for the first requests and answers of fresh connections to end.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// What one connection said and heard in the plain variant.
+/// Bytes that one connection sends and receives in the plain variant.
 const ECHO: usize = 64;
 
 pub fn run(effort: &Effort, report: &mut Report) {
@@ -67,17 +67,17 @@ fn watch(variant: &str, count: usize) -> Option<Value> {
     serde_json::from_slice(&output.stdout).ok()
 }
 
-/// Makes `count` connections of one kind and prints what they cost.
+/// Makes `count` connections of one kind and prints their cost.
 pub fn child(variant: &str, count: &str) -> ExitCode {
     let Ok(count) = count.parse() else { return ExitCode::from(2) };
     room_for(count, 2);
-    // One thread, so that both ends' work is in the time and nobody waits for another core.
+    // One thread: the time includes the work of both ends, and no end waits for another core.
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     println!("{}", if variant == "tls" { tls(&runtime, count) } else { tcp(&runtime, count) });
     ExitCode::SUCCESS
 }
 
-/// Made one after the other: how long each took, and what all hold once they are quiet.
+/// Makes connections one after the other. Reports the time of each, and the memory of all once they are quiet.
 fn told(runtime: &Runtime, make: impl Future<Output = Vec<Duration>>) -> Value {
     let (rss, cpu) = (resident(), cpu_micros());
     let (live, (mut took, cpu)) = held_by(|| {
@@ -101,7 +101,7 @@ fn told(runtime: &Runtime, make: impl Future<Output = Vec<Duration>>) -> Value {
     })
 }
 
-/// Two whole nodes but for their tickers: listener, dialer, pool, address book, sessions.
+/// Two complete nodes without tickers: listener, dialer, pool, address book, sessions.
 fn tls(runtime: &Runtime, count: usize) -> Value {
     let (here, there) = runtime.block_on(async {
         let there = BenchNode::start(&Shape { listens: true, ..Shape::masked(count) });
@@ -119,7 +119,7 @@ fn tls(runtime: &Runtime, count: usize) -> Value {
     })
 }
 
-/// A socket at each end and an echoing task at one of them.
+/// A socket at each end, and an echoing task at one end.
 fn tcp(runtime: &Runtime, count: usize) -> Value {
     let listener =
         runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port of the system's choice is free");
@@ -152,12 +152,12 @@ fn tcp(runtime: &Runtime, count: usize) -> Value {
     })
 }
 
-/// Bytes of this process that are in memory.
+/// Resident bytes of this process.
 fn resident() -> usize {
     resident_of("self")
 }
 
-/// Bytes of the process with this id that are in memory.
+/// Resident bytes of the process with this id.
 pub fn resident_of(process: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,5 +1,5 @@
-//! A node that is asked for four times as much as it can do: what it answers meanwhile, what it holds, and whether it is
-//! still heard. It has a process of its own; who asks is this one.
+//! A node that gets four times as many requests as it can serve: how many it answers, how much memory it holds, and
+//! whether its pings get through. The node runs in a separate process; this process sends the requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -21,26 +21,26 @@ use crate::Effort;
 use crate::nodes::{BenchNode, Shape};
 use crate::report::{Reach, Report, Row};
 
-/// The word by which this program calls itself.
+/// The argument with which this program starts itself.
 pub const CHILD: &str = "overload-child";
 
 const KIND: &str = "work";
 
-/// What the node does at once, and how many wait.
+/// Requests that the node serves at once, and requests that wait.
 const CAPACITY: Capacity = Capacity { at_once: 8, waiting: 16 };
 
-/// How long each takes; the runtime's timer counts whole milliseconds.
+/// Time of each request; the runtime's timer counts whole milliseconds.
 const WORK: Duration = Duration::from_millis(1);
 
-/// Requests in flight while capacity is measured: always one that waits for whoever is done.
+/// Requests in flight while capacity is measured: some always wait for a free worker.
 const CLOSED: usize = 12;
 
-/// So many times its capacity is asked of it.
+/// The load, as a multiple of the node's capacity.
 const TIMES: f64 = 4.0;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two pings.
+/// Time between two pings.
 const PING_EVERY: Duration = Duration::from_millis(20);
 
 pub fn run(effort: &Effort, report: &mut Report) {
@@ -87,13 +87,13 @@ pub fn run(effort: &Effort, report: &mut Report) {
     );
 }
 
-/// Of sorted times, in milliseconds.
+/// The value at `part` of sorted times, in milliseconds.
 fn at(sorted: &[f64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * part) as usize).copied().unwrap_or(f64::NAN)
 }
 
-/// The node that is asked too much. Ends with its handle.
+/// The overloaded node. Ends with its handle.
 struct Overloaded(Child);
 
 impl Overloaded {
@@ -121,7 +121,7 @@ impl Drop for Overloaded {
     }
 }
 
-/// What [`Overloaded`] runs: says where it listens, and works until its standard input ends.
+/// The program of [`Overloaded`]: prints its address, and works until its standard input ends.
 pub fn child(_: &str, _: &str) -> ExitCode {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let node = runtime.block_on(async {
@@ -139,7 +139,7 @@ pub fn child(_: &str, _: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Bytes in memory after a quarter of `time`, and a moment before its end.
+/// Resident bytes after a quarter of `time`, and shortly before its end.
 async fn held(process: u32, time: Duration) -> [usize; 2] {
     let process = process.to_string();
     sleep(time / 4).await;
@@ -148,14 +148,14 @@ async fn held(process: u32, time: Duration) -> [usize; 2] {
     [quarter, resident_of(&process)]
 }
 
-/// Who asks, over one connection.
+/// The requester, over one connection.
 struct Asker {
     node: BenchNode,
     peer: PeerId,
     key: ConnKey,
 }
 
-/// Requests a second, by how they ended.
+/// Requests per second, by their end.
 #[derive(Default)]
 struct Offered {
     offered: f64,
@@ -163,7 +163,7 @@ struct Offered {
     busy: f64,
     not_sent: f64,
     other: f64,
-    /// The first of these.
+    /// The first of these errors.
     example: Option<RequestError>,
 }
 
@@ -190,7 +190,7 @@ impl Asker {
     async fn connected(port: u16) -> Self {
         let node = BenchNode::start(&Shape::of(4));
         node.learn(port, 1);
-        // It is live there before it is live here.
+        // It is live at the other end before it is live here.
         node.connect(0, port, || node.live()).await;
         let (key, naming) = node.state.pool.peers().swap_remove(0);
         Self { node, peer: naming.id, key }
@@ -200,7 +200,7 @@ impl Asker {
         self.node.net.request(self.peer, KIND, &[], PATIENCE).await
     }
 
-    /// Answers a second while as many ask as keep it busy, each again when it is answered.
+    /// Answers per second while enough tasks keep the node busy. Each task asks again when it gets an answer.
     async fn closed(self: Arc<Self>, time: Duration) -> f64 {
         let begun = Instant::now();
         let mut askers = JoinSet::new();
@@ -217,7 +217,7 @@ impl Asker {
         askers.join_all().await.into_iter().sum::<u64>() as f64 / begun.elapsed().as_secs_f64()
     }
 
-    /// Asks `rate` times a second, whatever becomes of it.
+    /// Sends `rate` requests per second, whatever their results.
     async fn open(self: Arc<Self>, rate: f64, time: Duration) -> Offered {
         let ends = Arc::new(Ends::default());
         let begun = Instant::now();
@@ -256,7 +256,7 @@ impl Asker {
         }
     }
 
-    /// Round trips in milliseconds, sorted: pings as the ticker sends them, each after the last one's answer.
+    /// Sorted round trips in milliseconds. Pings are sent as by the ticker, each after the answer to the last one.
     async fn pings(self: Arc<Self>, time: Duration) -> Vec<f64> {
         let pool = &self.node.state.pool;
         let link = pool.link(self.key).expect("the connection lasts");
@@ -266,13 +266,13 @@ impl Asker {
             let before = smoothed();
             link.ping();
             let sent = Instant::now();
-            // A round trip that changes nothing took as long as those before, unless it is still under way.
+            // If the average does not change, the round trip equals it, unless the ping is still under way.
             while smoothed() == before && sent.elapsed() < PING_EVERY * 10 {
                 sleep(Duration::from_millis(1)).await;
             }
             let after = smoothed();
             if before != u32::MAX {
-                // The pool keeps an eighth of each.
+                // The pool's average weighs each round trip by an eighth.
                 times.push((8.0 * f64::from(after) - 7.0 * f64::from(before)) / 1000.0);
             }
             sleep(PING_EVERY.saturating_sub(sent.elapsed())).await;

@@ -1,4 +1,4 @@
-//! Requests and answers over one TLS connection: ours, by hand, and by an RPC library.
+//! Requests and answers over one TLS connection: our code, a hand-written echo, and an RPC library.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,12 +19,12 @@ use crate::rounds::{Sample, medians, nanos, used};
 mod by_hand;
 mod library;
 
-/// Requests that are open at each moment.
+/// Requests open at any moment.
 const IN_FLIGHT: usize = 64;
 
 const KIND: &str = "echo";
 
-/// Nobody waits that long on loopback.
+/// No answer on loopback takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn run(effort: &Effort, report: &mut Report) {
@@ -63,7 +63,7 @@ struct Pair {
 impl Pair {
     async fn connected() -> Self {
         let handlers = Handlers::new().on_request(KIND, |_, payload| async move { Ok(payload) });
-        // Queues have room for all that is in flight, as those by hand and by the library have.
+        // Queues have room for all requests in flight, as in the two baselines.
         let outbox = OutboxLimits { data_bytes: 4 << 20, ..OutboxLimits::default() };
         let there = BenchNode::answering(&Shape { listens: true, outbox, ..Shape::of(4) }, handlers);
         let here = BenchNode::start(&Shape { outbox, ..Shape::of(4) });
@@ -73,7 +73,7 @@ impl Pair {
     }
 }
 
-/// Requests a second: as many tasks as requests are in flight, each asks again when it is answered.
+/// Requests per second. There is one task per request in flight; it asks again when it gets its answer.
 async fn ours(pair: &Arc<Pair>, payload: &Bytes, count: usize, ask: bool) -> f64 {
     let begun = Instant::now();
     let mut askers = JoinSet::new();
@@ -97,7 +97,7 @@ async fn ours(pair: &Arc<Pair>, payload: &Bytes, count: usize, ask: bool) -> f64
     rate(count, begun)
 }
 
-/// Whoever asks `count` times asks a multiple of [`IN_FLIGHT`] times.
+/// Requests per second. All tasks together send the largest multiple of [`IN_FLIGHT`] that `count` allows.
 fn rate(count: usize, begun: Instant) -> f64 {
     (count / IN_FLIGHT * IN_FLIGHT) as f64 * 1e9 / nanos(begun.elapsed())
 }

@@ -1,4 +1,4 @@
-//! One peer stops to read. What the others notice: marking them as seen, and broadcasts to them.
+//! One peer stops reading. Measures the effect on the others: marking them as seen, and broadcasts to them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -26,12 +26,12 @@ use crate::seeds::ip;
 /// Peers that read.
 const OTHERS: usize = 100;
 
-/// Between two samples. A broadcast goes with each tenth.
+/// Time between two samples. Every tenth sample includes a broadcast.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub fn run(effort: &Effort, report: &mut Report) {
     let time = Duration::from_secs(effort.choose(5, 2));
-    // The thread that measures has a core of its own: else each broadcast would wait for the session it wakes.
+    // The measuring thread has its own core; otherwise each broadcast would wait for the session that it wakes.
     let pinned = rounds::why_not_pinned();
     let measured = |stalls| {
         std::thread::scope(|scope| {
@@ -76,14 +76,14 @@ pub fn run(effort: &Effort, report: &mut Report) {
 /// Times in milliseconds.
 #[derive(Default)]
 struct Longest {
-    /// Of samples in which the system did not take the core away.
+    /// Of samples without a preemption by the system.
     undisturbed: f64,
     all: Vec<f64>,
     disturbed: usize,
 }
 
 impl Longest {
-    /// Takes the time of `work`, and counts who was interrupted by the preemptions of `whose`.
+    /// Measures the time of `work`. `whose` selects the preemptions that disturb a sample.
     fn take(&mut self, whose: UsageWho, work: impl FnOnce()) {
         let before = preemptions(whose);
         let begun = Instant::now();
@@ -101,7 +101,7 @@ impl Longest {
         self.all.iter().copied().fold(0.0, f64::max)
     }
 
-    /// If every sample was disturbed, that is how it is.
+    /// Falls back to all samples if every sample was disturbed.
     fn value(&self) -> f64 {
         if self.disturbed < self.all.len() { self.undisturbed } else { self.of_all() }
     }
@@ -124,7 +124,7 @@ struct Ours {
     read: Longest,
 }
 
-/// With `stalls`, one more peer is there that does not read; without, it reads like the others.
+/// With `stalls` there is one more peer that does not read; otherwise that peer reads like the others.
 fn ours(time: Duration, stalls: bool) -> Ours {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
@@ -153,7 +153,7 @@ fn ours(time: Duration, stalls: bool) -> Ours {
         let mut sent = Ok(Sent::default());
         let mut send = || sent = node.net.broadcast(TOPIC, &payload, Audience::All);
         match longest {
-            // Of the whole process: a session that loses its core may hold its queue's lock meanwhile.
+            // Of the whole process: a session that loses its core may hold the lock of its queue meanwhile.
             Some(longest) => longest.take(UsageWho::RUSAGE_SELF, send),
             None => send(),
         }
@@ -165,7 +165,7 @@ fn ours(time: Duration, stalls: bool) -> Ours {
             std::hint::spin_loop();
         }
     };
-    // Until the stream and the queue of the one are full; the others keep up.
+    // Until the stream and the queue of that peer are full; the others keep up.
     let mut enough = taken.load(Relaxed);
     while stalls && broadcast(None).full == 0 {
         enough += each;
@@ -203,8 +203,8 @@ struct Wired {
     last_seen: Instant,
 }
 
-/// The seeds' way: whoever sends holds the map's read guard until the peer has taken the message or `time` is over. How
-/// many milliseconds marking another peer as seen takes meanwhile, and finding somebody to broadcast to.
+/// The design of the seeds: a sender holds the map's read guard until the peer has taken the message or `time` is over.
+/// Returns milliseconds that marking another peer as seen takes meanwhile, and finding a peer for a broadcast.
 fn seeds(time: Duration) -> (f64, f64) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -223,7 +223,7 @@ fn seeds(time: Duration) -> (f64, f64) {
             let mut stream = one.stream.lock().await;
             _ = tokio::time::timeout(time, stream.write_all(&[7; 4096])).await;
         });
-        // So that the guard is held.
+        // Wait until the guard is held.
         tokio::time::sleep(Duration::from_millis(10)).await;
         let marking = Arc::clone(&map);
         let seen = tokio::spawn(async move {
@@ -235,7 +235,7 @@ fn seeds(time: Duration) -> (f64, f64) {
         });
         tokio::time::sleep(Duration::from_millis(10)).await;
         let begun = Instant::now();
-        // Behind the writer, who is behind the guard.
+        // These wait behind the writer, which waits behind the guard.
         for peer in 0..OTHERS {
             let stream = map.read().await.get(&ip(peer)).map(|one| Arc::clone(&one.stream));
             if let Some(stream) = stream {

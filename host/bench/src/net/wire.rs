@@ -1,4 +1,4 @@
-//! TLS by hand, for baselines: the host's own cipher and kind of key, over loopback. Asks nobody who they are.
+//! Hand-made TLS for baselines: the host's own cipher and kind of key, over loopback. Verifies no identity.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 pub type Near = client::TlsStream<TcpStream>;
 pub type Far = server::TlsStream<TcpStream>;
 
-/// Where TLS connections come in, and what opens them.
+/// A listener for TLS connections, and the client side for it.
 pub struct Loopback {
     listener: TcpListener,
     address: SocketAddr,

@@ -23,13 +23,13 @@ const SCAN_EVERY: Duration = Duration::from_millis(10);
 /// Peers that come and go; the others stay.
 const LEAVERS: usize = 64;
 
-/// Per second: pairs of one removal and one insert, and signs of life.
+/// Rates per second: pairs of one removal and one insert, and marks of life.
 struct Pace {
     pairs: f64,
     seen: f64,
 }
 
-/// Runs `pair` and `seen` on a thread each until the time is over, and `scan` now and then on a third.
+/// Runs `pair` and `seen` on one thread each until the time is over, and `scan` now and then on a third.
 fn together(pair: impl FnMut(usize) + Send, seen: impl Fn(usize) + Sync, scan: impl Fn() + Sync) -> Pace {
     let over = AtomicBool::new(false);
     let (pairs, marks) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -96,7 +96,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     parts(effort, report);
 }
 
-/// What one pair costs when nothing else runs, and what of it are the journal's records.
+/// The cost of one pair when nothing else runs, and the share of the journal's records in it.
 fn parts(effort: &Effort, report: &mut Report) {
     const PAIRS: usize = 20_000;
     let mut filled = Filled::new(10_000);
@@ -134,7 +134,7 @@ fn ours(peers: usize) -> Pace {
             leavers[peer] = Some(attach(&pool, peer, &link));
         },
         |step| {
-            // Time goes on by an eighth of a second in 65,536 signs of life.
+            // Time advances by an eighth of a second per 65,536 marks of life.
             let now = Coarse(now.0 + (step >> 16) as u32);
             filled.slot(order[step & 0xffff] as usize).peer_seen(now);
         },
@@ -167,7 +167,7 @@ fn dash(peers: usize, also: impl Fn(usize) + Send + Sync) -> Pace {
     )
 }
 
-/// What the pool writes for one connection that goes and one that comes.
+/// The records that the pool writes for one connection that goes and one that comes.
 fn both_records(journal: &Journal, peer: usize) {
     let draft = |what, reason: &str| Draft {
         peer: Some(id(peer)),

@@ -1,4 +1,4 @@
-//! The longest that one newcomer waits while a pool fills up.
+//! The longest wait of a newcomer while a pool fills up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     );
 }
 
-/// The longest call of `insert` in microseconds, leaving out those in which the system gave the core to somebody else.
+/// The longest call of `insert` in microseconds, without calls during which the system preempted the thread.
 fn longest(mut insert: impl FnMut(usize)) -> f64 {
     let mut taken_away = preemptions(UsageWho::RUSAGE_THREAD);
     let mut longest = 0.0_f64;

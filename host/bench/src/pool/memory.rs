@@ -1,4 +1,4 @@
-//! Bytes that a connection costs before it has sent or received one.
+//! Bytes that a connection costs before it has sent or received anything.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::report::{Reach, Report, Row};
 use crate::rounds::used;
 use crate::seeds::{OneMap, SeedPool, ThreeMaps, dashmap};
 
-/// The column of handles by which the pool reaches a connection.
+/// The column of handles through which the pool reaches connections.
 const HANDLE: f64 = size_of::<Option<Arc<dyn Link>>>() as f64;
 
-/// A node's default. Counting for it costs most when every peer is in a group of its own, as here.
+/// A node's default. Its counters cost most when every peer is alone in its group, as here.
 const PER_GROUP: u32 = 64;
 
 pub fn run(effort: &Effort, report: &mut Report) {
@@ -61,7 +61,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
         let (bytes, frame) = held_by(|| {
             let frame = still.frame();
             let view = view(&frame);
-            // What the built-ins touch while there are connections enough.
+            // The columns that the built-ins read while there are enough connections.
             used(view.column(peer::IDLE));
             (frame, view)
         });
@@ -78,13 +78,13 @@ pub fn run(effort: &Effort, report: &mut Report) {
     );
 }
 
-/// What a pool of `peers` holds when all of them are connected. The owners' ends lie outside.
+/// Bytes of a pool with `peers` connected peers, without the ends that the owners hold.
 fn pool(peers: usize, per_group: u32) -> usize {
     let clock = HourAhead::new();
     let journal = journal(clock.clone(), Rings::Tiny);
     let link: Arc<dyn Link> = Arc::new(Quiet);
     let mut slots = Vec::with_capacity(peers);
-    // The journal's rings take their least room now, outside of what is counted.
+    // Makes the journal's rings allocate their minimum now, so that it is not counted.
     for what in [What::Connect, What::Ban] {
         journal.record(Draft::new(Asker::Host, what, "accepted"));
     }

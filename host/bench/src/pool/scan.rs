@@ -1,4 +1,4 @@
-//! Finding those who have been silent too long, as the reaper does it: freeze, idle times, select.
+//! Finding peers that were silent for too long, as the reaper does: freeze, idle times, select.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,10 +22,10 @@ use crate::rounds::{Sample, medians, nanos, used};
 use crate::seeds::{OneMap, SeedPool, ThreeMaps, ip};
 
 const STALE_AFTER: Duration = Duration::from_secs(90);
-/// A phase can ask for no more in one run.
+/// The limit of a phase in one run.
 const MOST: u32 = 4096;
 
-/// What a frame is taken of: the pool, and nothing in the rest.
+/// The source of a frame: the pool, with nothing in the other tables.
 pub struct Still {
     state: NodeState,
 }
@@ -50,7 +50,7 @@ impl Still {
     }
 }
 
-/// What a phase sees of `frame`.
+/// The view of `frame` that a phase gets.
 pub fn view(frame: &Arc<TickSnapshot>) -> View {
     let view = PhaseView::new(Arc::clone(frame), Arc::default(), None);
     View::new(Arc::new(view) as Arc<dyn Frozen>)
@@ -78,7 +78,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
             (one, three)
         });
         let expected = (0..peers).filter(|&peer| kind(peer) == Kind::Stale).count();
-        // Many in one sample, or a small pool would measure the clock.
+        // Many calls in one sample: for a small pool the sample would otherwise measure the clock.
         let times = (100_000 / peers).max(1);
         let micros = |work: &dyn Fn()| {
             let begun = Instant::now();

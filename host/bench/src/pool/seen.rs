@@ -1,4 +1,4 @@
-//! What it costs to note that a peer gave a sign of life: the one thing that is done for each read of each socket.
+//! The cost of marking a peer as alive: the one operation for each read of each socket.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::rounds::{Sample, medians, per_op, pin_in_turn, scattered, two_threads
 use crate::seeds::{OneMap, SeedPool, ThreeMaps, dashmap, ip};
 
 const PEERS: usize = 10_000;
-/// Operations in one sample: about 1 ms of each, short enough that most samples meet no disturbance.
+/// Operations in one sample: about 1 ms each, short enough that most samples are undisturbed.
 const OURS: usize = 300_000;
 const MAPS: usize = 10_000;
 const DASH: usize = 20_000;
 
-/// The order in which peers are heard: random, and the same for all.
+/// The order of heard peers: random, and the same for all.
 type Order = [u32; 1 << 16];
 
 fn order(seed: u64) -> Box<Order> {
@@ -181,7 +181,7 @@ fn two(rounds: usize, ours: Ours<'_>, orders: [Box<Order>; 2], report: &mut Repo
     report.push(row(subject, with_clock).against(OneMap::NAME, map));
 }
 
-/// Two tasks on two workers, as that node's connection tasks are.
+/// Two tasks on two workers, like the connection tasks of that node.
 fn two_tasks<P: SeedPool>(
     runtime: &Runtime,
     pool: &Arc<P>,

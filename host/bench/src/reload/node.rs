@@ -1,4 +1,4 @@
-//! A node without a network, put together as a whole one is: ticker, reloader, loader, watcher, real files.
+//! A node without a network, assembled like a complete one: ticker, reloader, loader, watcher, real files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use crate::engine::Scratch;
 
-/// Nobody waits longer for a file to be taken.
+/// No reload of a file takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn manifest(name: &str, more: &str) -> String {
@@ -31,7 +31,7 @@ pub fn manifest(name: &str, more: &str) -> String {
     )
 }
 
-/// A file beside the folder, and where it belongs.
+/// A file outside the drop-in folder, and its final path.
 pub struct Ready {
     pub from: PathBuf,
     to: PathBuf,
@@ -43,7 +43,7 @@ impl Ready {
     }
 }
 
-/// What the process has at one moment.
+/// The resources of the process at one moment.
 pub struct Held {
     pub resident_mb: f64,
     pub mappings: f64,
@@ -62,7 +62,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one with a phase for each name, each of bytes of its own.
+    /// Starts a node with one phase per name, each with different bytes.
     pub fn start(what: &str, interval: Duration, names: &[String], bytes: impl Fn() -> Vec<u8>) -> Self {
         let scratch = Scratch::new(what);
         let dir = scratch.0.join("phases.d");
@@ -108,7 +108,7 @@ impl Node {
         self.maintenance().handle().pulse().skipped()
     }
 
-    /// Lays a module beside the folder.
+    /// Writes a module outside the drop-in folder.
     pub fn prepare(&self, name: &str, bytes: &[u8]) -> Ready {
         self.lay(format!("{name}.wasm"), bytes)
     }
@@ -124,7 +124,7 @@ impl Node {
         ready
     }
 
-    /// Puts the file in its place, and waits until the phase has run.
+    /// Renames the file to its final path, and waits until the phase has run.
     pub fn rename_to_run(&self, phase: &str, file: Ready) -> Duration {
         let mut events = self.reload.events();
         let begun = Instant::now();
@@ -134,7 +134,7 @@ impl Node {
         begun.elapsed()
     }
 
-    /// Puts many in their places, and waits until the last phase is in.
+    /// Renames many files to their final paths, and waits until the last phase is applied.
     pub fn rename_all(&self, files: Vec<Ready>) -> Duration {
         let (mut events, count) = (self.reload.events(), files.len());
         let begun = Instant::now();
@@ -143,7 +143,7 @@ impl Node {
         begun.elapsed()
     }
 
-    /// Puts the file in its place, has it taken at once, and runs the phase.
+    /// Renames the file, orders a reload at once, and runs the phase.
     pub fn ordered(&self, phase: &str, file: Ready) {
         file.rename();
         let report = self.runtime.block_on(self.reload.reload()).expect("it runs");
@@ -184,7 +184,7 @@ impl Drop for Node {
         drop(self.stop.take());
         if let (Some(task), Some(maintenance)) = (self.task.take(), self.maintenance.take()) {
             self.runtime.block_on(async {
-                // Ended is all that is wanted.
+                // Only its end matters.
                 _ = task.await;
                 maintenance.stop().await
             });
@@ -192,7 +192,7 @@ impl Drop for Node {
     }
 }
 
-/// Waits for so many phases to be put in; anything that goes wrong is a mistake of the bench.
+/// Waits until `count` phases are applied. Any failure is a mistake of the bench.
 async fn applied(events: &mut broadcast::Receiver<ReloadEvent>, mut count: usize) {
     while count > 0 {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await;

@@ -1,5 +1,5 @@
-//! An echo as one would write it for this and nothing else: one task at each end, frames of length, number and payload,
-//! buffers both ways, a map from numbers to what is open. Nobody asks but the task that reads and writes.
+//! An echo written by hand for this purpose alone: one task at each end, frames of length, number and payload, buffers
+//! both ways, a map from numbers to open requests. The task that reads and writes also sends the requests.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -17,14 +17,14 @@ const HEADER: usize = 4 + 8;
 
 const BUFFER: usize = 64 << 10;
 
-/// More is read only when less than this waits to be written.
+/// It reads more only while less than this waits to be written.
 const UNWRITTEN: usize = 1 << 20;
 
 /// A stream with a buffer each way.
 struct Framed<S> {
     stream: S,
     input: Vec<u8>,
-    /// What of `input` is there and not looked at.
+    /// Where the unprocessed part of `input` begins.
     begin: usize,
     end: usize,
     output: Vec<u8>,
@@ -38,7 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
         Self { stream, input, begin: 0, end: 0, output: Vec::new(), written: 0, flushed: true }
     }
 
-    /// Reads and writes what it can. `each` is called for all frames, with where to put others. False at the end.
+    /// Reads and writes what it can. Calls `each` for every frame, with the buffer for new ones. False at the end.
     fn poll(&mut self, cx: &mut Context<'_>, mut each: impl FnMut(u64, &[u8], &mut Vec<u8>)) -> Poll<bool> {
         loop {
             let mut moved = false;
@@ -102,7 +102,7 @@ fn put(output: &mut Vec<u8>, id: u64, payload: &[u8]) {
     output.extend_from_slice(payload);
 }
 
-/// Requests a second over a fresh connection; the handshake is not in it.
+/// Requests per second over a fresh connection, without the handshake.
 pub async fn echoed(loopback: &Loopback, payload: &[u8], count: usize) -> f64 {
     let (near, far) = loopback.connection().await;
     let echo = tokio::spawn(async move {

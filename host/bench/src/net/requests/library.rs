@@ -1,4 +1,4 @@
-//! The same by tarpc, over the same TLS, with the host's own wire format in place of one of its own.
+//! The same with tarpc, over the same TLS, with the host's wire format instead of tarpc's own.
 
 use std::io;
 use std::pin::Pin;
@@ -49,7 +49,7 @@ impl<T: DeserializeOwned> tokio_serde::Deserializer<T> for Postcard {
     }
 }
 
-/// Call inside a runtime, which runs both ends.
+/// Must be called inside a runtime, which runs both ends.
 pub async fn connected(loopback: &Loopback) -> EchoClient {
     let (near, far) = loopback.connection().await;
     let framed = LengthDelimitedCodec::builder();
@@ -60,7 +60,7 @@ pub async fn connected(loopback: &Loopback) -> EchoClient {
     EchoClient::new(client::Config::default(), near).spawn()
 }
 
-/// Requests a second, asked for as ours are.
+/// Requests per second, sent in the same way as ours.
 pub async fn echoed(echo: &EchoClient, payload: &Bytes, count: usize) -> f64 {
     let begun = Instant::now();
     let mut askers = JoinSet::new();
