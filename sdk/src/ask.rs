@@ -43,7 +43,7 @@ pub enum AskField<'a> {
 
 /// The same fields, mutable.
 #[derive(PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "those of AskField")]
+#[expect(missing_docs, reason = "the docs are those of AskField")]
 pub enum AskFieldMut<'a> {
     Peer(&'a mut u32),
     Address(&'a mut u32),
@@ -65,7 +65,7 @@ macro_rules! asks {
         /// One action that a phase asks for. Rows are rows of the run's view.
         #[non_exhaustive]
         #[derive(Clone, PartialEq, Eq, Debug)]
-        #[expect(missing_docs, reason = "the fields say what their names say; units are in the names")]
+        #[expect(missing_docs, reason = "names explain the fields and contain the units")]
         pub enum Ask {
             $($(#[$doc])* $variant { $($field: $type),* },)*
         }

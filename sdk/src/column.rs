@@ -244,8 +244,8 @@ pub mod peer {
         KIB_OUT, KibOut: Kib = "kib-out";
         /// Waiting to be sent.
         KIB_QUEUED, KibQueued: Kib = "kib-queued";
-        /// The number of its network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables and in
-        /// every run.
+        /// The number of its network group: IPv4 /16, IPv6 /32. The same group has the same number in both tables and
+        /// in every run.
         GROUP, Group: Count = "group";
         /// The peer dialled us.
         INBOUND, Inbound: Flag = "inbound";

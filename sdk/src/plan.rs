@@ -88,8 +88,8 @@ impl Plan {
         self.asks.forget_addresses(not_heard_for.into().as_secs());
     }
 
-    /// Runs this phase again after this many ticks (1 or more), once, and never later than its schedule. The last call of
-    /// a run counts.
+    /// Runs this phase again after this many ticks (1 or more), once, and never later than its schedule. The last call
+    /// of a run counts.
     pub fn again_in(&mut self, ticks: u32) {
         self.asks.again_in(ticks);
     }

@@ -31,33 +31,33 @@ impl<'v, T: Row> Select<'v, T> {
         Select { view, tests: Vec::new(), sort_by: None, of: PhantomData }
     }
 
-    /// Keeps rows whose value is more than this.
+    /// Keeps rows with a value above this.
     pub fn over<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
         self.test(column, amount.whole().0.checked_add(1).map(|least| (least, u64::MAX)))
     }
 
-    /// Keeps rows whose value is less than this.
+    /// Keeps rows with a value below this.
     pub fn under<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
         self.test(column, amount.whole().1.checked_sub(1).map(|most| (0, most)))
     }
 
-    /// Keeps rows whose value is this or more.
+    /// Keeps rows with this value or more.
     pub fn at_least<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
         self.test(column, Some((amount.whole().1, u64::MAX)))
     }
 
-    /// Keeps rows whose value is this or less.
+    /// Keeps rows with this value or less.
     pub fn at_most<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
         self.test(column, Some((0, amount.whole().0)))
     }
 
-    /// Keeps rows whose value is exactly this.
+    /// Keeps rows with exactly this value.
     pub fn is<U: Unit>(self, column: Column<T, U>, amount: impl Amount<U>) -> Self {
         let (down, up) = amount.whole();
         self.test(column, Some((up, down)))
     }
 
-    /// Keeps rows whose value is known.
+    /// Keeps rows with a known value.
     pub fn known<U: Unit>(self, column: Column<T, U>) -> Self {
         self.test(column, Some((0, u64::MAX)))
     }

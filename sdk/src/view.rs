@@ -19,7 +19,7 @@ pub struct Totals {
     pub inbound: u32,
     /// Dials in progress. Count them in before asking for more.
     pub dialing: u32,
-    /// Peers whose health is above the node's threshold.
+    /// Peers with a health above the node's threshold.
     pub healthy: u32,
     /// The operator's floor for `connected`.
     pub least: u32,

@@ -306,7 +306,7 @@ impl Ledger {
         chain.reverse();
         let Some(lowest) = chain.first() else { return };
         if lowest.parent != self.last_final().block {
-            // A third of the validators or more cheat or forgot. This node keeps the blocks that it called final.
+            // More than a third of the validators cheat or forgot. This node keeps the blocks that it called final.
             tracing::error!(height, "two chains are final: validators have broken their word");
             return;
         }

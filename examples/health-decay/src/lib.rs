@@ -39,8 +39,8 @@ const SCALE: u32 = 1_000;
 impl HealthDecay {
     /// Points that a peer with `missing` points recovers in `elapsed`.
     ///
-    /// Most runs recover a fraction of a point. Rounded down, health would never recover; rounded up, it would recover at
-    /// once. So the fraction is drawn at random: it is right on average, and needs no memory.
+    /// Most runs recover a fraction of a point. Rounded down, health would never recover; rounded up, it would recover
+    /// at once. So the fraction is drawn at random: it is right on average, and needs no memory.
     fn recovered(&self, missing: u32, elapsed: Span, rng: &mut Rng) -> u32 {
         let thousandths = missing * SCALE - decay(missing * SCALE, elapsed, self.half_life);
         let luck = rng.below(SCALE.into()) < u64::from(thousandths % SCALE);

@@ -4,7 +4,7 @@
 
 use groundskeeper_sdk::prelude::*;
 
-/// Disconnects peers whose smoothed round trip is over a limit.
+/// Disconnects peers with a smoothed round trip over a limit.
 ///
 /// Leaves alone connections that are too young, peers that another phase protects, and every peer while there are at
 /// most `keep` connections. Costs one selection in the host. The next run sees again what this one does not drop.
@@ -22,8 +22,8 @@ pub struct SlowPeers {
 }
 
 impl Default for SlowPeers {
-    /// The far side of the Earth is 300 ms away, so half a second is the peer's own fault. Two minutes are four pings at
-    /// ticks of 30 s. With eight connections the reconnect phase is content.
+    /// The far side of the Earth is 300 ms away, so half a second is the peer's own fault. Two minutes are four pings
+    /// at ticks of 30 s. With eight connections the reconnect phase is content.
     fn default() -> Self {
         SlowPeers { rtt_over: Span::millis(500), settle: Span::mins(2), keep: 8, max_per_run: 2 }
     }

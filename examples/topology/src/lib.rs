@@ -8,9 +8,9 @@ use groundskeeper_sdk::prelude::*;
 
 /// Counts peers and groups by distance, and protects the nearest few of every group.
 ///
-/// A node least wants to lose its short paths into each part of the network, and they are hard to fake: light limits how
-/// fast a peer can answer. Bitcoin Core keeps its eight fastest peers and four network groups for that reason. Counting
-/// takes four queries. Protecting takes one, plus the facts of the peers that it finds.
+/// A node least wants to lose its short paths into each part of the network, and they are hard to fake: no answer is
+/// faster than light. Bitcoin Core keeps its eight fastest peers and four network groups for that reason. Counting takes
+/// four queries. Protecting takes one, plus the facts of the peers that it finds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(crate = "groundskeeper_sdk::serde", default, deny_unknown_fields)]
 pub struct Topology {

@@ -174,7 +174,7 @@ async fn tasks(time: Duration) -> Value {
     used_in(time, move || pings.load(Relaxed)).await
 }
 
-/// A link whose peer answers every ping at once.
+/// A link to a peer that answers every ping at once.
 struct Answering {
     slot: OnceLock<Slot>,
     clock: Arc<SystemClock>,

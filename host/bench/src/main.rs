@@ -1,4 +1,4 @@
-//! `bench <group> [--quick] [--json]`: our pool, tick and timer compared with the designs that they replace, in one run.
+//! `bench <group> [--quick] [--json]`: our pool, tick and timer compared with the designs they replace, in one run.
 //! `bench <group> --against PROGRAM [--pairs N]`: this build compared with another build of the same program, in pairs.
 //!
 //! Results are figures, not tests: a slow machine makes nothing fail.

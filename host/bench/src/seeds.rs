@@ -18,7 +18,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    #[expect(clippy::unused_async, reason = "so is the method it stands for: awaited under the read guard")]
+    #[expect(clippy::unused_async, reason = "like the method it stands for: awaited under the read guard")]
     pub async fn ping(&mut self) -> Result<(), String> {
         self.pings += 1;
         Ok(())
@@ -28,7 +28,7 @@ impl Connection {
 pub type Shared = Arc<Mutex<Connection>>;
 
 #[derive(Clone, Copy)]
-#[expect(dead_code, reason = "kept for its size: nobody asks a baseline for it")]
+#[expect(dead_code, reason = "only its size matters for the baseline")]
 pub struct PeerInfo {
     pub address: SocketAddr,
     pub services: u64,
@@ -43,7 +43,7 @@ impl PeerInfo {
 }
 
 /// All data of one connection, as the later of the two designs keeps it.
-#[expect(dead_code, reason = "kept for its size: nobody asks a baseline for it")]
+#[expect(dead_code, reason = "only its size matters for the baseline")]
 pub struct Unified {
     pub connection: Shared,
     pub info: PeerInfo,
@@ -182,7 +182,7 @@ impl SeedPool for ThreeMaps {
     }
 }
 
-/// The single map with a lock per shard: the first alternative that comes to mind.
+/// The single map with a lock per shard: the obvious alternative.
 pub fn dashmap(peers: usize) -> DashMap<IpAddr, Unified> {
     let (map, shared, now) = (DashMap::new(), Shared::default(), Instant::now());
     for peer in 0..peers {

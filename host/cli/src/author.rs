@@ -53,7 +53,7 @@ pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints progress to standard error.
-#[expect(clippy::print_stderr, reason = "a build takes a while and says what it does")]
+#[expect(clippy::print_stderr, reason = "a build takes a while and shows its progress")]
 pub(super) fn note(text: &str) {
     eprintln!("groundskeeper: {text}");
 }

@@ -184,7 +184,7 @@ impl Round {
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "what went wrong goes where errors go")]
+    #[expect(clippy::print_stderr, reason = "errors go to standard error")]
     fn tell(&self, json: bool) -> anyhow::Result<()> {
         if json {
             print(&(serde_json::to_string(self)? + "\n"))?;

@@ -1,9 +1,6 @@
 //! The program: flags, exit codes and terminal output. Holds no logic of the node.
 
-#![expect(
-    clippy::print_stderr,
-    reason = "what goes wrong is said on standard error, before and without any log"
-)]
+#![expect(clippy::print_stderr, reason = "errors go to standard error, before and without any log")]
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

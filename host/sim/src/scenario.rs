@@ -19,8 +19,8 @@ pub const HOSTS: usize = 10;
 /// Length of a run in simulated time.
 pub const LENGTH: Duration = Duration::from_secs(600);
 
-/// Simulated time advances by this much per step. Packets take whole steps, so finer times cannot be told apart. All
-/// deadlines of the host are a hundred times longer.
+/// Simulated time advances by this much per step. Packets take whole steps, so there are no finer times. All deadlines
+/// of the host are a hundred times longer.
 const STEP: Duration = Duration::from_millis(50);
 /// No faults during this time, so that the mesh can form.
 const CALM: Duration = Duration::from_secs(60);
@@ -93,7 +93,7 @@ pub enum Tell {
     Nothing,
     /// The faults of the hosts, and how many connections they have.
     Faults,
-    /// Also the journal of each process when it ends, with times of its own wall clock.
+    /// Also the journal of each process when it ends, with times from its wall clock.
     Journals,
 }
 

@@ -158,7 +158,7 @@ impl Listing {
         text
     }
 
-    /// Compares the listing with the items in `now` of a crate whose version is `version`.
+    /// Compares the listing with the items in `now`, for a crate of this `version`.
     fn compare(&self, now: &BTreeSet<String>, version: Version) -> Findings {
         let known = |item: &String| self.promised.contains(item) || self.since.contains(item);
         let mut findings = Findings {

@@ -7,7 +7,7 @@ use crate::guests;
 use crate::steps::{Steps, cargo, command, output};
 use crate::workspace::Workspace;
 
-/// The package whose features are linted one by one.
+/// The package with features that are linted one by one.
 const HOST: &str = "groundskeeper";
 
 /// Packages that must build without features that the rest of the workspace enables in their dependencies.

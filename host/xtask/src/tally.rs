@@ -209,7 +209,7 @@ fn failures(lines: &[String]) -> Vec<(String, String)> {
     names.iter().zip(&heads).map(|(name, head)| ((*name).to_owned(), reason(name, head))).collect()
 }
 
-/// The first line of the reason from a failed test's output: of its own last panic, because it has caught earlier ones.
+/// The first line of the reason from a failed test's output: from its last panic, because it has caught earlier ones.
 fn reason(test: &str, shown: &[&str]) -> String {
     let panics = || {
         shown.iter().enumerate().filter_map(|(at, line)| {

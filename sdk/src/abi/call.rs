@@ -1,7 +1,7 @@
 //! The callbacks of one call of a native phase: reads and asks. A broken rule is stored, and ends the call.
 
 #![expect(unsafe_code, reason = "is called back with pointers")]
-#![expect(clippy::disallowed_types, reason = "no dependency for a lock that nobody waits for")]
+#![expect(clippy::disallowed_types, reason = "no dependency for a lock without contention")]
 
 use std::ffi::{c_int, c_void};
 use std::mem::size_of;

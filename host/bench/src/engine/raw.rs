@@ -28,7 +28,7 @@ const TICK: Tick =
 
 #[derive(ComponentType, Lift)]
 #[component(variant)]
-#[expect(dead_code, reason = "read out of the guest as the contract has it, and looked at by nobody")]
+#[expect(dead_code, reason = "read from the guest as the contract requires, and never used")]
 enum Failure {
     #[component(name = "transient")]
     Transient(String),

@@ -61,7 +61,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
     );
 }
 
-/// A network whose last peer reads or does not.
+/// A network with one peer that may not read.
 struct Network {
     node: BenchNode,
     /// Bytes that the other peers have read.
