@@ -14,7 +14,7 @@ pub use crate::ask::{Ask, AskField, AskFieldMut};
 pub use crate::column::Table;
 pub use crate::memory::Saved;
 pub use crate::phase::AnyPhase;
-pub use crate::plan::{Change, Level, LogLine, Metric, Parts, Plan};
+pub use crate::plan::{Level, LogLine, Metric, MetricChange, Parts, Plan};
 pub use crate::query::{Order, Query, Test};
 pub use crate::view::{BroadcastTotals, Name, Totals, View};
 
@@ -63,7 +63,7 @@ impl std::error::Error for RuleBroken {}
 
 /// Why a native run unwound.
 #[derive(Debug)]
-pub enum Unwound {
+pub enum NativeExit {
     /// A rule of the contract was broken.
     Rule(RuleBroken),
     /// The phase panicked; the text of the panic, if it had one.
@@ -73,12 +73,12 @@ pub enum Unwound {
 /// Runs `body` and catches an unwind.
 ///
 /// # Errors
-/// [`Unwound`]: a broken rule or a panic. Needs `panic = "unwind"`.
-pub fn guard<R>(body: impl FnOnce() -> R) -> Result<R, Unwound> {
+/// [`NativeExit`]: a broken rule or a panic. Needs `panic = "unwind"`.
+pub fn guard<R>(body: impl FnOnce() -> R) -> Result<R, NativeExit> {
     // A phase is immutable and its plan is dropped on this path, so no half-done state is visible afterwards.
     catch_unwind(AssertUnwindSafe(body)).map_err(|payload| match payload.downcast::<RuleBroken>() {
-        Ok(broken) => Unwound::Rule(*broken),
-        Err(payload) => Unwound::Panic(panic_text(&*payload)),
+        Ok(broken) => NativeExit::Rule(*broken),
+        Err(payload) => NativeExit::Panic(panic_text(&*payload)),
     })
 }
 

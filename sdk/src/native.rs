@@ -14,7 +14,7 @@ mod reads;
 
 pub(crate) use crate::query::{Order, Test};
 pub(crate) use asks::Asks;
-pub use asks::{Change, LogLine, Metric, Parts};
+pub use asks::{LogLine, Metric, MetricChange, Parts};
 pub(crate) use reads::Reads;
 
 /// What a row is read from. Natively that is a [`Frozen`] for every table, so nothing is needed here.
@@ -58,7 +58,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`RuleBroken`] for a name with other characters, one name too many, or a name both added to and set.
-    pub fn metric(&mut self, name: &str, change: Change) -> Result<(), RuleBroken> {
+    pub fn metric(&mut self, name: &str, change: MetricChange) -> Result<(), RuleBroken> {
         self.asks.metric(name, change)
     }
 

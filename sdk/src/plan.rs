@@ -8,7 +8,7 @@ use crate::select::Select;
 use crate::span::Span;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use crate::native::{Change, LogLine, Metric, Parts};
+pub use crate::native::{LogLine, Metric, MetricChange, Parts};
 
 /// The asks of one run. The host checks them after the run has returned, and acts only then.
 ///

@@ -20,7 +20,7 @@ pub struct Select<'v, T: Row> {
 }
 
 /// Both ends of a test, in a column's units; `None` where no value can pass.
-type Ends = Option<(u64, u64)>;
+type RangeEnds = Option<(u64, u64)>;
 
 #[cfg_attr(
     target_arch = "wasm32",
@@ -98,7 +98,7 @@ impl<'v, T: Row> Select<'v, T> {
     }
 
     /// Compares a column. A second comparison of the same column narrows the existing test, so both count as one.
-    fn test<U: Unit>(mut self, column: Column<T, U>, ends: Ends) -> Self {
+    fn test<U: Unit>(mut self, column: Column<T, U>, ends: RangeEnds) -> Self {
         let (at_least, at_most) = match ends {
             Some((least, most)) if least <= most && least <= u64::from(MOST) => {
                 (least as u32, u32::try_from(most).unwrap_or(UNKNOWN))

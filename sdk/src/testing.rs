@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::column::{Amount, Column, MOST, Peer, Row, UNKNOWN, Unit, address, peer};
-use crate::host::{BroadcastTotals, Frozen, Name, RuleBroken, Saved, Table, Totals, Unwound, guard};
+use crate::host::{BroadcastTotals, Frozen, Name, NativeExit, RuleBroken, Saved, Table, Totals, guard};
 use crate::memory::{self, Memory};
 use crate::phase::{Failure, Phase, Tick};
 use crate::plan::{Parts, Plan};
@@ -184,30 +184,30 @@ impl World {
     /// Checks the settings and runs the phase once. Returns one ask per line, such as `disconnect 2: slow`.
     ///
     /// # Errors
-    /// [`Ended`], if there is no plan. A panic of the phase is passed on.
-    pub fn run<P: Phase>(&self, phase: &P) -> Result<String, Ended> {
+    /// [`NoPlan`], if there is no plan. A panic of the phase is passed on.
+    pub fn run<P: Phase>(&self, phase: &P) -> Result<String, NoPlan> {
         Ok(self.plan(phase)?.asks.iter().map(|ask| format!("{ask}\n")).collect())
     }
 
     /// Like [`run`](World::run), but returns everything that the run left: asks, memory, log lines, metrics.
     ///
     /// # Errors
-    /// [`Ended`], if there is no plan. A panic of the phase is passed on.
-    pub fn plan<P: Phase>(&self, phase: &P) -> Result<Parts, Ended> {
-        phase.check().map_err(Ended::Refused)?;
+    /// [`NoPlan`], if there is no plan. A panic of the phase is passed on.
+    pub fn plan<P: Phase>(&self, phase: &P) -> Result<Parts, NoPlan> {
+        phase.check().map_err(NoPlan::Refused)?;
         let mut plan = Plan::within(self.rows(Table::Peers), self.rows(Table::Book));
         match guard(|| phase.run(&self.tick, &self.view(), &mut plan)) {
             Ok(Ok(())) => Ok(plan.into_parts()),
-            Ok(Err(failure)) => Err(Ended::Failed(failure)),
-            Err(Unwound::Rule(broken)) => Err(Ended::Broke(broken)),
-            Err(Unwound::Panic(text)) => std::panic::resume_unwind(Box::new(text)),
+            Ok(Err(failure)) => Err(NoPlan::Failed(failure)),
+            Err(NativeExit::Rule(broken)) => Err(NoPlan::Broke(broken)),
+            Err(NativeExit::Panic(text)) => std::panic::resume_unwind(Box::new(text)),
         }
     }
 }
 
 /// Why a run produced no plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Ended {
+pub enum NoPlan {
     /// `check` refused the settings.
     Refused(String),
     /// The run returned a failure.
@@ -216,17 +216,17 @@ pub enum Ended {
     Broke(RuleBroken),
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for NoPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Ended::Refused(problem) => write!(f, "settings refused: {problem}"),
-            Ended::Failed(failure) => write!(f, "{failure}"),
-            Ended::Broke(broken) => write!(f, "broke a rule: {broken}"),
+            NoPlan::Refused(problem) => write!(f, "settings refused: {problem}"),
+            NoPlan::Failed(failure) => write!(f, "{failure}"),
+            NoPlan::Broke(broken) => write!(f, "broke a rule: {broken}"),
         }
     }
 }
 
-impl std::error::Error for Ended {}
+impl std::error::Error for NoPlan {}
 
 impl World {
     fn table(&self, table: Table) -> &Rows {

@@ -15,7 +15,7 @@ use groundskeeper_sdk::abi::{
 use groundskeeper_sdk::column::{Column, Count};
 use groundskeeper_sdk::contract::{self, KINDS};
 use groundskeeper_sdk::export::Exports;
-use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Parts, Plan, Table, Unwound, View, guard};
+use groundskeeper_sdk::host::{BroadcastTotals, Frozen, NativeExit, Parts, Plan, Table, View, guard};
 use groundskeeper_sdk::prelude::*;
 use groundskeeper_sdk::rng::Rng;
 use groundskeeper_sdk::testing::{World, world};
@@ -148,13 +148,13 @@ fn native<E: Exports>() -> NativePhase {
 }
 
 /// How a run ended, and all it left; what a failed run asked for is dropped, as a host does.
-fn left(ended: Result<Result, Unwound>, plan: Plan) -> String {
+fn left(ended: Result<Result, NativeExit>, plan: Plan) -> String {
     let parts = plan.into_parts();
     match ended {
         Ok(Ok(())) => format!("{parts:#?}"),
         Ok(Err(failure)) => format!("{failure:?} {:?}", parts.log),
-        Err(Unwound::Rule(broken)) => format!("{broken:?} {:?}", parts.log),
-        Err(Unwound::Panic(text)) => format!("panicked: {text} {:?}", parts.log),
+        Err(NativeExit::Rule(broken)) => format!("{broken:?} {:?}", parts.log),
+        Err(NativeExit::Panic(text)) => format!("panicked: {text} {:?}", parts.log),
     }
 }
 
@@ -448,7 +448,7 @@ fn what_a_phase_in_c_does_wrong_is_named() {
     ] {
         let mut plan = plan_of(&world);
         match phase.run(what, &world.now(), &view, &mut plan) {
-            Err(Unwound::Rule(broken)) => assert_eq!(broken.to_string(), expected),
+            Err(NativeExit::Rule(broken)) => assert_eq!(broken.to_string(), expected),
             other => panic!("{what}: expected a broken rule, got {other:?}"),
         }
         assert!(plan.asks().is_empty(), "nothing is asked for after a breach");

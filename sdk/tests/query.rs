@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use groundskeeper_sdk::column::{MOST, UNKNOWN};
 use groundskeeper_sdk::host::{
-    BroadcastTotals, Frozen, Name, Order, Query, Saved, Table, Test, Totals, Unwound, guard,
+    BroadcastTotals, Frozen, Name, NativeExit, Order, Query, Saved, Table, Test, Totals, guard,
 };
 use groundskeeper_sdk::prelude::*;
 use groundskeeper_sdk::query::{count, matching, select, try_count, try_select};
@@ -199,7 +199,7 @@ fn the_rules_of_a_query_are_kept() {
     assert_eq!(error, "book.select: no column \"d\"; this host knows a, b, c");
 
     match guard(|| count(&columns, Table::Peers, &[odd])) {
-        Err(Unwound::Rule(broken)) => assert_eq!(broken.call, "peers.count"),
+        Err(NativeExit::Rule(broken)) => assert_eq!(broken.call, "peers.count"),
         other => panic!("expected a broken rule, got {other:?}"),
     }
 }

@@ -2,11 +2,11 @@
 
 use groundskeeper_sdk::column::Column;
 use groundskeeper_sdk::host::{
-    AnyPhase, Ask, BroadcastTotals, Change, Frozen, Metric, Name, RuleBroken, Saved, Table, Unwound, clean,
-    guard,
+    AnyPhase, Ask, BroadcastTotals, Frozen, Metric, MetricChange, Name, NativeExit, RuleBroken, Saved, Table,
+    clean, guard,
 };
 use groundskeeper_sdk::prelude::*;
-use groundskeeper_sdk::testing::{Ended, RowMut, World, world};
+use groundskeeper_sdk::testing::{NoPlan, RowMut, World, world};
 
 /// A phase made of a function, for tests.
 struct Does(Act);
@@ -33,7 +33,7 @@ fn two_peers_one_address() -> World {
 
 fn broken(act: Act) -> String {
     match two_peers_one_address().run(&Does(act)) {
-        Err(Ended::Broke(broken)) => broken.to_string(),
+        Err(NoPlan::Broke(broken)) => broken.to_string(),
         other => panic!("expected a broken rule, got {other:?}"),
     }
 }
@@ -150,7 +150,7 @@ fn a_row_of_another_run_is_refused() {
         ("peers.names", guard(|| alone.names(&[far]).is_empty())),
     ] {
         match outcome {
-            Err(Unwound::Rule(broken)) => assert_eq!((broken.call, broken.rule), (call, rule(1, 1))),
+            Err(NativeExit::Rule(broken)) => assert_eq!((broken.call, broken.rule), (call, rule(1, 1))),
             other => panic!("expected a broken rule, got {other:?}"),
         }
     }
@@ -168,8 +168,8 @@ fn metrics_sum_replace_and_stay_few() {
         }))
         .unwrap();
     let expected = [
-        Metric { name: "seen".into(), change: Change::Add(u32::MAX) },
-        Metric { name: "share_2".into(), change: Change::Set(0.25) },
+        Metric { name: "seen".into(), change: MetricChange::Add(u32::MAX) },
+        Metric { name: "share_2".into(), change: MetricChange::Set(0.25) },
     ];
     assert_eq!(parts.metrics, expected);
 
@@ -177,18 +177,21 @@ fn metrics_sum_replace_and_stay_few() {
     let long = "a".repeat(41);
     for name in ["", "Upper", "a-b", "é", &long] {
         assert!(
-            plan.metric(name, Change::Add(1)).unwrap_err().rule.contains("1 to 40 of a-z 0-9 _"),
+            plan.metric(name, MetricChange::Add(1)).unwrap_err().rule.contains("1 to 40 of a-z 0-9 _"),
             "{name}"
         );
     }
     for n in 0..16 {
-        plan.metric(&format!("m{n}"), Change::Add(1)).unwrap();
+        plan.metric(&format!("m{n}"), MetricChange::Add(1)).unwrap();
     }
     assert_eq!(
-        plan.metric("m16", Change::Set(1.0)).unwrap_err().to_string(),
+        plan.metric("m16", MetricChange::Set(1.0)).unwrap_err().to_string(),
         "metrics.set: \"m16\" is one name more than 16"
     );
-    assert_eq!(plan.metric("m0", Change::Set(1.0)).unwrap_err().rule, "\"m0\" is both added to and set");
+    assert_eq!(
+        plan.metric("m0", MetricChange::Set(1.0)).unwrap_err().rule,
+        "\"m0\" is both added to and set"
+    );
 }
 
 #[derive(Serialize, Deserialize, Default, PartialEq, Debug)]
@@ -222,10 +225,10 @@ fn memory_goes_round_and_is_upgraded() {
     assert_eq!(runs(world().memory(&Seen { runs: 8 })).unwrap().bytes, b"{\"runs\":9}");
     assert_eq!(runs(world().saved(Saved { version: 1, bytes: vec![41] })).unwrap().bytes, b"{\"runs\":42}");
     let newer = runs(world().saved(Saved { version: 3, bytes: vec![] })).unwrap_err();
-    assert_eq!(newer, Ended::Failed(Failure::permanent("from the future")));
+    assert_eq!(newer, NoPlan::Failed(Failure::permanent("from the future")));
     let torn = runs(world().saved(Saved { version: 2, bytes: b"{\"ru".to_vec() })).unwrap_err();
     assert!(
-        matches!(&torn, Ended::Failed(Failure::Permanent(text)) if text.starts_with("memory: version 2 does not read"))
+        matches!(&torn, NoPlan::Failed(Failure::Permanent(text)) if text.starts_with("memory: version 2 does not read"))
     );
 }
 
@@ -251,7 +254,7 @@ fn errors_become_transient_with_their_sources() {
         "x".parse::<u32>()?;
         Ok(())
     }));
-    assert_eq!(failed.unwrap_err(), Ended::Failed(Failure::transient("invalid digit found in string")));
+    assert_eq!(failed.unwrap_err(), NoPlan::Failed(Failure::transient("invalid digit found in string")));
 }
 
 #[test]
@@ -260,7 +263,7 @@ fn a_guard_tells_a_panic_from_a_breach() {
     std::panic::set_hook(Box::new(|_| {}));
     let outcome = guard(|| panic!("boom {}", 1));
     std::panic::set_hook(old);
-    assert!(matches!(outcome, Err(Unwound::Panic(text)) if text == "boom 1"));
+    assert!(matches!(outcome, Err(NativeExit::Panic(text)) if text == "boom 1"));
     assert!(matches!(guard(|| 5), Ok(5)));
 }
 

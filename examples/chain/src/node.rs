@@ -8,12 +8,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use groundskeeper::book::{Book, Learned, Source};
+use groundskeeper::book::{AddressSource, Book, LearnOutcome};
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::config::{Bootstrap, Config};
 use groundskeeper::data::DataFolder;
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::net::{Ask, Audience, Handlers, Net, Verdict};
+use groundskeeper::net::{Ask, Audience, BroadcastVerdict, Handlers, Net};
 use groundskeeper::node::{Node, NodeBuilder, ShutdownStep};
 use groundskeeper::peer::{NetGroup, PeerId};
 use groundskeeper_sdk::span::Span;
@@ -448,8 +448,8 @@ fn handlers(shared: &Arc<Shared>) -> Handlers {
     });
     let handlers = hears(handlers, shared, topic::PEER, |shared, _, NewPeer { id, addresses }| {
         let Some(book) = shared.book.get() else { return Taken::Useless };
-        let learn = |at: SocketAddr| book.learn(at, Some(id), Source::Told(NetGroup::of(at.ip())));
-        let is_new = addresses.into_iter().take(8).filter(|at| learn(*at) == Learned::New).count() > 0;
+        let learn = |at: SocketAddr| book.learn(at, Some(id), AddressSource::Told(NetGroup::of(at.ip())));
+        let is_new = addresses.into_iter().take(8).filter(|at| learn(*at) == LearnOutcome::New).count() > 0;
         if is_new { Taken::New } else { Taken::Useless }
     });
     let handlers = answers(handlers, shared, kind::GENESIS, |ledger, ()| encode(ledger.genesis()));
@@ -479,10 +479,10 @@ fn hears<T: DeserializeOwned>(
         match taken {
             Taken::New => {
                 shared.news.notify_one();
-                Verdict::Relay
+                BroadcastVerdict::Relay
             }
-            Taken::Useless => Verdict::Keep,
-            Taken::Bad => Verdict::Punish,
+            Taken::Useless => BroadcastVerdict::Keep,
+            Taken::Bad => BroadcastVerdict::Punish,
         }
     })
 }

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use groundskeeper::book::{BookLimits, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
+use groundskeeper::book::{
+    AddressSource, BookLimits, ConnectedGuard, Dial, DialAttempt, DialFailure, DialOrder,
+};
 use groundskeeper::clock::SystemClock;
 use groundskeeper::cycle::{BeatReport, Thresholds};
-use groundskeeper::engine::Phases;
-use groundskeeper::journal::{Asker, Cause, Journal};
+use groundskeeper::engine::BuiltInPhases;
+use groundskeeper::journal::{Cause, Initiator, Journal};
 use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options, builtins};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Removal, Slot};
@@ -59,7 +61,7 @@ pub struct ChatNode {
 }
 
 impl ChatNode {
-    pub async fn start(n: u8, tick: Duration, phases: &Phases) -> Result<Self> {
+    pub async fn start(n: u8, tick: Duration, phases: &BuiltInPhases) -> Result<Self> {
         let id = PeerId::from_bytes([n; 32]);
         let limits = NodeLimits {
             book: BookLimits { allow_private: true, ..BookLimits::default() },
@@ -86,7 +88,7 @@ impl ChatNode {
     }
 
     pub fn know(&self, address: SocketAddr) {
-        self.shared.state.book.learn(address, None, Source::Bootstrap);
+        self.shared.state.book.learn(address, None, AddressSource::Bootstrap);
     }
 
     pub fn reports(&self) -> broadcast::Receiver<Arc<BeatReport>> {
@@ -142,7 +144,7 @@ async fn hello(stream: TcpStream, id: PeerId) -> Result<(PeerId, BufReader<TcpSt
 struct ChatDialer(Arc<Shared>);
 
 impl Dial for ChatDialer {
-    fn dial(&self, order: DialOrder, ticket: Dialing) {
+    fn dial(&self, order: DialOrder, ticket: DialAttempt) {
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
             let connected = timeout(HELLO_DEADLINE, async {
@@ -164,7 +166,7 @@ impl Dial for ChatDialer {
 }
 
 /// Owns one connection until it ends.
-async fn talk(shared: &Shared, stream: BufReader<TcpStream>, facts: PeerFacts, ticket: Option<Dialing>) {
+async fn talk(shared: &Shared, stream: BufReader<TcpStream>, facts: PeerFacts, ticket: Option<DialAttempt>) {
     let (orders, mut todo) = mpsc::channel(4);
     let peer = facts.id;
     let slot = match shared.state.pool.attach(facts, Arc::new(ChatLink(orders))) {
@@ -176,7 +178,7 @@ async fn talk(shared: &Shared, stream: BufReader<TcpStream>, facts: PeerFacts, t
             return;
         }
     };
-    let _tenure: Option<Tenure> = ticket.map(|ticket| ticket.connected(peer));
+    let _tenure: Option<ConnectedGuard> = ticket.map(|ticket| ticket.connected(peer));
     let removal = lines(shared, &slot, stream, &mut todo).await;
     slot.retire(removal);
 }
@@ -194,7 +196,7 @@ async fn lines(
         let reply = tokio::select! {
             read = stream.read_line(&mut line) => {
                 if !matches!(read, Ok(1..)) {
-                    return Removal::new(Asker::Remote, Cause::RemoteClosed, "the stream ended");
+                    return Removal::new(Initiator::Remote, Cause::RemoteClosed, "the stream ended");
                 }
                 slot.peer_seen(shared.state.clock.coarse());
                 (line.trim() == "ping").then_some("pong\n")
@@ -204,16 +206,16 @@ async fn lines(
                 Some(Order::Close(why)) => {
                     // Best effort: the peer may be gone.
                     _ = stream.write_all(format!("goodbye: {why}\n").as_bytes()).await;
-                    return Removal::new(Asker::Host, Cause::Phase, why);
+                    return Removal::new(Initiator::Host, Cause::Phase, why);
                 }
-                None => return Removal::new(Asker::Host, Cause::Shutdown, "the node is gone"),
+                None => return Removal::new(Initiator::Host, Cause::Shutdown, "the node is gone"),
             },
         };
         if let Some(reply) = reply
             && !shared.silent.load(Ordering::Relaxed)
             && stream.write_all(reply.as_bytes()).await.is_err()
         {
-            return Removal::new(Asker::Remote, Cause::WriteFailure, "could not write");
+            return Removal::new(Initiator::Remote, Cause::WriteFailure, "could not write");
         }
     }
 }

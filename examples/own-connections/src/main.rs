@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use groundskeeper::engine::Phases;
-use groundskeeper::journal::What;
+use groundskeeper::engine::BuiltInPhases;
+use groundskeeper::journal::ActionKind;
 
 mod chat;
 use chat::ChatNode;
@@ -18,7 +18,7 @@ const LAST_TICK: u32 = 15;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut phases = Phases::default();
+    let mut phases = BuiltInPhases::default();
     // Seconds instead of minutes, so that the example is quick.
     phases.reaper.settings.ping_after = Duration::from_secs(1).into();
     phases.reaper.settings.stale_after = Duration::from_secs(3).into();
@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     println!("-- what node 1 says of its disconnects:");
-    for record in nodes[0].journal().select(8, |record| record.what == What::Disconnect) {
+    for record in nodes[0].journal().select(8, |record| record.what == ActionKind::Disconnect) {
         println!(
             "   tick {}: {} by {}: {} {:?}",
             record.tick, record.outcome, record.by, record.reason, record.inputs

@@ -62,7 +62,7 @@ groundskeeper_sdk::export!(Stats);
 
 #[cfg(test)]
 mod tests {
-    use groundskeeper_sdk::host::Change;
+    use groundskeeper_sdk::host::MetricChange;
     use groundskeeper_sdk::testing::world;
     use proptest::prelude::*;
 
@@ -78,7 +78,7 @@ mod tests {
         let parts = world.plan(&Stats { percentiles: vec![0, 50, 99] }).unwrap();
         assert!(parts.asks.is_empty());
         let metrics: Vec<_> = parts.metrics.iter().map(|m| (m.name.as_str(), m.change)).collect();
-        let set = |name, value| (name, Change::Set(value));
+        let set = |name, value| (name, MetricChange::Set(value));
         assert_eq!(metrics[..3], [set("idle_s_p0", 1.0), set("idle_s_p50", 5.0), set("idle_s_p99", 10.0)]);
         assert_eq!(metrics[3], set("health_p0", 100.0), "nobody's round trip is known");
         assert_eq!(metrics.len(), 9);

@@ -90,7 +90,7 @@ groundskeeper_sdk::export!(Topology);
 
 #[cfg(test)]
 mod tests {
-    use groundskeeper_sdk::host::{Ask, Change};
+    use groundskeeper_sdk::host::{Ask, MetricChange};
     use groundskeeper_sdk::testing::{World, world};
     use proptest::prelude::*;
 
@@ -122,11 +122,11 @@ mod tests {
         assert_eq!(
             metrics,
             [
-                ("peers_near", Change::Set(3.0)),
-                ("peers_far", Change::Set(2.0)),
-                ("peers_remote", Change::Set(1.0)),
-                ("groups", Change::Set(3.0)),
-                ("groups_near", Change::Set(2.0)),
+                ("peers_near", MetricChange::Set(3.0)),
+                ("peers_far", MetricChange::Set(2.0)),
+                ("peers_remote", MetricChange::Set(1.0)),
+                ("groups", MetricChange::Set(3.0)),
+                ("groups_near", MetricChange::Set(2.0)),
             ]
         );
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use groundskeeper::data::write_whole;
-use groundskeeper::engine::wasm::{Digest, Sizes, component_of, sha256};
+use groundskeeper::engine::wasm::{ModuleDigest, Sizes, component_of, sha256};
 use groundskeeper_sdk::abi::ENTRY;
 
 use super::beside::read;
@@ -16,9 +16,9 @@ use super::c;
 use super::toolchain::{self, says};
 
 /// The result of a build.
-pub struct Built {
+pub struct BuildOutput {
     pub file: PathBuf,
-    pub digest: Digest,
+    pub digest: ModuleDigest,
     /// None for a shared library.
     pub sizes: Option<Sizes>,
 }
@@ -37,7 +37,7 @@ const PROFILE: [&str; 5] = [
 ///
 /// # Errors
 /// If there is no toolchain (the error names what to install), the build fails, or the result is no phase.
-pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
+pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<BuildOutput> {
     let (name, core) = if folder.join("Cargo.toml").is_file() {
         rust(folder, note)?
     } else if !c::files(folder)?.is_empty() {
@@ -48,7 +48,7 @@ pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> R
     let component = component_of(&core).with_context(|| format!("the build of {name} made no phase"))?;
     let file = out.unwrap_or(folder).join(format!("{name}.wasm"));
     write_whole(&file, &component, 0o644).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(Built { digest: sha256(&component), sizes: Sizes::of(&component).ok(), file })
+    Ok(BuildOutput { digest: sha256(&component), sizes: Sizes::of(&component).ok(), file })
 }
 
 /// Builds the phase in `folder` (a Rust package, or C files that export the entry of a native phase) as a shared
@@ -56,7 +56,7 @@ pub fn build(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> R
 ///
 /// If the build fails or makes no library, or the C files are written for a component.
 /// If the build fails, or makes no library; if the C files are written for a component.
-pub fn build_native(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<Built> {
+pub fn build_native(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str)) -> Result<BuildOutput> {
     let (name, bytes) = if folder.join("Cargo.toml").is_file() {
         let mut command = Command::new("cargo");
         command.args(["build", "--release", "--features", "groundskeeper-sdk/dylib"]);
@@ -75,7 +75,7 @@ pub fn build_native(folder: &Path, out: Option<&Path>, note: &mut dyn FnMut(&str
     };
     let file = out.unwrap_or(folder).join(format!("{name}.so"));
     write_whole(&file, &bytes, 0o755).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(Built { digest: sha256(&bytes), sizes: None, file })
+    Ok(BuildOutput { digest: sha256(&bytes), sizes: None, file })
 }
 
 fn no_phase(folder: &Path) -> String {

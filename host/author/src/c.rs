@@ -10,7 +10,7 @@ use groundskeeper::engine::wasm::with_contract;
 use groundskeeper_sdk::abi::{ENTRY, HEADER};
 
 use super::build::shown;
-use super::scratch::Scratch;
+use super::scratch::ScratchFolder;
 use super::toolchain::says;
 
 /// The C files of a folder, by name.
@@ -41,7 +41,7 @@ fn named(folder: &Path) -> Result<(PathBuf, String)> {
 /// Compiles all C files of a folder for this machine. The header of native phases need not be in the folder.
 pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
     let (folder, name) = named(folder)?;
-    let scratch = Scratch::new()?;
+    let scratch = ScratchFolder::new()?;
     fs::write(scratch.path().join("groundskeeper_phase.h"), HEADER)?;
     let library = scratch.path().join("phase.so");
     let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
@@ -63,7 +63,7 @@ pub(super) fn library(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(Stri
 pub(super) fn module(folder: &Path, note: &mut dyn FnMut(&str)) -> Result<(String, Vec<u8>)> {
     let linker = wasm_linker().map_err(anyhow::Error::msg)?;
     let (folder, name) = named(folder)?;
-    let scratch = Scratch::new()?;
+    let scratch = ScratchFolder::new()?;
     let module = scratch.path().join("phase.wasm");
     let mut link = Command::new(&linker);
     link.args(["-m", "wasm32", "--no-entry", "--strip-debug", "-o"]).arg(&module);

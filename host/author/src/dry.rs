@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use groundskeeper::engine::{Body, Cost, Done, Ended, Job};
-use groundskeeper_sdk::host::{Change, Frozen, Level, Metric, Parts, Saved};
+use groundskeeper::engine::{Cost, PhaseCall, PhaseProgram, RunOutcome, RunResult};
+use groundskeeper_sdk::host::{Frozen, Level, Metric, MetricChange, Parts, Saved};
 use groundskeeper_sdk::phase::Tick;
 use serde::Serialize;
 
@@ -31,9 +31,10 @@ pub struct DryRun {
 
 impl DryRun {
     /// Runs `body` once over `view`.
-    pub fn of(body: &dyn Body, tick: Tick, view: Arc<dyn Frozen>) -> Self {
+    pub fn of(body: &dyn PhaseProgram, tick: Tick, view: Arc<dyn Frozen>) -> Self {
         let begun = Instant::now();
-        let Done { ended, log, cost: Cost { fuel, memory: linear_memory } } = body.run(&Job { tick, view });
+        let RunResult { ended, log, cost: Cost { fuel, memory: linear_memory } } =
+            body.run(&PhaseCall { tick, view });
         let took = begun.elapsed();
         let word = |level: Level| match level {
             Level::Error => "error",
@@ -42,19 +43,21 @@ impl DryRun {
             Level::Debug => "debug",
         };
         let (ok, ended, parts) = match ended {
-            Ended::Planned(parts) => (true, "planned".to_owned(), parts),
-            Ended::Failed(failure) => (false, failure.to_string(), Parts::default()),
-            Ended::Rule(words) => (false, format!("broke a rule of the contract: {words}"), Parts::default()),
-            Ended::Panicked(words) => (false, format!("panicked: {words}"), Parts::default()),
-            Ended::Trapped(words) => (false, format!("trapped: {words}"), Parts::default()),
-            Ended::Cut { words, .. } => (false, format!("was cut: it {words}"), Parts::default()),
-            Ended::Overran { limit, .. } => {
+            RunOutcome::Planned(parts) => (true, "planned".to_owned(), parts),
+            RunOutcome::Failed(failure) => (false, failure.to_string(), Parts::default()),
+            RunOutcome::Rule(words) => {
+                (false, format!("broke a rule of the contract: {words}"), Parts::default())
+            }
+            RunOutcome::Panicked(words) => (false, format!("panicked: {words}"), Parts::default()),
+            RunOutcome::Trapped(words) => (false, format!("trapped: {words}"), Parts::default()),
+            RunOutcome::Cut { words, .. } => (false, format!("was cut: it {words}"), Parts::default()),
+            RunOutcome::Overran { limit, .. } => {
                 (false, format!("did not come back within {} ms", limit.as_millis()), Parts::default())
             }
         };
         let metric = |metric: &Metric| match metric.change {
-            Change::Add(by) => format!("{} + {by}", metric.name),
-            Change::Set(value) => format!("{} = {value}", metric.name),
+            MetricChange::Add(by) => format!("{} + {by}", metric.name),
+            MetricChange::Set(value) => format!("{} = {value}", metric.name),
         };
         Self {
             ok,

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use groundskeeper::config::{Declared, Guest as Declaration, Manifest, ManifestFile, Runtime};
-use groundskeeper::engine::Body;
+use groundskeeper::config::{Declared, GuestManifest as Declaration, Manifest, ManifestFile, Runtime};
+use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::engine::wasm::{Code, Described, Guest, Setup, Sizes, Wasm};
+use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, PhaseDescription, Sizes, Wasm};
 use serde::Serialize;
 
 use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
@@ -45,7 +45,7 @@ pub struct Import {
 }
 
 /// A module that loads, and its manifest if there is one.
-pub struct Subject {
+pub struct InspectedModule {
     /// Where the module is.
     pub file: PathBuf,
     pub sizes: Sizes,
@@ -54,7 +54,7 @@ pub struct Subject {
     pub manifest: Option<ManifestFile>,
 }
 
-impl Subject {
+impl InspectedModule {
     /// Loads the component `file`, or the one that the manifest `file` names, and looks for the manifest next to it.
     ///
     /// # Errors
@@ -118,15 +118,15 @@ impl Subject {
     }
 
     /// The setup from the manifest. Without one: every grant, and no settings.
-    pub fn setup(&self) -> Setup {
+    pub fn setup(&self) -> GuestSetup {
         match self.declared() {
-            Some(guest) => Setup {
+            Some(guest) => GuestSetup {
                 settings: guest.settings.clone(),
                 limits: guest.limits,
                 grants: guest.grants.clone(),
                 instance: guest.instance,
             },
-            None => Setup {
+            None => GuestSetup {
                 settings: "{}".to_owned(),
                 limits: Limits::default(),
                 grants: Grants::everything(),
@@ -141,8 +141,8 @@ impl Subject {
 /// # Errors
 /// If the file cannot be read or is no phase. What only keeps a node from loading it is a problem in the result.
 pub fn inspect(file: &Path) -> Result<Inspection> {
-    let subject = Subject::load(file)?;
-    let Subject { file, sizes, wasm, code, manifest } = &subject;
+    let subject = InspectedModule::load(file)?;
+    let InspectedModule { file, sizes, wasm, code, manifest } = &subject;
     let mut problems = Vec::new();
     if let Some(manifest) = manifest {
         problems.extend(wrong_kind(manifest, file, Runtime::Wasm));
@@ -171,12 +171,12 @@ pub fn inspect(file: &Path) -> Result<Inspection> {
     let setup = subject.setup();
     let limits = setup.limits;
     // Grants are reported above; this checks only the phase itself.
-    let guest = Guest::new(wasm, Arc::clone(code), Setup { grants: Grants::everything(), ..setup });
-    let Described { summary, version, toolkit } = match &guest {
+    let guest = Guest::new(wasm, Arc::clone(code), GuestSetup { grants: Grants::everything(), ..setup });
+    let PhaseDescription { summary, version, toolkit } = match &guest {
         Ok(guest) => guest.described().clone(),
         Err(error) => {
             problems.push(error.to_string());
-            Described::default()
+            PhaseDescription::default()
         }
     };
     if let (Ok(guest), Some(_)) = (&guest, declared)

@@ -10,10 +10,10 @@ use groundskeeper::engine::wasm::sha256;
 use toml::Value;
 
 use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
-use super::inspect::{Inspection, Subject, inspect};
+use super::inspect::{InspectedModule, Inspection, inspect};
 
 /// The result of an install.
-pub struct Installed {
+pub struct InstalledFiles {
     pub module: PathBuf,
     pub manifest: PathBuf,
     /// Whether a phase of this name existed.
@@ -31,7 +31,7 @@ pub struct Installed {
 ///
 /// # Errors
 /// If the module is no phase, its manifest has problems, or the folder cannot be written. The folder is unchanged then.
-pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
+pub fn install(file: &Path, folder: &Path) -> Result<InstalledFiles> {
     let bytes = read(file)?;
     let runtime = runtime_of(&bytes);
     let is_native = runtime == Runtime::Native;
@@ -68,9 +68,9 @@ pub fn install(file: &Path, folder: &Path) -> Result<Installed> {
         .with_context(|| format!("cannot write {}", manifest.display()))?;
     let misses = match &beside {
         Some(_) => None,
-        None => Subject::load(&module)?.guest().err().map(|error| format!("{error:#}")),
+        None => InspectedModule::load(&module)?.guest().err().map(|error| format!("{error:#}")),
     };
-    Ok(Installed { module, manifest, replaced, made_up: beside.is_none(), misses })
+    Ok(InstalledFiles { module, manifest, replaced, made_up: beside.is_none(), misses })
 }
 
 fn name_in(text: &str, path: &Path) -> Result<String> {

@@ -19,18 +19,18 @@ mod trial;
 #[doc(hidden)]
 pub mod views;
 
-pub use build::{Built, build, build_native};
+pub use build::{BuildOutput, build, build_native};
 pub use dry::DryRun;
-pub use inspect::{Import, Inspection, Subject, inspect};
-pub use install::{Installed, install};
+pub use inspect::{Import, InspectedModule, Inspection, inspect};
+pub use install::{InstalledFiles, install};
 pub use load::load;
 pub use template::{Lang, create};
-pub use trial::{Trial, trial};
+pub use trial::{TrialReport, trial};
 
 #[doc(hidden)]
 pub use {
     c::c_compiler,
-    load::{Loading, load_folder, load_native},
+    load::{LoadPreview, load_folder, load_native},
     source::sources,
     template::sdk_nearby,
     trial::{read_fixture, read_fixtures},

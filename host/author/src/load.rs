@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use groundskeeper::config::{ManifestFile, Runtime, read_manifests};
-use groundskeeper::engine::Body;
-use groundskeeper::engine::wasm::{Digest, sha256};
+use groundskeeper::engine::PhaseProgram;
+use groundskeeper::engine::wasm::{ModuleDigest, sha256};
 use groundskeeper::loader::Loader;
 use serde::Serialize;
 
 use super::beside::{manifest_of, read, runtime_of, stem, written, wrong_kind};
-use super::inspect::Subject;
+use super::inspect::InspectedModule;
 use super::install::with_keys;
-use super::scratch::Scratch;
+use super::scratch::ScratchFolder;
 
 /// The result of loading one file as a node would.
 #[derive(Default, Debug, Serialize)]
-pub struct Loading {
+pub struct LoadPreview {
     pub file: PathBuf,
     pub name: String,
     /// `built-in`, `wasm` or `native`; empty if the manifest does not say.
@@ -35,7 +35,7 @@ pub struct Loading {
 const NOT_TRUSTED: &str = "a native phase is not loaded unless it is trusted, for it would run with all of your rights; to \
     trust it, set guests.allow_native = true in a config and name that with --config";
 
-impl Loading {
+impl LoadPreview {
     fn not_yet(found: &ManifestFile) -> Self {
         let kind = match &found.manifest {
             Ok(manifest) => Some(manifest.kind().to_owned()),
@@ -55,7 +55,7 @@ impl Loading {
             Ok(Some(spec)) => {
                 loading.summary = Some(spec.body.summary().to_owned());
                 loading.version = Some(spec.version);
-                loading.sha256 = spec.body.digest().map(|digest| Digest(digest).to_string());
+                loading.sha256 = spec.body.digest().map(|digest| ModuleDigest(digest).to_string());
             }
             Ok(None) => {}
             Err(problem) => loading.problem = Some(problem),
@@ -68,42 +68,42 @@ impl Loading {
 ///
 /// # Errors
 /// If this machine cannot run guests. A failure of one phase is that phase's problem.
-pub fn load_folder(dir: &Path, allow_native: bool) -> Result<Vec<Loading>> {
-    let scratch = Scratch::new()?;
+pub fn load_folder(dir: &Path, allow_native: bool) -> Result<Vec<LoadPreview>> {
+    let scratch = ScratchFolder::new()?;
     let loader = loader(&scratch, allow_native)?;
-    Ok(read_manifests(dir).iter().map(|found| Loading::of(&loader, found)).collect())
+    Ok(read_manifests(dir).iter().map(|found| LoadPreview::of(&loader, found)).collect())
 }
 
 /// Loads the native phase of `file`, a library or a manifest; None if `file` is for another kind.
 ///
 /// # Errors
 /// If it cannot be read, or has no manifest of its kind.
-pub fn load_native(file: &Path, allow_native: bool) -> Result<Option<Loading>> {
+pub fn load_native(file: &Path, allow_native: bool) -> Result<Option<LoadPreview>> {
     let Some(manifest) = native(file)? else { return Ok(None) };
     if !allow_native {
         let problem = Some(NOT_TRUSTED.to_owned());
-        return Ok(Some(Loading { problem, ..Loading::not_yet(&manifest) }));
+        return Ok(Some(LoadPreview { problem, ..LoadPreview::not_yet(&manifest) }));
     }
-    let scratch = Scratch::new()?;
-    Ok(Some(Loading::of(&loader(&scratch, allow_native)?, &manifest)))
+    let scratch = ScratchFolder::new()?;
+    Ok(Some(LoadPreview::of(&loader(&scratch, allow_native)?, &manifest)))
 }
 
 /// The phase of `file`, a module or a manifest, with the setup from its manifest.
 ///
 /// # Errors
 /// If it cannot be loaded, or is a native phase and that is not allowed.
-pub fn load(file: &Path, allow_native: bool) -> Result<Arc<dyn Body>> {
-    let Some(manifest) = native(file)? else { return Ok(Arc::new(Subject::load(file)?.guest()?)) };
+pub fn load(file: &Path, allow_native: bool) -> Result<Arc<dyn PhaseProgram>> {
+    let Some(manifest) = native(file)? else { return Ok(Arc::new(InspectedModule::load(file)?.guest()?)) };
     if !allow_native {
         bail!("{}: {NOT_TRUSTED}", file.display());
     }
-    let scratch = Scratch::new()?;
+    let scratch = ScratchFolder::new()?;
     let loaded = loader(&scratch, allow_native)?.file(&manifest);
     let spec = loaded.map_err(|problem| anyhow!("{}: {problem}", file.display()))?;
     Ok(spec.with_context(|| format!("{} is about a built-in phase", manifest.path.display()))?.body)
 }
 
-fn loader(scratch: &Scratch, allow_native: bool) -> Result<Loader> {
+fn loader(scratch: &ScratchFolder, allow_native: bool) -> Result<Loader> {
     Loader::new(scratch.path().to_owned(), allow_native).map_err(anyhow::Error::msg)
 }
 

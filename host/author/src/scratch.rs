@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-pub(super) struct Scratch(PathBuf);
+pub(super) struct ScratchFolder(PathBuf);
 
-impl Scratch {
+impl ScratchFolder {
     pub fn new() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("groundskeeper-{:016x}", rand::random::<u64>()));
         // Fails if the folder exists: otherwise it could contain files of someone else.
@@ -20,7 +20,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchFolder {
     fn drop(&mut self) {
         // If this fails, the folder remains in the system's temporary directory.
         _ = fs::remove_dir_all(&self.0);

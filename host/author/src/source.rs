@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use groundskeeper::data::Stamp;
+use groundskeeper::data::FileStamp;
 
 /// Deeper folders are not searched for sources.
 const MOST_DEPTH: usize = 8;
 
 /// The files of a phase in its folder: manifests, C files, the build script, and everything below `src` and `views`.
 /// Build output is left out.
-pub fn sources(folder: &Path) -> BTreeMap<PathBuf, Stamp> {
+pub fn sources(folder: &Path) -> BTreeMap<PathBuf, FileStamp> {
     let mut found = BTreeMap::new();
     collect(
         folder,
@@ -29,7 +29,7 @@ fn collect(
     folder: &Path,
     depth: usize,
     wanted: &dyn Fn(&Path) -> bool,
-    found: &mut BTreeMap<PathBuf, Stamp>,
+    found: &mut BTreeMap<PathBuf, FileStamp>,
 ) {
     // A folder that disappears meanwhile has no sources.
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use groundskeeper::engine::Body;
+use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::native::Native;
 use groundskeeper::record::Fixture;
 use groundskeeper_sdk::host::Saved;
@@ -17,8 +17,8 @@ use super::beside::told;
 use super::build::{build, build_native};
 use super::c;
 use super::dry::DryRun;
-use super::inspect::Subject;
-use super::scratch::Scratch;
+use super::inspect::InspectedModule;
+use super::scratch::ScratchFolder;
 use super::views;
 
 /// Number of random views in a test.
@@ -26,7 +26,7 @@ const RANDOM_VIEWS: u64 = 500;
 
 /// The result of a test.
 #[derive(Default, Debug, Serialize)]
-pub struct Trial {
+pub struct TrialReport {
     pub module: PathBuf,
     pub fixtures: usize,
     pub random_views: u64,
@@ -49,7 +49,7 @@ pub struct Trial {
 ///
 /// # Errors
 /// If a test fails, the build fails, or the manifest has problems. Differences are a result, not an error.
-pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Trial> {
+pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<TrialReport> {
     let is_rust = folder.join("Cargo.toml").is_file();
     if is_rust {
         note("cargo test");
@@ -59,11 +59,11 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
         }
     }
     let module = build(folder, None, note)?.file;
-    let subject = Subject::load(&module)?;
+    let subject = InspectedModule::load(&module)?;
     let setup = subject.setup();
     let settings: Value = serde_json::from_str(&setup.settings)?;
     let component = subject.guest()?;
-    let scratch = Scratch::new()?;
+    let scratch = ScratchFolder::new()?;
     let native = if is_rust || c::is_native(folder)? {
         let built = build_native(folder, Some(scratch.path()), note)?;
         Some(Native::load(&built.file, built.digest.0, setup.settings, scratch.path())?)
@@ -71,12 +71,12 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
         None
     };
     let fixtures = read_fixtures(&folder.join("views"))?;
-    let mut trial = Trial {
+    let mut trial = TrialReport {
         module,
         fixtures: fixtures.len(),
         random_views: RANDOM_VIEWS,
         native: native.is_some(),
-        ..Trial::default()
+        ..TrialReport::default()
     };
     let mut fuel = Vec::new();
     let mut memory = None;
@@ -90,7 +90,7 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
         let mut fixture = fixture.map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         // The next run finds what a run remembers, unless the view sets a memory.
         fixture.memory = fixture.memory.or_else(|| memory.clone());
-        let run = |body: &dyn Body| DryRun::of(body, fixture.tick, fixture.view());
+        let run = |body: &dyn PhaseProgram| DryRun::of(body, fixture.tick, fixture.view());
         let one = run(&component);
         let other = native.as_ref().map_or_else(|| run(&component), |native| run(native));
         trial.note(&name, &one, &other);
@@ -104,7 +104,7 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
     Ok(trial)
 }
 
-impl Trial {
+impl TrialReport {
     fn note(&mut self, name: &str, component: &DryRun, native: &DryRun) {
         self.asks += component.asks.len() as u64;
         self.with_asks += u64::from(!component.asks.is_empty());

@@ -4,13 +4,13 @@ use std::fmt;
 
 pub use groundskeeper_sdk::span::Span;
 
-use crate::bytes::Bytes;
+use crate::bytes::ByteSize;
 
 /// The lowest and the highest value of a key, both allowed.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
     Time(Span, Span),
-    Size(Bytes, Bytes),
+    Size(ByteSize, ByteSize),
     Count(u64, u64),
     Fraction(f64, f64),
 }

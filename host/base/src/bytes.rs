@@ -10,12 +10,12 @@ use serde::{Serialize, Serializer};
 ///
 /// Powers of 1024 only: with `MB` too, a mistaken unit would change a limit by 4.9 %.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Bytes(pub u64);
+pub struct ByteSize(pub u64);
 
 const UNITS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-impl Bytes {
+impl ByteSize {
     pub const fn kib(n: u64) -> Self {
         Self(n << 10)
     }
@@ -30,7 +30,7 @@ impl Bytes {
 }
 
 /// Uses the largest unit in which the number is whole.
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, size) =
             UNITS.iter().find(|(_, size)| self.0 > 0 && self.0.is_multiple_of(*size)).unwrap_or(&("B", 1));
@@ -38,7 +38,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-impl FromStr for Bytes {
+impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -63,23 +63,23 @@ impl FromStr for Bytes {
     }
 }
 
-impl Serialize for Bytes {
+impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Bytes {
+impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Text;
         impl Visitor<'_> for Text {
-            type Value = Bytes;
+            type Value = ByteSize;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a size with its unit, like \"16 MiB\"")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Bytes, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
                 text.parse().map_err(E::custom)
             }
         }
@@ -94,16 +94,16 @@ mod tests {
     #[test]
     fn what_is_printed_is_read_back() {
         for (bytes, text) in [
-            (Bytes(0), "0 B"),
-            (Bytes(1000), "1000 B"),
-            (Bytes::kib(16), "16 KiB"),
-            (Bytes::kib(1536), "1536 KiB"),
-            (Bytes::mib(64), "64 MiB"),
-            (Bytes::gib(1024), "1 TiB"),
+            (ByteSize(0), "0 B"),
+            (ByteSize(1000), "1000 B"),
+            (ByteSize::kib(16), "16 KiB"),
+            (ByteSize::kib(1536), "1536 KiB"),
+            (ByteSize::mib(64), "64 MiB"),
+            (ByteSize::gib(1024), "1 TiB"),
         ] {
             assert_eq!((bytes.to_string().as_str(), text.parse()), (text, Ok(bytes)));
         }
-        assert_eq!("64mib".parse(), Ok(Bytes::mib(64)));
+        assert_eq!("64mib".parse(), Ok(ByteSize::mib(64)));
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
             ("64 MB", "unknown unit"),
             ("99999999999 TiB", "too large"),
         ] {
-            assert!(text.parse::<Bytes>().unwrap_err().contains(why), "{text}");
+            assert!(text.parse::<ByteSize>().unwrap_err().contains(why), "{text}");
         }
     }
 }

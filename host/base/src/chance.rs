@@ -9,9 +9,9 @@ use rand::{Rng, RngExt, SeedableRng};
 /// A random number generator that is shared by reference. Each call takes a short lock, so use it once per connection,
 /// not once per message.
 #[derive(Debug)]
-pub struct Chance(Mutex<StdRng>);
+pub struct SharedRng(Mutex<StdRng>);
 
-impl Chance {
+impl SharedRng {
     /// Without a seed the numbers cannot be guessed: ChaCha, keyed by the system. Equal seeds give equal numbers in the
     /// same order, so a node that talks to strangers must have no seed.
     pub fn new(seed: Option<u64>) -> Self {
@@ -40,15 +40,15 @@ impl Chance {
 mod tests {
     use super::*;
 
-    fn draws(chance: &Chance) -> (u64, usize, Duration) {
+    fn draws(chance: &SharedRng) -> (u64, usize, Duration) {
         (chance.number(), chance.below(1000), chance.up_to(Duration::from_secs(1000)))
     }
 
     #[test]
     fn a_seed_gives_the_same_again_and_the_system_never_does() {
-        assert_eq!(draws(&Chance::new(Some(7))), draws(&Chance::new(Some(7))));
-        assert_ne!(draws(&Chance::new(Some(7))), draws(&Chance::new(Some(8))));
-        assert_ne!(draws(&Chance::new(None)), draws(&Chance::new(None)));
-        assert_eq!(Chance::new(None).below(0), 0);
+        assert_eq!(draws(&SharedRng::new(Some(7))), draws(&SharedRng::new(Some(7))));
+        assert_ne!(draws(&SharedRng::new(Some(7))), draws(&SharedRng::new(Some(8))));
+        assert_ne!(draws(&SharedRng::new(None)), draws(&SharedRng::new(None)));
+        assert_eq!(SharedRng::new(None).below(0), 0);
     }
 }

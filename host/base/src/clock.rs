@@ -9,9 +9,9 @@ use tokio::time::Instant;
 /// A point in monotonic time, in units of 1/8 s since the clock was created. This is fine enough to detect stale peers,
 /// and a busy connection stores it at most eight times a second. Wraps after 17 years.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Coarse(pub u32);
+pub struct CoarseInstant(pub u32);
 
-impl Coarse {
+impl CoarseInstant {
     /// Units in one second.
     pub const PER_SECOND: u32 = 8;
 
@@ -22,7 +22,7 @@ impl Coarse {
     }
 
     /// Whole seconds from `earlier` to `self`; 0 if `earlier` is later.
-    pub fn seconds_since(self, earlier: Coarse) -> u32 {
+    pub fn seconds_since(self, earlier: CoarseInstant) -> u32 {
         self.0.saturating_sub(earlier.0) / Self::PER_SECOND
     }
 
@@ -31,7 +31,7 @@ impl Coarse {
         Self(self.0.saturating_add(Self::from_duration(time).0))
     }
 
-    pub fn since(self, earlier: Coarse) -> Duration {
+    pub fn since(self, earlier: CoarseInstant) -> Duration {
         Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * 125)
     }
 }
@@ -42,8 +42,8 @@ pub trait Clock: Send + Sync + 'static {
     fn mono(&self) -> Duration;
 
     /// The same in eighths of a second, from the cheapest source (about 4 ns on Linux).
-    fn coarse(&self) -> Coarse {
-        Coarse::from_duration(self.mono())
+    fn coarse(&self) -> CoarseInstant {
+        CoarseInstant::from_duration(self.mono())
     }
 
     /// Like [`Clock::mono`], but continues while the machine is suspended. The difference shows a suspend.
@@ -83,8 +83,10 @@ impl Clock for SystemClock {
         read(rustix::time::ClockId::Monotonic).saturating_sub(self.mono_start)
     }
 
-    fn coarse(&self) -> Coarse {
-        Coarse::from_duration(read(rustix::time::ClockId::MonotonicCoarse).saturating_sub(self.mono_start))
+    fn coarse(&self) -> CoarseInstant {
+        CoarseInstant::from_duration(
+            read(rustix::time::ClockId::MonotonicCoarse).saturating_sub(self.mono_start),
+        )
     }
 
     fn boot(&self) -> Duration {
@@ -157,11 +159,11 @@ mod tests {
 
     #[test]
     fn coarse_counts_eighths_and_never_underflows() {
-        assert_eq!(Coarse::from_duration(Duration::from_millis(124)), Coarse(0));
-        assert_eq!(Coarse::from_duration(Duration::from_millis(125)), Coarse(1));
-        assert_eq!(Coarse(80).seconds_since(Coarse(0)), 10);
-        assert_eq!(Coarse(79).seconds_since(Coarse(0)), 9);
-        assert_eq!(Coarse(1).seconds_since(Coarse(9)), 0);
+        assert_eq!(CoarseInstant::from_duration(Duration::from_millis(124)), CoarseInstant(0));
+        assert_eq!(CoarseInstant::from_duration(Duration::from_millis(125)), CoarseInstant(1));
+        assert_eq!(CoarseInstant(80).seconds_since(CoarseInstant(0)), 10);
+        assert_eq!(CoarseInstant(79).seconds_since(CoarseInstant(0)), 9);
+        assert_eq!(CoarseInstant(1).seconds_since(CoarseInstant(9)), 0);
     }
 
     #[test]

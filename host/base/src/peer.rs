@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for PeerId {
 
 /// The peer behind a row of the peer table, for logs and operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Naming {
+pub struct PeerLabel {
     pub id: PeerId,
     pub address: SocketAddr,
     pub agent: String,

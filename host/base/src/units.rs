@@ -46,14 +46,14 @@ pub mod as_bytes {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use crate::bytes::Bytes;
+    use crate::bytes::ByteSize;
 
     pub fn serialize<S, N>(bytes: &N, to: S) -> Result<S::Ok, S::Error>
     where
         S: Serializer,
         N: Copy + TryInto<u64>,
     {
-        Bytes((*bytes).try_into().unwrap_or(u64::MAX)).serialize(to)
+        ByteSize((*bytes).try_into().unwrap_or(u64::MAX)).serialize(to)
     }
 
     pub fn deserialize<'de, D, N>(from: D) -> Result<N, D::Error>
@@ -61,7 +61,7 @@ pub mod as_bytes {
         D: Deserializer<'de>,
         N: TryFrom<u64>,
     {
-        let bytes = Bytes::deserialize(from)?;
+        let bytes = ByteSize::deserialize(from)?;
         N::try_from(bytes.0).map_err(|_| D::Error::custom(format!("{bytes} is too much")))
     }
 }

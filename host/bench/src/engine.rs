@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
-use groundskeeper::engine::wasm::{Guest, Setup, Wasm, with_contract};
-use groundskeeper::engine::{Body, Done, Ended, Job};
+use groundskeeper::engine::wasm::{Guest, GuestSetup, Wasm, with_contract};
+use groundskeeper::engine::{PhaseCall, PhaseProgram, RunOutcome, RunResult};
 use groundskeeper_sdk::phase::Tick;
 
 use crate::Effort;
@@ -57,8 +57,8 @@ impl Drop for Scratch {
 }
 
 /// Everything granted, and more fuel than a million peers use.
-fn setup(instance: Instance) -> Setup {
-    Setup {
+fn setup(instance: Instance) -> GuestSetup {
+    GuestSetup {
         settings: "{}".into(),
         limits: Limits { fuel: 1_000_000_000, wall: Duration::from_secs(10), ..Limits::default() },
         grants: Grants::everything(),
@@ -66,25 +66,25 @@ fn setup(instance: Instance) -> Setup {
     }
 }
 
-fn guest(wasm: &Wasm, bytes: &[u8], setup: Setup) -> Guest {
+fn guest(wasm: &Wasm, bytes: &[u8], setup: GuestSetup) -> Guest {
     let code = wasm.load(bytes).unwrap_or_else(|error| panic!("{error}"));
     Guest::new(wasm, code, setup).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn job(peers: usize) -> Job {
+fn job(peers: usize) -> PhaseCall {
     let tick =
         Tick { number: 7, since_last_s: Some(30), unix_s: 1_700_000_000, seed: [1, 2], ..Tick::default() };
-    Job { tick, view: Arc::new(view::Columns::new(peers)) }
+    PhaseCall { tick, view: Arc::new(view::Columns::new(peers)) }
 }
 
 /// The number of asks of a run. Any result other than a plan is a mistake of the bench.
-fn asks(done: Done) -> usize {
+fn asks(done: RunResult) -> usize {
     match done.ended {
-        Ended::Planned(parts) => parts.asks.len(),
+        RunOutcome::Planned(parts) => parts.asks.len(),
         other => panic!("{other:?}"),
     }
 }
 
-fn once(body: &dyn Body, job: &Job) -> usize {
+fn once(body: &dyn PhaseProgram, job: &PhaseCall) -> usize {
     asks(body.run(job))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::cycle::Cycle;
-use groundskeeper::engine::{Fence, PhaseThread};
+use groundskeeper::engine::{Executor, PhaseThread};
 use groundskeeper::pool::{Goodbye, Link, Slot};
 use groundskeeper::ticker::Ticker;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -211,7 +211,8 @@ async fn ticker(time: Duration) -> Value {
         .collect();
     let quiet: Arc<dyn Link> = Arc::new(crate::ours::Quiet);
     let filled = Filled { pool, clock, journal, link: quiet, slots: Vec::new() };
-    let cycle = Cycle::new(world(&filled), built_ins(), Fence::Thread(PhaseThread::default()), INTERVAL, 7);
+    let cycle =
+        Cycle::new(world(&filled), built_ins(), Executor::Thread(PhaseThread::default()), INTERVAL, 7);
     let (ticker, _handle) = Ticker::new(cycle, INTERVAL, 7, None);
     tokio::spawn(ticker.run(std::future::pending()));
     let told = used_in(time, move || pings.load(Relaxed)).await;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use groundskeeper::book::{BookLimits, Source};
+use groundskeeper::book::{AddressSource, BookLimits};
 use groundskeeper::broadcasts::BroadcastLimits;
 use groundskeeper::clock::SystemClock;
 use groundskeeper::flow::OutboxLimits;
-use groundskeeper::journal::{Asker, JournalLimits};
+use groundskeeper::journal::{Initiator, JournalLimits};
 use groundskeeper::net::{Handlers, Identity, Net, NetConfig};
 use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::pool::PoolLimits;
@@ -104,7 +104,7 @@ impl BenchNode {
     /// Adds an address for each of `count` connections to `port` to the address book.
     pub fn learn(&self, port: u16, count: usize) {
         for at in 0..count {
-            self.state.book.learn(loopback(at, port), None, Source::Bootstrap);
+            self.state.book.learn(loopback(at, port), None, AddressSource::Bootstrap);
         }
     }
 
@@ -119,7 +119,7 @@ impl BenchNode {
         let (order, ticket) = self
             .state
             .book
-            .begin(loopback(at, port), false, Asker::Host, "a measurement", Vec::new())
+            .begin(loopback(at, port), false, Initiator::Host, "a measurement", Vec::new())
             .expect("each address is learned, and dialled once");
         self.net.dialer().dial(order, ticket);
         while self.live() == here_before || there() == there_before {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper::clock::{Clock, Coarse, SystemClock};
+use groundskeeper::clock::{Clock, CoarseInstant, SystemClock};
 use groundskeeper::journal::{Journal, JournalLimits};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Pool, PoolLimits, Slot};
@@ -27,8 +27,8 @@ impl Clock for HourAhead {
         self.0.mono() + HOUR
     }
 
-    fn coarse(&self) -> Coarse {
-        Coarse(self.0.coarse().0 + HOUR.as_secs() as u32 * Coarse::PER_SECOND)
+    fn coarse(&self) -> CoarseInstant {
+        CoarseInstant(self.0.coarse().0 + HOUR.as_secs() as u32 * CoarseInstant::PER_SECOND)
     }
 
     fn boot(&self) -> Duration {
@@ -118,7 +118,7 @@ impl Filled {
     /// Marks one peer in a thousand as last seen `stale` ago, one in five `idle` ago, and the others now.
     pub fn spread(&self, idle: Duration, stale: Duration) {
         let now = self.clock.coarse();
-        let before = |age: Duration| Coarse(now.0 - Coarse::from_duration(age).0);
+        let before = |age: Duration| CoarseInstant(now.0 - CoarseInstant::from_duration(age).0);
         for peer in 0..self.slots.len() {
             let seen = match kind(peer) {
                 Kind::Stale => before(stale),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use groundskeeper::book::{Book, BookLimits, Source};
+use groundskeeper::book::{AddressSource, Book, BookLimits};
 use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
-use groundskeeper::clock::{Clock, Coarse};
-use groundskeeper::cycle::{Beat, Cycle, Thresholds, World};
-use groundskeeper::engine::Fence;
+use groundskeeper::clock::{Clock, CoarseInstant};
+use groundskeeper::cycle::{Beat, BeatContext, Cycle, Thresholds};
+use groundskeeper::engine::Executor;
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::node::NodeState;
-use groundskeeper::pool::{Goodbye, Link, Pool, Slot, Traffic};
+use groundskeeper::pool::{Goodbye, Link, LinkTraffic, Pool, Slot};
 use groundskeeper::record::{RecordCounts, Recorder, RecorderOptions, Recording, builtin, replay};
 use groundskeeper_sdk::column::{address as book_columns, peer as peer_columns};
 
@@ -65,8 +65,8 @@ impl Link for Busy {
 
     fn close(&self, _: &Goodbye) {}
 
-    fn traffic(&self) -> Traffic {
-        Traffic { kib_in: self.kib_in.load(Relaxed), kib_out: self.kib_out.load(Relaxed), kib_queued: 0 }
+    fn traffic(&self) -> LinkTraffic {
+        LinkTraffic { kib_in: self.kib_in.load(Relaxed), kib_out: self.kib_out.load(Relaxed), kib_queued: 0 }
     }
 
     fn agent(&self) -> &str {
@@ -102,8 +102,8 @@ impl Node {
         let limits = BookLimits { capacity: AROUND, per_source_group: AROUND, ..BookLimits::default() };
         let book = Book::new(limits, Arc::clone(&clock) as _, Arc::clone(&journal));
         // Far from the peers' own addresses.
-        (0..AROUND).for_each(|at| _ = book.learn(address(at + 50_000_000), None, Source::Bootstrap));
-        let world = World {
+        (0..AROUND).for_each(|at| _ = book.learn(address(at + 50_000_000), None, AddressSource::Bootstrap));
+        let world = BeatContext {
             state: NodeState {
                 pool: Arc::clone(&pool),
                 book,
@@ -120,7 +120,7 @@ impl Node {
             },
             guests: GuestCeilings::default(),
         };
-        let mut cycle = Cycle::new(world, built_ins(), Fence::Inline, INTERVAL, 7);
+        let mut cycle = Cycle::new(world, built_ins(), Executor::Inline, INTERVAL, 7);
         let file = record.map(|(name, whole_every)| {
             let path =
                 std::env::temp_dir().join(format!("groundskeeper-bench-{}-{name}.gkr", std::process::id()));
@@ -172,7 +172,7 @@ impl Node {
             if (member.number + self.tick as usize).is_multiple_of(5) {
                 continue;
             }
-            member.slot.peer_seen(Coarse::from_duration(Duration::from_millis(now - of(3, 30_000))));
+            member.slot.peer_seen(CoarseInstant::from_duration(Duration::from_millis(now - of(3, 30_000))));
             member.link.kib_in.fetch_add(of(4, 400) as u32, Relaxed);
             member.link.kib_out.fetch_add(of(5, 400) as u32, Relaxed);
             if of(6, 2) == 0 {
@@ -189,7 +189,7 @@ impl Node {
         let book = &self.cycle.world().state.book;
         for at in 0..AROUND / 50 {
             let at = (mix(u64::from(self.tick) * 1000 + at as u64) % AROUND as u64) as usize;
-            _ = book.learn(address(at + 50_000_000), None, Source::Bootstrap);
+            _ = book.learn(address(at + 50_000_000), None, AddressSource::Bootstrap);
         }
     }
 

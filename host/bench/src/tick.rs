@@ -4,16 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use groundskeeper::book::{Book, BookLimits, Source};
+use groundskeeper::book::{AddressSource, Book, BookLimits};
 use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
-use groundskeeper::clock::Coarse;
+use groundskeeper::clock::CoarseInstant;
 use groundskeeper::config::Config;
-use groundskeeper::cycle::{Beat, BeatReport, Cycle, Thresholds, TickSnapshot, World};
+use groundskeeper::cycle::{Beat, BeatContext, BeatReport, Cycle, Thresholds, TickSnapshot};
 use groundskeeper::engine::policy::GuestCeilings;
-use groundskeeper::engine::{Fence, PhaseThread};
+use groundskeeper::engine::{Executor, PhaseThread};
 use groundskeeper::node::NodeState;
 use groundskeeper::node::builtins;
-use groundskeeper::registry::{Before, Registry};
+use groundskeeper::registry::{PriorState, Registry};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::RwLock;
 
@@ -41,21 +41,21 @@ const ALL_DUE: u32 = 120;
 /// The built-ins with a node's schedule.
 pub fn built_ins() -> Registry {
     let specs = builtins(&Config::default().phases);
-    Registry::new(specs, Vec::new(), |_| 0, &Before { interval: INTERVAL, ..Before::default() })
+    Registry::new(specs, Vec::new(), |_| 0, &PriorState { interval: INTERVAL, ..PriorState::default() })
         .expect("the built-ins' defaults are valid")
 }
 
-pub fn world(ours: &Filled) -> World {
+pub fn world(ours: &Filled) -> BeatContext {
     let book = Book::new(
         BookLimits { capacity: AROUND, per_source_group: AROUND, ..BookLimits::default() },
         Arc::clone(&ours.clock),
         Arc::clone(&ours.journal),
     );
     // Far from the peers' own addresses.
-    (0..AROUND).for_each(|at| _ = book.learn(address(at + 50_000_000), None, Source::Bootstrap));
+    (0..AROUND).for_each(|at| _ = book.learn(address(at + 50_000_000), None, AddressSource::Bootstrap));
     let broadcasts = Broadcasts::new(BroadcastLimits::default());
     (0..AROUND as u64).for_each(|at| _ = broadcasts.first_seen(digest(at), ours.clock.coarse()));
-    World {
+    BeatContext {
         state: NodeState {
             pool: Arc::clone(&ours.pool),
             book,
@@ -126,7 +126,7 @@ struct Ours {
 }
 
 impl Ours {
-    fn new(peers: usize, fence: Fence) -> Self {
+    fn new(peers: usize, fence: Executor) -> Self {
         let filled = Filled::new(peers);
         let cycle = Cycle::new(world(&filled), built_ins(), fence, INTERVAL, 7);
         Self { filled, cycle, tick: 0, parts: Parts::default() }
@@ -135,9 +135,9 @@ impl Ours {
     fn round(&mut self, counts: bool) {
         self.filled.refill();
         self.filled.spread(IDLE, STALE);
-        let World { state, thresholds, .. } = self.cycle.world();
+        let BeatContext { state, thresholds, .. } = self.cycle.world();
         let (freeze, frame) =
-            timed(|| TickSnapshot::take(state, *thresholds, state.clock.coarse(), Coarse::default()));
+            timed(|| TickSnapshot::take(state, *thresholds, state.clock.coarse(), CoarseInstant::default()));
         drop(frame);
         self.tick += ALL_DUE;
         let cpu = cpu_micros();
@@ -209,8 +209,8 @@ pub fn run(effort: &Effort, report: &mut Report) {
     let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
     for peers in [1_000, 100_000, 1_000_000] {
         let rounds = if peers < 1_000_000 { effort.choose(15, 5) } else { effort.choose(7, 3) };
-        let mut inline = Ours::new(peers, Fence::Inline);
-        let mut fenced = Ours::new(peers, Fence::Thread(PhaseThread::default()));
+        let mut inline = Ours::new(peers, Executor::Inline);
+        let mut fenced = Ours::new(peers, Executor::Thread(PhaseThread::default()));
         let mut three = Seeds::<ThreeMaps>::new(&runtime, peers);
         let mut one = Seeds::<OneMap>::new(&runtime, peers);
         for round in 0..=rounds {

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use groundskeeper::admin::answers::{Explanation, Health, Peers, Phases, Resumed, Status};
+use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peers, PhaseList, Resumed};
 use groundskeeper::admin::{Client, ClientError, path_segment};
 use groundskeeper::record::Fixture;
-use groundskeeper::reload::{Change, ReloadEvent, ReloadReport};
+use groundskeeper::reload::{PhaseChange, ReloadEvent, ReloadReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{NodeArgs, PhaseArgs, admin_socket, answer, exit, load_config, print, show, without_manifests};
 
 pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
-    tell::<Status>(node, "/status", json, show::status)
+    tell::<NodeStatus>(node, "/status", json, show::status)
 }
 
 pub(super) fn peers(node: &NodeArgs, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
@@ -22,7 +22,7 @@ pub(super) fn peers(node: &NodeArgs, limit: usize, json: bool) -> anyhow::Result
 }
 
 pub(super) fn phases(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
-    tell::<Phases>(node, "/phases", json, show::phases)
+    tell::<PhaseList>(node, "/phases", json, show::phases)
 }
 
 pub(super) fn explain(node: &NodeArgs, peer: &str, json: bool) -> anyhow::Result<ExitCode> {
@@ -68,7 +68,7 @@ pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadR
     let mut seen: Vec<ReloadEvent> = Vec::new();
     loop {
         let mut report: ReloadReport = client.post("/reload").await?;
-        let is_pending = report.events.iter().any(|event| event.change == Change::Pending);
+        let is_pending = report.events.iter().any(|event| event.change == PhaseChange::Pending);
         if !wait || !is_pending || begun.elapsed() > RELOAD_PATIENCE {
             // Changes from earlier scans are part of the answer.
             seen.retain(|event| event.change.is_good());

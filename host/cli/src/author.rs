@@ -7,7 +7,9 @@ use anyhow::Context;
 use groundskeeper::config::{Overrides, is_manifest};
 use groundskeeper::engine::wasm::Sizes;
 use groundskeeper::record::{Event, Fixture, Recording};
-use groundskeeper_author::{self as author, Built, DryRun, Inspection, Installed, Lang, Loading, Trial};
+use groundskeeper_author::{
+    self as author, BuildOutput, DryRun, Inspection, InstalledFiles, Lang, LoadPreview, TrialReport,
+};
 use serde::Serialize;
 
 use super::check;
@@ -36,7 +38,7 @@ struct BuiltJson<'a> {
 
 pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
     let out = args.out.as_deref();
-    let Built { file, digest, sizes } = if args.native {
+    let BuildOutput { file, digest, sizes } = if args.native {
         author::build_native(&args.folder, out, &mut note)?
     } else {
         author::build(&args.folder, out, &mut note)?
@@ -112,8 +114,9 @@ pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
     answer(&trial, exit::done_if(trial.different.is_empty()), json, |trial| compared(trial, args.seed))
 }
 
-fn compared(trial: &Trial, seed: u64) -> String {
-    let Trial { module, fixtures, random_views, with_asks, asks, fuel, native, different, failed } = trial;
+fn compared(trial: &TrialReport, seed: u64) -> String {
+    let TrialReport { module, fixtures, random_views, with_asks, asks, fuel, native, different, failed } =
+        trial;
     let module = module.display();
     let mut text: String = different.iter().take(3).map(|one| format!("{one}\n")).collect();
     text.extend(failed.iter().take(3).map(|one| format!("without a plan: {one}\n")));
@@ -166,8 +169,8 @@ pub(super) fn check(file: &Path, config: Option<&Path>, json: bool) -> anyhow::R
 }
 
 /// The report on a native phase.
-fn loading(phase: &Loading) -> String {
-    let Loading { file, name, kind, summary, version, sha256, problem } = phase;
+fn loading(phase: &LoadPreview) -> String {
+    let LoadPreview { file, name, kind, summary, version, sha256, problem } = phase;
     let mut text = format!("{}: {}\n", file.display(), summary.as_ref().unwrap_or(name));
     text += &line("kind", &format!("{kind}: no sandbox, all the rights of the node"));
     for (head, said) in [("version", version), ("sha256", sha256)] {
@@ -223,7 +226,8 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
             )?
         }
     };
-    let Installed { module, manifest, replaced, made_up, misses } = author::install(&args.module, &folder)?;
+    let InstalledFiles { module, manifest, replaced, made_up, misses } =
+        author::install(&args.module, &folder)?;
     let mut text = format!("{}\n{}\n", module.display(), manifest.display());
     if made_up {
         text += "  manifest generated, in shadow mode: read it, then set mode = \"enforce\"\n";

@@ -7,18 +7,18 @@ use std::process::ExitCode;
 
 use groundskeeper::config::{Config, Declared, Manifest, ManifestFile, Overrides, Problem, read_manifests};
 use groundskeeper::node::compare;
-use groundskeeper_author::{Loading, load_folder};
+use groundskeeper_author::{LoadPreview, load_folder};
 use serde::Serialize;
 
 use super::show::table;
 use super::{answer, exit, usual_data_dir};
 
 #[derive(Serialize)]
-struct Checked {
+struct CheckReport {
     ok: bool,
     problems: Vec<Problem>,
     /// The phases of the drop-in folder. Empty while the config has problems: it decides what is loaded.
-    phases: Vec<Loading>,
+    phases: Vec<LoadPreview>,
     /// Keys in the file that a running node reads only at its next start.
     at_start: Vec<String>,
 }
@@ -26,7 +26,8 @@ struct Checked {
 pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { phases, usual_data_dir: usual_data_dir(), ..Overrides::default() };
     let mut name = file.map_or("the built-in defaults".to_owned(), |file| file.display().to_string());
-    let mut checked = Checked { ok: true, problems: Vec::new(), phases: Vec::new(), at_start: Vec::new() };
+    let mut checked =
+        CheckReport { ok: true, problems: Vec::new(), phases: Vec::new(), at_start: Vec::new() };
     let dir = match Config::load_with(file, &overrides) {
         Ok(config) => {
             if let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) {
@@ -52,8 +53,9 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
         }
     }
     // Problems of a manifest are already listed with their lines.
-    let told =
-        |loading: &Loading| checked.problems.iter().any(|problem| Path::new(&problem.file) == loading.file);
+    let told = |loading: &LoadPreview| {
+        checked.problems.iter().any(|problem| Path::new(&problem.file) == loading.file)
+    };
     let untold = checked.phases.iter().filter(|loading| !told(loading)).filter_map(|loading| {
         Some(Problem::of(loading.file.display().to_string(), loading.problem.as_ref()?))
     });
@@ -70,15 +72,15 @@ pub(super) fn manifest(file: &Path, json: bool) -> anyhow::Result<Option<ExitCod
         Ok(_) => Vec::new(),
         Err(problems) => problems,
     };
-    let checked = Checked { ok: problems.is_empty(), problems, phases: Vec::new(), at_start: Vec::new() };
+    let checked = CheckReport { ok: problems.is_empty(), problems, phases: Vec::new(), at_start: Vec::new() };
     tell(&checked, &file.display().to_string(), json).map(Some)
 }
 
-fn tell(checked: &Checked, name: &str, json: bool) -> anyhow::Result<ExitCode> {
+fn tell(checked: &CheckReport, name: &str, json: bool) -> anyhow::Result<ExitCode> {
     answer(checked, if checked.ok { exit::DONE } else { exit::CONFIG }, json, |checked| shown(checked, name))
 }
 
-fn shown(checked: &Checked, name: &str) -> String {
+fn shown(checked: &CheckReport, name: &str) -> String {
     let mut text: String = checked.problems.iter().map(|problem| format!("{problem}\n")).collect();
     if !checked.phases.is_empty() {
         text += &table(&["PHASE", "KIND", "SHA256", "STATE"], checked.phases.iter().map(row));
@@ -94,7 +96,7 @@ fn shown(checked: &Checked, name: &str) -> String {
     }
 }
 
-fn row(phase: &Loading) -> Vec<String> {
+fn row(phase: &LoadPreview) -> Vec<String> {
     /// Enough digits to tell modules of one folder apart.
     const DIGITS: usize = 12;
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use groundskeeper::admin::answers::Held;
+use groundskeeper::admin::answers::ReloadHold;
 use groundskeeper::admin::{Client, ClientError};
 use groundskeeper::reload::{QUIET, ReloadReport, Watcher};
-use groundskeeper_author::{self as author, Built, DryRun};
+use groundskeeper_author::{self as author, BuildOutput, DryRun};
 use serde::Serialize;
 use tokio::task::AbortHandle;
 
@@ -24,12 +24,12 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The result of one round.
 #[derive(Default, Serialize)]
-struct Round {
+struct DevRound {
     built: Option<PathBuf>,
     sha256: Option<String>,
     bytes: Option<usize>,
     /// The views, and what the phase would have done on each.
-    tries: Vec<Try>,
+    tries: Vec<DevAttempt>,
     /// The installed manifest.
     installed: Option<PathBuf>,
     reload: Option<ReloadReport>,
@@ -40,7 +40,7 @@ struct Round {
 }
 
 #[derive(Serialize)]
-struct Try {
+struct DevAttempt {
     view: String,
     run: DryRun,
 }
@@ -102,12 +102,12 @@ async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<Ex
 }
 
 /// Build, check, try, install, reload; stops at the first failure.
-async fn round(folder: &Path, client: &Client) -> Round {
-    let mut round = Round::default();
-    let held = Hold::begin(client).await;
+async fn round(folder: &Path, client: &Client) -> DevRound {
+    let mut round = DevRound::default();
+    let held = HoldGuard::begin(client).await;
     let of = folder.to_owned();
     let making = tokio::task::spawn_blocking(move || {
-        let mut round = Round::default();
+        let mut round = DevRound::default();
         if let Err(error) = round.make(&of) {
             round.fail(exit::FAILED, format!("{error:#}"));
         }
@@ -130,10 +130,10 @@ async fn round(folder: &Path, client: &Client) -> Round {
     round
 }
 
-impl Round {
+impl DevRound {
     /// Everything that needs no node.
     fn make(&mut self, folder: &Path) -> anyhow::Result<()> {
-        let Built { file, digest, sizes } = author::build(folder, None, &mut super::author::note)?;
+        let BuildOutput { file, digest, sizes } = author::build(folder, None, &mut super::author::note)?;
         (self.sha256, self.bytes) = (Some(digest.to_string()), sizes.map(|sizes| sizes.whole));
         self.built = Some(file.clone());
         let problems = author::inspect(&file)?.problems;
@@ -156,7 +156,7 @@ impl Round {
             if !run.ok {
                 self.fail(exit::FAILED, format!("{view}: {}", run.ended));
             }
-            self.tries.push(Try { view, run });
+            self.tries.push(DevAttempt { view, run });
         }
         Ok(())
     }
@@ -195,7 +195,7 @@ impl Round {
             let kb = self.bytes.unwrap_or(0) as f64 / 1000.0;
             writeln!(text, "built {}: {kb:.1} KB, sha256 {}", file.display(), &sha256[..12])?;
         }
-        for Try { view, run } in &self.tries {
+        for DevAttempt { view, run } in &self.tries {
             write!(text, "tried on {view}\n{}", run.shown())?;
         }
         if let Some(manifest) = &self.installed {
@@ -214,28 +214,28 @@ impl Round {
 }
 
 /// Keeps a node from scanning its drop-in folder until this is dropped.
-struct Hold {
+struct HoldGuard {
     folder: PathBuf,
     again: AbortHandle,
 }
 
-impl Hold {
+impl HoldGuard {
     async fn begin(client: &Client) -> Result<Self, ClientError> {
         let path = format!("/reload/hold?for={HOLD_SECONDS}");
-        let Held { folder } = client.post(&path).await?;
+        let ReloadHold { folder } = client.post(&path).await?;
         let client = client.clone();
         let again = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(HOLD_AGAIN).await;
                 // The end of the round reports a node that has gone.
-                _ = client.post::<Held>(&path).await;
+                _ = client.post::<ReloadHold>(&path).await;
             }
         });
         Ok(Self { folder, again: again.abort_handle() })
     }
 }
 
-impl Drop for Hold {
+impl Drop for HoldGuard {
     fn drop(&mut self) {
         self.again.abort();
     }
@@ -243,5 +243,5 @@ impl Drop for Hold {
 
 /// Lets the node scan again. If this request does not arrive, the node resumes by itself.
 async fn release(client: &Client) {
-    _ = client.post::<Held>("/reload/hold?for=0").await;
+    _ = client.post::<ReloadHold>("/reload/hold?for=0").await;
 }

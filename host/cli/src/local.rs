@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use groundskeeper::book::Source;
+use groundskeeper::book::AddressSource;
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::config::Config;
 use groundskeeper::data::DataFolder;
@@ -54,11 +54,11 @@ pub(super) fn introduce(locals: &[Node], main: &Node) {
         at.port(),
     );
     for local in locals {
-        local.state().book.learn(reachable, Some(main.id()), Source::Bootstrap);
+        local.state().book.learn(reachable, Some(main.id()), AddressSource::Bootstrap);
     }
     for local in &locals[..locals.len().min(INTRODUCED)] {
         for address in local.net().local_addrs() {
-            main.state().book.learn(address, Some(local.id()), Source::Bootstrap);
+            main.state().book.learn(address, Some(local.id()), AddressSource::Bootstrap);
         }
     }
 }

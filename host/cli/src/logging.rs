@@ -2,27 +2,27 @@
 
 use std::io::IsTerminal;
 
-use groundskeeper::config::{Level, Log, LogFormat};
+use groundskeeper::config::{LogFormat, LogLevel, LogSettings};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Changes the log level at run time.
-pub(super) type SetLevel = Box<dyn Fn(Level) + Send + Sync>;
+pub(super) type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
 
-fn filter(level: Level) -> LevelFilter {
+fn filter(level: LogLevel) -> LevelFilter {
     match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     }
 }
 
 /// Starts the log. Called once, when the node's config is known. Returns the function that changes the level later.
-pub(super) fn start(log: &Log) -> SetLevel {
+pub(super) fn start(log: &LogSettings) -> SetLevel {
     let terminal = std::io::stderr().is_terminal();
     let pretty = match log.format {
         LogFormat::Auto => terminal,

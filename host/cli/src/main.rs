@@ -13,7 +13,7 @@ use groundskeeper_author::Lang;
 use groundskeeper_sdk::span::Span;
 use serde::Serialize;
 
-use groundskeeper::config::{self, Bytes, Config, Overrides, Problem};
+use groundskeeper::config::{self, ByteSize, Config, Overrides, Problem};
 use groundskeeper::data::{DataError, DataFolder};
 use groundskeeper::node::StartError;
 
@@ -67,11 +67,11 @@ struct Cli {
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    verb: Verb,
+    verb: CliCommand,
 }
 
 #[derive(Subcommand, Debug)]
-enum Verb {
+enum CliCommand {
     /// Run a node
     Run(RunArgs),
     /// Check a config with its phases, or one phase with its manifest, and list every problem
@@ -167,14 +167,14 @@ struct RunArgs {
     record: Option<PathBuf>,
     /// Maximum size of the recording and its predecessor, FILE.1, together; at half of it a new file begins
     #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = record_max, requires = "record")]
-    record_max: Bytes,
+    record_max: ByteSize,
 }
 
 /// With less, a large node would begin a new file every few beats.
-const LEAST_RECORD_MAX: Bytes = Bytes::mib(1);
+const LEAST_RECORD_MAX: ByteSize = ByteSize::mib(1);
 
-fn record_max(text: &str) -> Result<Bytes, String> {
-    let size: Bytes = text.parse()?;
+fn record_max(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse()?;
     if size < LEAST_RECORD_MAX { Err(format!("{size} is less than {LEAST_RECORD_MAX}")) } else { Ok(size) }
 }
 
@@ -339,34 +339,34 @@ struct InstallArgs {
 fn main() -> ExitCode {
     let Cli { json, verb } = Cli::parse();
     let done = match verb {
-        Verb::Run(args) => run::run(&args, json),
-        Verb::Check(CheckArgs { file: Some(file), config, .. }) if author::is_phase(&file) => {
+        CliCommand::Run(args) => run::run(&args, json),
+        CliCommand::Check(CheckArgs { file: Some(file), config, .. }) if author::is_phase(&file) => {
             author::check(&file, config.as_deref(), json)
         }
-        Verb::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
+        CliCommand::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
             let (file, config) = (file.display(), config.display());
             eprintln!("groundskeeper: {file} is a config, and so is --config {config}; name one of them");
             Ok(ExitCode::from(exit::USAGE))
         }
-        Verb::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
-        Verb::Status(node) => ask::status(&node, json),
-        Verb::Peers { node, limit } => ask::peers(&node, limit, json),
-        Verb::Phases(node) => ask::phases(&node, json),
-        Verb::Pause(args) => ask::pause(&args, json),
-        Verb::RunNow(args) => ask::run_now(&args, json),
-        Verb::Tap(node) => ask::tap(&node, json),
-        Verb::Reload { wait, node } => ask::reload(&node, wait, json),
-        Verb::Resume(args) => ask::resume(&args, json),
-        Verb::Explain { peer, node } => ask::explain(&node, &peer, json),
-        Verb::Replay(args) => replay::replay(&args, json),
-        Verb::Healthcheck { node, ready } => ask::healthcheck(&node, ready, json),
-        Verb::Try(args) => author::dry_run(&args, json),
-        Verb::Test(args) => author::test(&args, json),
-        Verb::Install(args) => author::install(&args),
-        Verb::Dev(args) => dev::dev(&args, json),
-        Verb::New(args) => author::new(&args),
-        Verb::Build(args) => author::build(&args, json),
-        Verb::Schema { manifest } => {
+        CliCommand::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
+        CliCommand::Status(node) => ask::status(&node, json),
+        CliCommand::Peers { node, limit } => ask::peers(&node, limit, json),
+        CliCommand::Phases(node) => ask::phases(&node, json),
+        CliCommand::Pause(args) => ask::pause(&args, json),
+        CliCommand::RunNow(args) => ask::run_now(&args, json),
+        CliCommand::Tap(node) => ask::tap(&node, json),
+        CliCommand::Reload { wait, node } => ask::reload(&node, wait, json),
+        CliCommand::Resume(args) => ask::resume(&args, json),
+        CliCommand::Explain { peer, node } => ask::explain(&node, &peer, json),
+        CliCommand::Replay(args) => replay::replay(&args, json),
+        CliCommand::Healthcheck { node, ready } => ask::healthcheck(&node, ready, json),
+        CliCommand::Try(args) => author::dry_run(&args, json),
+        CliCommand::Test(args) => author::test(&args, json),
+        CliCommand::Install(args) => author::install(&args),
+        CliCommand::Dev(args) => dev::dev(&args, json),
+        CliCommand::New(args) => author::new(&args),
+        CliCommand::Build(args) => author::build(&args, json),
+        CliCommand::Schema { manifest } => {
             let schema = if manifest { config::manifest_schema() } else { config::schema() };
             print(&format!("{schema:#}\n"))
         }

@@ -9,14 +9,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use groundskeeper::config::{Config, Declared, Overrides, read_manifests};
-use groundskeeper::engine::Body;
+use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
-use groundskeeper::engine::wasm::{Code, Guest, Setup, Wasm, sha256};
+use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, Wasm, sha256};
 use groundskeeper::node::builtins;
 use groundskeeper::record::{
-    self, Action, Candidate, Dropped, Extent, Fixture, RecordedBeat, Recording, Report, RunInfo, WhatIf,
+    self, ActionCount, DroppedConnection, Fixture, RecordedBeat, Recording, RecordingExtent, Report, RunInfo,
+    WhatIf, WhatIfPhase,
 };
-use groundskeeper_author::Subject;
+use groundskeeper_author::InspectedModule;
 
 use super::show::{age, printable, table};
 use super::{ReplayArgs, answer, exit, load_config, print, usual_data_dir};
@@ -70,12 +71,12 @@ impl Modules {
     }
 
     /// The component that ran as `info`, with its settings of that time.
-    fn find(&self, info: &RunInfo) -> Option<Arc<dyn Body>> {
+    fn find(&self, info: &RunInfo) -> Option<Arc<dyn PhaseProgram>> {
         let digest = info.digest?;
         let (file, limits) = self.files.get(&digest)?;
         let load = || self.wasm.load(&std::fs::read(file).ok()?).ok();
         let code = self.codes.borrow_mut().entry(digest).or_insert_with(load).clone()?;
-        let setup = Setup {
+        let setup = GuestSetup {
             settings: info.settings.clone()?,
             limits: *limits,
             // Missing grants show in the recorded asks; linking needs every grant.
@@ -87,18 +88,19 @@ impl Modules {
 }
 
 /// The phase to try: a component set up by its manifest, or a built-in set up by the config.
-fn candidate(name: &str, config: Option<&Path>) -> anyhow::Result<Candidate> {
+fn candidate(name: &str, config: Option<&Path>) -> anyhow::Result<WhatIfPhase> {
     let file = Path::new(name);
     if file.is_file() {
-        let subject = Subject::load(file)?;
+        let subject = InspectedModule::load(file)?;
         let (name, schedule) = subject.named(file);
-        return Ok(Candidate { name, body: Arc::new(subject.guest()?), schedule });
+        return Ok(WhatIfPhase { name, body: Arc::new(subject.guest()?), schedule });
     }
     let config = load_config(config, &Overrides::default())?;
     let specs = builtins(&config.phases);
     let known: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let found = specs.into_iter().find(|spec| spec.name == name);
-    let candidate = found.map(|spec| Candidate { name: spec.name, body: spec.body, schedule: spec.schedule });
+    let candidate =
+        found.map(|spec| WhatIfPhase { name: spec.name, body: spec.body, schedule: spec.schedule });
     candidate.with_context(|| format!("there is no phase {name:?}; there are {}", known.join(", ")))
 }
 
@@ -119,9 +121,11 @@ fn counted(count: u64, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
-fn extent(extent: &Extent) -> String {
-    let Extent { recording, beats, urgent, first_tick, last_tick, first_unix_s, last_unix_s, .. } = extent;
-    let Extent { sessions, gaps, damage, torn_bytes, .. } = extent;
+fn extent(extent: &RecordingExtent) -> String {
+    let RecordingExtent {
+        recording, beats, urgent, first_tick, last_tick, first_unix_s, last_unix_s, ..
+    } = extent;
+    let RecordingExtent { sessions, gaps, damage, torn_bytes, .. } = extent;
     let mut text = format!("{recording}: {}", counted(*beats, "beat"));
     if *urgent > 0 {
         text += &format!(", {urgent} of them urgent");
@@ -203,7 +207,7 @@ fn what_if(report: &WhatIf) -> String {
         }
     };
     let head = ["ACTION", "IT WOULD ASK", "RECORDED ASKED", "OF THAT APPLIED"];
-    let rows = report.actions.iter().map(|Action { action, would_ask, did_ask, did_apply }| {
+    let rows = report.actions.iter().map(|ActionCount { action, would_ask, did_ask, did_apply }| {
         let numbers = [would_ask, did_ask, did_apply].map(|number| number.to_string());
         [(*action).to_owned()].into_iter().chain(numbers).collect()
     });
@@ -225,7 +229,7 @@ fn what_if(report: &WhatIf) -> String {
     text
 }
 
-fn dropped(all: &[Dropped], would: bool) -> String {
+fn dropped(all: &[DroppedConnection], would: bool) -> String {
     if all.is_empty() {
         return String::new();
     }

@@ -79,7 +79,8 @@ async fn run_node(
     };
     local::introduce(&locals, &node);
     warn_of_short_watchdog(config.node.interval);
-    let mut out = Out { json, lines: json || std::io::stdout().is_terminal() || args.ticks.is_some() };
+    let mut out =
+        BeatPrinter { json, lines: json || std::io::stdout().is_terminal() || args.ticks.is_some() };
     out.greet(&config, &node, locals.len());
     let why = tokio::select! {
         () = follow(node.maintenance().handle().reports(), args.ticks, &mut out) => "the last tick has run",
@@ -135,7 +136,7 @@ async fn shut_down(node: Node, locals: Vec<Node>, deadline: Duration) -> bool {
 }
 
 /// Reports every beat to the terminal and to systemd; returns after `last` ticks.
-async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: &mut Out) {
+async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: &mut BeatPrinter) {
     let mut ticks = 0;
     loop {
         let report = match reports.recv().await {
@@ -193,12 +194,12 @@ async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) -> &'static str 
 }
 
 /// Standard output: a line per beat on a terminal or for a run of known length, JSON lines on request.
-struct Out {
+struct BeatPrinter {
     json: bool,
     lines: bool,
 }
 
-impl Out {
+impl BeatPrinter {
     fn line(&mut self, text: &str) {
         // If the reader closed the pipe, output stops and the node goes on.
         self.lines = self.lines && writeln!(std::io::stdout(), "{text}").is_ok();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use groundskeeper::admin::answers::{Explanation, Health, Peer, Peers, Phases, Resumed, Status};
+use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peer, Peers, PhaseList, Resumed};
 use groundskeeper::engine::policy::Mode;
 use groundskeeper::flow::{BreakerState, KindSnapshot, LatencySnapshot, TrafficSnapshot};
 use groundskeeper::journal::{Outcome, Record};
@@ -14,7 +14,7 @@ use groundskeeper::reload::ReloadReport;
 use groundskeeper_sdk::span::Span;
 use serde_json::Value;
 
-pub(super) fn status(status: &Status) -> String {
+pub(super) fn status(status: &NodeStatus) -> String {
     let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
     let (pool, up, interval) = (&status.pool, age(status.uptime_s), Span::millis(status.interval_ms));
     let PoolStats { total, healthy, stale, avg_health, oldest_s, inbound, outbound, handshaking, closing } =
@@ -165,7 +165,7 @@ pub(super) fn reloaded(report: &ReloadReport) -> String {
     text + &format!("{} dropped-in phases run\n", report.running)
 }
 
-pub(super) fn phases(phases: &Phases) -> String {
+pub(super) fn phases(phases: &PhaseList) -> String {
     format!("tick {}\n{}", phases.tick, phase_table(&phases.phases))
 }
 
@@ -390,19 +390,19 @@ pub(super) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use groundskeeper::journal::{Asker, Cause, What};
+    use groundskeeper::journal::{ActionKind, Cause, Initiator};
     use groundskeeper::peer::PeerId;
 
     #[test]
     fn a_record_is_one_line_with_everything_in_it() {
-        let by = Asker::Phase { name: "reaper".into(), version: "0.1.0".into() };
+        let by = Initiator::Phase { name: "reaper".into(), version: "0.1.0".into() };
         let mut one = Record {
             seq: 1,
             unix_ms: 1_700_000_000_123,
             tick: 7,
             beat: 0,
             by,
-            what: What::Disconnect,
+            what: ActionKind::Disconnect,
             peer: Some(PeerId::from_bytes([1; 32])),
             conn: Some(1),
             address: Some("192.0.2.4:7420".parse().unwrap()),

@@ -12,13 +12,13 @@ use groundskeeper_pool::broadcasts::BroadcastLimits;
 use groundskeeper_pool::settings::{JournalSettings, PoolSettings};
 use serde_json::Value;
 
-use super::{Guests, Node, Shutdown};
+use super::{GuestSettings, NodeSettings, ShutdownSettings};
 
 /// Every key of the config that has a range, with its range.
 pub(super) fn all() -> Vec<(String, Bound)> {
     let timeouts = format!("performance.timeouts.{}", Performance::ALL_KINDS);
     let sections: [(&str, &[(&str, Bound)]); 12] = [
-        ("node", &Node::BOUNDS),
+        ("node", &NodeSettings::BOUNDS),
         ("pool", &PoolSettings::BOUNDS),
         ("net", &NetSettings::BOUNDS),
         ("book", &BookLimits::BOUNDS),
@@ -28,8 +28,8 @@ pub(super) fn all() -> Vec<(String, Bound)> {
         ("performance.circuit_breaker", &BreakerSettings::BOUNDS),
         ("performance.retry", &RetrySettings::BOUNDS),
         (&timeouts, &TimeoutSettings::BOUNDS),
-        ("guests", &Guests::BOUNDS),
-        ("shutdown", &Shutdown::BOUNDS),
+        ("guests", &GuestSettings::BOUNDS),
+        ("shutdown", &ShutdownSettings::BOUNDS),
     ];
     let of_sections = sections.iter().flat_map(|(section, bounds)| {
         bounds.iter().map(move |(key, bound)| (format!("{section}.{key}"), *bound))

@@ -1,14 +1,14 @@
 //! The four built-in phases in configs and in manifests: their schedules and the checks of their settings.
 
 use groundskeeper_engine::schedule::Schedule;
-use groundskeeper_engine::{BUILTINS, Phases, Settings};
+use groundskeeper_engine::{BUILTINS, BuiltInPhases, Settings};
 use groundskeeper_phases::{BroadcastCleanup, ExchangeCleanup, Reaper, Reconnect};
 use serde_json::Value;
 
 use super::document::Document;
 
 /// The schedules of the built-in phases, in the order in which the phases run.
-pub(super) fn schedules(of: &Phases) -> [&Schedule; BUILTINS.len()] {
+pub(super) fn schedules(of: &BuiltInPhases) -> [&Schedule; BUILTINS.len()] {
     [
         &of.reaper.schedule,
         &of.reconnect.schedule,

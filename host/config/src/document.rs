@@ -18,7 +18,7 @@ pub(super) struct Document<'i> {
 /// Replaces serde's "expected u32" and the like.
 const WHOLE: &str = "expected a whole number from 0";
 
-type Key<'i> = Spanned<DeString<'i>>;
+type SpannedKey<'i> = Spanned<DeString<'i>>;
 
 impl<'i> Document<'i> {
     /// Keeps every part of `text` that is TOML, and reports the rest as problems.
@@ -50,7 +50,7 @@ impl<'i> Document<'i> {
     fn readable<T: DeserializeOwned>(
         &mut self,
         section: &str,
-        above: &[Key<'i>],
+        above: &[SpannedKey<'i>],
         table: DeTable<'i>,
         elsewhere: &[String],
     ) -> DeTable<'i> {
@@ -156,7 +156,7 @@ impl<'i> Document<'i> {
         self.report(place, Some(key.to_owned()), message, hint);
     }
 
-    fn report_unknown(&mut self, full: String, key: &Key<'_>, error: &toml::de::Error) {
+    fn report_unknown(&mut self, full: String, key: &SpannedKey<'_>, error: &toml::de::Error) {
         if self.torn {
             return;
         }
@@ -240,16 +240,16 @@ fn of_table(table: DeTable<'_>) -> Spanned<DeValue<'_>> {
 
 /// Reads a `T` from a document that contains only `value`, at `path`.
 fn alone<'i, T: DeserializeOwned>(
-    path: &[Key<'i>],
+    path: &[SpannedKey<'i>],
     value: Spanned<DeValue<'i>>,
 ) -> Result<T, toml::de::Error> {
-    let around = |inner, key: &Key<'i>| of_table([(key.clone(), inner)].into_iter().collect());
+    let around = |inner, key: &SpannedKey<'i>| of_table([(key.clone(), inner)].into_iter().collect());
     T::deserialize(ValueDeserializer::from(path.iter().rev().fold(value, around)))
 }
 
 /// The error of each wrong element. None if `value` is not a list, or if each element alone is valid.
 fn wrong_elements<T: DeserializeOwned>(
-    path: &[Key<'_>],
+    path: &[SpannedKey<'_>],
     value: &Spanned<DeValue<'_>>,
 ) -> Option<Vec<toml::de::Error>> {
     let wrong = |element: &Spanned<DeValue<'_>>| {

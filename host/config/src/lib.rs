@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use groundskeeper_base::units;
-use groundskeeper_engine::Phases;
+use groundskeeper_engine::BuiltInPhases;
 use groundskeeper_sdk::span::Span;
 use serde::{Deserialize, Serialize};
 
 pub use groundskeeper_base::bootstrap::Bootstrap;
-pub use groundskeeper_base::bytes::Bytes;
+pub use groundskeeper_base::bytes::ByteSize;
 pub use groundskeeper_base::problem::Problem;
 pub use groundskeeper_flow::{
     Backpressure, BreakerSettings, NetSettings, Performance, RetrySettings, TimeoutSettings,
@@ -36,13 +36,16 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use manifest::{Declared, Guest, Manifest, ManifestFile, Runtime, read_manifests};
+pub use manifest::{Declared, GuestManifest, Manifest, ManifestFile, Runtime, read_manifests};
 #[doc(hidden)]
 pub use manifest::{MOST_MANIFEST_BYTES, arrange_manifests, is_manifest};
 #[cfg(feature = "schema")]
 #[doc(hidden)]
 pub use schema::{manifest_schema, schema};
-pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown, Telemetry};
+pub use sections::{
+    AdminSection, GuestSettings, LogFormat, LogLevel, LogSettings, NodeSettings, Require, ShutdownSettings,
+    TelemetrySettings,
+};
 
 /// A whole config. It is valid if one of its functions has read it.
 ///
@@ -53,7 +56,7 @@ pub use sections::{Admin, Guests, Level, Log, LogFormat, Node, Require, Shutdown
 #[cfg_attr(feature = "schema", schemars(title = "groundskeeper.toml", description = ""))]
 #[non_exhaustive]
 pub struct Config {
-    pub node: Node,
+    pub node: NodeSettings,
     /// Limits on the number of connections.
     pub pool: PoolSettings,
     /// Addresses and the limits of one connection.
@@ -65,12 +68,12 @@ pub struct Config {
     /// The record of every action.
     pub journal: JournalSettings,
     pub performance: Performance,
-    pub admin: Admin,
-    pub telemetry: Telemetry,
-    pub shutdown: Shutdown,
-    pub log: Log,
-    pub guests: Guests,
-    pub phases: Phases,
+    pub admin: AdminSection,
+    pub telemetry: TelemetrySettings,
+    pub shutdown: ShutdownSettings,
+    pub log: LogSettings,
+    pub guests: GuestSettings,
+    pub phases: BuiltInPhases,
 }
 
 /// Values from flags. They override the file and are checked together with it.
@@ -99,19 +102,19 @@ impl Config {
     /// The values of an empty file, before keys that are left out get defaults from other keys.
     fn unresolved() -> Self {
         Self {
-            node: Node::default(),
+            node: NodeSettings::default(),
             pool: PoolSettings::default(),
             net: NetSettings::default(),
             book: BookLimits::default(),
             broadcasts: BroadcastLimits::default(),
             journal: JournalSettings::default(),
             performance: Performance::default(),
-            admin: Admin::default(),
-            telemetry: Telemetry::default(),
-            shutdown: Shutdown::default(),
-            log: Log::default(),
-            guests: Guests::default(),
-            phases: Phases::default(),
+            admin: AdminSection::default(),
+            telemetry: TelemetrySettings::default(),
+            shutdown: ShutdownSettings::default(),
+            log: LogSettings::default(),
+            guests: GuestSettings::default(),
+            phases: BuiltInPhases::default(),
         }
     }
 

@@ -5,13 +5,13 @@
 use std::path::{Component, Path, PathBuf};
 
 use groundskeeper_base::bounds::Bound;
-use groundskeeper_base::bytes::Bytes;
+use groundskeeper_base::bytes::ByteSize;
 use groundskeeper_base::problem::{self, Problem};
 use groundskeeper_engine::policy::{
     Grants, Instance, Limits, MOST_PHASE_NAME, Mode, OnFailure, is_phase_name,
 };
 use groundskeeper_engine::schedule::{MOST_TICKS, Schedule};
-use groundskeeper_engine::{BUILTINS, Phases};
+use groundskeeper_engine::{BUILTINS, BuiltInPhases};
 use groundskeeper_pool::settings::MOST_CONNECTIONS;
 use groundskeeper_sdk::span::Span;
 use serde_json::Value;
@@ -28,8 +28,8 @@ mod tests;
 mod written;
 
 pub use folder::{MOST_MANIFEST_BYTES, ManifestFile, arrange_manifests, is_manifest, read_manifests};
-pub(super) use written::Written;
-use written::{InstanceWord, Kind};
+pub(super) use written::WrittenManifest;
+use written::{InstanceWord, PhaseKind};
 
 use Bound::{Count, Size, Time};
 
@@ -48,12 +48,12 @@ pub struct Manifest {
 pub enum Declared {
     /// The config contains its settings, as read from this file.
     BuiltIn,
-    Guest(Box<Guest>),
+    Guest(Box<GuestManifest>),
 }
 
 /// A phase from the drop-in folder.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Guest {
+pub struct GuestManifest {
     pub runtime: Runtime,
     /// Path in the manifest's folder, relative to it.
     pub module: PathBuf,
@@ -117,13 +117,13 @@ pub(super) const BOUNDS: [(&str, Bound); 24] = [
     ("grants.ban.max_duration", Time(Span::secs(1), LONGEST_HOLD)),
     ("grants.forget.max_per_tick", Count(1, 1_000_000)),
     ("grants.forget.min_left", Count(0, 1_000_000)),
-    ("grants.memory.max_bytes", Size(Bytes(1), Bytes::mib(1))),
+    ("grants.memory.max_bytes", Size(ByteSize(1), ByteSize::mib(1))),
     ("limits.fuel", Count(10_000, 10_000_000_000)),
     // The whole time budget of a beat, so no phase can get more.
     ("limits.wall", Time(Span::millis(1), Span::secs(2))),
-    ("limits.memory", Size(Bytes::kib(64), Bytes::gib(1))),
+    ("limits.memory", Size(ByteSize::kib(64), ByteSize::gib(1))),
     ("limits.log_lines", Count(0, 10_000)),
-    ("limits.log_line_bytes", Size(Bytes(16), Bytes::kib(64))),
+    ("limits.log_line_bytes", Size(ByteSize(16), ByteSize::kib(64))),
     ("on_failure.trip_after", Count(1, 100)),
     ("on_failure.pause", Count(1, 1000)),
     ("on_failure.quarantine_after", Count(1, 100)),
@@ -135,7 +135,7 @@ impl Manifest {
     /// # Errors
     /// All problems, by line.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, Vec<Problem>> {
-        let mut reader = Reader { from: Document::parse(text, file_name) };
+        let mut reader = ManifestReader { from: Document::parse(text, file_name) };
         let manifest = reader.manifest(Path::new(file_name));
         let problems = reader.from.into_problems();
         match manifest {
@@ -153,11 +153,11 @@ impl Manifest {
     }
 }
 
-struct Reader<'a> {
+struct ManifestReader<'a> {
     from: Document<'a>,
 }
 
-impl Reader<'_> {
+impl ManifestReader<'_> {
     /// If it returns none, it has reported a problem.
     fn manifest(&mut self, file: &Path) -> Option<Manifest> {
         let is_guest = matches!(self.from.text_at("kind"), Some("wasm" | "native"));
@@ -167,7 +167,7 @@ impl Reader<'_> {
         } else {
             elsewhere.extend(["grants", "limits", "on_failure"].map(str::to_owned));
         }
-        let mut written: Written = self.from.read("", &elsewhere);
+        let mut written: WrittenManifest = self.from.read("", &elsewhere);
         let name = self.name(written.name.take(), file);
         let Some(kind) = written.kind else {
             if !self.is_written("kind") && !self.from.is_torn() {
@@ -177,9 +177,9 @@ impl Reader<'_> {
             return None;
         };
         match kind {
-            Kind::BuiltIn => self.built_in(name, written),
-            Kind::Wasm => self.guest(name, Runtime::Wasm, written),
-            Kind::Native => self.guest(name, Runtime::Native, written),
+            PhaseKind::BuiltIn => self.built_in(name, written),
+            PhaseKind::Wasm => self.guest(name, Runtime::Wasm, written),
+            PhaseKind::Native => self.guest(name, Runtime::Native, written),
         }
     }
 
@@ -231,14 +231,14 @@ impl Reader<'_> {
         }
     }
 
-    fn ranges(&mut self, written: &Written) {
+    fn ranges(&mut self, written: &WrittenManifest) {
         let values = serde_json::to_value(written).expect("a manifest is plain data");
         for (key, value, bound) in bounds::outside(&BOUNDS, &values) {
             self.problem(key, format!("{value} is out of range: {bound}"), None);
         }
     }
 
-    fn built_in(&mut self, name: Option<String>, written: Written) -> Option<Manifest> {
+    fn built_in(&mut self, name: Option<String>, written: WrittenManifest) -> Option<Manifest> {
         for (key, why) in [
             ("module", "a built-in phase has no module: it is part of the host"),
             ("sha256", "a built-in phase has no module: it is part of the host"),
@@ -263,12 +263,17 @@ impl Reader<'_> {
         };
         builtin::check_file(&mut self.from, &name);
         self.ranges(&written);
-        let schedule = written.schedule.or(schedules(&Phases::default())[at].clone());
+        let schedule = written.schedule.or(schedules(&BuiltInPhases::default())[at].clone());
         schedule::check(&mut self.from, "schedule", Some(&BUILTINS), &schedule);
         Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn })
     }
 
-    fn guest(&mut self, name: Option<String>, runtime: Runtime, written: Written) -> Option<Manifest> {
+    fn guest(
+        &mut self,
+        name: Option<String>,
+        runtime: Runtime,
+        written: WrittenManifest,
+    ) -> Option<Manifest> {
         if let Some(name) = name.as_ref().filter(|name| BUILTINS.contains(&name.as_str())) {
             let message = format!("{name} is a built-in phase");
             let hint = "choose another name, or write kind = \"built-in\" to set that one up";
@@ -289,12 +294,12 @@ impl Reader<'_> {
         let name = name?;
         let module = written.module.unwrap_or_else(|| format!("{name}.{}", runtime.extension()).into());
         self.module(&module);
-        let Written { mode, grants, limits, on_failure, .. } = written;
-        let guest = Guest { runtime, module, sha256, instance, grants, limits, on_failure, settings };
+        let WrittenManifest { mode, grants, limits, on_failure, .. } = written;
+        let guest = GuestManifest { runtime, module, sha256, instance, grants, limits, on_failure, settings };
         Some(Manifest { name, mode, schedule, body: Declared::Guest(Box::new(guest)) })
     }
 
-    fn contradictions(&mut self, runtime: Runtime, written: &Written) {
+    fn contradictions(&mut self, runtime: Runtime, written: &WrittenManifest) {
         if let Some(grant) = written.grants.disconnect.filter(|grant| grant.max_per_tick > grant.max_per_hour)
         {
             let key = "grants.disconnect.max_per_tick";
@@ -336,7 +341,7 @@ impl Reader<'_> {
         digest
     }
 
-    fn instance(&mut self, runtime: Runtime, written: &Written) -> Instance {
+    fn instance(&mut self, runtime: Runtime, written: &WrittenManifest) -> Instance {
         if runtime == Runtime::Native && written.instance.is_some() {
             self.problem("instance", "a native phase has no instances", Some("remove it"));
         }

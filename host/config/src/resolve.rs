@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use groundskeeper_base::bytes::Bytes;
+use groundskeeper_base::bytes::ByteSize;
 use groundskeeper_base::problem::Problem;
 use groundskeeper_base::units::span;
 use groundskeeper_engine::policy::Mode;
-use groundskeeper_engine::{BUILTINS as PHASES, Phase, Phases, Settings};
+use groundskeeper_engine::{BUILTINS as PHASES, BuiltInPhase, BuiltInPhases, Settings};
 use groundskeeper_flow::{MAX_NETWORK, NetSettings, Performance};
 use groundskeeper_phases::Reaper;
 use groundskeeper_pool::book::BookLimits;
@@ -19,7 +19,9 @@ use groundskeeper_sdk::span::Span;
 use super::builtin;
 use super::document::Document;
 use super::manifest::{Manifest, read_manifests};
-use super::{Admin, Config, Guests, Node, Overrides, Require, bounds, performance, schedule};
+use super::{
+    AdminSection, Config, GuestSettings, NodeSettings, Overrides, Require, bounds, performance, schedule,
+};
 
 /// `sockaddr_un` holds 108 bytes with the final zero; other systems have fewer.
 const LONGEST_SOCKET_PATH: usize = 100;
@@ -57,7 +59,7 @@ pub(super) fn resolve(
             Err(problems) => refused.extend(problems.iter().cloned()),
         }
     }
-    let mut check = Check { document, files, overrides };
+    let mut check = Resolver { document, files, overrides };
     check.ranges(&raw);
     check.both_given();
     let config = check.resolve(raw, dir);
@@ -85,7 +87,7 @@ struct BuiltInFile<'a> {
     document: Document<'a>,
 }
 
-struct Check<'a> {
+struct Resolver<'a> {
     document: Document<'a>,
     files: Vec<BuiltInFile<'a>>,
     overrides: &'a Overrides,
@@ -106,7 +108,7 @@ fn read(from: &mut Document<'_>, overrides: &Overrides) -> Config {
     raw
 }
 
-impl<'a> Check<'a> {
+impl<'a> Resolver<'a> {
     /// The document that contains `key`, and the key's name there. A built-in phase may have its own file.
     fn at<'k>(&mut self, key: &'k str) -> (&mut Document<'a>, &'k str) {
         let inside = key.strip_prefix("phases.").and_then(|rest| rest.split_once('.'));
@@ -203,7 +205,7 @@ impl<'a> Check<'a> {
         config
     }
 
-    fn node(&mut self, node: &Node) {
+    fn node(&mut self, node: &NodeSettings) {
         let name = &node.network;
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > MAX_NETWORK || !name.chars().all(allowed) {
@@ -214,7 +216,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn socket(&mut self, admin: &Admin) {
+    fn socket(&mut self, admin: &AdminSection) {
         let length = admin.socket.as_ref().map_or(0, |path| path.as_os_str().len());
         if length > LONGEST_SOCKET_PATH {
             let message = format!(
@@ -246,7 +248,8 @@ impl<'a> Check<'a> {
 
     fn net(&mut self, net: &NetSettings) {
         if net.queue_bytes < net.max_frame {
-            let [queue_bytes, max_frame] = [net.queue_bytes, net.max_frame].map(|bytes| Bytes(bytes as u64));
+            let [queue_bytes, max_frame] =
+                [net.queue_bytes, net.max_frame].map(|bytes| ByteSize(bytes as u64));
             let message = format!(
                 "queue_bytes = {queue_bytes} is below max_frame = {max_frame}: the largest frame would never fit"
             );
@@ -273,7 +276,7 @@ impl<'a> Check<'a> {
     }
 
     /// The reaper pings a quiet peer in one run, so the peer must have time to answer before the next run.
-    fn reaper_gives_a_chance(&mut self, reaper: &Phase<Reaper>, interval: Span) {
+    fn reaper_gives_a_chance(&mut self, reaper: &BuiltInPhase<Reaper>, interval: Span) {
         let longest = reaper.schedule.cadence.longest();
         let between = interval.as_millis().saturating_mul(longest.into());
         let stale_after = reaper.settings.stale_after;
@@ -292,7 +295,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn guests(&mut self, guests: &mut Guests, dir: Option<PathBuf>, least: u32) {
+    fn guests(&mut self, guests: &mut GuestSettings, dir: Option<PathBuf>, least: u32) {
         let per_tick = ("disconnects_per_tick", guests.disconnects_per_tick);
         let per_hour = ("disconnects_per_hour", guests.disconnects_per_hour);
         self.ascends("guests", per_tick, per_hour, ": it would never be reached");
@@ -320,7 +323,7 @@ impl<'a> Check<'a> {
         guests.dir = dir;
     }
 
-    fn phases(&mut self, phases: &mut Phases) {
+    fn phases(&mut self, phases: &mut BuiltInPhases) {
         self.phase(PHASES[0], &mut phases.reaper);
         self.phase(PHASES[1], &mut phases.reconnect);
         self.phase(PHASES[2], &mut phases.broadcast_cleanup);
@@ -328,7 +331,7 @@ impl<'a> Check<'a> {
         self.circles(phases);
     }
 
-    fn circles(&mut self, phases: &Phases) {
+    fn circles(&mut self, phases: &BuiltInPhases) {
         let schedules = builtin::schedules(phases);
         let place = |name: &String| PHASES.iter().position(|known| known == name);
         // `before[a][b]`: the phase at place `b` runs before the one at place `a`.
@@ -353,14 +356,14 @@ impl<'a> Check<'a> {
     }
 
     /// Checks the section of a phase. If the phase has its own file, that file replaces the section.
-    fn phase<S: Settings>(&mut self, name: &str, phase: &mut Phase<S>) {
+    fn phase<S: Settings>(&mut self, name: &str, phase: &mut BuiltInPhase<S>) {
         let document = &mut self.document;
         schedule::check(document, &format!("phases.{name}.schedule"), Some(&PHASES), &phase.schedule);
         builtin::check(document, &format!("phases.{name}.settings"), &phase.settings);
         if let Some(file) = self.files.iter_mut().find(|file| file.manifest.name == name) {
             let Manifest { mode, schedule, .. } = file.manifest;
             let settings = file.document.read("settings", &[]);
-            *phase = Phase { mode: *mode, schedule: schedule.clone(), settings };
+            *phase = BuiltInPhase { mode: *mode, schedule: schedule.clone(), settings };
         }
     }
 }

@@ -17,7 +17,7 @@ pub fn schema() -> Value {
 
 /// JSON schema, draft 7, of a phase's manifest.
 pub fn manifest_schema() -> Value {
-    let mut schema = described::<manifest::Written>(&manifest::BOUNDS);
+    let mut schema = described::<manifest::WrittenManifest>(&manifest::BOUNDS);
     schema["required"] = json!(["name", "kind"]);
     // In a manifest `false` means "not granted", because TOML has no null.
     let grants = &mut schema["properties"]["grants"];

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-pub struct Node {
+pub struct NodeSettings {
     /// Name of the network. The node never connects to nodes of other networks. 1 to 32 characters of a-z, 0-9 and "-".
     pub network: String,
     /// Time from one tick to the next.
@@ -29,13 +29,13 @@ pub struct Node {
     pub data_dir: Option<PathBuf>,
 }
 
-impl Default for Node {
+impl Default for NodeSettings {
     fn default() -> Self {
         Self { network: USUAL_NETWORK.into(), interval: Duration::from_secs(30), data_dir: None }
     }
 }
 
-impl Node {
+impl NodeSettings {
     pub(super) const BOUNDS: [(&str, Bound); 1] =
         [("interval", Bound::Time(Span::millis(100), Span::hours(1)))];
 }
@@ -44,13 +44,13 @@ impl Node {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-pub struct Admin {
+pub struct AdminSection {
     pub enabled: bool,
     /// Path of the socket, at most 100 bytes. Default: admin.sock in the data folder.
     pub socket: Option<PathBuf>,
 }
 
-impl Default for Admin {
+impl Default for AdminSection {
     fn default() -> Self {
         Self { enabled: true, socket: None }
     }
@@ -60,7 +60,7 @@ impl Default for Admin {
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-pub struct Telemetry {
+pub struct TelemetrySettings {
     /// Address of the listener. Off by default. It has no authentication.
     pub listen: Option<SocketAddr>,
 }
@@ -69,20 +69,20 @@ pub struct Telemetry {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-pub struct Shutdown {
+pub struct ShutdownSettings {
     /// Time for all steps together. Steps that take longer are cut off.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub deadline: Duration,
 }
 
-impl Default for Shutdown {
+impl Default for ShutdownSettings {
     fn default() -> Self {
         Self { deadline: Duration::from_secs(10) }
     }
 }
 
-impl Shutdown {
+impl ShutdownSettings {
     pub(super) const BOUNDS: [(&str, Bound); 1] = [("deadline", Bound::Time(Span::secs(1), Span::mins(5)))];
 }
 
@@ -103,7 +103,7 @@ pub enum Require {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-pub struct Guests {
+pub struct GuestSettings {
     /// Folder of the manifests and modules, relative to this file. Default: phases.d in the data folder.
     pub dir: Option<PathBuf>,
     /// Load phases that are shared libraries. They have no sandbox and can do everything that this process can do.
@@ -130,7 +130,7 @@ pub struct Guests {
     pub untouchable: Vec<PeerId>,
 }
 
-impl Default for Guests {
+impl Default for GuestSettings {
     fn default() -> Self {
         let usual = GuestCeilings::default();
         Self {
@@ -149,7 +149,7 @@ impl Default for Guests {
     }
 }
 
-impl Guests {
+impl GuestSettings {
     pub(super) const BOUNDS: [(&str, Bound); 5] = [
         ("disconnects_per_tick", Bound::Count(0, 4096)),
         ("disconnects_per_hour", Bound::Count(0, MOST_CONNECTIONS)),
@@ -176,8 +176,8 @@ impl Guests {
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
-    pub level: Level,
+pub struct LogSettings {
+    pub level: LogLevel,
     pub format: LogFormat,
 }
 
@@ -185,7 +185,7 @@ pub struct Log {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum LogLevel {
     Error,
     Warn,
     #[default]

@@ -58,10 +58,10 @@ fn sections_default_to_what_their_crates_do() {
     assert_eq!(config.journal.limits(), Default::default());
     assert_eq!(config.performance, Performance::default());
     assert_eq!(config.guests.ceilings(least), groundskeeper_engine::policy::GuestCeilings::default());
-    assert_eq!(config.phases, Phases::default());
-    assert_eq!(config.node, Node::default());
-    assert_eq!(config.admin, Admin::default());
-    assert_eq!(config.shutdown, Shutdown::default());
+    assert_eq!(config.phases, BuiltInPhases::default());
+    assert_eq!(config.node, NodeSettings::default());
+    assert_eq!(config.admin, AdminSection::default());
+    assert_eq!(config.shutdown, ShutdownSettings::default());
 }
 
 /// Keys with another name in the file than in the struct are read into their fields, and none is left out.

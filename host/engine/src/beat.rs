@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use groundskeeper_base::peer::Naming;
+use groundskeeper_base::peer::PeerLabel;
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
-use groundskeeper_sdk::host::{Ask, BroadcastTotals, Change, Metric, Parts, Saved};
+use groundskeeper_sdk::host::{Ask, BroadcastTotals, Metric, MetricChange, Parts, Saved};
 use groundskeeper_sdk::phase::Tick;
 
-use crate::{Body, Changes, Ended, FailureKind, NameOf, RunFailure};
+use crate::{Changes, FailureKind, NameOf, PhaseProgram, RunFailure, RunOutcome};
 
 /// All columns of the tables that one beat runs on. Never changes after it is created.
 pub trait Recordable: Send + Sync {
@@ -18,7 +18,7 @@ pub trait Recordable: Send + Sync {
     fn book(&self, column: AddressColumn) -> &[u32];
     fn addresses(&self) -> &[SocketAddr];
     /// The peer in a row of the peers. Called while the beat is running; none if the connection has ended.
-    fn naming(&self, row: usize) -> Option<Naming>;
+    fn naming(&self, row: usize) -> Option<PeerLabel>;
 }
 
 /// Records beats while they run. The beat calls it in this order: `begin`; for each run `phase`, `ran` and, if there
@@ -26,7 +26,7 @@ pub trait Recordable: Send + Sync {
 pub trait BeatRecorder: Send {
     /// Begins a beat that will run at least one phase. Returns the current names of its connections, for the views of
     /// its phases. None if this beat is not recorded; the other methods are then not called for it.
-    fn begin(&mut self, snapshot: Arc<dyn Recordable>, moment: Moment) -> Option<Arc<NameOf>>;
+    fn begin(&mut self, snapshot: Arc<dyn Recordable>, moment: BeatHeader) -> Option<Arc<NameOf>>;
 
     /// Returns what is known about the phase `name`, which is at `place` in the order and runs `body`. Calls `describe`
     /// only if the recorder does not know this phase yet.
@@ -34,7 +34,7 @@ pub trait BeatRecorder: Send {
         &mut self,
         name: &str,
         place: u32,
-        body: &Arc<dyn Body>,
+        body: &Arc<dyn PhaseProgram>,
         describe: &dyn Fn() -> RunInfo,
     ) -> Arc<RunInfo>;
 
@@ -42,7 +42,7 @@ pub trait BeatRecorder: Send {
     fn ran(&mut self, run: RecordedRun);
 
     /// Records the outcome of each ask of the last run.
-    fn applied(&mut self, fates: Vec<Fate>);
+    fn applied(&mut self, fates: Vec<AskOutcome>);
 
     /// Ends the beat. `after` holds all changes by its plans.
     fn end(&mut self, after: Arc<Changes>);
@@ -62,7 +62,7 @@ pub struct RecordCounts {
 
 /// The time of a beat, and the node's numbers that are not in its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Moment {
+pub struct BeatHeader {
     pub tick: u32,
     /// 0 for the tick itself, else the number of the urgent beat after that tick.
     pub urgent: u32,
@@ -83,7 +83,7 @@ pub struct Moment {
     pub broadcasts: BroadcastTotals,
 }
 
-impl Moment {
+impl BeatHeader {
     pub fn unix_s(&self) -> u32 {
         u32::try_from(self.unix_ms / 1000).unwrap_or(u32::MAX)
     }
@@ -125,13 +125,13 @@ pub struct RecordedRun {
     pub before: Arc<Changes>,
     pub took_us: u64,
     pub fuel: Option<u64>,
-    pub came: Came,
+    pub came: RecordedOutcome,
 }
 
 /// The outcome of a run.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Came {
-    Planned(Planned),
+pub enum RecordedOutcome {
+    Planned(AppliedPlan),
     /// The run produced no plan.
     Failed {
         how: FailureKind,
@@ -141,17 +141,17 @@ pub enum Came {
 
 /// A plan and the outcome of its asks.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Planned {
+pub struct AppliedPlan {
     pub asks: Vec<Ask>,
     pub memory: Option<Saved>,
     pub metrics: Vec<Metric>,
     /// One for each ask; empty if the plan was not applied.
-    pub fates: Vec<Fate>,
+    pub fates: Vec<AskOutcome>,
 }
 
 /// The outcome of one ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum AskOutcome {
     Applied,
     /// Not needed or not possible any longer, because the node changed after the snapshot.
     Void,
@@ -165,41 +165,45 @@ pub enum Fate {
     },
 }
 
-impl Came {
+impl RecordedOutcome {
     /// The outcome of a run. The outcomes of a plan's asks are not known yet.
-    pub fn of(ended: &Ended) -> Self {
+    pub fn of(ended: &RunOutcome) -> Self {
         match ended.plan() {
-            Ok(Parts { asks, memory, log: _, metrics }) => Came::Planned(Planned {
+            Ok(Parts { asks, memory, log: _, metrics }) => RecordedOutcome::Planned(AppliedPlan {
                 asks: asks.clone(),
                 memory: memory.clone(),
                 metrics: metrics.clone(),
                 fates: Vec::new(),
             }),
-            Err(RunFailure { kind, text }) => Came::Failed { how: kind, text: text.into_owned() },
+            Err(RunFailure { kind, text }) => RecordedOutcome::Failed { how: kind, text: text.into_owned() },
         }
     }
 
     /// Whether another run had the same outcome, bit for bit. Of traps and limits only the kind is compared: their
     /// texts name places in compiled code, which depend on the compiler.
-    pub fn is_same_as(&self, other: &Came) -> bool {
+    pub fn is_same_as(&self, other: &RecordedOutcome) -> bool {
         match (self, other) {
-            (Came::Planned(one), Came::Planned(two)) => {
+            (RecordedOutcome::Planned(one), RecordedOutcome::Planned(two)) => {
                 one.asks == two.asks && one.memory == two.memory && same_metrics(&one.metrics, &two.metrics)
             }
-            (Came::Failed { how: one, text }, Came::Failed { how: two, text: other }) => {
+            (
+                RecordedOutcome::Failed { how: one, text },
+                RecordedOutcome::Failed { how: two, text: other },
+            ) => {
                 let is_told_by_kind = matches!(one, FailureKind::Trapped | FailureKind::Cut(_));
                 one == two && (is_told_by_kind || text == other)
             }
-            (Came::Planned(_), Came::Failed { .. }) | (Came::Failed { .. }, Came::Planned(_)) => false,
+            (RecordedOutcome::Planned(_), RecordedOutcome::Failed { .. })
+            | (RecordedOutcome::Failed { .. }, RecordedOutcome::Planned(_)) => false,
         }
     }
 }
 
 /// Compares gauges by their bits, so that NaN equals itself.
 fn same_metrics(one: &[Metric], two: &[Metric]) -> bool {
-    let bits = |change: Change| match change {
-        Change::Add(by) => (0, u64::from(by)),
-        Change::Set(value) => (1, value.to_bits()),
+    let bits = |change: MetricChange| match change {
+        MetricChange::Add(by) => (0, u64::from(by)),
+        MetricChange::Set(value) => (1, value.to_bits()),
     };
     one.len() == two.len()
         && one.iter().zip(two).all(|(one, two)| one.name == two.name && bits(one.change) == bits(two.change))

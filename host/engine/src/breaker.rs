@@ -10,7 +10,7 @@ const BREAKER_MAX_PAUSE: u32 = 32;
 /// A circuit breaker that counts due runs. After some failures in a row it skips 1, 2, 4 ... due runs, then allows one
 /// trial. A guest's breaker gives up after it has opened some times in a row; a host phase's breaker never does.
 #[derive(Debug)]
-pub struct Breaker {
+pub struct PhaseBreaker {
     rules: OnFailure,
     gives_up: bool,
     failures: u32,
@@ -21,7 +21,7 @@ pub struct Breaker {
     has_given_up: bool,
 }
 
-impl Breaker {
+impl PhaseBreaker {
     /// For host phases, which never give up.
     pub fn host() -> Self {
         let rules = OnFailure { trip_after: BREAKER_FAILURES, pause: 1, quarantine_after: u32::MAX };
@@ -82,7 +82,7 @@ impl Breaker {
         self.skip > 0
     }
 
-    /// If true, only [`Breaker::reset`] closes it again.
+    /// If true, only [`PhaseBreaker::reset`] closes it again.
     pub fn has_given_up(&self) -> bool {
         self.has_given_up
     }
@@ -92,7 +92,7 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn due_runs(breaker: &mut Breaker) -> Vec<u32> {
+    fn due_runs(breaker: &mut PhaseBreaker) -> Vec<u32> {
         let mut ran = Vec::new();
         for due in 0..40 {
             if breaker.admit() {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_breaker_of_the_host_opens_at_three_and_doubles_its_pause_for_ever() {
-        let mut breaker = Breaker::host();
+        let mut breaker = PhaseBreaker::host();
         assert_eq!(due_runs(&mut breaker), [0, 1, 2, 4, 7, 12, 21, 38]);
         breaker.give_up();
         assert!(!breaker.has_given_up());
@@ -118,7 +118,7 @@ mod tests {
         for (trip_after, pause, quarantine_after, expected) in
             [(3, 1, 4, &[0, 1, 2, 4, 7, 12][..]), (1, 5, 3, &[0, 6, 17]), (2, 1, 1, &[0, 1]), (1, 1, 1, &[0])]
         {
-            let mut breaker = Breaker::guest(OnFailure { trip_after, pause, quarantine_after });
+            let mut breaker = PhaseBreaker::guest(OnFailure { trip_after, pause, quarantine_after });
             assert_eq!(due_runs(&mut breaker), expected);
             assert!(breaker.has_given_up() && !breaker.is_open() && !breaker.admit());
             breaker.reset();
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn one_good_run_in_between_counts_from_the_start() {
-        let mut breaker = Breaker::guest(OnFailure { trip_after: 2, pause: 1, quarantine_after: 2 });
+        let mut breaker = PhaseBreaker::guest(OnFailure { trip_after: 2, pause: 1, quarantine_after: 2 });
         for _round in 0..10 {
             breaker.failed();
             breaker.failed();

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::policy::Mode;
-use crate::schedule::{Cadence, Schedule, Step, WakeOn, WrittenSchedule};
-use crate::{Body, BuiltIn};
+use crate::schedule::{Cadence, CadenceStep, Schedule, WakeOn, WrittenSchedule};
+use crate::{BuiltIn, PhaseProgram};
 
 /// Names of the built-in phases, in the order in which they run.
 pub const BUILTINS: [&str; 4] = ["reaper", "reconnect", "broadcast-cleanup", "exchange-cleanup"];
@@ -18,22 +18,22 @@ pub const BUILTINS: [&str; 4] = ["reaper", "reconnect", "broadcast-cleanup", "ex
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Phases {
+pub struct BuiltInPhases {
     /// Pings quiet peers and disconnects silent ones.
-    pub reaper: Phase<Reaper>,
+    pub reaper: BuiltInPhase<Reaper>,
     /// Dials known addresses while there are too few connections.
-    pub reconnect: Phase<Reconnect>,
+    pub reconnect: BuiltInPhase<Reconnect>,
     /// Forgets old broadcasts.
-    pub broadcast_cleanup: Phase<BroadcastCleanup>,
+    pub broadcast_cleanup: BuiltInPhase<BroadcastCleanup>,
     /// Forgets addresses that no peer mentions any longer.
-    pub exchange_cleanup: Phase<ExchangeCleanup>,
+    pub exchange_cleanup: BuiltInPhase<ExchangeCleanup>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, bound(deserialize = "S: Settings"))]
 #[cfg_attr(feature = "schema", schemars(bound = "S: Settings"))]
-pub struct Phase<S> {
+pub struct BuiltInPhase<S> {
     /// Whether it runs at all.
     #[serde(rename = "enabled", serialize_with = "put_enabled", deserialize_with = "take_enabled")]
     #[cfg_attr(feature = "schema", schemars(with = "bool"))]
@@ -43,11 +43,11 @@ pub struct Phase<S> {
     #[cfg_attr(feature = "schema", schemars(with = "WrittenSchedule", default = "WrittenSchedule::default"))]
     pub schedule: Schedule,
     /// The settings of the phase itself.
-    #[cfg_attr(feature = "schema", schemars(with = "Described<S>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "SettingsSchema<S>"))]
     pub settings: S,
 }
 
-impl<S: Settings> Default for Phase<S> {
+impl<S: Settings> Default for BuiltInPhase<S> {
     fn default() -> Self {
         Self { mode: Mode::Enforce, schedule: S::schedule(), settings: S::default() }
     }
@@ -80,7 +80,8 @@ impl Settings for Reaper {
 impl Settings for Reconnect {
     fn schedule() -> Schedule {
         let steps = [(Some(5), 1), (Some(8), 2), (None, 4)];
-        let steps = steps.map(|(below_connections, every_n_ticks)| Step { below_connections, every_n_ticks });
+        let steps =
+            steps.map(|(below_connections, every_n_ticks)| CadenceStep { below_connections, every_n_ticks });
         let cadence = Cadence::Adaptive(steps.into());
         Schedule { cadence, wake_on: vec![WakeOn::Isolated], ..Schedule::every(1) }
     }
@@ -103,10 +104,10 @@ impl Settings for ExchangeCleanup {
 /// Stands for the settings of a phase in the schema. Their type does not implement `JsonSchema`, so keys, types and
 /// defaults are taken from its default value.
 #[cfg(feature = "schema")]
-struct Described<S>(std::marker::PhantomData<S>);
+struct SettingsSchema<S>(std::marker::PhantomData<S>);
 
 #[cfg(feature = "schema")]
-impl<S: Settings> schemars::JsonSchema for Described<S> {
+impl<S: Settings> schemars::JsonSchema for SettingsSchema<S> {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         std::any::type_name::<S>().into()
     }
@@ -128,8 +129,10 @@ pub const BUILT_IN: &str = "built-in";
 
 /// Creates the built-in phase `name` from `settings` as JSON. None if there is no such phase, or if this version cannot
 /// read the settings.
-pub fn builtin(name: &str, settings: &str) -> Option<Arc<dyn Body>> {
-    fn body<P: AnyPhase + Serialize + DeserializeOwned + 'static>(settings: &str) -> Option<Arc<dyn Body>> {
+pub fn builtin(name: &str, settings: &str) -> Option<Arc<dyn PhaseProgram>> {
+    fn body<P: AnyPhase + Serialize + DeserializeOwned + 'static>(
+        settings: &str,
+    ) -> Option<Arc<dyn PhaseProgram>> {
         let phase: P = serde_json::from_str(settings).ok()?;
         Some(Arc::new(BuiltIn::with_settings(Arc::new(phase))))
     }

@@ -1,6 +1,6 @@
 //! Runs one phase (built-in, native or WebAssembly) and returns its plan or how it failed. The caller decides when.
 //!
-//! [`schedule`] says when a phase is due, [`policy`] says what it may do, and a [`Fence`] is where it runs. Hidden
+//! [`schedule`] says when a phase is due, [`policy`] says what it may do, and an [`Executor`] is where it runs. Hidden
 //! items are for the crates of this workspace; they may change at any time.
 
 #[doc(hidden)]
@@ -22,16 +22,19 @@ mod view;
 #[doc(hidden)]
 pub mod wasm;
 
-pub use builtin::{Phase, Phases};
-pub use run::Fence;
+pub use builtin::{BuiltInPhase, BuiltInPhases};
+pub use run::Executor;
 pub use thread::PhaseThread;
 
 #[doc(hidden)]
 pub use {
-    breaker::Breaker,
+    breaker::PhaseBreaker,
     builtin::{BUILT_IN, BUILTINS, Settings, builtin},
     policy::{MEMORY_BYTES, is_phase_name},
-    run::{Body, BuiltIn, Cost, Done, Ended, FailureKind, Job, Limit, Run, RunFailure},
+    run::{
+        BuiltIn, Cost, FailureKind, FinishedRun, GuestLimit, PhaseCall, PhaseProgram, RunFailure, RunOutcome,
+        RunResult,
+    },
     timing::{Timing, spread},
     view::{Changes, NameOf, PhaseView, Snapshot},
 };

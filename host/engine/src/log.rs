@@ -5,14 +5,14 @@ use groundskeeper_sdk::host::{Level, LogLine, clean};
 use crate::policy::Limits;
 
 /// Lines for the operator. The manifest limits their number and their length.
-pub(super) struct Log {
+pub(super) struct GuestLog {
     lines: Vec<LogLine>,
     most_lines: usize,
     most_bytes: usize,
     dropped: u64,
 }
 
-impl Log {
+impl GuestLog {
     pub fn new(limits: &Limits) -> Self {
         Self {
             lines: Vec::new(),

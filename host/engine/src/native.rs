@@ -13,8 +13,8 @@ use groundskeeper_sdk::host::{Plan, Table};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
-use super::log::Log;
-use super::{Body, Cost, Done, Ended, Job};
+use super::log::GuestLog;
+use super::{Cost, PhaseCall, PhaseProgram, RunOutcome, RunResult};
 use crate::policy::Limits;
 
 /// Why a library cannot be loaded.
@@ -134,7 +134,7 @@ fn open(path: &Path) -> Result<NativePhase, String> {
     unsafe { NativePhase::new(table) }
 }
 
-impl Body for Native {
+impl PhaseProgram for Native {
     fn summary(&self) -> &str {
         self.phase.summary()
     }
@@ -151,13 +151,13 @@ impl Body for Native {
         Some(self.settings.clone())
     }
 
-    fn run(&self, job: &Job) -> Done {
+    fn run(&self, job: &PhaseCall) -> RunResult {
         let mut plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
         let returned = self.phase.run(&self.settings, &job.tick, &job.view, &mut plan);
         let mut parts = plan.into_parts();
-        let mut log = Log::new(&self.limits);
+        let mut log = GuestLog::new(&self.limits);
         parts.log.drain(..).for_each(|line| log.write(line.level, &line.text));
-        Done { ended: Ended::of(returned, parts), log: log.take(), cost: Cost::default() }
+        RunResult { ended: RunOutcome::of(returned, parts), log: log.take(), cost: Cost::default() }
     }
 }
 
@@ -197,8 +197,8 @@ mod tests {
         let digest = Sha256::digest(fs::read(&path).unwrap()).into();
         let native = Native::load(&path, digest, "{}".to_owned(), folder.path()).unwrap();
         let native = native.within(Limits { log_lines: 3, log_line_bytes: 6, ..Limits::default() });
-        let done = native.run(&Job { tick: Tick::default(), view: Arc::new(world()) });
-        assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+        let done = native.run(&PhaseCall { tick: Tick::default(), view: Arc::new(world()) });
+        assert!(matches!(done.ended, RunOutcome::Planned(_)), "{:?}", done.ended);
         let said: Vec<&str> = done.log.iter().map(|line| line.text.as_str()).collect();
         let dropped = "997 more lines were dropped: [limits] log_lines = 3";
         assert_eq!(said, ["a long", "a long", "a long", dropped]);

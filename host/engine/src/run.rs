@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use groundskeeper_sdk::host::{AnyPhase, Frozen, LogLine, Parts, Plan, Table, Unwound, View, guard};
+use groundskeeper_sdk::host::{AnyPhase, Frozen, LogLine, NativeExit, Parts, Plan, Table, View, guard};
 use groundskeeper_sdk::phase::{Failure, Tick};
 use serde::Serialize;
 
 use crate::PhaseThread;
 
 /// A phase of any kind, together with its settings.
-pub trait Body: Send + Sync {
+pub trait PhaseProgram: Send + Sync {
     /// What it does, in one line.
     fn summary(&self) -> &str;
     /// Checks the settings.
@@ -21,7 +21,7 @@ pub trait Body: Send + Sync {
     /// What is wrong, as the phase says it.
     fn check(&self) -> Result<(), String>;
     /// Runs it once. A WebAssembly guest returns in bounded time; native code, built in or loaded, may never return.
-    fn run(&self, job: &Job) -> Done;
+    fn run(&self, job: &PhaseCall) -> RunResult;
     /// SHA-256 of the module that it was loaded from; none if it is compiled in.
     fn digest(&self) -> Option<[u8; 32]> {
         None
@@ -33,15 +33,15 @@ pub trait Body: Send + Sync {
 }
 
 /// One call of a phase.
-pub struct Job {
+pub struct PhaseCall {
     pub tick: Tick,
     pub view: Arc<dyn Frozen>,
 }
 
 /// How a run ended.
 #[derive(Debug)]
-pub enum Ended {
-    /// It returned a plan, which is not checked yet. Its log lines are in [`Done::log`].
+pub enum RunOutcome {
+    /// It returned a plan, which is not checked yet. Its log lines are in [`RunResult::log`].
     Planned(Parts),
     /// The phase returned an error.
     Failed(Failure),
@@ -52,7 +52,7 @@ pub enum Ended {
     Trapped(String),
     /// A guest reached one of its limits.
     Cut {
-        limit: Limit,
+        limit: GuestLimit,
         words: String,
     },
     /// It did not return in time. `inside` is true until it does.
@@ -62,14 +62,14 @@ pub enum Ended {
     },
 }
 
-impl Ended {
+impl RunOutcome {
     /// The outcome of a native run that returned `returned` and left `parts`.
-    pub(super) fn of(returned: Result<groundskeeper_sdk::phase::Result, Unwound>, parts: Parts) -> Self {
+    pub(super) fn of(returned: Result<groundskeeper_sdk::phase::Result, NativeExit>, parts: Parts) -> Self {
         match returned {
             Ok(Ok(())) => Self::Planned(parts),
             Ok(Err(failure)) => Self::Failed(failure),
-            Err(Unwound::Rule(rule)) => Self::Rule(rule.to_string()),
-            Err(Unwound::Panic(text)) => Self::Panicked(text),
+            Err(NativeExit::Rule(rule)) => Self::Rule(rule.to_string()),
+            Err(NativeExit::Panic(text)) => Self::Panicked(text),
         }
     }
 
@@ -130,7 +130,7 @@ pub enum FailureKind {
     Rule,
     Panicked,
     Trapped,
-    Cut(Limit),
+    Cut(GuestLimit),
     Overran,
 }
 
@@ -150,7 +150,7 @@ impl FailureKind {
 
 /// The limits that can end a guest's run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Limit {
+pub enum GuestLimit {
     Fuel,
     Wall,
     Memory,
@@ -167,43 +167,43 @@ pub struct Cost {
 
 /// The result of a run.
 #[derive(Debug)]
-pub struct Done {
-    pub ended: Ended,
+pub struct RunResult {
+    pub ended: RunOutcome,
     /// Its log lines, also after a failure; empty if it did not return.
     pub log: Vec<LogLine>,
     pub cost: Cost,
 }
 
-impl From<Ended> for Done {
-    fn from(ended: Ended) -> Self {
+impl From<RunOutcome> for RunResult {
+    fn from(ended: RunOutcome) -> Self {
         Self { ended, log: Vec::new(), cost: Cost::default() }
     }
 }
 
 /// One run and its duration.
 #[derive(Debug)]
-pub struct Run {
-    pub done: Done,
+pub struct FinishedRun {
+    pub done: RunResult,
     pub took: Duration,
 }
 
 /// Where phases run.
-pub enum Fence {
+pub enum Executor {
     /// On the caller's thread: deterministic, for simulations and paused clocks. Cannot stop an endless native loop.
     Inline,
     /// On a separate thread, which is abandoned and replaced if a phase does not return.
     Thread(PhaseThread),
 }
 
-impl Fence {
+impl Executor {
     /// Runs the phase and waits for it; at most `limit` if it runs on a separate thread.
-    pub fn run(&mut self, body: &Arc<dyn Body>, job: Job, limit: Duration) -> Run {
+    pub fn run(&mut self, body: &Arc<dyn PhaseProgram>, job: PhaseCall, limit: Duration) -> FinishedRun {
         let begun = Instant::now();
         let done = match self {
-            Fence::Inline => body.run(&job),
-            Fence::Thread(thread) => thread.run(Arc::clone(body), job, limit),
+            Executor::Inline => body.run(&job),
+            Executor::Thread(thread) => thread.run(Arc::clone(body), job, limit),
         };
-        Run { done, took: begun.elapsed() }
+        FinishedRun { done, took: begun.elapsed() }
     }
 }
 
@@ -227,7 +227,7 @@ impl BuiltIn {
     }
 }
 
-impl Body for BuiltIn {
+impl PhaseProgram for BuiltIn {
     fn summary(&self) -> &str {
         self.phase.summary()
     }
@@ -240,13 +240,13 @@ impl Body for BuiltIn {
         self.settings.clone()
     }
 
-    fn run(&self, job: &Job) -> Done {
+    fn run(&self, job: &PhaseCall) -> RunResult {
         // The book is copied only if the phase reads it, so rows of the book are checked when the plan is applied.
         let mut plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
         let view = View::new(Arc::clone(&job.view));
         let returned = guard(|| self.phase.run(&job.tick, &view, &mut plan));
         let mut parts = plan.into_parts();
         let log = std::mem::take(&mut parts.log);
-        Done { ended: Ended::of(returned, parts), log, cost: Cost::default() }
+        RunResult { ended: RunOutcome::of(returned, parts), log, cost: Cost::default() }
     }
 }

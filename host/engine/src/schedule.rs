@@ -81,7 +81,7 @@ pub enum Cadence {
     /// At least 1.
     Every(u32),
     /// In ascending order of `below_connections`; the last step has none.
-    Adaptive(Vec<Step>),
+    Adaptive(Vec<CadenceStep>),
 }
 
 impl Cadence {
@@ -165,7 +165,7 @@ pub enum WakeOn {
 /// One step of an adaptive cadence. Applies below `below_connections` live connections; always if that is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Step {
+pub struct CadenceStep {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub below_connections: Option<u32>,
     pub every_n_ticks: u32,

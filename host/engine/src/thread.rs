@@ -7,26 +7,26 @@ use std::time::Duration;
 
 use groundskeeper_sdk::phase::Failure;
 
-use crate::{Body, Done, Ended, Job};
+use crate::{PhaseCall, PhaseProgram, RunOutcome, RunResult};
 
-struct Call {
-    body: Arc<dyn Body>,
-    job: Job,
+struct QueuedRun {
+    body: Arc<dyn PhaseProgram>,
+    job: PhaseCall,
     inside: Arc<AtomicBool>,
-    done: std::sync::mpsc::SyncSender<Done>,
+    done: std::sync::mpsc::SyncSender<RunResult>,
 }
 
 /// A thread that runs phases one at a time.
 #[derive(Default)]
 pub struct PhaseThread {
-    calls: Option<Sender<Call>>,
+    calls: Option<Sender<QueuedRun>>,
 }
 
 impl PhaseThread {
-    fn start() -> std::io::Result<Sender<Call>> {
-        let (calls, waiting) = channel::<Call>();
+    fn start() -> std::io::Result<Sender<QueuedRun>> {
+        let (calls, waiting) = channel::<QueuedRun>();
         std::thread::Builder::new().name("gk-phases".into()).spawn(move || {
-            while let Ok(Call { body, job, inside, done }) = waiting.recv() {
+            while let Ok(QueuedRun { body, job, inside, done }) = waiting.recv() {
                 let ended = body.run(&job);
                 inside.store(false, Ordering::Release);
                 // Fails if the caller stopped waiting.
@@ -36,26 +36,27 @@ impl PhaseThread {
         Ok(calls)
     }
 
-    pub(super) fn run(&mut self, body: Arc<dyn Body>, job: Job, limit: Duration) -> Done {
+    pub(super) fn run(&mut self, body: Arc<dyn PhaseProgram>, job: PhaseCall, limit: Duration) -> RunResult {
         let calls = match self.calls.take().map_or_else(Self::start, Ok) {
             Ok(calls) => calls,
             Err(error) => {
-                return Ended::Failed(Failure::transient(format!("no thread to run it on: {error}"))).into();
+                return RunOutcome::Failed(Failure::transient(format!("no thread to run it on: {error}")))
+                    .into();
             }
         };
         let inside = Arc::new(AtomicBool::new(true));
         let (done, answer) = sync_channel(1);
         // Fails if the thread has ended; then `recv_timeout` fails too.
-        _ = calls.send(Call { body, job, inside: Arc::clone(&inside), done });
+        _ = calls.send(QueuedRun { body, job, inside: Arc::clone(&inside), done });
         match answer.recv_timeout(limit) {
             Ok(done) => {
                 self.calls = Some(calls);
                 done
             }
             // The stuck thread keeps its empty queue. The next run starts another thread.
-            Err(RecvTimeoutError::Timeout) => Ended::Overran { limit, inside }.into(),
+            Err(RecvTimeoutError::Timeout) => RunOutcome::Overran { limit, inside }.into(),
             Err(RecvTimeoutError::Disconnected) => {
-                Ended::Panicked("the phase thread ended".to_owned()).into()
+                RunOutcome::Panicked("the phase thread ended".to_owned()).into()
             }
         }
     }

@@ -63,11 +63,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::builtin::Phases;
+    use crate::builtin::BuiltInPhases;
 
     #[test]
     fn adaptive_cadence_follows_the_number_of_connections() {
-        let adaptive = Phases::default().reconnect.schedule.cadence;
+        let adaptive = BuiltInPhases::default().reconnect.schedule.cadence;
         let table = [(0, 1), (4, 1), (5, 2), (7, 2), (8, 4), (100, 4)];
         for (connected, every) in table {
             assert_eq!(adaptive.every_n_ticks(connected), every, "at {connected} connections");

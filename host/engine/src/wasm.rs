@@ -2,7 +2,7 @@
 //!
 //! [`Wasm::load`] makes [`Code`] of a module's bytes: it inspects them, converts them to a component, and compiles it
 //! unless the artifact store has it. [`Guest::new`] combines code and a setup; a guest runs like any other
-//! [`Body`](super::Body). Each run has a new store unless the setup says otherwise. A run that does not return normally
+//! [`PhaseProgram`](super::PhaseProgram). Each run has a new store unless the setup says otherwise. A run that does not return normally
 //! always ends its store.
 
 use std::path::PathBuf;
@@ -26,8 +26,8 @@ mod wasi;
 
 pub use artifacts::Artifacts;
 pub use backstop::Backstop;
-pub use code::{Code, Digest, LoadError, sha256};
-pub use guest::{Described, Guest, Setup, SetupError};
+pub use code::{Code, LoadError, ModuleDigest, sha256};
+pub use guest::{Guest, GuestSetup, PhaseDescription, SetupError};
 pub use inspect::{MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
 
 /// The stack of a guest. A component that needs more recurses without end or was not written for this host.
@@ -41,7 +41,7 @@ const HOSTCALL_BYTES: usize = 256 << 10;
 #[derive(Clone)]
 pub struct Wasm {
     engine: Engine,
-    linker: Arc<Linker<run::Inside>>,
+    linker: Arc<Linker<run::StoreState>>,
     backstop: Arc<Backstop>,
     artifacts: Option<Arc<Artifacts>>,
 }
@@ -107,7 +107,7 @@ impl Wasm {
         Code::new(self, compiled, digest).map(Arc::new)
     }
 
-    fn keep(&self, digest: &Digest, compiled: &[u8]) -> Result<Component, LoadError> {
+    fn keep(&self, digest: &ModuleDigest, compiled: &[u8]) -> Result<Component, LoadError> {
         if let Some(artifacts) = &self.artifacts {
             match artifacts.keep(digest, compiled) {
                 // Map the code from the file, so that the system can reclaim its pages.

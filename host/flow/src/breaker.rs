@@ -100,7 +100,7 @@ pub enum CallEnd {
 /// One breaker. Times are monotonic.
 #[derive(Clone, Debug, Default)]
 pub struct Breaker {
-    phase: Phase,
+    phase: Circuit,
     /// Counted since the last success.
     failures_in_row: u32,
     /// Calls in the window, if an error rate is set: end time, and whether the call succeeded.
@@ -110,7 +110,7 @@ pub struct Breaker {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
+enum Circuit {
     #[default]
     Closed,
     Open {
@@ -127,27 +127,27 @@ impl Breaker {
     /// The state at `now`. An open breaker counts as half-open as soon as its wait is over.
     pub fn state(&self, now: Duration) -> BreakerState {
         match self.phase {
-            Phase::Closed => BreakerState::Closed,
-            Phase::Open { until } if now < until => BreakerState::Open,
-            Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
+            Circuit::Closed => BreakerState::Closed,
+            Circuit::Open { until } if now < until => BreakerState::Open,
+            Circuit::Open { .. } | Circuit::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
     /// Whether a call would go through now. Changes nothing.
     pub fn would_admit(&self, now: Duration) -> bool {
         match self.phase {
-            Phase::Closed => true,
-            Phase::Open { until } => now >= until,
-            Phase::HalfOpen { trying, .. } => !trying,
+            Circuit::Closed => true,
+            Circuit::Open { until } => now >= until,
+            Circuit::HalfOpen { trying, .. } => !trying,
         }
     }
 
     /// Whether a call may be made. If true, the caller must report its end with [`Breaker::end`].
     pub fn admit(&mut self, now: Duration) -> bool {
         let admitted = self.would_admit(now);
-        if admitted && self.phase != Phase::Closed {
-            let successes = if let Phase::HalfOpen { successes, .. } = self.phase { successes } else { 0 };
-            self.phase = Phase::HalfOpen { trying: true, successes };
+        if admitted && self.phase != Circuit::Closed {
+            let successes = if let Circuit::HalfOpen { successes, .. } = self.phase { successes } else { 0 };
+            self.phase = Circuit::HalfOpen { trying: true, successes };
         }
         admitted
     }
@@ -156,26 +156,28 @@ impl Breaker {
     pub fn end(&mut self, how: CallEnd, now: Duration, settings: &BreakerSettings) -> Option<BreakerState> {
         match (how, self.phase) {
             // The call began before the breaker opened.
-            (_, Phase::Open { .. }) | (CallEnd::Unknown, Phase::Closed) => None,
-            (CallEnd::Unknown, Phase::HalfOpen { successes, .. }) => {
-                self.phase = Phase::HalfOpen { trying: false, successes };
+            (_, Circuit::Open { .. }) | (CallEnd::Unknown, Circuit::Closed) => None,
+            (CallEnd::Unknown, Circuit::HalfOpen { successes, .. }) => {
+                self.phase = Circuit::HalfOpen { trying: false, successes };
                 None
             }
-            (CallEnd::Succeeded, Phase::HalfOpen { successes, .. }) if successes + 1 < settings.successes => {
-                self.phase = Phase::HalfOpen { trying: false, successes: successes + 1 };
+            (CallEnd::Succeeded, Circuit::HalfOpen { successes, .. })
+                if successes + 1 < settings.successes =>
+            {
+                self.phase = Circuit::HalfOpen { trying: false, successes: successes + 1 };
                 None
             }
-            (CallEnd::Succeeded, Phase::HalfOpen { .. }) => {
+            (CallEnd::Succeeded, Circuit::HalfOpen { .. }) => {
                 *self = Self::default();
                 Some(BreakerState::Closed)
             }
-            (CallEnd::Failed, Phase::HalfOpen { .. }) => Some(self.open(now, settings)),
-            (CallEnd::Succeeded, Phase::Closed) => {
+            (CallEnd::Failed, Circuit::HalfOpen { .. }) => Some(self.open(now, settings)),
+            (CallEnd::Succeeded, Circuit::Closed) => {
                 self.failures_in_row = 0;
                 self.remember(true, now, settings);
                 None
             }
-            (CallEnd::Failed, Phase::Closed) => {
+            (CallEnd::Failed, Circuit::Closed) => {
                 self.failures_in_row = self.failures_in_row.saturating_add(1);
                 self.remember(false, now, settings);
                 self.is_too_much(settings).then(|| self.open(now, settings))
@@ -185,7 +187,7 @@ impl Breaker {
 
     /// Whether it is closed and the last call did not fail. Such a breaker can be dropped.
     pub fn is_spotless(&self) -> bool {
-        self.phase == Phase::Closed && self.failures_in_row == 0
+        self.phase == Circuit::Closed && self.failures_in_row == 0
     }
 
     fn remember(&mut self, well: bool, now: Duration, settings: &BreakerSettings) {
@@ -209,7 +211,7 @@ impl Breaker {
     fn open(&mut self, now: Duration, settings: &BreakerSettings) -> BreakerState {
         let wait = settings.open_for.saturating_mul(1 << self.opened.min(MOST_DOUBLED));
         self.opened = self.opened.saturating_add(1);
-        self.phase = Phase::Open { until: now.saturating_add(wait) };
+        self.phase = Circuit::Open { until: now.saturating_add(wait) };
         self.calls = VecDeque::new();
         BreakerState::Open
     }

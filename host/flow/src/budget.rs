@@ -103,7 +103,7 @@ impl Budget {
             self.refused[priority as usize].fetch_add(1, Relaxed);
             return Err(Pressure { priority, used, limit: self.limit() });
         }
-        Ok(Bytes::from_owner(Charged { frame, budget: Arc::clone(self) }))
+        Ok(Bytes::from_owner(ChargedFrame { frame, budget: Arc::clone(self) }))
     }
 
     /// Waits until there may be room for `size` bytes. Another caller may take it first, so call [`Budget::charge`]
@@ -112,7 +112,7 @@ impl Budget {
         // The order matters. This side announces itself, then looks for room; `give_back` frees bytes, then looks for
         // waiters. So at least one side sees the other.
         self.waiting.fetch_add(1, SeqCst);
-        let _leaving = Leaving(&self.waiting);
+        let _leaving = WaiterGuard(&self.waiting);
         let mut given_back = pin!(self.room.notified());
         given_back.as_mut().enable();
         if self.used.load(SeqCst).saturating_add(size) > self.bound(priority) {
@@ -128,27 +128,27 @@ impl Budget {
     }
 }
 
-struct Leaving<'a>(&'a AtomicUsize);
+struct WaiterGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Leaving<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
 /// The owner of a charged frame's bytes. They are counted until it is dropped.
-struct Charged {
+struct ChargedFrame {
     frame: Bytes,
     budget: Arc<Budget>,
 }
 
-impl AsRef<[u8]> for Charged {
+impl AsRef<[u8]> for ChargedFrame {
     fn as_ref(&self) -> &[u8] {
         &self.frame
     }
 }
 
-impl Drop for Charged {
+impl Drop for ChargedFrame {
     fn drop(&mut self) {
         self.budget.give_back(self.frame.len());
     }

@@ -36,10 +36,10 @@ pub use self::{
     breaker::{Breaker, CallEnd, MOST_DOUBLED},
     budget::Budget,
     latency::{Latency, MOST_NAMES, OTHER},
-    outbox::{Outbox, Parcel, Room, Taken},
+    outbox::{Outbox, QueueRoom, QueuedFrame, TakenFrames},
     queue::RequestQueue,
     retry::{RetryBudget, SAVED},
-    routing::Turns,
+    routing::Balancer,
     settings::{MAX_NETWORK, USUAL_NETWORK},
     timeouts::Estimator,
 };

@@ -83,7 +83,7 @@ impl fmt::Display for Priority {
 
 /// A frame to send.
 #[derive(Clone, Debug)]
-pub struct Parcel {
+pub struct QueuedFrame {
     pub frame: Bytes,
     /// Monotonic time after which it is not worth sending.
     pub expires: Option<Duration>,
@@ -91,7 +91,7 @@ pub struct Parcel {
     pub tag: Option<u64>,
 }
 
-impl From<Bytes> for Parcel {
+impl From<Bytes> for QueuedFrame {
     fn from(frame: Bytes) -> Self {
         Self { frame, expires: None, tag: None }
     }
@@ -112,14 +112,14 @@ const LANE_KEPT: usize = 8;
 
 /// What one [`Outbox::take`] moved and skipped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Taken {
+pub struct TakenFrames {
     /// Frames moved, by priority.
     pub frames: [u32; Priority::COUNT],
     /// Frames skipped because they had expired.
     pub expired: u32,
 }
 
-impl Taken {
+impl TakenFrames {
     pub fn is_empty(&self) -> bool {
         self.frames == [0; Priority::COUNT]
     }
@@ -127,7 +127,7 @@ impl Taken {
 
 #[derive(Default)]
 struct Lane {
-    parcels: VecDeque<Parcel>,
+    parcels: VecDeque<QueuedFrame>,
     /// Bytes that it may still send in this round. Negative after a frame larger than the rest.
     credit: i64,
 }
@@ -169,7 +169,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`NotQueued`]; nothing has changed.
-    pub fn push(&self, priority: Priority, parcel: impl Into<Parcel>) -> Result<(), NotQueued> {
+    pub fn push(&self, priority: Priority, parcel: impl Into<QueuedFrame>) -> Result<(), NotQueued> {
         let parcel = parcel.into();
         let mut lanes = self.lanes.lock();
         if lanes.ended {
@@ -188,8 +188,8 @@ impl Outbox {
     }
 
     /// Waits until frames have left the queue. Create it before the push that may find the queue full.
-    pub fn room(&self) -> Room<'_> {
-        Room { outbox: self, seen: self.lanes.lock().made_room, number: None }
+    pub fn room(&self) -> QueueRoom<'_> {
+        QueueRoom { outbox: self, seen: self.lanes.lock().made_room, number: None }
     }
 
     /// Wakes the sender for something other than a frame.
@@ -212,10 +212,10 @@ impl Outbox {
         bytes: usize,
         now: impl FnOnce() -> Duration,
         waker: &Waker,
-    ) -> Taken {
+    ) -> TakenFrames {
         let mut lanes = self.lanes.lock();
         let now = if lanes.expiring > 0 { now() } else { Duration::ZERO };
-        let mut taken = Taken::default();
+        let mut taken = TakenFrames::default();
         let mut size = 0;
         while batch.len() < frames && size < bytes {
             let Some(priority) = lanes.next_lane() else { break };
@@ -233,7 +233,7 @@ impl Outbox {
         if taken.is_empty() {
             lanes.register(waker, true);
         }
-        let waiting = if taken == Taken::default() { Vec::new() } else { lanes.make_room() };
+        let waiting = if taken == TakenFrames::default() { Vec::new() } else { lanes.make_room() };
         drop(lanes);
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
         taken
@@ -304,7 +304,7 @@ impl Lanes {
         self.data_bytes + size <= bytes && self.data_frames < priority.share_of(limits.data_frames).max(1)
     }
 
-    fn add(&mut self, priority: Priority, parcel: Parcel) {
+    fn add(&mut self, priority: Priority, parcel: QueuedFrame) {
         let size = parcel.frame.len();
         self.bytes += size;
         if priority != Priority::Control {
@@ -315,7 +315,7 @@ impl Lanes {
         self.lanes[priority as usize].parcels.push_back(parcel);
     }
 
-    fn remove(&mut self, priority: Priority) -> Option<Parcel> {
+    fn remove(&mut self, priority: Priority) -> Option<QueuedFrame> {
         let parcel = self.lanes[priority as usize].parcels.pop_front()?;
         let size = parcel.frame.len();
         self.bytes -= size;
@@ -374,13 +374,13 @@ impl Lanes {
 }
 
 /// Resolves when frames have left the queue or the queue is closed.
-pub struct Room<'a> {
+pub struct QueueRoom<'a> {
     outbox: &'a Outbox,
     seen: u64,
     number: Option<u64>,
 }
 
-impl Future for Room<'_> {
+impl Future for QueueRoom<'_> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -403,7 +403,7 @@ impl Future for Room<'_> {
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for QueueRoom<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             self.outbox.lanes.lock().waiting.retain(|(other, _)| *other != number);

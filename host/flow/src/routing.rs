@@ -19,7 +19,7 @@ pub enum Route {
 
 /// The position of the round robin, and a source of numbers that are random enough to spread load.
 #[derive(Debug)]
-pub struct Turns {
+pub struct Balancer {
     turn: AtomicU64,
     random: AtomicU64,
 }
@@ -27,7 +27,7 @@ pub struct Turns {
 /// Random draws for [`Route::LeastLoaded`] before the list is searched in order.
 const DRAWS: usize = 4;
 
-impl Turns {
+impl Balancer {
     /// Equal seeds give equal choices.
     pub fn new(seed: u64) -> Self {
         Self { turn: AtomicU64::new(seed), random: AtomicU64::new(seed) }
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn round_robin_is_even_and_skips_peers_that_cannot_be_asked() {
-        let turns = Turns::new(7);
+        let turns = Balancer::new(7);
         let mut asked = [0; 5];
         for _ in 0..500 {
             asked[turns.choose(Route::RoundRobin, 5, |at| at != 2, |_| 0).unwrap()] += 1;
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn of_two_the_idle_one_is_chosen() {
-        let turns = Turns::new(1);
+        let turns = Balancer::new(1);
         let loads: Vec<u32> = (0..100).map(|at| if at == 0 { 1000 } else { 0 }).collect();
         for _ in 0..10_000 {
             let at = turns.choose(Route::LeastLoaded, 100, |_| true, |at| loads[at]).unwrap();
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn load_stays_even_where_one_choice_would_not_be() {
         // 100 requests to 10 peers, ten times: the fullest has few more than ten with two choices.
-        let turns = Turns::new(3);
+        let turns = Balancer::new(3);
         let mut loads = [0_u32; 10];
         for _ in 0..1000 {
             loads[turns.choose(Route::LeastLoaded, 10, |_| true, |at| loads[at]).unwrap()] += 1;
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_fastest_usable_one() {
-        let turns = Turns::new(0);
+        let turns = Balancer::new(0);
         assert_eq!(turns.choose(Route::LowestRtt, 10, |at| at >= 3, |_| u32::MAX), Some(3));
         let rtt = [10, 20, 7, 9, 9, 30];
         assert_eq!(turns.choose(Route::LowestRtt, 6, |at| at != 2, |at| rtt[at]), Some(3));
@@ -152,7 +152,7 @@ mod tests {
             usable in prop::collection::vec(any::<bool>(), 0..40),
             seed: u64,
         ) {
-            let turns = Turns::new(seed);
+            let turns = Balancer::new(seed);
             for route in [Route::RoundRobin, Route::LeastLoaded, Route::LowestRtt] {
                 let found = turns.choose(route, usable.len(), |at| usable[at], |_| 0);
                 prop_assert_eq!(found.is_some(), usable.contains(&true));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groundskeeper_base::bootstrap::Bootstrap;
 use groundskeeper_base::bounds::{Bound, Span};
-use groundskeeper_base::bytes::Bytes;
+use groundskeeper_base::bytes::ByteSize;
 use groundskeeper_base::units::{as_bytes, as_span};
 use serde::{Deserialize, Serialize};
 
@@ -80,9 +80,9 @@ impl NetSettings {
     pub const BOUNDS: [(&str, Bound); 5] = [
         ("handshake_timeout", Bound::Time(Span::millis(500), Span::mins(1))),
         ("request_timeout", Bound::Time(Span::millis(100), Span::mins(5))),
-        ("bytes_per_second_per_peer", Bound::Size(Bytes::kib(16), Bytes::gib(16))),
-        ("queue_bytes", Bound::Size(Bytes::kib(64), Bytes::gib(1))),
-        ("max_frame", Bound::Size(Bytes::kib(4), Bytes::mib(64))),
+        ("bytes_per_second_per_peer", Bound::Size(ByteSize::kib(16), ByteSize::gib(16))),
+        ("queue_bytes", Bound::Size(ByteSize::kib(64), ByteSize::gib(1))),
+        ("max_frame", Bound::Size(ByteSize::kib(4), ByteSize::mib(64))),
     ];
 }
 
@@ -164,6 +164,6 @@ impl Backpressure {
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("max_pending", Bound::Count(1, 1_000_000)),
         ("memory_pressure_threshold", Bound::Fraction(0.1, 1.0)),
-        ("queue_budget", Bound::Size(Bytes::mib(1), Bytes::gib(64))),
+        ("queue_budget", Bound::Size(ByteSize::mib(1), ByteSize::gib(64))),
     ];
 }

@@ -28,7 +28,7 @@ fn small() -> Outbox {
     Outbox::new(OutboxLimits { data_bytes: 100, data_frames: 8, control_frames: 2 })
 }
 
-fn take(outbox: &Outbox, frames: usize) -> (Vec<usize>, Taken) {
+fn take(outbox: &Outbox, frames: usize) -> (Vec<usize>, TakenFrames) {
     let mut batch = VecDeque::new();
     let taken = outbox.take(&mut batch, frames, usize::MAX, || Duration::ZERO, Waker::noop());
     (batch.iter().map(Bytes::len).collect(), taken)
@@ -91,7 +91,8 @@ fn a_large_frame_is_paid_for_in_later_rounds() {
 #[test]
 fn expired_frames_are_not_sent() {
     let outbox = small();
-    let expires = |ms| Parcel { frame: frame(1), expires: Some(Duration::from_millis(ms)), tag: Some(ms) };
+    let expires =
+        |ms| QueuedFrame { frame: frame(1), expires: Some(Duration::from_millis(ms)), tag: Some(ms) };
     for ms in [10, 20, 30] {
         outbox.push(Priority::Request, expires(ms)).unwrap();
     }
@@ -104,7 +105,7 @@ fn expired_frames_are_not_sent() {
 fn shedding_takes_bulk_first_and_leaves_requests() {
     let outbox = small();
     let push = |priority, size, tag| {
-        outbox.push(priority, Parcel { frame: frame(size), expires: None, tag: Some(tag) }).unwrap();
+        outbox.push(priority, QueuedFrame { frame: frame(size), expires: None, tag: Some(tag) }).unwrap();
     };
     push(Priority::Bulk, 30, 1);
     push(Priority::Broadcast, 20, 2);

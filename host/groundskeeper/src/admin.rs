@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::serve::Listener as _;
 use tokio::net::TcpListener;
 
-use crate::metrics::{Metrics, Sources};
+use crate::metrics::{MetricSources, Metrics};
 use crate::reload::ConfigReport;
 use crate::ticker::TickerHandle;
 
@@ -29,7 +29,7 @@ mod tap;
 mod tests;
 
 pub use client::{Client, ClientError, path_segment};
-pub use gate::Gate;
+pub use gate::ConnectionLimiter;
 pub(crate) use server::AdminServer;
 pub use server::{AdminError, AdminSettings};
 pub use socket::{AdminSocket, SocketError};
@@ -37,7 +37,7 @@ pub use socket::{AdminSocket, SocketError};
 /// Everything that the API reads.
 #[derive(Clone)]
 pub struct AdminState {
-    pub sources: Sources,
+    pub sources: MetricSources,
     pub metrics: Arc<Metrics>,
     pub network: String,
     /// The addresses on which the node listens, as bound.
@@ -70,13 +70,13 @@ pub async fn serve_admin(
         .route("/explain/{who}", get(routes::explain))
         .route("/journal", get(routes::journal))
         .route("/view", get(routes::view));
-    serve(Gate::for_streams(socket), router, node, shutdown).await;
+    serve(ConnectionLimiter::for_streams(socket), router, node, shutdown).await;
 }
 
 /// Answers on the admin socket that the node is starting, until `started`, and returns the socket. The first compilation
 /// of phases takes seconds; without an answer, a client would only see its own timeout.
 pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = ()> + Send) -> AdminSocket {
-    let mut gate = Gate::new(socket);
+    let mut gate = ConnectionLimiter::new(socket);
     tokio::pin!(started);
     loop {
         let (stream, _) = tokio::select! {
@@ -95,7 +95,7 @@ pub async fn serve_telemetry(
     node: Arc<AdminState>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    serve(Gate::new(listener), telemetry_routes(), node, shutdown).await;
+    serve(ConnectionLimiter::new(listener), telemetry_routes(), node, shutdown).await;
 }
 
 fn telemetry_routes() -> Router<Arc<AdminState>> {

@@ -7,12 +7,12 @@ use groundskeeper_pool::NodeState;
 use serde::Serialize;
 
 use crate::book::Dial;
-use crate::clock::{Coarse, unix_seconds};
-use crate::engine::Fence;
+use crate::clock::{CoarseInstant, unix_seconds};
+use crate::engine::Executor;
 use crate::engine::beat::{BeatRecorder, RecordCounts};
 use crate::engine::policy::{GuestCeilings, Mode};
-use crate::journal::{Asker, Draft, What};
-use crate::registry::{KeptPhase, LastRuns, PhaseBoard, PhaseState, Registered, Registry};
+use crate::journal::{ActionKind, Initiator, NewRecord};
+use crate::registry::{KeptPhase, LastRuns, PhaseState, PhaseStatuses, Registered, Registry};
 
 mod apply;
 mod ceilings;
@@ -44,7 +44,7 @@ const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(1);
 
 /// What a beat works on.
 #[doc(hidden)]
-pub struct World {
+pub struct BeatContext {
     pub state: NodeState,
     /// `None`: dials are refused.
     pub dialer: Option<Arc<dyn Dial>>,
@@ -53,10 +53,10 @@ pub struct World {
     pub guests: GuestCeilings,
 }
 
-impl World {
+impl BeatContext {
     /// Records something that concerns no peer.
-    fn note(&self, by: Asker, what: What, words: String) {
-        self.state.journal.record(Draft::new(by, what, words));
+    fn note(&self, by: Initiator, what: ActionKind, words: String) {
+        self.state.journal.record(NewRecord::new(by, what, words));
     }
 }
 
@@ -126,9 +126,9 @@ impl BeatReport {
 pub struct Cycle {
     runner: PhaseRunner,
     registry: Registry,
-    board: Arc<PhaseBoard>,
+    board: Arc<PhaseStatuses>,
     stopwatch: Stopwatch,
-    resumed_at: Option<Coarse>,
+    resumed_at: Option<CoarseInstant>,
     resumed_last_tick: bool,
     /// If not empty, the next beat runs only these.
     ordered: Vec<Arc<str>>,
@@ -139,7 +139,13 @@ pub struct Cycle {
 #[doc(hidden)]
 impl Cycle {
     /// `secret` makes the seeds of the phases unpredictable from outside. Equal secrets give equal seeds.
-    pub fn new(world: World, registry: Registry, fence: Fence, interval: Duration, secret: u64) -> Self {
+    pub fn new(
+        world: BeatContext,
+        registry: Registry,
+        fence: Executor,
+        interval: Duration,
+        secret: u64,
+    ) -> Self {
         let started = Instant::now();
         let cycle = Self {
             runner: PhaseRunner::new(world, fence, interval, secret),
@@ -172,17 +178,17 @@ impl Cycle {
         self.runner.recorder.as_ref().map(|recorder| recorder.counts())
     }
 
-    pub fn world(&self) -> &World {
+    pub fn world(&self) -> &BeatContext {
         &self.runner.world
     }
 
-    pub fn board(&self) -> Arc<PhaseBoard> {
+    pub fn board(&self) -> Arc<PhaseStatuses> {
         Arc::clone(&self.board)
     }
 
     /// Whether phases run on the caller's thread.
     pub fn runs_inline(&self) -> bool {
-        matches!(self.runner.fence, Fence::Inline)
+        matches!(self.runner.fence, Executor::Inline)
     }
 
     pub fn set_interval(&mut self, interval: Duration) {
@@ -220,7 +226,7 @@ impl Cycle {
     /// # Errors
     /// The reason why nothing can be resumed, for the operator.
     pub fn resume(&mut self, name: &str) -> Result<PhaseState, String> {
-        self.change_phase(name, What::Resume, Registered::resume)
+        self.change_phase(name, ActionKind::Resume, Registered::resume)
     }
 
     /// Stops the phase `name` until it is resumed or the node restarts. Returns its state before.
@@ -228,7 +234,7 @@ impl Cycle {
     /// # Errors
     /// As [`Cycle::resume`].
     pub fn pause(&mut self, name: &str) -> Result<PhaseState, String> {
-        self.change_phase(name, What::Pause, |phase| phase.is_paused = true)
+        self.change_phase(name, ActionKind::Pause, |phase| phase.is_paused = true)
     }
 
     /// Makes the next beat run only the phase `name`, even if it is not due. Its cadence does not change.
@@ -271,14 +277,14 @@ impl Cycle {
     fn change_phase(
         &mut self,
         name: &str,
-        what: What,
+        what: ActionKind,
         change: impl FnOnce(&mut Registered),
     ) -> Result<PhaseState, String> {
         let connected = self.runner.world.state.pool.live();
         let phase = self.known(name)?;
         let before = phase.status(connected).state;
         change(phase);
-        self.runner.world.note(Asker::Operator, what, format!("{name} was {}", before.as_str()));
+        self.runner.world.note(Initiator::Operator, what, format!("{name} was {}", before.as_str()));
         self.publish();
         Ok(before)
     }
@@ -306,7 +312,7 @@ impl Cycle {
         let late = self.note_lateness(&beat, now);
         let is_alone = self.runner.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
         self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
-        let World { state, thresholds, .. } = &self.runner.world;
+        let BeatContext { state, thresholds, .. } = &self.runner.world;
         let snapshot = TickSnapshot::take(state, *thresholds, now, self.resumed_at.unwrap_or_default());
         let connected_before = snapshot.rows().len() as u32;
         let mut run = BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, names: None };
@@ -366,7 +372,7 @@ impl Cycle {
     ///
     /// At most once per twice `stale_after`, and never at two ticks in a row, so that a node that is late at every tick
     /// still reaps.
-    fn note_lateness(&mut self, beat: &Beat, now: Coarse) -> bool {
+    fn note_lateness(&mut self, beat: &Beat, now: CoarseInstant) -> bool {
         if beat.urgent > 0 {
             return false;
         }
@@ -380,11 +386,11 @@ impl Cycle {
         }
         if late {
             let slept_s = u32::try_from(beat.slept.as_secs()).unwrap_or(u32::MAX);
-            self.runner.world.state.journal.record(Draft {
+            self.runner.world.state.journal.record(NewRecord {
                 inputs: vec![("ticks-skipped".into(), beat.skipped), ("slept-s".into(), slept_s)],
-                ..Draft::new(
-                    Asker::Host,
-                    What::Late,
+                ..NewRecord::new(
+                    Initiator::Host,
+                    ActionKind::Late,
                     if resume { "silence is counted from now" } else { "late again" },
                 )
             });

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::book::Entry;
+use crate::book::BookEntry;
 use crate::registry::LastRuns;
 
 mod files;
@@ -19,15 +19,15 @@ mod state;
 mod tests;
 
 #[doc(hidden)]
-pub use files::{Disk, Files, Stamp};
+pub use files::{DiskFileSystem, FileStamp, FileSystem};
 #[cfg(feature = "dropin")]
 #[doc(hidden)]
 pub use generations::Generation;
 #[cfg(feature = "dropin")]
-pub(crate) use generations::Head;
+pub(crate) use generations::GenerationRecord;
 #[doc(hidden)]
 pub use groundskeeper_base::write::write_whole;
-pub use state::Loaded;
+pub use state::LoadedState;
 
 const KEY: &str = "node.key";
 const LOCK: &str = "lock";
@@ -76,7 +76,7 @@ impl DataError {
 /// One node's folder, locked while this value exists.
 pub struct DataFolder {
     path: PathBuf,
-    pub(crate) files: Arc<dyn Files>,
+    pub(crate) files: Arc<dyn FileSystem>,
     /// Holds the lock. The system releases it when the process ends in any way.
     _lock: File,
 }
@@ -106,7 +106,7 @@ impl DataFolder {
     /// # Errors
     /// [`DataError::Locked`] names the process that has it; [`DataError::Io`] if it cannot be created or written to.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        Self::open_on(path, Arc::new(Disk))
+        Self::open_on(path, Arc::new(DiskFileSystem))
     }
 
     /// For simulations: as [`DataFolder::open`], but `files` does all file operations except the lock.
@@ -114,7 +114,7 @@ impl DataFolder {
     /// # Errors
     /// As [`DataFolder::open`].
     #[doc(hidden)]
-    pub fn open_on(path: &Path, files: Arc<dyn Files>) -> Result<Self, DataError> {
+    pub fn open_on(path: &Path, files: Arc<dyn FileSystem>) -> Result<Self, DataError> {
         DirBuilder::new()
             .recursive(true)
             .mode(FOLDER_MODE)
@@ -200,13 +200,13 @@ impl DataFolder {
     /// # Errors
     /// [`DataError::Newer`] or [`DataError::Io`]. A corrupt file is not an error: it is moved aside, with a warning in
     /// the result.
-    pub fn load_book(&self) -> Result<Loaded<Vec<Entry>>, DataError> {
+    pub fn load_book(&self) -> Result<LoadedState<Vec<BookEntry>>, DataError> {
         state::BOOK.load(self)
     }
 
     /// # Errors
     /// [`DataError::Io`]; the old file is still there then.
-    pub fn save_book(&self, entries: &Vec<Entry>) -> Result<(), DataError> {
+    pub fn save_book(&self, entries: &Vec<BookEntry>) -> Result<(), DataError> {
         state::BOOK.save(self, entries)
     }
 
@@ -214,7 +214,7 @@ impl DataFolder {
     ///
     /// # Errors
     /// As [`DataFolder::load_book`].
-    pub fn load_schedule(&self) -> Result<Loaded<LastRuns>, DataError> {
+    pub fn load_schedule(&self) -> Result<LoadedState<LastRuns>, DataError> {
         state::SCHEDULE.load(self)
     }
 
@@ -232,7 +232,7 @@ impl DataFolder {
     pub fn note_start(&self) -> u32 {
         let loaded = state::STARTS.load(self).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the number of starts of this node");
-            Loaded::default()
+            LoadedState::default()
         });
         let earlier = loaded.value;
         self.save_starts(earlier.saturating_add(1));

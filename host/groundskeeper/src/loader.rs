@@ -8,22 +8,20 @@ use std::sync::Arc;
 use groundskeeper_base::write::private_folder;
 use sha2::{Digest, Sha256};
 
-use crate::config::{
-    Declared, Guest as GuestManifest, Manifest, ManifestFile, Problem, Runtime, read_manifests,
-};
-use crate::data::{Disk, Files, Generation};
-use crate::engine::Body;
+use crate::config::{Declared, GuestManifest, Manifest, ManifestFile, Problem, Runtime, read_manifests};
+use crate::data::{DiskFileSystem, FileSystem, Generation};
+use crate::engine::PhaseProgram;
 #[cfg(feature = "dylib")]
 use crate::engine::native::Native;
 use crate::engine::policy::Trust;
 #[cfg(feature = "wasm")]
-use crate::engine::wasm::{Guest, LoadError, Setup, Wasm};
+use crate::engine::wasm::{Guest, GuestSetup, LoadError, Wasm};
 use crate::registry::{PhaseSpec, Policy, RejectedPhase};
 use crate::reload::PhaseFactory;
 
 /// The result of loading a folder.
 #[derive(Default)]
-pub struct Loaded {
+pub struct LoadedFolder {
     /// By file name.
     pub phases: Vec<PhaseSpec>,
     /// Files that are no valid phase. Several problems of one file are one line each.
@@ -69,15 +67,15 @@ impl Loader {
         Box::new(move |manifest, guest, path, generation| {
             let loader = match &loader {
                 Some(loader) => loader,
-                None => loader.insert(Self::new(folder.clone(), allow_native).map_err(Refusal::Bad)?),
+                None => loader.insert(Self::new(folder.clone(), allow_native).map_err(PhaseRefusal::Bad)?),
             };
             loader.load(manifest, guest, path, generation)
         })
     }
 
     /// Loads every phase of `folder` that is not built in. Compiles, so it takes milliseconds to seconds.
-    pub fn folder(&self, folder: &Path) -> Loaded {
-        let mut loaded = Loaded::default();
+    pub fn folder(&self, folder: &Path) -> LoadedFolder {
+        let mut loaded = LoadedFolder::default();
         for file in read_manifests(folder) {
             match self.file(&file) {
                 Ok(Some(spec)) => loaded.phases.push(spec),
@@ -109,7 +107,7 @@ impl Loader {
         };
         let Declared::Guest(guest) = &manifest.body else { return Ok(None) };
         let path = file.path.parent().unwrap_or(Path::new("")).join(&guest.module);
-        let module = Disk.read(&path, MOST_BYTES as u64 + 1);
+        let module = DiskFileSystem.read(&path, MOST_BYTES as u64 + 1);
         let module = module.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
         let generation = Generation { manifest: file.text.clone(), module };
         self.load(manifest, guest, &path, &generation).map(Some).map_err(|error| error.to_string())
@@ -125,14 +123,14 @@ impl Loader {
         guest: &GuestManifest,
         path: &Path,
         generation: &Generation,
-    ) -> Result<PhaseSpec, Refusal> {
+    ) -> Result<PhaseSpec, PhaseRefusal> {
         let bytes = &generation.module;
         let module: [u8; 32] = Sha256::digest(bytes).into();
         if let Some(pinned) = guest.sha256
             && pinned != module
         {
             let found = data_encoding::HEXLOWER.encode(&module);
-            return Err(Refusal::Unfinished(format!(
+            return Err(PhaseRefusal::Unfinished(format!(
                 "{}: its sha256 is {found}, the manifest pins another; if this is the module you mean, write that one",
                 path.display()
             )));
@@ -140,15 +138,15 @@ impl Loader {
         let (body, version) = match guest.runtime {
             Runtime::Wasm => self.wasm(guest, path, bytes)?,
             Runtime::Native if !self.allow_native => {
-                return Err(Refusal::Bad(
+                return Err(PhaseRefusal::Bad(
                     "native phases are off: they run with all the rights of this node; to trust them, set \
                      guests.allow_native = true"
                         .to_owned(),
                 ));
             }
-            Runtime::Native => self.native(guest, path, bytes).map_err(Refusal::Bad)?,
+            Runtime::Native => self.native(guest, path, bytes).map_err(PhaseRefusal::Bad)?,
         };
-        body.check().map_err(|problem| Refusal::Bad(format!("[settings]: {problem}")))?;
+        body.check().map_err(|problem| PhaseRefusal::Bad(format!("[settings]: {problem}")))?;
         Ok(PhaseSpec::guest(manifest, guest, version, body, generation.digest_with(&module)))
     }
 
@@ -158,15 +156,15 @@ impl Loader {
         guest: &GuestManifest,
         path: &Path,
         bytes: &[u8],
-    ) -> Result<(Arc<dyn Body>, String), Refusal> {
-        let module = |why: &dyn std::fmt::Display| Refusal::Bad(format!("{}: {why}", path.display()));
+    ) -> Result<(Arc<dyn PhaseProgram>, String), PhaseRefusal> {
+        let module = |why: &dyn std::fmt::Display| PhaseRefusal::Bad(format!("{}: {why}", path.display()));
         let code = self.wasm.load(bytes).map_err(|error| match error {
             LoadError::Empty | LoadError::Broken(_) => {
-                Refusal::Unfinished(format!("{}: {error}", path.display()))
+                PhaseRefusal::Unfinished(format!("{}: {error}", path.display()))
             }
             error => module(&error),
         })?;
-        let setup = Setup {
+        let setup = GuestSetup {
             settings: guest.settings.clone(),
             limits: guest.limits,
             grants: guest.grants.clone(),
@@ -178,8 +176,13 @@ impl Loader {
     }
 
     #[cfg(not(feature = "wasm"))]
-    fn wasm(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), Refusal> {
-        Err(Refusal::Bad("this host was built without WebAssembly (feature \"wasm\")".to_owned()))
+    fn wasm(
+        &self,
+        _: &GuestManifest,
+        _: &Path,
+        _: &[u8],
+    ) -> Result<(Arc<dyn PhaseProgram>, String), PhaseRefusal> {
+        Err(PhaseRefusal::Bad("this host was built without WebAssembly (feature \"wasm\")".to_owned()))
     }
 
     #[cfg(feature = "dylib")]
@@ -188,7 +191,7 @@ impl Loader {
         guest: &GuestManifest,
         path: &Path,
         bytes: &[u8],
-    ) -> Result<(Arc<dyn Body>, String), String> {
+    ) -> Result<(Arc<dyn PhaseProgram>, String), String> {
         let digest = guest.sha256.ok_or("a native phase needs its sha256 in the manifest")?;
         let phase = Native::load_bytes(path, bytes, digest, guest.settings.clone(), &self.folder);
         let phase = phase.map_err(|error| error.to_string())?;
@@ -197,7 +200,12 @@ impl Loader {
     }
 
     #[cfg(not(feature = "dylib"))]
-    fn native(&self, _: &GuestManifest, _: &Path, _: &[u8]) -> Result<(Arc<dyn Body>, String), String> {
+    fn native(
+        &self,
+        _: &GuestManifest,
+        _: &Path,
+        _: &[u8],
+    ) -> Result<(Arc<dyn PhaseProgram>, String), String> {
         Err("this host was built without native phases (feature \"dylib\")".to_owned())
     }
 }
@@ -209,7 +217,7 @@ impl PhaseSpec {
         manifest: &Manifest,
         guest: &GuestManifest,
         version: String,
-        body: Arc<dyn Body>,
+        body: Arc<dyn PhaseProgram>,
         digest: [u8; 32],
     ) -> Self {
         Self {
@@ -248,7 +256,7 @@ pub(crate) fn rejected(
 /// Why files do not become a running phase.
 #[doc(hidden)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum PhaseRefusal {
     /// Other files of it may still arrive.
     #[error("{0}")]
     Unfinished(String),
@@ -260,7 +268,7 @@ pub enum Refusal {
     Machine(String),
 }
 
-impl Refusal {
+impl PhaseRefusal {
     pub(crate) fn known_bad(why: &str) -> Self {
         Self::Bad(format!("these bytes have failed before: {why}"))
     }

@@ -13,16 +13,16 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::broadcast;
 
-use crate::clock::{Clock, Coarse};
+use crate::clock::{Clock, CoarseInstant};
 use crate::cycle::{BeatReport, Thresholds};
 use crate::flow::{AttemptEnd, BreakerState, Priority, TrafficReport};
-use crate::journal::{Cause, Journal, Outcome, What};
-use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
-use crate::reload::{Change, ReloadHandle};
-use crate::ticker::Pulse;
+use crate::journal::{ActionKind, Cause, Journal, Outcome};
+use crate::registry::{PhaseState, PhaseStatus, PhaseStatuses};
+use crate::reload::{PhaseChange, ReloadHandle};
+use crate::ticker::TickerStats;
 
 mod list;
-use list::Metric;
+use list::MetricSpec;
 #[cfg(test)]
 mod tests;
 
@@ -41,10 +41,10 @@ const LEAST_WALL_JUMP: Duration = Duration::from_secs(2);
 
 /// The sources of values that are read on request.
 #[derive(Clone)]
-pub struct Sources {
+pub struct MetricSources {
     pub state: NodeState,
-    pub phases: Arc<PhaseBoard>,
-    pub pulse: Arc<Pulse>,
+    pub phases: Arc<PhaseStatuses>,
+    pub pulse: Arc<TickerStats>,
     pub thresholds: Arc<Mutex<Thresholds>>,
     /// Monotonic time at which the node started.
     pub started: Duration,
@@ -82,7 +82,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts every beat until the ticker ends.
-    pub async fn follow(&self, mut reports: broadcast::Receiver<Arc<BeatReport>>, sources: &Sources) {
+    pub async fn follow(&self, mut reports: broadcast::Receiver<Arc<BeatReport>>, sources: &MetricSources) {
         loop {
             match reports.recv().await {
                 Ok(report) => self.observe(&report, sources),
@@ -94,7 +94,7 @@ impl Metrics {
     }
 
     /// Counts one beat, and the journal's records since the last one. O(records held).
-    pub fn observe(&self, report: &BeatReport, sources: &Sources) {
+    pub fn observe(&self, report: &BeatReport, sources: &MetricSources) {
         self.beats.observe(report.took.as_secs_f64());
         if report.urgent == 0 {
             self.lateness.observe(report.lateness.as_secs_f64());
@@ -115,16 +115,16 @@ impl Metrics {
     fn read_journal(&self, journal: &Journal) {
         let mut counts = self.counts.lock();
         let counted = counts.seq;
-        let wanted = |what| matches!(what, What::Dial | What::Probe | What::Late);
+        let wanted = |what| matches!(what, ActionKind::Dial | ActionKind::Probe | ActionKind::Late);
         for record in journal.select(usize::MAX, |record| record.seq > counted && wanted(record.what)) {
             counts.seq = record.seq;
-            if record.what == What::Late {
+            if record.what == ActionKind::Late {
                 if record.inputs.iter().any(|(name, value)| name == "slept-s" && *value > 0) {
                     *counts.jumps.entry("suspend").or_default() += 1;
                 }
                 continue;
             }
-            let kind = if record.what == What::Dial { "dial" } else { "probe" };
+            let kind = if record.what == ActionKind::Dial { "dial" } else { "probe" };
             let result = match record.outcome {
                 // The end has its own record, or shadow mode prevented the dial.
                 Outcome::Started | Outcome::Shadow => continue,
@@ -149,7 +149,7 @@ impl Metrics {
     }
 
     /// All metrics as OpenMetrics text. O(slots ever used + new records).
-    pub fn render(self: &Arc<Self>, sources: &Sources) -> String {
+    pub fn render(self: &Arc<Self>, sources: &MetricSources) -> String {
         self.read_journal(&sources.state.journal);
         let mut registry = Registry::with_prefix("groundskeeper");
         registry.register_collector(Box::new(Scrape { metrics: Arc::clone(self), from: sources.clone() }));
@@ -162,7 +162,7 @@ impl Metrics {
 /// One scrape.
 struct Scrape {
     metrics: Arc<Metrics>,
-    from: Sources,
+    from: MetricSources,
 }
 
 impl fmt::Debug for Scrape {
@@ -173,7 +173,7 @@ impl fmt::Debug for Scrape {
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut out = Out(&mut encoder);
+        let mut out = MetricWriter(&mut encoder);
         self.ticks(&mut out)?;
         self.phases(&mut out)?;
         self.reloads(&mut out)?;
@@ -184,8 +184,8 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn ticks(&self, out: &mut Out<'_, '_>) -> fmt::Result {
-        let Sources { pulse, state, started, .. } = &self.from;
+    fn ticks(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
+        let MetricSources { pulse, state, started, .. } = &self.from;
         out.begin(&list::BUILD)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         out.gauge(&list::UPTIME, state.clock.mono().saturating_sub(*started).as_secs_f64())?;
         out.counter(&list::TICKS, pulse.finished())?;
@@ -198,7 +198,7 @@ impl Scrape {
         self.metrics.beats.encode(out.begin(&list::TICK_DURATION)?)
     }
 
-    fn phases(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+    fn phases(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
         let board = self.from.phases.read();
         let counts = self.metrics.counts.lock();
         let runs = counts.runs.iter().map(|((phase, result), n)| ([&**phase, *result], *n));
@@ -246,10 +246,10 @@ impl Scrape {
         out.counters(&list::PHASE_METRIC_ADDED, added)
     }
 
-    fn reloads(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+    fn reloads(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
         let Some(reload) = &self.from.reload else { return Ok(()) };
         let counts = reload.counts();
-        out.counters(&list::RELOADS, Change::ALL.map(|change| ([change.as_str()], counts.of(change))))?;
+        out.counters(&list::RELOADS, PhaseChange::ALL.map(|change| ([change.as_str()], counts.of(change))))?;
         out.gauge(&list::RELOAD_SUCCESSFUL, u8::from(counts.last_successful).into())?;
         out.gauge(&list::RELOAD_SUCCESS, counts.last_successful_unix_s.into())?;
         out.gauge(&list::GENERATIONS, counts.generations as f64)?;
@@ -258,7 +258,7 @@ impl Scrape {
         out.counter(&list::RELOAD_DIGESTS, counts.digests)
     }
 
-    fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+    fn connections(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
         let NodeState { pool, journal, book, .. } = &self.from.state;
         let Thresholds { healthy_above, stale_after, .. } = *self.from.thresholds.lock();
         let stats = pool.stats(healthy_above, stale_after);
@@ -282,7 +282,7 @@ impl Scrape {
         out.gauge(&list::BOOK_DIALING, book.dialing().into())
     }
 
-    fn traffic(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+    fn traffic(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
         let Some(report) = &self.from.traffic else { return Ok(()) };
         let (now, kinds, breakers) = (report.traffic(), report.kinds(), report.breakers());
         out.gauge(&list::QUEUED, now.queued_bytes as f64)?;
@@ -314,9 +314,9 @@ impl Scrape {
         out.counter(&list::BREAKERS_OPENED, now.breakers_opened)
     }
 
-    fn memories(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+    fn memories(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
         let NodeState { broadcasts, journal, clock, .. } = &self.from.state;
-        let now = Coarse::from_duration(clock.mono());
+        let now = CoarseInstant::from_duration(clock.mono());
         out.gauge(&list::BROADCASTS_HELD, broadcasts.totals(now).held.into())?;
         let (notable, chatter) = journal.held();
         let rings = [("notable", notable), ("chatter", chatter)];
@@ -330,24 +330,24 @@ impl Scrape {
 }
 
 /// Writes metrics as the list describes them.
-struct Out<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+struct MetricWriter<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
-impl Out<'_, '_> {
-    fn begin<'s>(&'s mut self, metric: &'s Metric) -> Result<MetricEncoder<'s>, fmt::Error> {
+impl MetricWriter<'_, '_> {
+    fn begin<'s>(&'s mut self, metric: &'s MetricSpec) -> Result<MetricEncoder<'s>, fmt::Error> {
         self.0.encode_descriptor(metric.name, metric.help, metric.unit(), metric.kind)
     }
 
-    fn gauge(&mut self, metric: &Metric, value: f64) -> fmt::Result {
+    fn gauge(&mut self, metric: &MetricSpec, value: f64) -> fmt::Result {
         self.begin(metric)?.encode_gauge(&value)
     }
 
-    fn counter(&mut self, metric: &Metric, value: u64) -> fmt::Result {
+    fn counter(&mut self, metric: &MetricSpec, value: u64) -> fmt::Result {
         self.begin(metric)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
     fn gauges<'v, const N: usize>(
         &mut self,
-        metric: &Metric,
+        metric: &MetricSpec,
         values: impl IntoIterator<Item = ([&'v str; N], f64)>,
     ) -> fmt::Result {
         let mut encoder = self.begin(metric)?;
@@ -359,7 +359,7 @@ impl Out<'_, '_> {
 
     fn counters<'v, const N: usize>(
         &mut self,
-        metric: &Metric,
+        metric: &MetricSpec,
         values: impl IntoIterator<Item = ([&'v str; N], u64)>,
     ) -> fmt::Result {
         let mut encoder = self.begin(metric)?;
@@ -371,7 +371,7 @@ impl Out<'_, '_> {
     }
 }
 
-fn labelled<'v, const N: usize>(metric: &Metric, values: [&'v str; N]) -> [(&'static str, &'v str); N] {
+fn labelled<'v, const N: usize>(metric: &MetricSpec, values: [&'v str; N]) -> [(&'static str, &'v str); N] {
     debug_assert_eq!(metric.labels.len(), N, "{}", metric.name);
     std::array::from_fn(|at| (metric.labels[at], values[at]))
 }

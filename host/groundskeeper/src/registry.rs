@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::policy::{Grants, Mode, OnFailure, Trust};
 use crate::engine::schedule::Schedule;
-use crate::engine::{Body, BuiltIn};
+use crate::engine::{BuiltIn, PhaseProgram};
 
 mod lineage;
 mod order;
@@ -24,11 +24,11 @@ mod tests;
 pub use self::{
     lineage::{Digest, Former, Lineage},
     registered::Registered,
-    swap::{Arrival, Judged, Verdict},
+    swap::{Arrival, Judgement, ProbationVerdict},
 };
 #[cfg(feature = "dropin")]
 pub(crate) use status::short_digest;
-pub use status::{CandidateStatus, PhaseBoard, PhaseMetric, PhaseState, PhaseStatus};
+pub use status::{CandidateStatus, PhaseMetric, PhaseState, PhaseStatus, PhaseStatuses};
 
 #[doc(hidden)]
 pub use crate::engine::spread;
@@ -40,7 +40,7 @@ pub struct PhaseSpec {
     /// What the phase is made of, shown by `phases`: `built-in`, `wasm`, `native`, or an application's own word.
     pub kind: &'static str,
     pub version: String,
-    pub body: Arc<dyn Body>,
+    pub body: Arc<dyn PhaseProgram>,
     pub schedule: Schedule,
     pub policy: Policy,
     /// Digest of everything that decides what the phase does. A quarantine ends when it changes. `None` for host phases.
@@ -145,7 +145,7 @@ pub struct KeptPhase {
 /// What an earlier process of this node left for its phases, with the time and interval of the new process.
 #[derive(Clone, Default, Debug)]
 #[doc(hidden)]
-pub struct Before {
+pub struct PriorState {
     pub last_runs: LastRuns,
     /// Memory and quarantine by phase name.
     pub kept: BTreeMap<String, KeptPhase>,
@@ -173,7 +173,7 @@ impl Registry {
         specs: Vec<PhaseSpec>,
         mut rejected: Vec<RejectedPhase>,
         spread: impl Fn(&str) -> u64,
-        before: &Before,
+        before: &PriorState,
     ) -> Result<Self, BadPhases> {
         let specs = order::checked(specs, &mut rejected)?;
         let specs = order::order(specs, &mut rejected)?;

@@ -9,9 +9,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Guest, Manifest, Require};
+use crate::config::{GuestManifest, Manifest, Require};
 use crate::data::Generation;
-use crate::loader::Refusal;
+use crate::loader::PhaseRefusal;
 use crate::registry::PhaseSpec;
 
 mod decide;
@@ -40,13 +40,13 @@ pub use self::{
     tracker::{FileTracker, QUIET},
     watch::Watcher,
 };
-pub use report::{Change, ConfigReport, ReloadCounts, ReloadEvent, ReloadReport};
+pub use report::{ConfigReport, PhaseChange, ReloadCounts, ReloadEvent, ReloadReport};
 pub use run::ReloadHandle;
 
 /// Makes a phase from a manifest, its section about the guest, the path of the module, and the files as they were read.
 #[doc(hidden)]
 pub type PhaseFactory =
-    Box<dyn FnMut(&Manifest, &Guest, &Path, &Generation) -> Result<PhaseSpec, Refusal> + Send>;
+    Box<dyn FnMut(&Manifest, &GuestManifest, &Path, &Generation) -> Result<PhaseSpec, PhaseRefusal> + Send>;
 
 /// Options of a reloader.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ mod pulse;
 
 #[doc(hidden)]
 pub use grid::Grid;
-pub use pulse::Pulse;
+pub use pulse::TickerStats;
 
 /// Waits between urgent beats while no peer is connected; the last one repeats. The node must recover its mesh within 5 s
 /// after a peer is back, and an address may itself wait for 2 s. So no wait may be longer than 3 s.
@@ -74,11 +74,11 @@ pub struct TickerHandle {
     commands: mpsc::Sender<Command>,
     /// Weak: a listener must notice when the ticker has ended.
     reports: broadcast::WeakSender<Arc<BeatReport>>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<TickerStats>,
 }
 
 impl TickerHandle {
-    pub fn pulse(&self) -> &Arc<Pulse> {
+    pub fn pulse(&self) -> &Arc<TickerStats> {
         &self.pulse
     }
 
@@ -122,7 +122,7 @@ pub struct Ticker {
     cycle: Option<Cycle>,
     clock: Arc<dyn Clock>,
     pool: Arc<Pool>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<TickerStats>,
     commands: mpsc::Receiver<Command>,
     reports: broadcast::Sender<Arc<BeatReport>>,
     after_tick: Option<AfterTick>,
@@ -149,7 +149,7 @@ impl Ticker {
     ) -> (Self, TickerHandle) {
         let clock = Arc::clone(&cycle.world().state.clock);
         let pool = Arc::clone(&cycle.world().state.pool);
-        let pulse = Arc::new(Pulse::default());
+        let pulse = Arc::new(TickerStats::default());
         pulse.set_interval(interval);
         let (sender, commands) = mpsc::channel(8);
         let (reports, _) = broadcast::channel(REPORTS_KEPT);

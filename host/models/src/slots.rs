@@ -1,7 +1,7 @@
 //! The slot's state word: what must hold whatever the order. Each model runs two or three threads over one word.
 
 use super::check::{Arc, AtomicU32, Ordering::Relaxed, model, thread};
-use super::tag::{State, Tag, Word};
+use super::tag::{State, Tag, TagValue};
 
 /// The connection whose end is contested, and the one that takes its slot afterwards.
 const OLD: u32 = 7;
@@ -10,7 +10,7 @@ const NEW: u32 = 8;
 const HEALTH: u8 = 60;
 
 fn live(conn: u32) -> Tag {
-    let tag = Tag::new(Word::handshaking(conn, true, HEALTH));
+    let tag = Tag::new(TagValue::handshaking(conn, true, HEALTH));
     assert!(tag.go_live(conn));
     tag
 }
@@ -42,8 +42,8 @@ fn a_stale_closer_never_closes_the_next_tenant() {
         };
         // The owner: its connection ends, it frees the slot, another connection moves in.
         let by_owner = tag.close(OLD);
-        tag.set(Word::vacant(u32::MAX));
-        tag.set(Word::handshaking(NEW, false, HEALTH));
+        tag.set(TagValue::vacant(u32::MAX));
+        tag.set(TagValue::handshaking(NEW, false, HEALTH));
         assert!(tag.go_live(NEW));
         let by_stale = stale.join().unwrap();
         assert!(by_owner.is_some() != by_stale.is_some(), "one of them closed the old connection");
@@ -63,7 +63,7 @@ fn stale_helpers_leave_the_next_tenant_as_it_is() {
             })
         };
         tag.close(OLD);
-        tag.set(Word::handshaking(NEW, false, HEALTH));
+        tag.set(TagValue::handshaking(NEW, false, HEALTH));
         assert!(tag.go_live(NEW));
         stale.join().unwrap();
         let word = tag.load();
@@ -132,7 +132,7 @@ fn two_judges_of_health_both_count() {
 #[test]
 fn who_sees_live_sees_the_columns_written_before() {
     model(|| {
-        let tag = Arc::new(Tag::new(Word::handshaking(OLD, true, HEALTH)));
+        let tag = Arc::new(Tag::new(TagValue::handshaking(OLD, true, HEALTH)));
         let last_seen = Arc::new(AtomicU32::new(0));
         let reader = {
             let (tag, last_seen) = (Arc::clone(&tag), Arc::clone(&last_seen));

@@ -6,21 +6,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use groundskeeper_base::clock::{Clock, Coarse};
+use groundskeeper_base::clock::{Clock, CoarseInstant};
 use tokio::time::Sleep;
 
 /// The unit of the coarse clock, which does not move within a shorter wait.
 const NAP: Duration = Duration::from_millis(125);
 
-pub(crate) struct Allowance {
+pub(crate) struct ReadAllowance {
     per_second: i64,
     left: i64,
-    counted: Coarse,
+    counted: CoarseInstant,
     nap: Option<Pin<Box<Sleep>>>,
 }
 
-impl Allowance {
-    pub(crate) fn new(bytes_per_second: u64, now: Coarse) -> Self {
+impl ReadAllowance {
+    pub(crate) fn new(bytes_per_second: u64, now: CoarseInstant) -> Self {
         // Rates above `i64::MAX` are no limit anyway. Signed numbers can hold a debt.
         let per_second = i64::try_from(bytes_per_second).unwrap_or(i64::MAX).clamp(1024, i64::MAX / 1024);
         Self { per_second, left: per_second, counted: now, nap: None }

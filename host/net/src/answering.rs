@@ -8,24 +8,24 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_flow::{Priority, RequestQueue};
 use tokio::task::JoinSet;
 
 use super::conn::Conn;
 use super::exchange::peers_for;
 use super::handlers::RequestHandler;
-use super::node::Node;
-use super::open_answer::{Handling, OpenAnswer};
+use super::node::LocalNode;
+use super::open_answer::{HandlerRun, OpenAnswer};
 use super::traffic::Traffic;
-use super::wire::Status;
+use super::wire::ResponseStatus;
 
 /// Seconds between two peer lists to one peer: each list is a walk over the address book.
 const PEERS_EVERY_S: u32 = 10;
 
 /// How a node answers requests, over all connections.
 pub(crate) struct Answers {
-    node: Arc<Node>,
+    node: Arc<LocalNode>,
     traffic: Arc<Traffic>,
     kinds: HashMap<String, Arc<AnsweredKind>>,
 }
@@ -37,12 +37,12 @@ struct AnsweredKind {
 }
 
 struct WorkQueue {
-    jobs: RequestQueue<Job>,
+    jobs: RequestQueue<QueuedRequest>,
     at_once: usize,
 }
 
 /// A request that waits for one of the workers of its kind.
-struct Job {
+struct QueuedRequest {
     answer: OpenAnswer,
     payload: Bytes,
 }
@@ -50,7 +50,7 @@ struct Job {
 impl Answers {
     /// Starts the workers of all kinds that have a queue.
     pub(crate) fn start(
-        node: Arc<Node>,
+        node: Arc<LocalNode>,
         traffic: Arc<Traffic>,
         handlers: HashMap<String, RequestHandler>,
     ) -> Self {
@@ -71,10 +71,10 @@ impl Answers {
     }
 }
 
-async fn work(kind: Arc<AnsweredKind>, node: Arc<Node>) {
+async fn work(kind: Arc<AnsweredKind>, node: Arc<LocalNode>) {
     let Some(queue) = &kind.queue else { return };
     loop {
-        let Job { answer, payload } = tokio::select! {
+        let QueuedRequest { answer, payload } = tokio::select! {
             biased;
             () = node.tasks.stop.cancelled() => return,
             job = queue.jobs.pop() => job,
@@ -82,7 +82,7 @@ async fn work(kind: Arc<AnsweredKind>, node: Arc<Node>) {
         if answer.is_in_vain() {
             continue;
         }
-        let handling = Handling::begin(&kind.handler, answer.peer(), payload);
+        let handling = HandlerRun::begin(&kind.handler, answer.peer(), payload);
         tokio::select! {
             biased;
             () = node.tasks.stop.cancelled() => return,
@@ -95,7 +95,7 @@ async fn work(kind: Arc<AnsweredKind>, node: Arc<Node>) {
 #[derive(Default)]
 pub(crate) struct ConnAnswers {
     tasks: Option<Box<JoinSet<()>>>,
-    told_peers: Option<Coarse>,
+    told_peers: Option<CoarseInstant>,
     under_way: Arc<AtomicU32>,
 }
 
@@ -121,12 +121,12 @@ impl ConnAnswers {
     ) {
         let Answers { node, traffic, kinds } = answers;
         match kind {
-            "ping" => return traffic.respond(conn, id, Priority::Request, Status::Ok, &payload),
+            "ping" => return traffic.respond(conn, id, Priority::Request, ResponseStatus::Ok, &payload),
             "peers" => return self.tell_peers(node, traffic, conn, id),
             _ => {}
         }
         let Some(kind) = kinds.get(kind) else {
-            return traffic.respond(conn, id, Priority::Request, Status::NotHandled, &[]);
+            return traffic.respond(conn, id, Priority::Request, ResponseStatus::NotHandled, &[]);
         };
         if self.under_way.load(Relaxed) as usize >= node.config.answers_at_once {
             return traffic.refuse(conn, id);
@@ -136,7 +136,7 @@ impl ConnAnswers {
             return enqueue(queue, answer, payload);
         }
         // The handler's first step runs here: most have their answer then and need no task.
-        let mut handling = Handling::begin(&kind.handler, conn.peer, payload);
+        let mut handling = HandlerRun::begin(&kind.handler, conn.peer, payload);
         match Pin::new(&mut handling).poll(cx) {
             Poll::Ready(said) => answer.say(said),
             Poll::Pending => {
@@ -148,13 +148,13 @@ impl ConnAnswers {
         }
     }
 
-    fn tell_peers(&mut self, node: &Node, traffic: &Traffic, conn: &Conn, id: u64) {
+    fn tell_peers(&mut self, node: &LocalNode, traffic: &Traffic, conn: &Conn, id: u64) {
         let now = node.state.clock.coarse();
         if self.told_peers.is_some_and(|at| now.seconds_since(at) < PEERS_EVERY_S) {
             return traffic.refuse(conn, id);
         }
         self.told_peers = Some(now);
-        traffic.respond(conn, id, Priority::Request, Status::Ok, &peers_for(node, &conn.peer));
+        traffic.respond(conn, id, Priority::Request, ResponseStatus::Ok, &peers_for(node, &conn.peer));
     }
 }
 
@@ -165,7 +165,7 @@ fn enqueue(queue: &WorkQueue, answer: OpenAnswer, payload: Bytes) {
     if answer.under_way() > share {
         return answer.refuse();
     }
-    if let Err(job) = queue.jobs.push(Job { answer, payload }) {
+    if let Err(job) = queue.jobs.push(QueuedRequest { answer, payload }) {
         job.answer.refuse();
     }
 }

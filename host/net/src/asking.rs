@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_flow::{Priority, RetryBudget, Route, Turns};
+use groundskeeper_flow::{Balancer, Priority, RetryBudget, Route};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::conn::Conn;
 use super::kinds::RequestKind;
-use super::node::Node;
+use super::node::LocalNode;
 use super::request_error::{AskError, RequestError};
 use super::requests::{Question, Requests, WhenFull, check_kind};
 use super::roster::Roster;
@@ -124,18 +124,23 @@ pub struct Answer {
 
 /// Requests that may go to several peers, one after the other or two at once.
 pub(crate) struct RoutedRequests {
-    pub(crate) node: Arc<Node>,
+    pub(crate) node: Arc<LocalNode>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) requests: Requests,
-    pub(crate) turns: Turns,
+    pub(crate) turns: Balancer,
     retries: RetryBudget,
 }
 
 impl RoutedRequests {
-    pub(crate) fn new(node: Arc<Node>, roster: Arc<Roster>, traffic: Arc<Traffic>, turns_seed: u64) -> Self {
+    pub(crate) fn new(
+        node: Arc<LocalNode>,
+        roster: Arc<Roster>,
+        traffic: Arc<Traffic>,
+        turns_seed: u64,
+    ) -> Self {
         let requests = Requests::new(node.clone(), traffic.clone());
-        let (turns, retries) = (Turns::new(turns_seed), RetryBudget::default());
+        let (turns, retries) = (Balancer::new(turns_seed), RetryBudget::default());
         Self { node, roster, traffic, requests, turns, retries }
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use groundskeeper_base::bootstrap::Bootstrap;
 use groundskeeper_base::peer::canonical;
-use groundskeeper_pool::book::{Learned, Source};
+use groundskeeper_pool::book::{AddressSource, LearnOutcome};
 
-use super::node::Node;
+use super::node::LocalNode;
 
 /// Time limit for a name server. All names are resolved concurrently.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,7 +15,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The result of resolving the bootstrap list.
 #[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct Resolved {
+pub struct ResolvedBootstrap {
     /// Addresses that are now in the address book.
     pub addresses: Vec<SocketAddr>,
     /// Entries that gave no address, with the reason.
@@ -23,7 +23,7 @@ pub struct Resolved {
 }
 
 /// Resolves all entries concurrently within 5 s and adds their addresses to the address book.
-pub(crate) async fn resolve(node: &Node) -> Resolved {
+pub(crate) async fn resolve(node: &LocalNode) -> ResolvedBootstrap {
     let mut lookups = tokio::task::JoinSet::new();
     for entry in node.config.bootstrap.iter().cloned() {
         lookups.spawn(async move {
@@ -36,7 +36,7 @@ pub(crate) async fn resolve(node: &Node) -> Resolved {
             (entry, found)
         });
     }
-    let mut resolved = Resolved::default();
+    let mut resolved = ResolvedBootstrap::default();
     while let Some(done) = lookups.join_next().await {
         let Ok((entry, found)) = done else { continue };
         match found.and_then(|found| learn(node, &entry, found)) {
@@ -47,13 +47,13 @@ pub(crate) async fn resolve(node: &Node) -> Resolved {
     resolved
 }
 
-fn learn(node: &Node, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+fn learn(node: &LocalNode, entry: &Bootstrap, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
     let mut why = "the name has no addresses".to_owned();
     let mut taken = Vec::new();
     for address in found {
-        match node.state.book.learn(address, entry.id, Source::Bootstrap) {
-            Learned::Refused(reason) => why = format!("{address}: {reason}"),
-            Learned::New | Learned::Known => taken.push(canonical(address)),
+        match node.state.book.learn(address, entry.id, AddressSource::Bootstrap) {
+            LearnOutcome::Refused(reason) => why = format!("{address}: {reason}"),
+            LearnOutcome::New | LearnOutcome::Known => taken.push(canonical(address)),
         }
     }
     if taken.is_empty() { Err(why) } else { Ok(taken) }

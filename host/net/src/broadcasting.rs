@@ -15,8 +15,8 @@ use ring::digest::{Context, SHA256};
 
 use super::conn::Conn;
 use super::conn_health;
-use super::handlers::{BroadcastHandler, Verdict};
-use super::node::Node;
+use super::handlers::{BroadcastHandler, BroadcastVerdict};
+use super::node::LocalNode;
 use super::roster::Roster;
 use super::traffic::Traffic;
 use super::wire::{MAX_NAME, Message, TooLarge};
@@ -31,7 +31,7 @@ pub enum Audience<'a> {
 
 /// The result of a broadcast: how many connections queued it, and how many had a full queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Sent {
+pub struct SendReport {
     pub queued: u32,
     pub full: u32,
 }
@@ -50,7 +50,7 @@ pub enum BroadcastError {
     Pressure(#[from] Pressure),
     /// All others have it.
     #[error("{} connections had no room for it in their queues", .0.full)]
-    Full(Sent),
+    Full(SendReport),
 }
 
 /// A broadcast with its audience, its priority and what to do about full queues.
@@ -109,13 +109,13 @@ fn id_of(topic: &str, payload: &[u8]) -> BroadcastId {
 }
 
 /// The result of a broadcast so far, and the connections that had no room for it.
-struct Out {
+struct FanOut {
     frame: Bytes,
-    sent: Sent,
+    sent: SendReport,
     full: Vec<Arc<Conn>>,
 }
 
-impl Out {
+impl FanOut {
     fn push(&mut self, traffic: &Traffic, conn: &Arc<Conn>, priority: Priority) {
         match traffic.queue(conn, priority, self.frame.clone().into()) {
             Ok(()) => self.sent.queued += 1,
@@ -131,7 +131,7 @@ impl Out {
 
 /// Sends the broadcasts of this node, and delivers and passes on those of others.
 pub(crate) struct Broadcaster {
-    pub(crate) node: Arc<Node>,
+    pub(crate) node: Arc<LocalNode>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) handlers: HashMap<String, BroadcastHandler>,
@@ -139,13 +139,13 @@ pub(crate) struct Broadcaster {
 
 impl Broadcaster {
     /// Queues a broadcast for all of its audience. Waits for nothing.
-    pub(crate) fn send(&self, broadcast: &Broadcast<'_>) -> Result<Sent, BroadcastError> {
+    pub(crate) fn send(&self, broadcast: &Broadcast<'_>) -> Result<SendReport, BroadcastError> {
         self.queue_all(broadcast).map(|out| out.sent)
     }
 
     /// Like [`Broadcaster::send`], and then handles full queues as the broadcast says.
-    pub(crate) async fn send_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
-        let Out { frame, mut sent, full } = self.queue_all(&broadcast)?;
+    pub(crate) async fn send_with(&self, broadcast: Broadcast<'_>) -> Result<SendReport, BroadcastError> {
+        let FanOut { frame, mut sent, full } = self.queue_all(&broadcast)?;
         match broadcast.if_full {
             IfFull::Drop => Ok(sent),
             IfFull::Fail if sent.full > 0 => Err(BroadcastError::Full(sent)),
@@ -163,7 +163,7 @@ impl Broadcaster {
         }
     }
 
-    fn queue_all(&self, broadcast: &Broadcast<'_>) -> Result<Out, BroadcastError> {
+    fn queue_all(&self, broadcast: &Broadcast<'_>) -> Result<FanOut, BroadcastError> {
         let &Broadcast { topic, payload, audience, priority, .. } = broadcast;
         if topic.is_empty() || topic.len() > MAX_NAME {
             return Err(BroadcastError::BadTopic);
@@ -177,8 +177,8 @@ impl Broadcaster {
         Ok(self.fan_out(frame, audience, priority))
     }
 
-    fn fan_out(&self, frame: Bytes, audience: Audience<'_>, priority: Priority) -> Out {
-        let mut out = Out { frame, sent: Sent::default(), full: Vec::new() };
+    fn fan_out(&self, frame: Bytes, audience: Audience<'_>, priority: Priority) -> FanOut {
+        let mut out = FanOut { frame, sent: SendReport::default(), full: Vec::new() };
         let Self { node, roster, traffic, .. } = self;
         let but: &[PeerId] = match audience {
             Audience::All => &[],
@@ -206,12 +206,12 @@ impl Broadcaster {
             return;
         }
         // A panic in the handler must not end the connection: the peer did nothing wrong.
-        let verdict =
-            catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload))).unwrap_or(Verdict::Keep);
+        let verdict = catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload)))
+            .unwrap_or(BroadcastVerdict::Keep);
         match verdict {
-            Verdict::Keep => {}
-            Verdict::Punish => conn_health::bad_broadcast(&self.node.state, from, topic),
-            Verdict::Relay => {
+            BroadcastVerdict::Keep => {}
+            BroadcastVerdict::Punish => conn_health::bad_broadcast(&self.node.state, from, topic),
+            BroadcastVerdict::Relay => {
                 // It came in under the cap, so it goes out under it.
                 if let Ok(frame) = self.traffic.encode(&Message::Broadcast { topic, payload: &payload })
                     && let Ok(frame) = self.traffic.charge(Priority::Broadcast, frame)

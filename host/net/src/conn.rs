@@ -9,7 +9,7 @@ use bytes::Bytes;
 use groundskeeper_base::clock::Clock;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::{NotQueued, Outbox, OutboxLimits, Priority};
-use groundskeeper_pool::pool::{ConnKey, Goodbye, Link, Traffic};
+use groundskeeper_pool::pool::{ConnKey, Goodbye, Link, LinkTraffic};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
@@ -44,7 +44,7 @@ pub(crate) struct Conn {
 }
 
 /// Orders to a session since it last looked.
-pub(crate) struct Asks {
+pub(crate) struct PendingOrders {
     pub(crate) ping: bool,
     pub(crate) close: Option<Goodbye>,
 }
@@ -84,13 +84,13 @@ impl Conn {
     }
 
     /// Takes the orders. Call it after registering with the outbox, since an order nudges the outbox.
-    pub(crate) fn take_asks(&self) -> Asks {
+    pub(crate) fn take_asks(&self) -> PendingOrders {
         if self.asks.load(Ordering::Relaxed) == 0 {
-            return Asks { ping: false, close: None };
+            return PendingOrders { ping: false, close: None };
         }
         let asks = self.asks.swap(0, Ordering::AcqRel);
         let close = if asks & CLOSE != 0 { self.goodbye.lock().take() } else { None };
-        Asks { ping: asks & PING != 0, close }
+        PendingOrders { ping: asks & PING != 0, close }
     }
 
     fn ask(&self, what: u8) {
@@ -177,8 +177,8 @@ impl Link for Conn {
         }
     }
 
-    fn traffic(&self) -> Traffic {
-        Traffic {
+    fn traffic(&self) -> LinkTraffic {
+        LinkTraffic {
             kib_in: kib(&self.bytes_in),
             kib_out: kib(&self.bytes_out),
             kib_queued: self.outbox.kib_queued(),

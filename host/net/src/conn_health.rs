@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use groundskeeper_pool::NodeState;
-use groundskeeper_pool::journal::{Asker, Draft, What};
+use groundskeeper_pool::journal::{ActionKind, Initiator, NewRecord};
 
 use super::conn::Conn;
 use super::counters::Counters;
@@ -40,7 +40,7 @@ pub(crate) fn answered_too_much(state: &NodeState, counters: &Counters, conn: &C
 }
 
 pub(crate) fn bad_broadcast(state: &NodeState, conn: &Conn, topic: &str) {
-    adjust(state, conn, BAD_BROADCAST, Asker::Application, || format!("bad broadcast on {topic:?}"));
+    adjust(state, conn, BAD_BROADCAST, Initiator::Application, || format!("bad broadcast on {topic:?}"));
 }
 
 pub(crate) fn answered(state: &NodeState, conn: &Conn) {
@@ -58,24 +58,24 @@ fn misbehaved(state: &NodeState, counters: &Counters, conn: &Conn, by: i32, reas
 
 /// Takes health for an answer. Only this health can be earned back, not what phases and the application took.
 fn take(state: &NodeState, conn: &Conn, by: i32, why: impl FnOnce() -> String) {
-    conn.owe(adjust(state, conn, by, Asker::Host, why));
+    conn.owe(adjust(state, conn, by, Initiator::Host, why));
 }
 
 fn give_back(state: &NodeState, conn: &Conn, most: u32) {
     if let Some(by) = conn.repay(most) {
-        adjust(state, conn, by as i32, Asker::Host, || "answers again".to_owned());
+        adjust(state, conn, by as i32, Initiator::Host, || "answers again".to_owned());
     }
 }
 
 /// Changes the health of a connection and records it in the journal. Returns the size of the change.
-fn adjust(state: &NodeState, conn: &Conn, by: i32, asker: Asker, why: impl FnOnce() -> String) -> u32 {
+fn adjust(state: &NodeState, conn: &Conn, by: i32, asker: Initiator, why: impl FnOnce() -> String) -> u32 {
     let Some((before, after)) = state.pool.adjust_health(conn.key, by, 0) else { return 0 };
     if before != after {
-        state.journal.record(Draft {
+        state.journal.record(NewRecord {
             peer: Some(conn.peer),
             conn: Some(conn.key.conn),
             inputs: vec![("health".into(), before.into()), ("health-after".into(), after.into())],
-            ..Draft::new(asker, What::Health, why())
+            ..NewRecord::new(asker, ActionKind::Health, why())
         });
     }
     before.abs_diff(after).into()

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use groundskeeper_flow::{Budget, Priority, Taken, TrafficSnapshot};
+use groundskeeper_flow::{Budget, Priority, TakenFrames, TrafficSnapshot};
 
 type ByPriority = [AtomicU64; Priority::COUNT];
 
@@ -26,7 +26,7 @@ fn load(counts: &ByPriority) -> [u64; Priority::COUNT] {
 
 impl Counters {
     /// A session took frames from its send queue.
-    pub(crate) fn taken(&self, taken: &Taken) {
+    pub(crate) fn taken(&self, taken: &TakenFrames) {
         for (count, &frames) in self.sent.iter().zip(&taken.frames) {
             if frames > 0 {
                 count.fetch_add(frames.into(), Relaxed);

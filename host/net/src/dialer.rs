@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use groundskeeper_pool::book::{Dial, DialFailure, DialOrder, Dialing};
+use groundskeeper_pool::book::{Dial, DialAttempt, DialFailure, DialOrder};
 use groundskeeper_pool::pool::{Denied, Direction};
 use tokio::sync::Semaphore;
 
 use super::handshake::{Greeter, Outgoing};
 use super::handshake_error::HandshakeError;
-use super::node::Node;
-use super::transport::{Begun, Carrier};
+use super::node::LocalNode;
+use super::transport::{Connector, NewConnection};
 
 /// While no peer is connected, an attempt without an answer gets another beside it after this time. TCP repeats its SYN
 /// after 1, 3 and 7 s: an attempt of 5 s sends nothing in its last two, and the path may come back just then.
@@ -24,21 +24,21 @@ const ANEW_WHEN_ALONE: Duration = Duration::from_millis(1500);
 /// Carries out orders to dial. Each attempt's task has a clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
-    node: Arc<Node>,
+    node: Arc<LocalNode>,
     greeter: Arc<Greeter>,
-    carrier: Carrier,
+    carrier: Connector,
     in_flight: Arc<Semaphore>,
 }
 
 impl Dialer {
-    pub(crate) fn new(node: Arc<Node>, greeter: Arc<Greeter>, carrier: Carrier) -> Arc<Self> {
+    pub(crate) fn new(node: Arc<LocalNode>, greeter: Arc<Greeter>, carrier: Connector) -> Arc<Self> {
         let in_flight = Arc::new(Semaphore::new(node.config.dials_at_once));
         Arc::new(Self { node, greeter, carrier, in_flight })
     }
 
     /// Connects with up to three parallel tries if this node has no connection, else with one. The first that ends
     /// counts.
-    async fn connect(&self, address: SocketAddr) -> io::Result<Begun> {
+    async fn connect(&self, address: SocketAddr) -> io::Result<NewConnection> {
         let most = if self.node.state.pool.live() > 0 { 1 } else { 3 };
         let mut tries = vec![Box::pin(self.carrier.connect(address))];
         loop {
@@ -61,8 +61,8 @@ impl Dialer {
         }
     }
 
-    async fn run(&self, outgoing: Outgoing, ticket: Dialing) {
-        let Node { config, tasks, .. } = &*self.node;
+    async fn run(&self, outgoing: Outgoing, ticket: DialAttempt) {
+        let LocalNode { config, tasks, .. } = &*self.node;
         let connect = tokio::time::timeout(config.connect_timeout, self.connect(outgoing.order.address));
         let connected = tokio::select! {
             biased;
@@ -78,12 +78,12 @@ impl Dialer {
         let handshake = async {
             let connected = |peer| ticket.take().map(|ticket| ticket.connected(peer));
             match begun {
-                Begun::Tls(stream, tls) => {
+                NewConnection::Tls(stream, tls) => {
                     let (stream, peer) = tls.connect(stream).await?;
                     self.greeter.greet_outbound(stream, peer, outgoing, connected).await?;
                     Ok(peer)
                 }
-                Begun::Own(unproven) => {
+                NewConnection::Own(unproven) => {
                     let (stream, peer) = unproven.await?;
                     self.greeter.greet_outbound(stream, peer, outgoing, connected).await?;
                     Ok(peer)
@@ -101,8 +101,8 @@ impl Dialer {
 }
 
 impl Dial for Dialer {
-    fn dial(&self, order: DialOrder, ticket: Dialing) {
-        let Node { config, state, tasks, .. } = &*self.node;
+    fn dial(&self, order: DialOrder, ticket: DialAttempt) {
+        let LocalNode { config, state, tasks, .. } = &*self.node;
         if tasks.stop.is_cancelled() {
             return ticket.failed(&DialFailure::Abandoned);
         }

@@ -13,7 +13,7 @@ pub const MOST_EVER: usize = 16 << 20;
 /// What kind of message a frame holds. Append-only; the number is the wire form.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     Hello = 0,
     Ping = 1,
     Pong = 2,
@@ -23,9 +23,16 @@ pub enum Kind {
     Response = 6,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 7] =
-        [Kind::Hello, Kind::Ping, Kind::Pong, Kind::Goodbye, Kind::Broadcast, Kind::Request, Kind::Response];
+impl FrameKind {
+    pub const ALL: [FrameKind; 7] = [
+        FrameKind::Hello,
+        FrameKind::Ping,
+        FrameKind::Pong,
+        FrameKind::Goodbye,
+        FrameKind::Broadcast,
+        FrameKind::Request,
+        FrameKind::Response,
+    ];
 
     fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte)).copied()
@@ -34,16 +41,16 @@ impl Kind {
     /// Maximum size of a frame of this kind, in bytes after the length field. Application frames may have `max_frame`.
     pub fn cap(self, max_frame: usize) -> usize {
         match self {
-            Kind::Hello => 512,
+            FrameKind::Hello => 512,
             // Kind and a varint of a `u64`.
-            Kind::Ping | Kind::Pong => 1 + 10,
-            Kind::Goodbye => 256,
-            Kind::Broadcast | Kind::Request | Kind::Response => max_frame.min(MOST_EVER),
+            FrameKind::Ping | FrameKind::Pong => 1 + 10,
+            FrameKind::Goodbye => 256,
+            FrameKind::Broadcast | FrameKind::Request | FrameKind::Response => max_frame.min(MOST_EVER),
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FrameKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = ["hello", "ping", "pong", "goodbye", "broadcast", "request", "response"];
         f.write_str(names[*self as usize])
@@ -58,24 +65,24 @@ pub enum BadFrame {
     #[error("a frame of kind {0}, which this version does not know")]
     UnknownKind(u8),
     #[error("a {kind} of {size} bytes, over the cap of {cap}")]
-    Oversize { kind: Kind, size: u32, cap: usize },
+    Oversize { kind: FrameKind, size: u32, cap: usize },
 }
 
 /// A whole frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
-    pub kind: Kind,
+    pub kind: FrameKind,
     pub body: Bytes,
 }
 
 /// Kind and length of the body.
-pub(crate) fn read_header(header: [u8; HEADER], max_frame: usize) -> Result<(Kind, usize), BadFrame> {
+pub(crate) fn read_header(header: [u8; HEADER], max_frame: usize) -> Result<(FrameKind, usize), BadFrame> {
     let [a, b, c, d, byte] = header;
     let size = u32::from_le_bytes([a, b, c, d]);
     if size == 0 {
         return Err(BadFrame::Empty(size));
     }
-    let kind = Kind::from_byte(byte).ok_or(BadFrame::UnknownKind(byte))?;
+    let kind = FrameKind::from_byte(byte).ok_or(BadFrame::UnknownKind(byte))?;
     let cap = kind.cap(max_frame);
     if size as usize > cap {
         return Err(BadFrame::Oversize { kind, size, cap });
@@ -89,7 +96,7 @@ pub struct FrameReader {
     header: [u8; HEADER],
     /// Bytes of the header received so far.
     have: u8,
-    body: Option<(Kind, usize, BytesMut)>,
+    body: Option<(FrameKind, usize, BytesMut)>,
 }
 
 /// The first allocation for a body: this, or twice the bytes that have arrived. The body grows as its bytes arrive, so

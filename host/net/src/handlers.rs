@@ -13,7 +13,7 @@ use super::wire::MAX_NAME;
 
 /// What to do with a broadcast that was seen for the first time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum BroadcastVerdict {
     /// Good: pass it on to all other peers.
     Relay,
     /// Do not pass it on.
@@ -23,7 +23,7 @@ pub enum Verdict {
 }
 
 pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
-pub(crate) type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> Verdict + Send + Sync>;
+pub(crate) type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> BroadcastVerdict + Send + Sync>;
 
 /// The handler of one kind of request.
 pub(crate) struct RequestHandler {
@@ -112,7 +112,7 @@ impl Handlers {
     /// If `topic` is empty, longer than 64 bytes, or handled already: a mistake in the program.
     pub fn on_broadcast<F>(mut self, topic: &str, handler: F) -> Self
     where
-        F: Fn(&PeerId, &Bytes) -> Verdict + Send + Sync + 'static,
+        F: Fn(&PeerId, &Bytes) -> BroadcastVerdict + Send + Sync + 'static,
     {
         let handler: BroadcastHandler = Box::new(handler);
         insert(&mut self.broadcasts, topic, handler);

@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_pool::book::{DialOrder, Learned, Source, Tenure};
-use groundskeeper_pool::journal::{Asker, Cause};
+use groundskeeper_pool::book::{AddressSource, ConnectedGuard, DialOrder, LearnOutcome};
+use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{Admission, Link, Removal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::farewells::Farewells;
 use super::handshake_error::HandshakeError;
 use super::hello::{own_hello, read_hello, say_hello};
-use super::node::Node;
-use super::place::{Place, new_conn};
+use super::node::LocalNode;
+use super::place::{ConnGuard, new_conn};
 use super::roster::Roster;
 use super::session::Sessions;
 use super::wire::{FEATURE_ALONE, FEATURE_PROBE, Hello};
@@ -27,14 +27,14 @@ pub(crate) struct Outgoing {
 
 /// Greets peers and makes connections live.
 pub(crate) struct Greeter {
-    node: Arc<Node>,
+    node: Arc<LocalNode>,
     roster: Arc<Roster>,
     sessions: Arc<Sessions>,
     farewells: Farewells,
 }
 
 impl Greeter {
-    pub(crate) fn new(node: Arc<Node>, roster: Arc<Roster>, sessions: Arc<Sessions>) -> Arc<Self> {
+    pub(crate) fn new(node: Arc<LocalNode>, roster: Arc<Roster>, sessions: Arc<Sessions>) -> Arc<Self> {
         Arc::new(Self { node, roster, sessions, farewells: Farewells::new() })
     }
 
@@ -80,7 +80,7 @@ impl Greeter {
         peer: PeerId,
         address: SocketAddr,
         admission: Admission,
-    ) -> Result<Option<(Place, Option<Tenure>)>, HandshakeError> {
+    ) -> Result<Option<(ConnGuard, Option<ConnectedGuard>)>, HandshakeError> {
         if peer == self.node.state.pool.self_id() {
             return Err(HandshakeError::SelfDial);
         }
@@ -96,7 +96,7 @@ impl Greeter {
         }
         let conn = new_conn(&self.node, &self.roster, peer, admission.key(), &hello);
         conn.control(own_hello(&self.node, 0)).expect("an empty queue has room for a hello");
-        let place = Place::enter(&self.node, &self.roster, admission, conn)?;
+        let place = ConnGuard::enter(&self.node, &self.roster, admission, conn)?;
         Ok(Some((place, self.learn_listen_address(&hello, peer, address))))
     }
 
@@ -107,7 +107,7 @@ impl Greeter {
         mut stream: S,
         peer: PeerId,
         Outgoing { order, admission }: Outgoing,
-        connected: impl FnOnce(PeerId) -> Option<Tenure>,
+        connected: impl FnOnce(PeerId) -> Option<ConnectedGuard>,
     ) -> Result<(), HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -130,7 +130,7 @@ impl Greeter {
         peer: PeerId,
         order: &DialOrder,
         admission: Admission,
-    ) -> Result<Option<Place>, HandshakeError> {
+    ) -> Result<Option<ConnGuard>, HandshakeError> {
         let pool = &self.node.state.pool;
         if peer == pool.self_id() {
             return Err(HandshakeError::SelfDial);
@@ -146,33 +146,33 @@ impl Greeter {
             return Ok(None);
         }
         let conn = new_conn(&self.node, &self.roster, peer, admission.key(), &hello);
-        Place::enter(&self.node, &self.roster, admission, conn).map(Some)
+        ConnGuard::enter(&self.node, &self.roster, admission, conn).map(Some)
     }
 
     /// Drops our end of a connection that the peer says it does not have, if the peer has not restarted since.
     ///
     /// Only if the connection is older than any handshake: a younger one may still be on its way to the peer.
     fn bury_ghost(&self, peer: &PeerId, boot_nonce: u64) {
-        let Node { config, state, .. } = &*self.node;
+        let LocalNode { config, state, .. } = &*self.node;
         let Some(ghost) = self.roster.find_peer(&state.pool, peer) else { return };
         let age = state.clock.mono().saturating_sub(ghost.since);
         let longest_handshake = 2 * (config.connect_timeout + config.handshake_timeout);
         if ghost.boot_nonce() == boot_nonce && age > longest_handshake {
             let reason = "the peer lost this connection and reconnected";
-            let removal = Removal::new(Asker::Host, Cause::Replaced, reason);
+            let removal = Removal::new(Initiator::Host, Cause::Replaced, reason);
             state.pool.disconnect(ghost.key, removal, None);
         }
     }
 
     /// Learns where a peer that connected to us listens: the address that we see, with the port that it names. Ignores
     /// what it says of other hosts.
-    fn learn_listen_address(&self, hello: &Hello, peer: PeerId, seen: SocketAddr) -> Option<Tenure> {
+    fn learn_listen_address(&self, hello: &Hello, peer: PeerId, seen: SocketAddr) -> Option<ConnectedGuard> {
         let same_family = hello.listen.iter().find(|at| at.is_ipv4() == seen.is_ipv4());
         let port = same_family.or(hello.listen.first())?.port();
         let address = SocketAddr::new(seen.ip(), port);
         let book = &self.node.state.book;
-        match book.learn(address, Some(peer), Source::Itself) {
-            Learned::Refused(_) => None,
+        match book.learn(address, Some(peer), AddressSource::Itself) {
+            LearnOutcome::Refused(_) => None,
             _ => Some(book.tenure(address)),
         }
     }

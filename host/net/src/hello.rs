@@ -5,11 +5,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frame::{Frame, HEADER, read_header};
 use super::handshake_error::HandshakeError;
-use super::node::Node;
+use super::node::LocalNode;
 use super::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, Message, cause_of, clipped, printable};
 
 /// This node's hello, as a frame.
-pub(crate) fn own_hello(node: &Node, features: u64) -> Bytes {
+pub(crate) fn own_hello(node: &LocalNode, features: u64) -> Bytes {
     let hello = Hello {
         least_version: LEAST_VERSION,
         greatest_version: GREATEST_VERSION,
@@ -21,7 +21,11 @@ pub(crate) fn own_hello(node: &Node, features: u64) -> Bytes {
     Message::Hello(hello).encode_bounded()
 }
 
-pub(crate) async fn say_hello<S>(node: &Node, stream: &mut S, features: u64) -> Result<(), HandshakeError>
+pub(crate) async fn say_hello<S>(
+    node: &LocalNode,
+    stream: &mut S,
+    features: u64,
+) -> Result<(), HandshakeError>
 where
     S: AsyncWrite + Unpin,
 {

@@ -58,9 +58,9 @@ mod tuning;
 pub mod wire;
 
 pub use asking::{Answer, Ask};
-pub use bootstrap::Resolved;
-pub use broadcasting::{Audience, Broadcast, BroadcastError, IfFull, Sent};
-pub use handlers::{Capacity, Handlers, Verdict};
+pub use bootstrap::ResolvedBootstrap;
+pub use broadcasting::{Audience, Broadcast, BroadcastError, IfFull, SendReport};
+pub use handlers::{BroadcastVerdict, Capacity, Handlers};
 pub use handshake_error::HandshakeError;
 pub use identity::{BadKey, Identity};
 pub use request_error::{AskError, RequestError};
@@ -73,7 +73,7 @@ use asking::RoutedRequests;
 use broadcasting::Broadcaster;
 use dialer::Dialer;
 use exchange::ask_for_peers;
-use groundskeeper_base::chance::Chance;
+use groundskeeper_base::chance::SharedRng;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::{
     KindSnapshot, MAX_NETWORK, PeerBreaker, Performance, TrafficReport, TrafficSnapshot,
@@ -82,7 +82,7 @@ use groundskeeper_pool::book::{Dial, DialOrder};
 use groundskeeper_pool::pool::{Direction, PeerFacts};
 use handshake::{Greeter, Outgoing};
 use listener::Acceptor;
-use node::Node;
+use node::LocalNode;
 use place::disconnect_for_shutdown;
 use refusals::Refusals;
 use requests::{Question, check_kind};
@@ -91,14 +91,14 @@ use session::Sessions;
 use tasks::Tasks;
 use tls::Tls;
 use traffic::Traffic;
-use transport::{Carrier, Door};
+use transport::{BoundListener, Connector};
 
 /// Time for aborted tasks to end: they only need one more poll.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 /// The network of one node. If dropped without [`Net::shutdown`], it stops at once and sends no goodbyes.
 pub struct Net {
-    node: Arc<Node>,
+    node: Arc<LocalNode>,
     roster: Arc<Roster>,
     traffic: Arc<Traffic>,
     sessions: Arc<Sessions>,
@@ -110,7 +110,7 @@ pub struct Net {
 /// How a shutdown went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub struct Stopped {
+pub struct ShutdownReport {
     /// Connections that were closed with a goodbye.
     pub goodbyes: u32,
     /// Connections whose tasks did not end in time and were aborted.
@@ -139,8 +139,8 @@ impl Net {
         }
         let tls = Tls::new(identity, &config.network).map_err(|error| invalid(error.to_string()))?;
         let listeners = listener::bind(&config.listen)?;
-        let doors = listeners.into_iter().map(|listener| Door::Tls(listener, tls.clone())).collect();
-        Self::open(Carrier::Tls(tls), doors, config, state, handlers)
+        let doors = listeners.into_iter().map(|listener| BoundListener::Tls(listener, tls.clone())).collect();
+        Self::open(Connector::Tls(tls), doors, config, state, handlers)
     }
 
     /// Like [`Net::start`], over the application's own transport in place of TLS over TCP. The node has the pool's id:
@@ -162,26 +162,26 @@ impl Net {
         for &address in &config.listen {
             let listener =
                 transport.bind(address).await.map_err(|error| listener::no_listening(address, &error))?;
-            doors.push(Door::Own(listener));
+            doors.push(BoundListener::Own(listener));
         }
-        Self::open(Carrier::Own(transport), doors, config, state, handlers)
+        Self::open(Connector::Own(transport), doors, config, state, handlers)
     }
 
     /// Starts to accept at `doors`.
     fn open(
-        carrier: Carrier,
-        doors: Vec<Door>,
+        carrier: Connector,
+        doors: Vec<BoundListener>,
         config: NetConfig,
         state: NodeState,
         handlers: Handlers,
     ) -> io::Result<Self> {
-        let bound = doors.iter().map(Door::local_addr).collect::<io::Result<_>>()?;
-        let chance = Chance::new(config.seed);
+        let bound = doors.iter().map(BoundListener::local_addr).collect::<io::Result<_>>()?;
+        let chance = SharedRng::new(config.seed);
         let turns_seed = chance.number();
         let roster = Arc::new(Roster::new(state.pool.capacity()));
         let traffic = Traffic::new(&config, &roster, &state.clock);
         let tasks = Tasks::new(Handle::current());
-        let node = Arc::new(Node { config, state, tasks, bound, boot_nonce: chance.number() });
+        let node = Arc::new(LocalNode { config, state, tasks, bound, boot_nonce: chance.number() });
 
         let routed = RoutedRequests::new(node.clone(), roster.clone(), traffic.clone(), turns_seed);
         let answers = Answers::start(node.clone(), traffic.clone(), handlers.requests);
@@ -252,8 +252,8 @@ impl Net {
 
     /// Stops in order: refuses new connections, sends all peers a goodbye, waits for the tasks, and aborts those that
     /// are left at `deadline`. Takes at most a second more than `deadline`.
-    pub async fn shutdown(&self, deadline: Duration) -> Stopped {
-        let Node { state, tasks, .. } = &*self.node;
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        let LocalNode { state, tasks, .. } = &*self.node;
         state.pool.refuse_newcomers();
         tasks.stop.cancel();
         let mut live = Vec::new();
@@ -268,7 +268,7 @@ impl Net {
             tasks.ended_within(ABORT_GRACE).await;
         }
         self.acceptor.refusals.flush(&state.journal);
-        Stopped { goodbyes, aborted }
+        ShutdownReport { goodbyes, aborted }
     }
 
     /// Asks `peer` once and waits at most `timeout` for the answer. Dropping the future cancels the request.
@@ -325,7 +325,7 @@ impl Net {
         topic: &str,
         payload: &[u8],
         audience: Audience<'_>,
-    ) -> Result<Sent, BroadcastError> {
+    ) -> Result<SendReport, BroadcastError> {
         self.sessions.broadcaster.send(&Broadcast::new(topic, payload).to(audience))
     }
 
@@ -333,13 +333,13 @@ impl Net {
     ///
     /// # Errors
     /// [`BroadcastError`]: no peer got it, except for [`BroadcastError::Full`].
-    pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<Sent, BroadcastError> {
+    pub async fn broadcast_with(&self, broadcast: Broadcast<'_>) -> Result<SendReport, BroadcastError> {
         self.sessions.broadcaster.send_with(broadcast).await
     }
 
     /// Resolves all bootstrap names concurrently within 5 s and adds their addresses to the address book. For the
     /// start, and for a node that has lost all peers. Addresses may have changed, so nothing is cached.
-    pub async fn resolve_bootstrap(&self) -> Resolved {
+    pub async fn resolve_bootstrap(&self) -> ResolvedBootstrap {
         bootstrap::resolve(&self.node).await
     }
 

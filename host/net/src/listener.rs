@@ -11,9 +11,9 @@ use groundskeeper_pool::pool::{Admission, Direction};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::handshake::Greeter;
-use super::node::Node;
+use super::node::LocalNode;
 use super::refusals::{Refusal, Refusals};
-use super::transport::{Begun, Door, prompt};
+use super::transport::{BoundListener, NewConnection, prompt};
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: u32 = 1024;
@@ -50,14 +50,14 @@ fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
 
 /// Accepts incoming connections.
 pub(crate) struct Acceptor {
-    pub(crate) node: Arc<Node>,
+    pub(crate) node: Arc<LocalNode>,
     pub(crate) greeter: Arc<Greeter>,
     pub(crate) refusals: Refusals,
 }
 
 impl Acceptor {
     /// Accepts until the node stops.
-    pub(crate) async fn serve(self: Arc<Self>, door: Door) {
+    pub(crate) async fn serve(self: Arc<Self>, door: BoundListener) {
         let mut wait = BACKOFF.0;
         loop {
             let accepted = tokio::select! {
@@ -83,7 +83,7 @@ impl Acceptor {
         }
     }
 
-    fn admit(self: &Arc<Self>, begun: Begun, address: SocketAddr) {
+    fn admit(self: &Arc<Self>, begun: NewConnection, address: SocketAddr) {
         match self.node.state.pool.admit(Direction::Inbound, address) {
             Ok(admission) => {
                 let acceptor = Arc::clone(self);
@@ -96,14 +96,14 @@ impl Acceptor {
         }
     }
 
-    async fn welcome(&self, begun: Begun, address: SocketAddr, admission: Admission) {
+    async fn welcome(&self, begun: NewConnection, address: SocketAddr, admission: Admission) {
         let handshake = async {
             match begun {
-                Begun::Tls(stream, tls) => {
+                NewConnection::Tls(stream, tls) => {
                     let (stream, peer) = tls.accept(prompt(stream)).await?;
                     self.greeter.greet_inbound(stream, peer, address, admission).await
                 }
-                Begun::Own(unproven) => {
+                NewConnection::Own(unproven) => {
                     let (stream, peer) = unproven.await?;
                     self.greeter.greet_inbound(stream, peer, address, admission).await
                 }

@@ -8,7 +8,7 @@ use super::settings::NetConfig;
 use super::tasks::Tasks;
 use super::wire::MAX_LISTEN;
 
-pub(crate) struct Node {
+pub(crate) struct LocalNode {
     /// The config at the start. What can change later is in [`Traffic`](super::traffic::Traffic).
     pub(crate) config: NetConfig,
     pub(crate) state: NodeState,
@@ -18,7 +18,7 @@ pub(crate) struct Node {
     pub(crate) boot_nonce: u64,
 }
 
-impl Node {
+impl LocalNode {
     /// The addresses that this node sends to peers as its own.
     pub(crate) fn told_addresses(&self) -> &[SocketAddr] {
         let advertise = &self.config.advertise;

@@ -14,7 +14,7 @@ use groundskeeper_flow::Priority;
 use super::conn::Conn;
 use super::handlers::{HandlerFuture, RequestHandler};
 use super::traffic::Traffic;
-use super::wire::{MAX_WORDS, Status, clipped};
+use super::wire::{MAX_WORDS, ResponseStatus, clipped};
 
 const NO_ANSWER: &str = "the handler ended without an answer";
 
@@ -67,7 +67,7 @@ impl OpenAnswer {
     pub(crate) fn say(mut self, said: Result<Bytes, String>) {
         self.given = true;
         match said {
-            Ok(payload) => self.respond(self.priority, Status::Ok, &payload),
+            Ok(payload) => self.respond(self.priority, ResponseStatus::Ok, &payload),
             Err(text) => self.fail(clipped(&text, MAX_WORDS)),
         }
     }
@@ -78,10 +78,10 @@ impl OpenAnswer {
     }
 
     fn fail(&self, text: &str) {
-        self.respond(Priority::Request, Status::Failed, text.as_bytes());
+        self.respond(Priority::Request, ResponseStatus::Failed, text.as_bytes());
     }
 
-    fn respond(&self, priority: Priority, status: Status, payload: &[u8]) {
+    fn respond(&self, priority: Priority, status: ResponseStatus, payload: &[u8]) {
         self.traffic.respond(&self.conn, self.id, priority, status, payload);
     }
 }
@@ -96,16 +96,16 @@ impl Drop for OpenAnswer {
 }
 
 /// A running handler. If it panics, the answer is a failure, and the task that runs it continues.
-pub(crate) struct Handling(HandlerFuture);
+pub(crate) struct HandlerRun(HandlerFuture);
 
-impl Handling {
+impl HandlerRun {
     pub(crate) fn begin(handler: &RequestHandler, peer: PeerId, payload: Bytes) -> Self {
         let begun = catch_unwind(AssertUnwindSafe(|| (handler.run)(peer, payload)));
         Self(begun.unwrap_or_else(|_| Box::pin(std::future::ready(Err(NO_ANSWER.to_owned())))))
     }
 }
 
-impl Future for Handling {
+impl Future for HandlerRun {
     type Output = Result<Bytes, String>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -109,10 +109,10 @@ impl PeerRecord {
 
 /// The records of disconnected peers.
 #[derive(Default)]
-pub(crate) struct PeerRecords(Mutex<Left>);
+pub(crate) struct PeerRecords(Mutex<DepartedPeers>);
 
 #[derive(Default)]
-struct Left {
+struct DepartedPeers {
     records: HashMap<PeerId, Arc<PeerRecord>>,
     order: VecDeque<PeerId>,
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::request_error::{MAX_PENDING, RequestError};
-use super::wire::{MAX_WORDS, Status, clipped, printable};
+use super::wire::{MAX_WORDS, ResponseStatus, clipped, printable};
 
 /// Requests that were given up and may still be answered. Older ones are forgotten.
 const GIVEN_UP: usize = 128;
@@ -26,7 +26,7 @@ pub(crate) enum Waiter {
 
 /// What an answer belongs to.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) enum Answered {
+pub(crate) enum AnswerOutcome {
     Delivered,
     PeerList,
     /// Its request was given up before.
@@ -41,10 +41,10 @@ pub(crate) enum Answered {
 
 /// The open requests of one connection. Numbers count up and are never reused, so a late answer finds no other request.
 #[derive(Default)]
-pub(crate) struct Pending(Mutex<Open>);
+pub(crate) struct Pending(Mutex<OpenQuestions>);
 
 #[derive(Default)]
-struct Open {
+struct OpenQuestions {
     next: u64,
     /// This node chooses the numbers, so no peer can choose colliding ones.
     waiting: HashMap<u64, Waiter>,
@@ -54,7 +54,7 @@ struct Open {
     ended: bool,
 }
 
-impl Open {
+impl OpenQuestions {
     fn remove(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waiting.remove(&id);
         if self.waiting.is_empty() && self.waiting.capacity() > 64 {
@@ -103,7 +103,13 @@ impl Pending {
     }
 
     /// Delivers the answer to request `id`. `payload` must be a part of `frame`.
-    pub(crate) fn answer(&self, id: u64, status: Status, payload: &[u8], frame: &Bytes) -> Answered {
+    pub(crate) fn answer(
+        &self,
+        id: u64,
+        status: ResponseStatus,
+        payload: &[u8],
+        frame: &Bytes,
+    ) -> AnswerOutcome {
         let mut open = self.0.lock();
         let waiter = open.remove(id);
         let late = waiter.is_none()
@@ -117,27 +123,27 @@ impl Pending {
         let asked = id < open.next;
         drop(open);
         match waiter {
-            Some(Waiter::Caller { reply, most }) if status == Status::Ok && payload.len() > most => {
+            Some(Waiter::Caller { reply, most }) if status == ResponseStatus::Ok && payload.len() > most => {
                 _ = reply.send(Err(RequestError::TooMuch { got: payload.len(), most }));
-                Answered::TooMuch
+                AnswerOutcome::TooMuch
             }
             Some(Waiter::Caller { reply, .. }) => {
                 // A caller that has just stopped waiting needs no answer, so a failure to send is ignored.
                 _ = reply.send(match status {
-                    Status::Ok => Ok(frame.slice_ref(payload)),
-                    Status::NotHandled => Err(RequestError::NotHandled),
-                    Status::Busy => Err(RequestError::Busy),
-                    Status::Failed => {
+                    ResponseStatus::Ok => Ok(frame.slice_ref(payload)),
+                    ResponseStatus::NotHandled => Err(RequestError::NotHandled),
+                    ResponseStatus::Busy => Err(RequestError::Busy),
+                    ResponseStatus::Failed => {
                         let text = String::from_utf8_lossy(payload);
                         Err(RequestError::Failed(printable(clipped(&text, MAX_WORDS))))
                     }
                 });
-                Answered::Delivered
+                AnswerOutcome::Delivered
             }
-            Some(Waiter::PeerList) => Answered::PeerList,
-            None if late => Answered::Late,
-            None if asked => Answered::Again,
-            None => Answered::NeverAsked,
+            Some(Waiter::PeerList) => AnswerOutcome::PeerList,
+            None if late => AnswerOutcome::Late,
+            None if asked => AnswerOutcome::Again,
+            None => AnswerOutcome::NeverAsked,
         }
     }
 

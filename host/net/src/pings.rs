@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 
 /// Which ping a pong answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Heard {
+pub(crate) enum PongOutcome {
     /// The last one; the round trip took this long.
     Fresh(Duration),
     /// An earlier one.
@@ -22,19 +22,24 @@ pub(crate) struct Pings {
     /// The last ping that was answered, counted like `sent`.
     answered: u64,
     sent_at: Duration,
-    sent_coarse: Coarse,
+    sent_coarse: CoarseInstant,
     lost: u8,
 }
 
 impl Pings {
     /// `base` must be a number that the peer cannot guess.
     pub(crate) fn new(base: u64) -> Self {
-        Self { base, sent: 0, answered: 0, sent_at: Duration::ZERO, sent_coarse: Coarse(0), lost: 0 }
+        Self { base, sent: 0, answered: 0, sent_at: Duration::ZERO, sent_coarse: CoarseInstant(0), lost: 0 }
     }
 
     /// The nonce of the next ping, and how many in a row are lost before it. Any data from the peer since the last ping
     /// counts as its answer.
-    pub(crate) fn next(&mut self, now: Duration, coarse: Coarse, last_seen: Coarse) -> (u64, u8) {
+    pub(crate) fn next(
+        &mut self,
+        now: Duration,
+        coarse: CoarseInstant,
+        last_seen: CoarseInstant,
+    ) -> (u64, u8) {
         let open = self.sent > self.answered && last_seen <= self.sent_coarse;
         self.lost = if open { self.lost.saturating_add(1) } else { 0 };
         self.sent += 1;
@@ -43,17 +48,21 @@ impl Pings {
         (self.base.wrapping_add(self.sent), self.lost)
     }
 
-    pub(crate) fn answered(&mut self, nonce: u64, now: Duration) -> Heard {
+    pub(crate) fn answered(&mut self, nonce: u64, now: Duration) -> PongOutcome {
         let which = nonce.wrapping_sub(self.base);
         if which == 0 || which > self.sent {
-            return Heard::NeverAsked;
+            return PongOutcome::NeverAsked;
         }
         if which <= self.answered {
-            return Heard::Again;
+            return PongOutcome::Again;
         }
         self.answered = which;
         self.lost = 0;
-        if which == self.sent { Heard::Fresh(now.saturating_sub(self.sent_at)) } else { Heard::Late }
+        if which == self.sent {
+            PongOutcome::Fresh(now.saturating_sub(self.sent_at))
+        } else {
+            PongOutcome::Late
+        }
     }
 }
 
@@ -65,22 +74,22 @@ mod tests {
     fn answers_are_told_apart() {
         let ms = Duration::from_millis;
         let mut pings = Pings::new(u64::MAX);
-        let (first, _) = pings.next(ms(0), Coarse(10), Coarse(10));
-        let (second, lost) = pings.next(ms(100), Coarse(11), Coarse(10));
+        let (first, _) = pings.next(ms(0), CoarseInstant(10), CoarseInstant(10));
+        let (second, lost) = pings.next(ms(100), CoarseInstant(11), CoarseInstant(10));
         assert_eq!(lost, 1);
-        assert_eq!(pings.answered(first, ms(110)), Heard::Late);
-        assert_eq!(pings.answered(second, ms(130)), Heard::Fresh(ms(30)));
-        assert_eq!(pings.answered(second, ms(131)), Heard::Again);
-        assert_eq!(pings.answered(second.wrapping_add(1), ms(131)), Heard::NeverAsked);
-        assert_eq!(pings.answered(first.wrapping_sub(1), ms(131)), Heard::NeverAsked);
+        assert_eq!(pings.answered(first, ms(110)), PongOutcome::Late);
+        assert_eq!(pings.answered(second, ms(130)), PongOutcome::Fresh(ms(30)));
+        assert_eq!(pings.answered(second, ms(131)), PongOutcome::Again);
+        assert_eq!(pings.answered(second.wrapping_add(1), ms(131)), PongOutcome::NeverAsked);
+        assert_eq!(pings.answered(first.wrapping_sub(1), ms(131)), PongOutcome::NeverAsked);
     }
 
     #[test]
     fn a_sign_of_life_counts_as_the_answer() {
         let mut pings = Pings::new(u64::MAX);
         for at in 0..3 {
-            assert_eq!(pings.next(Duration::ZERO, Coarse(at), Coarse(0)).1, at as u8);
+            assert_eq!(pings.next(Duration::ZERO, CoarseInstant(at), CoarseInstant(0)).1, at as u8);
         }
-        assert_eq!(pings.next(Duration::ZERO, Coarse(9), Coarse(3)).1, 0);
+        assert_eq!(pings.next(Duration::ZERO, CoarseInstant(9), CoarseInstant(3)).1, 0);
     }
 }

@@ -3,17 +3,23 @@
 use std::sync::Arc;
 
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_pool::journal::{Asker, Cause};
-use groundskeeper_pool::pool::{Admission, ConnKey, Pool, Removal, Slot, Verdict};
+use groundskeeper_pool::journal::{Cause, Initiator};
+use groundskeeper_pool::pool::{Admission, ConnKey, DisconnectOutcome, Pool, Removal, Slot};
 
 use super::conn::Conn;
 use super::handshake_error::HandshakeError;
-use super::node::Node;
+use super::node::LocalNode;
 use super::roster::Roster;
 use super::wire::Hello;
 
 /// A new connection that continues the peer's record of earlier ones.
-pub(crate) fn new_conn(node: &Node, roster: &Roster, peer: PeerId, key: ConnKey, hello: &Hello) -> Arc<Conn> {
+pub(crate) fn new_conn(
+    node: &LocalNode,
+    roster: &Roster,
+    peer: PeerId,
+    key: ConnKey,
+    hello: &Hello,
+) -> Arc<Conn> {
     let known = roster.find_peer(&node.state.pool, &peer).map(|other| Arc::clone(&other.record));
     let record = known.unwrap_or_else(|| roster.records.take(&peer));
     Arc::new(Conn::new(peer, key, hello, record, node.config.outbox, &*node.state.clock))
@@ -21,13 +27,13 @@ pub(crate) fn new_conn(node: &Node, roster: &Roster, peer: PeerId, key: ConnKey,
 
 /// Closes a connection because of the shutdown. False if it was closed already.
 pub(crate) fn disconnect_for_shutdown(pool: &Pool, key: ConnKey) -> bool {
-    let removal = Removal::new(Asker::Host, Cause::Shutdown, "this node shuts down");
-    pool.disconnect(key, removal, None) == Verdict::Closed
+    let removal = Removal::new(Initiator::Host, Cause::Shutdown, "this node shuts down");
+    pool.disconnect(key, removal, None) == DisconnectOutcome::Closed
 }
 
 /// Frees the slot and the roster entry however the task ends: by itself, by a panic, or aborted.
-pub(crate) struct Place {
-    node: Arc<Node>,
+pub(crate) struct ConnGuard {
+    node: Arc<LocalNode>,
     roster: Arc<Roster>,
     conn: Arc<Conn>,
     slot: Option<Slot>,
@@ -35,10 +41,10 @@ pub(crate) struct Place {
     pub(crate) removal: Option<Removal>,
 }
 
-impl Place {
+impl ConnGuard {
     /// Asks the pool to take the connection. It enters the roster first, since a live connection must be found there.
     pub(crate) fn enter(
-        node: &Arc<Node>,
+        node: &Arc<LocalNode>,
         roster: &Arc<Roster>,
         admission: Admission,
         conn: Arc<Conn>,
@@ -69,7 +75,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnGuard {
     fn drop(&mut self) {
         self.roster.leave(&self.conn);
         self.conn.outbox.end();
@@ -77,7 +83,7 @@ impl Drop for Place {
         if let Some(slot) = self.slot.take() {
             slot.retire(self.removal.take().unwrap_or_else(|| {
                 let reason = "its task was ended from outside: a panic, or the runtime stopped";
-                Removal::new(Asker::Host, Cause::OwnerDropped, reason)
+                Removal::new(Initiator::Host, Cause::OwnerDropped, reason)
             }));
         }
     }

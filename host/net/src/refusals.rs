@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_pool::NodeState;
-use groundskeeper_pool::journal::{Asker, Draft, Journal, Outcome, What};
+use groundskeeper_pool::journal::{ActionKind, Initiator, Journal, NewRecord, Outcome};
 use parking_lot::Mutex;
 
 /// The time in which each kind gets at most one record.
@@ -35,13 +35,13 @@ pub(crate) enum Refusal {
 const KINDS: usize = 8;
 
 #[derive(Clone, Copy, Default)]
-struct Sum {
-    recorded: Option<Coarse>,
+struct RefusalSum {
+    recorded: Option<CoarseInstant>,
     since: u32,
 }
 
 #[derive(Default)]
-pub(crate) struct Refusals(Mutex<[Sum; KINDS]>);
+pub(crate) struct Refusals(Mutex<[RefusalSum; KINDS]>);
 
 impl Refusals {
     /// Counts one refusal. Writes at most one record per kind and window; its count is the number of refusals it
@@ -76,10 +76,10 @@ impl Refusals {
 }
 
 fn record(journal: &Journal, address: Option<SocketAddr>, why: String, count: u32) {
-    journal.record(Draft {
+    journal.record(NewRecord {
         address,
         outcome: Outcome::Refused(why),
         count,
-        ..Draft::new(Asker::Host, What::Refused, "incoming connection")
+        ..NewRecord::new(Initiator::Host, ActionKind::Refused, "incoming connection")
     });
 }

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use groundskeeper_flow::{AttemptEnd, BreakerState, CallEnd, NotQueued, Parcel, Priority};
-use groundskeeper_pool::journal::{Asker, Draft, What};
+use groundskeeper_flow::{AttemptEnd, BreakerState, CallEnd, NotQueued, Priority, QueuedFrame};
+use groundskeeper_pool::journal::{ActionKind, Initiator, NewRecord};
 use tokio::sync::oneshot;
 
 use super::conn::Conn;
 use super::conn_health;
 use super::counters::Counters;
 use super::kinds::{RequestKind, RequestKinds};
-use super::node::Node;
+use super::node::LocalNode;
 use super::pending::Waiter;
 use super::request_error::RequestError;
 use super::traffic::Traffic;
@@ -48,13 +48,13 @@ impl<'a> Question<'a> {
 }
 
 pub(crate) struct Requests {
-    node: Arc<Node>,
+    node: Arc<LocalNode>,
     traffic: Arc<Traffic>,
     pub(crate) kinds: RequestKinds,
 }
 
 impl Requests {
-    pub(crate) fn new(node: Arc<Node>, traffic: Arc<Traffic>) -> Self {
+    pub(crate) fn new(node: Arc<LocalNode>, traffic: Arc<Traffic>) -> Self {
         Self { node, traffic, kinds: RequestKinds::default() }
     }
 
@@ -132,7 +132,7 @@ impl Requests {
             let room = (question.when_full == WhenFull::Wait).then(|| conn.outbox.room());
             let queued =
                 traffic.charge(priority, frame.clone()).map_err(RequestError::from).and_then(|frame| {
-                    let parcel = Parcel { frame, expires: Some(expires), tag: Some(id) };
+                    let parcel = QueuedFrame { frame, expires: Some(expires), tag: Some(id) };
                     Ok(traffic.queue(conn, priority, parcel)?)
                 });
             match (queued, room) {
@@ -188,12 +188,12 @@ impl Attempt<'_> {
             if state == BreakerState::Open {
                 traffic.counters.breakers_opened.fetch_add(1, Relaxed);
             }
-            node.state.journal.record(Draft {
+            node.state.journal.record(NewRecord {
                 peer: Some(conn.peer),
                 conn: Some(conn.key.conn),
-                ..Draft::new(
-                    Asker::Host,
-                    What::Breaker,
+                ..NewRecord::new(
+                    Initiator::Host,
+                    ActionKind::Breaker,
                     format!("{} for requests of kind {:?}", state.as_str(), kind.name),
                 )
             });

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use groundskeeper_base::chance::Chance;
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::chance::SharedRng;
+use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_flow::Priority;
 use groundskeeper_pool::pool::{ConnKey, Link, Pool};
@@ -103,7 +103,7 @@ impl Roster {
     }
 
     /// One random connection.
-    pub(crate) fn draw(&self, chance: &Chance) -> Option<Arc<Conn>> {
+    pub(crate) fn draw(&self, chance: &SharedRng) -> Option<Arc<Conn>> {
         let (mut chosen, mut met) = (None, 0);
         self.for_each(|conn| {
             met += 1;
@@ -124,7 +124,7 @@ impl Roster {
 
     /// Drops bulk, then broadcast frames from queues above their fair share of `budget` bytes: peers that do not read
     /// lose frames, others do not. Calls `shed` with the frames by priority. At most once per 125 ms. O(connections).
-    pub(crate) fn relieve(&self, now: Coarse, budget: usize, shed: impl Fn([u32; Priority::COUNT])) {
+    pub(crate) fn relieve(&self, now: CoarseInstant, budget: usize, shed: impl Fn([u32; Priority::COUNT])) {
         // One more than the time, since 0 means never.
         let moment = now.0.wrapping_add(1);
         if self.relieved.swap(moment, Ordering::Relaxed) == moment {

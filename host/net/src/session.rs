@@ -11,26 +11,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use groundskeeper_base::chance::Chance;
+use groundskeeper_base::chance::SharedRng;
 use groundskeeper_base::peer::NetGroup;
-use groundskeeper_pool::book::Tenure;
-use groundskeeper_pool::journal::{Asker, Cause};
+use groundskeeper_pool::book::ConnectedGuard;
+use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{Goodbye, Removal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::allowance::Allowance;
+use super::allowance::ReadAllowance;
 use super::answering::{Answers, ConnAnswers};
 use super::broadcasting::Broadcaster;
 use super::conn_health;
 use super::exchange::{ask_for_peers, learn_peers};
 use super::frame::{Frame, FrameReader};
-use super::node::Node;
-use super::pending::Answered;
-use super::pings::{Heard, Pings};
-use super::place::{Place, disconnect_for_shutdown};
+use super::node::LocalNode;
+use super::pending::AnswerOutcome;
+use super::pings::{Pings, PongOutcome};
+use super::place::{ConnGuard, disconnect_for_shutdown};
 use super::traffic::Traffic;
-use super::wire::{FAREWELL, Message, Status, cause_of, code_of, printable};
+use super::wire::{FAREWELL, Message, ResponseStatus, cause_of, code_of, printable};
 
 /// On the stack during a poll, so an idle connection holds no read buffer. One TLS record fits.
 const READ_BUFFER: usize = 16 * 1024;
@@ -58,30 +58,35 @@ struct Session<S> {
     /// Whether this side has closed, after the goodbye.
     closed: bool,
     answering: ConnAnswers,
-    allowance: Allowance,
+    allowance: ReadAllowance,
     pings: Pings,
     group: NetGroup,
-    place: Place,
+    place: ConnGuard,
     sessions: Arc<Sessions>,
-    _tenure: Option<Tenure>,
+    _tenure: Option<ConnectedGuard>,
 }
 
 /// Starts the sessions of a node, and holds the parts that handle their messages.
 pub(crate) struct Sessions {
-    pub(crate) node: Arc<Node>,
+    pub(crate) node: Arc<LocalNode>,
     pub(crate) traffic: Arc<Traffic>,
-    pub(crate) chance: Chance,
+    pub(crate) chance: SharedRng,
     pub(crate) answers: Answers,
     pub(crate) broadcaster: Broadcaster,
 }
 
 impl Sessions {
     /// Starts the task of a connection that has just become live, and asks the peer for addresses of other peers.
-    pub(crate) fn start<S>(self: &Arc<Self>, io: S, place: Place, address: SocketAddr, tenure: Option<Tenure>)
-    where
+    pub(crate) fn start<S>(
+        self: &Arc<Self>,
+        io: S,
+        place: ConnGuard,
+        address: SocketAddr,
+        tenure: Option<ConnectedGuard>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Node { config, state, tasks, .. } = &*self.node;
+        let LocalNode { config, state, tasks, .. } = &*self.node;
         let conn = Arc::clone(place.conn());
         // Fails only if the connection is ending already.
         _ = ask_for_peers(&self.traffic, &conn);
@@ -94,7 +99,7 @@ impl Sessions {
             ending: None,
             closed: false,
             answering: ConnAnswers::default(),
-            allowance: Allowance::new(config.bytes_per_second_per_peer, state.clock.coarse()),
+            allowance: ReadAllowance::new(config.bytes_per_second_per_peer, state.clock.coarse()),
             pings: Pings::new(self.chance.number()),
             group: NetGroup::of(address.ip()),
             place,
@@ -110,22 +115,22 @@ impl Sessions {
 }
 
 /// Why a session stops.
-enum Stop {
+enum SessionEnd {
     /// At once, without a goodbye.
     Over(Removal),
     /// With a goodbye to the peer.
     Goodbye(Goodbye),
 }
 
-fn over(by: Asker, cause: Cause, reason: impl Into<String>) -> Stop {
-    Stop::Over(Removal::new(by, cause, reason))
+fn over(by: Initiator, cause: Cause, reason: impl Into<String>) -> SessionEnd {
+    SessionEnd::Over(Removal::new(by, cause, reason))
 }
 
 impl<S> Session<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    fn talk(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+    fn talk(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         self.answering.poll_done(cx);
         let more = self.read(cx)?;
         loop {
@@ -134,7 +139,7 @@ where
             }
             let asks = self.place.conn().take_asks();
             if let Some(goodbye) = asks.close {
-                return Err(Stop::Goodbye(goodbye));
+                return Err(SessionEnd::Goodbye(goodbye));
             }
             if !asks.ping {
                 break;
@@ -148,7 +153,7 @@ where
     }
 
     /// Reads what the socket has. True if there may be more.
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, SessionEnd> {
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
         for _ in 0..READS_PER_POLL {
             let clock = Arc::clone(&self.sessions.node.state.clock);
@@ -162,7 +167,7 @@ where
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
                     let reason =
                         if self.reader.is_midway() { "closed in the middle of a frame" } else { "closed" };
-                    return Err(over(Asker::Remote, Cause::RemoteClosed, reason));
+                    return Err(over(Initiator::Remote, Cause::RemoteClosed, reason));
                 }
                 Poll::Ready(Ok(())) => {
                     let bytes = buffer.filled();
@@ -176,7 +181,7 @@ where
         Ok(true)
     }
 
-    fn take_in(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Stop> {
+    fn take_in(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), SessionEnd> {
         let sessions = Arc::clone(&self.sessions);
         let max_frame = sessions.node.config.max_frame;
         loop {
@@ -193,7 +198,7 @@ where
         cx: &mut Context<'_>,
         sessions: &Sessions,
         Frame { kind, body }: Frame,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), SessionEnd> {
         let Sessions { node, traffic, answers, broadcaster, .. } = sessions;
         let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
         match message {
@@ -203,13 +208,15 @@ where
                 _ = self.place.conn().control(Message::Pong { nonce }.encode_bounded());
             }
             Message::Pong { nonce } => match self.pings.answered(nonce, node.state.clock.mono()) {
-                Heard::Fresh(rtt) => {
+                PongOutcome::Fresh(rtt) => {
                     self.place.slot().pong(rtt);
                     conn_health::ponged(&node.state, self.place.conn());
                 }
-                Heard::Late => self.place.slot().set_pings_lost(0),
-                Heard::Again => {}
-                Heard::NeverAsked => return Err(self.broke_rules(&"an answer to a ping that was never sent")),
+                PongOutcome::Late => self.place.slot().set_pings_lost(0),
+                PongOutcome::Again => {}
+                PongOutcome::NeverAsked => {
+                    return Err(self.broke_rules(&"an answer to a ping that was never sent"));
+                }
             },
             Message::Goodbye { code, text } => {
                 let cause = match cause_of(code) {
@@ -217,7 +224,7 @@ where
                     None => format!("code {code}"),
                 };
                 let reason = format!("{cause}: {}", printable(text));
-                return Err(over(Asker::Remote, Cause::RemoteGoodbye, reason));
+                return Err(over(Initiator::Remote, Cause::RemoteGoodbye, reason));
             }
             Message::Broadcast { topic, payload } => {
                 broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
@@ -229,16 +236,18 @@ where
             Message::Response { id, status, payload } => {
                 let conn = self.place.conn();
                 match conn.pending.answer(id, status, payload, &body) {
-                    Answered::Delivered | Answered::Late => {}
-                    Answered::Again => conn_health::answered_twice(&node.state, &traffic.counters, conn),
-                    Answered::TooMuch => conn_health::answered_too_much(&node.state, &traffic.counters, conn),
-                    Answered::PeerList if status == Status::Ok => {
+                    AnswerOutcome::Delivered | AnswerOutcome::Late => {}
+                    AnswerOutcome::Again => conn_health::answered_twice(&node.state, &traffic.counters, conn),
+                    AnswerOutcome::TooMuch => {
+                        conn_health::answered_too_much(&node.state, &traffic.counters, conn)
+                    }
+                    AnswerOutcome::PeerList if status == ResponseStatus::Ok => {
                         if learn_peers(node, payload, self.group).is_err() {
                             return Err(self.broke_rules(&"a peer list that is too long or cannot be read"));
                         }
                     }
-                    Answered::PeerList => {}
-                    Answered::NeverAsked => {
+                    AnswerOutcome::PeerList => {}
+                    AnswerOutcome::NeverAsked => {
                         return Err(self.broke_rules(&"an answer to a request that was never made"));
                     }
                 }
@@ -248,12 +257,12 @@ where
     }
 
     /// Removes the connection from the pool now. The goodbye tells the peer what it did.
-    fn broke_rules(&self, what: &dyn std::fmt::Display) -> Stop {
-        let removal = Removal::new(Asker::Remote, Cause::ProtocolError, what.to_string());
+    fn broke_rules(&self, what: &dyn std::fmt::Display) -> SessionEnd {
+        let removal = Removal::new(Initiator::Remote, Cause::ProtocolError, what.to_string());
         let goodbye = Goodbye { cause: removal.cause, text: removal.reason.clone() };
         self.place.disconnect(removal);
         // If the pool had closed it already, the goodbye has that reason.
-        Stop::Goodbye(self.place.conn().take_asks().close.unwrap_or(goodbye))
+        SessionEnd::Goodbye(self.place.conn().take_asks().close.unwrap_or(goodbye))
     }
 
     fn ping(&mut self) {
@@ -347,13 +356,13 @@ where
     }
 
     /// Reads what the peer sent last: its reason explains more than the failed write does.
-    fn write_failed(&mut self, cx: &mut Context<'_>, error: &io::Error) -> Stop {
+    fn write_failed(&mut self, cx: &mut Context<'_>, error: &io::Error) -> SessionEnd {
         loop {
             match self.read(cx) {
                 Err(stop) => return stop,
                 Ok(true) => {}
                 Ok(false) => {
-                    return over(Asker::Remote, Cause::WriteFailure, format!("while writing: {error}"));
+                    return over(Initiator::Remote, Cause::WriteFailure, format!("while writing: {error}"));
                 }
             }
         }
@@ -402,16 +411,16 @@ where
     }
 }
 
-fn read_failed(error: &io::Error) -> Stop {
+fn read_failed(error: &io::Error) -> SessionEnd {
     if error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some() {
-        return over(Asker::Remote, Cause::ProtocolError, format!("broke the encryption: {error}"));
+        return over(Initiator::Remote, Cause::ProtocolError, format!("broke the encryption: {error}"));
     }
     let reason = match error.kind() {
         io::ErrorKind::UnexpectedEof => "closed without a goodbye".to_owned(),
         io::ErrorKind::ConnectionReset => "reset".to_owned(),
         _ => format!("lost: {error}"),
     };
-    over(Asker::Remote, Cause::RemoteClosed, reason)
+    over(Initiator::Remote, Cause::RemoteClosed, reason)
 }
 
 impl<S> Future for Session<S>
@@ -425,11 +434,11 @@ where
         if session.ending.is_none() {
             match session.talk(cx) {
                 Ok(()) => return Poll::Pending,
-                Err(Stop::Over(removal)) => {
+                Err(SessionEnd::Over(removal)) => {
                     session.place.removal = Some(removal);
                     return Poll::Ready(());
                 }
-                Err(Stop::Goodbye(goodbye)) => session.begin_ending(goodbye),
+                Err(SessionEnd::Goodbye(goodbye)) => session.begin_ending(goodbye),
             }
         }
         session.end(cx)

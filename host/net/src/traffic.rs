@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use groundskeeper_base::clock::Clock;
-use groundskeeper_flow::{Budget, NotQueued, Parcel, Performance, Pressure, Priority, TrafficSnapshot};
+use groundskeeper_flow::{Budget, NotQueued, Performance, Pressure, Priority, QueuedFrame, TrafficSnapshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::conn::Conn;
@@ -12,7 +12,7 @@ use super::counters::Counters;
 use super::roster::Roster;
 use super::settings::NetConfig;
 use super::tuning::Tuning;
-use super::wire::{Message, Status, TooLarge};
+use super::wire::{Message, ResponseStatus, TooLarge};
 
 pub(crate) struct Traffic {
     pub(crate) tuning: Tuning,
@@ -71,7 +71,12 @@ impl Traffic {
     }
 
     /// Puts a charged frame into the connection's queue, in the lane that [`Tuning::lane`] gives for its priority.
-    pub(crate) fn queue(&self, conn: &Conn, priority: Priority, parcel: Parcel) -> Result<(), NotQueued> {
+    pub(crate) fn queue(
+        &self,
+        conn: &Conn,
+        priority: Priority,
+        parcel: QueuedFrame,
+    ) -> Result<(), NotQueued> {
         let queued = conn.outbox.push(self.tuning.lane(priority), parcel);
         if queued == Err(NotQueued::Full) {
             self.counters.full(priority);
@@ -101,17 +106,25 @@ impl Traffic {
 
     /// Queues the answer to a request. One that is too large becomes a short failure, one without room becomes "busy".
     /// If that does not fit either, the asker waits for its time-out.
-    pub(crate) fn respond(&self, conn: &Conn, id: u64, priority: Priority, status: Status, payload: &[u8]) {
+    pub(crate) fn respond(
+        &self,
+        conn: &Conn,
+        id: u64,
+        priority: Priority,
+        status: ResponseStatus,
+        payload: &[u8],
+    ) {
         let frame = self.encode(&Message::Response { id, status, payload }).or_else(|too_large| {
             let text = too_large.to_string();
-            self.encode(&Message::Response { id, status: Status::Failed, payload: text.as_bytes() })
+            self.encode(&Message::Response { id, status: ResponseStatus::Failed, payload: text.as_bytes() })
         });
         let queued = frame.is_ok_and(|frame| {
             let charged = self.charge(priority, frame);
             charged.is_ok_and(|frame| self.queue(conn, priority, frame.into()).is_ok())
         });
         if !queued
-            && let Ok(busy) = self.encode(&Message::Response { id, status: Status::Busy, payload: &[] })
+            && let Ok(busy) =
+                self.encode(&Message::Response { id, status: ResponseStatus::Busy, payload: &[] })
         {
             // The control lane is the last resort.
             _ = conn.control(busy);
@@ -121,6 +134,6 @@ impl Traffic {
     /// Answers "busy" at once. The request lane comes first, because many peers may be refused at the same moment and
     /// the control lane is short. A peer without an answer waits for its time-out and takes a busy node for a dead one.
     pub(crate) fn refuse(&self, conn: &Conn, id: u64) {
-        self.respond(conn, id, Priority::Request, Status::Busy, &[]);
+        self.respond(conn, id, Priority::Request, ResponseStatus::Busy, &[]);
     }
 }

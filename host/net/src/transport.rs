@@ -79,42 +79,42 @@ pub trait Listener: Send + Sync + 'static {
 
 /// Opens a node's connections. TLS over TCP has its own variant, so that its streams need no box.
 #[derive(Clone)]
-pub(crate) enum Carrier {
+pub(crate) enum Connector {
     Tls(Tls),
     Own(Arc<dyn Transport>),
 }
 
 /// One address to listen on.
-pub(crate) enum Door {
+pub(crate) enum BoundListener {
     Tls(TcpListener, Tls),
     Own(Box<dyn Listener>),
 }
 
 /// A connection before the peer has proven its identity.
-pub(crate) enum Begun {
+pub(crate) enum NewConnection {
     Tls(TcpStream, Tls),
     Own(Unproven),
 }
 
-impl Carrier {
-    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<Begun> {
+impl Connector {
+    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<NewConnection> {
         match self {
-            Self::Tls(tls) => Ok(Begun::Tls(prompt(TcpStream::connect(address).await?), tls.clone())),
-            Self::Own(transport) => transport.connect(address).await.map(Begun::Own),
+            Self::Tls(tls) => Ok(NewConnection::Tls(prompt(TcpStream::connect(address).await?), tls.clone())),
+            Self::Own(transport) => transport.connect(address).await.map(NewConnection::Own),
         }
     }
 }
 
-impl Door {
-    pub(crate) async fn accept(&self) -> io::Result<(Begun, SocketAddr)> {
+impl BoundListener {
+    pub(crate) async fn accept(&self) -> io::Result<(NewConnection, SocketAddr)> {
         match self {
             Self::Tls(listener, tls) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((Begun::Tls(stream, tls.clone()), address))
+                Ok((NewConnection::Tls(stream, tls.clone()), address))
             }
             Self::Own(listener) => {
                 let (unproven, address) = listener.accept().await?;
-                Ok((Begun::Own(unproven), address))
+                Ok((NewConnection::Own(unproven), address))
             }
         }
     }

@@ -12,7 +12,7 @@ use groundskeeper_pool::journal::Cause;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::frame::{Frame, FrameReader, HEADER, Kind};
+use super::frame::{Frame, FrameKind, FrameReader, HEADER};
 
 /// Part of the ALPN, so TLS refuses nodes of another major version. Changes only if the hello itself does.
 pub(crate) const PROTOCOL_MAJOR: u16 = 1;
@@ -63,7 +63,7 @@ pub struct Hello {
 
 /// How a request was answered. Append-only; the order is the wire form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Status {
+pub enum ResponseStatus {
     Ok,
     /// The payload says why, in UTF-8.
     Failed,
@@ -82,20 +82,20 @@ pub enum Message<'a> {
     Goodbye { code: u8, text: &'a str },
     Broadcast { topic: &'a str, payload: &'a [u8] },
     Request { id: u64, kind: &'a str, payload: &'a [u8] },
-    Response { id: u64, status: Status, payload: &'a [u8] },
+    Response { id: u64, status: ResponseStatus, payload: &'a [u8] },
 }
 
 /// Why bytes are not a message. The text goes to the journal and to the peer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadMessage {
     #[error("a {0} that cannot be read")]
-    Garbage(Kind),
+    Garbage(FrameKind),
     #[error("a {kind} with {extra} bytes too many")]
-    Trailing { kind: Kind, extra: usize },
+    Trailing { kind: FrameKind, extra: usize },
     #[error("a {0} with a name that is empty or longer than {MAX_NAME} bytes")]
-    Name(Kind),
+    Name(FrameKind),
     #[error("a {0} with a text that is too long")]
-    Text(Kind),
+    Text(FrameKind),
 }
 
 impl<'a> Message<'a> {
@@ -105,18 +105,26 @@ impl<'a> Message<'a> {
     /// [`TooLarge`] if the frame would break the cap of its kind.
     pub fn encode(&self, max_frame: usize) -> Result<Bytes, TooLarge> {
         match self {
-            Message::Hello(hello) => frame(Kind::Hello, 150, hello, max_frame),
-            Message::Ping { nonce } => frame(Kind::Ping, 0, nonce, max_frame),
-            Message::Pong { nonce } => frame(Kind::Pong, 0, nonce, max_frame),
-            Message::Goodbye { code, text } => frame(Kind::Goodbye, text.len(), &(code, text), max_frame),
-            Message::Broadcast { topic, payload } => {
-                frame(Kind::Broadcast, topic.len() + payload.len(), &(topic, Raw(payload)), max_frame)
+            Message::Hello(hello) => frame(FrameKind::Hello, 150, hello, max_frame),
+            Message::Ping { nonce } => frame(FrameKind::Ping, 0, nonce, max_frame),
+            Message::Pong { nonce } => frame(FrameKind::Pong, 0, nonce, max_frame),
+            Message::Goodbye { code, text } => {
+                frame(FrameKind::Goodbye, text.len(), &(code, text), max_frame)
             }
-            Message::Request { id, kind, payload } => {
-                frame(Kind::Request, kind.len() + payload.len(), &(id, kind, Raw(payload)), max_frame)
-            }
+            Message::Broadcast { topic, payload } => frame(
+                FrameKind::Broadcast,
+                topic.len() + payload.len(),
+                &(topic, RawBytes(payload)),
+                max_frame,
+            ),
+            Message::Request { id, kind, payload } => frame(
+                FrameKind::Request,
+                kind.len() + payload.len(),
+                &(id, kind, RawBytes(payload)),
+                max_frame,
+            ),
             Message::Response { id, status, payload } => {
-                frame(Kind::Response, payload.len(), &(id, status, Raw(payload)), max_frame)
+                frame(FrameKind::Response, payload.len(), &(id, status, RawBytes(payload)), max_frame)
             }
         }
     }
@@ -130,19 +138,21 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     /// [`BadMessage`]: the peer breaks the protocol.
-    pub fn decode(kind: Kind, body: &'a [u8]) -> Result<Self, BadMessage> {
+    pub fn decode(kind: FrameKind, body: &'a [u8]) -> Result<Self, BadMessage> {
         let (message, rest) = match kind {
-            Kind::Hello => read(body).map(|(hello, rest)| (Message::Hello(hello), rest)),
-            Kind::Ping => read(body).map(|(nonce, rest)| (Message::Ping { nonce }, rest)),
-            Kind::Pong => read(body).map(|(nonce, rest)| (Message::Pong { nonce }, rest)),
-            Kind::Goodbye => read(body).map(|((code, text), rest)| (Message::Goodbye { code, text }, rest)),
-            Kind::Broadcast => {
+            FrameKind::Hello => read(body).map(|(hello, rest)| (Message::Hello(hello), rest)),
+            FrameKind::Ping => read(body).map(|(nonce, rest)| (Message::Ping { nonce }, rest)),
+            FrameKind::Pong => read(body).map(|(nonce, rest)| (Message::Pong { nonce }, rest)),
+            FrameKind::Goodbye => {
+                read(body).map(|((code, text), rest)| (Message::Goodbye { code, text }, rest))
+            }
+            FrameKind::Broadcast => {
                 read(body).map(|((topic, payload), rest)| (Message::Broadcast { topic, payload }, rest))
             }
-            Kind::Request => {
+            FrameKind::Request => {
                 read(body).map(|((id, kind, payload), rest)| (Message::Request { id, kind, payload }, rest))
             }
-            Kind::Response => read(body)
+            FrameKind::Response => read(body)
                 .map(|((id, status, payload), rest)| (Message::Response { id, status, payload }, rest)),
         }
         .map_err(|_| BadMessage::Garbage(kind))?;
@@ -166,7 +176,7 @@ impl<'a> Message<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a {kind} of {size} bytes is over the cap of {cap}")]
 pub struct TooLarge {
-    pub kind: Kind,
+    pub kind: FrameKind,
     pub size: usize,
     pub cap: usize,
 }
@@ -175,7 +185,12 @@ pub struct TooLarge {
 const FIXED: usize = 40;
 
 /// The frame of one message; `variable` bytes of its body are text or payload.
-fn frame(kind: Kind, variable: usize, body: &impl Serialize, max_frame: usize) -> Result<Bytes, TooLarge> {
+fn frame(
+    kind: FrameKind,
+    variable: usize,
+    body: &impl Serialize,
+    max_frame: usize,
+) -> Result<Bytes, TooLarge> {
     let mut frame = Vec::with_capacity(FIXED + variable);
     frame.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
     let mut frame = postcard::to_extend(body, frame).expect("serializing into memory cannot fail");
@@ -192,19 +207,19 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<(T, &'a [u8]), postcar
 }
 
 /// Bytes that are serialized at once; serde would write a slice byte by byte. The wire form is the same.
-struct Raw<'a>(&'a [u8]);
+struct RawBytes<'a>(&'a [u8]);
 
-impl Serialize for Raw<'_> {
+impl Serialize for RawBytes<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_bytes(self.0)
     }
 }
 
 /// An address in a peer list, and the id of the peer that was last reached there.
-pub(crate) type Told = (SocketAddr, Option<PeerId>);
+pub(crate) type ToldAddress = (SocketAddr, Option<PeerId>);
 
 /// The payload of an answer to "peers".
-pub(crate) fn encode_peers(peers: &[Told]) -> Vec<u8> {
+pub(crate) fn encode_peers(peers: &[ToldAddress]) -> Vec<u8> {
     postcard::to_allocvec(peers).expect("serializing into memory cannot fail")
 }
 
@@ -212,9 +227,9 @@ pub(crate) fn encode_peers(peers: &[Told]) -> Vec<u8> {
 ///
 /// # Errors
 /// If it is garbage or holds more than [`MAX_PEERS_TOLD`]. None of it is used then.
-pub(crate) fn decode_peers(payload: &[u8]) -> Result<Vec<Told>, postcard::Error> {
+pub(crate) fn decode_peers(payload: &[u8]) -> Result<Vec<ToldAddress>, postcard::Error> {
     #[derive(Deserialize)]
-    struct Peers(#[serde(deserialize_with = "at_most::<Told, MAX_PEERS_TOLD, _>")] Vec<Told>);
+    struct Peers(#[serde(deserialize_with = "at_most::<ToldAddress, MAX_PEERS_TOLD, _>")] Vec<ToldAddress>);
     let (Peers(told), rest) = postcard::take_from_bytes(payload)?;
     if rest.is_empty() { Ok(told) } else { Err(postcard::Error::DeserializeBadEncoding) }
 }

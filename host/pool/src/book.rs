@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use groundskeeper_base::bounds::{Bound, Span};
-use groundskeeper_base::chance::Chance;
+use groundskeeper_base::chance::SharedRng;
 use groundskeeper_base::clock::{Clock, unix_seconds};
 use groundskeeper_base::peer::{NetGroup, PeerId, canonical, is_public};
 use groundskeeper_base::units::as_span;
@@ -19,7 +19,7 @@ use crate::journal::Journal;
 use crate::pool::Pool;
 
 mod dialing;
-pub use dialing::{Dial, DialFailure, DialOrder, Dialing, Tenure};
+pub use dialing::{ConnectedGuard, Dial, DialAttempt, DialFailure, DialOrder};
 
 /// Size and backoff of the address book: the config section `[book]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl Default for BookLimits {
 
 /// Who named an address to this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum AddressSource {
     /// The operator. Such an address is never forgotten, not even if the book is full.
     Bootstrap,
     /// The peer itself, about itself, in its hello.
@@ -91,7 +91,7 @@ pub enum Source {
 
 /// Outcome of [`Book::learn`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Learned {
+pub enum LearnOutcome {
     New,
     Known,
     /// The address cannot be dialled, or is not accepted from this source.
@@ -100,7 +100,7 @@ pub enum Learned {
 
 /// One address as it is stored on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct BookEntry {
     pub address: SocketAddr,
     /// The peer last known at the address. A hint: an address proves nothing.
     pub peer: Option<PeerId>,
@@ -113,8 +113,8 @@ pub struct Entry {
     pub told_by: Option<u32>,
 }
 
-struct Known {
-    entry: Entry,
+struct KnownAddress {
+    entry: BookEntry,
     /// It must not be dialled before this monotonic time.
     wait_until: Duration,
     dialing: bool,
@@ -122,7 +122,7 @@ struct Known {
     bootstrap: Option<Option<PeerId>>,
 }
 
-impl Known {
+impl KnownAddress {
     /// Not named since `oldest`; neither a bootstrap node nor being dialled.
     fn is_forgettable(&self, oldest: u32) -> bool {
         self.bootstrap.is_none() && !self.dialing && self.entry.heard < oldest
@@ -134,8 +134,8 @@ pub struct Book {
     limits: BookLimits,
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
-    chance: Chance,
-    known: Mutex<BTreeMap<SocketAddr, Known>>,
+    chance: SharedRng,
+    known: Mutex<BTreeMap<SocketAddr, KnownAddress>>,
     /// Counts changes that are worth writing to disk.
     changes: AtomicU64,
     /// Upper bound of every backoff, in milliseconds.
@@ -161,7 +161,7 @@ pub struct BookRows {
 impl Book {
     pub fn new(limits: BookLimits, clock: Arc<dyn Clock>, journal: Arc<Journal>) -> Arc<Self> {
         Arc::new(Self {
-            chance: Chance::new(limits.seed),
+            chance: SharedRng::new(limits.seed),
             limits,
             clock,
             journal,
@@ -196,50 +196,52 @@ impl Book {
 
     /// Adds an address, or notes that it was named again. O(log n); O(n) for a new one that a peer named, or if the
     /// book is full.
-    pub fn learn(&self, address: SocketAddr, peer: Option<PeerId>, source: Source) -> Learned {
+    pub fn learn(&self, address: SocketAddr, peer: Option<PeerId>, source: AddressSource) -> LearnOutcome {
         let address = canonical(address);
         if let Some(why) = self.undialable(address, source) {
-            return Learned::Refused(why);
+            return LearnOutcome::Refused(why);
         }
         let heard = unix_seconds(&*self.clock);
         let mut known = self.known.lock();
         if let Some(old) = known.get_mut(&address) {
             old.entry.heard = heard;
-            if source == Source::Bootstrap {
+            if source == AddressSource::Bootstrap {
                 old.bootstrap = Some(peer);
             }
-            if old.entry.peer.is_none() || source == Source::Itself {
+            if old.entry.peer.is_none() || source == AddressSource::Itself {
                 old.entry.peer = peer.or(old.entry.peer);
             }
-            return Learned::Known;
+            return LearnOutcome::Known;
         }
         let told_by = match source {
-            Source::Told(group) => Some(group.0),
-            Source::Bootstrap | Source::Itself => None,
+            AddressSource::Told(group) => Some(group.0),
+            AddressSource::Bootstrap | AddressSource::Itself => None,
         };
         if told_by.is_some()
             && known.values().filter(|other| other.entry.told_by == told_by).count()
                 >= self.limits.per_source_group
         {
-            return Learned::Refused("the network group of its source has named its maximum of addresses");
+            return LearnOutcome::Refused(
+                "the network group of its source has named its maximum of addresses",
+            );
         }
         if known.len() >= self.limits.capacity && !make_room(&mut known, source) {
-            return Learned::Refused("the address book is full of better addresses");
+            return LearnOutcome::Refused("the address book is full of better addresses");
         }
-        let entry = Entry { address, peer, heard, reached: None, failures: 0, told_by };
-        let bootstrap = (source == Source::Bootstrap).then_some(peer);
-        known.insert(address, Known { entry, wait_until: Duration::ZERO, dialing: false, bootstrap });
+        let entry = BookEntry { address, peer, heard, reached: None, failures: 0, told_by };
+        let bootstrap = (source == AddressSource::Bootstrap).then_some(peer);
+        known.insert(address, KnownAddress { entry, wait_until: Duration::ZERO, dialing: false, bootstrap });
         self.changed();
-        Learned::New
+        LearnOutcome::New
     }
 
-    fn undialable(&self, address: SocketAddr, source: Source) -> Option<&'static str> {
+    fn undialable(&self, address: SocketAddr, source: AddressSource) -> Option<&'static str> {
         let ip = address.ip();
         if address.port() == 0 {
             Some("port 0 cannot be dialled")
         } else if ip.is_unspecified() || ip.is_multicast() {
             Some("not the address of one machine")
-        } else if source != Source::Bootstrap && !self.limits.allow_private && !is_public(ip) {
+        } else if source != AddressSource::Bootstrap && !self.limits.allow_private && !is_public(ip) {
             Some("not on the public internet")
         } else {
             None
@@ -267,7 +269,7 @@ impl Book {
     }
 
     /// The entries to store on disk. Bootstrap nodes that were never reached are left out: the config has them.
-    pub fn entries(&self) -> Vec<Entry> {
+    pub fn entries(&self) -> Vec<BookEntry> {
         let known = self.known.lock();
         known
             .values()
@@ -277,15 +279,15 @@ impl Book {
     }
 
     /// Restores entries from disk, up to the book's capacity. All of them may be dialled at once.
-    pub fn restore(&self, entries: impl IntoIterator<Item = Entry>) {
+    pub fn restore(&self, entries: impl IntoIterator<Item = BookEntry>) {
         let mut known = self.known.lock();
         for entry in entries {
             if known.len() >= self.limits.capacity {
                 return;
             }
             let address = canonical(entry.address);
-            known.entry(address).or_insert(Known {
-                entry: Entry { address, ..entry },
+            known.entry(address).or_insert(KnownAddress {
+                entry: BookEntry { address, ..entry },
                 wait_until: Duration::ZERO,
                 dialing: false,
                 bootstrap: None,
@@ -295,7 +297,7 @@ impl Book {
 
     /// Counts a failure and sets the wait. Full jitter (a uniform wait up to the exponential bound), so that many nodes
     /// that lost one peer do not return together.
-    fn back_off(&self, one: &mut Known, now: Duration) {
+    fn back_off(&self, one: &mut KnownAddress, now: Duration) {
         let doublings = one.entry.failures.min(20);
         one.entry.failures += 1;
         let bound = self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_most);
@@ -310,7 +312,7 @@ impl Book {
     pub fn freeze(&self, pool: &Pool) -> BookRows {
         let (now, unix) = (self.clock.mono(), unix_seconds(&*self.clock));
         let known = self.known.lock();
-        let idle: Vec<&Known> = known.values().filter(|one| !one.dialing).collect();
+        let idle: Vec<&KnownAddress> = known.values().filter(|one| !one.dialing).collect();
         let strangers = PeerId::from_bytes([0; 32]);
         let connected =
             pool.connected_among(idle.iter().map(|one| one.entry.peer.as_ref().unwrap_or(&strangers)));
@@ -377,11 +379,11 @@ impl Book {
 }
 
 /// Drops the least useful address: never reached, most failures, longest not named. False if none may be dropped.
-fn make_room(known: &mut BTreeMap<SocketAddr, Known>, newcomer: Source) -> bool {
+fn make_room(known: &mut BTreeMap<SocketAddr, KnownAddress>, newcomer: AddressSource) -> bool {
     let worst = known
         .iter()
         .filter(|(_, one)| one.bootstrap.is_none() && !one.dialing)
-        .filter(|(_, one)| one.entry.failures > 0 || !matches!(newcomer, Source::Told(_)))
+        .filter(|(_, one)| one.entry.failures > 0 || !matches!(newcomer, AddressSource::Told(_)))
         .max_by_key(|(_, one)| {
             (one.entry.reached.is_none(), one.entry.failures, std::cmp::Reverse(one.entry.heard))
         })

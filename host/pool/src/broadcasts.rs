@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use groundskeeper_base::bounds::{Bound, Span};
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::units::as_span;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ impl Default for BroadcastLimits {
 
 /// Figures of the remembered broadcasts and of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BroadcastTotals {
+pub struct BroadcastStats {
     /// Broadcasts remembered.
     pub held: u32,
     /// Age of the oldest in seconds, 0 if none is remembered.
@@ -58,17 +58,17 @@ pub struct BroadcastTotals {
 }
 
 #[derive(Default)]
-struct Memory {
-    seen: HashMap<BroadcastId, Coarse>,
-    order: VecDeque<(Coarse, BroadcastId)>,
-    window_start: Coarse,
+struct SeenBroadcasts {
+    seen: HashMap<BroadcastId, CoarseInstant>,
+    order: VecDeque<(CoarseInstant, BroadcastId)>,
+    window_start: CoarseInstant,
     in_window: u32,
 }
 
 /// The broadcasts that this node has seen, and how many it has sent in the current window.
 pub struct Broadcasts {
     limits: BroadcastLimits,
-    memory: Mutex<Memory>,
+    memory: Mutex<SeenBroadcasts>,
 }
 
 impl Broadcasts {
@@ -77,7 +77,7 @@ impl Broadcasts {
     }
 
     /// Remembers `id`. True if it is seen for the first time. O(1).
-    pub fn first_seen(&self, id: BroadcastId, now: Coarse) -> bool {
+    pub fn first_seen(&self, id: BroadcastId, now: CoarseInstant) -> bool {
         let mut memory = self.memory.lock();
         if memory.seen.contains_key(&id) {
             return false;
@@ -96,7 +96,7 @@ impl Broadcasts {
     ///
     /// # Errors
     /// The time until the window ends, if it is full.
-    pub fn take_place(&self, now: Coarse) -> Result<(), Duration> {
+    pub fn take_place(&self, now: CoarseInstant) -> Result<(), Duration> {
         let mut memory = self.memory.lock();
         let age = now.since(memory.window_start);
         if age >= self.limits.window {
@@ -110,12 +110,12 @@ impl Broadcasts {
     }
 
     /// Number of broadcasts first seen at least `age` ago. O(log held).
-    pub fn forgettable(&self, age: Duration, now: Coarse) -> usize {
+    pub fn forgettable(&self, age: Duration, now: CoarseInstant) -> usize {
         self.memory.lock().order.partition_point(|(first_seen, _)| now.since(*first_seen) >= age)
     }
 
     /// Forgets at most `most` broadcasts first seen at least `age` ago, oldest first. Returns how many. O(forgotten).
-    pub fn forget_some(&self, age: Duration, now: Coarse, most: usize) -> usize {
+    pub fn forget_some(&self, age: Duration, now: CoarseInstant, most: usize) -> usize {
         let mut memory = self.memory.lock();
         let mut forgotten = 0;
         while forgotten < most
@@ -130,10 +130,10 @@ impl Broadcasts {
     }
 
     /// The figures that phases see.
-    pub fn totals(&self, now: Coarse) -> BroadcastTotals {
+    pub fn totals(&self, now: CoarseInstant) -> BroadcastStats {
         let memory = self.memory.lock();
         let window_open = now.since(memory.window_start) < self.limits.window;
-        BroadcastTotals {
+        BroadcastStats {
             held: memory.order.len().try_into().unwrap_or(u32::MAX),
             oldest_s: memory.order.front().map_or(0, |(first_seen, _)| now.seconds_since(*first_seen)),
             in_window: if window_open { memory.in_window } else { 0 },
@@ -146,8 +146,8 @@ impl Broadcasts {
 mod tests {
     use super::*;
 
-    fn at(seconds: u32) -> Coarse {
-        Coarse(seconds * Coarse::PER_SECOND)
+    fn at(seconds: u32) -> CoarseInstant {
+        CoarseInstant(seconds * CoarseInstant::PER_SECOND)
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Cause {
 /// Who initiated an action.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum Asker {
+pub enum Initiator {
     Phase {
         name: Arc<str>,
         version: Arc<str>,
@@ -88,14 +88,14 @@ pub enum Asker {
     Operator,
 }
 
-impl std::fmt::Display for Asker {
+impl std::fmt::Display for Initiator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Asker::Phase { name, version } => write!(f, "{name} {version}"),
-            Asker::Host => f.write_str("host"),
-            Asker::Remote => f.write_str("remote"),
-            Asker::Application => f.write_str("application"),
-            Asker::Operator => f.write_str("operator"),
+            Initiator::Phase { name, version } => write!(f, "{name} {version}"),
+            Initiator::Host => f.write_str("host"),
+            Initiator::Remote => f.write_str("remote"),
+            Initiator::Application => f.write_str("application"),
+            Initiator::Operator => f.write_str("operator"),
         }
     }
 }
@@ -103,7 +103,7 @@ impl std::fmt::Display for Asker {
 /// What a record is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum What {
+pub enum ActionKind {
     /// A connection became live.
     Connect,
     /// A live connection ended.
@@ -140,11 +140,11 @@ pub enum What {
     Breaker,
 }
 
-impl What {
+impl ActionKind {
     /// Disconnects, bans, dials and probes have a separate ring, so that chatter never pushes out an explanation. An
     /// ask that was not applied is chatter: a greedy guest can make more of them in one tick than the ring holds.
     fn is_notable(self, outcome: &Outcome) -> bool {
-        matches!(self, What::Disconnect | What::Ban | What::Dial | What::Probe)
+        matches!(self, ActionKind::Disconnect | ActionKind::Ban | ActionKind::Dial | ActionKind::Probe)
             && matches!(outcome, Outcome::Applied | Outcome::Started | Outcome::Failed(_))
     }
 }
@@ -184,9 +184,9 @@ pub type Input = (std::borrow::Cow<'static, str>, u32);
 
 /// The caller's part of a record; the journal adds number, time and beat.
 #[derive(Clone, Debug)]
-pub struct Draft {
-    pub by: Asker,
-    pub what: What,
+pub struct NewRecord {
+    pub by: Initiator,
+    pub what: ActionKind,
     pub peer: Option<PeerId>,
     /// The number of the connection since the host started.
     pub conn: Option<u32>,
@@ -200,8 +200,8 @@ pub struct Draft {
     pub count: u32,
 }
 
-impl Draft {
-    pub fn new(by: Asker, what: What, reason: impl Into<String>) -> Self {
+impl NewRecord {
+    pub fn new(by: Initiator, what: ActionKind, reason: impl Into<String>) -> Self {
         Self {
             by,
             what,
@@ -227,8 +227,8 @@ pub struct Record {
     pub tick: u32,
     /// Number of the urgent beat after that tick, 0 for the tick itself.
     pub beat: u32,
-    pub by: Asker,
-    pub what: What,
+    pub by: Initiator,
+    pub what: ActionKind,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peer: Option<PeerId>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -303,10 +303,10 @@ impl Journal {
     }
 
     /// Writes one record and returns its number.
-    pub fn record(&self, draft: Draft) -> u64 {
+    pub fn record(&self, draft: NewRecord) -> u64 {
         let (tick, beat) = self.current_beat();
-        let Draft { by, what, peer, conn, address, cause, reason, inputs, outcome, count } = draft;
-        debug_assert_eq!(what == What::Disconnect && outcome == Outcome::Applied, cause.is_some());
+        let NewRecord { by, what, peer, conn, address, cause, reason, inputs, outcome, count } = draft;
+        debug_assert_eq!(what == ActionKind::Disconnect && outcome == Outcome::Applied, cause.is_some());
         if let Some(cause) = cause {
             self.disconnects[cause as usize].fetch_add(1, Ordering::Relaxed);
         }
@@ -392,11 +392,11 @@ mod tests {
         Journal::new(TokioClock::starting_at(Duration::from_secs(1_700_000_000)), limits, None)
     }
 
-    fn disconnect(peer: u8) -> Draft {
-        Draft {
+    fn disconnect(peer: u8) -> NewRecord {
+        NewRecord {
             peer: Some(PeerId::from_bytes([peer; 32])),
             cause: Some(Cause::RemoteClosed),
-            ..Draft::new(Asker::Remote, What::Disconnect, "closed")
+            ..NewRecord::new(Initiator::Remote, ActionKind::Disconnect, "closed")
         }
     }
 
@@ -405,7 +405,7 @@ mod tests {
         let journal = journal(JournalLimits { notable: 4, chatter: 4 });
         journal.record(disconnect(1));
         for _ in 0..100 {
-            journal.record(Draft::new(Asker::Host, What::Ping, "keep-alive"));
+            journal.record(NewRecord::new(Initiator::Host, ActionKind::Ping, "keep-alive"));
         }
         assert_eq!(journal.explain(&PeerId::from_bytes([1; 32])).len(), 1);
         assert_eq!(journal.held(), (1, 4));

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use groundskeeper_base::clock::{Clock, Coarse};
+use groundskeeper_base::clock::{Clock, CoarseInstant};
 use groundskeeper_base::peer::{NetGroup, PeerId, canonical};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::journal::{Asker, Cause, Draft, Journal, What};
+use crate::journal::{ActionKind, Cause, Initiator, Journal, NewRecord};
 
 mod addresses;
 mod ending;
@@ -32,17 +32,17 @@ mod sync {
 mod tests;
 
 #[doc(hidden)]
-pub use ending::Terms;
-pub use ending::{CLOSING_DEADLINE, Removal, Verdict};
-pub use link::{Goodbye, Link, Traffic};
+pub use ending::DisconnectTerms;
+pub use ending::{CLOSING_DEADLINE, DisconnectOutcome, Removal};
+pub use link::{Goodbye, Link, LinkTraffic};
 use members::{MAX_PROTECTED, Members, NONE};
 #[doc(hidden)]
-pub use rows::{Rows, over_limit};
+pub use rows::{PeerRows, over_limit};
 pub use slot::{Admission, Slot};
 pub use stats::PoolStats;
 use tag::Tag;
 #[doc(hidden)]
-pub use tag::{State, Word};
+pub use tag::{State, TagValue};
 
 /// Health of a connection that has done nothing yet.
 const HEALTH_AT_START: u8 = 100;
@@ -150,7 +150,7 @@ impl Pool {
             clock,
             journal,
             capacity,
-            tags: (0..capacity).map(|_| Tag::new(Word::vacant(NONE))).collect(),
+            tags: (0..capacity).map(|_| Tag::new(TagValue::vacant(NONE))).collect(),
             last_seen: column(capacity, 0),
             connected_at: column(capacity, 0),
             rtt_us: column(capacity, RTT_NOT_KNOWN),
@@ -226,7 +226,7 @@ impl Pool {
             Direction::Inbound => "accepted",
             Direction::Outbound => "dialled",
         };
-        let draft = Draft::new(Asker::Host, What::Connect, reason);
+        let draft = NewRecord::new(Initiator::Host, ActionKind::Connect, reason);
         let now = self.clock.coarse();
         let at = key.slot as usize;
         let mut members = self.members.lock();
@@ -247,7 +247,7 @@ impl Pool {
                 return Err(Denied::Duplicate);
             }
             let reason = if same_boot { "dialled from both sides" } else { "the peer came back" };
-            let removal = Removal::new(Asker::Host, Cause::Replaced, reason);
+            let removal = Removal::new(Initiator::Host, Cause::Replaced, reason);
             let old_key = ConnKey { slot: old, conn: self.tags[old as usize].load().conn() };
             replaced = self.close_locked(&mut members, old_key, removal);
         }
@@ -269,7 +269,7 @@ impl Pool {
     }
 
     /// Both ends keep the connection that the smaller id dialled, so they agree without a message.
-    fn new_one_wins(&self, id: &PeerId, old: Word, new: Direction) -> bool {
+    fn new_one_wins(&self, id: &PeerId, old: TagValue, new: Direction) -> bool {
         let we_are_smaller = self.self_id < *id;
         let smaller_dialled_new = (new == Direction::Outbound) == we_are_smaller;
         let smaller_dialled_old = old.inbound() != we_are_smaller;
@@ -362,7 +362,7 @@ impl Pool {
         // Does not overflow in practice: at 10 connections per second the numbers last 13 years.
         members.next_conn += 1;
         members.occupy(slot, direction, address);
-        self.tags[slot as usize].set(Word::handshaking(
+        self.tags[slot as usize].set(TagValue::handshaking(
             conn,
             direction == Direction::Inbound,
             HEALTH_AT_START,
@@ -373,7 +373,7 @@ impl Pool {
     }
 
     /// Whether the connection's peer was seen after `view`.
-    pub fn seen_since(&self, key: ConnKey, view: Coarse) -> bool {
+    pub fn seen_since(&self, key: ConnKey, view: CoarseInstant) -> bool {
         self.seen(key).is_some_and(|seen| seen > view)
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use groundskeeper_base::bounds::Bound;
-use groundskeeper_base::bytes::Bytes;
+use groundskeeper_base::bytes::ByteSize;
 use groundskeeper_base::units::as_bytes;
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +140,7 @@ impl JournalSettings {
     pub const BOUNDS: [(&str, Bound); 3] = [
         ("notable", Bound::Count(16, 1_000_000)),
         ("chatter", Bound::Count(16, 1_000_000)),
-        ("file_max", Bound::Size(Bytes::kib(64), Bytes::gib(1024))),
+        ("file_max", Bound::Size(ByteSize::kib(64), ByteSize::gib(1024))),
     ];
 
     /// The limits of the journal.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use groundskeeper_engine::beat::{Moment, RecordedRun};
+use groundskeeper_engine::beat::{BeatHeader, RecordedRun};
 use groundskeeper_engine::{Changes, PhaseView};
 use groundskeeper_sdk::host::{Frozen, Saved};
 use groundskeeper_sdk::phase::Tick;
@@ -14,7 +14,7 @@ use super::snapshot::RecordedSnapshot;
 pub struct RecordedBeat {
     /// Identifies the process that recorded it.
     pub session: u64,
-    pub moment: Moment,
+    pub moment: BeatHeader,
     /// The tables at the start of the beat.
     pub(super) snapshot: Arc<RecordedSnapshot>,
     /// The runs, in order.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 /// The bytes are not what a recorder writes. Contains the reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Corrupt(pub &'static str);
+pub(super) struct CorruptBytes(pub &'static str);
 
 /// Writes seven bits per byte, lowest first; the top bit says that more bytes follow.
 pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
@@ -68,76 +68,76 @@ pub(super) fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
 }
 
 /// The bytes that are not read yet.
-pub(super) struct Bytes<'b>(pub &'b [u8]);
+pub(super) struct ByteReader<'b>(pub &'b [u8]);
 
-impl<'b> Bytes<'b> {
+impl<'b> ByteReader<'b> {
     pub fn left(&self) -> usize {
         self.0.len()
     }
 
-    pub fn byte(&mut self) -> Result<u8, Corrupt> {
-        let (first, rest) = self.0.split_first().ok_or(Corrupt("it ends in the middle"))?;
+    pub fn byte(&mut self) -> Result<u8, CorruptBytes> {
+        let (first, rest) = self.0.split_first().ok_or(CorruptBytes("it ends in the middle"))?;
         self.0 = rest;
         Ok(*first)
     }
 
-    pub fn number(&mut self) -> Result<u64, Corrupt> {
+    pub fn number(&mut self) -> Result<u64, CorruptBytes> {
         let mut number = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
             let bits = u64::from(byte & 0x7f);
             if bits << shift >> shift != bits {
-                return Err(Corrupt("a number is too large"));
+                return Err(CorruptBytes("a number is too large"));
             }
             number |= bits << shift;
             if byte & 0x80 == 0 {
                 return Ok(number);
             }
         }
-        Err(Corrupt("a number is too long"))
+        Err(CorruptBytes("a number is too long"))
     }
 
-    pub fn small(&mut self) -> Result<u32, Corrupt> {
-        self.number()?.try_into().map_err(|_| Corrupt("a number is too large"))
+    pub fn small(&mut self) -> Result<u32, CorruptBytes> {
+        self.number()?.try_into().map_err(|_| CorruptBytes("a number is too large"))
     }
 
-    pub fn flag(&mut self) -> Result<bool, Corrupt> {
+    pub fn flag(&mut self) -> Result<bool, CorruptBytes> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(Corrupt("a flag is neither 0 nor 1")),
+            _ => Err(CorruptBytes("a flag is neither 0 nor 1")),
         }
     }
 
     /// Number of items that follow. Each takes at least one byte, so memory for them is proportional to the file.
-    pub fn count(&mut self) -> Result<usize, Corrupt> {
+    pub fn count(&mut self) -> Result<usize, CorruptBytes> {
         let count = self.number()?;
         if count > self.left() as u64 {
-            return Err(Corrupt("a count is larger than what follows"));
+            return Err(CorruptBytes("a count is larger than what follows"));
         }
         Ok(count as usize)
     }
 
-    pub fn exactly(&mut self, count: usize) -> Result<&'b [u8], Corrupt> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Corrupt("it ends in the middle"))?;
+    pub fn exactly(&mut self, count: usize) -> Result<&'b [u8], CorruptBytes> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(CorruptBytes("it ends in the middle"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
-        self.exactly(N)?.try_into().map_err(|_| Corrupt("it ends in the middle"))
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], CorruptBytes> {
+        self.exactly(N)?.try_into().map_err(|_| CorruptBytes("it ends in the middle"))
     }
 
-    pub fn bytes(&mut self) -> Result<&'b [u8], Corrupt> {
+    pub fn bytes(&mut self) -> Result<&'b [u8], CorruptBytes> {
         let count = self.count()?;
         self.exactly(count)
     }
 
-    pub fn text(&mut self) -> Result<&'b str, Corrupt> {
-        str::from_utf8(self.bytes()?).map_err(|_| Corrupt("a text is not UTF-8"))
+    pub fn text(&mut self) -> Result<&'b str, CorruptBytes> {
+        str::from_utf8(self.bytes()?).map_err(|_| CorruptBytes("a text is not UTF-8"))
     }
 
-    pub fn rows(&mut self) -> Result<Vec<u32>, Corrupt> {
+    pub fn rows(&mut self) -> Result<Vec<u32>, CorruptBytes> {
         let count = self.count()?;
         let mut last = 0_u32;
         (0..count)
@@ -148,7 +148,7 @@ impl<'b> Bytes<'b> {
             .collect()
     }
 
-    pub fn address(&mut self) -> Result<SocketAddr, Corrupt> {
+    pub fn address(&mut self) -> Result<SocketAddr, CorruptBytes> {
         let kind = self.byte()?;
         let (mut flow, mut scope) = (0, 0);
         let ip: IpAddr = match kind {
@@ -160,7 +160,7 @@ impl<'b> Bytes<'b> {
                 scope = self.small()?;
                 ip
             }
-            _ => return Err(Corrupt("the kind of an address is not known")),
+            _ => return Err(CorruptBytes("the kind of an address is not known")),
         };
         let port = u16::from_le_bytes(self.array()?);
         Ok(match ip {
@@ -190,7 +190,7 @@ mod tests {
             put_rows(&mut out, rows.iter().copied());
             put_address(&mut out, address);
             put_text(&mut out, "naïve");
-            let mut bytes = Bytes(&out);
+            let mut bytes = ByteReader(&out);
             prop_assert_eq!(bytes.number(), Ok(number));
             prop_assert_eq!(bytes.rows(), Ok(rows));
             prop_assert_eq!(bytes.address(), Ok(address));
@@ -201,10 +201,10 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused(noise: Vec<u8>) {
-            _ = Bytes(&noise).number();
-            _ = Bytes(&noise).rows();
-            _ = Bytes(&noise).address();
-            _ = Bytes(&noise).text();
+            _ = ByteReader(&noise).number();
+            _ = ByteReader(&noise).rows();
+            _ = ByteReader(&noise).address();
+            _ = ByteReader(&noise).text();
         }
     }
 
@@ -212,7 +212,7 @@ mod tests {
     fn a_count_is_no_promise_of_memory() {
         let mut out = Vec::new();
         put(&mut out, u64::MAX >> 1);
-        assert!(Bytes(&out).rows().is_err() && Bytes(&out).bytes().is_err());
-        assert!(Bytes(&[0xff; 9]).number().is_err() && Bytes(&[0xff; 12]).number().is_err());
+        assert!(ByteReader(&out).rows().is_err() && ByteReader(&out).bytes().is_err());
+        assert!(ByteReader(&[0xff; 9]).number().is_err() && ByteReader(&[0xff; 12]).number().is_err());
     }
 }

@@ -6,21 +6,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_engine::beat::Moment;
+use groundskeeper_engine::beat::BeatHeader;
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{BroadcastTotals, Name, Totals, clean};
 
 use super::beat::RecordedBeat;
-use super::bytes::{Bytes, Corrupt};
-use super::runs::Known;
-use super::snapshot::{RecordedSnapshot, Shared};
+use super::bytes::{ByteReader, CorruptBytes};
+use super::runs::CodecState;
+use super::snapshot::{RecordedSnapshot, SharedColumn};
 use super::tables::{Elapsed, NEW, Rule, take_column, take_rows};
 
 /// The contract has a dozen columns per table; this leaves room for future ones.
 const MOST_COLUMNS: usize = 64;
 
 /// A column as it is written, even if this version of the host does not know it.
-struct Written<C> {
+struct WrittenColumn<C> {
     column: Option<C>,
     rule: Rule,
     values: Arc<Vec<u32>>,
@@ -28,19 +28,19 @@ struct Written<C> {
 
 /// The tables of the last beat.
 struct Tables {
-    moment: Moment,
+    moment: BeatHeader,
     conns: Arc<Vec<u32>>,
     names: Arc<Vec<Arc<Name>>>,
-    peers: Vec<Written<PeerColumn>>,
+    peers: Vec<WrittenColumn<PeerColumn>>,
     addresses: Arc<Vec<SocketAddr>>,
-    book: Vec<Written<AddressColumn>>,
+    book: Vec<WrittenColumn<AddressColumn>>,
 }
 
 /// What is known from the beats read so far.
 #[derive(Default)]
 pub(super) struct Decoder {
     before: Option<Tables>,
-    known: Known,
+    known: CodecState,
 }
 
 impl Decoder {
@@ -48,12 +48,12 @@ impl Decoder {
     ///
     /// # Errors
     /// If the bytes are invalid. Only a beat in full can be decoded next.
-    pub fn decode(&mut self, session: u64, whole: bool, raw: &[u8]) -> Result<RecordedBeat, Corrupt> {
+    pub fn decode(&mut self, session: u64, whole: bool, raw: &[u8]) -> Result<RecordedBeat, CorruptBytes> {
         let before = self.before.take();
         if whole {
-            self.known = Known::default();
+            self.known = CodecState::default();
         }
-        let mut bytes = Bytes(raw);
+        let mut bytes = ByteReader(raw);
         let moment = take_moment(&mut bytes)?;
         let before = if whole {
             Tables {
@@ -65,18 +65,18 @@ impl Decoder {
                 book: take_layout(&mut bytes, AddressColumn::from_name)?,
             }
         } else {
-            before.ok_or(Corrupt("the beat that it depends on is missing"))?
+            before.ok_or(CorruptBytes("the beat that it depends on is missing"))?
         };
         let elapsed = super::encoder::elapsed(&before.moment, &moment);
 
-        let (conns, sources) = take_rows(&mut bytes, &before.conns, Bytes::small)?;
+        let (conns, sources) = take_rows(&mut bytes, &before.conns, ByteReader::small)?;
         let names = take_names(&mut bytes, &before.names, &sources)?;
         let peers = take_columns(&mut bytes, before.peers, &sources, elapsed)?;
-        let (addresses, sources) = take_rows(&mut bytes, &before.addresses, Bytes::address)?;
+        let (addresses, sources) = take_rows(&mut bytes, &before.addresses, ByteReader::address)?;
         let book = take_columns(&mut bytes, before.book, &sources, elapsed)?;
         let (runs, after) = self.known.take(&mut bytes)?;
         if bytes.left() > 0 {
-            return Err(Corrupt("it is longer than it should be"));
+            return Err(CorruptBytes("it is longer than it should be"));
         }
 
         let tables = Tables {
@@ -98,7 +98,7 @@ impl Decoder {
                 && fits(&changes.dialed, book)
         });
         if !all_fit {
-            return Err(Corrupt("a changed row is not there"));
+            return Err(CorruptBytes("a changed row is not there"));
         }
         self.before = Some(tables);
         Ok(RecordedBeat { session, moment, snapshot, runs, after })
@@ -110,7 +110,7 @@ impl Tables {
         let mut peers = by_place(&self.peers, |column| column as usize);
         peers[PeerColumn::Conn as usize] = Some(Arc::clone(&self.conns));
         let book = by_place(&self.book, |column| column as usize);
-        let Moment { dialing, healthy_above, least, most, broadcasts, .. } = self.moment;
+        let BeatHeader { dialing, healthy_above, least, most, broadcasts, .. } = self.moment;
         let (names, addresses) = (Arc::clone(&self.names), Arc::clone(&self.addresses));
         let mut snapshot = RecordedSnapshot::new((peers, names), (book, addresses));
         snapshot.totals = Totals { dialing, least, most, ..Totals::default() };
@@ -121,9 +121,12 @@ impl Tables {
 }
 
 /// The columns that this version of the host knows, each at its index.
-fn by_place<C: Copy, const N: usize>(written: &[Written<C>], place: fn(C) -> usize) -> [Shared; N] {
+fn by_place<C: Copy, const N: usize>(
+    written: &[WrittenColumn<C>],
+    place: fn(C) -> usize,
+) -> [SharedColumn; N] {
     let mut columns = [const { None }; N];
-    for Written { column, values, .. } in written {
+    for WrittenColumn { column, values, .. } in written {
         if let Some(column) = column {
             columns[place(*column)] = Some(Arc::clone(values));
         }
@@ -136,8 +139,8 @@ fn peer_column(name: &str) -> Option<PeerColumn> {
     PeerColumn::from_name(name).filter(|column| *column != PeerColumn::Conn)
 }
 
-fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
-    let moment = Moment {
+fn take_moment(bytes: &mut ByteReader<'_>) -> Result<BeatHeader, CorruptBytes> {
+    let moment = BeatHeader {
         tick: bytes.small()?,
         urgent: bytes.small()?,
         late: bytes.flag()?,
@@ -158,45 +161,52 @@ fn take_moment(bytes: &mut Bytes<'_>) -> Result<Moment, Corrupt> {
             window_s: bytes.small()?,
         },
     };
-    let Moment { slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms, .. } = moment;
+    let BeatHeader { slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms, .. } = moment;
     // Times are added without overflow checks.
     if [slept_ms, lateness_ms, mono_ms, unix_ms, interval_ms].into_iter().any(|ms| ms > u64::MAX / 4) {
-        return Err(Corrupt("a time is too long"));
+        return Err(CorruptBytes("a time is too long"));
     }
     Ok(moment)
 }
 
-fn take_layout<C>(bytes: &mut Bytes<'_>, known: fn(&str) -> Option<C>) -> Result<Vec<Written<C>>, Corrupt> {
+fn take_layout<C>(
+    bytes: &mut ByteReader<'_>,
+    known: fn(&str) -> Option<C>,
+) -> Result<Vec<WrittenColumn<C>>, CorruptBytes> {
     let count = bytes.count()?;
     if count > MOST_COLUMNS {
-        return Err(Corrupt("there are more columns than there can be"));
+        return Err(CorruptBytes("there are more columns than there can be"));
     }
     let column = |_| {
         let name = bytes.text()?;
-        Ok(Written { column: known(name), rule: Rule::from_byte(bytes.byte()?)?, values: Arc::default() })
+        Ok(WrittenColumn {
+            column: known(name),
+            rule: Rule::from_byte(bytes.byte()?)?,
+            values: Arc::default(),
+        })
     };
     (0..count).map(column).collect()
 }
 
 fn take_columns<C>(
-    bytes: &mut Bytes<'_>,
-    columns: Vec<Written<C>>,
+    bytes: &mut ByteReader<'_>,
+    columns: Vec<WrittenColumn<C>>,
     sources: &[u32],
     elapsed: Elapsed,
-) -> Result<Vec<Written<C>>, Corrupt> {
-    let next = |column: Written<C>| {
+) -> Result<Vec<WrittenColumn<C>>, CorruptBytes> {
+    let next = |column: WrittenColumn<C>| {
         let values = take_column(bytes, column.rule, elapsed, sources, &column.values)?;
-        Ok(Written { values: Arc::new(values), ..column })
+        Ok(WrittenColumn { values: Arc::new(values), ..column })
     };
     columns.into_iter().map(next).collect()
 }
 
 /// The names of all rows: those of new rows are read, the others are as before.
 fn take_names(
-    bytes: &mut Bytes<'_>,
+    bytes: &mut ByteReader<'_>,
     before: &[Arc<Name>],
     sources: &[u32],
-) -> Result<Vec<Arc<Name>>, Corrupt> {
+) -> Result<Vec<Arc<Name>>, CorruptBytes> {
     let came = sources.iter().filter(|source| **source == NEW).count();
     let flags = bytes.exactly(came)?;
     let known = flags.iter().filter(|flag| **flag != 0).count();
@@ -220,5 +230,5 @@ fn take_names(
         NEW => flags.next().map(|flag| next(*flag)),
         source => before.get(source as usize).cloned(),
     };
-    sources.iter().map(name).map(|name| name.ok_or(Corrupt("a name is missing"))).collect()
+    sources.iter().map(name).map(|name| name.ok_or(CorruptBytes("a name is missing"))).collect()
 }

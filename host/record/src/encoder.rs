@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use groundskeeper_base::peer::Naming;
+use groundskeeper_base::peer::PeerLabel;
 use groundskeeper_engine::Changes;
-use groundskeeper_engine::beat::{Moment, Recordable, RecordedRun};
+use groundskeeper_engine::beat::{BeatHeader, Recordable, RecordedRun};
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::BroadcastTotals;
 
 use super::bytes::{put, put_address, put_text};
-use super::runs::Known;
+use super::runs::CodecState;
 use super::tables::{Elapsed, MOST_ROWS, NEW, Rule, put_column, put_rows};
 
 /// The contents of one beat that are written.
-pub(super) struct Beat {
-    pub moment: Moment,
+pub(super) struct BeatContents {
+    pub moment: BeatHeader,
     pub snapshot: Arc<dyn Recordable>,
     pub runs: Vec<RecordedRun>,
     /// All changes by the plans of the beat.
@@ -22,7 +22,7 @@ pub(super) struct Beat {
 }
 
 /// One encoded beat.
-pub(super) struct Raw {
+pub(super) struct EncodedBeat {
     pub bytes: Vec<u8>,
     /// Positions where the kind of data changes, ascending.
     pub seams: Vec<usize>,
@@ -36,8 +36,8 @@ pub(super) struct TooManyRows(usize);
 /// What a reader knows from the beats written so far.
 #[derive(Default)]
 pub(super) struct Encoder {
-    before: Option<(Moment, Arc<dyn Recordable>)>,
-    known: Known,
+    before: Option<(BeatHeader, Arc<dyn Recordable>)>,
+    known: CodecState,
 }
 
 impl Encoder {
@@ -58,9 +58,9 @@ impl Encoder {
     /// [`TooManyRows`]; the next beat must then be written in full.
     pub fn encode(
         &mut self,
-        beat: &Beat,
-        names: impl Fn(u32) -> Option<Arc<Naming>>,
-    ) -> Result<Raw, TooManyRows> {
+        beat: &BeatContents,
+        names: impl Fn(u32) -> Option<Arc<PeerLabel>>,
+    ) -> Result<EncodedBeat, TooManyRows> {
         let before = self.before.take();
         let (mut out, mut seams) = (Vec::new(), Vec::new());
         let moment = &beat.moment;
@@ -99,7 +99,7 @@ impl Encoder {
 
         self.known.put(&mut out, &beat.runs, &beat.after);
         self.before = Some((beat.moment, Arc::clone(&beat.snapshot)));
-        Ok(Raw { bytes: out, seams })
+        Ok(EncodedBeat { bytes: out, seams })
     }
 }
 
@@ -118,7 +118,7 @@ fn put_layout(out: &mut Vec<u8>, columns: &[(&str, Rule)]) {
 }
 
 /// Writes ids, addresses and agents of the new rows, one kind after the other: similar data compresses better.
-fn put_names(out: &mut Vec<u8>, names: Vec<Option<Arc<Naming>>>) {
+fn put_names(out: &mut Vec<u8>, names: Vec<Option<Arc<PeerLabel>>>) {
     out.extend(names.iter().map(|name| u8::from(name.is_some())));
     let known = || names.iter().flatten();
     known().for_each(|name| out.extend_from_slice(name.id.as_bytes()));
@@ -127,7 +127,7 @@ fn put_names(out: &mut Vec<u8>, names: Vec<Option<Arc<Naming>>>) {
 }
 
 /// The numbers of a moment, in the order in which they are written.
-fn numbers(moment: &Moment) -> [u64; 17] {
+fn numbers(moment: &BeatHeader) -> [u64; 17] {
     let BroadcastTotals { held, oldest_s, in_window, window_s } = moment.broadcasts;
     [
         moment.tick.into(),
@@ -151,7 +151,7 @@ fn numbers(moment: &Moment) -> [u64; 17] {
 }
 
 /// The time between two beats in whole seconds, the unit of the columns.
-pub(super) fn elapsed(before: &Moment, now: &Moment) -> Elapsed {
+pub(super) fn elapsed(before: &BeatHeader, now: &BeatHeader) -> Elapsed {
     let mono_ms = now.mono_ms.saturating_sub(before.mono_ms);
     Elapsed {
         mono_s: u32::try_from((mono_ms + 500) / 1000).unwrap_or(u32::MAX),

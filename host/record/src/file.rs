@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use groundskeeper_engine::beat::called;
 
 use super::beat::RecordedBeat;
-use super::bytes::Corrupt;
+use super::bytes::CorruptBytes;
 use super::decoder::Decoder;
-use super::head::{FILE_HEAD, Head, Kind, MAGIC, MARKER, RECORD_HEAD, VERSION, u32_at};
+use super::head::{FILE_HEAD, MAGIC, MARKER, RECORD_HEAD, RecordHeader, RecordKind, VERSION, u32_at};
 
 /// A full beat of a million peers takes 90 MB before compression. A larger one was not written by a recorder.
 pub(super) const LARGEST_RAW: usize = 256 << 20;
@@ -45,9 +45,9 @@ pub enum ReadError {
 
 /// A record's position and header.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct IndexEntry {
     at: u64,
-    head: Head,
+    head: RecordHeader,
 }
 
 /// Beats that the recorder left out because the disk was too slow.
@@ -80,7 +80,7 @@ pub struct Damage {
 pub struct Recording {
     name: String,
     file: File,
-    index: Vec<Entry>,
+    index: Vec<IndexEntry>,
     /// End of the last complete record.
     end: u64,
     len: u64,
@@ -135,9 +135,9 @@ impl Recording {
     }
 
     /// The first record at or after `from` that lies within the file.
-    fn next_record(&self, from: u64) -> io::Result<Option<Entry>> {
+    fn next_record(&self, from: u64) -> io::Result<Option<IndexEntry>> {
         if let Some(head) = self.head_at(from)? {
-            return Ok(Some(Entry { at: from, head }));
+            return Ok(Some(IndexEntry { at: from, head }));
         }
         let mut buffer = vec![0; SEARCH];
         let mut at = from;
@@ -147,7 +147,7 @@ impl Recording {
                 if window == MARKER
                     && let Some(head) = self.head_at(at + place as u64)?
                 {
-                    return Ok(Some(Entry { at: at + place as u64, head }));
+                    return Ok(Some(IndexEntry { at: at + place as u64, head }));
                 }
             }
             if found < SEARCH {
@@ -159,13 +159,13 @@ impl Recording {
         Ok(None)
     }
 
-    fn head_at(&self, at: u64) -> io::Result<Option<Head>> {
+    fn head_at(&self, at: u64) -> io::Result<Option<RecordHeader>> {
         let mut bytes = [0; RECORD_HEAD];
         if self.bytes_at(at, &mut bytes)? < RECORD_HEAD {
             return Ok(None);
         }
-        let fits = |head: &Head| at + RECORD_HEAD as u64 + u64::from(head.payload) <= self.len;
-        Ok(Head::from_bytes(&bytes).filter(fits))
+        let fits = |head: &RecordHeader| at + RECORD_HEAD as u64 + u64::from(head.payload) <= self.len;
+        Ok(RecordHeader::from_bytes(&bytes).filter(fits))
     }
 
     /// The file name as given.
@@ -194,14 +194,14 @@ impl Recording {
 
     /// As [`Recording::beat`], for an urgent beat if `urgent` is not 0.
     pub(super) fn beat_at(&self, tick: u32, urgent: u32) -> Result<RecordedBeat, ReadError> {
-        let is_it = |entry: &Entry| {
-            entry.head.kind != Kind::Gap && (entry.head.tick, entry.head.urgent) == (tick, urgent)
+        let is_it = |entry: &IndexEntry| {
+            entry.head.kind != RecordKind::Gap && (entry.head.tick, entry.head.urgent) == (tick, urgent)
         };
         let Some(wanted) = self.index.iter().rposition(is_it) else {
             let (wanted, has) = (called(tick, urgent), self.has());
             return Err(ReadError::NoSuchBeat { name: self.name.clone(), wanted, has });
         };
-        let whole = self.index[..=wanted].iter().rposition(|entry| entry.head.kind == Kind::Whole);
+        let whole = self.index[..=wanted].iter().rposition(|entry| entry.head.kind == RecordKind::Whole);
         let damaged = |why| {
             let beat = called(tick, urgent);
             ReadError::Damaged { name: self.name.clone(), beat, why }
@@ -223,7 +223,7 @@ impl Recording {
     /// The range of ticks, as text.
     fn has(&self) -> String {
         let mut ticks =
-            self.index.iter().filter(|entry| entry.head.kind != Kind::Gap).map(|entry| entry.head.tick);
+            self.index.iter().filter(|entry| entry.head.kind != RecordKind::Gap).map(|entry| entry.head.tick);
         match (ticks.next(), ticks.next_back()) {
             (None, _) => "none".to_owned(),
             (Some(only), None) => format!("tick {only}"),
@@ -236,33 +236,37 @@ impl Recording {
         self.reader_at(0)
     }
 
-    fn reader_at(&self, next: usize) -> Reader<'_> {
-        Reader { recording: self, next, decoder: Decoder::default(), last: None }
+    fn reader_at(&self, next: usize) -> RecordReader<'_> {
+        RecordReader { recording: self, next, decoder: Decoder::default(), last: None }
     }
 
     /// The uncompressed payload of a beat's record.
-    fn raw(&self, entry: &Entry) -> Result<Vec<u8>, Corrupt> {
-        let Head { payload, raw, payload_crc, .. } = entry.head;
+    fn raw(&self, entry: &IndexEntry) -> Result<Vec<u8>, CorruptBytes> {
+        let RecordHeader { payload, raw, payload_crc, .. } = entry.head;
         if raw as usize > LARGEST_RAW || u64::from(raw) > u64::from(payload) * LARGEST_RATIO {
-            return Err(Corrupt("it is too large"));
+            return Err(CorruptBytes("it is too large"));
         }
         // The index holds only records within the file, so this is proportional to the file.
         let mut bytes = vec![0; payload as usize];
         let found = self.bytes_at(entry.at + RECORD_HEAD as u64, &mut bytes);
         if found.is_err() || found.is_ok_and(|found| found < bytes.len()) {
-            return Err(Corrupt("the file ends or cannot be read there"));
+            return Err(CorruptBytes("the file ends or cannot be read there"));
         }
         if crc32fast::hash(&bytes) != payload_crc {
-            return Err(Corrupt("its checksum does not match"));
+            return Err(CorruptBytes("its checksum does not match"));
         }
         let bytes = zstd::bulk::decompress(&bytes, raw as usize);
-        let bytes = bytes.map_err(|_| Corrupt("it cannot be decompressed"))?;
-        if bytes.len() == raw as usize { Ok(bytes) } else { Err(Corrupt("it is shorter than it should be")) }
+        let bytes = bytes.map_err(|_| CorruptBytes("it cannot be decompressed"))?;
+        if bytes.len() == raw as usize {
+            Ok(bytes)
+        } else {
+            Err(CorruptBytes("it is shorter than it should be"))
+        }
     }
 }
 
 /// Reads records in order. Each may depend on the one before.
-struct Reader<'r> {
+struct RecordReader<'r> {
     recording: &'r Recording,
     next: usize,
     decoder: Decoder,
@@ -270,18 +274,18 @@ struct Reader<'r> {
     last: Option<(u32, u64)>,
 }
 
-impl Reader<'_> {
-    fn beat(&mut self, entry: &Entry) -> Result<RecordedBeat, Corrupt> {
-        let Head { kind, number, session, tick, urgent, .. } = entry.head;
-        let whole = kind == Kind::Whole;
+impl RecordReader<'_> {
+    fn beat(&mut self, entry: &IndexEntry) -> Result<RecordedBeat, CorruptBytes> {
+        let RecordHeader { kind, number, session, tick, urgent, .. } = entry.head;
+        let whole = kind == RecordKind::Whole;
         let last = self.last.take();
         if !whole && last.is_none_or(|(last, its)| (last.wrapping_add(1), its) != (number, session)) {
-            return Err(Corrupt("it depends on a record that is damaged or missing"));
+            return Err(CorruptBytes("it depends on a record that is damaged or missing"));
         }
         let raw = self.recording.raw(entry)?;
         let beat = self.decoder.decode(session, whole, &raw)?;
         if (beat.moment.tick, beat.moment.urgent) != (tick, urgent) {
-            return Err(Corrupt("its header belongs to another beat"));
+            return Err(CorruptBytes("its header belongs to another beat"));
         }
         self.last = Some((number, session));
         Ok(beat)
@@ -290,28 +294,28 @@ impl Reader<'_> {
     /// Skips the records that depend on a damaged one. Gaps among them count as damage too.
     fn damaged(&mut self, at: u64, why: &'static str) -> Event {
         let following = self.recording.index[self.next..].iter();
-        let dependent = following.take_while(|entry| entry.head.kind != Kind::Whole).count();
+        let dependent = following.take_while(|entry| entry.head.kind != RecordKind::Whole).count();
         self.next += dependent;
         self.last = None;
         Event::Damaged(Damage { at, records: 1 + dependent as u32, why })
     }
 }
 
-impl Iterator for Reader<'_> {
+impl Iterator for RecordReader<'_> {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
         let entry = *self.recording.index.get(self.next)?;
         self.next += 1;
-        let Head { kind, number, session, tick, urgent, raw, .. } = entry.head;
-        if kind == Kind::Gap {
+        let RecordHeader { kind, number, session, tick, urgent, raw, .. } = entry.head;
+        if kind == RecordKind::Gap {
             let follows = |(last, its): (u32, u64)| (last.wrapping_add(1), its) == (number, session);
             self.last = self.last.filter(|last| follows(*last)).map(|_| (number, session));
             return Some(Event::Gap(Gap { beats: raw, first_tick: tick, last_tick: urgent }));
         }
         Some(match self.beat(&entry) {
             Ok(beat) => Event::Beat(Box::new(beat)),
-            Err(Corrupt(why)) => self.damaged(entry.at, why),
+            Err(CorruptBytes(why)) => self.damaged(entry.at, why),
         })
     }
 }

@@ -19,7 +19,7 @@ use super::beat::RecordedBeat;
 use super::snapshot::RecordedSnapshot;
 
 mod reader;
-use reader::Reader;
+use reader::JsonReader;
 
 /// Maximum size of a file; 10,000 peers take 3 MB.
 const LARGEST: u64 = 256 << 20;
@@ -78,7 +78,7 @@ impl Fixture {
             let problem = Problem::of(name, format!("not JSON: {error}"));
             vec![Problem { line: place(error.line()), column: place(error.column()), ..problem }]
         })?;
-        let mut reader = Reader { name, problems: Vec::new() };
+        let mut reader = JsonReader { name, problems: Vec::new() };
         let fixture = reader.fixture(&value);
         if reader.problems.is_empty() { Ok(fixture) } else { Err(reader.problems) }
     }

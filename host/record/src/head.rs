@@ -17,7 +17,7 @@ pub(super) const RECORD_HEAD: usize = 44;
 
 /// What a record holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum RecordKind {
     /// A beat in full, which depends on no other record.
     Whole = 0,
     /// A beat as the difference from the previous one.
@@ -28,8 +28,8 @@ pub(super) enum Kind {
 
 /// The header of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Head {
-    pub kind: Kind,
+pub(super) struct RecordHeader {
+    pub kind: RecordKind,
     /// Counts the records of the file from 0. A difference depends on the record before it.
     pub number: u32,
     pub session: u64,
@@ -56,7 +56,7 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes[at..].first_chunk().copied().map_or(0, u32::from_le_bytes)
 }
 
-impl Head {
+impl RecordHeader {
     pub fn to_bytes(self) -> [u8; RECORD_HEAD] {
         let mut bytes = [0; RECORD_HEAD];
         bytes[..4].copy_from_slice(&MARKER);
@@ -84,7 +84,8 @@ impl Head {
         {
             return None;
         }
-        let kind = *[Kind::Whole, Kind::Difference, Kind::Gap].get(usize::from(bytes[4]))?;
+        let kind =
+            *[RecordKind::Whole, RecordKind::Difference, RecordKind::Gap].get(usize::from(bytes[4]))?;
         let session = bytes[12..20].first_chunk().copied().map_or(0, u64::from_le_bytes);
         Some(Self {
             kind,

@@ -29,7 +29,9 @@ pub use file::fuzz_decode;
 pub use file::{Damage, Event, Gap, ReadError, Recording};
 pub use fixture::Fixture;
 pub use recorder::{RecordError, Recorder, RecorderOptions};
-pub use replay::{Difference, Extent, Lookup, PhaseReport, Report, builtin, replay};
-pub use whatif::{Action, Agreement, Candidate, Dropped, Failed, WhatIf, what_if};
+pub use replay::{Difference, Lookup, PhaseReport, RecordingExtent, Report, builtin, replay};
+pub use whatif::{ActionCount, Agreement, DroppedConnection, FailedRun, WhatIf, WhatIfPhase, what_if};
 
-pub use groundskeeper_engine::beat::{Came, Fate, Moment, Planned, RecordCounts, RecordedRun, RunInfo};
+pub use groundskeeper_engine::beat::{
+    AppliedPlan, AskOutcome, BeatHeader, RecordCounts, RecordedOutcome, RecordedRun, RunInfo,
+};

@@ -14,7 +14,7 @@ use super::recorder::RecordError;
 const MODE: u32 = 0o600;
 
 /// Destination of records.
-pub(super) trait Sink: Send {
+pub(super) trait RecordSink: Send {
     /// Whether `bytes` more bytes fit into the maximum size.
     fn has_room(&self, bytes: usize) -> bool;
     /// Appends one record. After a crash it may be incomplete; readers skip it then.
@@ -24,14 +24,14 @@ pub(super) trait Sink: Send {
 }
 
 /// A recording on disk. The file and the one before it, `FILE.1`, may take half of the maximum size each.
-pub(super) struct Output {
+pub(super) struct RecordingOutput {
     path: PathBuf,
     file: File,
     written: u64,
     half: u64,
 }
 
-impl Output {
+impl RecordingOutput {
     /// Opens `path` for appending, and returns the number of the next record. Cuts off a record that an earlier process
     /// did not finish.
     pub fn open(path: &Path, max_bytes: u64) -> Result<(Self, u32), RecordError> {
@@ -80,7 +80,7 @@ fn create(path: &Path, new: bool) -> io::Result<File> {
         .open(path)
 }
 
-impl Sink for Output {
+impl RecordSink for RecordingOutput {
     fn has_room(&self, bytes: usize) -> bool {
         self.written + bytes as u64 <= self.half
     }
@@ -110,7 +110,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "my notes, twelve bytes and more").unwrap();
-        let refused = Output::open(&path, 1 << 20).map(|_| ()).unwrap_err();
+        let refused = RecordingOutput::open(&path, 1 << 20).map(|_| ()).unwrap_err();
         assert!(refused.to_string().contains("is not a recording"), "{refused}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "my notes, twelve bytes and more");
     }
@@ -124,7 +124,7 @@ mod tests {
         let crc = crc32fast::hash(&older[..8]);
         older[8..].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, older).unwrap();
-        assert_eq!(Output::open(&path, 1 << 20).unwrap().0.written, FILE_HEAD as u64);
+        assert_eq!(RecordingOutput::open(&path, 1 << 20).unwrap().0.written, FILE_HEAD as u64);
         assert_eq!(std::fs::read(&path).unwrap(), file_head());
     }
 
@@ -132,10 +132,10 @@ mod tests {
     fn two_processes_do_not_write_into_one_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hours.gkr");
-        let (first, number) = Output::open(&path, 1 << 20).unwrap();
+        let (first, number) = RecordingOutput::open(&path, 1 << 20).unwrap();
         assert_eq!(number, 0);
-        assert!(matches!(Output::open(&path, 1 << 20), Err(RecordError::Busy { .. })));
+        assert!(matches!(RecordingOutput::open(&path, 1 << 20), Err(RecordError::Busy { .. })));
         drop(first);
-        assert_eq!(Output::open(&path, 1 << 20).unwrap().0.written, FILE_HEAD as u64);
+        assert_eq!(RecordingOutput::open(&path, 1 << 20).unwrap().0.written, FILE_HEAD as u64);
     }
 }

@@ -9,19 +9,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use groundskeeper_base::peer::Naming;
+use groundskeeper_base::peer::PeerLabel;
 use groundskeeper_engine::beat::{
-    BeatRecorder, Came, Fate, Moment, Planned, RecordCounts, Recordable, RecordedRun, RunInfo,
+    AppliedPlan, AskOutcome, BeatHeader, BeatRecorder, RecordCounts, Recordable, RecordedOutcome,
+    RecordedRun, RunInfo,
 };
-use groundskeeper_engine::{Body, Changes, NameOf};
+use groundskeeper_engine::{Changes, NameOf, PhaseProgram};
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{Name, clean};
 use hashbrown::HashMap;
 
-use super::encoder::Beat;
+use super::encoder::BeatContents;
 use super::file::{Gap, ReadError};
-use super::output::{Output, Sink};
-use super::writer::{Counts, Job, Names, Writer, prune};
+use super::output::{RecordSink, RecordingOutput};
+use super::writer::{PeerLabels, Writer, WriterCommand, WriterCounts, prune};
 
 /// Beats that may wait for the disk.
 const WAITING: usize = 4;
@@ -61,20 +62,20 @@ impl Default for RecorderOptions {
 
 /// Writes snapshots, runs and outcomes of beats to a file. Dropping it waits up to 2 s for the last beats.
 pub struct Recorder {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<WriterCommand>>,
     /// Holds one item per free place in the queue. Disconnected when the writer ends.
     places: Receiver<()>,
     writer: Option<JoinHandle<()>>,
     patience: Duration,
-    counts: Arc<Counts>,
+    counts: Arc<WriterCounts>,
     /// Names of the connections of the last beat. Shared with views that are still in use.
-    names: Arc<Names>,
+    names: Arc<PeerLabels>,
     /// Connections with a name that was not sent to the writer yet.
     untold: Vec<u32>,
     gap: Option<Gap>,
-    phases: HashMap<String, (Weak<dyn Body>, Arc<RunInfo>)>,
+    phases: HashMap<String, (Weak<dyn PhaseProgram>, Arc<RunInfo>)>,
     /// The beat that is running.
-    taking: Option<Beat>,
+    taking: Option<BeatContents>,
 }
 
 impl fmt::Debug for Recorder {
@@ -89,13 +90,17 @@ impl Recorder {
     /// # Errors
     /// [`RecordError`]; a file that is not a recording is not changed.
     pub fn start(path: &Path, options: RecorderOptions) -> Result<Self, RecordError> {
-        let (output, number) = Output::open(path, options.max_bytes)?;
+        let (output, number) = RecordingOutput::open(path, options.max_bytes)?;
         Self::into_sink(Box::new(output), number, options)
             .map_err(|source| RecordError::Open { path: path.to_owned(), source })
     }
 
-    pub(super) fn into_sink(sink: Box<dyn Sink>, number: u32, options: RecorderOptions) -> io::Result<Self> {
-        let counts = Arc::<Counts>::default();
+    pub(super) fn into_sink(
+        sink: Box<dyn RecordSink>,
+        number: u32,
+        options: RecorderOptions,
+    ) -> io::Result<Self> {
+        let counts = Arc::<WriterCounts>::default();
         let (jobs, waiting) = channel();
         let (free, places) = channel();
         (0..WAITING).for_each(|_| _ = free.send(()));
@@ -122,11 +127,11 @@ impl Recorder {
         (self.names.len(), self.untold.len())
     }
 
-    fn send(&mut self, job: Job) {
+    fn send(&mut self, job: WriterCommand) {
         if let Some(jobs) = &self.jobs {
             // Sending fails if the writer has ended. The next beat notices that.
             if let Some(gap) = self.gap.take() {
-                _ = jobs.send(Job::Gap(gap));
+                _ = jobs.send(WriterCommand::Gap(gap));
             }
             _ = jobs.send(job);
         }
@@ -134,7 +139,7 @@ impl Recorder {
 }
 
 impl BeatRecorder for Recorder {
-    fn begin(&mut self, snapshot: Arc<dyn Recordable>, moment: Moment) -> Option<Arc<NameOf>> {
+    fn begin(&mut self, snapshot: Arc<dyn Recordable>, moment: BeatHeader) -> Option<Arc<NameOf>> {
         if self.counts.stopped.load(Relaxed) {
             return None;
         }
@@ -147,7 +152,7 @@ impl BeatRecorder for Recorder {
                 && let Some(naming) = snapshot.naming(row)
             {
                 let agent = clean(&naming.agent).into_owned();
-                names.insert(*conn, Arc::new(Naming { agent, ..naming }));
+                names.insert(*conn, Arc::new(PeerLabel { agent, ..naming }));
                 self.untold.push(*conn);
             }
         }
@@ -157,7 +162,7 @@ impl BeatRecorder for Recorder {
             self.untold.retain(|conn| names.contains_key(conn));
         }
         let names = Arc::clone(&self.names);
-        self.taking = Some(Beat { snapshot, moment, runs: Vec::new(), after: Arc::default() });
+        self.taking = Some(BeatContents { snapshot, moment, runs: Vec::new(), after: Arc::default() });
         Some(Arc::new(move |conn| match names.get(&conn) {
             Some(naming) => Name {
                 id: naming.id.to_string(),
@@ -172,7 +177,7 @@ impl BeatRecorder for Recorder {
         &mut self,
         name: &str,
         place: u32,
-        body: &Arc<dyn Body>,
+        body: &Arc<dyn PhaseProgram>,
         describe: &dyn Fn() -> RunInfo,
     ) -> Arc<RunInfo> {
         if let Some((known, info)) = self.phases.get(name)
@@ -192,9 +197,9 @@ impl BeatRecorder for Recorder {
         }
     }
 
-    fn applied(&mut self, became: Vec<Fate>) {
+    fn applied(&mut self, became: Vec<AskOutcome>) {
         let last = self.taking.as_mut().and_then(|taking| taking.runs.last_mut());
-        if let Some(RecordedRun { came: Came::Planned(Planned { fates, .. }), .. }) = last {
+        if let Some(RecordedRun { came: RecordedOutcome::Planned(AppliedPlan { fates, .. }), .. }) = last {
             *fates = became;
         }
     }
@@ -207,7 +212,7 @@ impl BeatRecorder for Recorder {
             Ok(()) => {
                 let named = |conn| Some((conn, Arc::clone(self.names.get(&conn)?)));
                 let news = self.untold.drain(..).filter_map(named).collect();
-                self.send(Job::Beat(Beat { after, ..beat }, news));
+                self.send(WriterCommand::Beat(BeatContents { after, ..beat }, news));
             }
             Err(RecvTimeoutError::Timeout) => {
                 if self.gap.is_none() {
@@ -224,7 +229,7 @@ impl BeatRecorder for Recorder {
     }
 
     fn counts(&self) -> RecordCounts {
-        let Counts { beats, left_out, bytes, stopped } = &*self.counts;
+        let WriterCounts { beats, left_out, bytes, stopped } = &*self.counts;
         RecordCounts {
             beats: beats.load(Relaxed),
             left_out: left_out.load(Relaxed),
@@ -237,7 +242,7 @@ impl BeatRecorder for Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         if let (Some(jobs), Some(gap)) = (&self.jobs, self.gap.take()) {
-            _ = jobs.send(Job::Gap(gap));
+            _ = jobs.send(WriterCommand::Gap(gap));
         }
         self.jobs = None;
         // A disk that hangs must not block the shutdown of the node.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
-use groundskeeper_engine::beat::{Came, Planned, RecordedRun, RunInfo};
-use groundskeeper_engine::{BUILT_IN, Body, FailureKind, Job};
+use groundskeeper_engine::beat::{AppliedPlan, RecordedOutcome, RecordedRun, RunInfo};
+use groundskeeper_engine::{BUILT_IN, FailureKind, PhaseCall, PhaseProgram};
 use groundskeeper_sdk::column::{Address, Peer, Row};
-use groundskeeper_sdk::host::{Ask, AskField, Change, Frozen, Metric, Saved, Table};
+use groundskeeper_sdk::host::{Ask, AskField, Frozen, Metric, MetricChange, Saved, Table};
 use serde::Serialize;
 
 use super::beat::RecordedBeat;
@@ -14,13 +14,13 @@ use super::file::{Damage, Event, Gap, Recording};
 
 /// The built-in phase of `info`, with its recorded settings. None if `info` is not of a built-in phase, or if its
 /// settings were not recorded or do not fit this version.
-pub fn builtin(info: &RunInfo) -> Option<Arc<dyn Body>> {
+pub fn builtin(info: &RunInfo) -> Option<Arc<dyn PhaseProgram>> {
     let settings = info.settings.as_deref().filter(|_| info.kind == BUILT_IN)?;
     groundskeeper_engine::builtin(&info.name, settings)
 }
 
 /// Finds the program of a recorded phase. Use [`builtin`] for built-in phases.
-pub type Lookup<'l> = dyn Fn(&RunInfo) -> Option<Arc<dyn Body>> + 'l;
+pub type Lookup<'l> = dyn Fn(&RunInfo) -> Option<Arc<dyn PhaseProgram>> + 'l;
 
 /// Differences that a report shows in full; the others are only counted.
 const TOLD: usize = 10;
@@ -29,7 +29,7 @@ const LINES: usize = 20;
 
 /// The range of a recording, and what could not be read.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
-pub struct Extent {
+pub struct RecordingExtent {
     pub recording: String,
     /// Beats that were read, and how many of them are urgent.
     pub beats: u64,
@@ -48,7 +48,7 @@ pub struct Extent {
     session: Option<u64>,
 }
 
-impl Extent {
+impl RecordingExtent {
     /// Reads the whole recording, and passes each beat to `each`.
     pub(super) fn walk(recording: &Recording, mut each: impl FnMut(&RecordedBeat)) -> Self {
         let (name, torn_bytes) = (recording.name().to_owned(), recording.torn_bytes());
@@ -117,7 +117,7 @@ pub struct Difference {
 /// The result of a replay.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
-    pub extent: Extent,
+    pub extent: RecordingExtent,
     /// By first appearance. A phase that changed its version, module or settings has one entry for each.
     pub phases: Vec<PhaseReport>,
     /// The first differences.
@@ -132,22 +132,24 @@ impl Report {
 }
 
 /// A phase during the replay.
-struct Known {
+struct ReplayedPhase {
     info: RunInfo,
-    body: Option<Arc<dyn Body>>,
+    body: Option<Arc<dyn PhaseProgram>>,
     report: PhaseReport,
 }
 
 /// Repeats every recorded run for which `lookup` finds the phase, with the recorded tick, view and memory. Takes about
 /// as long as the runs took, plus reading the file.
 pub fn replay(recording: &Recording, lookup: &Lookup<'_>) -> Report {
-    let mut phases: Vec<Known> = Vec::new();
+    let mut phases: Vec<ReplayedPhase> = Vec::new();
     let mut differences = Vec::new();
-    let extent = Extent::walk(recording, |beat| {
+    let extent = RecordingExtent::walk(recording, |beat| {
         for run in &beat.runs {
-            let same = |known: &Known| RunInfo { place: run.phase.place, ..known.info.clone() } == *run.phase;
+            let same = |known: &ReplayedPhase| {
+                RunInfo { place: run.phase.place, ..known.info.clone() } == *run.phase
+            };
             let at = phases.iter().position(same).unwrap_or_else(|| {
-                phases.push(Known::new(&run.phase, lookup));
+                phases.push(ReplayedPhase::new(&run.phase, lookup));
                 phases.len() - 1
             });
             if let Some(difference) = phases[at].again(beat, run)
@@ -160,7 +162,7 @@ pub fn replay(recording: &Recording, lookup: &Lookup<'_>) -> Report {
     Report { extent, phases: phases.into_iter().map(|known| known.report).collect(), differences }
 }
 
-impl Known {
+impl ReplayedPhase {
     fn new(info: &RunInfo, lookup: &Lookup<'_>) -> Self {
         let body = lookup(info);
         let report = PhaseReport {
@@ -184,13 +186,13 @@ impl Known {
             None
         };
         let Some(body) = &self.body else { return skip(&mut self.report, None) };
-        if matches!(run.came, Came::Failed { how: FailureKind::Overran, .. }) {
+        if matches!(run.came, RecordedOutcome::Failed { how: FailureKind::Overran, .. }) {
             let why = "it did not return in time, which depends on the clock";
             return skip(&mut self.report, Some(why));
         }
         let view = beat.view_of(run);
-        let done = body.run(&Job { tick: run.tick, view: Arc::clone(&view) });
-        let now = Came::of(&done.ended);
+        let done = body.run(&PhaseCall { tick: run.tick, view: Arc::clone(&view) });
+        let now = RecordedOutcome::of(&done.ended);
         if run.came.is_same_as(&now) {
             self.report.identical += 1;
             return None;
@@ -238,18 +240,18 @@ fn of_row(ask: &Ask) -> Option<(Table, u32)> {
 }
 
 /// The outcome of a run, line by line.
-fn lines(came: &Came, view: &dyn Frozen) -> Vec<String> {
+fn lines(came: &RecordedOutcome, view: &dyn Frozen) -> Vec<String> {
     match came {
-        Came::Planned(Planned { asks, memory, metrics, .. }) => {
+        RecordedOutcome::Planned(AppliedPlan { asks, memory, metrics, .. }) => {
             let mut lines: Vec<String> = asks.iter().map(|ask| told(ask, view)).collect();
             lines.extend(memory.as_ref().map(memory_line));
             lines.extend(metrics.iter().map(|Metric { name, change }| match change {
-                Change::Add(by) => format!("metric {name} +{by}"),
-                Change::Set(value) => format!("metric {name} = {value}"),
+                MetricChange::Add(by) => format!("metric {name} +{by}"),
+                MetricChange::Set(value) => format!("metric {name} = {value}"),
             }));
             lines
         }
-        Came::Failed { how, text } => vec![format!("{}: {text}", how.as_str())],
+        RecordedOutcome::Failed { how, text } => vec![format!("{}: {text}", how.as_str())],
     }
 }
 

@@ -5,23 +5,23 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use groundskeeper_engine::beat::{Came, Fate, Planned, RecordedRun, RunInfo};
-use groundskeeper_engine::{Changes, FailureKind, Limit};
-use groundskeeper_sdk::host::{Ask, AskField, AskFieldMut, Change, Metric, Saved, Test};
+use groundskeeper_engine::beat::{AppliedPlan, AskOutcome, RecordedOutcome, RecordedRun, RunInfo};
+use groundskeeper_engine::{Changes, FailureKind, GuestLimit};
+use groundskeeper_sdk::host::{Ask, AskField, AskFieldMut, Metric, MetricChange, Saved, Test};
 use groundskeeper_sdk::phase::Tick;
 
-use super::bytes::{Bytes, Corrupt, put, put_bytes, put_rows, put_text, unzigzag, zigzag};
+use super::bytes::{ByteReader, CorruptBytes, put, put_bytes, put_rows, put_text, unzigzag, zigzag};
 
 /// What both writer and reader know from the beats since the last one in full.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct CodecState {
     /// A run refers to its phase by the index in this list.
     phases: Vec<Arc<RunInfo>>,
     /// The memory that the next run of each phase should find, by name.
     memories: BTreeMap<String, Option<Saved>>,
 }
 
-impl Known {
+impl CodecState {
     fn place_of(&self, phase: &Arc<RunInfo>) -> Option<usize> {
         self.phases.iter().rposition(|known| Arc::ptr_eq(known, phase) || known == phase)
     }
@@ -29,8 +29,8 @@ impl Known {
     /// Notes the memory for the next run: a plan's new memory, or the memory that this run had.
     fn note(&mut self, run: &RecordedRun) {
         let stored = match &run.came {
-            Came::Planned(Planned { memory: Some(memory), .. }) => Some(memory.clone()),
-            Came::Planned(_) | Came::Failed { .. } => run.memory.clone(),
+            RecordedOutcome::Planned(AppliedPlan { memory: Some(memory), .. }) => Some(memory.clone()),
+            RecordedOutcome::Planned(_) | RecordedOutcome::Failed { .. } => run.memory.clone(),
         };
         self.memories.insert(run.phase.name.clone(), stored);
     }
@@ -65,7 +65,10 @@ impl Known {
         put_changes(out, last, after);
     }
 
-    pub fn take(&mut self, bytes: &mut Bytes<'_>) -> Result<(Vec<RecordedRun>, Arc<Changes>), Corrupt> {
+    pub fn take(
+        &mut self,
+        bytes: &mut ByteReader<'_>,
+    ) -> Result<(Vec<RecordedRun>, Arc<Changes>), CorruptBytes> {
         for _ in 0..bytes.count()? {
             self.phases.push(Arc::new(take_phase(bytes)?));
         }
@@ -74,13 +77,14 @@ impl Known {
         let mut last = Arc::default();
         for _ in 0..count {
             let place = bytes.number()? as usize;
-            let phase = self.phases.get(place).ok_or(Corrupt("a run is of a phase that was not named"))?;
+            let phase =
+                self.phases.get(place).ok_or(CorruptBytes("a run is of a phase that was not named"))?;
             let phase = Arc::clone(phase);
             let tick = take_tick(bytes)?;
             let memory = match bytes.byte()? {
                 MEMORY_AS_KNOWN => {
                     let known = self.memories.get(&phase.name);
-                    known.cloned().ok_or(Corrupt("a run has a memory that was not written"))?
+                    known.cloned().ok_or(CorruptBytes("a run has a memory that was not written"))?
                 }
                 kind => take_memory(bytes, kind)?,
             };
@@ -112,7 +116,7 @@ fn put_phase(out: &mut Vec<u8>, phase: &RunInfo) {
     }
 }
 
-fn take_phase(bytes: &mut Bytes<'_>) -> Result<RunInfo, Corrupt> {
+fn take_phase(bytes: &mut ByteReader<'_>) -> Result<RunInfo, CorruptBytes> {
     Ok(RunInfo {
         name: bytes.text()?.to_owned(),
         version: bytes.text()?.to_owned(),
@@ -134,11 +138,11 @@ fn put_tick(out: &mut Vec<u8>, tick: &Tick) {
     seed.iter().for_each(|half| out.extend(half.to_le_bytes()));
 }
 
-fn take_tick(bytes: &mut Bytes<'_>) -> Result<Tick, Corrupt> {
+fn take_tick(bytes: &mut ByteReader<'_>) -> Result<Tick, CorruptBytes> {
     let number = bytes.small()?;
     let since_last_s = bytes.number()?.checked_sub(1);
     let since_last_s =
-        since_last_s.map(u32::try_from).transpose().map_err(|_| Corrupt("a time is too long"))?;
+        since_last_s.map(u32::try_from).transpose().map_err(|_| CorruptBytes("a time is too long"))?;
     Ok(Tick {
         number,
         since_last_s,
@@ -164,11 +168,11 @@ fn put_memory(out: &mut Vec<u8>, memory: Option<&Saved>) {
     }
 }
 
-fn take_memory(bytes: &mut Bytes<'_>, kind: u8) -> Result<Option<Saved>, Corrupt> {
+fn take_memory(bytes: &mut ByteReader<'_>, kind: u8) -> Result<Option<Saved>, CorruptBytes> {
     match kind {
         MEMORY_NONE => Ok(None),
         MEMORY_SAVED => Ok(Some(Saved { version: bytes.small()?, bytes: bytes.bytes()?.to_vec() })),
-        _ => Err(Corrupt("a memory is written in a way that is not known")),
+        _ => Err(CorruptBytes("a memory is written in a way that is not known")),
     }
 }
 
@@ -186,14 +190,14 @@ fn put_changes(out: &mut Vec<u8>, last: &Arc<Changes>, now: &Arc<Changes>) {
     out.extend(health.values());
 }
 
-fn take_changes(bytes: &mut Bytes<'_>, last: &Arc<Changes>) -> Result<Arc<Changes>, Corrupt> {
+fn take_changes(bytes: &mut ByteReader<'_>, last: &Arc<Changes>) -> Result<Arc<Changes>, CorruptBytes> {
     if bytes.flag()? {
         return Ok(Arc::clone(last));
     }
     let mut ascending = || {
         let rows = bytes.rows()?;
         let ascends = rows.is_sorted_by(|one, next| one < next);
-        if ascends { Ok(rows) } else { Err(Corrupt("changed rows do not ascend")) }
+        if ascends { Ok(rows) } else { Err(CorruptBytes("changed rows do not ascend")) }
     };
     let (closed, protected, dialed) = (ascending()?, ascending()?, ascending()?);
     let rows = ascending()?;
@@ -216,16 +220,16 @@ const FAILURES: [FailureKind; 10] = [
     FailureKind::Panicked,
     FailureKind::Trapped,
     FailureKind::Overran,
-    FailureKind::Cut(Limit::Fuel),
-    FailureKind::Cut(Limit::Wall),
-    FailureKind::Cut(Limit::Memory),
-    FailureKind::Cut(Limit::Stack),
+    FailureKind::Cut(GuestLimit::Fuel),
+    FailureKind::Cut(GuestLimit::Wall),
+    FailureKind::Cut(GuestLimit::Memory),
+    FailureKind::Cut(GuestLimit::Stack),
 ];
 
-fn put_came(out: &mut Vec<u8>, came: &Came) {
-    let Planned { asks, memory, metrics, fates } = match came {
-        Came::Planned(planned) => planned,
-        Came::Failed { how, text } => {
+fn put_came(out: &mut Vec<u8>, came: &RecordedOutcome) {
+    let AppliedPlan { asks, memory, metrics, fates } = match came {
+        RecordedOutcome::Planned(planned) => planned,
+        RecordedOutcome::Failed { how, text } => {
             let place =
                 FAILURES.iter().position(|known| known == how).expect("a test goes through all of them");
             out.push(place as u8 + 1);
@@ -236,13 +240,13 @@ fn put_came(out: &mut Vec<u8>, came: &Came) {
     out.push(PLANNED);
     put(out, asks.len() as u64);
     asks.iter().for_each(|ask| put_ask(out, ask));
-    let all_applied = fates.len() == asks.len() && fates.iter().all(|fate| *fate == Fate::Applied);
+    let all_applied = fates.len() == asks.len() && fates.iter().all(|fate| *fate == AskOutcome::Applied);
     out.push(all_applied.into());
     if !all_applied {
         put(out, fates.len() as u64);
         out.extend(fates.iter().map(fate_number));
         for fate in fates {
-            if let Fate::Partial { granted } = fate {
+            if let AskOutcome::Partial { granted } = fate {
                 put(out, (*granted).into());
             }
         }
@@ -252,11 +256,11 @@ fn put_came(out: &mut Vec<u8>, came: &Came) {
     for Metric { name, change } in metrics {
         put_text(out, name);
         match change {
-            Change::Add(by) => {
+            MetricChange::Add(by) => {
                 out.push(0);
                 put(out, (*by).into());
             }
-            Change::Set(value) => {
+            MetricChange::Set(value) => {
                 out.push(1);
                 out.extend(value.to_bits().to_le_bytes());
             }
@@ -265,38 +269,38 @@ fn put_came(out: &mut Vec<u8>, came: &Came) {
 }
 
 /// Only append: these are the numbers in the file.
-fn fate_number(fate: &Fate) -> u8 {
+fn fate_number(fate: &AskOutcome) -> u8 {
     match fate {
-        Fate::Applied => 0,
-        Fate::Void => 1,
-        Fate::Refused => 2,
-        Fate::Shadow => 3,
-        Fate::Partial { .. } => 4,
+        AskOutcome::Applied => 0,
+        AskOutcome::Void => 1,
+        AskOutcome::Refused => 2,
+        AskOutcome::Shadow => 3,
+        AskOutcome::Partial { .. } => 4,
     }
 }
 
 /// The outcome with this number; its data is read from `bytes`.
-fn take_fate(bytes: &mut Bytes<'_>, number: u8) -> Result<Fate, Corrupt> {
+fn take_fate(bytes: &mut ByteReader<'_>, number: u8) -> Result<AskOutcome, CorruptBytes> {
     Ok(match number {
-        0 => Fate::Applied,
-        1 => Fate::Void,
-        2 => Fate::Refused,
-        3 => Fate::Shadow,
-        4 => Fate::Partial { granted: bytes.small()? },
-        _ => return Err(Corrupt("the outcome of an ask is not known")),
+        0 => AskOutcome::Applied,
+        1 => AskOutcome::Void,
+        2 => AskOutcome::Refused,
+        3 => AskOutcome::Shadow,
+        4 => AskOutcome::Partial { granted: bytes.small()? },
+        _ => return Err(CorruptBytes("the outcome of an ask is not known")),
     })
 }
 
-fn take_came(bytes: &mut Bytes<'_>) -> Result<Came, Corrupt> {
+fn take_came(bytes: &mut ByteReader<'_>) -> Result<RecordedOutcome, CorruptBytes> {
     let kind = bytes.byte()?;
     if kind != PLANNED {
         let how = FAILURES.get(usize::from(kind) - 1);
-        let how = *how.ok_or(Corrupt("a run ended in a way that is not known"))?;
-        return Ok(Came::Failed { how, text: bytes.text()?.to_owned() });
+        let how = *how.ok_or(CorruptBytes("a run ended in a way that is not known"))?;
+        return Ok(RecordedOutcome::Failed { how, text: bytes.text()?.to_owned() });
     }
     let asks = (0..bytes.count()?).map(|_| take_ask(bytes)).collect::<Result<Vec<_>, _>>()?;
     let fates = if bytes.flag()? {
-        vec![Fate::Applied; asks.len()]
+        vec![AskOutcome::Applied; asks.len()]
     } else {
         let numbers = bytes.bytes()?;
         numbers.iter().map(|number| take_fate(bytes, *number)).collect::<Result<_, _>>()?
@@ -304,15 +308,15 @@ fn take_came(bytes: &mut Bytes<'_>) -> Result<Came, Corrupt> {
     let kind = bytes.byte()?;
     let memory = take_memory(bytes, kind)?;
     let metrics = (0..bytes.count()?).map(|_| take_metric(bytes)).collect::<Result<_, _>>()?;
-    Ok(Came::Planned(Planned { asks, memory, metrics, fates }))
+    Ok(RecordedOutcome::Planned(AppliedPlan { asks, memory, metrics, fates }))
 }
 
-fn take_metric(bytes: &mut Bytes<'_>) -> Result<Metric, Corrupt> {
+fn take_metric(bytes: &mut ByteReader<'_>) -> Result<Metric, CorruptBytes> {
     let name = bytes.text()?.to_owned();
     let change = match bytes.byte()? {
-        0 => Change::Add(bytes.small()?),
-        1 => Change::Set(f64::from_bits(u64::from_le_bytes(bytes.array()?))),
-        _ => return Err(Corrupt("a metric changes in a way that is not known")),
+        0 => MetricChange::Add(bytes.small()?),
+        1 => MetricChange::Set(f64::from_bits(u64::from_le_bytes(bytes.array()?))),
+        _ => return Err(CorruptBytes("a metric changes in a way that is not known")),
     };
     Ok(Metric { name, change })
 }
@@ -340,8 +344,8 @@ fn put_ask(out: &mut Vec<u8>, ask: &Ask) {
     });
 }
 
-fn take_ask(bytes: &mut Bytes<'_>) -> Result<Ask, Corrupt> {
-    let mut ask = Ask::empty(bytes.byte()?.into()).ok_or(Corrupt("the kind of an ask is not known"))?;
+fn take_ask(bytes: &mut ByteReader<'_>) -> Result<Ask, CorruptBytes> {
+    let mut ask = Ask::empty(bytes.byte()?.into()).ok_or(CorruptBytes("the kind of an ask is not known"))?;
     for field in ask.fields_mut() {
         match field {
             AskFieldMut::Peer(number)
@@ -360,7 +364,7 @@ fn take_ask(bytes: &mut Bytes<'_>) -> Result<Ask, Corrupt> {
     Ok(ask)
 }
 
-fn take_test(bytes: &mut Bytes<'_>) -> Result<Test, Corrupt> {
+fn take_test(bytes: &mut ByteReader<'_>) -> Result<Test, CorruptBytes> {
     let column = Cow::Owned(bytes.text()?.to_owned());
     Ok(Test { column, at_least: bytes.small()?, at_most: bytes.small()? })
 }
@@ -408,13 +412,13 @@ mod tests {
         for ask in asks() {
             let mut out = Vec::new();
             put_ask(&mut out, &ask);
-            let mut bytes = Bytes(&out);
+            let mut bytes = ByteReader(&out);
             assert_eq!((take_ask(&mut bytes), bytes.left()), (Ok(ask), 0));
         }
         for how in FAILURES {
-            let (mut out, came) = (Vec::new(), Came::Failed { how, text: "why".into() });
+            let (mut out, came) = (Vec::new(), RecordedOutcome::Failed { how, text: "why".into() });
             put_came(&mut out, &came);
-            assert_eq!(take_came(&mut Bytes(&out)), Ok(came));
+            assert_eq!(take_came(&mut ByteReader(&out)), Ok(came));
         }
     }
 }

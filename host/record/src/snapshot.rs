@@ -9,12 +9,12 @@ use groundskeeper_sdk::column::{AddressColumn, PeerColumn, UNKNOWN};
 use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals};
 
 /// A column that other snapshots may share; none if it was not recorded.
-pub(super) type Shared = Option<Arc<Vec<u32>>>;
+pub(super) type SharedColumn = Option<Arc<Vec<u32>>>;
 
 /// Columns of the peers by their index in [`PeerColumn::ALL`].
-pub(super) type PeerColumns = [Shared; PeerColumn::COUNT];
+pub(super) type PeerColumns = [SharedColumn; PeerColumn::COUNT];
 /// Columns of the address book by their index in [`AddressColumn::ALL`].
-pub(super) type AddressColumns = [Shared; AddressColumn::COUNT];
+pub(super) type AddressColumns = [SharedColumn; AddressColumn::COUNT];
 
 /// The tables and totals of a node at one moment. Cheap to share, never changed.
 #[derive(Clone, Default)]

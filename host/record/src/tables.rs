@@ -10,14 +10,14 @@ use std::hash::Hash;
 use groundskeeper_sdk::column::{AddressColumn, MOST, PeerColumn, UNKNOWN};
 use hashbrown::HashMap;
 
-use super::bytes::{Bytes, Corrupt, put, unzigzag, zigzag};
+use super::bytes::{ByteReader, CorruptBytes, put, unzigzag, zigzag};
 
 /// Twice the maximum of a pool or a book. Tables with more rows are neither written nor read.
 pub(super) const MOST_ROWS: usize = 1 << 21;
 
 /// How a row's value is predicted from its previous one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Foretell {
+pub(super) enum Prediction {
     Same = 0,
     /// Grows with monotonic time, in seconds.
     GrowsMono = 1,
@@ -29,7 +29,7 @@ pub(super) enum Foretell {
 
 /// What is written if the prediction is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Missed {
+pub(super) enum MissEncoding {
     /// The distance from the prediction: for values that change a little.
     Distance = 0,
     /// The value itself: for values that restart, as a silence does when the peer speaks.
@@ -39,19 +39,19 @@ pub(super) enum Missed {
 /// How one column is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Rule {
-    pub foretell: Foretell,
-    pub missed: Missed,
+    pub foretell: Prediction,
+    pub missed: MissEncoding,
 }
 
 impl Rule {
-    const USUAL: Self = Self { foretell: Foretell::Same, missed: Missed::Distance };
+    const USUAL: Self = Self { foretell: Prediction::Same, missed: MissEncoding::Distance };
 
     /// The best rule for a column of the peers. Any rule is exact for any column.
     pub fn of_peers(column: PeerColumn) -> Self {
         use PeerColumn::*;
         match column {
-            Idle => Self { foretell: Foretell::GrowsMono, missed: Missed::Value },
-            Age => Self { foretell: Foretell::GrowsMono, missed: Missed::Distance },
+            Idle => Self { foretell: Prediction::GrowsMono, missed: MissEncoding::Value },
+            Age => Self { foretell: Prediction::GrowsMono, missed: MissEncoding::Distance },
             Conn | Health | Rtt | PingsLost | KibIn | KibOut | KibQueued | Group | Inbound | Protected => {
                 Self::USUAL
             }
@@ -62,8 +62,8 @@ impl Rule {
     pub fn of_book(column: AddressColumn) -> Self {
         use AddressColumn::*;
         match column {
-            Heard | Reached => Self { foretell: Foretell::GrowsUnix, missed: Missed::Value },
-            Wait => Self { foretell: Foretell::FallsMono, missed: Missed::Value },
+            Heard | Reached => Self { foretell: Prediction::GrowsUnix, missed: MissEncoding::Value },
+            Wait => Self { foretell: Prediction::FallsMono, missed: MissEncoding::Value },
             Failures | Group => Self::USUAL,
         }
     }
@@ -72,23 +72,23 @@ impl Rule {
         self.foretell as u8 | (self.missed as u8) << 4
     }
 
-    pub fn from_byte(byte: u8) -> Result<Self, Corrupt> {
-        const FORETELL: [Foretell; 4] =
-            [Foretell::Same, Foretell::GrowsMono, Foretell::GrowsUnix, Foretell::FallsMono];
-        const MISSED: [Missed; 2] = [Missed::Distance, Missed::Value];
+    pub fn from_byte(byte: u8) -> Result<Self, CorruptBytes> {
+        const FORETELL: [Prediction; 4] =
+            [Prediction::Same, Prediction::GrowsMono, Prediction::GrowsUnix, Prediction::FallsMono];
+        const MISSED: [MissEncoding; 2] = [MissEncoding::Distance, MissEncoding::Value];
         let rule = FORETELL.get(usize::from(byte & 0xf)).zip(MISSED.get(usize::from(byte >> 4)));
-        let (&foretell, &missed) = rule.ok_or(Corrupt("a column has a rule that is not known"))?;
+        let (&foretell, &missed) = rule.ok_or(CorruptBytes("a column has a rule that is not known"))?;
         Ok(Self { foretell, missed })
     }
 
     fn foretold(self, before: u32, elapsed: Elapsed) -> u32 {
         let grown = |by: u32| if before == UNKNOWN { UNKNOWN } else { before.saturating_add(by).min(MOST) };
         match self.foretell {
-            Foretell::Same => before,
-            Foretell::GrowsMono => grown(elapsed.mono_s),
-            Foretell::GrowsUnix => grown(elapsed.unix_s),
-            Foretell::FallsMono if before == UNKNOWN => UNKNOWN,
-            Foretell::FallsMono => before.saturating_sub(elapsed.mono_s),
+            Prediction::Same => before,
+            Prediction::GrowsMono => grown(elapsed.mono_s),
+            Prediction::GrowsUnix => grown(elapsed.unix_s),
+            Prediction::FallsMono if before == UNKNOWN => UNKNOWN,
+            Prediction::FallsMono => before.saturating_sub(elapsed.mono_s),
         }
     }
 
@@ -96,20 +96,20 @@ impl Rule {
     fn code(self, foretold: u32, value: u32) -> u64 {
         let distance = zigzag(value.wrapping_sub(foretold) as i32);
         match self.missed {
-            Missed::Distance => distance.into(),
+            MissEncoding::Distance => distance.into(),
             // Rounding to whole seconds is off by one; this distance carries less information than the value.
-            Missed::Value if distance < NEAR => distance.into(),
-            Missed::Value => u64::from(value) + u64::from(NEAR),
+            MissEncoding::Value if distance < NEAR => distance.into(),
+            MissEncoding::Value => u64::from(value) + u64::from(NEAR),
         }
     }
 
-    fn value(self, foretold: u32, code: u64) -> Result<u32, Corrupt> {
-        let wrong = |_| Corrupt("a value is too large");
+    fn value(self, foretold: u32, code: u64) -> Result<u32, CorruptBytes> {
+        let wrong = |_| CorruptBytes("a value is too large");
         let at_distance = |code: u32| foretold.wrapping_add(unzigzag(code) as u32);
         match self.missed {
-            Missed::Distance => Ok(at_distance(code.try_into().map_err(wrong)?)),
-            Missed::Value if code < NEAR.into() => Ok(at_distance(code as u32)),
-            Missed::Value => (code - u64::from(NEAR)).try_into().map_err(wrong),
+            MissEncoding::Distance => Ok(at_distance(code.try_into().map_err(wrong)?)),
+            MissEncoding::Value if code < NEAR.into() => Ok(at_distance(code as u32)),
+            MissEncoding::Value => (code - u64::from(NEAR)).try_into().map_err(wrong),
         }
     }
 }
@@ -125,13 +125,13 @@ pub(super) struct Elapsed {
 }
 
 /// Index of each row in the previous beat's table; [`NEW`] if it was not there.
-pub(super) type Sources = Vec<u32>;
+pub(super) type RowSources = Vec<u32>;
 
 pub(super) const NEW: u32 = u32::MAX;
 
 /// Rows that follow each other in both beats, with the removed rows before them and the new rows after them.
 #[derive(Default)]
-struct Step {
+struct RowSpan {
     went: u64,
     stayed: u64,
     came: usize,
@@ -146,18 +146,18 @@ pub(super) fn put_rows<I: Copy + Eq + Hash>(
     before: &[I],
     now: &[I],
     put_identity: impl Fn(&mut Vec<u8>, I),
-) -> Sources {
+) -> RowSources {
     put(out, now.len() as u64);
     let mut sources = Vec::with_capacity(now.len());
     let mut index: Option<HashMap<I, usize>> = None;
     let mut next = 0;
-    let mut step = Step::default();
-    let mut write = |step: &mut Step, row: usize| {
+    let mut step = RowSpan::default();
+    let mut write = |step: &mut RowSpan, row: usize| {
         put(out, step.went);
         put(out, step.stayed);
         put(out, step.came as u64);
         now[row - step.came..row].iter().for_each(|identity| put_identity(out, *identity));
-        *step = Step::default();
+        *step = RowSpan::default();
     };
     for (row, identity) in now.iter().enumerate() {
         let found = if before.get(next) == Some(identity) {
@@ -192,14 +192,14 @@ pub(super) fn put_rows<I: Copy + Eq + Hash>(
 
 /// Reads what [`put_rows`] wrote.
 pub(super) fn take_rows<'b, I: Copy>(
-    bytes: &mut Bytes<'b>,
+    bytes: &mut ByteReader<'b>,
     before: &[I],
-    take_identity: impl Fn(&mut Bytes<'b>) -> Result<I, Corrupt>,
-) -> Result<(Vec<I>, Sources), Corrupt> {
+    take_identity: impl Fn(&mut ByteReader<'b>) -> Result<I, CorruptBytes>,
+) -> Result<(Vec<I>, RowSources), CorruptBytes> {
     let count = bytes.number()?;
     // A new row takes at least one byte.
     if count > (before.len() + bytes.left()).min(MOST_ROWS) as u64 {
-        return Err(Corrupt("there are more rows than there can be"));
+        return Err(CorruptBytes("there are more rows than there can be"));
     }
     let count = count as usize;
     let (mut rows, mut sources) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -210,13 +210,13 @@ pub(super) fn take_rows<'b, I: Copy>(
         let came = bytes.number()?;
         let left = (count - rows.len()) as u64;
         if stayed > left || came > left - stayed || stayed + came == 0 {
-            return Err(Corrupt("the rows do not add up to their count"));
+            return Err(CorruptBytes("the rows do not add up to their count"));
         }
         let from = usize::try_from(went).ok().and_then(|went| next.checked_add(went));
         let from = from.filter(|from| *from <= before.len());
-        let from = from.ok_or(Corrupt("a row stays that was not there"))?;
+        let from = from.ok_or(CorruptBytes("a row stays that was not there"))?;
         next = from + stayed as usize;
-        rows.extend_from_slice(before.get(from..next).ok_or(Corrupt("a row stays that was not there"))?);
+        rows.extend_from_slice(before.get(from..next).ok_or(CorruptBytes("a row stays that was not there"))?);
         sources.extend(from as u32..next as u32);
         for _ in 0..came {
             rows.push(take_identity(bytes)?);
@@ -257,22 +257,22 @@ pub(super) fn put_column(
 
 /// Reads what [`put_column`] wrote.
 pub(super) fn take_column(
-    bytes: &mut Bytes<'_>,
+    bytes: &mut ByteReader<'_>,
     rule: Rule,
     elapsed: Elapsed,
     sources: &[u32],
     before: &[u32],
-) -> Result<Vec<u32>, Corrupt> {
+) -> Result<Vec<u32>, CorruptBytes> {
     let width = usize::from(bytes.byte()?);
     if width > LARGEST_CODE {
-        return Err(Corrupt("a column is wider than it can be"));
+        return Err(CorruptBytes("a column is wider than it can be"));
     }
     let planes = (0..width).map(|_| bytes.exactly(sources.len())).collect::<Result<Vec<_>, _>>()?;
     let value = |(row, &source): (usize, &u32)| {
         let foretold = match source {
             NEW => 0,
             source => {
-                let before = before.get(source as usize).ok_or(Corrupt("a column is too short"))?;
+                let before = before.get(source as usize).ok_or(CorruptBytes("a column is too short"))?;
                 rule.foretold(*before, elapsed)
             }
         };
@@ -295,8 +295,8 @@ mod tests {
         ) {
             let mut out = Vec::new();
             let sources = put_rows(&mut out, &before, &now, |out, id| put(out, id.into()));
-            let mut bytes = Bytes(&out);
-            let (rows, again) = take_rows(&mut bytes, &before, Bytes::small).unwrap();
+            let mut bytes = ByteReader(&out);
+            let (rows, again) = take_rows(&mut bytes, &before, ByteReader::small).unwrap();
             prop_assert_eq!((&rows, &again, bytes.left()), (&now, &sources, 0));
             for (row, &source) in sources.iter().enumerate() {
                 prop_assert!(source == NEW || before[source as usize] == now[row]);
@@ -330,7 +330,7 @@ mod tests {
             let now: Vec<u32> = pairs.iter().map(|(_, now)| *now).collect();
             let mut out = Vec::new();
             put_column(&mut out, &mut Vec::new(), rule, elapsed, &sources, &before, &now);
-            let mut bytes = Bytes(&out);
+            let mut bytes = ByteReader(&out);
             prop_assert_eq!(take_column(&mut bytes, rule, elapsed, &sources, &before), Ok(now));
             prop_assert_eq!(bytes.left(), 0);
         }
@@ -338,8 +338,8 @@ mod tests {
         #[test]
         fn any_bytes_are_rows_and_columns_or_are_refused(noise: Vec<u8>, before in 0_u32..50) {
             let before: Vec<u32> = (0..before).collect();
-            let mut bytes = Bytes(&noise);
-            if let Ok((rows, sources)) = take_rows(&mut bytes, &before, Bytes::small) {
+            let mut bytes = ByteReader(&noise);
+            if let Ok((rows, sources)) = take_rows(&mut bytes, &before, ByteReader::small) {
                 prop_assert!(rows.len() <= before.len() + noise.len());
                 _ = take_column(&mut bytes, Rule::of_peers(PeerColumn::Idle), Elapsed::default(), &sources, &before);
             }

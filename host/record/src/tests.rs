@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use groundskeeper_base::peer::{Naming, PeerId};
+use groundskeeper_base::peer::{PeerId, PeerLabel};
 use groundskeeper_engine::beat::{BeatRecorder, Recordable};
 use groundskeeper_engine::{Changes, FailureKind};
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn, address, peer};
-use groundskeeper_sdk::host::{Ask, BroadcastTotals, Change, Metric, Saved, Table};
+use groundskeeper_sdk::host::{Ask, BroadcastTotals, Metric, MetricChange, Saved, Table};
 use groundskeeper_sdk::phase::Tick;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::head::{FILE_HEAD, RECORD_HEAD, file_head};
-use super::output::Sink;
+use super::output::RecordSink;
 use super::*;
 
 /// A generated beat: its tables by column.
@@ -25,14 +25,14 @@ struct Made {
     peers: Vec<Vec<u32>>,
     book: Vec<Vec<u32>>,
     addresses: Vec<SocketAddr>,
-    moment: Moment,
+    moment: BeatHeader,
     runs: Vec<RecordedRun>,
     after: Arc<Changes>,
 }
 
-fn naming(conn: u32) -> Option<Naming> {
+fn naming(conn: u32) -> Option<PeerLabel> {
     // One connection in seven has ended before its name was read.
-    (conn % 7 != 3).then(|| Naming {
+    (conn % 7 != 3).then(|| PeerLabel {
         id: PeerId::from_bytes([conn as u8; 32]),
         address: socket(conn),
         agent: format!("agent/{}", conn % 3),
@@ -60,7 +60,7 @@ impl Recordable for Made {
         &self.addresses
     }
 
-    fn naming(&self, row: usize) -> Option<Naming> {
+    fn naming(&self, row: usize) -> Option<PeerLabel> {
         naming(self.peers[PeerColumn::Conn as usize][row])
     }
 }
@@ -106,7 +106,7 @@ impl Memory {
     }
 }
 
-impl Sink for Memory {
+impl RecordSink for Memory {
     fn has_room(&self, bytes: usize) -> bool {
         self.bytes.lock().len() + bytes <= self.most
     }
@@ -182,25 +182,25 @@ fn saved() -> impl Strategy<Value = Option<Saved>> {
         .prop_map(|saved| saved.map(|(version, bytes)| Saved { version, bytes }))
 }
 
-fn came() -> impl Strategy<Value = Came> {
+fn came() -> impl Strategy<Value = RecordedOutcome> {
     let fate = prop_oneof![
-        Just(Fate::Applied),
-        Just(Fate::Void),
-        Just(Fate::Refused),
-        Just(Fate::Shadow),
-        any::<u32>().prop_map(|granted| Fate::Partial { granted })
+        Just(AskOutcome::Applied),
+        Just(AskOutcome::Void),
+        Just(AskOutcome::Refused),
+        Just(AskOutcome::Shadow),
+        any::<u32>().prop_map(|granted| AskOutcome::Partial { granted })
     ];
     let metric = ("[a-z]{1,5}", any::<u32>(), any::<bool>()).prop_map(|(name, n, add)| Metric {
         name,
-        change: if add { Change::Add(n) } else { Change::Set(f64::from(n) / 3.0) },
+        change: if add { MetricChange::Add(n) } else { MetricChange::Set(f64::from(n) / 3.0) },
     });
     let asks = proptest::collection::vec((ask(), fate), 0..4);
     prop_oneof![
         4 => (asks, saved(), proptest::collection::vec(metric, 0..3)).prop_map(|(asks, memory, metrics)| {
             let (asks, fates) = asks.into_iter().unzip();
-            Came::Planned(Planned { asks, memory, metrics, fates })
+            RecordedOutcome::Planned(AppliedPlan { asks, memory, metrics, fates })
         }),
-        1 => ".{0,12}".prop_map(|text| Came::Failed { how: FailureKind::Transient, text }),
+        1 => ".{0,12}".prop_map(|text| RecordedOutcome::Failed { how: FailureKind::Transient, text }),
     ]
 }
 
@@ -260,7 +260,7 @@ fn made() -> impl Strategy<Value = Made> {
             let (mut peers, book) = tables;
             peers[PeerColumn::Conn as usize] = conns.clone();
             let (tick, late, mono_ms, unix_ms, dialing) = times;
-            let moment = Moment {
+            let moment = BeatHeader {
                 tick,
                 late,
                 mono_ms,
@@ -268,7 +268,7 @@ fn made() -> impl Strategy<Value = Made> {
                 dialing,
                 urgent: tick % 3,
                 broadcasts: BroadcastTotals { held: dialing, ..BroadcastTotals::default() },
-                ..Moment::default()
+                ..BeatHeader::default()
             };
             let addresses = addresses.iter().map(|n| socket(*n)).collect();
             Made { peers, book, addresses, moment, runs, after }
@@ -306,7 +306,7 @@ proptest! {
         beats.iter().zip(&made).for_each(|(read, made)| assert_same(read, made));
         let recording = opened(&bytes).unwrap();
         for made in &made {
-            let Moment { tick, urgent, .. } = made.moment;
+            let BeatHeader { tick, urgent, .. } = made.moment;
             prop_assert_eq!(recording.beat_at(tick, urgent).unwrap().moment, made.moment);
         }
         prop_assert_eq!(recording.torn_bytes(), 0);
@@ -374,7 +374,7 @@ proptest! {
         let mut encoder = super::encoder::Encoder::default();
         for (which, made) in made.iter().enumerate() {
             let snapshot = Arc::new(made.clone()) as Arc<dyn Recordable>;
-            let beat = super::encoder::Beat {
+            let beat = super::encoder::BeatContents {
                 moment: made.moment, snapshot, runs: made.runs.clone(), after: Arc::clone(&made.after),
             };
             let mut raw = encoder.encode(&beat, |conn| naming(conn).map(Arc::new)).unwrap().bytes;
@@ -409,12 +409,12 @@ fn quiet(ticks: u32, rows: u32) -> Vec<Made> {
             .collect(),
         book: vec![Vec::new(); address::COLUMNS.len()],
         addresses: Vec::new(),
-        moment: Moment {
+        moment: BeatHeader {
             tick,
             mono_ms: u64::from(tick) * 30_002,
             unix_ms: 1_700_000_000_000 + u64::from(tick) * 30_000,
             interval_ms: 30_000,
-            ..Moment::default()
+            ..BeatHeader::default()
         },
         runs: Vec::new(),
         after: Arc::default(),
@@ -502,7 +502,7 @@ fn a_full_file_is_rotated_and_the_next_begins_with_a_full_beat() {
 #[test]
 fn a_disk_that_is_full_ends_the_recording_and_nothing_else() {
     struct Full;
-    impl Sink for Full {
+    impl RecordSink for Full {
         fn has_room(&self, _: usize) -> bool {
             true
         }

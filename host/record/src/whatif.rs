@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use groundskeeper_engine::beat::{Came, Fate, Moment, Planned, RecordedRun};
+use groundskeeper_engine::beat::{AppliedPlan, AskOutcome, BeatHeader, RecordedOutcome, RecordedRun};
 use groundskeeper_engine::schedule::{Schedule, WakeOn};
-use groundskeeper_engine::{Body, Changes, Job, MEMORY_BYTES, Timing};
+use groundskeeper_engine::{Changes, MEMORY_BYTES, PhaseCall, PhaseProgram, Timing};
 use groundskeeper_sdk::contract::{KINDS, Kind};
 use groundskeeper_sdk::host::{Ask, Frozen, Saved, Table};
 use groundskeeper_sdk::phase::Tick;
@@ -16,38 +16,38 @@ use sha2::{Digest, Sha256};
 
 use super::beat::RecordedBeat;
 use super::file::Recording;
-use super::replay::Extent;
+use super::replay::RecordingExtent;
 
 /// A phase to try on a recording.
-pub struct Candidate {
+pub struct WhatIfPhase {
     /// With the name of a recorded phase, it runs in the place of that phase.
     pub name: String,
-    pub body: Arc<dyn Body>,
+    pub body: Arc<dyn PhaseProgram>,
     pub schedule: Schedule,
 }
 
 /// What the candidate would have done.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct WhatIf {
-    pub extent: Extent,
+    pub extent: RecordingExtent,
     pub phase: String,
     /// Whether a recorded phase has its name. It then runs at the place of that phase, and with its seed.
     pub in_place_of_its_namesake: bool,
     pub runs: u64,
     pub failed: u64,
-    pub first_failure: Option<Failed>,
+    pub first_failure: Option<FailedRun>,
     /// One for each kind of action that the candidate or a recorded phase asked for.
-    pub actions: Vec<Action>,
+    pub actions: Vec<ActionCount>,
     /// Connections that the candidate would have ended, the most often requested first.
-    pub would_drop: Vec<Dropped>,
+    pub would_drop: Vec<DroppedConnection>,
     /// Connections that recorded phases ended, in order.
-    pub did_drop: Vec<Dropped>,
+    pub did_drop: Vec<DroppedConnection>,
     pub agreement: Agreement,
 }
 
 /// A run without a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Failed {
+pub struct FailedRun {
     pub tick: u32,
     pub how: &'static str,
     pub text: String,
@@ -55,7 +55,7 @@ pub struct Failed {
 
 /// How often one action was asked for. A ping counts once per peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct Action {
+pub struct ActionCount {
     pub action: &'static str,
     pub would_ask: u64,
     pub did_ask: u64,
@@ -64,7 +64,7 @@ pub struct Action {
 
 /// A connection that was dropped, or would have been.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Dropped {
+pub struct DroppedConnection {
     /// Number of the connection.
     pub conn: u32,
     pub id: String,
@@ -93,13 +93,13 @@ pub struct Agreement {
 }
 
 /// A connection: the session of its process, and its number.
-type Conn = (u64, u32);
+type RecordedConn = (u64, u32);
 
 /// Runs `candidate` on each recorded beat in which it would have been due, with separate memory. A drop counts as
 /// `soon` if the recorded phases made it too, at most `within_ticks` ticks later.
-pub fn what_if(recording: &Recording, candidate: &Candidate, within_ticks: u32) -> WhatIf {
-    let mut trial = Trial::new(candidate);
-    let extent = Extent::walk(recording, |beat| {
+pub fn what_if(recording: &Recording, candidate: &WhatIfPhase, within_ticks: u32) -> WhatIf {
+    let mut trial = PhaseTrial::new(candidate);
+    let extent = RecordingExtent::walk(recording, |beat| {
         trial.run_if_due(candidate, beat);
         trial.note_recorded(beat);
     });
@@ -107,33 +107,33 @@ pub fn what_if(recording: &Recording, candidate: &Candidate, within_ticks: u32) 
 }
 
 #[derive(Default)]
-struct Trial {
+struct PhaseTrial {
     /// Holds every kind of action, at its number.
     report: WhatIf,
     /// None before the first beat.
     timing: Option<Timing>,
     session: Option<u64>,
     last_run_unix: Option<u32>,
-    last_accepted: Option<Moment>,
+    last_accepted: Option<BeatHeader>,
     memory: Option<Saved>,
     /// Place of the recorded phase with its name.
     place: Option<u32>,
-    would_drop: BTreeMap<Conn, Dropped>,
-    did_drop: BTreeMap<Conn, Dropped>,
-    order: Vec<Conn>,
+    would_drop: BTreeMap<RecordedConn, DroppedConnection>,
+    did_drop: BTreeMap<RecordedConn, DroppedConnection>,
+    order: Vec<RecordedConn>,
 }
 
-impl Trial {
-    fn new(candidate: &Candidate) -> Self {
-        let action = |kind: &Kind| Action { action: kind.name, would_ask: 0, did_ask: 0, did_apply: 0 };
+impl PhaseTrial {
+    fn new(candidate: &WhatIfPhase) -> Self {
+        let action = |kind: &Kind| ActionCount { action: kind.name, would_ask: 0, did_ask: 0, did_apply: 0 };
         let actions = KINDS.iter().map(action).collect();
         let report = WhatIf { phase: candidate.name.clone(), actions, ..WhatIf::default() };
         Self { report, ..Self::default() }
     }
 
     /// When the candidate ran last, in ticks of the beat's process.
-    fn timing(&mut self, candidate: &Candidate, beat: &RecordedBeat) -> Timing {
-        let Moment { tick, interval_ms, .. } = beat.moment;
+    fn timing(&mut self, candidate: &WhatIfPhase, beat: &RecordedBeat) -> Timing {
+        let BeatHeader { tick, interval_ms, .. } = beat.moment;
         let is_new = self.session.replace(beat.session) != Some(beat.session);
         let timing = match (self.timing, self.last_run_unix) {
             (Some(timing), _) if !is_new => timing,
@@ -152,8 +152,8 @@ impl Trial {
         timing
     }
 
-    fn run_if_due(&mut self, candidate: &Candidate, beat: &RecordedBeat) {
-        let Moment { tick, urgent, late, .. } = beat.moment;
+    fn run_if_due(&mut self, candidate: &WhatIfPhase, beat: &RecordedBeat) {
+        let BeatHeader { tick, urgent, late, .. } = beat.moment;
         let mut timing = self.timing(candidate, beat);
         let namesake = beat.runs.iter().find(|run| run.phase.name == candidate.name);
         self.place = namesake.map(|run| run.phase.place).or(self.place);
@@ -170,7 +170,7 @@ impl Trial {
             return;
         }
         let ran_before = self.last_run_unix.is_some();
-        let job = Job {
+        let job = PhaseCall {
             tick: Tick {
                 since_last_s: self.last_accepted.as_ref().map(|last| seconds_between(last, beat)),
                 missed: if urgent == 0 && ran_before { timing.missed(tick, every) } else { 0 },
@@ -181,8 +181,8 @@ impl Trial {
         };
         self.report.runs += 1;
         let mut again_in = None;
-        match Came::of(&candidate.body.run(&job).ended) {
-            Came::Planned(Planned { asks, memory, .. }) => {
+        match RecordedOutcome::of(&candidate.body.run(&job).ended) {
+            RecordedOutcome::Planned(AppliedPlan { asks, memory, .. }) => {
                 self.last_accepted = Some(beat.moment);
                 if let Some(memory) = memory.filter(|memory| memory.bytes.len() <= MEMORY_BYTES) {
                     self.memory = Some(memory);
@@ -198,9 +198,9 @@ impl Trial {
                     self.would_drop.entry(conn).and_modify(|known| known.times += 1).or_insert(one);
                 }
             }
-            Came::Failed { how, text } => {
+            RecordedOutcome::Failed { how, text } => {
                 self.report.failed += 1;
-                self.report.first_failure.get_or_insert_with(|| Failed { tick, how: how.as_str(), text });
+                self.report.first_failure.get_or_insert_with(|| FailedRun { tick, how: how.as_str(), text });
             }
         }
         if urgent == 0 {
@@ -219,7 +219,7 @@ impl Trial {
 
     fn note_recorded(&mut self, beat: &RecordedBeat) {
         for run in &beat.runs {
-            let Came::Planned(Planned { asks, fates, .. }) = &run.came else { continue };
+            let RecordedOutcome::Planned(AppliedPlan { asks, fates, .. }) = &run.came else { continue };
             if asks.is_empty() {
                 continue;
             }
@@ -230,14 +230,14 @@ impl Trial {
                 let action = &mut self.report.actions[ask.number()];
                 action.did_ask += amount;
                 match fates.get(at) {
-                    Some(Fate::Applied) => {
+                    Some(AskOutcome::Applied) => {
                         action.did_apply += amount;
                         applied.push(ask);
                     }
-                    Some(Fate::Partial { granted }) => {
+                    Some(AskOutcome::Partial { granted }) => {
                         action.did_apply += amount.min((*granted).into());
                     }
-                    Some(Fate::Void | Fate::Refused | Fate::Shadow) | None => {}
+                    Some(AskOutcome::Void | AskOutcome::Refused | AskOutcome::Shadow) | None => {}
                 }
             }
             for (conn, one) in drops(applied, &*view, beat, &run.phase.name) {
@@ -249,9 +249,9 @@ impl Trial {
         }
     }
 
-    fn report(mut self, extent: Extent, within_ticks: u32) -> WhatIf {
+    fn report(mut self, extent: RecordingExtent, within_ticks: u32) -> WhatIf {
         let mut agreement = Agreement { within_ticks, ..Agreement::default() };
-        let mut would_drop: Vec<Dropped> = Vec::with_capacity(self.would_drop.len());
+        let mut would_drop: Vec<DroppedConnection> = Vec::with_capacity(self.would_drop.len());
         for (conn, mut one) in self.would_drop {
             match self.did_drop.get(&conn) {
                 None => agreement.never += 1,
@@ -282,7 +282,7 @@ impl Trial {
 }
 
 /// Counts as the host does: by monotonic time within a process, else by wall time.
-fn seconds_between(last: &Moment, beat: &RecordedBeat) -> u32 {
+fn seconds_between(last: &BeatHeader, beat: &RecordedBeat) -> u32 {
     let mono_ms = beat.moment.mono_ms.checked_sub(last.mono_ms);
     let seconds = mono_ms.map(|ms| ms / 1000);
     let seconds = seconds.unwrap_or_else(|| beat.moment.unix_s().saturating_sub(last.unix_s()).into());
@@ -318,7 +318,7 @@ fn drops<'a>(
     view: &dyn Frozen,
     beat: &RecordedBeat,
     by: &str,
-) -> BTreeMap<Conn, Dropped> {
+) -> BTreeMap<RecordedConn, DroppedConnection> {
     let mut dropped = BTreeMap::new();
     for ask in asks {
         let (Ask::Disconnect { peer, reason }
@@ -331,7 +331,7 @@ fn drops<'a>(
         let Some(&conn) = conn else { continue };
         dropped.entry((beat.session, conn)).or_insert_with(|| {
             let name = view.name(Table::Peers, *peer);
-            Dropped {
+            DroppedConnection {
                 conn,
                 id: name.id,
                 address: name.address,

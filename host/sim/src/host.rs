@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use groundskeeper::book::{BookLimits, Entry};
+use groundskeeper::book::{BookEntry, BookLimits};
 use groundskeeper::broadcasts::BroadcastLimits;
 use groundskeeper::clock::TokioClock;
 use groundskeeper::config::{Bootstrap, Config};
 use groundskeeper::cycle::BeatReport;
-use groundskeeper::engine::Fence;
+use groundskeeper::engine::Executor;
 use groundskeeper::flow::OutboxLimits;
 use groundskeeper::journal::{Cause, JournalLimits};
-use groundskeeper::net::{Audience, Handlers, Net, NetConfig, RequestError, Verdict};
+use groundskeeper::net::{Audience, BroadcastVerdict, Handlers, Net, NetConfig, RequestError};
 use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options, builtins};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, PoolLimits};
@@ -72,7 +72,7 @@ pub(crate) struct Machine {
     pub(crate) tallies: Arc<Tallies>,
     pub(crate) lives: Mutex<Vec<Arc<Life>>>,
     /// The address book for the next process.
-    pub(crate) book: Mutex<Vec<Entry>>,
+    pub(crate) book: Mutex<Vec<BookEntry>>,
     pub(crate) complaints: Arc<Mutex<Vec<String>>>,
 }
 
@@ -221,7 +221,7 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     let options = Options {
         interval: machine.interval,
         dialer: Some(net.dialer()),
-        fence: Fence::Inline,
+        fence: Executor::Inline,
         stopwatch: Some(Box::new(|| Duration::ZERO)),
         secret: machine.drawn(life_number, 3),
         after_tick: Some(Box::new(move |_, report| at_tick.after(report))),
@@ -281,7 +281,7 @@ fn handlers(machine: &Arc<Machine>) -> Handlers {
                 let number = u32::from_le_bytes(number.try_into().expect("four bytes"));
                 hearing.heard.lock().push((number, now()));
             }
-            Verdict::Relay
+            BroadcastVerdict::Relay
         })
         .on_request("echo", |_, payload: Bytes| async move {
             // Some answers take a while, so that requests are open when a connection ends.

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::ask::{Ask, AskFieldMut, KINDS};
 use crate::column::{Table, UNKNOWN};
-use crate::host::{Frozen, Name, RuleBroken, Saved, Unwound, guard};
+use crate::host::{Frozen, Name, NativeExit, RuleBroken, Saved, guard};
 use crate::phase::Tick;
-use crate::plan::{Change, Level, Plan};
+use crate::plan::{Level, MetricChange, Plan};
 use crate::query::{self, Test};
 
 /// The state behind the callbacks of one call. Everything that they hand out lives as long as this.
@@ -33,7 +33,7 @@ struct Asked<'c> {
     /// The text that the phase passed to `fail`.
     words: String,
     /// The first broken rule or panic. After it the plan does not change.
-    unwound: Option<Unwound>,
+    unwound: Option<NativeExit>,
 }
 
 fn open<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,7 +90,7 @@ impl<'c> Call<'c> {
     }
 
     /// The phase's error text, and the broken rule or panic if there was one.
-    pub(super) fn ended(self) -> (String, Option<Unwound>) {
+    pub(super) fn ended(self) -> (String, Option<NativeExit>) {
         let asked = self.asked.into_inner().unwrap_or_else(PoisonError::into_inner);
         (asked.words, asked.unwound)
     }
@@ -110,7 +110,7 @@ impl<'c> Call<'c> {
             Some(plan) => change(plan),
             None => Err(outside_of_run(call)),
         };
-        asked.unwound = result.err().map(Unwound::Rule);
+        asked.unwound = result.err().map(NativeExit::Rule);
     }
 }
 
@@ -362,9 +362,9 @@ unsafe extern "C" fn metric(host: *mut c_void, name: gk_text, change: u32, value
             let name = unsafe { name.text(call_name) }?;
             // A cast cuts off what does not fit, so it comes back as another number.
             match change {
-                ADD if f64::from(value as u32) == value => plan.metric(name, Change::Add(value as u32)),
+                ADD if f64::from(value as u32) == value => plan.metric(name, MetricChange::Add(value as u32)),
                 ADD => broken(format!("{value} is not a whole number from 0 to {}", u32::MAX)),
-                SET => plan.metric(name, Change::Set(value)),
+                SET => plan.metric(name, MetricChange::Set(value)),
                 _ => broken(format!("{change} is no way to change a metric")),
             }
         });

@@ -13,9 +13,9 @@ use super::{
 use crate::ask::{Ask, AskField};
 use crate::column::{Table, UNKNOWN};
 use crate::export::{Exports, TOOLKIT, checked};
-use crate::host::{BroadcastTotals, Frozen, Name, Saved, Totals, Unwound, guard};
+use crate::host::{BroadcastTotals, Frozen, Name, NativeExit, Saved, Totals, guard};
 use crate::phase::{Failure, Phase, Tick};
-use crate::plan::{Change, Parts, Plan};
+use crate::plan::{MetricChange, Parts, Plan};
 use crate::query::Test;
 use crate::view::View;
 
@@ -148,10 +148,10 @@ impl Host {
         result
     }
 
-    fn unwound(&self, unwound: Unwound) -> u32 {
+    fn unwound(&self, unwound: NativeExit) -> u32 {
         match unwound {
-            Unwound::Rule(broken) => self.failed(RULE_BROKEN, &broken.to_string()),
-            Unwound::Panic(text) => self.failed(PANICKED, &text),
+            NativeExit::Rule(broken) => self.failed(RULE_BROKEN, &broken.to_string()),
+            NativeExit::Panic(text) => self.failed(PANICKED, &text),
         }
     }
 
@@ -161,8 +161,8 @@ impl Host {
         let stored = |saved: &Saved| call!(self, store, saved.version, gk_text::of(&saved.bytes)) == 0;
         let measured = parts.metrics.iter().all(|metric| {
             let (change, value) = match metric.change {
-                Change::Add(by) => (ADD, f64::from(by)),
-                Change::Set(value) => (SET, value),
+                MetricChange::Add(by) => (ADD, f64::from(by)),
+                MetricChange::Set(value) => (SET, value),
             };
             call!(self, metric, gk_text::of(metric.name.as_bytes()), change, value) == 0
         });

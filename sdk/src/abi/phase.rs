@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::call::Call;
 use super::{ABI, FAILED, FAILED_FOR_GOOD, OK, PANICKED, RULE_BROKEN, gk_phase, gk_run, gk_text};
 use crate::contract::{Interface, Role};
-use crate::host::{Frozen, RuleBroken, Unwound};
+use crate::host::{Frozen, NativeExit, RuleBroken};
 use crate::phase::{Failure, Tick};
 use crate::plan::Plan;
 
@@ -89,8 +89,8 @@ impl NativePhase {
         match ended(result, call) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => Err(failure.text().to_owned()),
-            Err(Unwound::Rule(broken)) => Err(format!("check broke a rule: {broken}")),
-            Err(Unwound::Panic(text)) => Err(format!("check panicked: {text}")),
+            Err(NativeExit::Rule(broken)) => Err(format!("check broke a rule: {broken}")),
+            Err(NativeExit::Panic(text)) => Err(format!("check panicked: {text}")),
         }
     }
 
@@ -98,14 +98,14 @@ impl NativePhase {
     /// asks and its log lines; the log lines even after a failure.
     ///
     /// # Errors
-    /// [`Unwound`], if it broke a rule or panicked. A crash is not caught, and an endless loop is not stopped.
+    /// [`NativeExit`], if it broke a rule or panicked. A crash is not caught, and an endless loop is not stopped.
     pub fn run(
         &self,
         settings: &str,
         tick: &Tick,
         view: &Arc<dyn Frozen>,
         plan: &mut Plan,
-    ) -> Result<crate::phase::Result, Unwound> {
+    ) -> Result<crate::phase::Result, NativeExit> {
         let call = Call::run(view, plan);
         let run = call.table(tick, settings);
         // SAFETY: a function of the table, with a `gk_run` that lives until it returns.
@@ -114,7 +114,7 @@ impl NativePhase {
     }
 }
 
-fn ended(result: u32, call: Call<'_>) -> Result<crate::phase::Result, Unwound> {
+fn ended(result: u32, call: Call<'_>) -> Result<crate::phase::Result, NativeExit> {
     let (words, unwound) = call.ended();
     if let Some(unwound) = unwound {
         return Err(unwound);
@@ -123,9 +123,9 @@ fn ended(result: u32, call: Call<'_>) -> Result<crate::phase::Result, Unwound> {
         OK => Ok(Ok(())),
         FAILED => Ok(Err(Failure::Transient(words))),
         FAILED_FOR_GOOD => Ok(Err(Failure::Permanent(words))),
-        PANICKED => Err(Unwound::Panic(words)),
-        RULE_BROKEN => Err(Unwound::Rule(broken(&words))),
-        odd => Err(Unwound::Rule(RuleBroken {
+        PANICKED => Err(NativeExit::Panic(words)),
+        RULE_BROKEN => Err(NativeExit::Rule(broken(&words))),
+        odd => Err(NativeExit::Rule(RuleBroken {
             call: "lifecycle.run",
             rule: format!("returned {odd}, which means nothing"),
         })),

@@ -38,12 +38,12 @@ pub struct Metric {
     /// 1 to 40 of a-z 0-9 _.
     pub name: String,
     /// What to do with it.
-    pub change: Change,
+    pub change: MetricChange,
 }
 
 /// What a run does to a metric.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Change {
+pub enum MetricChange {
     /// Adds to a counter. Several calls in one run are summed, saturating.
     Add(u32),
     /// Sets a gauge; the last call of a run counts.
@@ -123,11 +123,11 @@ impl Asks {
     }
 
     pub(crate) fn metric_add(&mut self, name: &str, by: u32) {
-        self.metric(name, Change::Add(by)).unwrap_or_else(|broken| broken.unwind());
+        self.metric(name, MetricChange::Add(by)).unwrap_or_else(|broken| broken.unwind());
     }
 
     pub(crate) fn metric_set(&mut self, name: &str, value: f64) {
-        self.metric(name, Change::Set(value)).unwrap_or_else(|broken| broken.unwind());
+        self.metric(name, MetricChange::Set(value)).unwrap_or_else(|broken| broken.unwind());
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -141,16 +141,16 @@ impl Asks {
         Asks { rows: Some((peers, addresses)), ..Asks::default() }
     }
 
-    pub(super) fn metric(&mut self, name: &str, change: Change) -> Result<(), RuleBroken> {
+    pub(super) fn metric(&mut self, name: &str, change: MetricChange) -> Result<(), RuleBroken> {
         let call = match change {
-            Change::Add(_) => "metrics.add",
-            Change::Set(_) => "metrics.set",
+            MetricChange::Add(_) => "metrics.add",
+            MetricChange::Set(_) => "metrics.set",
         };
         let metrics = &mut self.parts.metrics;
         if let Some(metric) = metrics.iter_mut().find(|metric| metric.name == name) {
             metric.change = match (metric.change, change) {
-                (Change::Add(sum), Change::Add(by)) => Change::Add(sum.saturating_add(by)),
-                (Change::Set(_), Change::Set(value)) => Change::Set(value),
+                (MetricChange::Add(sum), MetricChange::Add(by)) => MetricChange::Add(sum.saturating_add(by)),
+                (MetricChange::Set(_), MetricChange::Set(value)) => MetricChange::Set(value),
                 _ => return Err(RuleBroken { call, rule: format!("{name:?} is both added to and set") }),
             };
             return Ok(());

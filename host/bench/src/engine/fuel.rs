@@ -2,8 +2,8 @@
 //! end it before the wall-clock limit does.
 
 use groundskeeper::engine::policy::{Instance, Limits};
-use groundskeeper::engine::wasm::{Setup, Wasm, with_contract};
-use groundskeeper::engine::{Body, Ended, Limit};
+use groundskeeper::engine::wasm::{GuestSetup, Wasm, with_contract};
+use groundskeeper::engine::{GuestLimit, PhaseProgram, RunOutcome};
 
 use super::{GROUP, guest, job, setup};
 use crate::Effort;
@@ -82,14 +82,14 @@ pub fn run(effort: &Effort, report: &mut Report) {
     let limits = Limits { wall: std::time::Duration::from_secs(60), ..Limits::default() };
     let wall = Limits::default().wall.as_millis() as f64;
     for (what, import, call) in LOOPS {
-        let setup = Setup { limits, ..setup(Instance::Fresh) };
+        let setup = GuestSetup { limits, ..setup(Instance::Fresh) };
         let guest = guest(&wasm, &module(import, call), setup);
         let mut taken = Vec::new();
         for _ in 0..effort.choose(5, 2) {
             let begun = std::time::Instant::now();
             let ended = guest.run(&job).ended;
             taken.push(begun.elapsed().as_nanos() as f64 / 1e6);
-            assert!(matches!(ended, Ended::Cut { limit: Limit::Fuel, .. }), "{what}: {ended:?}");
+            assert!(matches!(ended, RunOutcome::Cut { limit: GuestLimit::Fuel, .. }), "{what}: {ended:?}");
         }
         report.push(
             Row::cost(

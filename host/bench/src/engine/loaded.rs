@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use groundskeeper::engine::Body;
+use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::Instance;
 use groundskeeper::engine::wasm::Wasm;
 
@@ -86,7 +86,8 @@ pub fn tell(store: &str, module: &str) -> std::process::ExitCode {
     let store = (store != "-").then(|| PathBuf::from(store));
     let wasm = Wasm::new(store).expect("a folder of our own");
     let bytes = bytes_of(module);
-    let setup = || groundskeeper::engine::wasm::Setup { settings: SETTINGS.into(), ..setup(Instance::Fresh) };
+    let setup =
+        || groundskeeper::engine::wasm::GuestSetup { settings: SETTINGS.into(), ..setup(Instance::Fresh) };
     let job = job(100);
     // Load one before the measurement: it pays for what all of them share.
     let first = guest(&wasm, &numbered(&bytes, usize::MAX), setup());
@@ -103,7 +104,7 @@ pub fn tell(store: &str, module: &str) -> std::process::ExitCode {
             guest.unwrap_or_else(|error| panic!("{error}"))
         })
         .collect();
-    guests.iter().for_each(|guest| _ = once(guest as &dyn Body, &job));
+    guests.iter().for_each(|guest| _ = once(guest as &dyn PhaseProgram, &job));
     let after = resident();
     let per_phase = |at: usize| (after[at] - before[at]) / PHASES as f64;
     println!("{} {} {}", per_phase(0), per_phase(1), median(taken));

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use groundskeeper::engine::native::Native;
 use groundskeeper::engine::policy::Instance;
-use groundskeeper::engine::wasm::{Setup, Wasm, sha256};
-use groundskeeper::engine::{Body, BuiltIn};
+use groundskeeper::engine::wasm::{GuestSetup, Wasm, sha256};
+use groundskeeper::engine::{BuiltIn, PhaseProgram};
 use groundskeeper_sdk::host::AnyPhase;
 
 use super::{GROUP, SLOW_PEERS, asks, guest, job, setup};
@@ -75,7 +75,7 @@ fn measure(
     let rounds = effort.choose(31, 9);
     let runs = (2_000_000 / peers).clamp(3, 500);
     let job = job(peers);
-    let with = |instance| Setup { settings: "{}".into(), ..setup(instance) };
+    let with = |instance| GuestSetup { settings: "{}".into(), ..setup(instance) };
     let fresh = guest(wasm, module, with(Instance::Fresh));
     let persistent = guest(wasm, module, with(Instance::Persistent { max_runs: u32::MAX }));
     let built_in = BuiltIn::new(std::sync::Arc::new(phase));
@@ -86,10 +86,10 @@ fn measure(
             .unwrap_or_else(|error| panic!("{error}"))
     });
     let expected = asks(built_in.run(&job));
-    let sample = |body: &dyn Body| {
+    let sample = |body: &dyn PhaseProgram| {
         per_op(runs, || (0..runs).for_each(|_| assert_eq!(asks(body.run(&job)), expected))) / 1000.0
     };
-    let last: &dyn Body = native.as_ref().map_or(&built_in, |native| native);
+    let last: &dyn PhaseProgram = native.as_ref().map_or(&built_in, |native| native);
     let [built_in, fresh, persistent, library] = medians(
         rounds,
         [

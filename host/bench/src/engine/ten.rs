@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::cycle::{Beat, Cycle};
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::engine::{Fence, PhaseThread};
+use groundskeeper::engine::{Executor, PhaseThread};
 use groundskeeper::loader::Loader;
-use groundskeeper::registry::{Before, PhaseSpec, Registry};
+use groundskeeper::registry::{PhaseSpec, PriorState, Registry};
 
 use super::{GROUP, Scratch};
 use crate::Effort;
@@ -26,10 +26,14 @@ pub fn run(effort: &Effort, report: &mut Report) {
     let rounds = effort.choose(31, 9);
     let mut cycle = {
         let specs = specs(&scratch);
-        let registry =
-            Registry::new(specs, Vec::new(), |_| 0, &Before { interval: INTERVAL, ..Before::default() });
+        let registry = Registry::new(
+            specs,
+            Vec::new(),
+            |_| 0,
+            &PriorState { interval: INTERVAL, ..PriorState::default() },
+        );
         let filled = Filled::new(PEERS);
-        let fence = Fence::Thread(PhaseThread::default());
+        let fence = Executor::Thread(PhaseThread::default());
         // Keeps the slots alive. Dropped peers do not come back; those are a few of ten thousand.
         let cycle = Cycle::new(world(&filled), registry.expect("good phases"), fence, INTERVAL, 7);
         (cycle, filled)

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use groundskeeper::flow::OutboxLimits;
-use groundskeeper::net::{Audience, Sent};
+use groundskeeper::net::{Audience, SendReport};
 use tokio::runtime::Builder;
 
 use super::GROUP;
@@ -95,7 +95,7 @@ impl Network {
         while self.broadcast().await.full == 0 {}
     }
 
-    async fn broadcast(&self) -> Sent {
+    async fn broadcast(&self) -> SendReport {
         let before = self.taken.load(Relaxed);
         let payload = payload(before);
         let sent = self.node.net.broadcast(TOPIC, &payload, Audience::All);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use groundskeeper::net::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, Message};
-use groundskeeper::net::{Audience, Sent};
+use groundskeeper::net::{Audience, SendReport};
 use groundskeeper::pool::{Direction, PeerFacts};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::runtime::{Builder, Runtime};
@@ -117,7 +117,7 @@ impl Ours {
         let begun = Instant::now();
         let sent = self.node.net.broadcast(TOPIC, &payload, Audience::All);
         let queued = nanos(begun.elapsed());
-        assert_eq!(sent, Ok(Sent { queued: peers as u32, full: 0 }));
+        assert_eq!(sent, Ok(SendReport { queued: peers as u32, full: 0 }));
         until(&self.taken, enough).await;
         match until_what {
             Until::Queued => queued,

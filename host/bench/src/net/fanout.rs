@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::Bytes;
-use groundskeeper::net::{Audience, Sent};
+use groundskeeper::net::{Audience, SendReport};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
@@ -85,7 +85,7 @@ impl Ours {
         let (cpu, begun) = (cpu_micros(), Instant::now());
         let sent = self.node.net.broadcast(TOPIC, &payload, Audience::All);
         let queued = nanos(begun.elapsed()) / 1000.0;
-        assert_eq!(sent, Ok(Sent { queued: peers as u32, full: 0 }));
+        assert_eq!(sent, Ok(SendReport { queued: peers as u32, full: 0 }));
         until(&self.taken, before + peers * framed(&payload)).await;
         Took { queued, read: nanos(begun.elapsed()) / 1000.0, cpu: cpu_micros() - cpu }
     }

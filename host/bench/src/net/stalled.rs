@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use groundskeeper::flow::OutboxLimits;
-use groundskeeper::net::{Audience, Sent};
+use groundskeeper::net::{Audience, SendReport};
 use groundskeeper::pool::Link;
 use nix::sys::resource::UsageWho;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
@@ -150,7 +150,7 @@ fn ours(time: Duration, stalls: bool) -> Ours {
     let mut broadcast = |longest: Option<&mut Longest>| {
         number += 1;
         let payload = payload(number);
-        let mut sent = Ok(Sent::default());
+        let mut sent = Ok(SendReport::default());
         let mut send = || sent = node.net.broadcast(TOPIC, &payload, Audience::All);
         match longest {
             // Of the whole process: a session that loses its core may hold the lock of its queue meanwhile.
@@ -187,7 +187,7 @@ fn ours(time: Duration, stalls: bool) -> Ours {
             let Ours { queued, read, .. } = &mut ours;
             read.take(UsageWho::RUSAGE_SELF, || {
                 let sent = broadcast(Some(queued));
-                assert_eq!(sent, Sent { queued: readers as u32, full: stalls.into() });
+                assert_eq!(sent, SendReport { queued: readers as u32, full: stalls.into() });
                 wait(enough);
             });
         }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use groundskeeper::clock::Coarse;
-use groundskeeper::journal::{Asker, Cause, Draft, Journal, What};
+use groundskeeper::clock::CoarseInstant;
+use groundskeeper::journal::{ActionKind, Cause, Initiator, Journal, NewRecord};
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::span::Span;
 
@@ -135,7 +135,7 @@ fn ours(peers: usize) -> Pace {
         },
         |step| {
             // Time advances by an eighth of a second per 65,536 marks of life.
-            let now = Coarse(now.0 + (step >> 16) as u32);
+            let now = CoarseInstant(now.0 + (step >> 16) as u32);
             filled.slot(order[step & 0xffff] as usize).peer_seen(now);
         },
         || {
@@ -169,18 +169,18 @@ fn dash(peers: usize, also: impl Fn(usize) + Send + Sync) -> Pace {
 
 /// The records that the pool writes for one connection that goes and one that comes.
 fn both_records(journal: &Journal, peer: usize) {
-    let draft = |what, reason: &str| Draft {
+    let draft = |what, reason: &str| NewRecord {
         peer: Some(id(peer)),
         conn: Some(peer as u32),
         address: Some(address(peer)),
-        ..Draft::new(Asker::Host, what, reason)
+        ..NewRecord::new(Initiator::Host, what, reason)
     };
     let number = |name: &'static str| (name.into(), 1);
-    journal.record(Draft {
-        by: Asker::Application,
+    journal.record(NewRecord {
+        by: Initiator::Application,
         cause: Some(Cause::OwnerDropped),
         inputs: ["idle-s", "age-s", "health", "rtt-us", "pings-lost"].map(number).into(),
-        ..draft(What::Disconnect, "its owner let go without a reason")
+        ..draft(ActionKind::Disconnect, "its owner let go without a reason")
     });
-    journal.record(draft(What::Connect, "accepted"));
+    journal.record(draft(ActionKind::Connect, "accepted"));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use groundskeeper::journal::{Asker, Draft, What};
+use groundskeeper::journal::{ActionKind, Initiator, NewRecord};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Link, Pool, PoolLimits, Slot};
 use groundskeeper_sdk::column::peer;
@@ -85,8 +85,8 @@ fn pool(peers: usize, per_group: u32) -> usize {
     let link: Arc<dyn Link> = Arc::new(Quiet);
     let mut slots = Vec::with_capacity(peers);
     // Makes the journal's rings allocate their minimum now, so that it is not counted.
-    for what in [What::Connect, What::Ban] {
-        journal.record(Draft::new(Asker::Host, what, "accepted"));
+    for what in [ActionKind::Connect, ActionKind::Ban] {
+        journal.record(NewRecord::new(Initiator::Host, what, "accepted"));
     }
     let (bytes, pool) = held_by(|| {
         let limits = PoolLimits { per_group, ..PoolLimits::only_capacity(peers as u32) };

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use groundskeeper::clock::{Clock, Coarse};
+use groundskeeper::clock::{Clock, CoarseInstant};
 use groundskeeper::pool::Slot;
 use tokio::runtime::{Builder, Runtime};
 
@@ -59,7 +59,7 @@ fn one_thread(rounds: usize, ours: Ours<'_>, order: &Order, report: &mut Report)
     let mut eighth = clock.coarse().0;
     let mut next = || {
         eighth += 1;
-        Coarse(eighth)
+        CoarseInstant(eighth)
     };
     let (one, three, runtime, ips, dash) = (&one, &three, &runtime, &ips, &dash);
     let samples: [Sample<'_>; 8] = [
@@ -68,7 +68,9 @@ fn one_thread(rounds: usize, ours: Ours<'_>, order: &Order, report: &mut Report)
             per_op(OURS, || (0..OURS).for_each(|step| slots[at(order, step)].peer_seen(now)))
         }),
         Box::new(|| {
-            per_op(OURS, || (0..OURS).for_each(|step| slots[at(order, step)].peer_seen(Coarse(step as u32))))
+            per_op(OURS, || {
+                (0..OURS).for_each(|step| slots[at(order, step)].peer_seen(CoarseInstant(step as u32)))
+            })
         }),
         Box::new(|| {
             per_op(OURS / 10, || {
@@ -146,7 +148,7 @@ fn two(rounds: usize, ours: Ours<'_>, orders: [Box<Order>; 2], report: &mut Repo
     let samples: [Sample<'_>; 5] = [
         Box::new(|| {
             eighth += 1;
-            let now = Coarse(eighth);
+            let now = CoarseInstant(eighth);
             two_threads(OURS, |thread| {
                 (0..OURS).for_each(|step| slots[at(&orders[thread], step)].peer_seen(now));
             })

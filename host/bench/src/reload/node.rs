@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
-use groundskeeper::engine::{Fence, PhaseThread};
+use groundskeeper::engine::{Executor, PhaseThread};
 use groundskeeper::loader::Loader;
 use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::LastRuns;
 use groundskeeper::reload::{
-    self, Change, CycleChange, PhaseReloader, ReloadEvent, ReloadHandle, ReloadOptions, StartFrom,
+    self, CycleChange, PhaseChange, PhaseReloader, ReloadEvent, ReloadHandle, ReloadOptions, StartFrom,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, oneshot};
@@ -82,7 +82,7 @@ impl Node {
         let folder = Arc::new(DataFolder::open(&scratch.0.join("data")).expect("a folder of our own"));
         let factory = Loader::lazy(folder.artifacts(), false);
         let options = ReloadOptions::trusting(dir);
-        let fence = Fence::Thread(PhaseThread::default());
+        let fence = Executor::Thread(PhaseThread::default());
         let mut reloader = PhaseReloader::new(options, folder, factory, fence, clock);
         let ticker = maintenance.handle().clone();
         let mut ticks = |change: CycleChange| runtime.block_on(ticker.with_cycle(change)).is_some();
@@ -198,8 +198,8 @@ async fn applied(events: &mut broadcast::Receiver<ReloadEvent>, mut count: usize
         let event = tokio::time::timeout(PATIENCE, events.recv()).await;
         let event = event.expect("it was taken in time").expect("the reloader runs");
         match event.change {
-            Change::Applied => count -= 1,
-            Change::Proven => {}
+            PhaseChange::Applied => count -= 1,
+            PhaseChange::Proven => {}
             _ => panic!("{event:?}"),
         }
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use groundskeeper::admin::{AdminSocket, AdminState, serve_admin};
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::data::DataFolder;
-use groundskeeper::journal::{Asker, Cause};
-use groundskeeper::metrics::Sources;
+use groundskeeper::journal::{Cause, Initiator};
+use groundskeeper::metrics::MetricSources;
 use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Removal, Slot};
@@ -381,9 +381,9 @@ fn node() -> Node {
         state.pool.attach(facts, Arc::new(FakeLink)).unwrap()
     };
     let slot = attach(2, "192.0.2.2:7420");
-    attach(3, "192.0.2.3:7420").retire(Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading"));
+    attach(3, "192.0.2.3:7420").retire(Removal::new(Initiator::Remote, Cause::RemoteGoodbye, "upgrading"));
     let state = AdminState {
-        sources: Sources {
+        sources: MetricSources {
             traffic: None,
             state,
             phases: Arc::default(),

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use groundskeeper::admin::Client;
-use groundskeeper::admin::answers::Held;
+use groundskeeper::admin::answers::ReloadHold;
 use groundskeeper::data::DataFolder;
 use groundskeeper_author::c_compiler;
 use rustix::process::{Pid, Signal, kill_process};
@@ -163,7 +163,7 @@ fn a_source_that_is_saved_runs_in_the_node_and_one_that_does_not_build_changes_n
     // The node looks by itself again, also if whoever held it was killed.
     let client = Client::new(&DataFolder::admin_socket(&data));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let held: Held = runtime.block_on(client.post("/reload/hold?for=1")).unwrap();
+    let held: ReloadHold = runtime.block_on(client.post("/reload/hold?for=1")).unwrap();
     assert_eq!(held.folder, data.join("phases.d"));
     let manifest = data.join("phases.d/calm.toml");
     let text = std::fs::read_to_string(&manifest).unwrap();

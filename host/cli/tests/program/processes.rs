@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use groundskeeper::data::DataFolder;
-use groundskeeper::journal::{Asker, Cause, Outcome, Record, What};
+use groundskeeper::journal::{ActionKind, Cause, Initiator, Outcome, Record};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -211,7 +211,7 @@ fn a_killed_peer_is_explained_as_remote_closed_before_the_next_tick() {
     let record = watched.disconnect_of(&id).expect("just seen");
     assert_eq!(
         (record.cause, record.by, u64::from(record.tick)),
-        (Some(Cause::RemoteClosed), Asker::Remote, tick)
+        (Some(Cause::RemoteClosed), Initiator::Remote, tick)
     );
     assert_eq!(watched.stop(), Some(0));
 }
@@ -235,7 +235,7 @@ fn a_stopped_peer_whose_sockets_stay_open_is_pinged_then_reaped() {
     println!("reaped {:?} after the stop", stopped.elapsed());
     let record = watched.disconnect_of(&id).expect("just seen");
     assert_eq!(record.cause, Some(Cause::Phase));
-    assert!(matches!(&record.by, Asker::Phase { name, .. } if &**name == "reaper"), "{record:?}");
+    assert!(matches!(&record.by, Initiator::Phase { name, .. } if &**name == "reaper"), "{record:?}");
     assert!(record.reason.contains("silent"), "{}", record.reason);
     let idle = record.inputs.iter().find(|(name, _)| name == "idle-s").expect("what it rested on").1;
     assert!(idle >= 4, "{:?}", record.inputs);
@@ -277,7 +277,7 @@ fn after_a_loss_down_to_four_the_next_tick_dials_again() {
     let dialled_again = addresses
         .iter()
         .flat_map(|address| watched.explain(&address.to_string()))
-        .filter(|record| record.what == What::Dial && record.outcome == Outcome::Started)
+        .filter(|record| record.what == ActionKind::Dial && record.outcome == Outcome::Started)
         .map(|record| record.tick)
         .filter(|tick| Some(*tick) > last_loss)
         .min();
@@ -309,7 +309,7 @@ fn a_node_that_lost_everybody_finds_newcomers_between_two_ticks() {
     println!("found {:?} after the newcomer answered its own status", there.elapsed());
     assert_eq!(watched.tick(), tick, "urgent beats do not move the tick");
     let records = watched.explain(&second.id());
-    let connect = records.iter().find(|record| record.what == What::Connect).expect("a connection");
+    let connect = records.iter().find(|record| record.what == ActionKind::Connect).expect("a connection");
     assert_eq!(u64::from(connect.tick), tick);
     assert!(connect.beat > 0, "{connect:?}");
     watched.assert_all_explained();
@@ -360,7 +360,7 @@ fn a_peer_that_is_restarted_at_once_replaces_its_ghost() {
     assert_eq!(back.id(), id);
     watched.until("the ghost is replaced", || watched.disconnect_of(&id).is_some());
     let record = watched.disconnect_of(&id).expect("just seen");
-    assert_eq!((record.cause, record.by), (Some(Cause::Replaced), Asker::Host));
+    assert_eq!((record.cause, record.by), (Some(Cause::Replaced), Initiator::Host));
     assert_eq!(watched.connected(), 1);
     watched.assert_all_explained();
     ghost.signal(Signal::CONT);

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use groundskeeper::engine::{Body, Done, Job};
+use groundskeeper::engine::{PhaseCall, PhaseProgram, RunResult};
 
 use crate::support::*;
 
 /// What a reaper says it is, and does not do.
 struct NoReaper;
 
-impl Body for NoReaper {
+impl PhaseProgram for NoReaper {
     fn summary(&self) -> &str {
         "weakens the first of all"
     }
@@ -19,7 +19,7 @@ impl Body for NoReaper {
         Ok(())
     }
 
-    fn run(&self, job: &Job) -> Done {
+    fn run(&self, job: &PhaseCall) -> RunResult {
         let first = closure("", 1, |_, view, plan| {
             view.peers().take(1).into_iter().for_each(|peer| plan.health(peer, -1, "no reason"));
             Ok(())

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use groundskeeper::engine::native::Native;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
-use groundskeeper::engine::wasm::{Guest, Setup, Wasm, sha256};
-use groundskeeper::engine::{Body, BuiltIn, Ended, Job};
+use groundskeeper::engine::wasm::{Guest, GuestSetup, Wasm, sha256};
+use groundskeeper::engine::{BuiltIn, PhaseCall, PhaseProgram, RunOutcome};
 use groundskeeper::record::Fixture;
 use groundskeeper_author::{toolchain, views};
 use groundskeeper_guests::Everything;
@@ -81,7 +81,7 @@ fn ways<P: AnyPhase + 'static>(
     scratch: &Path,
 ) -> Ways {
     let component = std::fs::read(&components[name]).unwrap();
-    let setup = Setup {
+    let setup = GuestSetup {
         settings: settings.to_string(),
         limits: Limits::default(),
         grants: Grants::everything(),
@@ -96,10 +96,10 @@ fn ways<P: AnyPhase + 'static>(
     Ways { name, settings, built_in: BuiltIn::new(Arc::new(phase)), component, library }
 }
 
-fn plan(body: &dyn Body, fixture: &Fixture) -> (Parts, Vec<LogLine>) {
-    let done = body.run(&Job { tick: fixture.tick, view: fixture.view() });
+fn plan(body: &dyn PhaseProgram, fixture: &Fixture) -> (Parts, Vec<LogLine>) {
+    let done = body.run(&PhaseCall { tick: fixture.tick, view: fixture.view() });
     match done.ended {
-        Ended::Planned(parts) => (parts, done.log),
+        RunOutcome::Planned(parts) => (parts, done.log),
         other => panic!("{other:?}"),
     }
 }

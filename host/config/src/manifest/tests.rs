@@ -23,7 +23,7 @@ fn example() -> String {
     std::fs::read_to_string(config_folder().join("manifest.toml")).unwrap()
 }
 
-fn guest(text: &str) -> Guest {
+fn guest(text: &str) -> GuestManifest {
     let text = format!("name = \"slow-peers\"\nkind = \"wasm\"\n{text}");
     match Manifest::parse(&text, "x.toml").unwrap().body {
         Declared::Guest(guest) => *guest,
@@ -215,7 +215,7 @@ fn what_is_left_out_has_its_default() {
     let manifest = Manifest::parse("name = \"a\"\nkind = \"wasm\"\n", "x.toml").unwrap();
     assert_eq!((manifest.mode, &manifest.schedule), (Mode::Enforce, &Schedule::every(1)));
     let Declared::Guest(guest) = manifest.body else { panic!("it is a guest") };
-    let expected = Guest {
+    let expected = GuestManifest {
         runtime: Runtime::Wasm,
         module: "a.wasm".into(),
         sha256: None,
@@ -303,7 +303,7 @@ fn a_file_of_its_own_takes_the_place_of_a_built_ins_section() {
     assert_eq!(config.phases.reaper.settings, Reaper { stale_after: Span::mins(5), ..Reaper::default() });
     assert_eq!(
         config.phases.exchange_cleanup,
-        groundskeeper_engine::Phase { mode: Mode::Off, ..usual.exchange_cleanup }
+        groundskeeper_engine::BuiltInPhase { mode: Mode::Off, ..usual.exchange_cleanup }
     );
     assert_eq!((&config.phases.reconnect, &config.guests.dir), (&usual.reconnect, &Some(folder.dir())));
     assert_eq!(config.stale_after(), Duration::from_secs(300));

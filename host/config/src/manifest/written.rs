@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[cfg_attr(feature = "schema", schemars(title = "Manifest of a Groundskeeper phase"))]
-pub(in super::super) struct Written {
+pub(in super::super) struct WrittenManifest {
     /// Identity of the phase for its schedule, memory, metrics and journal. 1 to 40 characters of a-z, 0-9 and "-".
     pub name: Option<String>,
     /// The kind of the phase.
-    pub kind: Option<Kind>,
+    pub kind: Option<PhaseKind>,
     /// The module, relative to the manifest's folder. Default: the name with .wasm or .so.
     pub module: Option<PathBuf>,
     /// Digest of the module, as sha256sum prints it. A module with another digest is refused. Needed for native phases.
@@ -42,7 +42,7 @@ pub(in super::super) struct Written {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub(in super::super) enum Kind {
+pub(in super::super) enum PhaseKind {
     /// A WebAssembly component, sandboxed.
     Wasm,
     /// A shared library, without a sandbox. Only with guests.allow_native.

@@ -14,7 +14,7 @@ use groundskeeper_base::write::{private_folder, write_whole};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::{Digest, LoadError, MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS};
+use super::{LoadError, MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, ModuleDigest};
 
 /// More than a node has phases. The oldest entries are removed first.
 const MOST_ENTRIES: usize = 256;
@@ -41,12 +41,12 @@ impl Artifacts {
         Ok(Self { folder, compiler: hasher.finish() })
     }
 
-    fn path(&self, digest: &Digest) -> PathBuf {
+    fn path(&self, digest: &ModuleDigest) -> PathBuf {
         self.folder.join(format!("{digest}-{:016x}.cwasm", self.compiler))
     }
 
     /// Maps the compiled code. None if there is no entry, or if it does not fit this engine; the entry is then removed.
-    pub(super) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+    pub(super) fn load(&self, engine: &Engine, digest: &ModuleDigest) -> Option<Component> {
         let path = self.path(digest);
         if !path.try_exists().unwrap_or(false) {
             return None;
@@ -64,7 +64,7 @@ impl Artifacts {
     }
 
     /// Stores compiled code under its digest.
-    pub(super) fn keep(&self, digest: &Digest, compiled: &[u8]) -> io::Result<()> {
+    pub(super) fn keep(&self, digest: &ModuleDigest, compiled: &[u8]) -> io::Result<()> {
         write_whole(&self.path(digest), compiled, 0o600)?;
         prune(&self.folder)
     }

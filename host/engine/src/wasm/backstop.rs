@@ -15,12 +15,12 @@ const EPOCHS_BEFORE_REST: u32 = 20;
 /// Counts epochs of 10 ms while a guest runs. Its thread sleeps otherwise, so an idle node has no periodic timer.
 pub struct Backstop {
     engine: Engine,
-    shared: Arc<Shared>,
+    shared: Arc<BackstopState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct BackstopState {
     inside: AtomicU32,
     resting: AtomicBool,
     ended: AtomicBool,
@@ -28,7 +28,7 @@ struct Shared {
 
 impl Backstop {
     pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(BackstopState::default());
         let (counted, theirs) = (engine.clone(), Arc::clone(&shared));
         let thread =
             thread::Builder::new().name("gk-epochs".into()).spawn(move || count(&counted, &theirs))?;
@@ -50,14 +50,14 @@ impl Backstop {
     }
 
     /// Keeps the epochs going until the guard is dropped.
-    pub(super) fn enter(&self) -> Guarded<'_> {
+    pub(super) fn enter(&self) -> BackstopGuard<'_> {
         self.shared.inside.fetch_add(1, Ordering::SeqCst);
         if self.shared.resting.load(Ordering::SeqCst)
             && let Some(thread) = &self.thread
         {
             thread.thread().unpark();
         }
-        Guarded(&self.shared)
+        BackstopGuard(&self.shared)
     }
 
     /// The number of epochs that together last at least `limit`.
@@ -79,15 +79,15 @@ impl Drop for Backstop {
 }
 
 /// Counts as one running guest until it is dropped.
-pub(super) struct Guarded<'a>(&'a Shared);
+pub(super) struct BackstopGuard<'a>(&'a BackstopState);
 
-impl Drop for Guarded<'_> {
+impl Drop for BackstopGuard<'_> {
     fn drop(&mut self) {
         self.0.inside.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-fn count(engine: &Engine, shared: &Shared) {
+fn count(engine: &Engine, shared: &BackstopState) {
     let mut idle = 0;
     while !shared.ended.load(Ordering::SeqCst) {
         if shared.inside.load(Ordering::SeqCst) > 0 {

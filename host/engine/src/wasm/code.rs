@@ -7,29 +7,29 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
-use super::run::{Exports, Inside};
+use super::run::{LifecycleExports, StoreState};
 use super::trap::short;
 use super::{Wasm, wasi};
 
 /// SHA-256 of a module's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub [u8; 32]);
+pub struct ModuleDigest(pub [u8; 32]);
 
-impl fmt::Display for Digest {
+impl fmt::Display for ModuleDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
     }
 }
 
-impl fmt::Debug for Digest {
+impl fmt::Debug for ModuleDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
 /// The digest for a manifest's `sha256`.
-pub fn sha256(bytes: &[u8]) -> Digest {
-    Digest(Sha256::digest(bytes).into())
+pub fn sha256(bytes: &[u8]) -> ModuleDigest {
+    ModuleDigest(Sha256::digest(bytes).into())
 }
 
 /// Why a module cannot be loaded.
@@ -102,15 +102,15 @@ fn other_contract(import: &str) -> Option<&str> {
 
 /// A compiled module. It can be used with several manifests.
 pub struct Code {
-    pub(super) pre: InstancePre<Inside>,
-    pub(super) exports: Exports,
+    pub(super) pre: InstancePre<StoreState>,
+    pub(super) exports: LifecycleExports,
     imports: Vec<Interface>,
     stubs: Vec<String>,
-    digest: Digest,
+    digest: ModuleDigest,
 }
 
 impl Code {
-    pub(super) fn new(wasm: &Wasm, component: Component, digest: Digest) -> Result<Self, LoadError> {
+    pub(super) fn new(wasm: &Wasm, component: Component, digest: ModuleDigest) -> Result<Self, LoadError> {
         let mut imports = Vec::new();
         let mut stubs = Vec::new();
         let ty = component.component_type();
@@ -146,7 +146,7 @@ impl Code {
                 }
             }
         }
-        let exports = Exports::of(&component)?;
+        let exports = LifecycleExports::of(&component)?;
         let no_fit =
             |error: wasmtime::Error| LoadError::NoFit { package: PACKAGE, why: short(&format!("{error:#}")) };
         let pre = if stubs.is_empty() {
@@ -170,7 +170,7 @@ impl Code {
         &self.stubs
     }
 
-    pub fn digest(&self) -> Digest {
+    pub fn digest(&self) -> ModuleDigest {
         self.digest
     }
 }

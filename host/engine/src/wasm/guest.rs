@@ -11,15 +11,15 @@ use wasmtime::Store;
 use wasmtime::component::{Instance as Linked, TypedFunc};
 
 use super::code::Code;
-use super::run::{Inside, Stage};
+use super::run::{GuestState, StoreState};
 use super::{Backstop, HOSTCALL_BYTES, Wasm, shapes, trap};
 use crate::log::cut;
 use crate::policy::{Grants, Instance, Limits};
-use crate::{Body, Cost, Done, Ended, Job};
+use crate::{Cost, PhaseCall, PhaseProgram, RunOutcome, RunResult};
 
 /// What a manifest says about the runs of a guest.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct GuestSetup {
     /// A JSON object.
     pub settings: String,
     pub limits: Limits,
@@ -29,7 +29,7 @@ pub struct Setup {
 
 /// What a phase says about itself. The texts are untrusted, so they are cleaned and cut.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Described {
+pub struct PhaseDescription {
     pub summary: String,
     pub version: String,
     pub toolkit: String,
@@ -57,23 +57,23 @@ fn missing_grant(interface: &Interface) -> String {
 pub struct Guest {
     wasm: Wasm,
     code: Arc<Code>,
-    setup: Setup,
+    setup: GuestSetup,
     settings: Arc<str>,
-    described: Described,
-    warm: Mutex<Option<Warm>>,
+    described: PhaseDescription,
+    warm: Mutex<Option<ReusedInstance>>,
 }
 
 /// An instance that is used for several runs.
-struct Warm {
-    store: Store<Inside>,
-    run: Run,
+struct ReusedInstance {
+    store: Store<StoreState>,
+    run: RunFunc,
     runs_left: u32,
 }
 
-type Check = TypedFunc<(Arc<str>,), (Result<(), String>,)>;
-type Run = TypedFunc<(shapes::Tick, Arc<str>), (Result<(), shapes::Failure>,)>;
+type CheckFunc = TypedFunc<(Arc<str>,), (Result<(), String>,)>;
+type RunFunc = TypedFunc<(shapes::Tick, Arc<str>), (Result<(), shapes::Failure>,)>;
 
-/// Maximum bytes of each text in [`Described`].
+/// Maximum bytes of each text in [`PhaseDescription`].
 const DESCRIBED_BYTES: usize = 200;
 
 impl Guest {
@@ -81,27 +81,27 @@ impl Guest {
     ///
     /// # Errors
     /// [`SetupError`] names every import that is not granted, or says how `describe` failed.
-    pub fn new(wasm: &Wasm, code: Arc<Code>, setup: Setup) -> Result<Self, SetupError> {
+    pub fn new(wasm: &Wasm, code: Arc<Code>, setup: GuestSetup) -> Result<Self, SetupError> {
         let imports = code.imports().iter().copied();
         let missing: Vec<Interface> = imports.filter(|interface| !setup.grants.allows(*interface)).collect();
         if !missing.is_empty() {
             return Err(SetupError::NotGranted(missing));
         }
         let settings = Arc::from(setup.settings.as_str());
-        let described = Described::default();
+        let described = PhaseDescription::default();
         let mut guest = Self { wasm: wasm.clone(), code, setup, settings, described, warm: Mutex::new(None) };
         guest.described = guest.describe()?;
         Ok(guest)
     }
 
-    pub fn described(&self) -> &Described {
+    pub fn described(&self) -> &PhaseDescription {
         &self.described
     }
 
-    fn store(&self) -> wasmtime::Result<Store<Inside>> {
+    fn store(&self) -> wasmtime::Result<Store<StoreState>> {
         let limits = &self.setup.limits;
         let memory = self.setup.grants.memory.map_or(0, |grant| grant.max_bytes);
-        let mut store = Store::new(&self.wasm.engine, Inside::new(limits, memory));
+        let mut store = Store::new(&self.wasm.engine, StoreState::new(limits, memory));
         store.limiter(|inside| &mut inside.limiter);
         // A phase passes all the memory that it may store in one call.
         store.set_hostcall_fuel(HOSTCALL_BYTES + memory);
@@ -110,7 +110,7 @@ impl Guest {
     }
 
     /// Resets fuel and wall time. Also needed before instantiating, because start functions run there.
-    fn arm(&self, store: &mut Store<Inside>) -> wasmtime::Result<()> {
+    fn arm(&self, store: &mut Store<StoreState>) -> wasmtime::Result<()> {
         store.set_fuel(self.setup.limits.fuel)?;
         store.set_epoch_deadline(Backstop::epochs(self.setup.limits.wall));
         Ok(())
@@ -119,8 +119,8 @@ impl Guest {
     /// Instantiates the component in a new store and calls `body`. The error says why it did not return.
     fn once<R>(
         &self,
-        stage: Stage,
-        body: impl FnOnce(&mut Store<Inside>, &Linked) -> wasmtime::Result<R>,
+        stage: GuestState,
+        body: impl FnOnce(&mut Store<StoreState>, &Linked) -> wasmtime::Result<R>,
     ) -> Result<R, String> {
         let _inside = self.wasm.backstop.enter();
         let mut store = self.store().map_err(|error| format!("{error:#}"))?;
@@ -134,8 +134,8 @@ impl Guest {
         })
     }
 
-    fn describe(&self) -> Result<Described, SetupError> {
-        let described = self.once(Stage::Describing, |store, instance| {
+    fn describe(&self) -> Result<PhaseDescription, SetupError> {
+        let described = self.once(GuestState::Describing, |store, instance| {
             let its = |name: &'static str| move |error: wasmtime::Error| error.context(name);
             let describe = instance
                 .get_typed_func::<(), (shapes::Descriptor,)>(&mut *store, self.code.exports.describe)
@@ -147,23 +147,27 @@ impl Guest {
         });
         let (described,) = described.map_err(SetupError::Describe)?;
         let tidy = |text: &str| clean(cut(text, DESCRIBED_BYTES)).into_owned();
-        Ok(Described {
+        Ok(PhaseDescription {
             summary: tidy(&described.summary),
             version: tidy(&described.version),
             toolkit: tidy(&described.toolkit),
         })
     }
 
-    fn check_function(&self, store: &mut Store<Inside>, instance: &Linked) -> wasmtime::Result<Check> {
+    fn check_function(
+        &self,
+        store: &mut Store<StoreState>,
+        instance: &Linked,
+    ) -> wasmtime::Result<CheckFunc> {
         instance.get_typed_func(&mut *store, self.code.exports.check)
     }
 
-    fn run_function(&self, store: &mut Store<Inside>, instance: &Linked) -> wasmtime::Result<Run> {
+    fn run_function(&self, store: &mut Store<StoreState>, instance: &Linked) -> wasmtime::Result<RunFunc> {
         instance.get_typed_func(&mut *store, self.code.exports.run)
     }
 
     /// The kept instance, or a new one.
-    fn warm(&self, job: &Job) -> Result<Warm, (wasmtime::Error, Option<Store<Inside>>)> {
+    fn warm(&self, job: &PhaseCall) -> Result<ReusedInstance, (wasmtime::Error, Option<Store<StoreState>>)> {
         let waiting = self.warm.lock().take();
         if let Some(mut warm) = waiting {
             self.arm(&mut warm.store).map_err(|error| (error, None))?;
@@ -173,26 +177,26 @@ impl Guest {
         let mut store = self.store().map_err(|error| (error, None))?;
         // Before instantiating, so that start functions also get WASI's clock and random numbers.
         prepare(store.data_mut(), job);
-        store.data_mut().stage = Stage::Starting;
+        store.data_mut().stage = GuestState::Starting;
         let run = self
             .code
             .pre
             .instantiate(&mut store)
             .and_then(|instance| self.run_function(&mut store, &instance));
-        store.data_mut().stage = Stage::Running;
+        store.data_mut().stage = GuestState::Running;
         let runs_left = match self.setup.instance {
             Instance::Fresh => 1,
             Instance::Persistent { max_runs } => max_runs,
         };
         match run {
-            Ok(run) => Ok(Warm { store, run, runs_left }),
+            Ok(run) => Ok(ReusedInstance { store, run, runs_left }),
             Err(error) => Err((error, Some(store))),
         }
     }
 }
 
-fn prepare(inside: &mut Inside, job: &Job) {
-    inside.stage = Stage::Running;
+fn prepare(inside: &mut StoreState, job: &PhaseCall) {
+    inside.stage = GuestState::Running;
     inside.limiter.refused = None;
     // No limit for rows of the book, because copying the book is expensive; asks about its rows check them.
     inside.plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
@@ -206,13 +210,13 @@ fn chance(tick: &Tick) -> Rng {
     Rng::new(!(u64::from(tick.seed[0]) << 32 | u64::from(tick.seed[1])))
 }
 
-impl Body for Guest {
+impl PhaseProgram for Guest {
     fn summary(&self) -> &str {
         &self.described.summary
     }
 
     fn check(&self) -> Result<(), String> {
-        let checked = self.once(Stage::Checking, |store, instance| {
+        let checked = self.once(GuestState::Checking, |store, instance| {
             let check = self.check_function(store, instance)?;
             check.call(&mut *store, (Arc::clone(&self.settings),))
         });
@@ -231,16 +235,16 @@ impl Body for Guest {
         Some(self.setup.settings.clone())
     }
 
-    fn run(&self, job: &Job) -> Done {
+    fn run(&self, job: &PhaseCall) -> RunResult {
         let _inside = self.wasm.backstop.enter();
         let limits = &self.setup.limits;
         let mut warm = match self.warm(job) {
             Ok(warm) => warm,
-            Err((error, None)) => return Ended::Trapped(format!("{error:#}")).into(),
+            Err((error, None)) => return RunOutcome::Trapped(format!("{error:#}")).into(),
             Err((error, Some(mut store))) => {
                 let ended = trap::ended(&error, store.data(), limits);
                 let cost = cost(&store, limits);
-                return Done { ended, log: store.data_mut().log.take(), cost };
+                return RunResult { ended, log: store.data_mut().log.take(), cost };
             }
         };
         let returned = warm.run.call(&mut warm.store, (job.tick.into(), Arc::clone(&self.settings)));
@@ -248,13 +252,13 @@ impl Body for Guest {
         let inside = warm.store.data_mut();
         inside.view = None;
         let ended = match returned {
-            Ok((Ok(()),)) => Ended::Planned(std::mem::take(&mut inside.plan).into_parts()),
-            Ok((Err(failure),)) => Ended::Failed(tidy(failure)),
+            Ok((Ok(()),)) => RunOutcome::Planned(std::mem::take(&mut inside.plan).into_parts()),
+            Ok((Err(failure),)) => RunOutcome::Failed(tidy(failure)),
             // An instance that did not return is never used again: it is dropped with its store.
             Err(error) => {
                 // Before `take`, because it reads the last log line.
                 let ended = trap::ended(&error, inside, limits);
-                return Done { ended, log: inside.log.take(), cost };
+                return RunResult { ended, log: inside.log.take(), cost };
             }
         };
         let log = inside.log.take();
@@ -262,11 +266,11 @@ impl Body for Guest {
         if warm.runs_left > 0 {
             *self.warm.lock() = Some(warm);
         }
-        Done { ended, log, cost }
+        RunResult { ended, log, cost }
     }
 }
 
-fn cost(store: &Store<Inside>, limits: &Limits) -> Cost {
+fn cost(store: &Store<StoreState>, limits: &Limits) -> Cost {
     let left = store.get_fuel().unwrap_or(0);
     Cost { fuel: Some(limits.fuel.saturating_sub(left)), memory: Some(store.data().limiter.used) }
 }

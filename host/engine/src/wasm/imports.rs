@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use groundskeeper_sdk::contract::{Interface, NAMES, PACKAGE, ROWS, TESTS};
-use groundskeeper_sdk::host::{self, Ask, Change, Frozen, RuleBroken, Table};
+use groundskeeper_sdk::host::{self, Ask, Frozen, MetricChange, RuleBroken, Table};
 use groundskeeper_sdk::query;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
-use super::run::{CALL, Cx, Inside, charge, scanning};
+use super::run::{CALL, Cx, StoreState, charge, scanning};
 use super::shapes::{self, Level, Saved};
 
 /// `groundskeeper:phase/<interface>@<version>`.
@@ -17,7 +17,7 @@ fn path(interface: &str) -> String {
 }
 
 /// Links every interface of the contract, for any grants. [`super::Guest::new`] checks a component's imports.
-pub(super) fn link(linker: &mut Linker<Inside>) -> Result<()> {
+pub(super) fn link(linker: &mut Linker<StoreState>) -> Result<()> {
     linker.instance(&path("types"))?;
     table(linker, Table::Peers)?;
     table(linker, Table::Book)?;
@@ -51,7 +51,7 @@ fn few_tests(call: &'static str, tests: usize) -> Result<()> {
     if tests > TESTS { Err(rule(call, format!("{tests} tests are more than {TESTS}"))) } else { Ok(()) }
 }
 
-fn table(linker: &mut Linker<Inside>, table: Table) -> Result<()> {
+fn table(linker: &mut Linker<StoreState>, table: Table) -> Result<()> {
     let contract = match table {
         Table::Peers => Interface::Peers,
         Table::Book => Interface::Book,
@@ -166,7 +166,7 @@ fn names(cx: &mut Cx<'_>, table: Table, call: &'static str, rows: &[u32]) -> Res
     Ok(rows.iter().map(|row| view.name(table, *row)).collect())
 }
 
-fn reads(linker: &mut Linker<Inside>) -> Result<()> {
+fn reads(linker: &mut Linker<StoreState>) -> Result<()> {
     linker.instance(&path("peers"))?.func_wrap("totals-now", |mut cx: Cx<'_>, (): ()| {
         let view = cx.data().view("peers.totals-now")?.clone();
         charge(&mut cx, CALL)?;
@@ -192,7 +192,7 @@ fn ask_book(cx: &mut Cx<'_>, row: u32, asked: Ask) -> Result<()> {
     ask(cx, asked)
 }
 
-fn asks(linker: &mut Linker<Inside>) -> Result<()> {
+fn asks(linker: &mut Linker<StoreState>) -> Result<()> {
     let mut interface = linker.instance(&path("disconnect"))?;
     interface.func_wrap("ask", |mut cx: Cx<'_>, (peer, reason): (u32, String)| {
         ask(&mut cx, Ask::Disconnect { peer, reason })
@@ -244,7 +244,7 @@ fn asks(linker: &mut Linker<Inside>) -> Result<()> {
     interface.func_wrap("again-in", |mut cx: Cx<'_>, (ticks,): (u32,)| ask(&mut cx, Ask::AgainIn { ticks }))
 }
 
-fn beside(linker: &mut Linker<Inside>) -> Result<()> {
+fn beside(linker: &mut Linker<StoreState>) -> Result<()> {
     let mut interface = linker.instance(&path("memory"))?;
     interface.func_wrap("load", |mut cx: Cx<'_>, (): ()| {
         let view = cx.data().view("memory.load")?.clone();
@@ -271,14 +271,14 @@ fn beside(linker: &mut Linker<Inside>) -> Result<()> {
     })?;
     let mut interface = linker.instance(&path("metrics"))?;
     interface.func_wrap("add", |mut cx: Cx<'_>, (name, by): (String, u32)| {
-        metric(&mut cx, "metrics.add", &name, Change::Add(by))
+        metric(&mut cx, "metrics.add", &name, MetricChange::Add(by))
     })?;
     interface.func_wrap("set", |mut cx: Cx<'_>, (name, value): (String, f64)| {
-        metric(&mut cx, "metrics.set", &name, Change::Set(value))
+        metric(&mut cx, "metrics.set", &name, MetricChange::Set(value))
     })
 }
 
-fn metric(cx: &mut Cx<'_>, call: &'static str, name: &str, change: Change) -> Result<()> {
+fn metric(cx: &mut Cx<'_>, call: &'static str, name: &str, change: MetricChange) -> Result<()> {
     charge(cx, 2 * CALL + name.len() as u64)?;
     Ok(cx.data_mut().plan(call)?.metric(name, change)?)
 }

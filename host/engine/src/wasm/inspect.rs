@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use groundskeeper_sdk::contract::{PACKAGE, WIT};
-use groundskeeper_sdk::host::{Unwound, guard};
+use groundskeeper_sdk::host::{NativeExit, guard};
 use wasmparser::{ComponentImport, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
 
 use super::trap::short;
@@ -71,8 +71,8 @@ pub fn component_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
 /// [`LoadError::Panicked`].
 pub(super) fn unpanicked<R>(work: impl FnOnce() -> R) -> Result<R, LoadError> {
     guard(work).map_err(|unwound| match unwound {
-        Unwound::Rule(rule) => LoadError::Panicked(rule.to_string()),
-        Unwound::Panic(text) => LoadError::Panicked(short(&text)),
+        NativeExit::Rule(rule) => LoadError::Panicked(rule.to_string()),
+        NativeExit::Panic(text) => LoadError::Panicked(short(&text)),
     })
 }
 

@@ -9,15 +9,15 @@ use wasmtime::component::{Component, ComponentExportIndex};
 use wasmtime::{ResourceLimiter, StoreContextMut, Trap};
 
 use super::LoadError;
-use crate::log::Log;
+use crate::log::GuestLog;
 use crate::policy::Limits;
 
 /// The context of a host function.
-pub(super) type Cx<'a> = StoreContextMut<'a, Inside>;
+pub(super) type Cx<'a> = StoreContextMut<'a, StoreState>;
 
 /// What a guest is doing. Decides which functions it may call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stage {
+pub(super) enum GuestState {
     /// Its start functions run.
     Starting,
     Describing,
@@ -26,12 +26,12 @@ pub(super) enum Stage {
 }
 
 /// The state of one store.
-pub(super) struct Inside {
-    pub stage: Stage,
+pub(super) struct StoreState {
+    pub stage: GuestState,
     pub view: Option<Arc<dyn Frozen>>,
     pub plan: Plan,
     pub limiter: Limiter,
-    pub log: Log,
+    pub log: GuestLog,
     /// Maximum bytes for `memory.store`; 0 without a grant.
     pub memory_bytes: usize,
     /// Time and random numbers for WASI calls.
@@ -41,14 +41,14 @@ pub(super) struct Inside {
     pub handles: u32,
 }
 
-impl Inside {
+impl StoreState {
     pub fn new(limits: &Limits, memory_bytes: usize) -> Self {
         Self {
-            stage: Stage::Starting,
+            stage: GuestState::Starting,
             view: None,
             plan: Plan::new(),
             limiter: Limiter { most: limits.memory, used: 0, elements: 0, refused: None },
-            log: Log::new(limits),
+            log: GuestLog::new(limits),
             memory_bytes,
             unix_s: UNKNOWN,
             chance: groundskeeper_sdk::rng::Rng::new(0),
@@ -59,14 +59,14 @@ impl Inside {
     /// The view, if the guest is in `run`.
     pub fn view(&self, call: &'static str) -> Result<&Arc<dyn Frozen>, RuleBroken> {
         match (&self.view, self.stage) {
-            (Some(view), Stage::Running) => Ok(view),
+            (Some(view), GuestState::Running) => Ok(view),
             _ => Err(too_early(call)),
         }
     }
 
     /// The plan, if the guest is in `run`.
     pub fn plan(&mut self, call: &'static str) -> Result<&mut Plan, RuleBroken> {
-        if self.stage == Stage::Running { Ok(&mut self.plan) } else { Err(too_early(call)) }
+        if self.stage == GuestState::Running { Ok(&mut self.plan) } else { Err(too_early(call)) }
     }
 }
 
@@ -100,12 +100,12 @@ pub(super) struct Limiter {
     /// Elements of all its tables.
     elements: usize,
     /// Set if the store asked for too much of it.
-    pub refused: Option<Refused>,
+    pub refused: Option<StoreRefusal>,
 }
 
 /// What a store asked for too much of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Refused {
+pub(super) enum StoreRefusal {
     Memory,
     Table,
 }
@@ -124,7 +124,7 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let used = self.used.saturating_sub(current as u64).saturating_add(desired as u64);
         if used > self.most {
-            self.refused = Some(Refused::Memory);
+            self.refused = Some(StoreRefusal::Memory);
             return Ok(false);
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
@@ -142,7 +142,7 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let elements = self.elements.saturating_sub(current).saturating_add(desired);
         if elements > TABLE_ELEMENTS {
-            self.refused = Some(Refused::Table);
+            self.refused = Some(StoreRefusal::Table);
             return Ok(false);
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
@@ -166,13 +166,13 @@ impl ResourceLimiter for Limiter {
 }
 
 /// The indices of the `lifecycle` functions among a component's exports.
-pub(super) struct Exports {
+pub(super) struct LifecycleExports {
     pub describe: ComponentExportIndex,
     pub check: ComponentExportIndex,
     pub run: ComponentExportIndex,
 }
 
-impl Exports {
+impl LifecycleExports {
     pub fn of(component: &Component) -> Result<Self, LoadError> {
         let lifecycle = PACKAGE.replacen('@', "/lifecycle@", 1);
         let missing = |what: &str| LoadError::NoPhase(what.to_owned());

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use groundskeeper_sdk::host::{Level, RuleBroken, clean};
 use wasmtime::{Trap, WasmBacktrace};
 
-use super::run::{Inside, Refused, TABLE_ELEMENTS};
+use super::run::{StoreRefusal, StoreState, TABLE_ELEMENTS};
 use crate::log::cut;
 use crate::policy::Limits;
-use crate::{Ended, Limit};
+use crate::{GuestLimit, RunOutcome};
 
 /// Frames in a message: the innermost ones.
 const FRAMES: usize = 8;
@@ -18,28 +18,31 @@ const NAME_BYTES: usize = 120;
 pub(super) const WORDS_BYTES: usize = 1_000;
 
 /// The outcome of a run that did not return.
-pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -> Ended {
+pub(super) fn ended(error: &wasmtime::Error, inside: &StoreState, limits: &Limits) -> RunOutcome {
     let place = place(error);
     if let Some(rule) = error.downcast_ref::<RuleBroken>() {
-        return Ended::Rule(format!("{rule}{place}"));
+        return RunOutcome::Rule(format!("{rule}{place}"));
     }
     let trap = error.downcast_ref::<Trap>().copied();
-    let cut_by = |limit: Limit, words: String| Ended::Cut { limit, words: format!("{words}{place}") };
+    let cut_by =
+        |limit: GuestLimit, words: String| RunOutcome::Cut { limit, words: format!("{words}{place}") };
     match trap {
         Some(Trap::OutOfFuel) => {
-            cut_by(Limit::Fuel, format!("used up its {} of fuel ([limits] fuel)", limits.fuel))
+            cut_by(GuestLimit::Fuel, format!("used up its {} of fuel ([limits] fuel)", limits.fuel))
         }
         Some(Trap::Interrupt) => cut_by(
-            Limit::Wall,
+            GuestLimit::Wall,
             format!("was inside for more than {} ms ([limits] wall)", limits.wall.as_millis()),
         ),
-        Some(Trap::StackOverflow) => cut_by(Limit::Stack, "used up its stack: it recurses too deeply".into()),
-        _ if inside.limiter.refused == Some(Refused::Memory) => {
-            let kib = limits.memory >> 10;
-            cut_by(Limit::Memory, format!("wanted more than its {kib} KiB of memory ([limits] memory)"))
+        Some(Trap::StackOverflow) => {
+            cut_by(GuestLimit::Stack, "used up its stack: it recurses too deeply".into())
         }
-        _ if inside.limiter.refused == Some(Refused::Table) => {
-            cut_by(Limit::Memory, format!("wanted more than {TABLE_ELEMENTS} elements of tables"))
+        _ if inside.limiter.refused == Some(StoreRefusal::Memory) => {
+            let kib = limits.memory >> 10;
+            cut_by(GuestLimit::Memory, format!("wanted more than its {kib} KiB of memory ([limits] memory)"))
+        }
+        _ if inside.limiter.refused == Some(StoreRefusal::Table) => {
+            cut_by(GuestLimit::Memory, format!("wanted more than {TABLE_ELEMENTS} elements of tables"))
         }
         Some(trap) => {
             let mut words = format!("{trap}");
@@ -47,9 +50,9 @@ pub(super) fn ended(error: &wasmtime::Error, inside: &Inside, limits: &Limits) -
             if let Some(last) = inside.log.last().filter(|line| line.level == Level::Error) {
                 _ = write!(words, ", having said {:?}", cut(&last.text, WORDS_BYTES));
             }
-            Ended::Trapped(words + &place)
+            RunOutcome::Trapped(words + &place)
         }
-        None => Ended::Trapped(format!("{}{place}", short(&cause(error)))),
+        None => RunOutcome::Trapped(format!("{}{place}", short(&cause(error)))),
     }
 }
 

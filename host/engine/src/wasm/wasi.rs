@@ -9,17 +9,17 @@ use wasmtime::component::{Component, Linker, Resource, ResourceType, Val};
 
 use groundskeeper_sdk::host::Level;
 
-use super::run::{CALL, Cx, Inside, charge};
+use super::run::{CALL, Cx, StoreState, charge};
 
 pub(super) fn is_wasi(import: &str) -> bool {
     import.starts_with("wasi:")
 }
 
 /// The type behind every handle.
-struct Nothing;
+struct EmptyResource;
 
 /// Links all of WASI that `component` imports.
-pub(super) fn link(linker: &mut Linker<Inside>, component: &Component) -> Result<()> {
+pub(super) fn link(linker: &mut Linker<StoreState>, component: &Component) -> Result<()> {
     let engine = component.engine().clone();
     for (name, item) in component.component_type().imports(&engine) {
         let (true, ComponentItem::ComponentInstance(interface)) = (is_wasi(name), item.ty) else { continue };
@@ -28,7 +28,7 @@ pub(super) fn link(linker: &mut Linker<Inside>, component: &Component) -> Result
         for (function, item) in interface.exports(&engine) {
             match item.ty {
                 ComponentItem::Resource(_) => {
-                    instance.resource(function, ResourceType::host::<Nothing>(), |mut cx, _| {
+                    instance.resource(function, ResourceType::host::<EmptyResource>(), |mut cx, _| {
                         let inside = cx.data_mut();
                         inside.handles = inside.handles.saturating_sub(1);
                         Ok(())
@@ -202,7 +202,7 @@ fn nothing(cx: &mut Cx<'_>, ty: &Type, left: &mut u32) -> Result<Val> {
                 )));
             }
             *handles += 1;
-            Val::Resource(Resource::<Nothing>::new_own(0).try_into_resource_any(&mut *cx)?)
+            Val::Resource(Resource::<EmptyResource>::new_own(0).try_into_resource_any(&mut *cx)?)
         }
         _ => return Err(wasmtime::Error::msg("a type that no released WASI returns")),
     })

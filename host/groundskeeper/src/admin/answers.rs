@@ -15,7 +15,7 @@ use crate::registry::{PhaseState, PhaseStatus};
 
 /// `GET /status`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct NodeStatus {
     /// The node's own id.
     pub node: PeerId,
     pub version: String,
@@ -98,7 +98,7 @@ pub struct Peer {
 
 /// `GET /phases`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Phases {
+pub struct PhaseList {
     pub tick: u32,
     pub phases: Vec<PhaseStatus>,
 }
@@ -113,7 +113,7 @@ pub struct Resumed {
 
 /// `POST /reload/hold?for=`, in seconds: drop-in changes wait that long, or until `POST /reload`. 0 ends the hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
+pub struct ReloadHold {
     /// The drop-in folder.
     pub folder: PathBuf,
 }
@@ -131,7 +131,7 @@ pub struct Explanation {
 
 /// `GET /journal?limit=`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Journal {
+pub struct JournalPage {
     /// The newest records, oldest first.
     pub records: Vec<Record>,
 }
@@ -146,6 +146,6 @@ pub struct Health {
 
 /// Every answer other than 200, except those of `/healthz` and `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct ErrorBody {
     pub error: String,
 }

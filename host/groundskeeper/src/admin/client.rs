@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use super::answers::Refusal;
+use super::answers::ErrorBody;
 
 /// Time limit for an answer: the node answers from memory, so more time does not help.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ impl Client {
         if status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE && !is_refusal(&body) {
             return serde_json::from_slice(&body).map_err(|error| self.broken(error));
         }
-        match serde_json::from_slice::<Refusal>(&body) {
+        match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(refusal) => Err(ClientError::Refused(refusal.error)),
             Err(_) => Err(self.broken(status)),
         }
@@ -165,7 +165,7 @@ impl Client {
 
 /// Whether the body is an error. A node in bad health also answers 503, but with its health.
 fn is_refusal(body: &Bytes) -> bool {
-    serde_json::from_slice::<Refusal>(body).is_ok()
+    serde_json::from_slice::<ErrorBody>(body).is_ok()
 }
 
 /// Escapes `text` for use as one segment of a path (RFC 3986, section 2).

@@ -16,7 +16,7 @@ const CANDIDATES_LISTED: usize = 8;
 
 /// Why there is no explanation.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum NoOne {
+pub(super) enum ExplainError {
     #[error("{0:?} is not a peer id, the beginning of one (at least 4 characters), ip:port or ip")]
     NotAName(String),
     #[error("nothing is known about {0:?}: it is not connected, and no record of it is left")]
@@ -27,7 +27,7 @@ pub(super) enum NoOne {
 
 impl AdminState {
     /// Everything that is still known about `who`. O(records held + slots ever used).
-    pub(super) fn explain(&self, who: &str) -> Result<Explanation, NoOne> {
+    pub(super) fn explain(&self, who: &str) -> Result<Explanation, ExplainError> {
         let who = who.trim();
         if let Ok(id) = who.parse::<PeerId>() {
             return self.about(id, who);
@@ -43,12 +43,12 @@ impl AdminState {
         let prefix = who.to_ascii_lowercase();
         let plausible = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
         if prefix.len() < LEAST_PREFIX || !prefix.chars().all(plausible) {
-            return Err(NoOne::NotAName(who.to_owned()));
+            return Err(ExplainError::NotAName(who.to_owned()));
         }
         let fitting = self.known().into_iter().filter(|id| id.to_string().starts_with(&prefix));
         let fitting: Vec<PeerId> = fitting.take(CANDIDATES_LISTED + 1).collect();
         match fitting[..] {
-            [] => Err(NoOne::Unknown(who.to_owned())),
+            [] => Err(ExplainError::Unknown(who.to_owned())),
             [id] => self.about(id, who),
             _ => {
                 let mut names: Vec<String> =
@@ -56,7 +56,7 @@ impl AdminState {
                 if fitting.len() > CANDIDATES_LISTED {
                     names.push("and more".to_owned());
                 }
-                Err(NoOne::Several(who.to_owned(), names.join(", ")))
+                Err(ExplainError::Several(who.to_owned(), names.join(", ")))
             }
         }
     }
@@ -71,14 +71,14 @@ impl AdminState {
         known
     }
 
-    fn about(&self, id: PeerId, who: &str) -> Result<Explanation, NoOne> {
+    fn about(&self, id: PeerId, who: &str) -> Result<Explanation, ExplainError> {
         let connected = self.connected(|peer, _| peer == id);
         let records = self.sources.state.journal.explain(&id);
         known_of(who, Explanation { peer: Some(id), connected, records })
     }
 
     /// By address: records of that address, and of the peers seen at it.
-    fn at(&self, who: &str, fits: impl Fn(SocketAddr) -> bool) -> Result<Explanation, NoOne> {
+    fn at(&self, who: &str, fits: impl Fn(SocketAddr) -> bool) -> Result<Explanation, ExplainError> {
         let connected = self.connected(|_, address| fits(address));
         let here = |record: &Record| record.address.is_some_and(&fits);
         let mut met: BTreeSet<PeerId> = connected.iter().map(|peer| peer.id).collect();
@@ -102,7 +102,7 @@ impl AdminState {
     }
 }
 
-fn known_of(who: &str, found: Explanation) -> Result<Explanation, NoOne> {
+fn known_of(who: &str, found: Explanation) -> Result<Explanation, ExplainError> {
     let is_known = found.connected.is_some() || !found.records.is_empty();
-    if is_known { Ok(found) } else { Err(NoOne::Unknown(who.to_owned())) }
+    if is_known { Ok(found) } else { Err(ExplainError::Unknown(who.to_owned())) }
 }

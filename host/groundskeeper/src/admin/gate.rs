@@ -19,14 +19,14 @@ const AT_ONCE: usize = 32;
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// A listener with few, short connections.
-pub struct Gate<L> {
+pub struct ConnectionLimiter<L> {
     listener: L,
     /// Each write restarts the time limit.
     may_stay: bool,
     places: Arc<Semaphore>,
 }
 
-impl<L> Gate<L> {
+impl<L> ConnectionLimiter<L> {
     pub fn new(listener: L) -> Self {
         Self { listener, may_stay: false, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
@@ -42,15 +42,15 @@ impl<L> Gate<L> {
     }
 }
 
-impl<L: Listener> Listener for Gate<L> {
-    type Io = Visit<L::Io>;
+impl<L: Listener> Listener for ConnectionLimiter<L> {
+    type Io = LimitedConnection<L::Io>;
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, from) = self.listener.accept().await;
         let may_stay = self.may_stay;
-        (Visit { stream, may_stay, end: Box::pin(sleep(LONGEST)), _place: place }, from)
+        (LimitedConnection { stream, may_stay, end: Box::pin(sleep(LONGEST)), _place: place }, from)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -59,14 +59,14 @@ impl<L: Listener> Listener for Gate<L> {
 }
 
 /// One connection and its time limit.
-pub struct Visit<S> {
+pub struct LimitedConnection<S> {
     stream: S,
     may_stay: bool,
     end: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl<S> Visit<S> {
+impl<S> LimitedConnection<S> {
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         self.end.as_mut().poll(cx).is_ready()
     }
@@ -76,7 +76,7 @@ fn time_is_up<T>() -> Poll<io::Result<T>> {
     Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Visit<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for LimitedConnection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -86,7 +86,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Visit<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Visit<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedConnection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_over(cx) {
             return time_is_up();

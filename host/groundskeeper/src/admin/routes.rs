@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::answers::{Health, Journal, Refusal};
-use super::explain::NoOne;
+use super::answers::{ErrorBody, Health, JournalPage};
+use super::explain::ExplainError;
 use super::{AdminState, answers};
 use crate::cycle::BeatReport;
 use crate::reload::ReloadReport;
@@ -24,106 +24,112 @@ use crate::reload::ReloadReport;
 const USUAL_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
-pub(super) struct Limit {
+pub(super) struct LimitQuery {
     limit: Option<usize>,
 }
 
-impl Limit {
+impl LimitQuery {
     fn or_usual(&self) -> usize {
         self.limit.unwrap_or(USUAL_LIMIT)
     }
 }
 
 /// An error answer: a status other than 200, and the reason.
-pub(super) struct Refused(StatusCode, String);
+pub(super) struct ErrorResponse(StatusCode, String);
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let Self(code, error) = self;
-        (code, Json(Refusal { error })).into_response()
+        (code, Json(ErrorBody { error })).into_response()
     }
 }
 
-impl From<String> for Refused {
+impl From<String> for ErrorResponse {
     fn from(error: String) -> Self {
         Self(StatusCode::CONFLICT, error)
     }
 }
 
-impl From<NoOne> for Refused {
-    fn from(no_one: NoOne) -> Self {
+impl From<ExplainError> for ErrorResponse {
+    fn from(no_one: ExplainError) -> Self {
         let code = match no_one {
-            NoOne::NotAName(_) => StatusCode::BAD_REQUEST,
-            NoOne::Unknown(_) => StatusCode::NOT_FOUND,
-            NoOne::Several(..) => StatusCode::CONFLICT,
+            ExplainError::NotAName(_) => StatusCode::BAD_REQUEST,
+            ExplainError::Unknown(_) => StatusCode::NOT_FOUND,
+            ExplainError::Several(..) => StatusCode::CONFLICT,
         };
         Self(code, no_one.to_string())
     }
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
-type Node = State<Arc<AdminState>>;
+type AdminResult<T> = Result<Json<T>, ErrorResponse>;
+type AppState = State<Arc<AdminState>>;
 
-pub(super) async fn status(State(node): Node) -> Json<answers::Status> {
+pub(super) async fn status(State(node): AppState) -> Json<answers::NodeStatus> {
     Json(node.status())
 }
 
-pub(super) async fn peers(State(node): Node, Query(limit): Query<Limit>) -> Json<answers::Peers> {
+pub(super) async fn peers(State(node): AppState, Query(limit): Query<LimitQuery>) -> Json<answers::Peers> {
     Json(node.peers(limit.or_usual()))
 }
 
-pub(super) async fn phases(State(node): Node) -> Json<answers::Phases> {
+pub(super) async fn phases(State(node): AppState) -> Json<answers::PhaseList> {
     Json(node.phases())
 }
 
-pub(super) async fn view(State(node): Node) -> Response {
+pub(super) async fn view(State(node): AppState) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], node.view().to_json()).into_response()
 }
 
-pub(super) async fn resume(State(node): Node, Path(name): Path<String>) -> Answer<answers::Resumed> {
+pub(super) async fn resume(State(node): AppState, Path(name): Path<String>) -> AdminResult<answers::Resumed> {
     Ok(Json(node.resume(name).await?))
 }
 
-pub(super) async fn pause(State(node): Node, Path(name): Path<String>) -> Answer<answers::Resumed> {
+pub(super) async fn pause(State(node): AppState, Path(name): Path<String>) -> AdminResult<answers::Resumed> {
     Ok(Json(node.pause(name).await?))
 }
 
-pub(super) async fn run_now(State(node): Node, Path(name): Path<String>) -> Answer<BeatReport> {
+pub(super) async fn run_now(State(node): AppState, Path(name): Path<String>) -> AdminResult<BeatReport> {
     Ok(Json(Arc::unwrap_or_clone(node.run_now(&name).await?)))
 }
 
-pub(super) async fn reload(State(node): Node) -> Answer<ReloadReport> {
+pub(super) async fn reload(State(node): AppState) -> AdminResult<ReloadReport> {
     Ok(Json(node.reload().await?))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Hold {
+pub(super) struct HoldQuery {
     #[serde(rename = "for")]
     seconds: u16,
 }
 
-pub(super) async fn hold(State(node): Node, Query(hold): Query<Hold>) -> Answer<answers::Held> {
+pub(super) async fn hold(
+    State(node): AppState,
+    Query(hold): Query<HoldQuery>,
+) -> AdminResult<answers::ReloadHold> {
     Ok(Json(node.hold(Duration::from_secs(hold.seconds.into())).await?))
 }
 
-pub(super) async fn explain(State(node): Node, Path(who): Path<String>) -> Answer<answers::Explanation> {
+pub(super) async fn explain(
+    State(node): AppState,
+    Path(who): Path<String>,
+) -> AdminResult<answers::Explanation> {
     Ok(Json(node.explain(&who)?))
 }
 
-pub(super) async fn journal(State(node): Node, Query(limit): Query<Limit>) -> Json<Journal> {
-    Json(Journal { records: node.sources.state.journal.select(limit.or_usual(), |_| true) })
+pub(super) async fn journal(State(node): AppState, Query(limit): Query<LimitQuery>) -> Json<JournalPage> {
+    Json(JournalPage { records: node.sources.state.journal.select(limit.or_usual(), |_| true) })
 }
 
-pub(super) async fn metrics(State(node): Node) -> Response {
+pub(super) async fn metrics(State(node): AppState) -> Response {
     let text = node.metrics.render(&node.sources);
     ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response()
 }
 
-pub(super) async fn healthz(State(node): Node) -> Response {
+pub(super) async fn healthz(State(node): AppState) -> Response {
     health(node.alive())
 }
 
-pub(super) async fn readyz(State(node): Node) -> Response {
+pub(super) async fn readyz(State(node): AppState) -> Response {
     health(node.ready())
 }
 
@@ -132,8 +138,8 @@ fn health(health: Health) -> Response {
     (code, Json(health)).into_response()
 }
 
-pub(super) async fn nothing_here() -> Refused {
-    Refused(StatusCode::NOT_FOUND, "there is nothing at this path".to_owned())
+pub(super) async fn nothing_here() -> ErrorResponse {
+    ErrorResponse(StatusCode::NOT_FOUND, "there is nothing at this path".to_owned())
 }
 
 /// The answer of a starting node to every request.
@@ -141,7 +147,7 @@ pub(super) const STARTING: &str = "the node is starting: it is loading its phase
 
 /// Answers the one request of a connection.
 pub(super) async fn starting(stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let refused = || Refused(StatusCode::SERVICE_UNAVAILABLE, STARTING.to_owned());
+    let refused = || ErrorResponse(StatusCode::SERVICE_UNAVAILABLE, STARTING.to_owned());
     let answer = service_fn(async |_| Ok::<_, Infallible>(refused().into_response()));
     let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answer).await;
     // A client that has left does not need the answer.

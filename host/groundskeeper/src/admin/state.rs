@@ -7,12 +7,12 @@ use groundskeeper_sdk::phase::Tick;
 
 use super::AdminState;
 use super::answers::{
-    BookStatus, Health, Held, JournalStatus, Peer, Peers, Phases, PoolStatus, Resumed, Status,
+    BookStatus, Health, JournalStatus, NodeStatus, Peer, Peers, PhaseList, PoolStatus, ReloadHold, Resumed,
 };
-use crate::clock::{Coarse, unix_seconds};
+use crate::clock::{CoarseInstant, unix_seconds};
 use crate::cycle::{BeatReport, Cycle, Thresholds, TickSnapshot};
 use crate::engine::PhaseView;
-use crate::pool::{Direction, Rows};
+use crate::pool::{Direction, PeerRows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
 use crate::reload::{ReloadHandle, ReloadReport};
@@ -40,12 +40,12 @@ async fn change(
 }
 
 impl AdminState {
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> NodeStatus {
         let from = &self.sources;
         let Thresholds { healthy_above, stale_after, .. } = *from.thresholds.lock();
         let stats = from.state.pool.stats(healthy_above, stale_after);
         let (notable, chatter) = from.state.journal.held();
-        Status {
+        NodeStatus {
             node: from.state.pool.self_id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             network: self.network.clone(),
@@ -72,15 +72,15 @@ impl AdminState {
         }
     }
 
-    pub fn phases(&self) -> Phases {
-        Phases { tick: self.sources.pulse.tick(), phases: self.sources.phases.read().to_vec() }
+    pub fn phases(&self) -> PhaseList {
+        PhaseList { tick: self.sources.pulse.tick(), phases: self.sources.phases.read().to_vec() }
     }
 
     /// What a phase would see now, at its first run. Copies every column: O(slots + addresses).
     pub fn view(&self) -> Fixture {
         let from = &self.sources;
         let (now, thresholds) = (from.state.clock.coarse(), *from.thresholds.lock());
-        let snapshot = TickSnapshot::take(&from.state, thresholds, now, Coarse::default());
+        let snapshot = TickSnapshot::take(&from.state, thresholds, now, CoarseInstant::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.state.clock),
@@ -103,11 +103,11 @@ impl AdminState {
     }
 
     /// Makes changes in the drop-in folder wait, for `time` or until a reload is ordered.
-    pub(super) async fn hold(&self, time: Duration) -> Result<Held, String> {
+    pub(super) async fn hold(&self, time: Duration) -> Result<ReloadHold, String> {
         let reload = self.reload_handle()?;
         reload.hold(time).await;
         let folder = std::path::absolute(reload.folder()).map_err(|error| error.to_string())?;
-        Ok(Held { folder })
+        Ok(ReloadHold { folder })
     }
 
     fn reload_handle(&self) -> Result<&ReloadHandle, String> {
@@ -145,7 +145,7 @@ impl AdminState {
         Peers { total: rows.len(), peers }
     }
 
-    pub(super) fn rows(&self, rows: &Rows, which: impl IntoIterator<Item = usize>) -> Vec<Peer> {
+    pub(super) fn rows(&self, rows: &PeerRows, which: impl IntoIterator<Item = usize>) -> Vec<Peer> {
         let pool = &self.sources.state.pool;
         let now = self.sources.state.clock.coarse();
         let (seen, since) = (pool.freeze_last_seen(rows), pool.freeze_connected_at(rows));
@@ -161,8 +161,8 @@ impl AdminState {
                 direction: if word.inbound() { Direction::Inbound } else { Direction::Outbound },
                 conn: key.conn,
                 health: word.health(),
-                idle_s: now.seconds_since(Coarse(seen[row])),
-                age_s: now.seconds_since(Coarse(since[row])),
+                idle_s: now.seconds_since(CoarseInstant(seen[row])),
+                age_s: now.seconds_since(CoarseInstant(since[row])),
                 rtt_us: Some(rtt[row]).filter(|rtt| *rtt != u32::MAX),
                 pings_lost: word.pings_lost(),
                 protected: word.protected(),

@@ -37,7 +37,7 @@ const RECORDS: usize = 512;
 /// One line.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
-enum Event<'a> {
+enum TapLine<'a> {
     Run {
         tick: u32,
         urgent: u32,
@@ -56,7 +56,7 @@ enum Event<'a> {
 pub(super) async fn tap(State(node): State<Arc<AdminState>>) -> Response {
     let (lines, waiting) = mpsc::channel(WAITING);
     tokio::spawn(stream_events(node, lines));
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(waiting))).into_response()
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(TapBody(waiting))).into_response()
 }
 
 async fn stream_events(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
@@ -70,15 +70,15 @@ async fn stream_events(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
         let new_lines = tokio::select! {
             beat = beats.recv() => match beat {
                 Ok(report) => runs(&report),
-                Err(RecvError::Lagged(events)) => vec![line(&Event::Lost { events })],
+                Err(RecvError::Lagged(events)) => vec![line(&TapLine::Lost { events })],
                 Err(RecvError::Closed) => return,
             },
             event = async { match &mut reloads {
                 Some(reloads) => reloads.recv().await,
                 None => std::future::pending().await,
             } } => match event {
-                Ok(event) => vec![line(&Event::Reload(&event))],
-                Err(RecvError::Lagged(events)) => vec![line(&Event::Lost { events })],
+                Ok(event) => vec![line(&TapLine::Reload(&event))],
+                Err(RecvError::Lagged(events)) => vec![line(&TapLine::Lost { events })],
                 Err(RecvError::Closed) => {
                     reloads = None;
                     Vec::new()
@@ -91,11 +91,11 @@ async fn stream_events(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
                 if let (Some(first), Some(last)) = (records.first(), records.last()) {
                     let lost = first.seq - seen - 1;
                     if lost > 0 {
-                        new_lines.push(line(&Event::Lost { events: lost }));
+                        new_lines.push(line(&TapLine::Lost { events: lost }));
                     }
                     seen = last.seq;
                 }
-                new_lines.extend(records.iter().map(|record| line(&Event::Action(record))));
+                new_lines.extend(records.iter().map(|record| line(&TapLine::Action(record))));
                 new_lines
             }
         };
@@ -114,19 +114,19 @@ async fn stream_events(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
 
 fn runs(report: &BeatReport) -> Vec<Bytes> {
     let BeatReport { tick, urgent, .. } = *report;
-    report.runs.iter().map(|run| line(&Event::Run { tick, urgent, run })).collect()
+    report.runs.iter().map(|run| line(&TapLine::Run { tick, urgent, run })).collect()
 }
 
-fn line(event: &Event<'_>) -> Bytes {
+fn line(event: &TapLine<'_>) -> Bytes {
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');
     line.into()
 }
 
 /// A body that ends when its sender is dropped.
-struct Lines(mpsc::Receiver<Bytes>);
+struct TapBody(mpsc::Receiver<Bytes>);
 
-impl HttpBody for Lines {
+impl HttpBody for TapBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -5,16 +5,16 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::answers::{Explanation, Health, Journal, Peers, Phases, Resumed, Status};
+use super::answers::{Explanation, Health, JournalPage, NodeStatus, Peers, PhaseList, Resumed};
 use super::*;
 use crate::clock::{Clock, TokioClock};
 use crate::config::Config;
-use crate::journal::{Asker, Cause};
+use crate::journal::{Cause, Initiator};
 use crate::node::{Maintenance, NodeLimits, NodeState, Options};
 use crate::peer::PeerId;
-use crate::pool::{Direction, Goodbye, Link, PeerFacts, Removal, Slot, Traffic};
-use crate::registry::{PhaseBoard, PhaseState, PhaseStatus};
-use crate::ticker::Pulse;
+use crate::pool::{Direction, Goodbye, Link, LinkTraffic, PeerFacts, Removal, Slot};
+use crate::registry::{PhaseState, PhaseStatus, PhaseStatuses};
+use crate::ticker::TickerStats;
 
 struct FakeLink;
 
@@ -23,8 +23,8 @@ impl Link for FakeLink {
 
     fn close(&self, _: &Goodbye) {}
 
-    fn traffic(&self) -> Traffic {
-        Traffic { kib_in: 1, kib_out: 2, kib_queued: 3 }
+    fn traffic(&self) -> LinkTraffic {
+        LinkTraffic { kib_in: 1, kib_out: 2, kib_queued: 3 }
     }
 
     fn agent(&self) -> &str {
@@ -53,8 +53,8 @@ fn phase() -> PhaseStatus {
 struct Node {
     folder: TempDir,
     clock: Arc<TokioClock>,
-    pulse: Arc<Pulse>,
-    board: Arc<PhaseBoard>,
+    pulse: Arc<TickerStats>,
+    board: Arc<PhaseStatuses>,
     _slots: Vec<Slot>,
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<()>,
@@ -76,12 +76,12 @@ impl Node {
             state.pool.attach(facts, Arc::new(FakeLink)).unwrap()
         };
         let slots = vec![attach(2, "192.0.2.2:7420"), attach(3, "[2001:db8::3]:7420")];
-        let words = Removal::new(Asker::Remote, Cause::RemoteGoodbye, "upgrading");
+        let words = Removal::new(Initiator::Remote, Cause::RemoteGoodbye, "upgrading");
         attach(4, "192.0.2.4:7420").retire(words);
-        let (pulse, board) = (Arc::new(Pulse::default()), Arc::new(PhaseBoard::default()));
+        let (pulse, board) = (Arc::new(TickerStats::default()), Arc::new(PhaseStatuses::default()));
         pulse.set_interval(Duration::from_secs(30));
         board.write(vec![phase()]);
-        let sources = Sources {
+        let sources = MetricSources {
             traffic: None,
             state,
             phases: Arc::clone(&board),
@@ -140,7 +140,7 @@ async fn status_has_every_promised_key() {
         (&status["phases"][0]["kind"], &status["phases"][0]["state"]),
         (&"built-in".into(), &"active".into())
     );
-    let status: Status = node.client().get("/status").await.unwrap();
+    let status: NodeStatus = node.client().get("/status").await.unwrap();
     assert_eq!((status.node, status.interval_ms), (id(1), 30_000));
     assert_eq!((status.pool.stats.total, status.pool.stats.inbound, status.pool.stats.outbound), (2, 1, 1));
     assert_eq!(status.journal.disconnects, 1);
@@ -155,9 +155,9 @@ async fn peers_phases_and_journal_come_back_as_they_are() {
     assert_eq!((peers[1].agent.as_str(), peers[1].rtt_us, peers[1].health), ("fake/1", None, 100));
     let few: Peers = node.client().get("/peers?limit=1").await.unwrap();
     assert_eq!((few.total, few.peers.len()), (2, 1));
-    let Phases { phases, .. } = node.client().get("/phases").await.unwrap();
+    let PhaseList { phases, .. } = node.client().get("/phases").await.unwrap();
     assert_eq!(phases, [phase()]);
-    let Journal { records } = node.client().get("/journal?limit=2").await.unwrap();
+    let JournalPage { records } = node.client().get("/journal?limit=2").await.unwrap();
     assert_eq!(records.iter().map(|record| record.seq).collect::<Vec<_>>(), [3, 4]);
 }
 
@@ -248,7 +248,7 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
     assert!(error.contains("no phase is called \"reeper\"; the phases are reaper,"), "{error}");
     // Reading changes nothing, so a browser's prefetch or a scraper cannot resume a phase.
     assert!(client.get::<Resumed>("/phases/reaper/resume").await.is_err());
-    assert_eq!(state.journal.select(9, |record| record.what == crate::journal::What::Resume).len(), 1);
+    assert_eq!(state.journal.select(9, |record| record.what == crate::journal::ActionKind::Resume).len(), 1);
     served.abort();
 }
 
@@ -261,7 +261,7 @@ async fn a_starting_node_says_so_and_answers_once_started() {
     let starting = tokio::spawn(serve_starting(socket, async move { _ = started.await }));
     let asking = tokio::spawn({
         let client = Client::new(&path);
-        async move { client.get::<Phases>("/phases").await }
+        async move { client.get::<PhaseList>("/phases").await }
     });
     let raw = {
         let path = path.clone();
@@ -288,11 +288,11 @@ async fn shutdown_ends_the_api_and_takes_the_socket_away() {
     let mut node = Node::start();
     // A silent client does not delay the shutdown.
     let _silent = tokio::net::UnixStream::connect(node.path()).await.unwrap();
-    let _: Status = node.client().get("/status").await.unwrap();
+    let _: NodeStatus = node.client().get("/status").await.unwrap();
     node.stop.take().unwrap().send(()).unwrap();
     (&mut node.served).await.unwrap();
     assert!(!node.path().exists());
-    let error = node.client().get::<Status>("/status").await.unwrap_err();
+    let error = node.client().get::<NodeStatus>("/status").await.unwrap_err();
     assert!(matches!(error, ClientError::NoNode { .. }) && error.to_string().contains("groundskeeper run"));
 }
 
@@ -325,8 +325,8 @@ async fn garbage_is_answered_or_cut_off() {
         .await
         .unwrap();
     }
-    assert!(node.client().get::<Status>("/status").await.is_ok());
-    assert!(matches!(node.client().get::<Status>("/nothing").await, Err(ClientError::Refused(_))));
+    assert!(node.client().get::<NodeStatus>("/status").await.is_ok());
+    assert!(matches!(node.client().get::<NodeStatus>("/nothing").await, Err(ClientError::Refused(_))));
 }
 
 #[tokio::test]

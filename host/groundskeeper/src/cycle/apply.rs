@@ -7,14 +7,14 @@ use std::sync::Arc;
 use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Ask, Table};
 
-use super::World;
-use super::ceilings::{Allowance, Refusal, Share, Standing};
-use super::pings::Pings;
+use super::BeatContext;
+use super::ceilings::{Allowance, AskRefusal, ConnectionFacts, GrantedShare};
+use super::pings::PingQueue;
 use super::snapshot::TickSnapshot;
 use super::tally::Tally;
-use crate::engine::beat::Fate;
+use crate::engine::beat::AskOutcome;
 use crate::engine::{Changes, PhaseView};
-use crate::journal::{Asker, Draft, Outcome, What};
+use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 
 mod peers;
 mod tables;
@@ -24,34 +24,34 @@ mod tables;
 const FUTILE_RECORDED: u32 = 64;
 
 /// The outcome of an ask. The error is an outcome that ends it early.
-type Applying = Result<Fate, Fate>;
+type AskResult = Result<AskOutcome, AskOutcome>;
 
 /// Applies one plan, ask by ask in its order.
-pub(super) struct Apply<'a> {
-    pub world: &'a World,
-    pub by: Asker,
+pub(super) struct PlanApplication<'a> {
+    pub world: &'a BeatContext,
+    pub by: Initiator,
     pub snapshot: &'a Arc<TickSnapshot>,
     pub view: &'a PhaseView<TickSnapshot>,
     /// What the plans of this beat have changed. A private copy in shadow mode.
     pub changes: &'a mut Changes,
-    pub pings: &'a mut VecDeque<Pings>,
+    pub pings: &'a mut VecDeque<PingQueue>,
     /// Dials started in this beat so far, if the beat is an urgent one.
     pub urgent_dials: Option<&'a mut u32>,
     /// What the phase may still do, if it is a guest.
     pub allowance: Option<Allowance<'a>>,
     /// Asks are recorded but not done.
     pub shadow: bool,
-    pub outcome: Applied,
+    pub outcome: PlanResult,
 }
 
 /// The outcome of one plan.
 #[derive(Default)]
-pub(super) struct Applied {
+pub(super) struct PlanResult {
     pub tally: Tally,
     /// The phase wants to run again after this many ticks.
     pub again_in: Option<u32>,
     /// The outcome of each ask.
-    pub fates: Vec<Fate>,
+    pub fates: Vec<AskOutcome>,
     /// Refused asks by grant.
     pub refused: BTreeMap<Interface, u32>,
     /// Connections with enough health, counted when first needed.
@@ -65,7 +65,7 @@ pub(super) struct Applied {
     interface: Option<Interface>,
 }
 
-impl Apply<'_> {
+impl PlanApplication<'_> {
     pub(super) fn plan(&mut self, asks: Vec<Ask>) {
         for ask in asks {
             self.outcome.tally.asked += 1;
@@ -78,11 +78,11 @@ impl Apply<'_> {
         for (interface, count) in counted {
             let words = format!("came to nothing as well, like the {FUTILE_RECORDED} asks told one by one");
             let outcome = Outcome::Refused(words);
-            self.record(Draft { outcome, count, ..self.draft(what_of(interface), "") });
+            self.record(NewRecord { outcome, count, ..self.draft(what_of(interface), "") });
         }
     }
 
-    fn one(&mut self, ask: Ask) -> Applying {
+    fn one(&mut self, ask: Ask) -> AskResult {
         match ask {
             Ask::Disconnect { peer, reason } => self.disconnect(peer, &reason, false),
             Ask::DisconnectIfSilent { peer, reason } => self.disconnect(peer, &reason, true),
@@ -98,7 +98,7 @@ impl Apply<'_> {
             Ask::AgainIn { ticks } => self.again_in(ticks),
             unserved => {
                 let words = format!("this host does not know how to {}", unserved.kind());
-                Err(self.refused(words, |this| this.draft(What::PhaseFailed, unserved.reason())))
+                Err(self.refused(words, |this| this.draft(ActionKind::PhaseFailed, unserved.reason())))
             }
         }
     }
@@ -108,18 +108,18 @@ impl Apply<'_> {
         self.view.snapshot_row(Table::Peers, row)
     }
 
-    fn draft(&self, what: What, reason: impl Into<String>) -> Draft {
-        Draft::new(self.by.clone(), what, reason)
+    fn draft(&self, what: ActionKind, reason: impl Into<String>) -> NewRecord {
+        NewRecord::new(self.by.clone(), what, reason)
     }
 
-    fn record(&self, draft: Draft) {
+    fn record(&self, draft: NewRecord) {
         self.world.state.journal.record(draft);
     }
 
     /// A record about one peer of the view.
-    fn about(&self, what: What, row: usize, reason: &str) -> Draft {
+    fn about(&self, what: ActionKind, row: usize, reason: &str) -> NewRecord {
         let naming = self.snapshot.naming(row);
-        Draft {
+        NewRecord {
             conn: Some(self.snapshot.rows().key(row).conn),
             peer: naming.as_ref().map(|naming| naming.id),
             address: naming.as_ref().map(|naming| naming.address),
@@ -129,25 +129,25 @@ impl Apply<'_> {
     }
 
     /// An ask that events have overtaken.
-    fn void(&mut self, words: &str, draft: impl FnOnce(&Self) -> Draft) -> Fate {
+    fn void(&mut self, words: &str, draft: impl FnOnce(&Self) -> NewRecord) -> AskOutcome {
         self.outcome.tally.void += 1;
-        self.futile(|this| Draft { outcome: Outcome::Void(words.to_owned()), ..draft(this) });
-        Fate::Void
+        self.futile(|this| NewRecord { outcome: Outcome::Void(words.to_owned()), ..draft(this) });
+        AskOutcome::Void
     }
 
     /// An ask that is not allowed or not possible, fully or partly.
-    fn refused(&mut self, words: impl Display, draft: impl FnOnce(&Self) -> Draft) -> Fate {
+    fn refused(&mut self, words: impl Display, draft: impl FnOnce(&Self) -> NewRecord) -> AskOutcome {
         self.outcome.tally.refused += 1;
         if let Some(interface) = self.outcome.interface {
             *self.outcome.refused.entry(interface).or_default() += 1;
         }
-        self.futile(|this| Draft { outcome: Outcome::Refused(words.to_string()), ..draft(this) });
-        Fate::Refused
+        self.futile(|this| NewRecord { outcome: Outcome::Refused(words.to_string()), ..draft(this) });
+        AskOutcome::Refused
     }
 
     /// Records a failed ask: the first ones one by one, the rest as a count.
-    fn futile(&mut self, draft: impl FnOnce(&Self) -> Draft) {
-        let Applied { futile, futile_counted, interface, .. } = &mut self.outcome;
+    fn futile(&mut self, draft: impl FnOnce(&Self) -> NewRecord) {
+        let PlanResult { futile, futile_counted, interface, .. } = &mut self.outcome;
         *futile += 1;
         if *futile <= FUTILE_RECORDED {
             self.record(draft(self));
@@ -157,23 +157,23 @@ impl Apply<'_> {
     }
 
     /// Records an ask that was done, or that shadow mode prevents. `count` adds it to the tally.
-    fn done(&mut self, draft: Draft, count: impl FnOnce(&mut Tally)) -> Fate {
+    fn done(&mut self, draft: NewRecord, count: impl FnOnce(&mut Tally)) -> AskOutcome {
         if self.shadow {
             self.outcome.tally.shadow += 1;
-            self.record(Draft { outcome: Outcome::Shadow, ..draft });
-            return Fate::Shadow;
+            self.record(NewRecord { outcome: Outcome::Shadow, ..draft });
+            return AskOutcome::Shadow;
         }
         count(&mut self.outcome.tally);
         self.record(draft);
-        Fate::Applied
+        AskOutcome::Applied
     }
 
     /// Checks the allowance of a guest. Host phases have none and get `all`.
     fn granted<R>(
         &mut self,
         all: R,
-        ask: impl FnOnce(&mut Allowance<'_>) -> Result<R, Refusal>,
-    ) -> Result<R, Refusal> {
+        ask: impl FnOnce(&mut Allowance<'_>) -> Result<R, AskRefusal>,
+    ) -> Result<R, AskRefusal> {
         self.allowance.as_mut().map_or(Ok(all), ask)
     }
 
@@ -186,13 +186,13 @@ impl Apply<'_> {
     fn shared(
         &mut self,
         wished: usize,
-        share: Share,
-        draft: impl FnOnce(&Self) -> Draft,
-    ) -> Result<usize, Fate> {
-        let Share { granted, refusal } = share;
+        share: GrantedShare,
+        draft: impl FnOnce(&Self) -> NewRecord,
+    ) -> Result<usize, AskOutcome> {
+        let GrantedShare { granted, refusal } = share;
         let Some(refusal) = refusal else { return Ok(granted) };
         let count = (wished - granted) as u32;
-        let refused = self.refused(refusal, |this| Draft { count, ..draft(this) });
+        let refused = self.refused(refusal, |this| NewRecord { count, ..draft(this) });
         if granted > 0 { Ok(granted) } else { Err(refused) }
     }
 
@@ -202,15 +202,15 @@ impl Apply<'_> {
     }
 
     /// The same, with the healthy ones. O(slots) once per plan.
-    fn standing(&mut self) -> Standing {
-        let World { state, thresholds, .. } = self.world;
+    fn standing(&mut self) -> ConnectionFacts {
+        let BeatContext { state, thresholds, .. } = self.world;
         let count = || state.pool.stats(thresholds.healthy_above, thresholds.stale_after).healthy;
         let healthy = *self.outcome.healthy.get_or_insert_with(count);
-        Standing { live: self.live(), healthy }
+        ConnectionFacts { live: self.live(), healthy }
     }
 
-    fn again_in(&mut self, ticks: u32) -> Applying {
-        let draft = self.draft(What::AgainIn, format!("in {ticks} ticks"));
+    fn again_in(&mut self, ticks: u32) -> AskResult {
+        let draft = self.draft(ActionKind::AgainIn, format!("in {ticks} ticks"));
         if let Err(refusal) = self.granted((), |allowance| allowance.granted(Interface::Cadence)) {
             return Err(self.refused(refusal, |_| draft));
         }
@@ -221,22 +221,22 @@ impl Apply<'_> {
 }
 
 /// The outcome of an ask; partial if `is_partial`, with `granted` items.
-fn in_part(fate: Fate, is_partial: bool, granted: u32) -> Fate {
-    if is_partial && fate == Fate::Applied { Fate::Partial { granted } } else { fate }
+fn in_part(fate: AskOutcome, is_partial: bool, granted: u32) -> AskOutcome {
+    if is_partial && fate == AskOutcome::Applied { AskOutcome::Partial { granted } } else { fate }
 }
 
 /// The action under which asks of an interface are recorded as a count.
-fn what_of(interface: Interface) -> What {
+fn what_of(interface: Interface) -> ActionKind {
     match interface {
-        Interface::Disconnect => What::Disconnect,
-        Interface::Health => What::Health,
-        Interface::Ping => What::Ping,
-        Interface::Dial => What::Dial,
-        Interface::Protect => What::Protect,
-        Interface::Ban => What::Ban,
-        Interface::Forget => What::ForgetAddresses,
-        Interface::Cadence => What::AgainIn,
+        Interface::Disconnect => ActionKind::Disconnect,
+        Interface::Health => ActionKind::Health,
+        Interface::Ping => ActionKind::Ping,
+        Interface::Dial => ActionKind::Dial,
+        Interface::Protect => ActionKind::Protect,
+        Interface::Ban => ActionKind::Ban,
+        Interface::Forget => ActionKind::ForgetAddresses,
+        Interface::Cadence => ActionKind::AgainIn,
         // No ask uses the other interfaces.
-        _ => What::PhaseFailed,
+        _ => ActionKind::PhaseFailed,
     }
 }

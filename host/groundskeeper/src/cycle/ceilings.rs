@@ -21,9 +21,9 @@ const HOUR_S: u64 = 3600;
 /// The amount done in the last hour, by minutes. An amount expires up to a minute late and never early, so a limit holds
 /// for every period of an hour. Keeps at most 62 minutes.
 #[derive(Clone, Default, Debug)]
-struct Hour(VecDeque<(u64, u32)>);
+struct HourlyCount(VecDeque<(u64, u32)>);
 
-impl Hour {
+impl HourlyCount {
     fn expire(&mut self, now: Duration) {
         let over = |minute: u64| now.as_secs() >= (minute + 1) * 60 + HOUR_S;
         while self.0.front().is_some_and(|(minute, _)| over(*minute)) {
@@ -47,21 +47,21 @@ impl Hour {
 
 /// The amounts used under one set of ceilings.
 #[derive(Clone, Default, Debug)]
-struct Used {
+struct UsedAllowance {
     tick: u32,
     disconnects: u32,
     pings: u32,
     dials: u32,
     forgotten: u32,
-    disconnects_of_hour: Hour,
+    disconnects_of_hour: HourlyCount,
     /// Points by peer.
-    health: BTreeMap<PeerId, Hour>,
+    health: BTreeMap<PeerId, HourlyCount>,
     /// When each ban ends, in monotonic time.
     bans: BTreeMap<PeerId, Duration>,
     protected: BTreeMap<u32, (ConnKey, Duration)>,
 }
 
-impl Used {
+impl UsedAllowance {
     fn begin(&mut self, tick: u32, now: Duration) {
         if self.tick != tick {
             self.tick = tick;
@@ -87,11 +87,11 @@ impl Used {
 /// What all guests of a node have done. Keyed by name, so that a reload does not reset it.
 #[derive(Default)]
 pub(super) struct Ledger {
-    all: Used,
+    all: UsedAllowance,
     /// A copy of `all` for the run of a guest in shadow mode.
-    scratch: Used,
+    scratch: UsedAllowance,
     /// By name and whether it was in shadow mode.
-    each: BTreeMap<(Arc<str>, bool), Used>,
+    each: BTreeMap<(Arc<str>, bool), UsedAllowance>,
 }
 
 impl Ledger {
@@ -130,7 +130,7 @@ pub(super) struct Excess {
     pub bans: Vec<PeerId>,
 }
 
-impl Used {
+impl UsedAllowance {
     /// Removes what is in force above these ceilings. What would last longest goes first.
     fn lower(&mut self, protected: u32, bans: u32) -> Excess {
         let protected = above(protected, self.protected.iter().map(|(conn, (_, until))| (*until, *conn)));
@@ -186,25 +186,25 @@ pub(super) struct Rules<'a> {
     pub most: u32,
 }
 
-/// What one run of one guest may still do. Each check returns the granted amount or a [`Refusal`]; afterwards the caller
+/// What one run of one guest may still do. Each check returns the granted amount or an [`AskRefusal`]; afterwards the caller
 /// reports what it did.
 pub(super) struct Allowance<'a> {
     rules: Rules<'a>,
-    own: &'a mut Used,
-    all: &'a mut Used,
+    own: &'a mut UsedAllowance,
+    all: &'a mut UsedAllowance,
     now: Duration,
 }
 
 /// The counts that a connection is checked against.
 #[derive(Clone, Copy)]
-pub(super) struct Standing {
+pub(super) struct ConnectionFacts {
     pub live: u32,
     pub healthy: u32,
 }
 
 /// The reason why a guest may not do what it asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum AskRefusal {
     #[error("{0} is not granted; add `{0} = true` below [grants] in its manifest")]
     NotGranted(Interface),
     /// A ceiling of the guest's own grants.
@@ -247,41 +247,45 @@ pub(super) struct HealthShare {
 
 /// How many of the asked are granted, and the reason if not all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Share {
+pub(super) struct GrantedShare {
     pub granted: usize,
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<AskRefusal>,
 }
 
 /// An error if a guest has used up its own `limit`.
-fn below(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), Refusal> {
+fn below(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), AskRefusal> {
     let used = used.try_into().unwrap_or(u32::MAX);
-    if used < limit { Ok(()) } else { Err(Refusal::UsedUp { ceiling, limit }) }
+    if used < limit { Ok(()) } else { Err(AskRefusal::UsedUp { ceiling, limit }) }
 }
 
 /// The same for all guests together.
-fn below_for_all(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), Refusal> {
-    below(ceiling, limit, used).map_err(|_| Refusal::UsedUpByAll { ceiling, limit })
+fn below_for_all(ceiling: &'static str, limit: u32, used: impl TryInto<u32>) -> Result<(), AskRefusal> {
+    below(ceiling, limit, used).map_err(|_| AskRefusal::UsedUpByAll { ceiling, limit })
 }
 
 impl Allowance<'_> {
     /// Whether asks of `interface` are granted at all.
-    pub(super) fn granted(&self, interface: Interface) -> Result<(), Refusal> {
-        if self.rules.grants.allows(interface) { Ok(()) } else { Err(Refusal::NotGranted(interface)) }
+    pub(super) fn granted(&self, interface: Interface) -> Result<(), AskRefusal> {
+        if self.rules.grants.allows(interface) { Ok(()) } else { Err(AskRefusal::NotGranted(interface)) }
     }
 
     /// Whether guests may touch this peer; the operator can forbid it.
-    pub(super) fn touchable(&self, id: Option<PeerId>) -> Result<(), Refusal> {
+    pub(super) fn touchable(&self, id: Option<PeerId>) -> Result<(), AskRefusal> {
         match id {
-            Some(id) if self.rules.node.untouchable.contains(&id) => Err(Refusal::Untouchable),
+            Some(id) if self.rules.node.untouchable.contains(&id) => Err(AskRefusal::Untouchable),
             _ => Ok(()),
         }
     }
 
     /// Whether a connection may be ended. Returns how many must be left after it.
-    pub(super) fn disconnect(&mut self, is_healthy: bool, standing: Standing) -> Result<u32, Refusal> {
+    pub(super) fn disconnect(
+        &mut self,
+        is_healthy: bool,
+        standing: ConnectionFacts,
+    ) -> Result<u32, AskRefusal> {
         let Rules { grants, node, .. } = self.rules;
-        let grant = grants.disconnect.ok_or(Refusal::NotGranted(Interface::Disconnect))?;
-        let Standing { live, healthy } = standing;
+        let grant = grants.disconnect.ok_or(AskRefusal::NotGranted(Interface::Disconnect))?;
+        let ConnectionFacts { live, healthy } = standing;
         let (own, all) = (&mut *self.own, &mut *self.all);
         let (own_in_hour, all_in_hour) =
             (own.disconnects_of_hour.sum(self.now), all.disconnects_of_hour.sum(self.now));
@@ -290,13 +294,13 @@ impl Allowance<'_> {
         below_for_all("disconnects_per_tick", node.disconnects_per_tick, all.disconnects)?;
         below_for_all("disconnects_per_hour", node.disconnects_per_hour, all_in_hour)?;
         if live <= grant.min_connections_left {
-            return Err(Refusal::ConnectionsLeft { least: grant.min_connections_left, live });
+            return Err(AskRefusal::ConnectionsLeft { least: grant.min_connections_left, live });
         }
         if live <= node.floor {
-            return Err(Refusal::FloorLive { floor: node.floor, live });
+            return Err(AskRefusal::FloorLive { floor: node.floor, live });
         }
         if is_healthy && healthy <= node.floor {
-            return Err(Refusal::FloorHealthy { floor: node.floor, healthy });
+            return Err(AskRefusal::FloorHealthy { floor: node.floor, healthy });
         }
         Ok(grant.min_connections_left.max(node.floor))
     }
@@ -310,8 +314,8 @@ impl Allowance<'_> {
     }
 
     /// How long a peer may be banned, at most `wished`.
-    pub(super) fn ban(&mut self, wished: Duration) -> Result<Duration, Refusal> {
-        let grant = self.rules.grants.ban.ok_or(Refusal::NotGranted(Interface::Ban))?;
+    pub(super) fn ban(&mut self, wished: Duration) -> Result<Duration, AskRefusal> {
+        let grant = self.rules.grants.ban.ok_or(AskRefusal::NotGranted(Interface::Ban))?;
         below("ban.max_active", grant.max_active, self.own.bans.len())?;
         below_for_all("bans", self.rules.node.bans, self.all.bans.len())?;
         Ok(wished.min(grant.max_duration))
@@ -330,15 +334,15 @@ impl Allowance<'_> {
         id: PeerId,
         by: i32,
         health: u8,
-        standing: Standing,
-    ) -> Result<HealthShare, Refusal> {
+        standing: ConnectionFacts,
+    ) -> Result<HealthShare, AskRefusal> {
         let Rules { grants, node, healthy_above, .. } = self.rules;
-        let grant = grants.health.ok_or(Refusal::NotGranted(Interface::Health))?;
+        let grant = grants.health.ok_or(AskRefusal::NotGranted(Interface::Health))?;
         let most = grant.max_delta_per_peer_per_hour;
         let peers = self.own.health.len();
         let moved = self.own.health.get_mut(&id).map(|hour| hour.sum(self.now));
         if moved.is_none() && peers >= HEALTH_PEERS {
-            return Err(Refusal::HealthOfOthers);
+            return Err(AskRefusal::HealthOfOthers);
         }
         let moved = moved.unwrap_or(0);
         below("health.max_delta_per_peer_per_hour", most, moved)?;
@@ -346,12 +350,12 @@ impl Allowance<'_> {
         let by = by.clamp(-left, left);
         let floor = grant.floor.unwrap_or(u32::from(healthy_above) + 1).min(100) as u8;
         if by < 0 && health <= floor {
-            return Err(Refusal::HealthFloor { floor, health });
+            return Err(AskRefusal::HealthFloor { floor, health });
         }
         let after = i32::from(health).saturating_add(by).max(floor.into());
         let falls_ill = health > healthy_above && after <= healthy_above.into();
         if falls_ill && standing.healthy <= node.floor {
-            return Err(Refusal::FloorHealthy { floor: node.floor, healthy: standing.healthy });
+            return Err(AskRefusal::FloorHealthy { floor: node.floor, healthy: standing.healthy });
         }
         Ok(HealthShare { by, floor })
     }
@@ -369,17 +373,17 @@ impl Allowance<'_> {
         wished: Duration,
         live: u32,
         is_live: impl Fn(ConnKey) -> bool,
-    ) -> Result<Duration, Refusal> {
-        let grant = self.rules.grants.protect.ok_or(Refusal::NotGranted(Interface::Protect))?;
+    ) -> Result<Duration, AskRefusal> {
+        let grant = self.rules.grants.protect.ok_or(AskRefusal::NotGranted(Interface::Protect))?;
         for used in [&mut *self.own, &mut *self.all] {
             used.protected.retain(|_, (key, _)| is_live(*key));
         }
-        let others = |used: &Used| used.protected.keys().filter(|conn| **conn != key.conn).count();
+        let others = |used: &UsedAllowance| used.protected.keys().filter(|conn| **conn != key.conn).count();
         below("protect.max_active", grant.max_active, others(self.own))?;
         let held = others(self.all);
         below_for_all("protected", self.rules.node.protected, held)?;
         if held >= live as usize / 2 {
-            return Err(Refusal::HalfProtected { live });
+            return Err(AskRefusal::HalfProtected { live });
         }
         Ok(wished.min(grant.max_duration))
     }
@@ -393,27 +397,27 @@ impl Allowance<'_> {
     }
 
     /// How many of `wished` peers may be pinged.
-    pub(super) fn ping(&mut self, wished: usize) -> Share {
+    pub(super) fn ping(&mut self, wished: usize) -> GrantedShare {
         let Some(grant) = self.rules.grants.ping else {
-            return Share { granted: 0, refusal: Some(Refusal::NotGranted(Interface::Ping)) };
+            return GrantedShare { granted: 0, refusal: Some(AskRefusal::NotGranted(Interface::Ping)) };
         };
         let left = grant.max_per_tick.saturating_sub(self.own.pings) as usize;
         let granted = wished.min(left);
         self.own.pings += granted as u32;
         let (ceiling, limit) = ("ping.max_per_tick", grant.max_per_tick);
-        let refusal = (granted < wished).then_some(Refusal::UsedUp { ceiling, limit });
-        Share { granted, refusal }
+        let refusal = (granted < wished).then_some(AskRefusal::UsedUp { ceiling, limit });
+        GrantedShare { granted, refusal }
     }
 
     /// Whether an address that still waits `wait_s` may be dialled. `connections` are live or being dialled.
-    pub(super) fn dial(&mut self, probe: bool, wait_s: u32, connections: u32) -> Result<(), Refusal> {
-        let grant = self.rules.grants.dial.ok_or(Refusal::NotGranted(Interface::Dial))?;
+    pub(super) fn dial(&mut self, probe: bool, wait_s: u32, connections: u32) -> Result<(), AskRefusal> {
+        let grant = self.rules.grants.dial.ok_or(AskRefusal::NotGranted(Interface::Dial))?;
         below("dial.max_per_tick", grant.max_per_tick, self.own.dials)?;
         if wait_s > 0 {
-            return Err(Refusal::BackOff { wait_s });
+            return Err(AskRefusal::BackOff { wait_s });
         }
         if !probe && connections >= self.rules.most {
-            return Err(Refusal::PoolFull { most: self.rules.most, connections });
+            return Err(AskRefusal::PoolFull { most: self.rules.most, connections });
         }
         Ok(())
     }
@@ -423,9 +427,9 @@ impl Allowance<'_> {
     }
 
     /// How many of `wished` entries may be forgotten, in a table that holds `held`.
-    pub(super) fn forget(&mut self, wished: usize, held: usize) -> Share {
+    pub(super) fn forget(&mut self, wished: usize, held: usize) -> GrantedShare {
         let Some(grant) = self.rules.grants.forget else {
-            return Share { granted: 0, refusal: Some(Refusal::NotGranted(Interface::Forget)) };
+            return GrantedShare { granted: 0, refusal: Some(AskRefusal::NotGranted(Interface::Forget)) };
         };
         let left = grant.max_per_tick.saturating_sub(self.own.forgotten) as usize;
         let spare = held.saturating_sub(grant.min_left as usize);
@@ -433,11 +437,11 @@ impl Allowance<'_> {
         let refusal = if granted == wished {
             None
         } else if spare < left {
-            Some(Refusal::TableFloor { min_left: grant.min_left, held })
+            Some(AskRefusal::TableFloor { min_left: grant.min_left, held })
         } else {
-            Some(Refusal::UsedUp { ceiling: "forget.max_per_tick", limit: grant.max_per_tick })
+            Some(AskRefusal::UsedUp { ceiling: "forget.max_per_tick", limit: grant.max_per_tick })
         };
-        Share { granted, refusal }
+        GrantedShare { granted, refusal }
     }
 
     pub(super) fn forgot(&mut self, entries: u32) {
@@ -455,7 +459,7 @@ mod tests {
         /// However the work is spread, no hour exceeds the limit, and after a full idle hour there is room.
         #[test]
         fn a_limit_holds_for_any_hour(steps in proptest::collection::vec((0_u64..900, 1_u32..5), 1..300), limit in 1_u32..20) {
-            let (mut hour, mut now, mut done) = (Hour::default(), 0, Vec::new());
+            let (mut hour, mut now, mut done) = (HourlyCount::default(), 0, Vec::new());
             for (pause, wished) in steps {
                 now += pause;
                 let at = Duration::from_secs(now);

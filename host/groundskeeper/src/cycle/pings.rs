@@ -3,24 +3,24 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::World;
+use super::BeatContext;
 use super::snapshot::TickSnapshot;
 
 /// Pings that were asked for and not sent yet.
-pub(super) struct Pings {
+pub(super) struct PingQueue {
     snapshot: Arc<TickSnapshot>,
     rows: Vec<u32>,
     next: usize,
 }
 
-impl Pings {
+impl PingQueue {
     pub(super) fn new(snapshot: Arc<TickSnapshot>, rows: Vec<u32>) -> Self {
         Self { snapshot, rows, next: 0 }
     }
 }
 
 /// Sends at most `most` waiting pings. True if more wait.
-pub(super) fn send_pings(world: &World, waiting: &mut VecDeque<Pings>, mut most: usize) -> bool {
+pub(super) fn send_pings(world: &BeatContext, waiting: &mut VecDeque<PingQueue>, mut most: usize) -> bool {
     while let Some(batch) = waiting.front_mut() {
         let end = batch.rows.len().min(batch.next + most);
         most -= end - batch.next;

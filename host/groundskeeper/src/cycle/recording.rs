@@ -9,12 +9,12 @@ use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::phase::Tick;
 
-use super::World;
+use super::BeatContext;
 use super::run::{BeatRun, PhaseRunner};
 use super::snapshot::TickSnapshot;
-use crate::engine::beat::{Came, Moment, Recordable, RecordedRun, RunInfo};
-use crate::engine::{PhaseView, Run, Snapshot};
-use crate::peer::Naming;
+use crate::engine::beat::{BeatHeader, Recordable, RecordedOutcome, RecordedRun, RunInfo};
+use crate::engine::{FinishedRun, PhaseView, Snapshot};
+use crate::peer::PeerLabel;
 use crate::registry::Registered;
 
 impl Recordable for TickSnapshot {
@@ -30,7 +30,7 @@ impl Recordable for TickSnapshot {
         &self.book().addresses
     }
 
-    fn naming(&self, row: usize) -> Option<Naming> {
+    fn naming(&self, row: usize) -> Option<PeerLabel> {
         TickSnapshot::naming(self, row)
     }
 }
@@ -53,7 +53,7 @@ impl PhaseRunner {
         (at, phase): (usize, &Registered),
         tick: Tick,
         view: &PhaseView<TickSnapshot>,
-        ran: &Run,
+        ran: &FinishedRun,
     ) {
         let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) else { return };
         let place = at as u32;
@@ -72,14 +72,14 @@ impl PhaseRunner {
             before: Arc::clone(&run.changes),
             took_us: u64::try_from(ran.took.as_micros()).unwrap_or(u64::MAX),
             fuel: ran.done.cost.fuel,
-            came: Came::of(&ran.done.ended),
+            came: RecordedOutcome::of(&ran.done.ended),
         });
     }
 }
 
-fn moment(world: &World, interval: Duration, run: &BeatRun) -> Moment {
+fn moment(world: &BeatContext, interval: Duration, run: &BeatRun) -> BeatHeader {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Moment {
+    BeatHeader {
         tick: run.beat.tick,
         urgent: run.beat.urgent,
         late: run.late,

@@ -9,19 +9,19 @@ use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Frozen, Level, LogLine, Metric, Parts, Saved};
 use groundskeeper_sdk::phase::{Failure, Tick};
 
-use super::apply::{Applied, Apply};
-use super::ceilings::{Ledger, Refusal, Rules};
-use super::pings::Pings;
+use super::apply::{PlanApplication, PlanResult};
+use super::ceilings::{AskRefusal, Ledger, Rules};
+use super::pings::PingQueue;
 use super::snapshot::TickSnapshot;
 use super::tally::Tally;
-use super::{BEAT_BUDGET, Beat, LEAST_RUN_LIMIT, PhaseRun, World};
+use super::{BEAT_BUDGET, Beat, BeatContext, LEAST_RUN_LIMIT, PhaseRun};
 use crate::clock::unix_seconds;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::Mode;
 use crate::engine::schedule::WakeOn;
-use crate::engine::{Changes, Done, Ended, Fence, Job, NameOf, PhaseView, Run};
-use crate::journal::{Draft, Outcome, What};
-use crate::registry::{Registered, Verdict};
+use crate::engine::{Changes, Executor, FinishedRun, NameOf, PhaseCall, PhaseView, RunOutcome, RunResult};
+use crate::journal::{ActionKind, NewRecord, Outcome};
+use crate::registry::{ProbationVerdict, Registered};
 
 /// What the phases of one beat share.
 pub(super) struct BeatRun {
@@ -79,19 +79,19 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
 
 /// Runs phases and applies their plans.
 pub(super) struct PhaseRunner {
-    pub world: World,
-    pub fence: Fence,
+    pub world: BeatContext,
+    pub fence: Executor,
     pub recorder: Option<Box<dyn BeatRecorder>>,
     pub ledger: Ledger,
-    pub pings: VecDeque<Pings>,
+    pub pings: VecDeque<PingQueue>,
     /// Results of probations, until they are read.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<ProbationVerdict>,
     pub interval: Duration,
     secret: u64,
 }
 
 impl PhaseRunner {
-    pub fn new(world: World, fence: Fence, interval: Duration, secret: u64) -> Self {
+    pub fn new(world: BeatContext, fence: Executor, interval: Duration, secret: u64) -> Self {
         Self {
             world,
             fence,
@@ -111,7 +111,7 @@ impl PhaseRunner {
         self.begin_record(run);
         let view = PhaseView::new(Arc::clone(&run.snapshot), Arc::clone(&run.changes), memory);
         let view = Arc::new(view.with_names(run.names.clone()));
-        let job = Job { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
+        let job = PhaseCall { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
         let limit = (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET);
         phase.missed += u64::from(tick.missed);
         let ran = self.fence.run(&phase.spec.body, job, limit);
@@ -121,16 +121,16 @@ impl PhaseRunner {
         }
         phase.ran(ran.took, ran.done.cost);
         self.record_run(run, (place, phase), tick, &view, &ran);
-        let Run { done: Done { ended, log: lines, cost }, took } = ran;
+        let FinishedRun { done: RunResult { ended, log: lines, cost }, took } = ran;
         lines.iter().for_each(|line| log(phase, line));
         let broken = match &ended {
-            Ended::Planned(parts) => broken_rule(parts, phase.memory_cap()),
+            RunOutcome::Planned(parts) => broken_rule(parts, phase.memory_cap()),
             _ => None,
         };
-        let ended = broken.map_or(ended, Ended::Rule);
+        let ended = broken.map_or(ended, RunOutcome::Rule);
         let result = ended.result();
         let (words, tally) = match ended {
-            Ended::Planned(parts) => (None, self.accept(phase, parts, &view, run)),
+            RunOutcome::Planned(parts) => (None, self.accept(phase, parts, &view, run)),
             failed => (Some(self.fail(phase, &failed)), Tally::default()),
         };
         let name = Arc::clone(&phase.name);
@@ -158,12 +158,12 @@ impl PhaseRunner {
     }
 
     /// Notes a run without a plan. Returns the error for the operator.
-    fn fail(&self, phase: &mut Registered, ended: &Ended) -> String {
-        if let Ended::Overran { inside, .. } = ended {
+    fn fail(&self, phase: &mut Registered, ended: &RunOutcome) -> String {
+        if let RunOutcome::Overran { inside, .. } = ended {
             phase.stuck = Some(Arc::clone(inside));
         }
         let words = ended.words();
-        phase.failed(words.clone(), matches!(ended, Ended::Failed(Failure::Permanent(_))));
+        phase.failed(words.clone(), matches!(ended, RunOutcome::Failed(Failure::Permanent(_))));
         if phase.breaker.has_given_up() {
             tracing::error!(
                 phase = &*phase.name,
@@ -172,8 +172,8 @@ impl PhaseRunner {
             );
         }
         let outcome = Outcome::Failed(words.clone());
-        let draft = Draft::new(phase.asker(), What::PhaseFailed, ended.result());
-        self.world.state.journal.record(Draft { outcome, ..draft });
+        let draft = NewRecord::new(phase.asker(), ActionKind::PhaseFailed, ended.result());
+        self.world.state.journal.record(NewRecord { outcome, ..draft });
         words
     }
 
@@ -208,7 +208,7 @@ impl PhaseRunner {
         } else {
             Arc::make_mut(&mut run.changes)
         };
-        let mut apply = Apply {
+        let mut apply = PlanApplication {
             world,
             by: phase.asker(),
             snapshot: &run.snapshot,
@@ -218,10 +218,10 @@ impl PhaseRunner {
             urgent_dials: (run.beat.urgent > 0).then_some(&mut run.urgent_dials),
             allowance,
             shadow,
-            outcome: Applied::default(),
+            outcome: PlanResult::default(),
         };
         apply.plan(asks);
-        let Applied { tally, again_in, refused, fates, .. } = apply.outcome;
+        let PlanResult { tally, again_in, refused, fates, .. } = apply.outcome;
         if let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) {
             recorder.applied(fates);
         }
@@ -246,19 +246,19 @@ pub(super) fn broken_rule(parts: &Parts, most: Option<usize>) -> Option<String> 
 }
 
 /// Stores the memory and metrics of an accepted run, if they are granted. A component without the grant cannot even ask.
-fn keep(world: &World, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
+fn keep(world: &BeatContext, phase: &mut Registered, memory: Option<Saved>, metrics: Vec<Metric>) {
     let is_granted = |interface| !phase.is_guest() || phase.spec.policy.grants.allows(interface);
     let (may_remember, may_count) = (is_granted(Interface::Memory), is_granted(Interface::Metrics));
     let mut refuse = |interface: Interface, what| {
         *phase.refused.entry(interface).or_default() += 1;
-        let outcome = Outcome::Refused(Refusal::NotGranted(interface).to_string());
-        world.state.journal.record(Draft { outcome, ..Draft::new(phase.asker(), what, "") });
+        let outcome = Outcome::Refused(AskRefusal::NotGranted(interface).to_string());
+        world.state.journal.record(NewRecord { outcome, ..NewRecord::new(phase.asker(), what, "") });
     };
     if !may_remember && memory.is_some() {
-        refuse(Interface::Memory, What::Memory);
+        refuse(Interface::Memory, ActionKind::Memory);
     }
     if !may_count && !metrics.is_empty() {
-        refuse(Interface::Metrics, What::Metrics);
+        refuse(Interface::Metrics, ActionKind::Metrics);
     }
     if let Some(saved) = memory.filter(|_| may_remember) {
         phase.remember(saved);

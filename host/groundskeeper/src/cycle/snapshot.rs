@@ -10,11 +10,11 @@ use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals, clean};
 
 use crate::book::{Book, BookRows};
 use crate::broadcasts;
-use crate::clock::Coarse;
+use crate::clock::CoarseInstant;
 use crate::engine::Snapshot;
 use crate::journal::Input;
-use crate::peer::Naming;
-use crate::pool::{Pool, Rows, Traffic};
+use crate::peer::PeerLabel;
+use crate::pool::{LinkTraffic, PeerRows, Pool};
 
 /// The operator's thresholds for views, statistics and late ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +39,12 @@ pub struct TickSnapshot {
     pool: Arc<Pool>,
     book: Arc<Book>,
     thresholds: Thresholds,
-    now: Coarse,
-    resumed_at: Coarse,
-    rows: Rows,
+    now: CoarseInstant,
+    resumed_at: CoarseInstant,
+    rows: PeerRows,
     dialing: u32,
     broadcasts: BroadcastTotals,
-    traffic: OnceLock<Vec<Traffic>>,
+    traffic: OnceLock<Vec<LinkTraffic>>,
     counts: OnceLock<(u32, u32)>,
     peers: [OnceLock<Vec<u32>>; PeerColumn::COUNT],
     book_rows: OnceLock<BookRows>,
@@ -52,10 +52,14 @@ pub struct TickSnapshot {
 
 impl TickSnapshot {
     /// Freezes which connections are live: one bit per slot. Columns are copied later.
-    pub fn take(state: &NodeState, thresholds: Thresholds, now: Coarse, resumed_at: Coarse) -> Arc<Self> {
+    pub fn take(
+        state: &NodeState,
+        thresholds: Thresholds,
+        now: CoarseInstant,
+        resumed_at: CoarseInstant,
+    ) -> Arc<Self> {
         let NodeState { pool, book, .. } = state;
-        let broadcasts::BroadcastTotals { held, oldest_s, in_window, window_s } =
-            state.broadcasts.totals(now);
+        let broadcasts::BroadcastStats { held, oldest_s, in_window, window_s } = state.broadcasts.totals(now);
         Arc::new(Self {
             rows: pool.freeze(),
             dialing: book.dialing(),
@@ -72,7 +76,7 @@ impl TickSnapshot {
         })
     }
 
-    pub fn rows(&self) -> &Rows {
+    pub fn rows(&self) -> &PeerRows {
         &self.rows
     }
 
@@ -94,7 +98,7 @@ impl TickSnapshot {
         self.book_rows.get_or_init(|| self.book.freeze(&self.pool))
     }
 
-    fn traffic(&self) -> &[Traffic] {
+    fn traffic(&self) -> &[LinkTraffic] {
         self.traffic.get_or_init(|| self.pool.freeze_traffic(&self.rows))
     }
 
@@ -107,7 +111,7 @@ impl TickSnapshot {
                 PeerColumn::Idle => self.pool.freeze_idle(&self.rows, self.now, self.resumed_at),
                 PeerColumn::Age => {
                     let since = self.pool.freeze_connected_at(&self.rows);
-                    since.into_iter().map(|at| self.now.seconds_since(Coarse(at))).collect()
+                    since.into_iter().map(|at| self.now.seconds_since(CoarseInstant(at))).collect()
                 }
                 PeerColumn::Health => words().map(|word| word.health().into()).collect(),
                 PeerColumn::Rtt => self.pool.freeze_rtt(&self.rows),
@@ -141,11 +145,11 @@ impl TickSnapshot {
 
     /// The reference time for "silent since the view was taken": the latest time at which the row's idle time can have
     /// begun. A peer seen after it has spoken since.
-    pub(super) fn silent_since(&self, row: usize) -> Coarse {
-        Coarse(self.now.0.saturating_sub(self.idle_s()[row].saturating_mul(Coarse::PER_SECOND)))
+    pub(super) fn silent_since(&self, row: usize) -> CoarseInstant {
+        CoarseInstant(self.now.0.saturating_sub(self.idle_s()[row].saturating_mul(CoarseInstant::PER_SECOND)))
     }
 
-    pub(super) fn naming(&self, row: usize) -> Option<Naming> {
+    pub(super) fn naming(&self, row: usize) -> Option<PeerLabel> {
         self.pool.name(self.rows.key(row))
     }
 

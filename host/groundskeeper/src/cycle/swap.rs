@@ -10,14 +10,14 @@ use groundskeeper_sdk::phase::{Failure, Tick};
 
 use super::ceilings::Excess;
 use super::run::{PhaseRunner, broken_rule};
-use super::{Cycle, Thresholds, TickSnapshot, World};
-use crate::clock::{Coarse, unix_seconds};
+use super::{BeatContext, Cycle, Thresholds, TickSnapshot};
+use crate::clock::{CoarseInstant, unix_seconds};
 use crate::engine::policy::{Grants, GuestCeilings, Mode};
-use crate::engine::{Changes, Ended, Fence, Job, PhaseView};
-use crate::journal::{Asker, Draft, Outcome, What};
+use crate::engine::{Changes, Executor, PhaseCall, PhaseView, RunOutcome};
+use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 use crate::registry::{
-    Arrival, Before, Former, Judged, KeptPhase, LastRuns, PhaseSpec, Registered, RejectedPhase, Verdict,
-    spread,
+    Arrival, Former, Judgement, KeptPhase, LastRuns, PhaseSpec, PriorState, ProbationVerdict, Registered,
+    RejectedPhase, spread,
 };
 
 /// The node's current state, for trial runs of phases that do not run in it yet.
@@ -44,11 +44,12 @@ impl TrialContext {
         &self,
         spec: &PhaseSpec,
         kept: &KeptPhase,
-        fence: &mut Fence,
+        fence: &mut Executor,
         limit: Duration,
     ) -> Result<(), String> {
         let clock = &*self.state.clock;
-        let snapshot = TickSnapshot::take(&self.state, self.thresholds, clock.coarse(), Coarse::default());
+        let snapshot =
+            TickSnapshot::take(&self.state, self.thresholds, clock.coarse(), CoarseInstant::default());
         let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
         let memory = match spec.policy.mode {
             Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
@@ -66,13 +67,13 @@ impl TrialContext {
         }
         let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
         let view = PhaseView::new(snapshot, Arc::new(Changes::default()), memory);
-        let job = Job {
+        let job = PhaseCall {
             tick: Tick { number: self.tick, unix_s: unix_seconds(clock), ..Tick::default() },
             view: Arc::new(view),
         };
         match fence.run(&spec.body, job, limit).done.ended {
-            Ended::Planned(parts) => broken_rule(&parts, cap).map_or(Ok(()), Err),
-            Ended::Failed(Failure::Transient(_)) => Ok(()),
+            RunOutcome::Planned(parts) => broken_rule(&parts, cap).map_or(Ok(()), Err),
+            RunOutcome::Failed(Failure::Transient(_)) => Ok(()),
             ended => Err(ended.words()),
         }
     }
@@ -109,7 +110,7 @@ impl Cycle {
         let arrival = Arrival {
             tick: self.last_tick,
             spread: spread(&state.pool.self_id(), &name),
-            before: Before {
+            before: PriorState {
                 last_runs,
                 kept: [(name.clone(), kept)].into(),
                 unix_now: unix_seconds(&*state.clock),
@@ -121,7 +122,7 @@ impl Cycle {
         if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
             self.runner.lower(phase);
         }
-        self.runner.world.note(Asker::Host, What::Reload, format!("{name} {version} runs"));
+        self.runner.world.note(Initiator::Host, ActionKind::Reload, format!("{name} {version} runs"));
         self.publish();
         Ok(())
     }
@@ -131,7 +132,7 @@ impl Cycle {
         let kept = self.registry.take_out(name)?;
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
         end(world, &ledger.lower(&name.into(), &Grants::default()), &format!("phase {name} is taken out"));
-        world.note(Asker::Host, What::Reload, format!("{name} is taken out"));
+        world.note(Initiator::Host, ActionKind::Reload, format!("{name} is taken out"));
         self.publish();
         Some(kept)
     }
@@ -157,7 +158,7 @@ impl Cycle {
     }
 
     /// Results of probations since the last call.
-    pub fn take_verdicts(&mut self) -> Vec<Verdict> {
+    pub fn take_verdicts(&mut self) -> Vec<ProbationVerdict> {
         std::mem::take(&mut self.runner.verdicts)
     }
 }
@@ -167,11 +168,11 @@ impl PhaseRunner {
     pub(super) fn judge(&mut self, phase: &mut Registered, tick: u32, failed: Option<&str>) -> bool {
         let Some(verdict) = phase.judge(tick, failed) else { return false };
         self.lower(phase);
-        let returned = matches!(verdict.outcome, Judged::Returned { .. });
-        if let Judged::Returned { why, .. } = &verdict.outcome {
+        let returned = matches!(verdict.outcome, Judgement::Returned { .. });
+        if let Judgement::Returned { why, .. } = &verdict.outcome {
             let words = format!("{} {} runs again", phase.name, phase.version);
             let outcome = Outcome::Failed(why.clone());
-            let draft = Draft { outcome, ..Draft::new(Asker::Host, What::Reload, words) };
+            let draft = NewRecord { outcome, ..NewRecord::new(Initiator::Host, ActionKind::Reload, words) };
             self.world.state.journal.record(draft);
         }
         self.verdicts.push(verdict);
@@ -187,7 +188,7 @@ impl PhaseRunner {
     }
 }
 
-fn end(world: &World, excess: &Excess, why: &str) {
+fn end(world: &BeatContext, excess: &Excess, why: &str) {
     if *excess == Excess::default() {
         return;
     }
@@ -195,8 +196,8 @@ fn end(world: &World, excess: &Excess, why: &str) {
     excess.protected.iter().for_each(|key| pool.end_protection(*key));
     excess.bans.iter().for_each(|id| pool.end_ban(id));
     let (protected, bans) = (excess.protected.len() as u32, excess.bans.len() as u32);
-    journal.record(Draft {
+    journal.record(NewRecord {
         inputs: vec![("protections-ended".into(), protected), ("bans-ended".into(), bans)],
-        ..Draft::new(Asker::Host, What::Reload, why)
+        ..NewRecord::new(Initiator::Host, ActionKind::Reload, why)
     });
 }

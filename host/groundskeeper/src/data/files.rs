@@ -11,7 +11,7 @@ use groundskeeper_base::write::{sync_folder_of, write_together, write_whole};
 /// What the file system reports about a file without reading it. If two stamps are equal, the file was not written to in
 /// between, as far as the file system can tell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Stamp {
+pub struct FileStamp {
     pub device: u64,
     pub inode: u64,
     pub size: u64,
@@ -20,7 +20,7 @@ pub struct Stamp {
     pub changed: (i64, i64),
 }
 
-impl From<Metadata> for Stamp {
+impl From<Metadata> for FileStamp {
     fn from(meta: Metadata) -> Self {
         Self {
             device: meta.dev(),
@@ -33,11 +33,11 @@ impl From<Metadata> for Stamp {
 }
 
 /// File operations for state and reloads. They follow links; errors are those of the file system.
-pub trait Files: Send + Sync {
+pub trait FileSystem: Send + Sync {
     /// The files of a folder with their stamps, by path. Omits folders, hidden files and files that disappear meanwhile.
-    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>>;
+    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>>;
 
-    fn stamp(&self, file: &Path) -> io::Result<Stamp>;
+    fn stamp(&self, file: &Path) -> io::Result<FileStamp>;
 
     /// The first `most` bytes of a file.
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>>;
@@ -46,7 +46,7 @@ pub trait Files: Send + Sync {
     /// an error, the old one.
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
-    /// Replaces several files, each as [`Files::write`], and returns when all are on disk. After a crash or an error, a
+    /// Replaces several files, each as [`FileSystem::write`], and returns when all are on disk. After a crash or an error, a
     /// prefix of them is new and the others are old.
     fn write_all(&self, files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {
         files.iter().try_for_each(|(file, bytes)| self.write(file, bytes, mode))
@@ -63,10 +63,10 @@ pub trait Files: Send + Sync {
 
 /// The machine's own file system.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Disk;
+pub struct DiskFileSystem;
 
-impl Files for Disk {
-    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
+impl FileSystem for DiskFileSystem {
+    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
@@ -80,8 +80,8 @@ impl Files for Disk {
         Ok(files)
     }
 
-    fn stamp(&self, file: &Path) -> io::Result<Stamp> {
-        fs::metadata(file).map(Stamp::from)
+    fn stamp(&self, file: &Path) -> io::Result<FileStamp> {
+        fs::metadata(file).map(FileStamp::from)
     }
 
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {

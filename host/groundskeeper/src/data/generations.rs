@@ -37,13 +37,13 @@ impl Generation {
 
 /// The generations of one phase, as saved.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Head {
+pub(crate) struct GenerationRecord {
     /// The manifest's file.
     pub file: PathBuf,
     pub lineage: Lineage<()>,
 }
 
-fn head_file(phase: &str) -> StateFile<Head> {
+fn head_file(phase: &str) -> StateFile<GenerationRecord> {
     StateFile::new(format!("{FOLDER}/{phase}.gk").into(), *b"GKhd", 1)
 }
 
@@ -57,7 +57,7 @@ impl DataFolder {
     ///
     /// # Errors
     /// [`DataError::Newer`] or [`DataError::Io`].
-    pub(crate) fn load_heads(&self) -> Result<Vec<(String, Head)>, DataError> {
+    pub(crate) fn load_heads(&self) -> Result<Vec<(String, GenerationRecord)>, DataError> {
         let mut heads = Vec::new();
         for path in self.generations("gk")? {
             let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
@@ -79,7 +79,7 @@ impl DataFolder {
         }
     }
 
-    pub(crate) fn save_head(&self, phase: &str, head: &Head) -> Result<(), DataError> {
+    pub(crate) fn save_head(&self, phase: &str, head: &GenerationRecord) -> Result<(), DataError> {
         head_file(phase).save(self, head)
     }
 
@@ -106,7 +106,7 @@ impl DataFolder {
     pub(crate) fn save_with_head(
         &self,
         phase: &str,
-        head: &Head,
+        head: &GenerationRecord,
         generation: &Generation,
     ) -> Result<(), DataError> {
         let (named, head_file) = (generation_file(&generation.digest()), head_file(phase));
@@ -119,7 +119,7 @@ impl DataFolder {
     }
 
     /// Removes the record of a phase, and the generations that it names.
-    pub(crate) fn forget(&self, phase: &str, head: &Head) {
+    pub(crate) fn forget(&self, phase: &str, head: &GenerationRecord) {
         if let Err(error) = self.remove(&head_file(phase).path_in(self)) {
             tracing::error!(%error, phase, "cannot remove its record from disk");
         }
@@ -136,7 +136,7 @@ impl DataFolder {
     }
 
     /// Removes every generation that none of `heads` names: leftovers of a crash.
-    pub(crate) fn prune_generations<'a>(&self, heads: impl Iterator<Item = &'a Head>) {
+    pub(crate) fn prune_generations<'a>(&self, heads: impl Iterator<Item = &'a GenerationRecord>) {
         let digests = heads.flat_map(|head| head.lineage.digests());
         let named: BTreeSet<PathBuf> = digests.map(|digest| generation_file(&digest).path_in(self)).collect();
         let pruned = self.generations("gen").and_then(|paths| {
@@ -173,7 +173,7 @@ mod tests {
         let memory = Some(KeptMemory { version: 7, bytes: vec![1, 2, 3] });
         let kept = KeptPhase { memory, ..KeptPhase::default() };
         let file = PathBuf::from("/etc/groundskeeper/phases.d/alpha.toml");
-        let mut head = Head { file: file.clone(), ..Head::default() };
+        let mut head = GenerationRecord { file: file.clone(), ..GenerationRecord::default() };
         head.lineage.started(Some([1; 32]));
         head.lineage.offered([2; 32], kept.clone(), ());
         head.lineage.failed("boom".to_owned());
@@ -190,7 +190,7 @@ mod tests {
             };
             let bytes = postcard::to_stdvec(&old).unwrap();
             assert_eq!(postcard::to_stdvec(&head).unwrap(), bytes);
-            assert_eq!(postcard::from_bytes::<Head>(&bytes).unwrap(), head);
+            assert_eq!(postcard::from_bytes::<GenerationRecord>(&bytes).unwrap(), head);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::state::{Loaded, StateFile};
+use super::state::{LoadedState, StateFile};
 use super::{DataError, DataFolder};
 use crate::engine::is_phase_name;
 use crate::registry::KeptPhase;
@@ -25,7 +25,7 @@ impl DataFolder {
     ///
     /// # Errors
     /// As [`DataFolder::load_book`].
-    pub fn load_phase(&self, name: &str) -> Result<Loaded<KeptPhase>, DataError> {
+    pub fn load_phase(&self, name: &str) -> Result<LoadedState<KeptPhase>, DataError> {
         file(name).load(self)
     }
 
@@ -72,6 +72,6 @@ mod tests {
         assert!(loaded.warning.unwrap().contains("a.gk.bad"));
         assert!(home.path().join("memory/a.gk.bad").exists());
         assert_eq!(folder.load_phase("b").unwrap().value, kept(3));
-        assert_eq!(folder.load_phase("never").unwrap(), Loaded::default());
+        assert_eq!(folder.load_phase("never").unwrap(), LoadedState::default());
     }
 }

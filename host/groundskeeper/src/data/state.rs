@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{DataError, DataFolder};
-use crate::book::Entry;
+use crate::book::BookEntry;
 use crate::registry::LastRuns;
 
 /// The owner may write, the group may read.
@@ -27,13 +27,13 @@ const LARGEST: u64 = 256 << 20;
 
 /// The content of a state file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Loaded<T> {
+pub struct LoadedState<T> {
     pub value: T,
     /// Set if the file was damaged and moved aside; `value` is then the default. For the log.
     pub warning: Option<String>,
 }
 
-impl<T> Loaded<T> {
+impl<T> LoadedState<T> {
     /// Returns the value. Logs a warning, with the phase it concerns.
     pub fn logged(self, phase: Option<&str>) -> T {
         if let Some(warning) = self.warning {
@@ -51,7 +51,7 @@ pub(super) struct StateFile<T> {
     kind: PhantomData<fn() -> T>,
 }
 
-pub(super) const BOOK: StateFile<Vec<Entry>> = StateFile::new(Cow::Borrowed("book.gk"), *b"GKbk", 1);
+pub(super) const BOOK: StateFile<Vec<BookEntry>> = StateFile::new(Cow::Borrowed("book.gk"), *b"GKbk", 1);
 pub(super) const SCHEDULE: StateFile<LastRuns> = StateFile::new(Cow::Borrowed("schedule.gk"), *b"GKsc", 1);
 
 /// Starts since the last good one.
@@ -74,7 +74,7 @@ fn checksum(version: u16, content: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-enum Unreadable {
+enum StateFileError {
     Newer(u16),
     Corrupt(&'static str),
 }
@@ -104,45 +104,47 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         bytes
     }
 
-    pub fn load(&self, data: &DataFolder) -> Result<Loaded<T>, DataError> {
+    pub fn load(&self, data: &DataFolder) -> Result<LoadedState<T>, DataError> {
         let path = self.path_in(data);
         let bytes = match data.files.read(&path, LARGEST + 1) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LoadedState::default()),
             Err(error) => return Err(DataError::io("cannot read", &path)(error)),
         };
         match self.decode(&bytes) {
-            Ok(value) => Ok(Loaded { value, warning: None }),
-            Err(Unreadable::Newer(found)) => Err(DataError::Newer { path, found, known: self.version }),
-            Err(Unreadable::Corrupt(why)) => {
+            Ok(value) => Ok(LoadedState { value, warning: None }),
+            Err(StateFileError::Newer(found)) => Err(DataError::Newer { path, found, known: self.version }),
+            Err(StateFileError::Corrupt(why)) => {
                 let aside = path.with_extension("gk.bad");
                 data.files.rename(&path, &aside).map_err(DataError::io("cannot move aside", &path))?;
                 let (path, aside) = (path.display(), aside.display());
                 let warning = format!(
                     "{path} is damaged ({why}); it is kept as {aside} and the node starts without it"
                 );
-                Ok(Loaded { value: T::default(), warning: Some(warning) })
+                Ok(LoadedState { value: T::default(), warning: Some(warning) })
             }
         }
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<T, Unreadable> {
+    fn decode(&self, bytes: &[u8]) -> Result<T, StateFileError> {
         if bytes.len() as u64 > LARGEST {
-            return Err(Unreadable::Corrupt("it is too large"));
+            return Err(StateFileError::Corrupt("it is too large"));
         }
-        let (head, content) = bytes.split_at_checked(HEAD).ok_or(Unreadable::Corrupt("it is too short"))?;
+        let (head, content) =
+            bytes.split_at_checked(HEAD).ok_or(StateFileError::Corrupt("it is too short"))?;
         let (magic, head) = head.split_at(4);
         if magic != self.magic {
-            return Err(Unreadable::Corrupt("it does not begin like one"));
+            return Err(StateFileError::Corrupt("it does not begin like one"));
         }
         let version = u16::from_le_bytes([head[0], head[1]]);
         if u32::from_le_bytes([head[2], head[3], head[4], head[5]]) != checksum(version, content) {
-            return Err(Unreadable::Corrupt("its checksum does not match"));
+            return Err(StateFileError::Corrupt("its checksum does not match"));
         }
         match version {
-            newer if newer > self.version => Err(Unreadable::Newer(newer)),
-            1 => postcard::from_bytes(content).map_err(|_| Unreadable::Corrupt("its content cannot be read")),
-            _ => Err(Unreadable::Corrupt("its version was never released")),
+            newer if newer > self.version => Err(StateFileError::Newer(newer)),
+            1 => postcard::from_bytes(content)
+                .map_err(|_| StateFileError::Corrupt("its content cannot be read")),
+            _ => Err(StateFileError::Corrupt("its version was never released")),
         }
     }
 }

@@ -24,8 +24,8 @@ fn never() -> Result<Vec<u8>, String> {
     panic!("a key must not be made here")
 }
 
-fn entries() -> Vec<Entry> {
-    let entry = |n: u8| Entry {
+fn entries() -> Vec<BookEntry> {
+    let entry = |n: u8| BookEntry {
         address: format!("[2001:db8::{n}]:7420").parse().unwrap(),
         peer: n.is_multiple_of(2).then(|| PeerId::from_bytes([n; 32])),
         heard: 1_700_000_000,
@@ -90,11 +90,11 @@ fn an_empty_key_and_a_failed_generator_are_errors() {
 #[test]
 fn state_comes_back_as_it_was_saved() {
     let (_root, folder) = open();
-    assert_eq!(folder.load_book().unwrap(), Loaded::default());
+    assert_eq!(folder.load_book().unwrap(), LoadedState::default());
     folder.save_book(&entries()).unwrap();
     let runs: LastRuns = [("reaper".to_owned(), 1), ("exchange-cleanup".to_owned(), u32::MAX)].into();
     folder.save_schedule(&runs).unwrap();
-    assert_eq!(folder.load_book().unwrap(), Loaded { value: entries(), warning: None });
+    assert_eq!(folder.load_book().unwrap(), LoadedState { value: entries(), warning: None });
     assert_eq!(folder.load_schedule().unwrap().value, runs);
 }
 

@@ -4,7 +4,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 /// One metric, without the prefix `groundskeeper_` and the suffixes for unit and kind.
-pub(super) struct Metric {
+pub(super) struct MetricSpec {
     pub name: &'static str,
     pub kind: MetricType,
     pub seconds: bool,
@@ -13,7 +13,7 @@ pub(super) struct Metric {
     pub help: &'static str,
 }
 
-impl Metric {
+impl MetricSpec {
     pub fn unit(&self) -> Option<&'static Unit> {
         self.seconds.then_some(&Unit::Seconds)
     }
@@ -33,7 +33,7 @@ impl Metric {
 
 macro_rules! metrics {
     ($($constant:ident = $kind:ident $name:literal $(in $seconds:ident)? by [$($label:literal),*]: $help:literal;)*) => {
-        $(pub(super) const $constant: Metric = Metric {
+        $(pub(super) const $constant: MetricSpec = MetricSpec {
             name: $name,
             kind: MetricType::$kind,
             seconds: false $(|| metrics!(@ $seconds))?,
@@ -42,7 +42,7 @@ macro_rules! metrics {
         };)*
 
         #[cfg(test)]
-        pub(super) const ALL: &[Metric] = &[$($constant),*];
+        pub(super) const ALL: &[MetricSpec] = &[$($constant),*];
     };
     (@ seconds) => { true };
 }

@@ -4,19 +4,19 @@ use std::path::Path;
 use prometheus_client::metrics::MetricType;
 
 use super::*;
-use crate::book::Source;
+use crate::book::AddressSource;
 use crate::clock::TokioClock;
 use crate::cycle::{PhaseRun, Tally};
 use crate::flow::{KindSnapshot, LatencySnapshot, PeerBreaker, TrafficSnapshot};
-use crate::journal::{Asker, Draft};
+use crate::journal::{Initiator, NewRecord};
 use crate::node::NodeLimits;
 use crate::peer::PeerId;
 use crate::registry::PhaseMetric;
 use crate::reload::ReloadCounts;
 
-fn sources(clock: &Arc<TokioClock>) -> Sources {
+fn sources(clock: &Arc<TokioClock>) -> MetricSources {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
-    Sources {
+    MetricSources {
         traffic: Some(Arc::new(Busy)),
         state: NodeState::new(PeerId::from_bytes([1; 32]), NodeLimits::for_connections(16), clock, None),
         phases: Arc::default(),
@@ -105,14 +105,14 @@ async fn what_happens_is_counted_once() {
     metrics.observe(&report("ok"), &sources);
     metrics.observe(&report("panicked"), &sources);
     let address = "192.0.2.1:1".parse().unwrap();
-    sources.state.book.learn(address, None, Source::Bootstrap);
-    let (_, ticket) = sources.state.book.begin(address, false, Asker::Host, "test", Vec::new()).unwrap();
+    sources.state.book.learn(address, None, AddressSource::Bootstrap);
+    let (_, ticket) = sources.state.book.begin(address, false, Initiator::Host, "test", Vec::new()).unwrap();
     drop(ticket);
     clock.step_wall(-60_000);
     metrics.observe(&report("ok"), &sources);
-    sources.state.journal.record(Draft {
+    sources.state.journal.record(NewRecord {
         inputs: vec![("ticks-skipped".into(), 3), ("slept-s".into(), 90)],
-        ..Draft::new(Asker::Host, What::Late, "late")
+        ..NewRecord::new(Initiator::Host, ActionKind::Late, "late")
     });
     let text = metrics.render(&sources);
     assert_eq!(text, metrics.render(&sources), "reading changes nothing");

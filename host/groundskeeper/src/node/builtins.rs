@@ -6,12 +6,12 @@ use groundskeeper_sdk::host::AnyPhase;
 use serde::Serialize;
 
 pub use crate::engine::BUILTINS;
-use crate::engine::{BUILT_IN, BuiltIn, Phase, Phases};
+use crate::engine::{BUILT_IN, BuiltIn, BuiltInPhase, BuiltInPhases};
 use crate::registry::PhaseSpec;
 
 /// The built-in phases, including those that `phases` has switched off.
-pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
-    let Phases { reaper, reconnect, broadcast_cleanup, exchange_cleanup } = phases;
+pub fn builtins(phases: &BuiltInPhases) -> Vec<PhaseSpec> {
+    let BuiltInPhases { reaper, reconnect, broadcast_cleanup, exchange_cleanup } = phases;
     let [first, second, third, fourth] = BUILTINS;
     vec![
         spec(first, reaper),
@@ -21,7 +21,7 @@ pub fn builtins(phases: &Phases) -> Vec<PhaseSpec> {
     ]
 }
 
-fn spec<S: AnyPhase + Clone + Serialize + 'static>(name: &str, phase: &Phase<S>) -> PhaseSpec {
+fn spec<S: AnyPhase + Clone + Serialize + 'static>(name: &str, phase: &BuiltInPhase<S>) -> PhaseSpec {
     let settings = Arc::new(phase.settings.clone());
     let version = env!("CARGO_PKG_VERSION");
     let body = Arc::new(BuiltIn::with_settings(Arc::clone(&settings)));
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn every_built_in_is_rebuilt_from_its_recorded_settings() {
-        for spec in builtins(&Phases::default()) {
+        for spec in builtins(&BuiltInPhases::default()) {
             let info = RunInfo {
                 name: spec.name,
                 kind: spec.kind.to_owned(),

@@ -10,24 +10,25 @@ use tokio::time::Instant;
 
 use super::reconfigure::Reconfigurer;
 use crate::cycle::BeatReport;
-use crate::data::{Disk, Files as _, Stamp};
+use crate::data::{DiskFileSystem, FileStamp, FileSystem as _};
 use crate::reload::{ConfigReport, FileTracker, Watcher};
 
 /// After a scan, how long hints wait for the next one.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The files of the config.
-pub(super) struct Files {
+pub(super) struct ConfigFiles {
     /// `None`: the defaults.
     pub config: Option<PathBuf>,
     /// The drop-in folder: manifests of built-in phases are part of the config.
     pub dir: Option<PathBuf>,
 }
 
-impl Files {
-    fn list(&self) -> Vec<(PathBuf, Stamp)> {
-        let config = self.config.iter().filter_map(|path| Some((path.clone(), Disk.stamp(path).ok()?)));
-        let manifests = self.dir.iter().flat_map(|dir| Disk.list(dir).unwrap_or_default());
+impl ConfigFiles {
+    fn list(&self) -> Vec<(PathBuf, FileStamp)> {
+        let config =
+            self.config.iter().filter_map(|path| Some((path.clone(), DiskFileSystem.stamp(path).ok()?)));
+        let manifests = self.dir.iter().flat_map(|dir| DiskFileSystem.list(dir).unwrap_or_default());
         config
             .chain(manifests.filter(|(path, _)| path.extension().is_some_and(|end| end == "toml")))
             .collect()
@@ -36,7 +37,7 @@ impl Files {
 
 /// Follows the files until the ticker of `beats` ends: reads them on a hint and at each tick.
 pub(super) async fn follow(
-    files: Files,
+    files: ConfigFiles,
     reconfigurer: Arc<Reconfigurer>,
     mut beats: Receiver<Arc<BeatReport>>,
 ) {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::maintenance::OwnedTask;
 use crate::cycle::Cycle;
 use crate::data::{DataError, DataFolder};
-use crate::engine::{Fence, PhaseThread};
+use crate::engine::{Executor, PhaseThread};
 use crate::loader::Loader;
 use crate::registry::LastRuns;
 use crate::reload::{self, CycleChange, PhaseReloader, ReloadHandle, ReloadOptions, StartFrom};
@@ -38,7 +38,7 @@ impl DropIn {
     ) -> Result<PhaseReloader, DataError> {
         let (options, clock) = (self.reload.clone(), Arc::clone(&cycle.world().state.clock));
         let factory = Loader::lazy(data.artifacts(), self.allow_native);
-        let fence = Fence::Thread(PhaseThread::default());
+        let fence = Executor::Thread(PhaseThread::default());
         let mut reloader = PhaseReloader::new(options, Arc::clone(data), factory, fence, clock);
         let mut ticks = |change: CycleChange| {
             change(cycle);

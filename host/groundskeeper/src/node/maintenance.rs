@@ -19,15 +19,17 @@ use super::start_error::StartError;
 use crate::admin::{AdminServer, AdminSettings, AdminState};
 use crate::book::Dial;
 use crate::clock::unix_seconds;
-use crate::cycle::{Cycle, Stopwatch, Thresholds, World};
+use crate::cycle::{BeatContext, Cycle, Stopwatch, Thresholds};
 #[cfg(feature = "dropin")]
 use crate::data::DataFolder;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::GuestCeilings;
-use crate::engine::{Fence, PhaseThread};
+use crate::engine::{Executor, PhaseThread};
 #[cfg(feature = "telemetry")]
-use crate::metrics::Sources;
-use crate::registry::{Before, KeptPhase, LastRuns, PhaseBoard, PhaseSpec, Registry, RejectedPhase, spread};
+use crate::metrics::MetricSources;
+use crate::registry::{
+    KeptPhase, LastRuns, PhaseSpec, PhaseStatuses, PriorState, Registry, RejectedPhase, spread,
+};
 #[cfg(feature = "dropin")]
 use crate::reload::{ReloadHandle, StartFrom};
 use crate::ticker::{AfterTick, Ticker, TickerHandle};
@@ -40,7 +42,7 @@ pub struct Options {
     pub dialer: Option<Arc<dyn Dial>>,
     pub thresholds: Thresholds,
     /// Where phases run: on a separate thread, unless time is simulated.
-    pub fence: Fence,
+    pub fence: Executor,
     /// When phases ran in an earlier process.
     pub last_runs: LastRuns,
     /// What phases kept from an earlier process, by name: memory and quarantine.
@@ -72,7 +74,7 @@ impl Default for Options {
             interval: Duration::from_secs(30),
             dialer: None,
             thresholds: Thresholds::default(),
-            fence: Fence::Thread(PhaseThread::default()),
+            fence: Executor::Thread(PhaseThread::default()),
             last_runs: LastRuns::new(),
             kept: BTreeMap::new(),
             rejected: Vec::new(),
@@ -102,7 +104,7 @@ pub struct DataOptions {
 /// Running maintenance: the ticker task that runs the phases, and its optional parts.
 pub struct Maintenance {
     pub(super) handle: TickerHandle,
-    board: Arc<PhaseBoard>,
+    board: Arc<PhaseStatuses>,
     #[cfg(feature = "dropin")]
     pub(super) state: NodeState,
     #[cfg(any(feature = "node", feature = "telemetry"))]
@@ -178,9 +180,9 @@ impl Maintenance {
         let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
         let self_id = state.pool.self_id();
         let spread = |name: &str| spread(&self_id, name);
-        let before = Before { last_runs, kept, unix_now: unix_seconds(&*state.clock), interval };
+        let before = PriorState { last_runs, kept, unix_now: unix_seconds(&*state.clock), interval };
         let registry = Registry::new(phases, rejected, spread, &before)?;
-        let world = World { state: state.clone(), dialer, thresholds, guests };
+        let world = BeatContext { state: state.clone(), dialer, thresholds, guests };
         let mut cycle = Cycle::new(world, registry, fence, interval, secret);
         if let Some(stopwatch) = stopwatch {
             cycle = cycle.measured_by(stopwatch);
@@ -224,7 +226,7 @@ impl Maintenance {
     }
 
     /// The status of each phase.
-    pub fn board(&self) -> &Arc<PhaseBoard> {
+    pub fn board(&self) -> &Arc<PhaseStatuses> {
         &self.board
     }
 
@@ -237,7 +239,7 @@ impl Maintenance {
     /// The state that answers operators, without network and config.
     #[cfg(feature = "telemetry")]
     pub(super) fn admin_state(&self) -> AdminState {
-        let sources = Sources {
+        let sources = MetricSources {
             state: self.state.clone(),
             phases: Arc::clone(&self.board),
             pulse: Arc::clone(self.handle.pulse()),

@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 
 use super::builtins::builtins;
 use super::maintenance::Maintenance;
-use crate::config::{Config, Guests, PoolSettings, Problem};
+use crate::config::{Config, GuestSettings, PoolSettings, Problem};
 use crate::cycle::Thresholds;
-use crate::journal::{Asker, Cause};
+use crate::journal::{Cause, Initiator};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
 use crate::registry::{KeptPhase, LastRuns};
@@ -109,7 +109,7 @@ impl Reconfigurer {
         let rows = self.pool.freeze();
         for conn in over_limit(&rows, &self.pool.freeze_connected_at(&rows), direction, limit) {
             let reason = format!("{key} was lowered to {limit}");
-            self.pool.disconnect(conn, Removal::new(Asker::Operator, Cause::Limits, reason), None);
+            self.pool.disconnect(conn, Removal::new(Initiator::Operator, Cause::Limits, reason), None);
         }
     }
 }
@@ -121,9 +121,9 @@ pub(super) fn thresholds(config: &Config) -> Thresholds {
 }
 
 /// `[guests]` in effect: the folder and the trust settings wait for the next start.
-fn live_guests(old: &Guests, new: &Guests) -> Guests {
-    let Guests { dir, allow_native, reload_native, require, public_key, .. } = old.clone();
-    Guests { dir, allow_native, reload_native, require, public_key, ..new.clone() }
+fn live_guests(old: &GuestSettings, new: &GuestSettings) -> GuestSettings {
+    let GuestSettings { dir, allow_native, reload_native, require, public_key, .. } = old.clone();
+    GuestSettings { dir, allow_native, reload_native, require, public_key, ..new.clone() }
 }
 
 /// `new` where it can change, `old` elsewhere.
@@ -141,7 +141,7 @@ fn live_part(old: &Config, new: Config) -> Config {
 
 macro_rules! keys {
     ($($section:ident.$key:ident),* $(,)?) => {
-        [$(Key {
+        [$(ConfigKey {
             name: concat!(stringify!($section), ".", stringify!($key)),
             differs: |old, new| old.$section.$key != new.$section.$key,
         }),*]
@@ -149,13 +149,13 @@ macro_rules! keys {
 }
 
 /// One key of the config.
-struct Key {
+struct ConfigKey {
     name: &'static str,
     differs: fn(&Config, &Config) -> bool,
 }
 
 /// Keys that take effect while the node runs.
-const LIVE: [Key; 22] = keys!(
+const LIVE: [ConfigKey; 22] = keys!(
     node.interval,
     pool.max_inbound,
     pool.max_outbound,
@@ -181,7 +181,7 @@ const LIVE: [Key; 22] = keys!(
 );
 
 /// Keys that take effect at the next start.
-const AT_START: [Key; 35] = keys!(
+const AT_START: [ConfigKey; 35] = keys!(
     node.network,
     node.data_dir,
     pool.max_connections,
@@ -221,7 +221,7 @@ const AT_START: [Key; 35] = keys!(
 
 /// Which keys differ, by when they take effect.
 pub fn compare(old: &Config, new: &Config) -> ConfigReport {
-    let differing = |keys: &[Key]| {
+    let differing = |keys: &[ConfigKey]| {
         keys.iter().filter(|key| (key.differs)(old, new)).map(|key| key.name.to_owned()).collect::<Vec<_>>()
     };
     let report =

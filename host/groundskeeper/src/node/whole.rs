@@ -19,9 +19,9 @@ use super::{NodeState, config_files};
 #[cfg(feature = "telemetry")]
 use crate::admin::{AdminServer, Reconfigure};
 use crate::clock::SystemClock;
-use crate::config::{Bootstrap, Config, Guests};
+use crate::config::{Bootstrap, Config, GuestSettings};
 use crate::data::DataFolder;
-use crate::engine::{Fence, PhaseThread};
+use crate::engine::{Executor, PhaseThread};
 use crate::journal::JournalFile;
 use crate::net::{Identity, Net};
 use crate::peer::PeerId;
@@ -91,7 +91,7 @@ impl Node {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
             thresholds: thresholds(&config),
-            fence: Fence::Thread(PhaseThread::default()),
+            fence: Executor::Thread(PhaseThread::default()),
             rejected,
             guests: config.guests.ceilings(config.pool.least),
             recorder,
@@ -102,7 +102,7 @@ impl Node {
         let stop = CancellationToken::new();
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), state.clone(), reports, stop.clone()));
-        let files = source.as_ref().map(|source| config_files::Files {
+        let files = source.as_ref().map(|source| config_files::ConfigFiles {
             config: source.file.clone(),
             dir: config.guests.dir.clone(),
         });
@@ -209,7 +209,7 @@ impl Node {
         let Maintenance { handle, ticker, reload, .. } = maintenance;
         let begun = Instant::now();
         let left = || deadline.saturating_sub(begun.elapsed());
-        let mut steps = Steps { steps: Vec::new(), since: Instant::now() };
+        let mut steps = ShutdownSteps { steps: Vec::new(), since: Instant::now() };
 
         state.pool.refuse_newcomers();
         stop.cancel();
@@ -258,8 +258,8 @@ fn journal_file(config: &Config, folder: &DataFolder) -> Result<Option<JournalFi
 }
 
 /// The drop-in folder of the config.
-fn drop_in(guests: &Guests) -> Option<DropIn> {
-    let Guests { dir, allow_native, reload_native, require, public_key, .. } = guests.clone();
+fn drop_in(guests: &GuestSettings) -> Option<DropIn> {
+    let GuestSettings { dir, allow_native, reload_native, require, public_key, .. } = guests.clone();
     let reload = ReloadOptions { dir: dir?, reload_native, require, public_key };
     Some(DropIn { reload, allow_native })
 }
@@ -273,12 +273,12 @@ fn orders(reconfigurer: Arc<Reconfigurer>) -> Reconfigure {
     })
 }
 
-struct Steps {
+struct ShutdownSteps {
     steps: Vec<ShutdownStep>,
     since: Instant,
 }
 
-impl Steps {
+impl ShutdownSteps {
     fn done(&mut self, what: &'static str, trouble: Option<String>) {
         let number = self.steps.len() as u8 + 1;
         let took = self.since.elapsed();

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use groundskeeper_sdk::contract::{Interface, METRICS};
-use groundskeeper_sdk::host::{Change, Metric, Saved};
+use groundskeeper_sdk::host::{Metric, MetricChange, Saved};
 
 use super::status::short_digest;
-use super::swap::{Arrival, Judged, Probation, Verdict};
+use super::swap::{Arrival, Judgement, Probation, ProbationVerdict};
 use super::{
-    Before, Former, KeptMemory, KeptPhase, Lineage, PhaseMetric, PhaseSpec, PhaseState, PhaseStatus, Policy,
-    Quarantine,
+    Former, KeptMemory, KeptPhase, Lineage, PhaseMetric, PhaseSpec, PhaseState, PhaseStatus, Policy,
+    PriorState, Quarantine,
 };
 use crate::engine::policy::{Mode, Trust};
-use crate::engine::{Breaker, Cost, MEMORY_BYTES, Timing};
-use crate::journal::Asker;
+use crate::engine::{Cost, MEMORY_BYTES, PhaseBreaker, Timing};
+use crate::journal::Initiator;
 
 /// Durations kept for the median: two hours of a phase that runs every four minutes.
 const DURATIONS: usize = 32;
@@ -28,7 +28,7 @@ pub struct Registered {
     /// The generation that runs now.
     pub spec: PhaseSpec,
     pub timing: Timing,
-    pub breaker: Breaker,
+    pub breaker: PhaseBreaker,
     /// Memory and quarantine, which outlive the process.
     kept: KeptPhase,
     /// Counts changes of `kept`, so that the saver sees when to write.
@@ -79,7 +79,7 @@ impl Registered {
         phase
     }
 
-    pub(super) fn new(spec: PhaseSpec, spread: &impl Fn(&str) -> u64, before: &Before) -> Self {
+    pub(super) fn new(spec: PhaseSpec, spread: &impl Fn(&str) -> u64, before: &PriorState) -> Self {
         let saved = before.last_runs.get(&spec.name).copied();
         let ticks_since = |unix: u32| {
             let ago = Duration::from_secs(before.unix_now.saturating_sub(unix).into());
@@ -153,7 +153,7 @@ impl Registered {
     }
 
     /// Counts a run towards the end of the probation, if there is one.
-    pub fn judge(&mut self, tick: u32, failed: Option<&str>) -> Option<Verdict> {
+    pub fn judge(&mut self, tick: u32, failed: Option<&str>) -> Option<ProbationVerdict> {
         if !self.lineage.is_on_probation() {
             return None;
         }
@@ -162,7 +162,7 @@ impl Registered {
             None if !self.probation.ran_well(tick) => return None,
             None => {
                 self.lineage.proven();
-                Judged::Good
+                Judgement::Good
             }
             Some(why) => {
                 let Former { kept, held, .. } = self.lineage.failed(why.to_owned())?;
@@ -170,10 +170,10 @@ impl Registered {
                 self.restore(kept.clone());
                 // The failed run was due: the next beat makes up for it.
                 self.timing.again_at = Some(tick);
-                Judged::Returned { why: why.to_owned(), to: self.digest(), kept }
+                Judgement::Returned { why: why.to_owned(), to: self.digest(), kept }
             }
         };
-        Some(Verdict { phase, digest, outcome })
+        Some(ProbationVerdict { phase, digest, outcome })
     }
 
     /// Replaces what runs with `spec`. What depends on its bytes is reset; its cadence continues.
@@ -194,8 +194,8 @@ impl Registered {
         }
     }
 
-    pub fn asker(&self) -> Asker {
-        Asker::Phase { name: Arc::clone(&self.name), version: Arc::clone(&self.version) }
+    pub fn asker(&self) -> Initiator {
+        Initiator::Phase { name: Arc::clone(&self.name), version: Arc::clone(&self.version) }
     }
 
     pub fn is_guest(&self) -> bool {
@@ -303,8 +303,10 @@ impl Registered {
             let metric =
                 self.metrics.entry(key).or_insert(PhaseMetric { name, shadow, added: None, value: None });
             match change {
-                Change::Add(by) => metric.added = Some(metric.added.unwrap_or(0).saturating_add(by.into())),
-                Change::Set(value) => metric.value = Some(value),
+                MetricChange::Add(by) => {
+                    metric.added = Some(metric.added.unwrap_or(0).saturating_add(by.into()))
+                }
+                MetricChange::Set(value) => metric.value = Some(value),
             }
         }
     }
@@ -368,9 +370,9 @@ impl Registered {
     }
 }
 
-fn breaker(policy: &Policy) -> Breaker {
+fn breaker(policy: &Policy) -> PhaseBreaker {
     match policy.trust {
-        Trust::Host => Breaker::host(),
-        Trust::Guest => Breaker::guest(policy.on_failure),
+        Trust::Host => PhaseBreaker::host(),
+        Trust::Guest => PhaseBreaker::guest(policy.on_failure),
     }
 }

@@ -194,9 +194,9 @@ impl PhaseStatus {
 
 /// The phases of one node as of the last beat.
 #[derive(Default)]
-pub struct PhaseBoard(Mutex<Arc<Vec<PhaseStatus>>>);
+pub struct PhaseStatuses(Mutex<Arc<Vec<PhaseStatus>>>);
 
-impl PhaseBoard {
+impl PhaseStatuses {
     /// In the order of running, then those that were rejected.
     pub fn read(&self) -> Arc<Vec<PhaseStatus>> {
         Arc::clone(&self.0.lock())

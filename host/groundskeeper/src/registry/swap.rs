@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::order;
-use super::{Before, Former, KeptPhase, PhaseSpec, Registered, Registry};
+use super::{Former, KeptPhase, PhaseSpec, PriorState, Registered, Registry};
 use crate::engine::policy::Trust;
 
 /// Good runs that a new generation needs before it counts as good. Its probation also lasts at least that many ticks.
@@ -11,16 +11,16 @@ const PROBATION: u32 = 3;
 
 /// How a generation's probation ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Verdict {
+pub struct ProbationVerdict {
     pub phase: Arc<str>,
     /// Digest of the generation on probation.
     pub digest: [u8; 32],
-    pub outcome: Judged,
+    pub outcome: Judgement,
 }
 
-/// See [`Verdict`].
+/// See [`ProbationVerdict`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Judged {
+pub enum Judgement {
     Good,
     /// The former generation runs again, with what it had kept.
     Returned {
@@ -36,7 +36,7 @@ pub struct Arrival {
     pub tick: u32,
     /// Staggers first runs, as in [`Registry::new`].
     pub spread: u64,
-    pub before: Before,
+    pub before: PriorState,
     /// The generation that ran before an earlier process put this one on probation.
     pub former: Option<Former<PhaseSpec>>,
 }

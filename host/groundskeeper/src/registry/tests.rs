@@ -1,5 +1,5 @@
 use groundskeeper_phases::Reaper;
-use groundskeeper_sdk::host::{Change, Metric, Saved};
+use groundskeeper_sdk::host::{Metric, MetricChange, Saved};
 
 use super::*;
 
@@ -18,8 +18,8 @@ fn guest(name: &str, after: &[&str], before: &[&str]) -> PhaseSpec {
     spec
 }
 
-fn before() -> Before {
-    Before { interval: Duration::from_secs(60), unix_now: 1_000_000, ..Before::default() }
+fn before() -> PriorState {
+    PriorState { interval: Duration::from_secs(60), unix_now: 1_000_000, ..PriorState::default() }
 }
 
 fn registry(specs: Vec<PhaseSpec>) -> Result<Registry, BadPhases> {
@@ -115,7 +115,7 @@ fn waiting_for_an_absent_phase_has_no_effect() {
 fn a_phase_that_never_ran_keeps_its_place_across_restarts() {
     let hourly = || vec![PhaseSpec { schedule: Schedule::every(60), ..spec("hourly", &[]) }];
     let new = |last_runs: &LastRuns, unix_now| {
-        let before = Before { last_runs: last_runs.clone(), unix_now, ..before() };
+        let before = PriorState { last_runs: last_runs.clone(), unix_now, ..before() };
         Registry::new(hourly(), Vec::new(), |_| 59, &before).unwrap()
     };
     let first = new(&LastRuns::new(), 1_000_000);
@@ -130,7 +130,8 @@ fn run_on_start_is_the_first_tick_whenever_it_ran_last() {
     let schedule = Schedule { run_on_start: true, ..Schedule::every(60) };
     let last_runs = LastRuns::from([("hourly".to_owned(), 999_990)]);
     let spec = PhaseSpec { schedule, ..spec("hourly", &[]) };
-    let registry = Registry::new(vec![spec], Vec::new(), |_| 30, &Before { last_runs, ..before() }).unwrap();
+    let registry =
+        Registry::new(vec![spec], Vec::new(), |_| 30, &PriorState { last_runs, ..before() }).unwrap();
     let mut timing = registry.phases[0].timing;
     assert!(timing.is_due(1, 60));
     timing.ran(1, None);
@@ -145,7 +146,7 @@ fn a_quarantine_outlives_the_process_until_the_bytes_change() {
         shadow_memory: None,
     };
     let with = |digest| {
-        let before = Before { kept: [("a".to_owned(), kept.clone())].into(), ..before() };
+        let before = PriorState { kept: [("a".to_owned(), kept.clone())].into(), ..before() };
         let spec = PhaseSpec { digest, ..guest("a", &[], &[]) };
         Registry::new(vec![spec], Vec::new(), |_| 0, &before).unwrap().phases.remove(0)
     };
@@ -162,7 +163,7 @@ fn a_quarantine_outlives_the_process_until_the_bytes_change() {
 #[test]
 fn shadow_mode_has_separate_memory_that_starts_as_a_copy() {
     let kept = KeptPhase { memory: Some(KeptMemory { version: 1, bytes: vec![1] }), ..KeptPhase::default() };
-    let before = Before { kept: [("a".to_owned(), kept.clone())].into(), ..before() };
+    let before = PriorState { kept: [("a".to_owned(), kept.clone())].into(), ..before() };
     let mut spec = guest("a", &[], &[]);
     spec.policy.mode = Mode::Shadow;
     let mut phase = Registry::new(vec![spec], Vec::new(), |_| 0, &before).unwrap().phases.remove(0);
@@ -179,9 +180,9 @@ fn shadow_mode_has_separate_memory_that_starts_as_a_copy() {
 #[test]
 fn a_phase_has_sixteen_numbers_of_its_own_and_no_more() {
     let mut phase = registry(vec![guest("a", &[], &[])]).unwrap().phases.remove(0);
-    let add = |n: u32| Metric { name: format!("m{n}"), change: Change::Add(n) };
+    let add = |n: u32| Metric { name: format!("m{n}"), change: MetricChange::Add(n) };
     phase.count((0..20).map(add).collect());
-    phase.count(vec![add(3), Metric { name: "m3".into(), change: Change::Set(0.5) }]);
+    phase.count(vec![add(3), Metric { name: "m3".into(), change: MetricChange::Set(0.5) }]);
     let metrics = phase.status(0).metrics;
     assert_eq!(metrics.len(), 16);
     let third = metrics.iter().find(|metric| metric.name == "m3").unwrap();

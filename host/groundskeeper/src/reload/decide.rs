@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::ScanKind;
 use super::slot::PhaseSlot;
-use crate::data::Head;
+use crate::data::GenerationRecord;
 use crate::registry::Digest;
 
 /// What to do with files that were read.
@@ -73,7 +73,7 @@ pub(super) enum OnStart {
 }
 
 /// Decides about the bytes with `digest` when the node starts.
-pub(super) fn on_start(head: &Head, digest: &Digest) -> OnStart {
+pub(super) fn on_start(head: &GenerationRecord, digest: &Digest) -> OnStart {
     let lineage = &head.lineage;
     if let Some(why) = lineage.known_bad(digest) {
         OnStart::KnownBad(why.to_owned())
@@ -89,7 +89,7 @@ pub(super) fn on_start(head: &Head, digest: &Digest) -> OnStart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::Refusal;
+    use crate::loader::PhaseRefusal;
     use crate::registry::KeptPhase;
 
     fn ms(ms: u64) -> Duration {
@@ -97,8 +97,8 @@ mod tests {
     }
 
     /// 1 was good, 2 failed, 3 is on probation.
-    fn head() -> Head {
-        let mut head = Head::default();
+    fn head() -> GenerationRecord {
+        let mut head = GenerationRecord::default();
         head.lineage.offered([1; 32], KeptPhase::default(), ());
         head.lineage.offered([2; 32], KeptPhase::default(), ());
         head.lineage.failed("boom".to_owned());
@@ -111,7 +111,7 @@ mod tests {
         let mut slot = PhaseSlot::new(head());
         slot.started();
         let rejected = crate::registry::RejectedPhase { digest: Some([4; 32]), ..Default::default() };
-        slot.refuse(Refusal::Machine("disk full".to_owned()), rejected, ms(0));
+        slot.refuse(PhaseRefusal::Machine("disk full".to_owned()), rejected, ms(0));
         let (hint, ordered) = (ScanKind::Hint, ScanKind::Ordered);
         let table = [
             (3, hint, 0, OnRead::Runs),

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
 
 use crate::cycle::{Cycle, TrialContext};
-use crate::data::Head;
-use crate::registry::{Digest, Former, KeptPhase, LastRuns, PhaseSpec, RejectedPhase, Verdict};
+use crate::data::GenerationRecord;
+use crate::registry::{Digest, Former, KeptPhase, LastRuns, PhaseSpec, ProbationVerdict, RejectedPhase};
 
 /// A function to run between two ticks.
 #[doc(hidden)]
@@ -18,24 +18,24 @@ pub type CycleChange = Box<dyn FnOnce(&mut Cycle) + Send>;
 pub type BetweenTicks<'a> = &'a mut dyn FnMut(CycleChange) -> bool;
 
 /// The result of a probation, and what the phase has kept since.
-pub(super) type SeenVerdict = (Verdict, Option<KeptPhase>);
+pub(super) type SeenVerdict = (ProbationVerdict, Option<KeptPhase>);
 
 /// What a scan needs from the cycle.
-pub(super) struct Observed {
+pub(super) struct CycleObservation {
     pub verdicts: Vec<SeenVerdict>,
     /// Present if the scan asked for it.
     pub context: Option<TrialContext>,
 }
 
 /// A phase to be put in.
-pub(super) struct Put {
+pub(super) struct Replacement {
     pub spec: PhaseSpec,
     /// What a phase that does not run yet has kept. Otherwise what the running generation had kept at the trial.
     pub kept: KeptPhase,
     /// The former generation, for a phase that does not run yet.
     pub former: Option<Former<PhaseSpec>>,
     /// For a new generation: its digest, and the record that was written for it.
-    pub written: Option<(Digest, Head)>,
+    pub written: Option<(Digest, GenerationRecord)>,
     /// What the node shows if the phase cannot be put in.
     pub if_refused: RejectedPhase,
 }
@@ -43,7 +43,7 @@ pub(super) struct Put {
 /// The changes of one scan, all between the same two ticks.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub puts: Vec<Put>,
+    pub puts: Vec<Replacement>,
     /// Running phases to be taken out.
     pub removals: Vec<String>,
     /// Phases that are wanted but do not run.
@@ -56,7 +56,7 @@ pub(super) struct Batch {
 pub(super) struct BatchResult {
     /// Results of probations that ended before the batch was applied.
     pub verdicts: Vec<SeenVerdict>,
-    pub puts: Vec<Put>,
+    pub puts: Vec<Replacement>,
     /// Why phases could not be put in, by name.
     pub refused: BTreeMap<String, String>,
     /// Phases that were to be removed, and what they kept.
@@ -64,8 +64,8 @@ pub(super) struct BatchResult {
 }
 
 /// Fetches what a scan needs. `None` if there are no more ticks.
-pub(super) fn observe(ticks: BetweenTicks<'_>, wants_context: bool) -> Option<Observed> {
-    ask(ticks, move |cycle| Observed {
+pub(super) fn observe(ticks: BetweenTicks<'_>, wants_context: bool) -> Option<CycleObservation> {
+    ask(ticks, move |cycle| CycleObservation {
         verdicts: take_verdicts(cycle),
         context: wants_context.then(|| cycle.trial_context()),
     })
@@ -95,7 +95,7 @@ impl Batch {
         let is_foreign = |one: &&RejectedPhase| one.file.is_none() && one.digest.is_none();
         let mut all: Vec<RejectedPhase> = cycle.rejected().iter().filter(is_foreign).cloned().collect();
         all.extend(rejected.into_iter().filter(|one| !refused.contains_key(&one.name)));
-        for Put { if_refused, .. } in &puts {
+        for Replacement { if_refused, .. } in &puts {
             if let Some(why) = refused.get(&if_refused.name) {
                 all.push(RejectedPhase { problem: why.clone(), ..if_refused.clone() });
             }
@@ -106,15 +106,15 @@ impl Batch {
 }
 
 /// Puts phases in. Returns why the others cannot be registered, by name.
-fn put_all(cycle: &mut Cycle, puts: &[Put], last_runs: &LastRuns) -> BTreeMap<String, String> {
+fn put_all(cycle: &mut Cycle, puts: &[Replacement], last_runs: &LastRuns) -> BTreeMap<String, String> {
     // One phase may wait for another of the same batch: while any gets in, the others are tried again.
-    let mut waiting: Vec<&Put> = puts.iter().collect();
+    let mut waiting: Vec<&Replacement> = puts.iter().collect();
     loop {
         let before = waiting.len();
         let mut refused = BTreeMap::new();
         waiting.retain(|put| {
             let name = &put.if_refused.name;
-            let Put { spec, kept, former, .. } = put;
+            let Replacement { spec, kept, former, .. } = put;
             if let Err(why) = cycle.put(spec.clone(), kept.clone(), last_runs.clone(), former.clone()) {
                 refused.insert(name.clone(), why);
             }

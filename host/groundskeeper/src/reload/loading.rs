@@ -8,8 +8,8 @@ use super::PhaseFactory;
 use crate::config::{Declared, Manifest, Runtime};
 use crate::cycle::TrialContext;
 use crate::data::Generation;
-use crate::engine::Fence;
-use crate::loader::Refusal;
+use crate::engine::Executor;
+use crate::loader::PhaseRefusal;
 use crate::registry::{KeptPhase, PhaseSpec};
 
 /// Time limit of a trial run that its own limits do not end earlier.
@@ -21,14 +21,14 @@ const MOST_LIBRARIES: u32 = 16;
 /// See the module.
 pub(super) struct GenerationLoader {
     factory: PhaseFactory,
-    fence: Fence,
+    fence: Executor,
     reload_native: bool,
     /// Shared libraries loaded.
     pub libraries: u32,
 }
 
 impl GenerationLoader {
-    pub fn new(factory: PhaseFactory, fence: Fence, reload_native: bool) -> Self {
+    pub fn new(factory: PhaseFactory, fence: Executor, reload_native: bool) -> Self {
         Self { factory, fence, reload_native, libraries: 0 }
     }
 
@@ -39,9 +39,9 @@ impl GenerationLoader {
         manifest: &Manifest,
         generation: &Generation,
         replaces: bool,
-    ) -> Result<PhaseSpec, Refusal> {
+    ) -> Result<PhaseSpec, PhaseRefusal> {
         let Declared::Guest(guest) = &manifest.body else {
-            return Err(Refusal::Bad("it is a built-in phase".to_owned()));
+            return Err(PhaseRefusal::Bad("it is a built-in phase".to_owned()));
         };
         if guest.runtime == Runtime::Native {
             if replaces {
@@ -53,7 +53,7 @@ impl GenerationLoader {
         let factory = &mut self.factory;
         match catch_unwind(AssertUnwindSafe(|| factory(manifest, guest, &module, generation))) {
             Ok(loaded) => loaded,
-            Err(_) => Err(Refusal::Bad("loading it panicked; see the log".to_owned())),
+            Err(_) => Err(PhaseRefusal::Bad("loading it panicked; see the log".to_owned())),
         }
     }
 
@@ -63,21 +63,21 @@ impl GenerationLoader {
         context: &TrialContext,
         spec: &PhaseSpec,
         kept: &KeptPhase,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), PhaseRefusal> {
         let trial = context.trial(spec, kept, &mut self.fence, TRIAL_LIMIT);
-        trial.map_err(|why| Refusal::Bad(format!("on trial: {why}")))
+        trial.map_err(|why| PhaseRefusal::Bad(format!("on trial: {why}")))
     }
 
-    fn may_replace_native(&self) -> Result<(), Refusal> {
+    fn may_replace_native(&self) -> Result<(), PhaseRefusal> {
         if !self.reload_native {
-            return Err(Refusal::Bad(
+            return Err(PhaseRefusal::Bad(
                 "a native phase is replaced only when the node restarts; for development, set \
                  guests.reload_native = true"
                     .to_owned(),
             ));
         }
         if self.libraries >= MOST_LIBRARIES {
-            return Err(Refusal::Bad(format!(
+            return Err(PhaseRefusal::Bad(format!(
                 "{MOST_LIBRARIES} shared libraries are loaded, and none can be unloaded; restart the node"
             )));
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use super::report::{Change, ReloadCounts, ReloadEvent};
+use super::report::{PhaseChange, ReloadCounts, ReloadEvent};
 use crate::clock::{Clock, unix_seconds};
 use crate::registry::{Digest, short_digest};
 
@@ -27,13 +27,15 @@ impl ReloadLog {
     }
 
     /// One log line, one count, one event.
-    pub fn note(&mut self, phase: &str, change: Change, digest: Option<Digest>, why: Option<String>) {
+    pub fn note(&mut self, phase: &str, change: PhaseChange, digest: Option<Digest>, why: Option<String>) {
         self.repeat(phase, change, digest, why);
         let Some(event) = self.events.last() else { return };
         let (result, digest) = (change.as_str(), event.digest.as_deref().unwrap_or("-"));
         match &event.why {
             None => tracing::info!(phase, result, digest, "reload"),
-            Some(why) if change == Change::Pending => tracing::info!(phase, result, digest, why, "reload"),
+            Some(why) if change == PhaseChange::Pending => {
+                tracing::info!(phase, result, digest, why, "reload")
+            }
             Some(why) => tracing::warn!(phase, result, digest, why, "reload"),
         }
         self.counts.changes[change as usize] += 1;
@@ -42,7 +44,7 @@ impl ReloadLog {
     }
 
     /// Only for the report: what was noted before and still holds.
-    pub fn repeat(&mut self, phase: &str, change: Change, digest: Option<Digest>, why: Option<String>) {
+    pub fn repeat(&mut self, phase: &str, change: PhaseChange, digest: Option<Digest>, why: Option<String>) {
         let digest = digest.as_ref().map(short_digest);
         let unix_s = unix_seconds(&*self.clock);
         self.events.push(ReloadEvent { phase: phase.to_owned(), change, digest, why, unix_s });

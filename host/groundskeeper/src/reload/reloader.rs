@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{self, OnRead};
-use super::exchange::{self, Batch, BetweenTicks, Put};
+use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::loading::GenerationLoader;
 use super::log::ReloadLog;
 use super::report::{ReloadCounts, ReloadReport};
-use super::scanner::{FolderScan, FolderScanner, Found};
+use super::scanner::{FolderScan, FolderScanner, FoundFiles};
 use super::slot::PhaseSlot;
 use super::slots::PhaseSlots;
 use super::{PhaseFactory, ReloadOptions, ScanKind};
 use crate::clock::{Clock, unix_seconds};
 use crate::cycle::TrialContext;
 use crate::data::DataFolder;
-use crate::engine::Fence;
-use crate::loader::Refusal;
+use crate::engine::Executor;
+use crate::loader::PhaseRefusal;
 use crate::registry::RejectedPhase;
 
 /// Reloads the phases of the drop-in folder.
@@ -40,7 +40,7 @@ impl PhaseReloader {
         options: ReloadOptions,
         folder: Arc<DataFolder>,
         factory: PhaseFactory,
-        fence: Fence,
+        fence: Executor,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -157,7 +157,7 @@ impl PhaseReloader {
 
     fn consider(
         &mut self,
-        found: Found,
+        found: FoundFiles,
         context: &TrialContext,
         kind: ScanKind,
         now: Duration,
@@ -169,7 +169,7 @@ impl PhaseReloader {
         match decide::on_read(slot, &found.digest, kind, now) {
             OnRead::Runs => slot.runs_from(&found.file),
             OnRead::StillRefused => {}
-            OnRead::KnownBad(why) => self.refuse(Refusal::known_bad(&why), rejected),
+            OnRead::KnownBad(why) => self.refuse(PhaseRefusal::known_bad(&why), rejected),
             OnRead::Stage => {
                 if let Err(refusal) = self.stage(found, context, batch) {
                     self.refuse(refusal, rejected);
@@ -179,9 +179,14 @@ impl PhaseReloader {
     }
 
     /// Loads a generation, tries it, and saves it as the current one. After a crash, a start then finds it on disk.
-    fn stage(&mut self, found: Found, context: &TrialContext, batch: &mut Batch) -> Result<(), Refusal> {
+    fn stage(
+        &mut self,
+        found: FoundFiles,
+        context: &TrialContext,
+        batch: &mut Batch,
+    ) -> Result<(), PhaseRefusal> {
         let if_refused = found.rejected();
-        let Found { name, file, manifest, generation, digest } = found;
+        let FoundFiles { name, file, manifest, generation, digest } = found;
         let replaces = self.slots.running(&name).is_some();
         let spec = self.loader.load(&file, &manifest, &generation, replaces)?;
         let kept = match context.kept(&name) {
@@ -196,9 +201,9 @@ impl PhaseReloader {
         if let Err(error) = self.slots.folder.save_with_head(&name, &head, &generation) {
             // The disk may have taken the new record before the failure.
             self.slots.entry(&name).must_save();
-            return Err(Refusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
+            return Err(PhaseRefusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }
-        batch.puts.push(Put { spec, kept, former: None, written: Some((digest, head)), if_refused });
+        batch.puts.push(Replacement { spec, kept, former: None, written: Some((digest, head)), if_refused });
         Ok(())
     }
 

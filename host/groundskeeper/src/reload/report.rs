@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The outcome for one phase's files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Change {
+pub enum PhaseChange {
     /// A new generation or a new phase runs.
     Applied,
     /// The phase was taken out.
@@ -20,7 +20,7 @@ pub enum Change {
     Proven,
 }
 
-impl Change {
+impl PhaseChange {
     pub const ALL: [Self; 6] =
         [Self::Applied, Self::Removed, Self::Rejected, Self::Pending, Self::Returned, Self::Proven];
 
@@ -47,7 +47,7 @@ impl Change {
 #[non_exhaustive]
 pub struct ReloadEvent {
     pub phase: String,
-    pub change: Change,
+    pub change: PhaseChange,
     /// Short digest of the generation concerned.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<String>,
@@ -118,8 +118,8 @@ pub struct ReloadCounts {
     pub looks: u64,
     /// Modules read and hashed.
     pub digests: u64,
-    /// Events, in the order of [`Change::ALL`].
-    pub(super) changes: [u64; Change::ALL.len()],
+    /// Events, in the order of [`PhaseChange::ALL`].
+    pub(super) changes: [u64; PhaseChange::ALL.len()],
     /// Shared libraries loaded. None is ever unloaded.
     pub libraries: u64,
     /// Generations in memory: those that run, and the former ones.
@@ -131,7 +131,7 @@ pub struct ReloadCounts {
 }
 
 impl ReloadCounts {
-    pub fn of(self, change: Change) -> u64 {
+    pub fn of(self, change: PhaseChange) -> u64 {
         self.changes[change as usize]
     }
 }

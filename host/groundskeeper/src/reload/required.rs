@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 
 use super::ReloadOptions;
 use crate::config::{Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Require};
-use crate::data::Files;
-use crate::loader::Refusal;
+use crate::data::FileSystem;
+use crate::loader::PhaseRefusal;
 
 /// Checks that the manifest names its module's digest and is signed, as far as that is required.
 pub(super) fn check(
     options: &ReloadOptions,
-    files: &dyn Files,
+    files: &dyn FileSystem,
     file: &ManifestFile,
     manifest: &Manifest,
-) -> Result<(), Refusal> {
+) -> Result<(), PhaseRefusal> {
     let ReloadOptions { require, public_key, .. } = options;
     let Declared::Guest(guest) = &manifest.body else { return Ok(()) };
     if *require == Require::Nothing {
@@ -22,7 +22,7 @@ pub(super) fn check(
     let path = file.path.display();
     if guest.sha256.is_none() {
         let module = guest.module.display();
-        return Err(Refusal::Bad(format!(
+        return Err(PhaseRefusal::Bad(format!(
             "{path}: guests.require wants the digest of the module; write sha256 = \"..\", as `sha256sum {module}` says it"
         )));
     }
@@ -32,7 +32,7 @@ pub(super) fn check(
     let place = signature_of(&file.path);
     let wrong = |why: &dyn std::fmt::Display| {
         let (place, name) = (place.display(), file.path.file_name().unwrap_or_default().to_string_lossy());
-        Refusal::Unfinished(format!(
+        PhaseRefusal::Unfinished(format!(
             "{place}: {why}; guests.require wants a signature of the manifest: minisign -S -m {name}"
         ))
     };

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::exchange::Put;
+use super::exchange::Replacement;
 use super::reloader::PhaseReloader;
 use super::slot::PhaseSlot;
 use crate::config::Manifest;
-use crate::loader::Refusal;
+use crate::loader::PhaseRefusal;
 use crate::registry::{Digest, KeptPhase, PhaseSpec, RejectedPhase};
 
 impl PhaseReloader {
@@ -20,10 +20,10 @@ impl PhaseReloader {
         name: &str,
         file: &Path,
         digest: &Digest,
-    ) -> Result<Option<PhaseSpec>, Refusal> {
+    ) -> Result<Option<PhaseSpec>, PhaseRefusal> {
         let generation = self.slots.folder.load_generation(digest).map_err(|error| {
             tracing::error!(%error, phase = name, "cannot read a saved generation; will try again");
-            Refusal::Machine(error.to_string())
+            PhaseRefusal::Machine(error.to_string())
         })?;
         let Some(generation) = generation else { return Ok(None) };
         let Ok(manifest) = Manifest::parse(&generation.manifest, &file.display().to_string()) else {
@@ -38,21 +38,21 @@ impl PhaseReloader {
     }
 
     /// The last good generation of the phase `name`, whatever is in the folder.
-    pub(super) fn last_good(&mut self, name: &str) -> Option<Put> {
+    pub(super) fn last_good(&mut self, name: &str) -> Option<Replacement> {
         let put = self.find_last_good(name);
         // A brief disk failure is no reason to discard what the phase has stored.
-        let is_disk_failure = matches!(put, Err(Refusal::Machine(_)));
+        let is_disk_failure = matches!(put, Err(PhaseRefusal::Machine(_)));
         self.slots.entry(name).waits_for_restore = is_disk_failure;
         put.ok().flatten()
     }
 
-    fn find_last_good(&mut self, name: &str) -> Result<Option<Put>, Refusal> {
+    fn find_last_good(&mut self, name: &str) -> Result<Option<Replacement>, PhaseRefusal> {
         let head = self.slots.entry(name).head().clone();
         if let Some(current) = head.lineage.proven_current()
             && let Some(spec) = self.load_kept_generation(name, &head.file, &current)?
         {
             let kept = self.slots.load_kept(name)?;
-            return Ok(Some(Put::restored(spec, kept, self.slots.entry(name))));
+            return Ok(Some(Replacement::restored(spec, kept, self.slots.entry(name))));
         }
         let Some(former) = head.lineage.former() else { return Ok(None) };
         let Some(spec) = self.load_kept_generation(name, &head.file, &former.digest)? else {
@@ -61,11 +61,11 @@ impl PhaseReloader {
         self.slots.save_kept(name, &former.kept);
         let slot = self.slots.entry(name);
         slot.head_mut().lineage.reverted();
-        Ok(Some(Put::restored(spec, former.kept.clone(), slot)))
+        Ok(Some(Replacement::restored(spec, former.kept.clone(), slot)))
     }
 }
 
-impl Put {
+impl Replacement {
     /// A phase that does not run yet, with the record of `slot`.
     pub fn restored(spec: PhaseSpec, kept: KeptPhase, slot: &PhaseSlot) -> Self {
         let if_refused = RejectedPhase {

@@ -27,7 +27,7 @@ const THOROUGH_EVERY: u32 = 120;
 /// A build takes less time, or renews the hold.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
-enum Order {
+enum ReloadCommand {
     Reload(oneshot::Sender<ReloadReport>),
     /// Lets what has failed under this name run again.
     Forgive(String),
@@ -39,7 +39,7 @@ enum Order {
 #[derive(Clone)]
 pub struct ReloadHandle {
     folder: Arc<Path>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<ReloadCommand>,
     events: broadcast::Sender<ReloadEvent>,
     counts: Arc<Mutex<ReloadCounts>>,
 }
@@ -48,7 +48,7 @@ impl ReloadHandle {
     /// Reads the whole folder now, and applies the changes. `None` if the node is shutting down.
     pub async fn reload(&self) -> Option<ReloadReport> {
         let (reply_tx, reply_rx) = oneshot::channel();
-        self.orders.send(Order::Reload(reply_tx)).await.ok()?;
+        self.orders.send(ReloadCommand::Reload(reply_tx)).await.ok()?;
         reply_rx.await.ok()
     }
 
@@ -63,14 +63,14 @@ impl ReloadHandle {
     /// Lets failed bytes of the phase `name` run again.
     pub async fn forgive(&self, name: &str) {
         // Fails only while the node shuts down; then it does not matter.
-        _ = self.orders.send(Order::Forgive(name.to_owned())).await;
+        _ = self.orders.send(ReloadCommand::Forgive(name.to_owned())).await;
     }
 
     /// Changes in the folder wait for `time` from now on; [`ReloadHandle::reload`] still works. Zero ends the hold. It
     /// also ends by itself, so that a client that is killed cannot stop the scans forever.
     pub async fn hold(&self, time: Duration) {
         // As above.
-        _ = self.orders.send(Order::Hold(time.min(LONGEST_HOLD))).await;
+        _ = self.orders.send(ReloadCommand::Hold(time.min(LONGEST_HOLD))).await;
     }
 
     /// The drop-in folder.
@@ -128,7 +128,7 @@ struct Runner {
 impl Runner {
     async fn run(
         mut self,
-        mut orders: mpsc::Receiver<Order>,
+        mut orders: mpsc::Receiver<ReloadCommand>,
         mut beats: broadcast::Receiver<Arc<BeatReport>>,
     ) {
         let Some(hint) = self.reloader.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
@@ -150,13 +150,13 @@ impl Runner {
             let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
             wanted = tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Reload(reply_tx)) => (ScanKind::Ordered, Some(reply_tx)),
-                    Some(Order::Forgive(name)) => {
+                    Some(ReloadCommand::Reload(reply_tx)) => (ScanKind::Ordered, Some(reply_tx)),
+                    Some(ReloadCommand::Forgive(name)) => {
                         self.reloader.iter_mut().for_each(|(reloader, _)| reloader.forgive(&name));
                         // No file has changed, so a scan for changes would skip them.
                         (ScanKind::Thorough, None)
                     }
-                    Some(Order::Hold(time)) => {
+                    Some(ReloadCommand::Hold(time)) => {
                         self.held_until = Some(self.clock.mono() + time);
                         // Scan for what has changed meanwhile, if this ends the hold.
                         (ScanKind::Hint, None)

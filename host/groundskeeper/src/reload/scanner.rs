@@ -15,12 +15,12 @@ use super::slots::PhaseSlots;
 use super::tracker::FileTracker;
 use super::{ReloadOptions, ScanKind};
 use crate::config::{MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, arrange_manifests};
-use crate::data::{Files, Generation};
-use crate::loader::{MOST_BYTES, Refusal, rejected};
+use crate::data::{FileSystem, Generation};
+use crate::loader::{MOST_BYTES, PhaseRefusal, rejected};
 use crate::registry::{Digest, RejectedPhase};
 
 /// Files of one phase that were read together.
-pub(super) struct Found {
+pub(super) struct FoundFiles {
     pub name: String,
     pub file: PathBuf,
     pub manifest: Manifest,
@@ -29,8 +29,8 @@ pub(super) struct Found {
 }
 
 /// Files of one phase that cannot be used as they are.
-pub(super) struct Unusable {
-    pub refusal: Refusal,
+pub(super) struct UnusableFiles {
+    pub refusal: PhaseRefusal,
     pub rejected: Box<RejectedPhase>,
 }
 
@@ -38,13 +38,13 @@ pub(super) struct Unusable {
 pub(super) struct FolderScan {
     pub files: Vec<ManifestFile>,
     /// Results for the files that were read.
-    pub read: Vec<Result<Found, Unusable>>,
+    pub read: Vec<Result<FoundFiles, UnusableFiles>>,
 }
 
 /// See the module.
 pub(super) struct FolderScanner {
     options: ReloadOptions,
-    files: Arc<dyn Files>,
+    files: Arc<dyn FileSystem>,
     tracker: FileTracker,
     /// Manifests as last read. Most scans concern one file, and parsing would be most of their cost.
     parsed: BTreeMap<PathBuf, ManifestFile>,
@@ -55,7 +55,7 @@ pub(super) struct FolderScanner {
 }
 
 impl FolderScanner {
-    pub fn new(options: ReloadOptions, files: Arc<dyn Files>) -> Self {
+    pub fn new(options: ReloadOptions, files: Arc<dyn FileSystem>) -> Self {
         let tracker = FileTracker::default();
         Self { options, files, tracker, parsed: BTreeMap::new(), unread: BTreeSet::new(), digests: 0 }
     }
@@ -172,7 +172,7 @@ impl FolderScanner {
         parts: &[PathBuf],
         kind: ScanKind,
         now: Duration,
-    ) -> Option<Result<Found, Unusable>> {
+    ) -> Option<Result<FoundFiles, UnusableFiles>> {
         let read = self.read(file, name);
         if read.is_ok() {
             let stamps: Vec<_> = parts.iter().map(|part| self.files.stamp(part).ok()).collect();
@@ -197,11 +197,11 @@ impl FolderScanner {
     }
 
     /// Reads manifest and module of the phase `name`.
-    pub fn read(&mut self, file: &ManifestFile, name: &str) -> Result<Found, Unusable> {
+    pub fn read(&mut self, file: &ManifestFile, name: &str) -> Result<FoundFiles, UnusableFiles> {
         let text_digest = (!file.text.is_empty()).then(|| Sha256::digest(&file.text).into());
         let unusable = |refusal| {
             let rejected = rejected(name, file.manifest.as_ref().ok(), &file.path, text_digest);
-            Unusable { refusal, rejected: Box::new(rejected) }
+            UnusableFiles { refusal, rejected: Box::new(rejected) }
         };
         let manifest = match &file.manifest {
             Ok(manifest) => manifest.clone(),
@@ -214,27 +214,27 @@ impl FolderScanner {
         let bytes = bytes.map_err(|error| {
             let why = format!("{}: cannot be read: {error}", module.display());
             let is_gone = error.kind() == io::ErrorKind::NotFound;
-            unusable(if is_gone { Refusal::Unfinished(why) } else { Refusal::Machine(why) })
+            unusable(if is_gone { PhaseRefusal::Unfinished(why) } else { PhaseRefusal::Machine(why) })
         })?;
         let generation = Generation { manifest: file.text.clone(), module: bytes };
         let digest = generation.digest();
-        Ok(Found { name: name.to_owned(), file: file.path.clone(), manifest, generation, digest })
+        Ok(FoundFiles { name: name.to_owned(), file: file.path.clone(), manifest, generation, digest })
     }
 
-    fn broken_manifest(&self, file: &ManifestFile, problems: &[Problem]) -> Refusal {
+    fn broken_manifest(&self, file: &ManifestFile, problems: &[Problem]) -> PhaseRefusal {
         let why = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
         let is_module = file.path.extension().is_none_or(|extension| extension != "toml");
         if self.unread.contains(&file.path) {
-            Refusal::Machine(why)
+            PhaseRefusal::Machine(why)
         } else if file.is_torn || is_module {
-            Refusal::Unfinished(why)
+            PhaseRefusal::Unfinished(why)
         } else {
-            Refusal::Bad(why)
+            PhaseRefusal::Bad(why)
         }
     }
 }
 
-impl Found {
+impl FoundFiles {
     /// The entry that the node shows if this does not run.
     pub fn rejected(&self) -> RejectedPhase {
         rejected(&self.name, Some(&self.manifest), &self.file, Some(self.digest))

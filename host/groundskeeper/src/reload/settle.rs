@@ -2,13 +2,13 @@
 
 use super::ScanKind;
 use super::decide;
-use super::exchange::{BatchResult, Put, SeenVerdict};
+use super::exchange::{BatchResult, Replacement, SeenVerdict};
 use super::reloader::PhaseReloader;
-use super::report::Change;
+use super::report::PhaseChange;
 use crate::clock::unix_seconds;
-use crate::data::Head;
-use crate::loader::Refusal;
-use crate::registry::{Digest, Judged, KeptPhase, RejectedPhase, Verdict};
+use crate::data::GenerationRecord;
+use crate::loader::PhaseRefusal;
+use crate::registry::{Digest, Judgement, KeptPhase, ProbationVerdict, RejectedPhase};
 
 impl PhaseReloader {
     /// Notes the outcome of a batch, in the order in which the cycle applied it. `kind` is `None` at a start.
@@ -16,13 +16,13 @@ impl PhaseReloader {
         let BatchResult { verdicts, puts, mut refused, removed } = result;
         self.judge(verdicts);
         for put in puts {
-            let Put { kept, written, if_refused, .. } = put;
+            let Replacement { kept, written, if_refused, .. } = put;
             let name = &if_refused.name;
             if let Some(why) = refused.remove(name) {
                 if let Some((digest, _)) = written {
                     self.give_up(name, digest, kind);
                 }
-                self.refuse(Refusal::Bad(why), if_refused);
+                self.refuse(PhaseRefusal::Bad(why), if_refused);
                 continue;
             }
             match written {
@@ -31,7 +31,7 @@ impl PhaseReloader {
             }
             // A start is no change.
             if kind.is_some() {
-                self.log.note(name, Change::Applied, if_refused.digest, None);
+                self.log.note(name, PhaseChange::Applied, if_refused.digest, None);
             }
         }
         for (name, kept) in removed {
@@ -40,12 +40,12 @@ impl PhaseReloader {
                 self.slots.save_kept(&name, &kept);
             }
             self.slots.forget(&name);
-            self.log.note(&name, Change::Removed, running, None);
+            self.log.note(&name, PhaseChange::Removed, running, None);
         }
     }
 
     /// A new generation has replaced one that had `kept` this.
-    fn replaced(&mut self, name: &str, digest: Digest, kept: &KeptPhase, written: &Head) {
+    fn replaced(&mut self, name: &str, digest: Digest, kept: &KeptPhase, written: &GenerationRecord) {
         let slot = self.slots.entry(name);
         let before: Vec<Digest> = slot.head().lineage.digests().chain(written.lineage.digests()).collect();
         // Computed again: a probation may have ended after `written` was saved, and the lineage in memory has changed
@@ -72,15 +72,15 @@ impl PhaseReloader {
 
     /// Notes probations that have ended.
     pub(super) fn judge(&mut self, verdicts: Vec<SeenVerdict>) {
-        for (Verdict { phase, digest, outcome }, now_kept) in verdicts {
+        for (ProbationVerdict { phase, digest, outcome }, now_kept) in verdicts {
             let Some(slot) = self.slots.by_name.get_mut(&*phase) else { continue };
             match outcome {
-                Judged::Good => {
+                Judgement::Good => {
                     slot.head_mut().lineage.proven();
                     self.slots.save_heads();
-                    self.log.note(&phase, Change::Proven, Some(digest), None);
+                    self.log.note(&phase, PhaseChange::Proven, Some(digest), None);
                 }
-                Judged::Returned { why, to, kept } => {
+                Judgement::Returned { why, to, kept } => {
                     // Memory first: after a crash in between, the newer generation is tried again with the memory it
                     // started with.
                     self.slots.save_kept(&phase, &now_kept.unwrap_or(kept));
@@ -96,23 +96,23 @@ impl PhaseReloader {
                         ..RejectedPhase::default()
                     };
                     let why = format!("it failed on probation, and the generation before runs again: {why}");
-                    slot.refuse(Refusal::Bad(why.clone()), rejected, self.clock.mono());
+                    slot.refuse(PhaseRefusal::Bad(why.clone()), rejected, self.clock.mono());
                     self.slots.save_heads();
                     self.slots.folder.remove_generations([digest]);
-                    self.log.note(&phase, Change::Returned, Some(digest), Some(why));
+                    self.log.note(&phase, PhaseChange::Returned, Some(digest), Some(why));
                 }
             }
         }
     }
 
     /// Notes why files do not run.
-    pub(super) fn refuse(&mut self, refusal: Refusal, mut rejected: RejectedPhase) {
+    pub(super) fn refuse(&mut self, refusal: PhaseRefusal, mut rejected: RejectedPhase) {
         rejected.since_unix_s = Some(unix_seconds(&*self.clock));
         let (name, digest) = (rejected.name.clone(), rejected.digest);
         let slot = self.slots.entry(&name);
         let is_news = slot.refuse(refusal, rejected, self.clock.mono());
         let Some(rejected) = slot.rejected() else { return };
-        let change = if rejected.is_pending { Change::Pending } else { Change::Rejected };
+        let change = if rejected.is_pending { PhaseChange::Pending } else { PhaseChange::Rejected };
         let why = Some(rejected.problem.clone());
         if is_news {
             self.log.note(&name, change, digest, why);

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::data::{DataFolder, Head};
-use crate::loader::Refusal;
+use crate::data::{DataFolder, GenerationRecord};
+use crate::loader::PhaseRefusal;
 use crate::registry::{Digest, KeptPhase, RejectedPhase};
 
 /// Waits before an incomplete file is read again. After the last one it counts as broken.
@@ -17,19 +17,19 @@ const AGAIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct PhaseSlot {
     /// The record as it is on disk, or must be.
-    head: Head,
+    head: GenerationRecord,
     is_running: bool,
     /// `head` is not on disk: writing it failed.
     is_unsaved: bool,
     /// Its last good generation does not run, and is put in at the next scan.
     pub waits_for_restore: bool,
-    candidate: Option<Candidate>,
+    candidate: Option<CandidateFiles>,
     /// When the files were first found missing.
     missing_since: Option<Duration>,
 }
 
 /// Files in the folder that do not run.
-struct Candidate {
+struct CandidateFiles {
     rejected: RejectedPhase,
     tries: usize,
     again_at: Option<Duration>,
@@ -37,11 +37,11 @@ struct Candidate {
 
 impl PhaseSlot {
     /// A phase that an earlier process knew and that does not run yet.
-    pub fn new(head: Head) -> Self {
+    pub fn new(head: GenerationRecord) -> Self {
         Self { head, ..Self::default() }
     }
 
-    pub fn head(&self) -> &Head {
+    pub fn head(&self) -> &GenerationRecord {
         &self.head
     }
 
@@ -77,26 +77,26 @@ impl PhaseSlot {
     }
 
     /// Notes why a candidate does not run. True if this is news.
-    pub fn refuse(&mut self, refusal: Refusal, mut rejected: RejectedPhase, now: Duration) -> bool {
+    pub fn refuse(&mut self, refusal: PhaseRefusal, mut rejected: RejectedPhase, now: Duration) -> bool {
         let before = self.candidate.take();
         let same = before.as_ref().filter(|before| before.rejected.digest == rejected.digest);
         let tries = same.map_or(0, |before| before.tries);
         let (why, wait) = match refusal {
-            Refusal::Unfinished(why) => (why, TRIES.get(tries).copied()),
-            Refusal::Bad(why) => (why, None),
-            Refusal::Machine(why) => (why, Some(AGAIN)),
+            PhaseRefusal::Unfinished(why) => (why, TRIES.get(tries).copied()),
+            PhaseRefusal::Bad(why) => (why, None),
+            PhaseRefusal::Machine(why) => (why, Some(AGAIN)),
         };
         rejected.problem = why;
         rejected.is_pending = wait.is_some();
         if let Some(before) = same.filter(|before| before.rejected.problem == rejected.problem) {
             rejected.since_unix_s = before.rejected.since_unix_s;
         }
-        let is_news = before.as_ref().is_none_or(|Candidate { rejected: before, .. }| {
+        let is_news = before.as_ref().is_none_or(|CandidateFiles { rejected: before, .. }| {
             (&before.problem, before.is_pending, before.digest)
                 != (&rejected.problem, rejected.is_pending, rejected.digest)
         });
         let again_at = wait.map(|wait| now + wait);
-        self.candidate = Some(Candidate { rejected, tries: tries + 1, again_at });
+        self.candidate = Some(CandidateFiles { rejected, tries: tries + 1, again_at });
         is_news
     }
 
@@ -127,7 +127,7 @@ impl PhaseSlot {
     }
 
     /// The record after `digest`, read from `file`, has replaced the running generation, which leaves `kept`.
-    pub fn head_with(&self, file: &Path, digest: Digest, kept: &KeptPhase) -> Head {
+    pub fn head_with(&self, file: &Path, digest: Digest, kept: &KeptPhase) -> GenerationRecord {
         let mut head = self.head.clone();
         head.file = file.to_owned();
         if self.is_running {
@@ -145,7 +145,7 @@ impl PhaseSlot {
     }
 
     /// The generation of `head` runs, and `written` is on disk. True if they differ.
-    pub fn replaced(&mut self, head: Head, written: &Head) -> bool {
+    pub fn replaced(&mut self, head: GenerationRecord, written: &GenerationRecord) -> bool {
         self.is_unsaved = head != *written;
         self.head = head;
         self.candidate = None;
@@ -154,13 +154,13 @@ impl PhaseSlot {
     }
 
     /// The phase starts with `head`. It is written unless it is unchanged.
-    pub fn set_head(&mut self, head: Head) {
+    pub fn set_head(&mut self, head: GenerationRecord) {
         self.is_unsaved |= self.head != head;
         self.head = head;
     }
 
     /// The record, for a change that must be written.
-    pub fn head_mut(&mut self) -> &mut Head {
+    pub fn head_mut(&mut self) -> &mut GenerationRecord {
         self.is_unsaved = true;
         &mut self.head
     }

@@ -9,7 +9,7 @@ use super::decide;
 use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
 use crate::data::{DataError, DataFolder};
-use crate::loader::Refusal;
+use crate::loader::PhaseRefusal;
 use crate::registry::{Digest, KeptPhase, RejectedPhase};
 
 /// See the module.
@@ -96,10 +96,10 @@ impl PhaseSlots {
     }
 
     /// What a phase that does not run has kept.
-    pub fn load_kept(&self, name: &str) -> Result<KeptPhase, Refusal> {
+    pub fn load_kept(&self, name: &str) -> Result<KeptPhase, PhaseRefusal> {
         let loaded = self.folder.load_phase(name).map_err(|error| match error {
-            DataError::Newer { .. } => Refusal::Bad(error.to_string()),
-            _ => Refusal::Machine(error.to_string()),
+            DataError::Newer { .. } => PhaseRefusal::Bad(error.to_string()),
+            _ => PhaseRefusal::Machine(error.to_string()),
         })?;
         Ok(loaded.logged(Some(name)))
     }

@@ -3,14 +3,14 @@
 use std::io;
 
 use super::decide::{self, OnStart};
-use super::exchange::{self, Batch, BetweenTicks, Put};
+use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::reloader::PhaseReloader;
-use super::scanner::{Found, Unusable};
+use super::scanner::{FoundFiles, UnusableFiles};
 use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
 use crate::cycle::TrialContext;
-use crate::data::{DataError, Head};
-use crate::loader::Refusal;
+use crate::data::{DataError, GenerationRecord};
+use crate::loader::PhaseRefusal;
 use crate::registry::{Former, LastRuns, PhaseSpec};
 
 /// How much a starting node takes from its folder.
@@ -80,7 +80,7 @@ impl PhaseReloader {
                 puts.extend(self.last_good(&name));
             }
         }
-        for Unusable { refusal, rejected } in refused {
+        for UnusableFiles { refusal, rejected } in refused {
             self.refuse(refusal, *rejected);
         }
         let batch = Batch { puts, last_runs: last_runs.clone(), ..Batch::default() };
@@ -124,26 +124,26 @@ impl PhaseReloader {
         file: &ManifestFile,
         from: StartFrom,
         context: &TrialContext,
-    ) -> Result<Put, Unusable> {
+    ) -> Result<Replacement, UnusableFiles> {
         let name = self.slots.name_of(file);
         let read = self.scanner.read(file, &name);
         if from == StartFrom::Nothing {
             // With the digest of its bytes, so that only an ordered scan puts them in.
             let rejected = read.map_or_else(|unusable| unusable.rejected, |found| Box::new(found.rejected()));
             let why = "the last starts failed early, so no phase of the folder runs; `groundskeeper reload` tries again";
-            return Err(Unusable { refusal: Refusal::Bad(why.to_owned()), rejected });
+            return Err(UnusableFiles { refusal: PhaseRefusal::Bad(why.to_owned()), rejected });
         }
         let found = read?;
         let rejected = found.rejected();
-        self.put_of(found, context).map_err(|refusal| Unusable { refusal, rejected: Box::new(rejected) })
+        self.put_of(found, context).map_err(|refusal| UnusableFiles { refusal, rejected: Box::new(rejected) })
     }
 
-    fn put_of(&mut self, found: Found, context: &TrialContext) -> Result<Put, Refusal> {
-        let Found { name, file, manifest, generation, digest } = found;
+    fn put_of(&mut self, found: FoundFiles, context: &TrialContext) -> Result<Replacement, PhaseRefusal> {
+        let FoundFiles { name, file, manifest, generation, digest } = found;
         let mut head = self.slots.entry(&name).head().clone();
         let decision = decide::on_start(&head, &digest);
         if let OnStart::KnownBad(why) = decision {
-            return Err(Refusal::known_bad(&why));
+            return Err(PhaseRefusal::known_bad(&why));
         }
         let spec = self.loader.load(&file, &manifest, &generation, false)?;
         let mut kept = self.slots.load_kept(&name)?;
@@ -163,11 +163,11 @@ impl PhaseReloader {
         }
         let slot = self.slots.entry(&name);
         slot.set_head(head);
-        Ok(Put { former, ..Put::restored(spec, kept, slot) })
+        Ok(Replacement { former, ..Replacement::restored(spec, kept, slot) })
     }
 
     /// The former generation of a phase on probation. If it cannot be loaded, the probation ends.
-    fn resumed(&mut self, name: &str, head: &mut Head) -> Option<Former<PhaseSpec>> {
+    fn resumed(&mut self, name: &str, head: &mut GenerationRecord) -> Option<Former<PhaseSpec>> {
         let Former { digest, kept, .. } =
             head.lineage.former().filter(|_| head.lineage.is_on_probation())?.clone();
         match self.load_kept_generation(name, &head.file, &digest) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::data::Stamp;
+use crate::data::FileStamp;
 
 /// A file without a write for this long counts as complete, as far as that can be known without reading it.
 pub const QUIET: Duration = Duration::from_millis(300);
@@ -12,9 +12,9 @@ pub const QUIET: Duration = Duration::from_millis(300);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The known state of one path.
-struct Seen {
+struct TrackedPath {
     /// `None`: the file is gone.
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     changed_at: Duration,
     /// Since when it differs from what was last read.
     dirty_since: Option<Duration>,
@@ -23,18 +23,18 @@ struct Seen {
 /// The known state of a folder.
 #[derive(Default)]
 pub struct FileTracker {
-    seen: BTreeMap<PathBuf, Seen>,
+    seen: BTreeMap<PathBuf, TrackedPath>,
 }
 
 impl FileTracker {
     /// Updates the state of the folder. A path that appears, disappears or has another stamp is dirty from then on.
-    pub fn update(&mut self, listed: Vec<(PathBuf, Stamp)>, now: Duration) {
-        let listed: BTreeMap<PathBuf, Stamp> = listed.into_iter().collect();
+    pub fn update(&mut self, listed: Vec<(PathBuf, FileStamp)>, now: Duration) {
+        let listed: BTreeMap<PathBuf, FileStamp> = listed.into_iter().collect();
         for (path, seen) in &mut self.seen {
             seen.note(listed.get(path).copied(), now);
         }
         for (path, stamp) in listed {
-            self.seen.entry(path).or_insert(Seen {
+            self.seen.entry(path).or_insert(TrackedPath {
                 stamp: Some(stamp),
                 changed_at: now,
                 dirty_since: Some(now),
@@ -49,10 +49,10 @@ impl FileTracker {
     }
 
     /// Updates the stamp of `path`. True if it has not changed since the last scan.
-    pub fn confirm(&mut self, path: &Path, stamp: Option<Stamp>, now: Duration) -> bool {
+    pub fn confirm(&mut self, path: &Path, stamp: Option<FileStamp>, now: Duration) -> bool {
         let same = self.seen.get(path).and_then(|seen| seen.stamp) == stamp;
         if !same {
-            let unseen = Seen { stamp: None, changed_at: now, dirty_since: Some(now) };
+            let unseen = TrackedPath { stamp: None, changed_at: now, dirty_since: Some(now) };
             self.seen.entry(path.to_owned()).or_insert(unseen).note(stamp, now);
         }
         same
@@ -69,7 +69,7 @@ impl FileTracker {
 
     /// Paths that have changed and are at rest, existing or gone.
     pub fn dirty_at_rest(&self, now: Duration) -> Vec<PathBuf> {
-        let rested = |seen: &Seen| seen.rests_at().is_some_and(|at| now >= at);
+        let rested = |seen: &TrackedPath| seen.rests_at().is_some_and(|at| now >= at);
         self.seen.iter().filter(|(_, seen)| rested(seen)).map(|(path, _)| path.clone()).collect()
     }
 
@@ -87,12 +87,12 @@ impl FileTracker {
 
     /// The time at which the first dirty path is at rest, if any is dirty.
     pub fn next(&self) -> Option<Duration> {
-        self.seen.values().filter_map(Seen::rests_at).min()
+        self.seen.values().filter_map(TrackedPath::rests_at).min()
     }
 }
 
-impl Seen {
-    fn note(&mut self, stamp: Option<Stamp>, now: Duration) {
+impl TrackedPath {
+    fn note(&mut self, stamp: Option<FileStamp>, now: Duration) {
         if self.stamp != stamp {
             self.stamp = stamp;
             self.changed_at = now;
@@ -114,8 +114,11 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    fn listed(files: &[(&str, u64)]) -> Vec<(PathBuf, Stamp)> {
-        files.iter().map(|(path, size)| (path.into(), Stamp { size: *size, ..Stamp::default() })).collect()
+    fn listed(files: &[(&str, u64)]) -> Vec<(PathBuf, FileStamp)> {
+        files
+            .iter()
+            .map(|(path, size)| (path.into(), FileStamp { size: *size, ..FileStamp::default() }))
+            .collect()
     }
 
     #[test]
@@ -154,7 +157,7 @@ mod tests {
         assert!(!tracker.is_dirty(path) && tracker.seen.is_empty());
         tracker.update(listed(&[("a", 1)]), ms(3000));
         assert!(tracker.is_dirty(path), "the same again is looked at again");
-        assert!(!tracker.confirm(path, Some(Stamp { size: 9, ..Stamp::default() }), ms(3100)));
+        assert!(!tracker.confirm(path, Some(FileStamp { size: 9, ..FileStamp::default() }), ms(3100)));
         assert_eq!(tracker.next(), Some(ms(3400)));
     }
 }

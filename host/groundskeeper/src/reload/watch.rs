@@ -33,7 +33,7 @@ impl Watcher {
 
 /// Device, inode and birth time of a folder: a folder that is created again may get the same inode.
 #[cfg(feature = "watch")]
-type Identity = (u64, u64, Option<SystemTime>);
+type FolderIdentity = (u64, u64, Option<SystemTime>);
 
 /// Watches one folder, and the folders that its links lead to.
 #[cfg(feature = "watch")]
@@ -41,7 +41,7 @@ pub struct Watcher {
     watcher: Option<RecommendedWatcher>,
     folder: PathBuf,
     /// Watched folders, each with its identity when it was last watched.
-    watched: BTreeMap<PathBuf, Option<Identity>>,
+    watched: BTreeMap<PathBuf, Option<FolderIdentity>>,
     hint: Arc<Notify>,
 }
 

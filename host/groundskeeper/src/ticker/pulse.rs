@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The ticker's last beat, its interval and its counts.
 #[derive(Default, Debug)]
-pub struct Pulse {
+pub struct TickerStats {
     tick: AtomicU32,
     interval_ms: AtomicU64,
     finished: AtomicU64,
@@ -15,7 +15,7 @@ pub struct Pulse {
     urgent: AtomicU64,
 }
 
-impl Pulse {
+impl TickerStats {
     /// Number of the last tick that has begun; 0 before the first.
     pub fn tick(&self) -> u32 {
         self.tick.load(Relaxed)

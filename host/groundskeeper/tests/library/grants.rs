@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use crate::support::guests::*;
 use crate::support::*;
-use groundskeeper::book::Source;
+use groundskeeper::book::AddressSource;
 use groundskeeper::clock::Clock;
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::policy::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, MemoryGrant, PingGrant,
     ProtectGrant,
 };
-use groundskeeper::journal::{Outcome, What};
+use groundskeeper::journal::{ActionKind, Outcome};
 use groundskeeper::node::Options;
 use groundskeeper::record::{
-    Came, Candidate, Event, Fate, Planned, Recorder, RecorderOptions, Recording, what_if,
+    AppliedPlan, AskOutcome, Event, RecordedOutcome, Recorder, RecorderOptions, Recording, WhatIfPhase,
+    what_if,
 };
 use groundskeeper::registry::{KeptPhase, LastRuns, PhaseSpec};
 use groundskeeper_sdk::column::peer;
@@ -45,7 +46,7 @@ async fn ten_disconnects_asked_two_granted_two_happen_and_eight_are_in_the_journ
     assert_eq!((tally.asked, tally.disconnected, tally.refused, tally.void), (10, 2, 8, 0));
     let closed: Vec<bool> = peers.iter().map(|peer| peer.is_closed()).collect();
     assert_eq!(closed, [[true; 2].as_slice(), &[false; 8]].concat(), "in the order of asking");
-    let refused = asked(&rig, "greedy", What::Disconnect);
+    let refused = asked(&rig, "greedy", ActionKind::Disconnect);
     let refused: Vec<_> = refused.iter().filter(|record| record.outcome != Outcome::Applied).collect();
     assert_eq!(refused.len(), 8);
     for (record, n) in refused.iter().zip(3..) {
@@ -92,7 +93,7 @@ async fn each_ceiling_of_disconnects_is_named_when_it_holds() {
         (1..=10).for_each(|n| _ = rig.peer(n));
         let report = rig.tick().await;
         assert_eq!((report.tally.disconnected, report.tally.refused), (granted, 10 - granted), "{words}");
-        assert!(refusals(&rig, "greedy", What::Disconnect).iter().all(|told| told == words), "{words}");
+        assert!(refusals(&rig, "greedy", ActionKind::Disconnect).iter().all(|told| told == words), "{words}");
     }
 }
 
@@ -159,9 +160,9 @@ async fn a_ban_is_a_disconnect_too_and_is_cut_down_in_time() {
     (1..=6).for_each(|n| _ = rig.peer(n));
     let report = rig.tick().await;
     assert_eq!((report.tally.banned, report.tally.disconnected, rig.pool.bans()), (2, 3, 2));
-    let bans = asked(&rig, "bouncer", What::Ban);
+    let bans = asked(&rig, "bouncer", ActionKind::Ban);
     assert_eq!(bans[0].reason, "out (for 60 s, cut down from 7200 s by ban.max_duration)");
-    assert_eq!(refusals(&rig, "bouncer", What::Ban), vec!["ban.max_active = 2 is used up"; 4]);
+    assert_eq!(refusals(&rig, "bouncer", ActionKind::Ban), vec!["ban.max_active = 2 is used up"; 4]);
     // When they are over there is room for others.
     let reports = rig.ticks(3).await;
     assert_eq!(reports.iter().map(|report| report.tally.banned).collect::<Vec<_>>(), [0, 2, 0]);
@@ -182,7 +183,7 @@ async fn health_is_moved_within_its_points_and_its_floor() {
         let mut rig = rig(vec![strict], GuestCeilings { floor: healthy_floor, ..no_rules() });
         rig.peer(1);
         rig.ticks(4).await;
-        let applied = asked(&rig, "strict", What::Health);
+        let applied = asked(&rig, "strict", ActionKind::Health);
         let value = |inputs: &[(std::borrow::Cow<'static, str>, u32)], name: &str| {
             inputs.iter().find(|(known, _)| known == name).map(|(_, value)| *value).unwrap()
         };
@@ -192,7 +193,7 @@ async fn health_is_moved_within_its_points_and_its_floor() {
             .map(|record| (value(&record.inputs, "health-before"), value(&record.inputs, "health-after")))
             .collect();
         assert_eq!(moved, steps);
-        let words = refusals(&rig, "strict", What::Health);
+        let words = refusals(&rig, "strict", ActionKind::Health);
         let expected = if floor.is_some() {
             "health.floor = 80: it is 80"
         } else {
@@ -281,8 +282,9 @@ async fn protected_and_untouchable_peers_are_left_alone() {
     assert!(!kept.is_closed() && !named.is_closed() && other.is_closed());
     let rows = rig.pool.freeze();
     assert!(rows.words().iter().all(|word| word.health() == 100));
-    let words: Vec<String> =
-        [What::Disconnect, What::Ban, What::Health].map(|what| refusals(&rig, "attacker", what)).concat();
+    let words: Vec<String> = [ActionKind::Disconnect, ActionKind::Ban, ActionKind::Health]
+        .map(|what| refusals(&rig, "attacker", what))
+        .concat();
     assert!(words.contains(&"the peer is protected".to_owned()));
     assert!(words.contains(&"guests.untouchable names this peer".to_owned()));
 }
@@ -308,7 +310,7 @@ async fn guests_protect_few_and_not_for_long() {
     own.ticks(5).await;
     assert_eq!(protected(&own), 3, "those it has already may be asked for again");
     assert!(
-        asked(&own, "keeper", What::Protect)[0]
+        asked(&own, "keeper", ActionKind::Protect)[0]
             .reason
             .ends_with("cut down from 9999 s by protect.max_duration)")
     );
@@ -318,7 +320,7 @@ async fn guests_protect_few_and_not_for_long() {
     all.ticks(3).await;
     assert_eq!(protected(&all), 7);
     assert!(
-        refusals(&all, "b", What::Protect)[0]
+        refusals(&all, "b", ActionKind::Protect)[0]
             .contains("guests.protected = 7 is used up by all guests together")
     );
 
@@ -326,7 +328,7 @@ async fn guests_protect_few_and_not_for_long() {
     (1..=20).for_each(|n| _ = half.peer(n));
     half.ticks(3).await;
     assert_eq!(protected(&half), 10, "the operator's own phases must have somebody to disconnect");
-    assert!(refusals(&half, "a", What::Protect)[0].contains("half of the 20 live connections"));
+    assert!(refusals(&half, "a", ActionKind::Protect)[0].contains("half of the 20 live connections"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -341,7 +343,7 @@ async fn pings_are_cut_by_peers_not_by_asks() {
     let peers: Vec<_> = (1..=10).map(|n| rig.peer(n)).collect();
     let report = rig.tick().await;
     assert_eq!((report.tally.pinged, report.tally.refused), (12, 1));
-    let records = asked(&rig, "pinger", What::Ping);
+    let records = asked(&rig, "pinger", ActionKind::Ping);
     let counts: Vec<_> =
         records.iter().map(|record| (record.count, record.outcome == Outcome::Applied)).collect();
     assert_eq!(counts, [(8, true), (6, false), (4, true)]);
@@ -350,20 +352,25 @@ async fn pings_are_cut_by_peers_not_by_asks() {
 }
 
 /// The fates that one tick of `spec` leaves in a recording, and what its asks of `action` are said to have done.
-async fn recorded(spec: PhaseSpec, action: &str, fill: impl Fn(&mut Rig)) -> (Vec<Fate>, u64) {
+async fn recorded(spec: PhaseSpec, action: &str, fill: impl Fn(&mut Rig)) -> (Vec<AskOutcome>, u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("asks.gkr");
     // Time stands still for the writer, so it may take what it needs.
     let options = RecorderOptions { patience: Duration::from_secs(60), ..RecorderOptions::default() };
-    let candidate =
-        Candidate { name: spec.name.clone(), body: Arc::clone(&spec.body), schedule: spec.schedule.clone() };
+    let candidate = WhatIfPhase {
+        name: spec.name.clone(),
+        body: Arc::clone(&spec.body),
+        schedule: spec.schedule.clone(),
+    };
     let mut rig = Rig::recording(vec![spec], Recorder::start(&path, options).unwrap());
     fill(&mut rig);
     rig.tick().await;
     rig.stop().await;
     let recording = Recording::open(&path).unwrap();
     let Some(Event::Beat(beat)) = recording.events().next() else { panic!("nothing was recorded") };
-    let Came::Planned(Planned { fates, .. }) = beat.runs[0].came.clone() else { panic!("{beat:?}") };
+    let RecordedOutcome::Planned(AppliedPlan { fates, .. }) = beat.runs[0].came.clone() else {
+        panic!("{beat:?}")
+    };
     let report = what_if(&recording, &candidate, 1);
     let did_apply = report.actions.iter().find(|known| known.action == action).unwrap().did_apply;
     (fates, did_apply)
@@ -381,10 +388,10 @@ async fn a_ping_of_ten_with_four_granted_is_not_recorded_as_refused() {
     };
     let peers = |rig: &mut Rig| (1..=10).for_each(|n| _ = rig.peer(n));
     let (fates, did_apply) = recorded(pinger("pinger"), "ping", peers).await;
-    assert_eq!(fates, [Fate::Partial { granted: 4 }, Fate::Refused]);
+    assert_eq!(fates, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
     assert_eq!(did_apply, 4, "what-if counts the peers that were pinged");
     let (fates, did_apply) = recorded(in_shadow(pinger("shadow")), "ping", peers).await;
-    assert_eq!((fates[0], did_apply), (Fate::Shadow, 0), "nothing of it was done");
+    assert_eq!((fates[0], did_apply), (AskOutcome::Shadow, 0), "nothing of it was done");
 }
 
 #[tokio::test(start_paused = true)]
@@ -400,7 +407,7 @@ async fn a_forget_that_is_granted_in_part_is_not_recorded_as_refused() {
         rig.broadcasts.first_seen([1; 16], rig.clock.coarse());
     })
     .await;
-    assert_eq!(fates, [Fate::Partial { granted: 4 }, Fate::Refused]);
+    assert_eq!(fates, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
     assert_eq!(did_apply, 1);
 }
 
@@ -419,7 +426,7 @@ async fn dials_are_cut_by_tick_by_room_and_by_back_off() {
     let mut by_tick = rig(vec![explorer(dial)], no_rules());
     (1..=9).for_each(|n| by_tick.know(n));
     assert_eq!(by_tick.tick().await.tally.dialed, 3);
-    assert_eq!(refusals(&by_tick, "explorer", What::Dial), vec!["dial.max_per_tick = 3 is used up"; 6]);
+    assert_eq!(refusals(&by_tick, "explorer", ActionKind::Dial), vec!["dial.max_per_tick = 3 is used up"; 6]);
 
     let dial = Some(DialGrant { max_per_tick: 64, ..DialGrant::default() });
     let thresholds = groundskeeper::cycle::Thresholds { most: 6, ..Default::default() };
@@ -429,7 +436,7 @@ async fn dials_are_cut_by_tick_by_room_and_by_back_off() {
     (11..=19).for_each(|n| by_room.know(n));
     assert_eq!(by_room.tick().await.tally.dialed, 2);
     assert_eq!(by_room.pool.live(), 6);
-    assert!(refusals(&by_room, "explorer", What::Dial)[0].starts_with("pool.most = 6: 6 are live"));
+    assert!(refusals(&by_room, "explorer", ActionKind::Dial)[0].starts_with("pool.most = 6: 6 are live"));
 
     let mut waiting = rig(vec![explorer(dial)], no_rules());
     waiting.peer(1);
@@ -438,7 +445,7 @@ async fn dials_are_cut_by_tick_by_room_and_by_back_off() {
     let reports = waiting.ticks(40).await;
     let dials: u32 = reports.iter().map(|report| report.tally.dialed).sum();
     assert!((2..20).contains(&dials), "{dials} dials: back-offs hold for guests");
-    assert!(refusals(&waiting, "explorer", What::Dial)[0].contains("waits for another"));
+    assert!(refusals(&waiting, "explorer", ActionKind::Dial)[0].contains("waits for another"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -465,11 +472,9 @@ async fn what_is_forgotten_is_the_oldest_part_and_leaves_enough() {
     assert_eq!(forgotten, [(30, 0), (20, 10), (0, 30), (0, 10)], "addresses were asked for first");
     assert_eq!(rig.book.len(), 50);
     assert_eq!(rig.broadcasts.totals(rig.clock.coarse()).held, 50);
-    assert!(
-        (50..100)
-            .all(|n| rig.book.learn(address(n), None, Source::Itself) == groundskeeper::book::Learned::Known)
-    );
-    let words = refusals(&rig, "forgetful", What::ForgetAddresses);
+    assert!((50..100).all(|n| rig.book.learn(address(n), None, AddressSource::Itself)
+        == groundskeeper::book::LearnOutcome::Known));
+    let words = refusals(&rig, "forgetful", ActionKind::ForgetAddresses);
     assert!(words.iter().any(|told| told == "forget.max_per_tick = 30 is used up"), "{words:?}");
     assert!(words.iter().any(|told| told == "forget.min_left = 50: the table holds 50"), "{words:?}");
 }
@@ -537,8 +542,11 @@ async fn memory_outlives_a_restart_and_its_cap_is_a_rule() {
     first.ticks(3).await;
     let clock = Arc::clone(&first.clock);
     let kept = first.stop().await;
-    let options =
-        || Options { fence: groundskeeper::engine::Fence::Inline, guests: no_rules(), ..Options::default() };
+    let options = || Options {
+        fence: groundskeeper::engine::Executor::Inline,
+        guests: no_rules(),
+        ..Options::default()
+    };
     let mut second =
         Rig::with(Arc::clone(&clock), vec![counting("counter", Some(large))], INTERVAL, &kept, options());
     second.ticks(2).await;
@@ -611,7 +619,7 @@ async fn in_shadow_everything_is_checked_and_told_and_nothing_is_done() {
     assert_eq!(peers.iter().filter(|peer| peer.is_closed()).count(), 1);
     assert_eq!(peers.iter().map(|peer| peer.pings.load(Relaxed)).sum::<u32>(), 0);
     assert_eq!((rig.network.dials.lock().len(), rig.broadcasts.totals(rig.clock.coarse()).held), (0, 1));
-    let told = asked(&rig, "shadow", What::Disconnect);
+    let told = asked(&rig, "shadow", ActionKind::Disconnect);
     let outcomes: Vec<String> = told.iter().map(|record| record.outcome.to_string()).collect();
     assert_eq!(
         outcomes,
@@ -643,7 +651,7 @@ async fn a_flood_of_futile_asks_is_told_by_its_number_and_pushes_nothing_out() {
     let report = rig.tick().await;
     assert_eq!(report.tally.refused, 4000);
     assert_eq!(rig.journal.held(), (notable, chatter + 65));
-    let last = asked(&rig, "flood", What::Disconnect).pop().unwrap();
+    let last = asked(&rig, "flood", ActionKind::Disconnect).pop().unwrap();
     assert_eq!((last.count, last.peer), (4000 - 64, None));
 }
 
@@ -697,7 +705,8 @@ async fn what_is_in_force_above_a_lowered_ceiling_ends() {
     assert_eq!(in_force(&rig), (1, 0));
     assert!(rig.handle.with_cycle(|cycle| cycle.take_out("keeper").is_some()).await.unwrap());
     assert_eq!(in_force(&rig), (0, 0));
-    let told = rig.journal.select(99, |record| record.what == What::Reload && !record.inputs.is_empty());
+    let told =
+        rig.journal.select(99, |record| record.what == ActionKind::Reload && !record.inputs.is_empty());
     assert_eq!(told.len(), 3, "{told:?}");
     drop(peers);
 }

@@ -11,7 +11,7 @@ use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::policy::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, PingGrant, ProtectGrant,
 };
-use groundskeeper::journal::{Asker, Outcome, Record, What};
+use groundskeeper::journal::{ActionKind, Initiator, Outcome, Record};
 use groundskeeper::node::Options;
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::PhaseSpec;
@@ -137,8 +137,8 @@ struct Watch<'a> {
     health: BTreeMap<(String, PeerId), VecDeque<(Duration, u32)>>,
     /// Ends of what holds for a time, by guest.
     bans: BTreeMap<String, Vec<Duration>>,
-    by_tick: HashMap<(String, What), u32>,
-    done: HashMap<What, u32>,
+    by_tick: HashMap<(String, ActionKind), u32>,
+    done: HashMap<ActionKind, u32>,
 }
 
 fn input(record: &Record, name: &str) -> u32 {
@@ -155,17 +155,17 @@ impl Watch<'_> {
             self.seq = record.seq;
             let is_done = matches!(record.outcome, Outcome::Applied | Outcome::Started);
             match record.what {
-                What::Connect => live += 1,
-                What::Disconnect if is_done => live -= 1,
+                ActionKind::Connect => live += 1,
+                ActionKind::Disconnect if is_done => live -= 1,
                 _ => {}
             }
-            let Asker::Phase { name, .. } = &record.by else { continue };
+            let Initiator::Phase { name, .. } = &record.by else { continue };
             let name = name.to_string();
             if !is_done {
                 continue;
             }
             let Some(grants) = self.guests.get(&name).copied() else {
-                if let (What::Protect, Some(conn)) = (record.what, record.conn) {
+                if let (ActionKind::Protect, Some(conn)) = (record.what, record.conn) {
                     self.protected.insert(conn, now + HOUR);
                 }
                 continue;
@@ -177,7 +177,7 @@ impl Watch<'_> {
             let rules = &self.world.rules;
             let touched = |peer: &PeerId| rules.untouchable.contains(peer);
             match record.what {
-                What::Disconnect => {
+                ActionKind::Disconnect => {
                     let grant = grants.disconnect.unwrap();
                     prop_assert!(
                         live >= rules.floor.max(grant.min_connections_left),
@@ -197,10 +197,10 @@ impl Watch<'_> {
                         }
                         prop_assert!(times.len() as u32 <= most, "{} of {most} in an hour", times.len());
                     }
-                    let all = self.by_tick.iter().filter(|((_, what), _)| *what == What::Disconnect);
+                    let all = self.by_tick.iter().filter(|((_, what), _)| *what == ActionKind::Disconnect);
                     prop_assert!(all.map(|(_, n)| n).sum::<u32>() <= rules.disconnects_per_tick);
                 }
-                What::Ban => {
+                ActionKind::Ban => {
                     let grant = grants.ban.unwrap();
                     let cut = grant.max_duration.as_secs();
                     let cut = format!("for {cut} s, cut down from 86400 s");
@@ -210,7 +210,7 @@ impl Watch<'_> {
                     prop_assert!(self.bans[&name].len() as u32 <= grant.max_active);
                     prop_assert!(self.bans.values().map(Vec::len).sum::<usize>() as u32 <= rules.bans);
                 }
-                What::Health => {
+                ActionKind::Health => {
                     let grant = grants.health.unwrap();
                     let (before, after) = (input(&record, "health-before"), input(&record, "health-after"));
                     let floor = grant.floor.unwrap_or(healthy_above + 1);
@@ -224,17 +224,19 @@ impl Watch<'_> {
                     let points: u32 = moves.iter().map(|(_, points)| points).sum();
                     prop_assert!(points <= grant.max_delta_per_peer_per_hour);
                 }
-                What::Dial | What::Probe => {
+                ActionKind::Dial | ActionKind::Probe => {
                     let most = grants.dial.unwrap().max_per_tick;
                     // Fake dials end within the call: begun and connected are two records.
                     let begun = |what| self.by_tick.get(&(name.clone(), what)).copied().unwrap_or(0);
-                    prop_assert!(begun(What::Dial).div_ceil(2) + begun(What::Probe).div_ceil(2) <= most);
-                    if record.what == What::Dial && record.outcome == Outcome::Started {
+                    prop_assert!(
+                        begun(ActionKind::Dial).div_ceil(2) + begun(ActionKind::Probe).div_ceil(2) <= most
+                    );
+                    if record.what == ActionKind::Dial && record.outcome == Outcome::Started {
                         prop_assert!(live < self.world.most, "{live} live of {}", self.world.most);
                     }
                 }
-                What::Ping => prop_assert!(of_tick <= grants.ping.unwrap().max_per_tick),
-                What::ForgetAddresses => prop_assert!(of_tick <= grants.forget.unwrap().max_per_tick),
+                ActionKind::Ping => prop_assert!(of_tick <= grants.ping.unwrap().max_per_tick),
+                ActionKind::ForgetAddresses => prop_assert!(of_tick <= grants.forget.unwrap().max_per_tick),
                 _ => {}
             }
         }
@@ -242,7 +244,7 @@ impl Watch<'_> {
     }
 }
 
-async fn live_through(world: &World) -> Result<HashMap<What, u32>, TestCaseError> {
+async fn live_through(world: &World) -> Result<HashMap<ActionKind, u32>, TestCaseError> {
     let names = ["greedy-a", "greedy-b", "greedy-c"];
     let specs = names.iter().zip(&world.grants).map(|(name, grants)| greedy(name, grants.clone()));
     // The operator's own phase keeps two peers from everybody.
@@ -357,14 +359,14 @@ fn greedy_guests_do_get_what_they_are_granted() {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let done = runtime.block_on(live_through(&world)).unwrap();
     for what in [
-        What::Disconnect,
-        What::Ban,
-        What::Health,
-        What::Protect,
-        What::ForgetAddresses,
-        What::Dial,
-        What::Probe,
-        What::Ping,
+        ActionKind::Disconnect,
+        ActionKind::Ban,
+        ActionKind::Health,
+        ActionKind::Protect,
+        ActionKind::ForgetAddresses,
+        ActionKind::Dial,
+        ActionKind::Probe,
+        ActionKind::Ping,
     ] {
         assert!(done.get(&what).copied().unwrap_or(0) > 5, "{what:?}: {done:?}");
     }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use groundskeeper::engine::policy::{DisconnectGrant, Grants, Instance, Limits, MemoryGrant};
-use groundskeeper::engine::wasm::{Code, Guest, LoadError, Setup, SetupError, Wasm};
-use groundskeeper::engine::{Body, Done, Ended, Job, Limit};
+use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, LoadError, SetupError, Wasm};
+use groundskeeper::engine::{GuestLimit, PhaseCall, PhaseProgram, RunOutcome, RunResult};
 use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::testing::{World, world};
@@ -25,8 +25,8 @@ fn all() -> Grants {
     }
 }
 
-fn setup() -> Setup {
-    Setup {
+fn setup() -> GuestSetup {
+    GuestSetup {
         settings: "{}".into(),
         limits: Limits { fuel: 1_000_000, ..Limits::default() },
         grants: all(),
@@ -38,18 +38,18 @@ fn load(wasm: &Wasm, bytes: &[u8]) -> Arc<Code> {
     wasm.load(bytes).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn job(world: &World) -> Job {
-    Job { tick: Tick { number: 1, ..Tick::default() }, view: Arc::new(world.clone()) }
+fn job(world: &World) -> PhaseCall {
+    PhaseCall { tick: Tick { number: 1, ..Tick::default() }, view: Arc::new(world.clone()) }
 }
 
-fn run_with(wat: &Wat, setup: Setup) -> Done {
+fn run_with(wat: &Wat, setup: GuestSetup) -> RunResult {
     let wasm = Wasm::by_hand(None).unwrap();
     let guest = Guest::new(&wasm, load(&wasm, &wat.component()), setup).unwrap();
     guest.check().unwrap();
     guest.run(&job(&world()))
 }
 
-fn run(wat: &Wat) -> Done {
+fn run(wat: &Wat) -> RunResult {
     run_with(wat, setup())
 }
 
@@ -59,7 +59,7 @@ fn an_empty_phase_plans_nothing_as_core_module_and_as_component() {
     for bytes in [Wat::default().core(), Wat::default().component()] {
         let guest = Guest::new(&wasm, load(&wasm, &bytes), setup()).unwrap();
         let done = guest.run(&job(&world()));
-        let Ended::Planned(parts) = done.ended else { panic!("{:?}", done.ended) };
+        let RunOutcome::Planned(parts) = done.ended else { panic!("{:?}", done.ended) };
         assert!(parts.asks.is_empty());
         assert!(done.cost.fuel.unwrap() < 1_000);
         assert_eq!(done.cost.memory, Some(65536));
@@ -71,7 +71,9 @@ fn fuel_is_the_same_number_each_time_and_ends_an_endless_loop() {
     let endless = Wat::run("(loop $again (br $again)) (unreachable)");
     for _ in 0..2 {
         let done = run(&endless);
-        let Ended::Cut { limit: Limit::Fuel, words } = done.ended else { panic!("{:?}", done.ended) };
+        let RunOutcome::Cut { limit: GuestLimit::Fuel, words } = done.ended else {
+            panic!("{:?}", done.ended)
+        };
         assert_eq!(words, "used up its 1000000 of fuel ([limits] fuel), in run");
         assert_eq!(done.cost.fuel, Some(1_000_000));
     }
@@ -85,7 +87,7 @@ fn epochs_end_a_guest_whose_fuel_lasts() {
     let wasm = Wasm::by_hand(None).unwrap();
     let endless = Wat::run("(loop $again (br $again)) (unreachable)").component();
     let limits = Limits { fuel: u64::MAX, ..Limits::default() };
-    let guest = Guest::new(&wasm, load(&wasm, &endless), Setup { limits, ..setup() }).unwrap();
+    let guest = Guest::new(&wasm, load(&wasm, &endless), GuestSetup { limits, ..setup() }).unwrap();
     let done = std::thread::scope(|scope| {
         let running = scope.spawn(|| guest.run(&job(&world())));
         while wasm.backstop().inside() == 0 {
@@ -98,7 +100,7 @@ fn epochs_end_a_guest_whose_fuel_lasts() {
         }
         running.join().unwrap()
     });
-    let Ended::Cut { limit: Limit::Wall, words } = done.ended else { panic!("{:?}", done.ended) };
+    let RunOutcome::Cut { limit: GuestLimit::Wall, words } = done.ended else { panic!("{:?}", done.ended) };
     assert_eq!(words, "was inside for more than 250 ms ([limits] wall), in run");
 }
 
@@ -119,7 +121,7 @@ fn keeper(bytes: u32) -> Wat {
 #[test]
 fn a_grant_of_a_mebibyte_is_written_and_read_back_whole() {
     let wasm = Wasm::by_hand(None).unwrap();
-    let granted = |max_bytes| Setup {
+    let granted = |max_bytes| GuestSetup {
         limits: Limits { fuel: 10_000_000, ..Limits::default() },
         grants: Grants { memory: Some(MemoryGrant { max_bytes }), ..all() },
         ..setup()
@@ -127,7 +129,7 @@ fn a_grant_of_a_mebibyte_is_written_and_read_back_whole() {
     let nearly = (1 << 20) - 1;
     let guest = Guest::new(&wasm, load(&wasm, &keeper(nearly).component()), granted(1 << 20)).unwrap();
     let kept = |world: &World| match guest.run(&job(world)).ended {
-        Ended::Planned(parts) => parts.memory.unwrap(),
+        RunOutcome::Planned(parts) => parts.memory.unwrap(),
         other => panic!("{other:?}"),
     };
     let first = kept(&world());
@@ -136,7 +138,7 @@ fn a_grant_of_a_mebibyte_is_written_and_read_back_whole() {
     assert!(again.version == 2 && again.bytes == first.bytes);
     // What is more than the grant is told as that.
     let small = Guest::new(&wasm, load(&wasm, &keeper(nearly).component()), granted(800_000)).unwrap();
-    let Ended::Rule(words) = small.run(&job(&world())).ended else { panic!() };
+    let RunOutcome::Rule(words) = small.run(&job(&world())).ended else { panic!() };
     assert_eq!(
         words,
         "memory.store: 1048575 bytes are more than the 800000 that [grants] memory allows, in run"
@@ -149,7 +151,7 @@ fn a_trap_says_where_with_names() {
         tail: "(func $slow_peers::pick (unreachable))".into(),
         ..Wat::run("(call $slow_peers::pick) (i32.const 8)")
     };
-    let Ended::Trapped(words) = run(&inner).ended else { panic!() };
+    let RunOutcome::Trapped(words) = run(&inner).ended else { panic!() };
     assert_eq!(words, "wasm trap: wasm `unreachable` instruction executed, in slow_peers::pick < run");
 }
 
@@ -157,11 +159,12 @@ fn a_trap_says_where_with_names() {
 fn memory_and_stack_have_an_end() {
     let greedy =
         "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
-    let Ended::Cut { limit: Limit::Memory, words } = run(&Wat::run(greedy)).ended else { panic!() };
+    let RunOutcome::Cut { limit: GuestLimit::Memory, words } = run(&Wat::run(greedy)).ended else { panic!() };
     assert!(words.starts_with("wanted more than its 16384 KiB of memory"), "{words}");
     let deep = Wat { tail: "(func $deep (call $deep))".into(), ..Wat::run("(call $deep) (i32.const 8)") };
-    let Ended::Cut { limit: Limit::Stack, .. } =
-        run_with(&deep, Setup { limits: Limits { fuel: u64::MAX, ..Limits::default() }, ..setup() }).ended
+    let RunOutcome::Cut { limit: GuestLimit::Stack, .. } =
+        run_with(&deep, GuestSetup { limits: Limits { fuel: u64::MAX, ..Limits::default() }, ..setup() })
+            .ended
     else {
         panic!()
     };
@@ -195,7 +198,7 @@ fn a_broken_rule_names_the_call_and_the_place() {
         ..Wat::run("(call $disconnect.ask (i32.const 7) (i32.const 1024) (i32.const 4)) (i32.const 8)")
     }
     .importing(&[("disconnect", "ask", "(param i32 i32 i32)")]);
-    let Ended::Rule(words) = run(&wat).ended else { panic!() };
+    let RunOutcome::Rule(words) = run(&wat).ended else { panic!() };
     assert_eq!(words, "disconnect.ask: row 7 of 0; keep no row beyond its run, in run");
     let early = Wat { check: wat.run.clone(), run: "(i32.const 8)".into(), ..wat };
     let wasm = Wasm::by_hand(None).unwrap();
@@ -216,10 +219,11 @@ fn asks_come_out_as_they_went_in() {
     .importing(&[("disconnect", "ask", "(param i32 i32 i32)")]);
     let wasm = Wasm::by_hand(None).unwrap();
     for instance in [Instance::Fresh, Instance::Persistent { max_runs: 3 }] {
-        let guest = Guest::new(&wasm, load(&wasm, &wat.component()), Setup { instance, ..setup() }).unwrap();
+        let guest =
+            Guest::new(&wasm, load(&wasm, &wat.component()), GuestSetup { instance, ..setup() }).unwrap();
         let world = world().peer(|_| {}).peer(|_| {});
         for _ in 0..5 {
-            let Ended::Planned(parts) = guest.run(&job(&world)).ended else { panic!() };
+            let RunOutcome::Planned(parts) = guest.run(&job(&world)).ended else { panic!() };
             let asks: Vec<String> = parts.asks.iter().map(ToString::to_string).collect();
             assert_eq!(asks, ["disconnect 1: slow"]);
         }

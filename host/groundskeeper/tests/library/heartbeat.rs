@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::support::*;
 use groundskeeper::clock::{Clock, TokioClock};
-use groundskeeper::engine::Fence;
-use groundskeeper::journal::{Asker, Cause, Outcome, What};
+use groundskeeper::engine::Executor;
+use groundskeeper::journal::{ActionKind, Cause, Initiator, Outcome};
 use groundskeeper_sdk::column::peer;
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn an_hourly_run_that_falls_into_missed_ticks_happens_at_the_next_one() {
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
     // As if it had run when the node started: due at tick 120.
     let kept = Kept { last_runs: [("exchange-cleanup".to_owned(), 1_700_000_000)].into(), ..Kept::default() };
-    let mut rig = Rig::resume(clock, builtins(), INTERVAL, &kept, Fence::Inline);
+    let mut rig = Rig::resume(clock, builtins(), INTERVAL, &kept, Executor::Inline);
     rig.ticks(118).await;
     tokio::time::advance(INTERVAL * 5).await;
     let reports = rig.ticks(250).await;
@@ -70,7 +70,7 @@ async fn an_hourly_run_that_falls_into_missed_ticks_happens_at_the_next_one() {
 async fn changing_the_interval_loses_and_doubles_no_run() {
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
     let ten = Duration::from_secs(10);
-    let mut rig = Rig::resume(clock, builtins(), ten, &Kept::default(), Fence::Inline);
+    let mut rig = Rig::resume(clock, builtins(), ten, &Kept::default(), Executor::Inline);
     let mut reports = rig.ticks(10).await;
     rig.handle.set_interval(Duration::from_secs(30)).await;
     reports.extend(rig.ticks(10).await);
@@ -89,7 +89,7 @@ async fn a_node_that_restarts_each_50_minutes_still_does_its_hourly_work() {
     let mut kept = Kept::default();
     let mut runs = 0;
     for _process in 0..12 {
-        let mut rig = Rig::resume(Arc::clone(&clock), builtins(), INTERVAL, &kept, Fence::Inline);
+        let mut rig = Rig::resume(Arc::clone(&clock), builtins(), INTERVAL, &kept, Executor::Inline);
         let reports = rig.ticks(100).await;
         runs += ran_in(&reports, "exchange-cleanup").len();
         kept = rig.stop().await;
@@ -115,7 +115,7 @@ async fn after_a_suspend_of_8_hours_everyone_is_probed_the_dead_go_and_the_livin
         [true, true, true, false, false, false]
     );
     assert_eq!(rig.journal.disconnects_by(Cause::Phase), 3);
-    let late = rig.journal.select(1, |record| record.what == What::Late);
+    let late = rig.journal.select(1, |record| record.what == ActionKind::Late);
     assert_eq!(late[0].inputs[1], ("slept-s".into(), 8 * 3600));
 }
 
@@ -145,10 +145,10 @@ async fn the_silent_are_pinged_then_reaped_with_their_reason_and_inputs() {
     assert_eq!(reports.iter().map(|report| report.tally.disconnected).collect::<Vec<_>>(), [0, 0, 1, 0]);
     assert_eq!(dead.pings.load(Relaxed), 2);
     let record =
-        rig.journal.explain(&id(1)).into_iter().find(|record| record.what == What::Disconnect).unwrap();
+        rig.journal.explain(&id(1)).into_iter().find(|record| record.what == ActionKind::Disconnect).unwrap();
     assert_eq!((record.tick, record.beat, record.cause), (3, 0, Some(Cause::Phase)));
     assert!(
-        matches!(&record.by, Asker::Phase { name, version } if &**name == "reaper" && &**version == "0.1.0")
+        matches!(&record.by, Initiator::Phase { name, version } if &**name == "reaper" && &**version == "0.1.0")
     );
     assert!(record.reason.contains("90 s"), "{}", record.reason);
     assert!(record.inputs.contains(&("idle-s".into(), 90)), "{:?}", record.inputs);
@@ -173,7 +173,7 @@ async fn reconnect_sees_the_count_after_reaping_though_dead_tasks_are_stuck() {
         "six dead still hold their slots, six new are live"
     );
     let dial =
-        rig.journal.select(1, |record| record.what == What::Dial && record.outcome == Outcome::Started);
+        rig.journal.select(1, |record| record.what == ActionKind::Dial && record.outcome == Outcome::Started);
     assert!(dial[0].reason.contains("2 connected"), "{}", dial[0].reason);
 }
 
@@ -220,7 +220,7 @@ async fn losing_the_last_peer_wakes_only_reconnect_and_leaves_its_cadence_alone(
     assert_eq!((urgent.tick, urgent.urgent), (2, 1));
     assert_eq!(urgent.runs.iter().map(|run| &*run.name).collect::<Vec<_>>(), ["reconnect"]);
     assert!(urgent.tally.dialed <= 8 && rig.clock.mono() - started <= Duration::from_millis(500));
-    let status = rig.journal.select(9, |record| record.what == What::Disconnect);
+    let status = rig.journal.select(9, |record| record.what == ActionKind::Disconnect);
     assert_eq!(status[0].cause, Some(Cause::OwnerDropped));
     let tick = rig.tick().await;
     assert_eq!((tick.tick, ran_in(&[tick], "reconnect")), (3, vec![3]));
@@ -294,7 +294,7 @@ async fn a_phase_that_panics_fails_or_breaks_a_rule_applies_nothing_and_stops_no
     // Three failures open the breaker; then every second, then every third of the due runs ... is tried.
     assert_eq!(ran_in(&reports, "panics"), [1, 2, 3, 5, 8]);
     assert_eq!(rig.pool.live(), 1);
-    let failures = rig.journal.select(99, |record| record.what == What::PhaseFailed);
+    let failures = rig.journal.select(99, |record| record.what == ActionKind::PhaseFailed);
     assert!(
         failures
             .iter()

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use groundskeeper::book::{Dial, DialOrder, Dialing};
+use groundskeeper::book::{Dial, DialAttempt, DialOrder};
 use groundskeeper::config::{Config, Overrides};
 use groundskeeper::data::DataFolder;
 use groundskeeper::engine::policy::Mode;
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::journal::{Cause, What};
+use groundskeeper::journal::{ActionKind, Cause};
 use groundskeeper::net::{BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, Unproven};
 use groundskeeper::node::{Node, StartError};
 use groundskeeper::peer::PeerId;
@@ -95,7 +95,7 @@ async fn nodes_that_know_one_of_them_mesh_and_come_back_by_their_address_book() 
     stop(last).await;
     until_connected(&first, 2).await;
     let goodbye = first.state().journal.explain(&id);
-    let record = goodbye.iter().find(|record| record.what == What::Disconnect).expect("explained");
+    let record = goodbye.iter().find(|record| record.what == ActionKind::Disconnect).expect("explained");
     assert_eq!(record.cause, Some(Cause::RemoteGoodbye), "{record:?}");
     let back = start(&config(&[]), folders[3].path()).await;
     assert_eq!((back.id(), back.is_new()), (id, false));
@@ -228,7 +228,7 @@ struct Counting {
 }
 
 impl Dial for Counting {
-    fn dial(&self, order: DialOrder, ticket: Dialing) {
+    fn dial(&self, order: DialOrder, ticket: DialAttempt) {
         self.dials.fetch_add(1, Ordering::Relaxed);
         self.net.dial(order, ticket);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::admin::Client;
-use groundskeeper::admin::answers::{Phases, Status};
+use groundskeeper::admin::answers::{NodeStatus, PhaseList};
 use groundskeeper::clock::SystemClock;
 use groundskeeper::data::DataFolder;
 use groundskeeper::engine;
@@ -16,7 +16,7 @@ use groundskeeper::node::{
     AdminSettings, DataOptions, DropIn, Maintenance, NodeLimits, NodeState, Options, StartError, builtins,
 };
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts};
-use groundskeeper::reload::Change;
+use groundskeeper::reload::PhaseChange;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -41,7 +41,8 @@ fn component() -> Vec<u8> {
     Vec::new()
 }
 
-const COMES_TO: Change = if cfg!(feature = "wasm") { Change::Applied } else { Change::Rejected };
+const COMES_TO: PhaseChange =
+    if cfg!(feature = "wasm") { PhaseChange::Applied } else { PhaseChange::Rejected };
 
 fn state(file: Option<JournalFile>) -> NodeState {
     NodeState::new(id(0), NodeLimits::for_connections(8), SystemClock::new(), file)
@@ -86,10 +87,10 @@ async fn an_application_without_the_network_answers_operators_and_follows_its_fo
     let telemetry = free_port();
     let options = options(home.path(), Some(telemetry));
     let socket = options.admin.socket.clone().unwrap();
-    let running = Maintenance::start(&state, builtins(&engine::Phases::default()), options).unwrap();
+    let running = Maintenance::start(&state, builtins(&engine::BuiltInPhases::default()), options).unwrap();
 
     let client = Client::new(&socket);
-    let status: Status = client.get("/status").await.unwrap();
+    let status: NodeStatus = client.get("/status").await.unwrap();
     assert_eq!((status.network.as_str(), status.listening.clone()), ("own", vec![address(7)]));
     assert_eq!(status.pool.stats.total, 1);
     assert!(status.traffic.is_none(), "there is no network to tell of any");
@@ -102,14 +103,14 @@ async fn an_application_without_the_network_answers_operators_and_follows_its_fo
     let event = async {
         loop {
             let event = events.recv().await.unwrap();
-            if event.change != Change::Pending {
+            if event.change != PhaseChange::Pending {
                 return event;
             }
         }
     };
     let event = tokio::time::timeout(PATIENCE, event).await.unwrap();
     assert_eq!((&*event.phase, event.change), ("late", COMES_TO), "{event:?}");
-    let shown: Phases = client.get("/phases").await.unwrap();
+    let shown: PhaseList = client.get("/phases").await.unwrap();
     assert!(shown.phases.iter().any(|phase| &*phase.name == "late"), "{shown:?}");
 
     drop(slot);

@@ -8,10 +8,10 @@ use crate::support::guests::*;
 use crate::support::*;
 use groundskeeper::clock::TokioClock;
 use groundskeeper::cycle::BeatReport;
-use groundskeeper::engine::Fence;
+use groundskeeper::engine::Executor;
 use groundskeeper::engine::policy::{Grants, MemoryGrant, Mode, OnFailure};
 use groundskeeper::engine::schedule::{Schedule, WakeOn};
-use groundskeeper::journal::{Asker, What};
+use groundskeeper::journal::{ActionKind, Initiator};
 use groundskeeper::node::Options;
 use groundskeeper::registry::{PhaseSpec, PhaseState, PhaseStatus, RejectedPhase};
 use groundskeeper_sdk::phase::Failure;
@@ -57,8 +57,8 @@ async fn a_guest_that_fails_pauses_longer_and_longer_and_is_quarantined() {
     assert_eq!(status(&rig, "bad").state, PhaseState::Active, "at once, not only after the next beat");
     broken.store(false, Relaxed);
     assert_eq!(ran_in(&rig.ticks(3).await, "bad"), [21, 22, 23]);
-    let told = rig.journal.select(9, |record| record.what == What::Resume);
-    assert_eq!((told.len(), &told[0].by), (1, &Asker::Operator));
+    let told = rig.journal.select(9, |record| record.what == ActionKind::Resume);
+    assert_eq!((told.len(), &told[0].by), (1, &Initiator::Operator));
     assert_eq!(told[0].reason, "bad was quarantined");
     assert!(resume(&rig, "baad").await.unwrap_err().contains("the phases are own, bad"));
 }
@@ -77,7 +77,7 @@ async fn a_guest_that_cannot_work_is_quarantined_at_once_and_stays_so_until_its_
     let kept = first.stop().await;
     assert_eq!(kept.phases["bad"].quarantine.as_ref().unwrap().why, "wrong settings");
 
-    let options = || Options { fence: Fence::Inline, ..Options::default() };
+    let options = || Options { fence: Executor::Inline, ..Options::default() };
     let mut same = Rig::with(Arc::clone(&clock), vec![spec([1; 32])], INTERVAL, &kept, options());
     assert_eq!(status(&same, "bad").state, PhaseState::Quarantined, "across a restart");
     assert!(ran_in(&same.ticks(3).await, "bad").is_empty());
@@ -173,7 +173,7 @@ async fn guests_share_a_beats_budget_and_who_waited_longest_is_first() {
 async fn with_a_short_interval_the_budget_is_a_third_of_it() {
     let (specs, options) = slow_guests([0, 150, 150, 150, 150]);
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
-    let options = Options { fence: Fence::Inline, ..options };
+    let options = Options { fence: Executor::Inline, ..options };
     let mut rig = Rig::with(clock, specs, Duration::from_millis(900), &Kept::default(), options);
     rig.peer(1);
     let reports = rig.ticks(2).await;

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use crate::support::*;
 use groundskeeper::cycle::BeatReport;
-use groundskeeper::engine::Body;
+use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::journal::{Cause, What};
+use groundskeeper::journal::{ActionKind, Cause};
 use groundskeeper::record::{
-    Came, Candidate, Event, Fate, Planned, Recording, RunInfo, builtin, replay, what_if,
+    AppliedPlan, AskOutcome, Event, RecordedOutcome, Recording, RunInfo, WhatIfPhase, builtin, replay,
+    what_if,
 };
 use groundskeeper::registry::PhaseSpec;
 use groundskeeper_sdk::column::{Address, Column, Count, Peer, address, peer};
@@ -112,7 +113,7 @@ fn everything(now: &Tick, view: &View) -> u32 {
     hasher.finish() as u32
 }
 
-fn lookup(info: &RunInfo) -> Option<Arc<dyn Body>> {
+fn lookup(info: &RunInfo) -> Option<Arc<dyn PhaseProgram>> {
     let ours = || phases().into_iter().find(|spec| spec.name == info.name).map(|spec| spec.body);
     builtin(info).or_else(ours)
 }
@@ -215,22 +216,23 @@ async fn a_recorded_day_replayed_is_the_same_day() {
         let Event::Beat(beat) = event else { panic!("{event:?}") };
         for run in &beat.runs {
             match &run.came {
-                Came::Planned(Planned { asks, fates, .. }) => {
+                RecordedOutcome::Planned(AppliedPlan { asks, fates, .. }) => {
                     assert_eq!(asks.len(), fates.len());
                     kinds.extend(asks.iter().map(|ask| ask.kind()));
                     asked += asks.len() as u32;
-                    void += fates.iter().filter(|fate| **fate == Fate::Void).count() as u32;
-                    let is_refused = |fate: &&Fate| matches!(fate, Fate::Refused | Fate::Partial { .. });
+                    void += fates.iter().filter(|fate| **fate == AskOutcome::Void).count() as u32;
+                    let is_refused =
+                        |fate: &&AskOutcome| matches!(fate, AskOutcome::Refused | AskOutcome::Partial { .. });
                     refused += fates.iter().filter(is_refused).count() as u32;
                 }
-                Came::Failed { .. } => failed += 1,
+                RecordedOutcome::Failed { .. } => failed += 1,
             }
         }
     }
     let sum = |count: fn(&BeatReport) -> u32| ran.iter().map(|report| count(report)).sum::<u32>();
     assert_eq!(asked, sum(|report| report.tally.asked));
     assert_eq!((void, refused), (sum(|report| report.tally.void), sum(|report| report.tally.refused)));
-    assert_eq!(failed, journal.select(usize::MAX, |record| record.what == What::PhaseFailed).len());
+    assert_eq!(failed, journal.select(usize::MAX, |record| record.what == ActionKind::PhaseFailed).len());
     let all = [
         "again-in",
         "ban",
@@ -311,7 +313,7 @@ async fn another_phase_over_the_day_reports_what_a_witness_counted() {
     let PhaseSpec { name, body, schedule, .. } = dropper();
     let within = 4;
     let recording = Recording::open(&path).unwrap();
-    let report = what_if(&recording, &Candidate { name, body, schedule }, within);
+    let report = what_if(&recording, &WhatIfPhase { name, body, schedule }, within);
 
     // By hand: the first tick, then every third or the next one after that.
     let mut runs = 0;
@@ -383,7 +385,7 @@ async fn a_phase_tried_in_its_own_place_would_have_done_what_it_did() {
     for name in ["reaper", "prune"] {
         let spec = phases().into_iter().find(|spec| spec.name == name).unwrap();
         let PhaseSpec { name, body, schedule, .. } = spec;
-        let report = what_if(&recording, &Candidate { name, body, schedule }, 10);
+        let report = what_if(&recording, &WhatIfPhase { name, body, schedule }, 10);
         assert!(report.in_place_of_its_namesake && report.runs > 70, "{report:?}");
         let its_own: Vec<_> = report.did_drop.iter().filter(|one| one.by == report.phase).collect();
         assert!(!its_own.is_empty());
@@ -435,7 +437,7 @@ async fn a_candidate_that_fails_or_remembers_is_told() {
         if met.runs == 4 { Err(Failure::transient("the fourth")) } else { Ok(()) }
     });
     let body = Arc::clone(&spec.body);
-    let candidate = Candidate { name: spec.name, body, schedule: Schedule::every(2) };
+    let candidate = WhatIfPhase { name: spec.name, body, schedule: Schedule::every(2) };
     let report = what_if(&recording, &candidate, 10);
     // Ticks 1, 3, 5 go well; at 7 it fails, and so its memory stays as it was.
     assert_eq!((report.runs, report.failed), (6, 3), "{report:?}");

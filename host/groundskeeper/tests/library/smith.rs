@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arbitrary::Unstructured;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
-use groundskeeper::engine::wasm::{Guest, Setup, Wasm};
-use groundskeeper::engine::{Body, Ended, Job};
+use groundskeeper::engine::wasm::{Guest, GuestSetup, Wasm};
+use groundskeeper::engine::{PhaseCall, PhaseProgram, RunOutcome};
 use groundskeeper_sdk::contract::WIT;
 use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::rng::Rng;
@@ -93,7 +93,7 @@ impl Drop for Named<'_> {
 }
 
 impl Tally {
-    fn take(&mut self, wasm: &Wasm, bytes: &[u8], job: &Job) {
+    fn take(&mut self, wasm: &Wasm, bytes: &[u8], job: &PhaseCall) {
         let Ok(code) = wasm.load(bytes) else { return };
         self.loaded += 1;
         self.importing += usize::from(!code.imports().is_empty());
@@ -103,23 +103,23 @@ impl Tally {
         // The second one in the same instance, if the first one has left it whole.
         for _ in 0..2 {
             match guest.run(job).ended {
-                Ended::Planned(parts) => {
+                RunOutcome::Planned(parts) => {
                     self.planned += 1;
                     self.asks += parts.asks.len();
                 }
-                Ended::Failed(_) => self.failed += 1,
-                Ended::Rule(_) => self.rule += 1,
-                Ended::Trapped(_) => self.trapped += 1,
-                Ended::Cut { .. } => self.cut += 1,
-                ended @ (Ended::Panicked(_) | Ended::Overran { .. }) => panic!("{ended:?}"),
+                RunOutcome::Failed(_) => self.failed += 1,
+                RunOutcome::Rule(_) => self.rule += 1,
+                RunOutcome::Trapped(_) => self.trapped += 1,
+                RunOutcome::Cut { .. } => self.cut += 1,
+                ended @ (RunOutcome::Panicked(_) | RunOutcome::Overran { .. }) => panic!("{ended:?}"),
             }
         }
     }
 }
 
 /// Everything granted and little of it: no clock cuts anything here, so fuel has to.
-fn setup() -> Setup {
-    Setup {
+fn setup() -> GuestSetup {
+    GuestSetup {
         settings: "{}".into(),
         limits: Limits { fuel: 20_000, memory: 1 << 20, ..Limits::default() },
         grants: Grants::everything(),
@@ -127,9 +127,9 @@ fn setup() -> Setup {
     }
 }
 
-fn job() -> Job {
+fn job() -> PhaseCall {
     let world = world().peer(|_| {}).peer(|_| {}).address(|_| {});
-    Job { tick: world.now(), view: Arc::new(world) as Arc<dyn Frozen> }
+    PhaseCall { tick: world.now(), view: Arc::new(world) as Arc<dyn Frozen> }
 }
 
 /// Makes modules that import what the contract has and export what it asks for, with anything in between.

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use groundskeeper::broadcasts::BroadcastLimits;
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::flow::{
-    AttemptEnd, Backpressure, NotQueued, Outbox, OutboxLimits, Parcel, Performance, Priority, RequestQueue,
-    Route, TimeoutSettings, TrafficReport,
+    AttemptEnd, Backpressure, NotQueued, Outbox, OutboxLimits, Performance, Priority, QueuedFrame,
+    RequestQueue, Route, TimeoutSettings, TrafficReport,
 };
-use groundskeeper::journal::{Asker, Cause, Journal, JournalLimits};
+use groundskeeper::journal::{Cause, Initiator, Journal, JournalLimits};
 use groundskeeper::net::{
-    Ask, AskError, Audience, Handlers, Identity, Net, NetConfig, RequestError, Verdict,
+    Ask, AskError, Audience, BroadcastVerdict, Handlers, Identity, Net, NetConfig, RequestError,
 };
 use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::peer::PeerId;
@@ -129,7 +129,7 @@ impl Party {
             })
             .on_broadcast(TOPIC, move |_, payload| {
                 *tells.lock().entry(number(payload)).or_default() += 1;
-                Verdict::Keep
+                BroadcastVerdict::Keep
             });
         // How long an answer takes is not judged here: under a sanitizer, or beside other work, it takes longer.
         let slow = TimeoutSettings { base: PATIENCE, least: None, most: PATIENCE, adaptive: false };
@@ -233,7 +233,7 @@ impl Circle {
     fn reconnect(&self, at: usize) {
         let pool = &self.here.state.pool;
         if let Some(key) = pool.find(&self.others[at].id()) {
-            pool.disconnect(key, Removal::new(Asker::Application, Cause::OwnerDropped, "stress"), None);
+            pool.disconnect(key, Removal::new(Initiator::Application, Cause::OwnerDropped, "stress"), None);
         }
         self.connect(at);
     }
@@ -456,7 +456,7 @@ fn outbox(producers: u64, each: u64) {
                 scope.spawn(move || {
                     let runtime = Builder::new_current_thread().build().expect("a runtime");
                     for tag in producer * each..(producer + 1) * each {
-                        let parcel = Parcel { frame: frame(tag), expires: expires(tag), tag: Some(tag) };
+                        let parcel = QueuedFrame { frame: frame(tag), expires: expires(tag), tag: Some(tag) };
                         loop {
                             let room = outbox.room();
                             match outbox.push(lane(tag), parcel.clone()) {
@@ -555,7 +555,8 @@ fn topology(threads: u64, each: u64) {
                                 }
                             }
                             3 => {
-                                let removal = Removal::new(Asker::Application, Cause::RemoteClosed, "stress");
+                                let removal =
+                                    Removal::new(Initiator::Application, Cause::RemoteClosed, "stress");
                                 slots.pop_front().into_iter().for_each(|slot| slot.retire(removal.clone()));
                             }
                             4 => drop(slots.pop_back()),
@@ -570,7 +571,7 @@ fn topology(threads: u64, each: u64) {
                                 let rows = pool.freeze();
                                 if !rows.is_empty() {
                                     let key = rows.key((draw >> 32) as usize % rows.len());
-                                    let removal = Removal::new(Asker::Host, Cause::Limits, "stress");
+                                    let removal = Removal::new(Initiator::Host, Cause::Limits, "stress");
                                     pool.disconnect(key, removal, None);
                                 }
                             }

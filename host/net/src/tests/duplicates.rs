@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use groundskeeper_pool::journal::{Asker, Cause, Outcome};
-use groundskeeper_pool::pool::{Removal, Verdict};
+use groundskeeper_pool::journal::{Cause, Initiator, Outcome};
+use groundskeeper_pool::pool::{DisconnectOutcome, Removal};
 
 use super::harness::{PATIENCE, Raw, Setup, TestNode, closes, hello, node, until};
 use crate::wire::{FEATURE_ALONE, Hello};
@@ -26,8 +26,8 @@ async fn one_is_left(a: &TestNode, b: &TestNode, round: usize) {
     );
     assert_eq!((ab.unwrap(), ba.unwrap()), ("ab".into(), "ba".into()), "round {round}");
     let key = a.pool.find(&b.id()).unwrap();
-    let removal = Removal::new(Asker::Application, Cause::Phase, "the round is over");
-    assert_eq!(a.pool.disconnect(key, removal, None), Verdict::Closed);
+    let removal = Removal::new(Initiator::Application, Cause::Phase, "the round is over");
+    assert_eq!(a.pool.disconnect(key, removal, None), DisconnectOutcome::Closed);
     a.is_empty_again().await;
     b.is_empty_again().await;
 }

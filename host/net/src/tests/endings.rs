@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use groundskeeper_pool::journal::{Asker, Cause};
+use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{Direction, Link, PeerFacts, Removal};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
@@ -47,7 +47,7 @@ async fn the_peer_gets_the_reason_when_a_phase_disconnects_it() {
     let (a, b) = (node(), node());
     a.connect(&b).await;
     let key = a.pool.find(&b.id()).unwrap();
-    let by = Asker::Phase { name: "reaper".into(), version: "1".into() };
+    let by = Initiator::Phase { name: "reaper".into(), version: "1".into() };
     a.pool.disconnect(key, Removal::new(by, Cause::Phase, "silent for 301 s"), None);
     a.is_empty_again().await;
     b.is_empty_again().await;

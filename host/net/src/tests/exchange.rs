@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use groundskeeper_pool::book::{BookLimits, Learned, Source};
+use groundskeeper_pool::book::{AddressSource, BookLimits, LearnOutcome};
 use groundskeeper_pool::journal::Cause;
 
 use super::harness::{PATIENCE, Raw, Setup, TestNode, hello, node, until};
 use crate::Identity;
-use crate::wire::{Hello, MAX_PEERS_TOLD, Message, Status, Told, encode_peers};
+use crate::wire::{Hello, MAX_PEERS_TOLD, Message, ResponseStatus, ToldAddress, encode_peers};
 
 #[tokio::test]
 async fn a_new_node_learns_the_peers_of_its_first_peer() {
@@ -41,11 +41,11 @@ async fn tells(a: &TestNode, payload: &[u8]) -> Raw {
             other => panic!("a question for peers was expected, not {other:?}"),
         })
         .await;
-    raw.say(Message::Response { id, status: Status::Ok, payload }).await;
+    raw.say(Message::Response { id, status: ResponseStatus::Ok, payload }).await;
     raw
 }
 
-fn addresses(count: u16, port: u16) -> Vec<Told> {
+fn addresses(count: u16, port: u16) -> Vec<ToldAddress> {
     (0..count).map(|i| (SocketAddr::from(([1, 1, (i >> 8) as u8, i as u8], port)), None)).collect()
 }
 
@@ -67,7 +67,7 @@ async fn lists_that_break_the_rules_end_the_connection_and_teach_nothing() {
 async fn addresses_that_must_not_be_dialed_are_skipped() {
     let a = Setup { book: BookLimits { per_source_group: 20, ..BookLimits::default() }, ..Setup::default() }
         .start();
-    let poison: Vec<Told> =
+    let poison: Vec<ToldAddress> =
         ["1.1.1.1:0", "10.0.0.1:7000", "127.0.0.1:22", "224.0.0.1:7000", "[::1]:7000", "0.0.0.0:1"]
             .into_iter()
             .map(|text| (text.parse().unwrap(), None))
@@ -103,7 +103,7 @@ async fn a_peer_list_is_sent_once_per_interval() {
             .await,
         );
     }
-    assert_eq!(statuses, [Status::Ok, Status::Busy]);
+    assert_eq!(statuses, [ResponseStatus::Ok, ResponseStatus::Busy]);
 }
 
 #[tokio::test]
@@ -128,12 +128,12 @@ async fn bootstrap_names_are_resolved_at_each_use() {
         .begin(
             "127.0.0.1:7001".parse().unwrap(),
             false,
-            groundskeeper_pool::journal::Asker::Host,
+            groundskeeper_pool::journal::Initiator::Host,
             "test",
             Vec::new(),
         )
         .unwrap();
     assert_eq!(order.expect, Some(id));
-    let told = a.book.learn("127.0.0.1:7001".parse().unwrap(), None, Source::Itself);
-    assert_eq!(told, Learned::Known);
+    let told = a.book.learn("127.0.0.1:7001".parse().unwrap(), None, AddressSource::Itself);
+    assert_eq!(told, LearnOutcome::Known);
 }

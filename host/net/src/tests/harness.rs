@@ -9,9 +9,9 @@ use bytes::Bytes;
 use groundskeeper_base::clock::{Clock, SystemClock};
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_pool::NodeLimits;
-use groundskeeper_pool::book::{Book, BookLimits, Source};
+use groundskeeper_pool::book::{AddressSource, Book, BookLimits};
 use groundskeeper_pool::broadcasts::BroadcastLimits;
-use groundskeeper_pool::journal::{Asker, Cause, Journal, JournalLimits, Outcome, Record, What};
+use groundskeeper_pool::journal::{ActionKind, Cause, Initiator, Journal, JournalLimits, Outcome, Record};
 use groundskeeper_pool::pool::{Pool, PoolLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -163,8 +163,8 @@ impl TestNode {
     }
 
     pub(super) fn order(&self, address: SocketAddr, expect: Option<PeerId>, probe: bool) {
-        self.book.learn(address, expect, Source::Bootstrap);
-        let (order, ticket) = self.book.begin(address, probe, Asker::Host, "a test", Vec::new()).unwrap();
+        self.book.learn(address, expect, AddressSource::Bootstrap);
+        let (order, ticket) = self.book.begin(address, probe, Initiator::Host, "a test", Vec::new()).unwrap();
         self.net.dialer().dial(order, ticket);
     }
 
@@ -177,7 +177,7 @@ impl TestNode {
     }
 
     fn last_dial(&self) -> Option<Record> {
-        let ended = |record: &Record| record.what == What::Dial && record.outcome != Outcome::Started;
+        let ended = |record: &Record| record.what == ActionKind::Dial && record.outcome != Outcome::Started;
         self.journal.select(1, ended).pop()
     }
 
@@ -191,18 +191,18 @@ impl TestNode {
 
     /// Reasons of all disconnects so far, oldest first.
     pub(super) fn ends(&self) -> Vec<(Cause, String)> {
-        let disconnects = self.journal.select(usize::MAX, |record| record.what == What::Disconnect);
+        let disconnects = self.journal.select(usize::MAX, |record| record.what == ActionKind::Disconnect);
         disconnects.into_iter().map(|record| (record.cause.unwrap(), record.reason)).collect()
     }
 
     pub(super) fn refusals(&self) -> Vec<String> {
-        let refused = self.journal.select(usize::MAX, |record| record.what == What::Refused);
+        let refused = self.journal.select(usize::MAX, |record| record.what == ActionKind::Refused);
         refused.into_iter().map(|record| record.outcome.to_string()).collect()
     }
 
     /// The number of incoming connections that never became live, by their records: complete after a shutdown.
     pub(super) fn refused(&self) -> u32 {
-        let refused = self.journal.select(usize::MAX, |record| record.what == What::Refused);
+        let refused = self.journal.select(usize::MAX, |record| record.what == ActionKind::Refused);
         refused.iter().map(|record| record.count).sum()
     }
 
@@ -282,14 +282,14 @@ impl Raw {
         look(&Message::decode(kind, &body).unwrap())
     }
 
-    async fn hear_frame(&mut self) -> (crate::frame::Kind, Bytes) {
+    async fn hear_frame(&mut self) -> (crate::frame::FrameKind, Bytes) {
         let heard = tokio::time::timeout(PATIENCE, async {
             let mut header = [0; HEADER];
             self.stream.read_exact(&mut header).await.unwrap();
             let size = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
             let mut body = vec![0; size - 1];
             self.stream.read_exact(&mut body).await.unwrap();
-            let kind = crate::frame::Kind::ALL[usize::from(header[4])];
+            let kind = crate::frame::FrameKind::ALL[usize::from(header[4])];
             (kind, Bytes::from(body))
         });
         heard.await.expect("a message comes in time")

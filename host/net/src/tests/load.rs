@@ -11,14 +11,14 @@ use groundskeeper_flow::{
     Route, TimeoutSettings, TrafficReport,
 };
 use groundskeeper_pool::broadcasts::BroadcastLimits;
-use groundskeeper_pool::journal::{Cause, What};
+use groundskeeper_pool::journal::{ActionKind, Cause};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::harness::{PATIENCE, Raw, Setup, TestNode, node, until};
-use crate::wire::{Message, Status};
+use crate::wire::{Message, ResponseStatus};
 use crate::{
     Ask, AskError, Audience, Broadcast, BroadcastError, Capacity, Handlers, IfFull, NetConfig, RequestError,
-    Sent, WhenFull,
+    SendReport, WhenFull,
 };
 
 const OPEN_FOR: Duration = Duration::from_secs(1000);
@@ -148,7 +148,7 @@ async fn a_peer_that_fails_half_of_its_requests_is_skipped_tried_and_asked_again
     assert_eq!(asked.iter().filter(|id| **id == half.id()).count(), 5);
     let told: Vec<String> = a
         .journal
-        .select(usize::MAX, |record| record.what == What::Breaker)
+        .select(usize::MAX, |record| record.what == ActionKind::Breaker)
         .into_iter()
         .map(|record| record.reason.split(' ').next().unwrap().to_owned())
         .collect();
@@ -167,7 +167,7 @@ async fn a_breaker_outlives_the_connection() {
     }
     let key = a.pool.find(&b.id()).unwrap();
     let why = groundskeeper_pool::pool::Removal::new(
-        groundskeeper_pool::journal::Asker::Operator,
+        groundskeeper_pool::journal::Initiator::Operator,
         Cause::Limits,
         "a test",
     );
@@ -255,11 +255,11 @@ async fn wrong_answers_cost_only_their_peer() {
     assert!(matches!(silent, AskError::NoAnswer { asked: 1, last: RequestError::TimedOut(_) }), "{silent}");
     assert_eq!(health(&id), 95);
     // Number 0 was the node's own request for peers; number 1 was not answered in time: a late answer is not wrong.
-    raw.say(Message::Response { id: 1, status: Status::Ok, payload: b"late" }).await;
+    raw.say(Message::Response { id: 1, status: ResponseStatus::Ok, payload: b"late" }).await;
     // A larger answer than allowed.
     let greedy = ask(id, 10);
     until("it is asked", || a.net.traffic().pending == 1).await;
-    raw.say(Message::Response { id: 2, status: Status::Ok, payload: b"eleven byte" }).await;
+    raw.say(Message::Response { id: 2, status: ResponseStatus::Ok, payload: b"eleven byte" }).await;
     let greedy = greedy.await.unwrap().unwrap_err();
     let too_much = RequestError::TooMuch { got: 11, most: 10 };
     assert_eq!(greedy, AskError::NoAnswer { asked: 1, last: too_much });
@@ -280,20 +280,20 @@ async fn wrong_answers_cost_only_their_peer() {
     let twice = ask(id, 100);
     until("it is asked", || a.net.traffic().pending == 1).await;
     for _ in 0..2 {
-        raw.say(Message::Response { id: 3, status: Status::Ok, payload: b"once" }).await;
+        raw.say(Message::Response { id: 3, status: ResponseStatus::Ok, payload: b"once" }).await;
     }
     assert_eq!(&twice.await.unwrap().unwrap().payload[..], b"once");
     // Plus one for the answer.
     until("it has cost health", || health(&id) == 66).await;
     assert_eq!(a.net.traffic().misbehaved, 2);
     // An answer without a request.
-    raw.say(Message::Response { id: 1 << 40, status: Status::Ok, payload: b"made up" }).await;
+    raw.say(Message::Response { id: 1 << 40, status: ResponseStatus::Ok, payload: b"made up" }).await;
     until("it is gone", || a.pool.find(&id).is_none()).await;
     assert_eq!(a.journal.disconnects_by(Cause::ProtocolError), 1);
     // The other connection was not affected.
     assert_eq!(health(&b.id()), 100);
     assert_eq!(a.net.ask(Ask::new("who", b"")).await.unwrap().from, b.id());
-    let told = a.journal.select(usize::MAX, |record| record.what == What::Health);
+    let told = a.journal.select(usize::MAX, |record| record.what == ActionKind::Health);
     assert!(told.len() == 5 && told.iter().all(|record| record.peer == Some(id)));
 }
 
@@ -391,11 +391,11 @@ async fn a_full_queue_is_an_answer_that_the_caller_chooses() {
     assert_eq!(failed, Err(RequestError::NotQueued(NotQueued::Full)));
     let to = [id];
     let broadcast = || Broadcast::new("news", &payload).to(Audience::Only(&to));
-    assert_eq!(a.net.broadcast_with(broadcast()).await, Ok(Sent { queued: 0, full: 1 }));
+    assert_eq!(a.net.broadcast_with(broadcast()).await, Ok(SendReport { queued: 0, full: 1 }));
     let fails = a.net.broadcast_with(broadcast().if_full(IfFull::Fail)).await;
-    assert_eq!(fails, Err(BroadcastError::Full(Sent { queued: 0, full: 1 })));
+    assert_eq!(fails, Err(BroadcastError::Full(SendReport { queued: 0, full: 1 })));
     let in_vain = a.net.broadcast_with(broadcast().if_full(IfFull::Wait(Duration::from_millis(50)))).await;
-    assert_eq!(in_vain, Ok(Sent { queued: 0, full: 1 }));
+    assert_eq!(in_vain, Ok(SendReport { queued: 0, full: 1 }));
     assert!(a.net.traffic().full[Priority::Broadcast as usize] >= 103);
     assert_eq!(a.net.traffic().full[Priority::Request as usize], 1);
 
@@ -410,7 +410,9 @@ async fn a_full_queue_is_an_answer_that_the_caller_chooses() {
                 })
                 .await;
             if let Some(id) = asked {
-                return stopped.say(Message::Response { id, status: Status::Ok, payload: b"at last" }).await;
+                return stopped
+                    .say(Message::Response { id, status: ResponseStatus::Ok, payload: b"at last" })
+                    .await;
             }
         }
     };
@@ -436,7 +438,7 @@ async fn when_memory_is_short_only_peers_that_do_not_read_lose_frames() {
         let to = [b.id()];
         let sent =
             a.net.broadcast_with(Broadcast::new("bulk", &payload).bulk().to(Audience::Only(&to))).await;
-        assert_eq!(sent, Ok(Sent { queued: 1, full: 0 }), "{:?}", a.net.traffic());
+        assert_eq!(sent, Ok(SendReport { queued: 1, full: 0 }), "{:?}", a.net.traffic());
         a.net.request(b.id(), "who", &payload, PATIENCE).await.unwrap();
     }
     // The fair share of each of two is a quarter of the budget.
@@ -464,7 +466,7 @@ async fn a_request_that_is_too_late_is_not_sent() {
                 .await;
             if let Some((id, payload)) = asked {
                 assert_eq!(payload, b"in time");
-                return stopped.say(Message::Response { id, status: Status::Ok, payload: b"" }).await;
+                return stopped.say(Message::Response { id, status: ResponseStatus::Ok, payload: b"" }).await;
             }
         }
     };

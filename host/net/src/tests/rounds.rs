@@ -1,7 +1,7 @@
 //! Connections that open and close many times: nothing of the closed ones is left.
 
-use groundskeeper_pool::journal::{Asker, Cause, JournalLimits};
-use groundskeeper_pool::pool::{Removal, Verdict};
+use groundskeeper_pool::journal::{Cause, Initiator, JournalLimits};
+use groundskeeper_pool::pool::{DisconnectOutcome, Removal};
 
 use super::harness::{Setup, TestNode, alone, descriptors, until};
 
@@ -51,8 +51,8 @@ async fn rounds() {
 
 async fn end(ending: &TestNode, other: &TestNode) {
     let key = ending.pool.find(&other.id()).unwrap();
-    let removal = Removal::new(Asker::Application, Cause::Phase, "the round is over");
-    assert_eq!(ending.pool.disconnect(key, removal, None), Verdict::Closed);
+    let removal = Removal::new(Initiator::Application, Cause::Phase, "the round is over");
+    assert_eq!(ending.pool.disconnect(key, removal, None), DisconnectOutcome::Closed);
     ending.is_empty_again().await;
     other.is_empty_again().await;
 }

@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use groundskeeper_flow::OutboxLimits;
-use groundskeeper_pool::journal::{Asker, Cause};
+use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::Removal;
 use tokio::sync::mpsc;
 
 use super::harness::{PATIENCE, Raw, Setup, node, until};
 use crate::wire::Message;
-use crate::{Audience, Handlers, NetConfig, Verdict};
+use crate::{Audience, BroadcastVerdict, Handlers, NetConfig};
 
 #[tokio::test]
 async fn a_stopped_reader_delays_no_other_peer_and_is_still_read() {
     let (sender, mut heard) = mpsc::unbounded_channel();
     let handlers = Handlers::new().on_broadcast("up", move |from, payload: &Bytes| {
         sender.send((*from, payload.clone())).unwrap();
-        Verdict::Keep
+        BroadcastVerdict::Keep
     });
     let base = Setup::default();
     let outbox = OutboxLimits { data_bytes: 256 << 10, ..OutboxLimits::default() };
@@ -61,7 +61,7 @@ async fn a_stopped_reader_delays_no_other_peer_and_is_still_read() {
 
     // The node can disconnect it, although it does not read the goodbye.
     let begun = Instant::now();
-    a.pool.disconnect(key, Removal::new(Asker::Host, Cause::Limits, "it does not read"), None);
+    a.pool.disconnect(key, Removal::new(Initiator::Host, Cause::Limits, "it does not read"), None);
     until("it is gone", || a.pool.closing() == 0).await;
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert_eq!(a.pool.live(), 1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper_pool::journal::{Cause, Outcome, What};
+use groundskeeper_pool::journal::{ActionKind, Cause, Outcome};
 use groundskeeper_pool::pool::PoolLimits;
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt;
@@ -259,7 +259,7 @@ async fn thousand() {
     }
     assert!(most <= 20, "{most} handshakes at once");
     a.is_empty_again().await;
-    let records = a.journal.select(usize::MAX, |record| record.what == What::Refused);
+    let records = a.journal.select(usize::MAX, |record| record.what == ActionKind::Refused);
     assert!(records.len() <= 4, "{} records for one flood", records.len());
     until("descriptors are given back", || descriptors() == before).await;
     // The node still accepts proper peers.

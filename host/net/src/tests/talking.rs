@@ -10,8 +10,8 @@ use groundskeeper_pool::journal::{Cause, Outcome};
 use tokio::sync::{Notify, mpsc};
 
 use super::harness::{PATIENCE, Raw, Setup, node, until};
-use crate::wire::{Message, Status};
-use crate::{Audience, BroadcastError, Handlers, NetConfig, RequestError, Sent, Verdict};
+use crate::wire::{Message, ResponseStatus};
+use crate::{Audience, BroadcastError, BroadcastVerdict, Handlers, NetConfig, RequestError, SendReport};
 
 #[tokio::test]
 async fn two_nodes_connect_ping_and_say_goodbye() {
@@ -105,21 +105,23 @@ async fn answers_that_are_late_are_ignored_and_made_up_ones_end_the_connection()
     let mut raw = Raw::greeted_by(&a).await;
     // The node's own request for peers is number 0; answer it twice.
     for _ in 0..2 {
-        raw.say(Message::Response { id: 0, status: Status::Busy, payload: b"" }).await;
+        raw.say(Message::Response { id: 0, status: ResponseStatus::Busy, payload: b"" }).await;
     }
     raw.say(Message::Request { id: 5, kind: "ping", payload: b"still here" }).await;
     let mut answered = false;
     while !answered {
         answered = raw.hear(|m| matches!(m, Message::Response { id: 5, payload: b"still here", .. })).await;
     }
-    raw.say(Message::Response { id: 99, status: Status::Ok, payload: b"" }).await;
+    raw.say(Message::Response { id: 99, status: ResponseStatus::Ok, payload: b"" }).await;
     let (code, words) = raw.hear_goodbye().await;
     assert_eq!((code, words.as_str()), (4, "an answer to a request that was never made"));
     a.is_empty_again().await;
     assert_eq!(a.journal.disconnects_by(Cause::ProtocolError), 1);
 }
 
-fn topic_node(verdict: Verdict) -> (super::harness::TestNode, mpsc::UnboundedReceiver<(PeerId, Bytes)>) {
+fn topic_node(
+    verdict: BroadcastVerdict,
+) -> (super::harness::TestNode, mpsc::UnboundedReceiver<(PeerId, Bytes)>) {
     let (sender, received) = mpsc::unbounded_channel();
     let handlers = Handlers::new().on_broadcast("news", move |from, payload| {
         sender.send((*from, payload.clone())).unwrap();
@@ -130,14 +132,14 @@ fn topic_node(verdict: Verdict) -> (super::harness::TestNode, mpsc::UnboundedRec
 
 #[tokio::test]
 async fn a_broadcast_crosses_a_triangle_once() {
-    let (a, mut at_a) = topic_node(Verdict::Relay);
-    let (b, mut at_b) = topic_node(Verdict::Relay);
-    let (c, mut at_c) = topic_node(Verdict::Relay);
+    let (a, mut at_a) = topic_node(BroadcastVerdict::Relay);
+    let (b, mut at_b) = topic_node(BroadcastVerdict::Relay);
+    let (c, mut at_c) = topic_node(BroadcastVerdict::Relay);
     a.connect(&b).await;
     b.connect(&c).await;
     c.connect(&a).await;
     let sent = a.net.broadcast("news", b"hello", Audience::Only(&[b.id()])).unwrap();
-    assert_eq!(sent, Sent { queued: 1, full: 0 });
+    assert_eq!(sent, SendReport { queued: 1, full: 0 });
     assert_eq!(at_b.recv().await.unwrap(), (a.id(), "hello".into()));
     assert_eq!(at_c.recv().await.unwrap(), (b.id(), "hello".into()));
     // Answers come in order, so what c sent to a earlier has arrived, and it was not new there.
@@ -152,7 +154,8 @@ async fn a_broadcast_crosses_a_triangle_once() {
 
 #[tokio::test]
 async fn topics_without_a_handler_are_not_passed_on_and_bad_ones_cost_health() {
-    let (a, (b, _at_b), (c, mut at_c)) = (node(), topic_node(Verdict::Punish), topic_node(Verdict::Keep));
+    let (a, (b, _at_b), (c, mut at_c)) =
+        (node(), topic_node(BroadcastVerdict::Punish), topic_node(BroadcastVerdict::Keep));
     a.connect(&b).await;
     b.connect(&c).await;
     a.net.broadcast("gossip", b"nobody asked", Audience::All).unwrap();
@@ -179,7 +182,7 @@ async fn the_window_and_the_caps_limit_sending() {
     assert!(matches!(a.net.broadcast("", b"", Audience::All), Err(BroadcastError::BadTopic)));
     let huge = vec![0; 1 << 20];
     assert!(matches!(a.net.broadcast("t", &huge, Audience::All), Err(BroadcastError::TooLarge(_))));
-    assert_eq!(a.net.broadcast("t", b"1", Audience::All), Ok(Sent::default()));
+    assert_eq!(a.net.broadcast("t", b"1", Audience::All), Ok(SendReport::default()));
     let limited = a.net.broadcast("t", b"2", Audience::All);
     assert!(matches!(limited, Err(BroadcastError::RateLimited { .. })));
 }

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 use super::harness::{PATIENCE, Setup, TestNode, until};
 use crate::{
-    Audience, BoxFuture, BoxedStream, Handlers, HandshakeError, Listener, NetConfig, Transport, Unproven,
-    Verdict,
+    Audience, BoxFuture, BoxedStream, BroadcastVerdict, Handlers, HandshakeError, Listener, NetConfig,
+    Transport, Unproven,
 };
 
 type Arrivals = mpsc::UnboundedSender<(DuplexStream, SocketAddr)>;
@@ -135,7 +135,7 @@ async fn nodes_meet_talk_and_part_over_pipes() {
         .on_request("double", |_, payload| async move { Ok(Bytes::from(payload.repeat(2))) })
         .on_broadcast("news", move |_, _| {
             counter.fetch_add(1, Relaxed);
-            Verdict::Keep
+            BroadcastVerdict::Keep
         });
     let (a, _) = node_at(&pipes, 1, Manners::Proper, Setup::default()).await;
     let (b, _) = node_at(&pipes, 2, Manners::Proper, Setup { handlers, ..Setup::default() }).await;

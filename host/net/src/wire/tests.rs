@@ -24,14 +24,17 @@ fn version_1() -> Vec<(&'static str, Message<'static>)> {
         ("goodbye", Message::Goodbye { code: code_of(Cause::Shutdown), text: "this node shuts down" }),
         ("broadcast", Message::Broadcast { topic: "blocks", payload: &[0, 1, 2, 255] }),
         ("request", Message::Request { id: 128, kind: "peers", payload: b"" }),
-        ("response-ok", Message::Response { id: 128, status: Status::Ok, payload: b"abc" }),
-        ("response-failed", Message::Response { id: 1, status: Status::Failed, payload: b"why" }),
-        ("response-not-handled", Message::Response { id: 2, status: Status::NotHandled, payload: b"" }),
-        ("response-busy", Message::Response { id: 3, status: Status::Busy, payload: b"" }),
+        ("response-ok", Message::Response { id: 128, status: ResponseStatus::Ok, payload: b"abc" }),
+        ("response-failed", Message::Response { id: 1, status: ResponseStatus::Failed, payload: b"why" }),
+        (
+            "response-not-handled",
+            Message::Response { id: 2, status: ResponseStatus::NotHandled, payload: b"" },
+        ),
+        ("response-busy", Message::Response { id: 3, status: ResponseStatus::Busy, payload: b"" }),
     ]
 }
 
-fn told() -> Vec<Told> {
+fn told() -> Vec<ToldAddress> {
     vec![
         ("192.0.2.1:7000".parse().unwrap(), None),
         ("[2001:db8::1]:7001".parse().unwrap(), Some(PeerId::from_bytes([9; 32]))),
@@ -89,7 +92,7 @@ fn first(bytes: &[u8]) -> Result<(), BadFrame> {
 fn lengths_are_checked_before_anything_is_allocated() {
     assert_eq!(first(&[0, 0, 0, 0, 1]), Err(BadFrame::Empty(0)));
     assert_eq!(first(&[2, 0, 0, 0, 7]), Err(BadFrame::UnknownKind(7)));
-    for kind in Kind::ALL {
+    for kind in FrameKind::ALL {
         let cap = kind.cap(MAX_FRAME);
         assert!(cap <= MOST_EVER);
         for size in [cap as u32 + 1, u32::MAX] {
@@ -119,14 +122,14 @@ fn lists_claim_nothing_and_hold_no_more_than_they_may() {
 #[test]
 fn bodies_that_break_the_rules_are_named() {
     let bad = |kind, body: &[u8]| Message::decode(kind, body).unwrap_err().to_string();
-    assert_eq!(bad(Kind::Ping, &[]), "a ping that cannot be read");
-    assert_eq!(bad(Kind::Ping, &[1, 2]), "a ping with 1 bytes too many");
-    assert!(bad(Kind::Broadcast, &[0, 0]).contains("name that is empty"));
-    assert!(bad(Kind::Broadcast, &[1, 0xff, 0]).contains("cannot be read"), "a topic is UTF-8");
-    assert!(bad(Kind::Response, &[1, 9, 0]).contains("cannot be read"), "a status is one of four");
+    assert_eq!(bad(FrameKind::Ping, &[]), "a ping that cannot be read");
+    assert_eq!(bad(FrameKind::Ping, &[1, 2]), "a ping with 1 bytes too many");
+    assert!(bad(FrameKind::Broadcast, &[0, 0]).contains("name that is empty"));
+    assert!(bad(FrameKind::Broadcast, &[1, 0xff, 0]).contains("cannot be read"), "a topic is UTF-8");
+    assert!(bad(FrameKind::Response, &[1, 9, 0]).contains("cannot be read"), "a status is one of four");
     let long = "x".repeat(MAX_NAME + 1);
     let frame = Message::Request { id: 1, kind: &long, payload: b"" }.encode(MAX_FRAME).unwrap();
-    assert!(bad(Kind::Request, &frame[HEADER..]).contains("longer than 64"));
+    assert!(bad(FrameKind::Request, &frame[HEADER..]).contains("longer than 64"));
 }
 
 #[test]
@@ -156,7 +159,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         fuzz_decode(&bytes);
-        for kind in Kind::ALL {
+        for kind in FrameKind::ALL {
             _ = Message::decode(kind, &bytes);
         }
     }

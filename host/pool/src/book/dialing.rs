@@ -9,14 +9,14 @@ use groundskeeper_base::clock::unix_seconds;
 use groundskeeper_base::peer::PeerId;
 use serde::{Deserialize, Serialize};
 
-use super::{Book, Known};
-use crate::journal::{Asker, Draft, Input, Outcome, What};
+use super::{Book, KnownAddress};
+use crate::journal::{ActionKind, Initiator, Input, NewRecord, Outcome};
 
 /// Opens connections. The host's `net` implements it; an application may bring its own.
 pub trait Dial: Send + Sync + 'static {
     /// Starts a dial and returns at once. The dialer reports the outcome to `ticket`; a dropped ticket counts as
     /// abandoned.
-    fn dial(&self, order: DialOrder, ticket: Dialing);
+    fn dial(&self, order: DialOrder, ticket: DialAttempt);
 }
 
 /// The address to dial, and how.
@@ -72,16 +72,16 @@ impl fmt::Display for DialFailure {
 }
 
 /// A dial in progress. Counted in `dialing` until it ends.
-pub struct Dialing {
+pub struct DialAttempt {
     book: Arc<Book>,
-    by: Asker,
+    by: Initiator,
     reason: String,
     order: DialOrder,
     ended: bool,
 }
 
 /// A guard for a live connection to a known address, dialled or accepted. Drop it when the connection ends.
-pub struct Tenure {
+pub struct ConnectedGuard {
     book: Arc<Book>,
     address: SocketAddr,
     since: Duration,
@@ -96,29 +96,29 @@ impl Book {
         self: &Arc<Self>,
         address: SocketAddr,
         probe: bool,
-        by: Asker,
+        by: Initiator,
         reason: impl Into<String>,
         inputs: Vec<Input>,
-    ) -> Option<(DialOrder, Dialing)> {
+    ) -> Option<(DialOrder, DialAttempt)> {
         let mut known = self.known.lock();
         let one = known.get_mut(&address).filter(|one| !one.dialing)?;
         one.dialing = true;
         let order = DialOrder { address, expect: one.bootstrap.flatten(), probe };
         drop(known);
-        let ticket = Dialing { book: Arc::clone(self), by, reason: reason.into(), order, ended: false };
+        let ticket = DialAttempt { book: Arc::clone(self), by, reason: reason.into(), order, ended: false };
         ticket.record(None, Outcome::Started, inputs);
         Some((order, ticket))
     }
 
     /// The guard for an inbound peer that listens at `address`.
-    pub fn tenure(self: &Arc<Self>, address: SocketAddr) -> Tenure {
-        Tenure { book: Arc::clone(self), address, since: self.clock.mono() }
+    pub fn tenure(self: &Arc<Self>, address: SocketAddr) -> ConnectedGuard {
+        ConnectedGuard { book: Arc::clone(self), address, since: self.clock.mono() }
     }
 }
 
-impl Dialing {
+impl DialAttempt {
     /// The dial succeeded. Hold the returned guard as long as the connection lives.
-    pub fn connected(mut self, peer: PeerId) -> Tenure {
+    pub fn connected(mut self, peer: PeerId) -> ConnectedGuard {
         self.reached(peer, |_| {});
         self.book.changed();
         self.book.tenure(self.order.address)
@@ -134,7 +134,7 @@ impl Dialing {
         });
     }
 
-    fn reached(&mut self, peer: PeerId, more: impl FnOnce(&mut Known)) {
+    fn reached(&mut self, peer: PeerId, more: impl FnOnce(&mut KnownAddress)) {
         self.ended = true;
         let unix = unix_seconds(&*self.book.clock);
         if let Some(one) = self.book.known.lock().get_mut(&self.order.address) {
@@ -178,18 +178,18 @@ impl Dialing {
     }
 
     fn record(&self, peer: Option<PeerId>, outcome: Outcome, inputs: Vec<Input>) {
-        let what = if self.order.probe { What::Probe } else { What::Dial };
-        self.book.journal.record(Draft {
+        let what = if self.order.probe { ActionKind::Probe } else { ActionKind::Dial };
+        self.book.journal.record(NewRecord {
             peer: peer.or(self.order.expect),
             address: Some(self.order.address),
             outcome,
             inputs,
-            ..Draft::new(self.by.clone(), what, self.reason.clone())
+            ..NewRecord::new(self.by.clone(), what, self.reason.clone())
         });
     }
 }
 
-impl Drop for Dialing {
+impl Drop for DialAttempt {
     fn drop(&mut self) {
         if !self.ended {
             self.end(&DialFailure::Abandoned, None);
@@ -197,7 +197,7 @@ impl Drop for Dialing {
     }
 }
 
-impl Drop for Tenure {
+impl Drop for ConnectedGuard {
     fn drop(&mut self) {
         self.book.changed();
         let (now, unix) = (self.book.clock.mono(), unix_seconds(&*self.book.clock));

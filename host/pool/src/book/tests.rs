@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use groundskeeper_base::clock::TokioClock;
 
 use super::*;
-use crate::journal::{Asker, JournalLimits, Outcome};
+use crate::journal::{Initiator, JournalLimits, Outcome};
 use crate::pool::PoolLimits;
 
 struct Desk {
@@ -34,43 +34,52 @@ fn peer(n: u8) -> PeerId {
     PeerId::from_bytes([n; 32])
 }
 
-fn begin(desk: &Desk, address: SocketAddr) -> Dialing {
-    desk.book.begin(address, false, Asker::Host, "test", Vec::new()).expect("in the book and idle").1
+fn begin(desk: &Desk, address: SocketAddr) -> DialAttempt {
+    desk.book.begin(address, false, Initiator::Host, "test", Vec::new()).expect("in the book and idle").1
 }
 
 #[tokio::test(start_paused = true)]
 async fn poisoned_addresses_are_refused_and_one_group_cannot_fill_the_book() {
     let desk = desk(BookLimits { per_source_group: 3, ..BookLimits::default() });
-    let liar = Source::Told(NetGroup(1));
+    let liar = AddressSource::Told(NetGroup(1));
     for bad in ["1.2.3.4:0", "0.0.0.0:1", "10.0.0.1:1", "127.0.0.1:1", "224.0.0.1:1", "[::]:1", "[fe80::1]:1"]
     {
-        assert!(matches!(desk.book.learn(bad.parse().unwrap(), None, liar), Learned::Refused(_)), "{bad}");
+        assert!(
+            matches!(desk.book.learn(bad.parse().unwrap(), None, liar), LearnOutcome::Refused(_)),
+            "{bad}"
+        );
     }
     (0..10).for_each(|n| _ = desk.book.learn(at(n), None, liar));
     assert_eq!(desk.book.len(), 3);
-    assert_eq!(desk.book.learn(at(20), None, Source::Told(NetGroup(2))), Learned::New);
-    assert_eq!(desk.book.learn("10.0.0.1:1".parse().unwrap(), None, Source::Bootstrap), Learned::New);
-    assert_eq!(desk.book.learn("[::ffff:8.0.0.20]:7420".parse().unwrap(), None, liar), Learned::Known);
+    assert_eq!(desk.book.learn(at(20), None, AddressSource::Told(NetGroup(2))), LearnOutcome::New);
+    assert_eq!(
+        desk.book.learn("10.0.0.1:1".parse().unwrap(), None, AddressSource::Bootstrap),
+        LearnOutcome::New
+    );
+    assert_eq!(desk.book.learn("[::ffff:8.0.0.20]:7420".parse().unwrap(), None, liar), LearnOutcome::Known);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_book_drops_the_worst_and_never_a_bootstrap_node() {
     let desk = desk(BookLimits { capacity: 3, ..BookLimits::default() });
-    desk.book.learn(at(0), None, Source::Bootstrap);
-    desk.book.learn(at(1), None, Source::Itself);
-    desk.book.learn(at(2), None, Source::Itself);
+    desk.book.learn(at(0), None, AddressSource::Bootstrap);
+    desk.book.learn(at(1), None, AddressSource::Itself);
+    desk.book.learn(at(2), None, AddressSource::Itself);
     begin(&desk, at(0)).failed(&DialFailure::Refused);
     begin(&desk, at(2)).failed(&DialFailure::Refused);
-    assert_eq!(desk.book.learn(at(3), None, Source::Told(NetGroup(5))), Learned::New);
+    assert_eq!(desk.book.learn(at(3), None, AddressSource::Told(NetGroup(5))), LearnOutcome::New);
     assert_eq!(desk.book.freeze(&desk.pool).addresses, [at(0), at(1), at(3)]);
-    assert!(matches!(desk.book.learn(at(4), None, Source::Told(NetGroup(5))), Learned::Refused(_)));
+    assert!(matches!(
+        desk.book.learn(at(4), None, AddressSource::Told(NetGroup(5))),
+        LearnOutcome::Refused(_)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_back_off_with_jitter_within_their_bound() {
     let limits = BookLimits::default();
     let desk = desk(limits);
-    desk.book.learn(at(1), None, Source::Itself);
+    desk.book.learn(at(1), None, AddressSource::Itself);
     for round in 0..12_u32 {
         begin(&desk, at(1)).failed(&DialFailure::TimedOut);
         let rows = desk.book.freeze(&desk.pool);
@@ -95,7 +104,7 @@ async fn failures_back_off_with_jitter_within_their_bound() {
 #[tokio::test(start_paused = true)]
 async fn only_a_connection_that_lived_clears_failures() {
     let desk = desk(BookLimits::default());
-    desk.book.learn(at(1), None, Source::Itself);
+    desk.book.learn(at(1), None, AddressSource::Itself);
     begin(&desk, at(1)).failed(&DialFailure::Refused);
     drop(begin(&desk, at(1)).connected(peer(1)));
     assert_eq!(desk.book.freeze(&desk.pool).failures, [2]);
@@ -109,11 +118,11 @@ async fn only_a_connection_that_lived_clears_failures() {
 #[tokio::test(start_paused = true)]
 async fn every_attempt_ends_in_the_book_and_in_the_journal() {
     let desk = desk(BookLimits::default());
-    desk.book.learn(at(1), None, Source::Itself);
-    desk.book.learn(at(2), None, Source::Itself);
+    desk.book.learn(at(1), None, AddressSource::Itself);
+    desk.book.learn(at(2), None, AddressSource::Itself);
     let ticket = begin(&desk, at(1));
     assert_eq!((desk.book.dialing(), desk.book.freeze(&desk.pool).addresses), (1, vec![at(2)]));
-    assert!(desk.book.begin(at(1), false, Asker::Host, "again", Vec::new()).is_none());
+    assert!(desk.book.begin(at(1), false, Initiator::Host, "again", Vec::new()).is_none());
     drop(ticket);
     begin(&desk, at(2)).failed(&DialFailure::SelfDial);
     assert_eq!((desk.book.dialing(), desk.book.len()), (0, 1));
@@ -127,10 +136,10 @@ async fn every_attempt_ends_in_the_book_and_in_the_journal() {
 #[tokio::test(start_paused = true)]
 async fn forgetting_and_restoring_keep_what_matters() {
     let first = desk(BookLimits::default());
-    first.book.learn(at(1), None, Source::Bootstrap);
-    first.book.learn(at(2), Some(peer(2)), Source::Itself);
+    first.book.learn(at(1), None, AddressSource::Bootstrap);
+    first.book.learn(at(2), Some(peer(2)), AddressSource::Itself);
     tokio::time::advance(Duration::from_secs(8 * 86_400)).await;
-    first.book.learn(at(3), None, Source::Told(NetGroup(7)));
+    first.book.learn(at(3), None, AddressSource::Told(NetGroup(7)));
     assert_eq!(first.book.forget_some(Duration::from_secs(7 * 86_400), usize::MAX), 1);
     assert_eq!(first.book.freeze(&first.pool).addresses, [at(1), at(3)]);
     let second = desk(BookLimits::default());

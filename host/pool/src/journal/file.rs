@@ -26,7 +26,7 @@ impl JournalFile {
     /// # Errors
     /// If the file cannot be opened for appending.
     pub fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
-        let mut out = Output::open(path.to_owned(), max_bytes)?;
+        let mut out = JournalOutput::open(path.to_owned(), max_bytes)?;
         let (lines, waiting) = sync_channel(WAITING_LINES);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&lost);
@@ -58,14 +58,14 @@ impl Drop for JournalFile {
     }
 }
 
-struct Output {
+struct JournalOutput {
     path: PathBuf,
     max_bytes: u64,
     written: u64,
     file: BufWriter<File>,
 }
 
-impl Output {
+impl JournalOutput {
     fn open(path: PathBuf, max_bytes: u64) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let written = file.metadata()?.len();
@@ -108,7 +108,7 @@ impl Output {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Asker, Draft, Journal, JournalLimits, What};
+    use super::super::{ActionKind, Initiator, Journal, JournalLimits, NewRecord};
     use super::*;
     use groundskeeper_base::clock::TokioClock;
 
@@ -120,7 +120,7 @@ mod tests {
         let journal =
             Journal::new(TokioClock::starting_at(Duration::ZERO), JournalLimits::default(), Some(file));
         for round in 0..20 {
-            journal.record(Draft::new(Asker::Host, What::Late, format!("round {round}")));
+            journal.record(NewRecord::new(Initiator::Host, ActionKind::Late, format!("round {round}")));
         }
         assert_eq!(journal.lines_lost(), 0);
         drop(journal);

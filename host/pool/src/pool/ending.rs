@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 
 use super::members::Members;
-use super::{ConnKey, Direction, Goodbye, Link, Pool, State, Word};
-use crate::journal::{Asker, Cause, Draft, Input, What};
+use super::{ConnKey, Direction, Goodbye, Link, Pool, State, TagValue};
+use crate::journal::{ActionKind, Cause, Initiator, Input, NewRecord};
 
 /// Time for the owner of a closing connection to release its slot, before the pool aborts it.
 pub const CLOSING_DEADLINE: Duration = Duration::from_secs(5);
@@ -17,7 +17,7 @@ pub const CLOSING_DEADLINE: Duration = Duration::from_secs(5);
 /// Why a connection ends: initiator, cause, reason and inputs.
 #[derive(Clone, Debug)]
 pub struct Removal {
-    pub by: Asker,
+    pub by: Initiator,
     pub cause: Cause,
     pub reason: String,
     /// If empty, the pool adds the current values of its columns.
@@ -25,29 +25,29 @@ pub struct Removal {
 }
 
 impl Removal {
-    pub fn new(by: Asker, cause: Cause, reason: impl Into<String>) -> Self {
+    pub fn new(by: Initiator, cause: Cause, reason: impl Into<String>) -> Self {
         Self { by, cause, reason: reason.into(), inputs: Vec::new() }
     }
 }
 
 /// Outcome of a request to disconnect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum DisconnectOutcome {
     Closed,
     /// The connection had ended already.
     Gone,
     /// The decision was based on silence, but the peer has spoken since.
     Spoke,
-    /// Fewer connections than [`Terms::keep`] would be left.
+    /// Fewer connections than [`DisconnectTerms::keep`] would be left.
     TooFew,
 }
 
 /// Conditions for ending a connection. All are checked and applied in one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
-pub struct Terms {
+pub struct DisconnectTerms {
     /// The connection stays if the peer spoke after this moment.
-    pub unless_seen_since: Option<Coarse>,
+    pub unless_seen_since: Option<CoarseInstant>,
     /// The connection stays if fewer live connections would be left.
     pub keep: u32,
     /// The peer's key is refused for this time, starting in the same step.
@@ -55,8 +55,8 @@ pub struct Terms {
 }
 
 /// A connection that has just been closed; the journal and the link are not notified yet.
-pub(super) struct Closed {
-    draft: Draft,
+pub(super) struct ClosedConnection {
+    draft: NewRecord,
     link: Option<Arc<dyn Link>>,
     goodbye: Goodbye,
 }
@@ -65,26 +65,31 @@ impl Pool {
     /// Ends a live connection: removes it from the index and the live count, records it, and notifies its owner.
     ///
     /// With `unless_seen_since` the connection stays if the peer spoke after that moment.
-    pub fn disconnect(&self, key: ConnKey, removal: Removal, unless_seen_since: Option<Coarse>) -> Verdict {
-        self.disconnect_on(key, removal, Terms { unless_seen_since, ..Terms::default() })
+    pub fn disconnect(
+        &self,
+        key: ConnKey,
+        removal: Removal,
+        unless_seen_since: Option<CoarseInstant>,
+    ) -> DisconnectOutcome {
+        self.disconnect_on(key, removal, DisconnectTerms { unless_seen_since, ..DisconnectTerms::default() })
     }
 }
 
 #[doc(hidden)]
 impl Pool {
     /// [`Pool::disconnect`] with more conditions.
-    pub fn disconnect_on(&self, key: ConnKey, removal: Removal, terms: Terms) -> Verdict {
+    pub fn disconnect_on(&self, key: ConnKey, removal: Removal, terms: DisconnectTerms) -> DisconnectOutcome {
         let mut members = self.members.lock();
         if !self.is_live(key) {
-            return Verdict::Gone;
+            return DisconnectOutcome::Gone;
         }
-        let seen = Coarse(self.last_seen[key.slot as usize].load(Relaxed));
+        let seen = CoarseInstant(self.last_seen[key.slot as usize].load(Relaxed));
         if terms.unless_seen_since.is_some_and(|view| seen > view) {
-            return Verdict::Spoke;
+            return DisconnectOutcome::Spoke;
         }
         // Exact: connections become live and end only under this lock.
         if self.live.load(Relaxed) <= terms.keep {
-            return Verdict::TooFew;
+            return DisconnectOutcome::TooFew;
         }
         let id = members.id(key.slot);
         let closed = self.close_locked(&mut members, key, removal);
@@ -94,9 +99,9 @@ impl Pool {
             members.ban(id, time, self.clock.coarse());
         }
         drop(members);
-        let Some(closed) = closed else { return Verdict::Gone };
+        let Some(closed) = closed else { return DisconnectOutcome::Gone };
         self.finish_close(closed);
-        Verdict::Closed
+        DisconnectOutcome::Closed
     }
 
     /// Live to closing under the lock. Returns the notifications to send once the lock is released.
@@ -105,7 +110,7 @@ impl Pool {
         members: &mut Members,
         key: ConnKey,
         removal: Removal,
-    ) -> Option<Closed> {
+    ) -> Option<ClosedConnection> {
         let at = key.slot as usize;
         let before = self.tags[at].close(key.conn)?;
         let now = self.clock.coarse();
@@ -113,7 +118,11 @@ impl Pool {
         if inputs.is_empty() {
             inputs = self.inputs_now(key.slot, before, now);
         }
-        let draft = Draft { cause: Some(cause), inputs, ..Draft::new(by, What::Disconnect, reason.clone()) };
+        let draft = NewRecord {
+            cause: Some(cause),
+            inputs,
+            ..NewRecord::new(by, ActionKind::Disconnect, reason.clone())
+        };
         let draft = members.about(key, draft);
         let link = members.link(key.slot);
         members.leave(key.slot);
@@ -124,21 +133,21 @@ impl Pool {
         if self.live.fetch_sub(1, Relaxed) == 1 {
             self.isolated.notify_one();
         }
-        Some(Closed { draft, link, goodbye: Goodbye { cause, text: reason } })
+        Some(ClosedConnection { draft, link, goodbye: Goodbye { cause, text: reason } })
     }
 
-    pub(super) fn finish_close(&self, closed: Closed) {
+    pub(super) fn finish_close(&self, closed: ClosedConnection) {
         self.journal.record(closed.draft);
         if let Some(link) = closed.link {
             link.close(&closed.goodbye);
         }
     }
 
-    fn inputs_now(&self, slot: u32, word: Word, now: Coarse) -> Vec<Input> {
+    fn inputs_now(&self, slot: u32, word: TagValue, now: CoarseInstant) -> Vec<Input> {
         let at = slot as usize;
         vec![
-            ("idle-s".into(), now.seconds_since(Coarse(self.last_seen[at].load(Relaxed)))),
-            ("age-s".into(), now.seconds_since(Coarse(self.connected_at[at].load(Relaxed)))),
+            ("idle-s".into(), now.seconds_since(CoarseInstant(self.last_seen[at].load(Relaxed)))),
+            ("age-s".into(), now.seconds_since(CoarseInstant(self.connected_at[at].load(Relaxed)))),
             ("health".into(), word.health().into()),
             ("rtt-us".into(), self.rtt_us[at].load(Relaxed)),
             ("pings-lost".into(), word.pings_lost().into()),
@@ -152,7 +161,11 @@ impl Pool {
         match self.tags[key.slot as usize].load().state() {
             State::Live => {
                 let removal = removal.unwrap_or_else(|| {
-                    Removal::new(Asker::Application, Cause::OwnerDropped, "its owner let go without a reason")
+                    Removal::new(
+                        Initiator::Application,
+                        Cause::OwnerDropped,
+                        "its owner let go without a reason",
+                    )
                 });
                 closed = self.close_locked(&mut members, key, removal);
                 self.closing.fetch_sub(1, Relaxed);
@@ -162,7 +175,7 @@ impl Pool {
             State::Vacant => unreachable!("a slot has one owner, who frees it once"),
         }
         members.vacate(key.slot, direction);
-        self.tags[key.slot as usize].set(Word::vacant(members.free));
+        self.tags[key.slot as usize].set(TagValue::vacant(members.free));
         members.free = key.slot;
         drop(members);
         if let Some(closed) = closed {
@@ -180,7 +193,7 @@ impl Pool {
         let mut overdue = Vec::new();
         for slot in 0..self.high.load(Relaxed) {
             let word = self.tags[slot as usize].load();
-            let since = Coarse(self.connected_at[slot as usize].load(Relaxed));
+            let since = CoarseInstant(self.connected_at[slot as usize].load(Relaxed));
             if word.state() == State::Closing && now.since(since) >= CLOSING_DEADLINE {
                 overdue.push((slot, word.conn()));
             }
@@ -194,7 +207,8 @@ impl Pool {
             }
             // Abort each owner once. An owner that ignores the abort keeps its slot until it releases it.
             self.connected_at[slot as usize].store(u32::MAX, Relaxed);
-            let draft = Draft::new(Asker::Host, What::Aborted, "did not release its slot in time");
+            let draft =
+                NewRecord::new(Initiator::Host, ActionKind::Aborted, "did not release its slot in time");
             let (draft, link) = (members.about(ConnKey { slot, conn }, draft), members.link(slot));
             drop(members);
             aborted += 1;

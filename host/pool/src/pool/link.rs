@@ -17,8 +17,8 @@ pub trait Link: Send + Sync + 'static {
     fn abort(&self) {}
 
     /// Traffic of the connection so far.
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
+    fn traffic(&self) -> LinkTraffic {
+        LinkTraffic::default()
     }
 
     /// Software name that the peer claims, at most 64 bytes. Untrusted.
@@ -42,7 +42,7 @@ pub struct Goodbye {
 
 /// Traffic of one connection, in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
+pub struct LinkTraffic {
     pub kib_in: u32,
     pub kib_out: u32,
     /// Waiting to be sent.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::peer::{NetGroup, PeerId};
 use hashbrown::HashTable;
 
@@ -16,7 +16,7 @@ use super::addresses::Addresses;
 use super::link::Link;
 use super::rows::BLOCK;
 use super::{ConnKey, Direction, PoolLimits};
-use crate::journal::Draft;
+use crate::journal::NewRecord;
 
 /// No slot: the end of the free list.
 pub(super) const NONE: u32 = u32::MAX;
@@ -48,8 +48,8 @@ pub(super) struct Members {
     links: Vec<Option<Arc<dyn Link>>>,
     /// Connections by network group; none if the group limit can never apply.
     groups: Option<HashMap<NetGroup, u32>>,
-    pub(super) bans: HashMap<PeerId, Coarse>,
-    pub(super) protected: HashMap<u32, Coarse>,
+    pub(super) bans: HashMap<PeerId, CoarseInstant>,
+    pub(super) protected: HashMap<u32, CoarseInstant>,
     shards: Vec<HashTable<u32>>,
     /// Hashes peers with random keys. The index is never iterated, so the keys do not affect what the pool does.
     hash: RandomState,
@@ -193,12 +193,12 @@ impl Members {
     }
 
     /// `draft` with the connection's peer, number and address.
-    pub(super) fn about(&self, key: ConnKey, draft: Draft) -> Draft {
+    pub(super) fn about(&self, key: ConnKey, draft: NewRecord) -> NewRecord {
         let (peer, address) = (self.id(key.slot), self.address(key.slot));
-        Draft { peer: Some(peer), conn: Some(key.conn), address: Some(address), ..draft }
+        NewRecord { peer: Some(peer), conn: Some(key.conn), address: Some(address), ..draft }
     }
 
-    pub(super) fn ban(&mut self, id: PeerId, time: Duration, now: Coarse) {
+    pub(super) fn ban(&mut self, id: PeerId, time: Duration, now: CoarseInstant) {
         self.bans.retain(|_, until| *until > now);
         if self.bans.len() >= MAX_BANS
             && let Some(soonest) =
@@ -210,7 +210,7 @@ impl Members {
     }
 
     /// When the peer's ban ends, if it is banned now. Bans expire by time alone; no phase has to run.
-    pub(super) fn banned_until(&self, id: &PeerId, now: Coarse) -> Option<Coarse> {
+    pub(super) fn banned_until(&self, id: &PeerId, now: CoarseInstant) -> Option<CoarseInstant> {
         self.bans.get(id).copied().filter(|until| *until > now)
     }
 }

@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use groundskeeper_base::clock::Coarse;
-use groundskeeper_base::peer::{Naming, NetGroup};
+use groundskeeper_base::clock::CoarseInstant;
+use groundskeeper_base::peer::{NetGroup, PeerLabel};
 
 use super::members::NONE;
-use super::{ConnKey, Direction, Link, Pool, State, Traffic, Word};
+use super::{ConnKey, Direction, Link, LinkTraffic, Pool, State, TagValue};
 
 /// Slots read under one lock, about 5 us, so that other threads do not wait for a long list.
 const NAMES_PER_LOCK: usize = 256;
@@ -20,17 +20,17 @@ pub(super) const BLOCK: usize = 64;
 ///
 /// Freezing copies one bit per slot; everything else is copied on first use. A connection admitted later in the slot of
 /// a row is never mistaken for the row: its number is too high.
-pub struct Rows {
+pub struct PeerRows {
     pool: Arc<Pool>,
     live: Vec<u64>,
     len: usize,
     /// The lowest number of a connection admitted after the freeze.
     later: u32,
     slots: OnceLock<Vec<u32>>,
-    words: OnceLock<Vec<Word>>,
+    words: OnceLock<Vec<TagValue>>,
 }
 
-impl Rows {
+impl PeerRows {
     #[inline]
     pub fn len(&self) -> usize {
         self.len
@@ -51,9 +51,9 @@ impl Rows {
     }
 
     /// State word of each row, with health, direction, protection and unanswered pings. Copied on the first call.
-    pub fn words(&self) -> &[Word] {
+    pub fn words(&self) -> &[TagValue] {
         self.words.get_or_init(|| {
-            let known = |word: Word| if word.conn() < self.later { word } else { Word::vacant(NONE) };
+            let known = |word: TagValue| if word.conn() < self.later { word } else { TagValue::vacant(NONE) };
             self.gather(|slots| self.pool.tags[slots].iter().map(|tag| known(tag.load())))
         })
     }
@@ -90,7 +90,7 @@ impl Rows {
 
 /// Chooses connections of one direction to end, so that at most `limit` are left: unprotected before protected, then
 /// lowest health, then youngest. `since` is [`Pool::freeze_connected_at`] of the same rows. O(n log n).
-pub fn over_limit(rows: &Rows, since: &[u32], direction: Direction, limit: u32) -> Vec<ConnKey> {
+pub fn over_limit(rows: &PeerRows, since: &[u32], direction: Direction, limit: u32) -> Vec<ConnKey> {
     let inbound = direction == Direction::Inbound;
     let mut of_it: Vec<usize> =
         (0..rows.len()).filter(|&row| rows.words()[row].inbound() == inbound).collect();
@@ -105,44 +105,44 @@ pub fn over_limit(rows: &Rows, since: &[u32], direction: Direction, limit: u32) 
 #[doc(hidden)]
 impl Pool {
     /// Freezes the live connections. One short lock, which copies one bit per slot.
-    pub fn freeze(self: &Arc<Self>) -> Rows {
+    pub fn freeze(self: &Arc<Self>) -> PeerRows {
         let members = self.members.lock();
         let (live, later) = (members.live.clone(), members.next_conn);
         drop(members);
         let len = live.iter().map(|bits| bits.count_ones() as usize).sum();
-        Rows { pool: Arc::clone(self), live, len, later, slots: OnceLock::new(), words: OnceLock::new() }
+        PeerRows { pool: Arc::clone(self), live, len, later, slots: OnceLock::new(), words: OnceLock::new() }
     }
 
-    /// When each row was last seen, in [`Coarse`] units.
-    pub fn freeze_last_seen(&self, rows: &Rows) -> Vec<u32> {
+    /// When each row was last seen, in [`CoarseInstant`] units.
+    pub fn freeze_last_seen(&self, rows: &PeerRows) -> Vec<u32> {
         rows.column(&self.last_seen)
     }
 
     /// Silence of each row until `now`, in whole seconds. Starts when it was last seen, or at `not_before` if later.
-    pub fn freeze_idle(&self, rows: &Rows, now: Coarse, not_before: Coarse) -> Vec<u32> {
+    pub fn freeze_idle(&self, rows: &PeerRows, now: CoarseInstant, not_before: CoarseInstant) -> Vec<u32> {
         // Signed, so that the loop vectorizes; correct for silences of up to eight years. Separate from the copy,
         // because compilers do not vectorize loops over atomics.
         let longest = (now.0.wrapping_sub(not_before.0) as i32).max(0);
         let mut idle = rows.column(&self.last_seen);
         for seen in &mut idle {
             let silent = (now.0.wrapping_sub(*seen) as i32).max(0).min(longest);
-            *seen = silent as u32 / Coarse::PER_SECOND;
+            *seen = silent as u32 / CoarseInstant::PER_SECOND;
         }
         idle
     }
 
-    /// When each row's handshake ended, in [`Coarse`] units.
-    pub fn freeze_connected_at(&self, rows: &Rows) -> Vec<u32> {
+    /// When each row's handshake ended, in [`CoarseInstant`] units.
+    pub fn freeze_connected_at(&self, rows: &PeerRows) -> Vec<u32> {
         rows.column(&self.connected_at)
     }
 
     /// Smoothed round-trip times in microseconds, `u32::MAX` if not known.
-    pub fn freeze_rtt(&self, rows: &Rows) -> Vec<u32> {
+    pub fn freeze_rtt(&self, rows: &PeerRows) -> Vec<u32> {
         rows.column(&self.rtt_us)
     }
 
     /// Network group of each row; arbitrary for a row that has released its slot since the freeze.
-    pub fn freeze_groups(&self, rows: &Rows) -> Vec<u32> {
+    pub fn freeze_groups(&self, rows: &PeerRows) -> Vec<u32> {
         let mut groups = Vec::with_capacity(rows.len());
         for chunk in rows.slots().chunks(NAMES_PER_LOCK) {
             let members = self.members.lock();
@@ -152,8 +152,8 @@ impl Pool {
     }
 
     /// Traffic of each row's connection; zero if it has ended. Calls [`Link::traffic`] once per row.
-    pub fn freeze_traffic(&self, rows: &Rows) -> Vec<Traffic> {
-        let mut all = vec![Traffic::default(); rows.len()];
+    pub fn freeze_traffic(&self, rows: &PeerRows) -> Vec<LinkTraffic> {
+        let mut all = vec![LinkTraffic::default(); rows.len()];
         self.for_links(rows, 0..rows.len(), |row, link| all[row] = link.traffic());
         all
     }
@@ -161,7 +161,7 @@ impl Pool {
     /// Calls `each` with the link of every given row that is still live, outside the lock.
     pub fn for_links(
         &self,
-        rows: &Rows,
+        rows: &PeerRows,
         which: impl IntoIterator<Item = usize>,
         mut each: impl FnMut(usize, &dyn Link),
     ) {
@@ -199,33 +199,33 @@ impl Pool {
 
     /// When a live connection's handshake ended, and its smoothed round-trip time in microseconds.
     #[inline]
-    pub fn age_and_rtt(&self, key: ConnKey) -> Option<(Coarse, u32)> {
+    pub fn age_and_rtt(&self, key: ConnKey) -> Option<(CoarseInstant, u32)> {
         let at = key.slot as usize;
-        let read = (Coarse(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));
+        let read = (CoarseInstant(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));
         self.is_live(key).then_some(read)
     }
 
     /// When the peer of a live connection was last seen.
     #[inline]
-    pub fn seen(&self, key: ConnKey) -> Option<Coarse> {
-        self.is_live(key).then(|| Coarse(self.last_seen[key.slot as usize].load(Relaxed)))
+    pub fn seen(&self, key: ConnKey) -> Option<CoarseInstant> {
+        self.is_live(key).then(|| CoarseInstant(self.last_seen[key.slot as usize].load(Relaxed)))
     }
 }
 
 impl Pool {
     /// Id, address and agent of a live or closing connection; none once its slot is released.
-    pub fn name(&self, key: ConnKey) -> Option<Naming> {
+    pub fn name(&self, key: ConnKey) -> Option<PeerLabel> {
         let members = self.members.lock();
         let word = self.tags.get(key.slot as usize)?.load();
         if word.conn() != key.conn || !matches!(word.state(), State::Live | State::Closing) {
             return None;
         }
         let agent = members.link(key.slot).map(|link| link.agent().to_owned()).unwrap_or_default();
-        Some(Naming { id: members.id(key.slot), address: members.address(key.slot), agent })
+        Some(PeerLabel { id: members.id(key.slot), address: members.address(key.slot), agent })
     }
 
     /// Connected peers with their addresses, by ascending slot.
-    pub fn peers(self: &Arc<Self>) -> Vec<(ConnKey, Naming)> {
+    pub fn peers(self: &Arc<Self>) -> Vec<(ConnKey, PeerLabel)> {
         let rows = self.freeze();
         (0..rows.len()).filter_map(|row| Some((rows.key(row), self.name(rows.key(row))?))).collect()
     }
@@ -274,11 +274,11 @@ mod tests {
             let mut slots: Vec<Slot> = (0..200).map(|peer| attach(&pool, peer)).collect();
             slots.retain(|slot| !holes(slot.key().slot as u8));
             for slot in &slots {
-                slot.peer_seen(Coarse(slot.key().slot * 8));
+                slot.peer_seen(CoarseInstant(slot.key().slot * 8));
             }
             let rows = pool.freeze();
             assert_eq!(rows.len(), slots.len());
-            let idle = pool.freeze_idle(&rows, Coarse(150 * 8 + 7), Coarse(20 * 8));
+            let idle = pool.freeze_idle(&rows, CoarseInstant(150 * 8 + 7), CoarseInstant(20 * 8));
             let seen = pool.freeze_last_seen(&rows);
             for (row, slot) in slots.iter().enumerate() {
                 let key = slot.key();

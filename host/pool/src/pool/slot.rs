@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::peer::PeerId;
 
 use super::{ConnKey, Denied, Direction, Link, Pool, Removal};
@@ -12,18 +12,18 @@ use super::{ConnKey, Denied, Direction, Link, Pool, Removal};
 /// A slot taken for a handshake. Dropping it frees the slot without a journal record.
 #[doc(hidden)]
 pub struct Admission {
-    held: Held,
+    held: SlotGuard,
 }
 
 /// A live connection's slot in the pool. The owner of the connection holds it.
 ///
 /// Dropping it without [`Slot::retire`] ends the connection with the cause `owner-dropped`.
 pub struct Slot {
-    held: Held,
+    held: SlotGuard,
 }
 
 /// Releases one slot exactly once, on drop.
-struct Held {
+struct SlotGuard {
     pool: Arc<Pool>,
     key: ConnKey,
     direction: Direction,
@@ -31,7 +31,7 @@ struct Held {
     removal: Option<Box<Removal>>,
 }
 
-impl Drop for Held {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         self.pool.release(self.key, self.direction, self.removal.take().map(|removal| *removal));
     }
@@ -39,7 +39,7 @@ impl Drop for Held {
 
 impl Admission {
     pub(super) fn new(pool: Arc<Pool>, key: ConnKey, direction: Direction) -> Self {
-        Self { held: Held { pool, key, direction, removal: None } }
+        Self { held: SlotGuard { pool, key, direction, removal: None } }
     }
 
     pub fn key(&self) -> ConnKey {
@@ -54,7 +54,7 @@ impl Admission {
     /// # Errors
     /// [`Denied::SelfDial`], [`Denied::Banned`], [`Denied::Duplicate`] or [`Denied::ShuttingDown`]; the slot is free.
     pub fn go_live(self, id: PeerId, link: Arc<dyn Link>) -> Result<Slot, Denied> {
-        let Held { ref pool, key, direction, .. } = self.held;
+        let SlotGuard { ref pool, key, direction, .. } = self.held;
         pool.enter(key, direction, id, link)?;
         Ok(Slot { held: self.held })
     }
@@ -68,7 +68,7 @@ impl Slot {
     /// Records a sign of life from the peer at `now`. About 1 ns: one load, and one store only if the eighth of a
     /// second changed, so that a busy connection does not keep its cache line dirty.
     #[inline]
-    pub fn peer_seen(&self, now: Coarse) {
+    pub fn peer_seen(&self, now: CoarseInstant) {
         let cell = &self.held.pool.last_seen[self.held.key.slot as usize];
         if cell.load(Relaxed) != now.0 {
             cell.store(now.0, Relaxed);
@@ -76,8 +76,8 @@ impl Slot {
     }
 
     /// When the peer was last seen.
-    pub fn last_seen(&self) -> Coarse {
-        Coarse(self.held.pool.last_seen[self.held.key.slot as usize].load(Relaxed))
+    pub fn last_seen(&self) -> CoarseInstant {
+        CoarseInstant(self.held.pool.last_seen[self.held.key.slot as usize].load(Relaxed))
     }
 
     /// Whether the peer has been silent for at least `limit`.

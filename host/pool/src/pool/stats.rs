@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use groundskeeper_base::clock::Coarse;
+use groundskeeper_base::clock::CoarseInstant;
 use serde::{Deserialize, Serialize};
 
 use super::{Pool, State};
@@ -31,7 +31,7 @@ impl Pool {
     /// Counts over all slots used so far, at about 1 ns per slot. Takes no lock.
     pub fn stats(&self, healthy_above: u8, stale_after: Duration) -> PoolStats {
         let now = self.clock.coarse();
-        let stale_units = Coarse::from_duration(stale_after).0;
+        let stale_units = CoarseInstant::from_duration(stale_after).0;
         let mut stats = PoolStats::default();
         let mut health_sum = 0_u64;
         let mut oldest = now.0;
@@ -54,7 +54,7 @@ impl Pool {
         }
         stats.outbound = stats.total - stats.inbound;
         stats.avg_health = (health_sum / u64::from(stats.total.max(1))) as u32;
-        stats.oldest_s = now.seconds_since(Coarse(oldest));
+        stats.oldest_s = now.seconds_since(CoarseInstant(oldest));
         stats
     }
 }

@@ -27,9 +27,9 @@ const CONN_AT: u32 = 32;
 /// A number is never used twice, so it is also the slot's generation. A vacant slot stores the next free slot in
 /// its place.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Word(u64);
+pub struct TagValue(u64);
 
-impl Word {
+impl TagValue {
     pub fn vacant(next_free: u32) -> Self {
         Self(u64::from(next_free) << CONN_AT)
     }
@@ -100,7 +100,7 @@ impl Word {
     }
 }
 
-impl std::fmt::Debug for Word {
+impl std::fmt::Debug for TagValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Word")
             .field("state", &self.state())
@@ -115,18 +115,18 @@ impl std::fmt::Debug for Word {
 pub struct Tag(AtomicU64);
 
 impl Tag {
-    pub fn new(word: Word) -> Self {
+    pub fn new(word: TagValue) -> Self {
         Self(AtomicU64::new(word.0))
     }
 
     #[inline]
-    pub fn load(&self) -> Word {
+    pub fn load(&self) -> TagValue {
         // Acquire: a thread that sees `Live` also sees the columns written before `go_live`.
-        Word(self.0.load(Ordering::Acquire))
+        TagValue(self.0.load(Ordering::Acquire))
     }
 
     /// Only for the caller with the exclusive right to change the slot's state: admission, or the freeing owner.
-    pub fn set(&self, word: Word) {
+    pub fn set(&self, word: TagValue) {
         self.0.store(word.0, Ordering::Release);
     }
 
@@ -139,7 +139,7 @@ impl Tag {
     }
 
     /// Live to closing. Of all calls for the same live `conn`, exactly one succeeds and gets the word from before.
-    pub fn close(&self, conn: u32) -> Option<Word> {
+    pub fn close(&self, conn: u32) -> Option<TagValue> {
         self.change_live(conn, |word| word.with_state(State::Closing))
     }
 
@@ -163,17 +163,17 @@ impl Tag {
     }
 
     /// [`change`](Self::change) while `conn` is live.
-    fn change_live(&self, conn: u32, next: impl Fn(Word) -> Word) -> Option<Word> {
+    fn change_live(&self, conn: u32, next: impl Fn(TagValue) -> TagValue) -> Option<TagValue> {
         self.change(|word| (word.conn() == conn && word.is_live()).then(|| next(word)))
     }
 
     /// Compare-and-swaps until the swap succeeds or `next` returns none. Returns the word before the swap.
-    fn change(&self, next: impl Fn(Word) -> Option<Word>) -> Option<Word> {
+    fn change(&self, next: impl Fn(TagValue) -> Option<TagValue>) -> Option<TagValue> {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
-            let wanted = next(Word(seen))?;
+            let wanted = next(TagValue(seen))?;
             match self.0.compare_exchange_weak(seen, wanted.0, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(before) => return Some(Word(before)),
+                Ok(before) => return Some(TagValue(before)),
                 Err(now) => seen = now,
             }
         }

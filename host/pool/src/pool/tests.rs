@@ -66,7 +66,7 @@ fn join(pool: &Arc<Pool>, n: u32, direction: Direction, boot: u64) -> Result<(Sl
 }
 
 fn by_phase(reason: &str) -> Removal {
-    let by = Asker::Phase { name: "reaper".into(), version: "1".into() };
+    let by = Initiator::Phase { name: "reaper".into(), version: "1".into() };
     Removal::new(by, Cause::Phase, reason)
 }
 
@@ -76,12 +76,12 @@ async fn a_connection_enters_once_and_leaves_once() {
     let (slot, link) = join(&pool, 1, Direction::Inbound, 0).unwrap();
     assert_eq!((pool.live(), pool.find(&id(1))), (1, Some(slot.key())));
     assert_eq!(pool.peers()[0].1.address, at(1));
-    assert_eq!(pool.disconnect(slot.key(), by_phase("slow"), None), Verdict::Closed);
-    assert_eq!(pool.disconnect(slot.key(), by_phase("slow"), None), Verdict::Gone);
+    assert_eq!(pool.disconnect(slot.key(), by_phase("slow"), None), DisconnectOutcome::Closed);
+    assert_eq!(pool.disconnect(slot.key(), by_phase("slow"), None), DisconnectOutcome::Gone);
     assert_eq!((pool.live(), pool.closing(), pool.find(&id(1))), (0, 1, None));
     assert_eq!(*link.closed.lock(), [Goodbye { cause: Cause::Phase, text: "slow".into() }]);
     // The owner's own reason comes too late: the first one stands.
-    slot.retire(Removal::new(Asker::Remote, Cause::RemoteClosed, "closed"));
+    slot.retire(Removal::new(Initiator::Remote, Cause::RemoteClosed, "closed"));
     assert_eq!((pool.closing(), pool.removals(), pool.journal.disconnects()), (0, 1, 1));
     assert_eq!(pool.journal.disconnects_by(Cause::Phase), 1);
 }
@@ -93,8 +93,8 @@ async fn a_peer_that_spoke_stays_if_the_reason_was_silence_and_goes_if_it_was_no
     let view = slot.last_seen();
     tokio::time::advance(Duration::from_secs(100)).await;
     slot.peer_seen(pool.clock.coarse());
-    assert_eq!(pool.disconnect(slot.key(), by_phase("silent"), Some(view)), Verdict::Spoke);
-    assert_eq!(pool.disconnect(slot.key(), by_phase("slow"), None), Verdict::Closed);
+    assert_eq!(pool.disconnect(slot.key(), by_phase("silent"), Some(view)), DisconnectOutcome::Spoke);
+    assert_eq!(pool.disconnect(slot.key(), by_phase("slow"), None), DisconnectOutcome::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,13 +102,13 @@ async fn a_connection_ends_on_terms_or_not_at_all() {
     let pool = pool(4);
     let (slot, _link) = join(&pool, 1, Direction::Inbound, 0).unwrap();
     let (_other, _link) = join(&pool, 2, Direction::Inbound, 0).unwrap();
-    let terms = Terms { keep: 1, ban_for: Some(Duration::from_secs(60)), unless_seen_since: None };
+    let terms = DisconnectTerms { keep: 1, ban_for: Some(Duration::from_secs(60)), unless_seen_since: None };
     let end = |terms| pool.disconnect_on(slot.key(), by_phase("slow"), terms);
-    assert_eq!(end(Terms { keep: 2, ..terms }), Verdict::TooFew);
+    assert_eq!(end(DisconnectTerms { keep: 2, ..terms }), DisconnectOutcome::TooFew);
     assert_eq!((pool.live(), pool.bans()), (2, 0), "no ban without an end");
-    assert_eq!(end(terms), Verdict::Closed);
+    assert_eq!(end(terms), DisconnectOutcome::Closed);
     assert_eq!((pool.live(), pool.bans()), (1, 1));
-    assert_eq!(end(terms), Verdict::Gone);
+    assert_eq!(end(terms), DisconnectOutcome::Gone);
     drop(slot);
     assert!(matches!(join(&pool, 1, Direction::Inbound, 1), Err(Denied::Banned(60))));
 }
@@ -121,7 +121,7 @@ async fn concurrent_disconnects_leave_the_number_to_keep() {
         for part in slots.chunks(10) {
             let pool = &pool;
             threads.spawn(move || {
-                let terms = Terms { keep: 7, ..Terms::default() };
+                let terms = DisconnectTerms { keep: 7, ..DisconnectTerms::default() };
                 part.iter().for_each(|slot| _ = pool.disconnect_on(slot.key(), by_phase("all"), terms));
             });
         }
@@ -148,7 +148,7 @@ async fn stale_keys_never_reach_the_next_tenant() {
     drop(first);
     let (second, _link) = join(&pool, 2, Direction::Inbound, 0).unwrap();
     assert_eq!(second.key().slot, old.slot);
-    assert_eq!(pool.disconnect(old, by_phase("slow"), None), Verdict::Gone);
+    assert_eq!(pool.disconnect(old, by_phase("slow"), None), DisconnectOutcome::Gone);
     assert_eq!(pool.adjust_health(old, -50, 0), None);
     assert_eq!((pool.name(old), pool.link(old).is_none()), (None, true));
     assert_eq!(pool.journal.disconnects_by(Cause::OwnerDropped), 1);
@@ -363,7 +363,7 @@ proptest! {
                     drop(live.remove(at));
                 },
                 Step::Retire(at) => if let Some(at) = pick(at, live.len()) {
-                    live.remove(at).1.retire(Removal::new(Asker::Remote, Cause::RemoteClosed, "closed"));
+                    live.remove(at).1.retire(Removal::new(Initiator::Remote, Cause::RemoteClosed, "closed"));
                 },
                 Step::Disconnect(at) => if let Some(at) = pick(at, live.len()) {
                     pool.disconnect(live[at].1.key(), by_phase("model"), None);

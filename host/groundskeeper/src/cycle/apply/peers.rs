@@ -6,20 +6,20 @@ use std::time::Duration;
 use groundskeeper_sdk::host::{Table, Test};
 use groundskeeper_sdk::query;
 
-use super::{Apply, Applying, in_part};
-use crate::cycle::ceilings::{HealthShare, Refusal, Standing};
-use crate::cycle::pings::Pings;
-use crate::engine::beat::Fate;
-use crate::journal::{Cause, Draft, What};
-use crate::pool::{Removal, Terms, Verdict};
+use super::{AskResult, PlanApplication, in_part};
+use crate::cycle::ceilings::{AskRefusal, ConnectionFacts, HealthShare};
+use crate::cycle::pings::PingQueue;
+use crate::engine::beat::AskOutcome;
+use crate::journal::{ActionKind, Cause, NewRecord};
+use crate::pool::{DisconnectOutcome, DisconnectTerms, Removal};
 
 const ENDED_ALREADY: &str = "the connection had ended already";
 const SPOKE: &str = "the peer spoke since the view was taken";
 
-impl Apply<'_> {
-    /// As [`Apply::peer_row`]. Plans are checked when they are made, so an ask never names a row that does not exist.
-    fn asked_row(&self, row: u32) -> Result<usize, Fate> {
-        self.peer_row(row).ok_or(Fate::Applied)
+impl PlanApplication<'_> {
+    /// As [`PlanApplication::peer_row`]. Plans are checked when they are made, so an ask never names a row that does not exist.
+    fn asked_row(&self, row: u32) -> Result<usize, AskOutcome> {
+        self.peer_row(row).ok_or(AskOutcome::Applied)
     }
 
     /// Health of a row after the earlier plans of this beat.
@@ -45,7 +45,13 @@ impl Apply<'_> {
     }
 
     /// The snapshot's row of a connection that may be touched, or a record that says why not.
-    fn touchable(&mut self, what: What, row: u32, reason: &str, of_the_silent: bool) -> Result<usize, Fate> {
+    fn touchable(
+        &mut self,
+        what: ActionKind,
+        row: u32,
+        reason: &str,
+        of_the_silent: bool,
+    ) -> Result<usize, AskOutcome> {
         let row = self.asked_row(row)?;
         let about = |this: &Self| this.about(what, row, reason);
         if self.changes.closed.contains(&(row as u32)) {
@@ -67,7 +73,7 @@ impl Apply<'_> {
     }
 
     /// How many connections must be left after this one ends.
-    fn may_end(&mut self, row: usize) -> Result<u32, Refusal> {
+    fn may_end(&mut self, row: usize) -> Result<u32, AskRefusal> {
         if self.allowance.is_none() {
             return Ok(0);
         }
@@ -76,14 +82,14 @@ impl Apply<'_> {
     }
 
     /// Disconnects the peer for the phase, unless the pool finds that the `terms` are not met.
-    fn close(&self, row: usize, cause: Cause, reason: &str, terms: Terms) -> Verdict {
+    fn close(&self, row: usize, cause: Cause, reason: &str, terms: DisconnectTerms) -> DisconnectOutcome {
         let removal =
             Removal { inputs: self.snapshot.inputs(row), ..Removal::new(self.by.clone(), cause, reason) };
         self.world.state.pool.disconnect_on(self.snapshot.rows().key(row), removal, terms)
     }
 
-    pub(super) fn disconnect(&mut self, row: u32, reason: &str, if_silent: bool) -> Applying {
-        let what = What::Disconnect;
+    pub(super) fn disconnect(&mut self, row: u32, reason: &str, if_silent: bool) -> AskResult {
+        let what = ActionKind::Disconnect;
         let row = self.touchable(what, row, reason, if_silent)?;
         let about = |this: &Self| this.about(what, row, reason);
         let keep = self.may_end(row).map_err(|refusal| self.refused(refusal, about))?;
@@ -91,33 +97,38 @@ impl Apply<'_> {
         let verdict = if self.shadow {
             let (pool, key) = (&self.world.state.pool, self.snapshot.rows().key(row));
             match unless_seen_since {
-                _ if !pool.is_live(key) => Verdict::Gone,
-                Some(view) if pool.seen_since(key, view) => Verdict::Spoke,
-                _ => Verdict::Closed,
+                _ if !pool.is_live(key) => DisconnectOutcome::Gone,
+                Some(view) if pool.seen_since(key, view) => DisconnectOutcome::Spoke,
+                _ => DisconnectOutcome::Closed,
             }
         } else {
-            self.close(row, Cause::Phase, reason, Terms { unless_seen_since, keep, ..Terms::default() })
+            self.close(
+                row,
+                Cause::Phase,
+                reason,
+                DisconnectTerms { unless_seen_since, keep, ..DisconnectTerms::default() },
+            )
         };
         match verdict {
-            Verdict::Closed if self.shadow => {
+            DisconnectOutcome::Closed if self.shadow => {
                 let draft = about(self);
                 self.ended(row);
                 Ok(self.done(draft, |_| {}))
             }
-            Verdict::Closed => {
+            DisconnectOutcome::Closed => {
                 // The pool has recorded it.
                 self.ended(row);
                 self.outcome.tally.disconnected += 1;
-                Ok(Fate::Applied)
+                Ok(AskOutcome::Applied)
             }
-            Verdict::Gone => Err(self.void(ENDED_ALREADY, about)),
-            Verdict::Spoke => Err(self.void(SPOKE, about)),
-            Verdict::TooFew => Err(self.refused(Refusal::TooFew { keep }, about)),
+            DisconnectOutcome::Gone => Err(self.void(ENDED_ALREADY, about)),
+            DisconnectOutcome::Spoke => Err(self.void(SPOKE, about)),
+            DisconnectOutcome::TooFew => Err(self.refused(AskRefusal::TooFew { keep }, about)),
         }
     }
 
-    pub(super) fn ban(&mut self, row: u32, for_s: u32, reason: &str) -> Applying {
-        let what = What::Ban;
+    pub(super) fn ban(&mut self, row: u32, for_s: u32, reason: &str) -> AskResult {
+        let what = ActionKind::Ban;
         let row = self.touchable(what, row, reason, false)?;
         let wished = Duration::from_secs(for_s.into());
         let granted = self.granted(wished, |allowance| allowance.ban(wished));
@@ -126,24 +137,27 @@ impl Apply<'_> {
             granted.map_err(|refusal| self.refused(refusal, |this: &Self| this.about(what, row, reason)))?;
         let draft = self.about(what, row, &held_for(reason, wished, time, "ban"));
         let Some(id) = draft.peer else { return Err(self.void(ENDED_ALREADY, |_| draft)) };
-        let terms = Terms { keep, ban_for: Some(time), ..Terms::default() };
-        let verdict =
-            if self.shadow { Verdict::Closed } else { self.close(row, Cause::Banned, reason, terms) };
+        let terms = DisconnectTerms { keep, ban_for: Some(time), ..DisconnectTerms::default() };
+        let verdict = if self.shadow {
+            DisconnectOutcome::Closed
+        } else {
+            self.close(row, Cause::Banned, reason, terms)
+        };
         match verdict {
-            Verdict::TooFew => return Err(self.refused(Refusal::TooFew { keep }, |_| draft)),
-            Verdict::Closed => {
+            DisconnectOutcome::TooFew => return Err(self.refused(AskRefusal::TooFew { keep }, |_| draft)),
+            DisconnectOutcome::Closed => {
                 self.ended(row);
                 self.outcome.tally.disconnected += u32::from(!self.shadow);
             }
             // A ban is useful without a connection, too.
-            Verdict::Gone | Verdict::Spoke => self.world.state.pool.ban(id, time),
+            DisconnectOutcome::Gone | DisconnectOutcome::Spoke => self.world.state.pool.ban(id, time),
         }
         self.used(|allowance| allowance.banned(id, time));
         Ok(self.done(draft, |tally| tally.banned += 1))
     }
 
-    pub(super) fn health(&mut self, row: u32, by: i32, reason: &str) -> Applying {
-        let what = What::Health;
+    pub(super) fn health(&mut self, row: u32, by: i32, reason: &str) -> AskResult {
+        let what = ActionKind::Health;
         // Raising health is allowed even for untouchable peers.
         let row = if by < 0 && self.allowance.is_some() {
             self.touchable(what, row, reason, false)?
@@ -156,7 +170,7 @@ impl Apply<'_> {
         };
         let health = self.health_of(row);
         let standing =
-            if self.allowance.is_some() { self.standing() } else { Standing { live: 0, healthy: 0 } };
+            if self.allowance.is_some() { self.standing() } else { ConnectionFacts { live: 0, healthy: 0 } };
         let all = HealthShare { by, floor: 0 };
         let HealthShare { by, floor } =
             match self.granted(all, |allowance| allowance.health(id, by, health, standing)) {
@@ -182,8 +196,8 @@ impl Apply<'_> {
         Ok(self.done(draft, |tally| tally.health_changed += 1))
     }
 
-    pub(super) fn protect(&mut self, row: u32, for_s: u32, reason: &str) -> Applying {
-        let (what, row) = (What::Protect, self.asked_row(row)?);
+    pub(super) fn protect(&mut self, row: u32, for_s: u32, reason: &str) -> AskResult {
+        let (what, row) = (ActionKind::Protect, self.asked_row(row)?);
         let (key, live) = (self.snapshot.rows().key(row), self.live());
         let (wished, pool) = (Duration::from_secs(for_s.into()), &self.world.state.pool);
         let is_live = |key| pool.is_live(key);
@@ -201,7 +215,7 @@ impl Apply<'_> {
         Ok(self.done(draft, |tally| tally.protected += 1))
     }
 
-    pub(super) fn ping_matching(&mut self, tests: &[Test]) -> Applying {
+    pub(super) fn ping_matching(&mut self, tests: &[Test]) -> AskResult {
         let mut rows = Vec::new();
         query::matching(self.view, Table::Peers, tests, &mut |row| rows.push(row));
         let words = if tests.is_empty() {
@@ -212,18 +226,18 @@ impl Apply<'_> {
         self.ping(rows, words)
     }
 
-    pub(super) fn ping(&mut self, mut rows: Vec<u32>, reason: String) -> Applying {
+    pub(super) fn ping(&mut self, mut rows: Vec<u32>, reason: String) -> AskResult {
         rows.retain_mut(|row| self.peer_row(*row).map(|found| *row = found as u32).is_some());
         let wished = rows.len();
         if let Some(allowance) = &mut self.allowance {
             let share = allowance.ping(wished);
-            rows.truncate(self.shared(wished, share, |this| this.draft(What::Ping, reason.clone()))?);
+            rows.truncate(self.shared(wished, share, |this| this.draft(ActionKind::Ping, reason.clone()))?);
         }
         let count = rows.len() as u32;
         let is_partial = rows.len() < wished;
-        let draft = Draft { count, ..self.draft(What::Ping, reason) };
+        let draft = NewRecord { count, ..self.draft(ActionKind::Ping, reason) };
         if !self.shadow {
-            self.pings.push_back(Pings::new(Arc::clone(self.snapshot), rows));
+            self.pings.push_back(PingQueue::new(Arc::clone(self.snapshot), rows));
         }
         let fate = self.done(draft, |tally| tally.pinged += count);
         Ok(in_part(fate, is_partial, count))

@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use groundskeeper_sdk::host::Table;
 
-use super::{Apply, Applying, in_part};
+use super::{AskResult, PlanApplication, in_part};
 use crate::cycle::tally::Tally;
-use crate::engine::beat::Fate;
-use crate::journal::{Draft, What};
+use crate::engine::beat::AskOutcome;
+use crate::journal::{ActionKind, NewRecord};
 
 /// Dials that one urgent beat may start: a node that wakes up without peers must not dial its whole address book at once.
 const DIALS_PER_URGENT_BEAT: u32 = 8;
 
 const DIALLED_ALREADY: &str = "it is being dialled already";
 
-impl Apply<'_> {
-    pub(super) fn dial(&mut self, row: u32, probe: bool, reason: String) -> Applying {
-        let what = if probe { What::Probe } else { What::Dial };
+impl PlanApplication<'_> {
+    pub(super) fn dial(&mut self, row: u32, probe: bool, reason: String) -> AskResult {
+        let what = if probe { ActionKind::Probe } else { ActionKind::Dial };
         let Some(row) = self.view.snapshot_row(Table::Book, row) else {
             return Err(self.refused("no such row in the address book", |this| this.draft(what, reason)));
         };
         let book = &self.world.state.book;
         let address = self.snapshot.book().addresses[row];
-        let draft = Draft {
+        let draft = NewRecord {
             address: Some(address),
             inputs: self.snapshot.book_inputs(row),
             ..self.draft(what, reason.clone())
@@ -58,7 +58,7 @@ impl Apply<'_> {
         dialer.dial(order, ticket);
         self.outcome.tally.probed += u32::from(probe);
         self.outcome.tally.dialed += u32::from(!probe);
-        Ok(Fate::Applied)
+        Ok(AskOutcome::Applied)
     }
 
     fn dialed(&mut self, row: usize) {
@@ -66,11 +66,11 @@ impl Apply<'_> {
         self.used(|allowance| allowance.dialed());
     }
 
-    pub(super) fn forget_broadcasts(&mut self, older_than_s: u32) -> Applying {
+    pub(super) fn forget_broadcasts(&mut self, older_than_s: u32) -> AskResult {
         let state = &self.world.state;
         let (age, now) = (Duration::from_secs(older_than_s.into()), state.clock.coarse());
-        self.forget(Forgetting {
-            draft: self.draft(What::ForgetBroadcasts, format!("older than {older_than_s} s")),
+        self.forget(ForgetAsk {
+            draft: self.draft(ActionKind::ForgetBroadcasts, format!("older than {older_than_s} s")),
             held: &|| state.broadcasts.totals(now).held as usize,
             forgettable: &|| state.broadcasts.forgettable(age, now),
             forget: &|most| state.broadcasts.forget_some(age, now, most),
@@ -78,11 +78,11 @@ impl Apply<'_> {
         })
     }
 
-    pub(super) fn forget_addresses(&mut self, not_heard_for_s: u32) -> Applying {
+    pub(super) fn forget_addresses(&mut self, not_heard_for_s: u32) -> AskResult {
         let book = &self.world.state.book;
         let age = Duration::from_secs(not_heard_for_s.into());
-        self.forget(Forgetting {
-            draft: self.draft(What::ForgetAddresses, format!("not heard of for {not_heard_for_s} s")),
+        self.forget(ForgetAsk {
+            draft: self.draft(ActionKind::ForgetAddresses, format!("not heard of for {not_heard_for_s} s")),
             held: &|| book.len(),
             forgettable: &|| book.forgettable(age),
             forget: &|most| book.forget_some(age, most),
@@ -90,7 +90,7 @@ impl Apply<'_> {
         })
     }
 
-    fn forget(&mut self, ask: Forgetting<'_>) -> Applying {
+    fn forget(&mut self, ask: ForgetAsk<'_>) -> AskResult {
         let (mut most, mut is_partial) = (usize::MAX, false);
         if let Some(allowance) = &mut self.allowance {
             let wished = (ask.forgettable)();
@@ -101,14 +101,14 @@ impl Apply<'_> {
         let forgotten = if self.shadow { most.min((ask.forgettable)()) } else { (ask.forget)(most) };
         let count = forgotten as u32;
         self.used(|allowance| allowance.forgot(count));
-        let fate = self.done(Draft { count, ..ask.draft }, |tally| *(ask.count)(tally) += count);
+        let fate = self.done(NewRecord { count, ..ask.draft }, |tally| *(ask.count)(tally) += count);
         Ok(in_part(fate, is_partial, count))
     }
 }
 
 /// An ask to forget old entries of a table.
-struct Forgetting<'t> {
-    draft: Draft,
+struct ForgetAsk<'t> {
+    draft: NewRecord,
     /// Number of entries in the table.
     held: &'t dyn Fn() -> usize,
     /// Number of entries that are old enough.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use groundskeeper::clock::TokioClock;
 use groundskeeper::engine::policy::{Mode, OnFailure, Trust};
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::engine::{Fence, PhaseThread};
-use groundskeeper::journal::{Asker, Outcome, What};
+use groundskeeper::engine::{Executor, PhaseThread};
+use groundskeeper::journal::{ActionKind, Initiator, Outcome};
 use groundskeeper::registry::{PhaseSpec, Policy};
 
 use super::*;
@@ -74,7 +74,7 @@ fn villains() -> Vec<(&'static str, Wat, &'static str, &'static str)> {
 }
 
 /// Fuel that a recursion does not use up before its stack, and that 4,096 asks fit into.
-fn villain_setup() -> Setup {
+fn villain_setup() -> GuestSetup {
     setup()
 }
 
@@ -106,7 +106,7 @@ async fn the_other_phases_of_the_tick_run_and_the_journal_says_what_happened() {
     }
     phases.push(closure("works", 1, |_, _, _| Ok(())));
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
-    let fence = Fence::Thread(PhaseThread::default());
+    let fence = Executor::Thread(PhaseThread::default());
     let mut rig = Rig::resume(clock, phases, INTERVAL, &Kept::default(), fence);
     rig.peer(1);
     rig.peer(2);
@@ -118,7 +118,7 @@ async fn the_other_phases_of_the_tick_run_and_the_journal_says_what_happened() {
     let ticks: Vec<u32> = reports.iter().map(|report| report.tick).collect();
     assert_eq!(ticks, (1..=12).collect::<Vec<_>>(), "no tick is skipped and none is late");
     assert_eq!((rig.pool.live(), rig.journal.disconnects()), (2, 0), "nothing that they asked for happens");
-    let failures = rig.journal.select(1_000, |record| record.what == What::PhaseFailed);
+    let failures = rig.journal.select(1_000, |record| record.what == ActionKind::PhaseFailed);
     for (name, _, result, words) in villains() {
         let runs = reports.iter().flat_map(|report| &report.runs).filter(|run| &*run.name == name);
         let results: Vec<&str> = runs.map(|run| run.result).collect();
@@ -126,7 +126,7 @@ async fn the_other_phases_of_the_tick_run_and_the_journal_says_what_happened() {
         assert!(results.iter().all(|it| *it == result), "{name}: {results:?}");
         let told: Vec<&str> = failures
             .iter()
-            .filter(|record| matches!(&record.by, Asker::Phase { name: by, .. } if &**by == name))
+            .filter(|record| matches!(&record.by, Initiator::Phase { name: by, .. } if &**by == name))
             .map(|record| match &record.outcome {
                 Outcome::Failed(words) => words.as_str(),
                 other => panic!("{name}: {other:?}"),
@@ -153,29 +153,33 @@ fn memory_comes_back_from_two_thousand_hostile_runs() {
     }
     let wasm = Wasm::by_hand(None).unwrap();
     let persistent = Instance::Persistent { max_runs: 3 };
-    let bodies: Vec<Arc<dyn Body>> = villains()
+    let bodies: Vec<Arc<dyn PhaseProgram>> = villains()
         .iter()
         .flat_map(|(_, wat, ..)| {
             let code = load(&wasm, &wat.component());
             [Instance::Fresh, persistent].map(|instance| {
-                let setup = Setup { instance, ..villain_setup() };
-                Arc::new(Guest::new(&wasm, Arc::clone(&code), setup).unwrap()) as Arc<dyn Body>
+                let setup = GuestSetup { instance, ..villain_setup() };
+                Arc::new(Guest::new(&wasm, Arc::clone(&code), setup).unwrap()) as Arc<dyn PhaseProgram>
             })
         })
         .collect();
-    let mut fence = Fence::Thread(PhaseThread::default());
+    let mut fence = Executor::Thread(PhaseThread::default());
     let peers = few();
     // Nothing here is native, so nothing has to be given up.
     let limit = Duration::from_secs(3_600);
     flat("runs", RUNS, |run| {
         let done = fence.run(&bodies[run % bodies.len()], job(&peers), limit).done;
-        assert!(!matches!(done.ended, Ended::Planned(_) | Ended::Overran { .. }), "{:?}", done.ended);
+        assert!(
+            !matches!(done.ended, RunOutcome::Planned(_) | RunOutcome::Overran { .. }),
+            "{:?}",
+            done.ended
+        );
     });
     let components: Vec<Vec<u8>> = villains().iter().map(|(_, wat, ..)| wat.component()).collect();
     flat("loads", LOADS, |at| {
         let code = load(&wasm, &components[at % components.len()]);
         let guest = Guest::new(&wasm, code, villain_setup()).unwrap();
-        assert!(!matches!(guest.run(&job(&peers)).ended, Ended::Planned(_)));
+        assert!(!matches!(guest.run(&job(&peers)).ended, RunOutcome::Planned(_)));
         // And one that is refused after it was compiled.
         _ = wasm.load(&wat::parse("(component)")).unwrap_err();
     });

@@ -10,11 +10,11 @@ fn memory_that_grows_page_by_page_or_at_once_ends_at_the_limit() {
     let page_by_page =
         "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (unreachable)";
     let done = run(&Wat::run(page_by_page));
-    assert_cut(&done, Limit::Memory, &format!("{MEMORY}, in run"));
+    assert_cut(&done, GuestLimit::Memory, &format!("{MEMORY}, in run"));
     assert_eq!(done.cost.memory, Some(16 << 20));
     let at_once =
         "(if (i32.eq (memory.grow (i32.const 65535)) (i32.const -1)) (then (unreachable))) (i32.const 8)";
-    assert_cut(&run(&Wat::run(at_once)), Limit::Memory, &format!("{MEMORY}, in run"));
+    assert_cut(&run(&Wat::run(at_once)), GuestLimit::Memory, &format!("{MEMORY}, in run"));
     let untouched = Wat { pages: 65_536, ..Wat::default() };
     assert_eq!(unfit(&untouched.component(), setup()), MEMORY);
 }
@@ -22,7 +22,7 @@ fn memory_that_grows_page_by_page_or_at_once_ends_at_the_limit() {
 #[test]
 fn a_growth_that_is_refused_and_coped_with_is_no_failure() {
     let done = run(&Wat::run("(drop (memory.grow (i32.const 65535))) (i32.const 8)"));
-    assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+    assert!(matches!(done.ended, RunOutcome::Planned(_)), "{:?}", done.ended);
     assert_eq!(done.cost.memory, Some(1 << 16));
 }
 
@@ -43,7 +43,7 @@ fn a_table_that_grows_ends_at_its_limit() {
              (unreachable)",
         )
     };
-    assert_cut(&run(&wat), Limit::Memory, "wanted more than 100000 elements of tables, in run");
+    assert_cut(&run(&wat), GuestLimit::Memory, "wanted more than 100000 elements of tables, in run");
     let large = Wat { head: "(table $t 10000000 funcref)".into(), ..Wat::default() };
     assert_eq!(unfit(&large.component(), setup()), "wanted more than 100000 elements of tables");
 }
@@ -110,8 +110,8 @@ fn long_texts_are_paid_for_by_their_length() {
         let wat = Wat { pages: 8, ..Wat::run(&format!("(loop $again {call} (br $again)) (unreachable)")) }
             .importing(&[(interface, name, signature)]);
         let grants = Grants { memory: Some(MemoryGrant { max_bytes: 1 << 20 }), ..every_grant() };
-        let done = run_with(&wat, Setup { grants, ..setup() });
-        assert_cut(&done, Limit::Fuel, "used up its 1000000 of fuel ([limits] fuel), in run");
+        let done = run_with(&wat, GuestSetup { grants, ..setup() });
+        assert_cut(&done, GuestLimit::Fuel, "used up its 1000000 of fuel ([limits] fuel), in run");
     }
 }
 
@@ -127,7 +127,7 @@ fn a_column_of_a_very_long_name_is_not_there_and_is_not_repeated_whole() {
     }
     .importing(&[("peers", "count", "(param i32 i32) (result i32)")]);
     let done = run(&wat);
-    let Ended::Rule(words) = &done.ended else { panic!("{:?}", done.ended) };
+    let RunOutcome::Rule(words) = &done.ended else { panic!("{:?}", done.ended) };
     assert!(words.len() < 400, "{} bytes", words.len());
     assert!(words.starts_with("peers.count: no column \"aaaa"), "{words}");
     assert!(done.cost.fuel.unwrap() > 65_536, "a name of 64 KiB is paid for");
@@ -161,7 +161,7 @@ fn what_a_phase_says_of_its_settings_and_of_its_failure_is_cut() {
     let wasm = Wasm::by_hand(None).unwrap();
     let guest = guest(&wasm, &wat, setup());
     assert_eq!(guest.check().unwrap_err(), "a".repeat(1_000));
-    let Ended::Failed(failure) = guest.run(&job(&few())).ended else { panic!() };
+    let RunOutcome::Failed(failure) = guest.run(&job(&few())).ended else { panic!() };
     assert_eq!(failure.text(), "a".repeat(1_000));
 }
 
@@ -177,7 +177,7 @@ fn a_flood_of_log_lines_leaves_as_many_as_the_manifest_says_and_the_number_of_th
     }
     .importing(&[("log", "write", "(param i32 i32 i32)")]);
     let done = run(&wat);
-    assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+    assert!(matches!(done.ended, RunOutcome::Planned(_)), "{:?}", done.ended);
     assert_eq!(done.log.len(), 21);
     assert_eq!(done.log[0].text, "x [2J forged", "neither escapes nor new lines");
     assert_eq!(done.log[20].text, "9980 more lines were dropped: [limits] log_lines = 20");
@@ -208,7 +208,7 @@ fn a_million_asks_end_at_the_plans_cap_and_leave_no_plan() {
         Wat { tail: r#"(data (i32.const 1024) "slow")"#.into(), ..Wat::run(&asking(times, ask)) }
             .importing(&[("disconnect", "ask", "(param i32 i32 i32)")])
     };
-    let Ended::Planned(parts) = run(&wat(4_096)).ended else { panic!() };
+    let RunOutcome::Planned(parts) = run(&wat(4_096)).ended else { panic!() };
     assert_eq!(parts.asks.len(), 4_096);
     assert_told(
         &run_with(&wat(1_000_000), fueled(50_000_000)),
@@ -231,9 +231,9 @@ fn four_thousand_pings_of_many_rows_hold_no_more_rows_than_one_may() {
         &run_with(&ping(4_096, 9), fueled(100_000_000)),
         "ping.ask: 16389 rows in one run are more than 16384; use ping_matching, in run",
     );
-    let Ended::Planned(parts) = run_with(&ping(4_096, 4), fueled(100_000_000)).ended else { panic!() };
+    let RunOutcome::Planned(parts) = run_with(&ping(4_096, 4), fueled(100_000_000)).ended else { panic!() };
     assert_eq!(parts.asks.len(), 4_096);
-    let Ended::Planned(parts) = run_with(&ping(100_000, 0), fueled(100_000_000)).ended else { panic!() };
+    let RunOutcome::Planned(parts) = run_with(&ping(100_000, 0), fueled(100_000_000)).ended else { panic!() };
     assert!(parts.asks.is_empty(), "nobody is nothing");
 }
 

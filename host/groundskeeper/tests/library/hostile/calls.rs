@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use groundskeeper_sdk::contract::{INTERFACES, Interface, Role};
 
-use super::{Ended, Limit, Wat, every_grant, fueled, run, run_with, told};
+use super::{GuestLimit, RunOutcome, Wat, every_grant, fueled, run, run_with, told};
 use crate::wat::FUNCTIONS;
 
 /// A function of the contract, and a call of it that is allowed with three peers and two addresses.
@@ -106,7 +106,7 @@ fn each_function_is_called_once_and_does_as_it_says() {
     for call in CALLS {
         let done = run(&call.wat(1, false));
         assert!(
-            matches!(done.ended, Ended::Planned(_)),
+            matches!(done.ended, RunOutcome::Planned(_)),
             "{}.{}: {:?}",
             call.interface,
             call.name,
@@ -123,7 +123,7 @@ fn each_function_in_a_loop_is_ended_by_fuel_and_pays_for_each_call() {
         let done = run_with(&call.wat(1, true), fueled(FUEL));
         let words = format!("used up its {FUEL} of fuel ([limits] fuel), in ");
         let (limit, told) = told(&done);
-        assert_eq!(limit, Some(Limit::Fuel), "{}.{}: {told}", call.interface, call.name);
+        assert_eq!(limit, Some(GuestLimit::Fuel), "{}.{}: {told}", call.interface, call.name);
         assert!(told.starts_with(&words), "{told}");
         assert_eq!(done.cost.fuel, Some(FUEL));
     }
@@ -137,7 +137,7 @@ fn a_row_that_does_not_exist_is_a_broken_rule_of_the_call_it_was_in() {
             let Call { interface, name, .. } = call;
             let rows = if matches!(*interface, "book" | "dial") { 2 } else { 3 };
             let done = run(&call.wat(row, false));
-            let Ended::Rule(words) = done.ended else { panic!("{interface}.{name}: {:?}", done.ended) };
+            let RunOutcome::Rule(words) = done.ended else { panic!("{interface}.{name}: {:?}", done.ended) };
             let expected =
                 format!("{interface}.{name}: row {row} of {rows}; keep no row beyond its run, in run");
             assert_eq!(words, expected);

@@ -7,7 +7,7 @@ const USED_UP: &str = "used up its 1000000 of fuel ([limits] fuel)";
 const TOO_DEEP: &str = "used up its stack: it recurses too deeply";
 
 /// Enough for any recursion to come to the end of its stack.
-fn long() -> Setup {
+fn long() -> GuestSetup {
     fueled(u64::MAX)
 }
 
@@ -24,7 +24,7 @@ fn after_run(instructions: &str) -> String {
 
 #[test]
 fn a_loop_in_run_is_cut() {
-    assert_cut(&run(&Wat::run(ENDLESS)), Limit::Fuel, &format!("{USED_UP}, in run"));
+    assert_cut(&run(&Wat::run(ENDLESS)), GuestLimit::Fuel, &format!("{USED_UP}, in run"));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_start_function_that_loops_later_is_cut_then() {
         ..Wat::run("(loop $again (br $again)) (unreachable)")
     };
     let done = run(&wat);
-    assert_cut(&done, Limit::Fuel, &format!("{USED_UP}, in run"));
+    assert_cut(&done, GuestLimit::Fuel, &format!("{USED_UP}, in run"));
     assert_eq!(done.cost.fuel, Some(1_000_000), "starting and running share one budget");
 }
 
@@ -66,7 +66,7 @@ fn a_start_function_that_loops_later_is_cut_then() {
 fn a_loop_in_the_room_for_results_is_cut() {
     // Settings are handed over through it, so a loop there ends `run` before it begins.
     let wat = Wat { realloc: "(loop $again (br $again))".into(), ..Wat::default() };
-    assert_cut(&run(&wat), Limit::Fuel, &format!("{USED_UP}, in realloc"));
+    assert_cut(&run(&wat), GuestLimit::Fuel, &format!("{USED_UP}, in realloc"));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_loop_after_run_has_returned_is_cut_and_its_plan_is_dropped() {
         ..Wat::run("(call $disconnect.ask (i32.const 1) (i32.const 1024) (i32.const 4)) (i32.const 8)")
     }
     .importing(&[("disconnect", "ask", "(param i32 i32 i32)")]);
-    assert_cut(&run(&wat), Limit::Fuel, &format!("{USED_UP}, in after"));
+    assert_cut(&run(&wat), GuestLimit::Fuel, &format!("{USED_UP}, in after"));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn recursion_ends_at_the_end_of_the_stack_with_the_innermost_frames_told() {
     let frames = ["deep"; 8].join(" < ");
     let done = run_with(&deep, long());
     let (limit, words) = told(&done);
-    assert_eq!(limit, Some(Limit::Stack));
+    assert_eq!(limit, Some(GuestLimit::Stack));
     assert!(words.starts_with(&format!("{TOO_DEEP}, in {frames} < ")), "{words}");
     assert!(words.len() < 200, "{words}");
 }
@@ -104,14 +104,14 @@ fn recursion_with_large_frames_through_a_table_and_in_a_start_function_ends_too(
         tail: format!("(func $large {locals} {kept} (call $large) {used})"),
         ..Wat::run("(call $large) (i32.const 8)")
     };
-    assert_eq!(told(&run_with(&large, long())).0, Some(Limit::Stack));
+    assert_eq!(told(&run_with(&large, long())).0, Some(GuestLimit::Stack));
 
     let indirect = Wat {
         head: "(type $none (func)) (table $t 1 funcref) (elem (i32.const 0) $deep)".into(),
         tail: "(func $deep (call_indirect $t (type $none) (i32.const 0)))".into(),
         ..Wat::run("(call $deep) (i32.const 8)")
     };
-    assert_eq!(told(&run_with(&indirect, long())).0, Some(Limit::Stack));
+    assert_eq!(told(&run_with(&indirect, long())).0, Some(GuestLimit::Stack));
 
     let at_start = Wat { tail: "(func $deep (call $deep)) (start $deep)".into(), ..Wat::default() };
     assert!(unfit(&at_start.component(), long()).starts_with(TOO_DEEP));
@@ -126,12 +126,12 @@ fn a_persistent_instance_gets_its_fuel_anew_and_is_not_entered_again_once_it_was
     );
     let wasm = Wasm::by_hand(None).unwrap();
     let instance = Instance::Persistent { max_runs: 100 };
-    let guest = guest(&wasm, &wat, Setup { instance, ..setup() });
+    let guest = guest(&wasm, &wat, GuestSetup { instance, ..setup() });
     let job = job(&few());
     let ended: Vec<&str> = (0..9)
         .map(|_| match guest.run(&job).ended {
-            Ended::Planned(_) => "well",
-            Ended::Cut { limit: Limit::Fuel, .. } => "cut",
+            RunOutcome::Planned(_) => "well",
+            RunOutcome::Cut { limit: GuestLimit::Fuel, .. } => "cut",
             other => panic!("{other:?}"),
         })
         .collect();
@@ -146,7 +146,7 @@ fn a_persistent_instance_is_new_after_as_many_runs_as_its_manifest_says() {
     );
     let wasm = Wasm::by_hand(None).unwrap();
     let instance = Instance::Persistent { max_runs: 3 };
-    let guest = guest(&wasm, &wat, Setup { instance, ..setup() });
+    let guest = guest(&wasm, &wat, GuestSetup { instance, ..setup() });
     let job = job(&few());
-    assert!((0..20).all(|_| matches!(guest.run(&job).ended, Ended::Planned(_))));
+    assert!((0..20).all(|_| matches!(guest.run(&job).ended, RunOutcome::Planned(_))));
 }

@@ -7,8 +7,8 @@ use groundskeeper::engine::policy::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, Instance, Limits, MemoryGrant,
     PingGrant, ProtectGrant,
 };
-use groundskeeper::engine::wasm::{Code, Guest, LoadError, Setup, SetupError, Wasm};
-use groundskeeper::engine::{Body, Done, Ended, Job, Limit};
+use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, LoadError, SetupError, Wasm};
+use groundskeeper::engine::{GuestLimit, PhaseCall, PhaseProgram, RunOutcome, RunResult};
 use groundskeeper_sdk::host::Frozen;
 use groundskeeper_sdk::phase::Tick;
 use groundskeeper_sdk::testing::{World, world};
@@ -42,12 +42,12 @@ fn every_grant() -> Grants {
     }
 }
 
-fn setup() -> Setup {
+fn setup() -> GuestSetup {
     fueled(1_000_000)
 }
 
-fn fueled(fuel: u64) -> Setup {
-    Setup {
+fn fueled(fuel: u64) -> GuestSetup {
+    GuestSetup {
         settings: "{}".into(),
         limits: Limits { fuel, ..Limits::default() },
         grants: every_grant(),
@@ -61,15 +61,15 @@ fn few() -> World {
     named(named(named(world()))).address(|_| {}).address(|_| {})
 }
 
-fn job(world: &World) -> Job {
-    Job { tick: Tick { number: 1, ..world.now() }, view: Arc::new(world.clone()) as Arc<dyn Frozen> }
+fn job(world: &World) -> PhaseCall {
+    PhaseCall { tick: Tick { number: 1, ..world.now() }, view: Arc::new(world.clone()) as Arc<dyn Frozen> }
 }
 
 fn load(wasm: &Wasm, bytes: &[u8]) -> Arc<Code> {
     wasm.load(bytes).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn guest(wasm: &Wasm, wat: &Wat, setup: Setup) -> Guest {
+fn guest(wasm: &Wasm, wat: &Wat, setup: GuestSetup) -> Guest {
     Guest::new(wasm, load(wasm, &wat.component()), setup).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -79,7 +79,7 @@ fn refused(bytes: &[u8]) -> LoadError {
 }
 
 /// Why it loads and yet is no phase.
-fn unfit(bytes: &[u8], setup: Setup) -> String {
+fn unfit(bytes: &[u8], setup: GuestSetup) -> String {
     let wasm = Wasm::by_hand(None).unwrap();
     let code = load(&wasm, bytes);
     match Guest::new(&wasm, code, setup) {
@@ -89,31 +89,31 @@ fn unfit(bytes: &[u8], setup: Setup) -> String {
     }
 }
 
-fn run_with(wat: &Wat, setup: Setup) -> Done {
+fn run_with(wat: &Wat, setup: GuestSetup) -> RunResult {
     let wasm = Wasm::by_hand(None).unwrap();
     guest(&wasm, wat, setup).run(&job(&few()))
 }
 
-fn run(wat: &Wat) -> Done {
+fn run(wat: &Wat) -> RunResult {
     run_with(wat, setup())
 }
 
 /// What was told of a run that did not end well, with the limit if it was one.
-fn told(done: &Done) -> (Option<Limit>, &str) {
+fn told(done: &RunResult) -> (Option<GuestLimit>, &str) {
     match &done.ended {
-        Ended::Cut { limit, words } => (Some(*limit), words),
-        Ended::Rule(words) | Ended::Trapped(words) | Ended::Panicked(words) => (None, words),
+        RunOutcome::Cut { limit, words } => (Some(*limit), words),
+        RunOutcome::Rule(words) | RunOutcome::Trapped(words) | RunOutcome::Panicked(words) => (None, words),
         other => panic!("it ended well: {other:?}"),
     }
 }
 
 #[track_caller]
-fn assert_cut(done: &Done, limit: Limit, words: &str) {
+fn assert_cut(done: &RunResult, limit: GuestLimit, words: &str) {
     assert_eq!(told(done), (Some(limit), words));
 }
 
 #[track_caller]
-fn assert_told(done: &Done, words: &str) {
+fn assert_told(done: &RunResult, words: &str) {
     assert_eq!(told(done), (None, words));
 }
 

@@ -24,7 +24,7 @@ fn a_guest_of_a_later_patch_of_the_contract_runs_if_it_uses_what_is_known() {
     let guest = Guest::new(&wasm, code, setup()).unwrap();
     guest.check().unwrap();
     let done = guest.run(&job(&few()));
-    assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+    assert!(matches!(done.ended, RunOutcome::Planned(_)), "{:?}", done.ended);
     assert_eq!(done.log[0].text, "here");
 }
 
@@ -315,7 +315,7 @@ fn a_core_module_whose_metadata_leads_in_a_circle_is_refused() {
 fn a_function_of_very_many_nested_blocks_needs_no_deep_stack() {
     let blocks = "block ".repeat(3_000) + &"end ".repeat(3_000);
     let done = run(&Wat::run(&format!("{blocks} i32.const 8")));
-    assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+    assert!(matches!(done.ended, RunOutcome::Planned(_)), "{:?}", done.ended);
 }
 
 #[test]

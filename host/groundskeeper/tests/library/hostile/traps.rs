@@ -133,7 +133,7 @@ fn an_instance_that_trapped_is_never_entered_again() {
     );
     let wasm = Wasm::by_hand(None).unwrap();
     let instance = Instance::Persistent { max_runs: 100 };
-    let guest = guest(&wasm, &wat, Setup { instance, ..setup() });
+    let guest = guest(&wasm, &wat, GuestSetup { instance, ..setup() });
     let job = job(&few());
     for _ in 0..5 {
         assert_told(&guest.run(&job), &format!("{UNREACHABLE}, in run"));
@@ -152,11 +152,11 @@ fn an_instance_that_returned_a_failure_goes_on() {
     };
     let wasm = Wasm::by_hand(None).unwrap();
     let instance = Instance::Persistent { max_runs: 100 };
-    let guest = guest(&wasm, &wat, Setup { instance, ..setup() });
+    let guest = guest(&wasm, &wat, GuestSetup { instance, ..setup() });
     let job = job(&few());
-    let Ended::Failed(failure) = guest.run(&job).ended else { panic!() };
+    let RunOutcome::Failed(failure) = guest.run(&job).ended else { panic!() };
     assert_eq!(failure.text(), "no luck");
-    assert!((0..5).all(|_| matches!(guest.run(&job).ended, Ended::Planned(_))));
+    assert!((0..5).all(|_| matches!(guest.run(&job).ended, RunOutcome::Planned(_))));
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn a_refused_growth_that_did_no_harm_is_not_blamed_for_a_trap_of_a_later_run() {
     );
     let wasm = Wasm::by_hand(None).unwrap();
     let instance = Instance::Persistent { max_runs: 100 };
-    let guest = guest(&wasm, &wat, Setup { instance, ..setup() });
+    let guest = guest(&wasm, &wat, GuestSetup { instance, ..setup() });
     let job = job(&few());
-    assert!(matches!(guest.run(&job).ended, Ended::Planned(_)));
+    assert!(matches!(guest.run(&job).ended, RunOutcome::Planned(_)));
     assert_told(&guest.run(&job), &format!("{UNREACHABLE}, in run"));
 }

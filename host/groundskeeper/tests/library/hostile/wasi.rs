@@ -116,19 +116,19 @@ fn wasi(run: &str) -> Wat {
     Wat { head, tail, wit, world: "talkative", ..Wat::run(run) }
 }
 
-fn at(seconds: u32, seed: [u32; 2]) -> Job {
+fn at(seconds: u32, seed: [u32; 2]) -> PhaseCall {
     let world = few().tick(|tick| tick.unix_s = seconds).seed(seed);
     job(&world)
 }
 
-fn run_at(wat: &Wat, job: &Job) -> Done {
+fn run_at(wat: &Wat, job: &PhaseCall) -> RunResult {
     let wasm = Wasm::by_hand(None).unwrap();
     guest(&wasm, wat, setup()).run(job)
 }
 
 #[track_caller]
-fn assert_well(done: &Done) {
-    assert!(matches!(done.ended, Ended::Planned(_)), "{:?}", done.ended);
+fn assert_well(done: &RunResult) {
+    assert!(matches!(done.ended, RunOutcome::Planned(_)), "{:?}", done.ended);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn what_it_prints_in_a_loop_is_bounded_as_log_lines_are() {
     );
     wat.tail += r#"(data (i32.const 1024) "more")"#;
     let done = run_at(&wat, &at(0, [1, 2]));
-    assert_cut(&done, Limit::Fuel, "used up its 1000000 of fuel ([limits] fuel), in run");
+    assert_cut(&done, GuestLimit::Fuel, "used up its 1000000 of fuel ([limits] fuel), in run");
     assert_eq!(done.log.len(), 21);
 }
 
@@ -208,7 +208,7 @@ fn chance_is_the_ticks_and_so_the_same_when_a_run_is_repeated() {
     let wasm = Wasm::by_hand(None).unwrap();
     let guest = guest(&wasm, &wat, setup());
     let drawn = |seed| match guest.run(&at(0, seed)).ended {
-        Ended::Failed(failure) => failure.text().to_owned(),
+        RunOutcome::Failed(failure) => failure.text().to_owned(),
         other => panic!("{other:?}"),
     };
     assert_eq!(drawn([1, 2]), drawn([1, 2]));
@@ -252,7 +252,7 @@ fn a_handle_that_it_never_got_is_a_trap() {
 fn handles_in_a_loop_come_to_an_end() {
     let wat = wasi("(loop $again (drop (call $stdout)) (br $again)) (unreachable)");
     let done = run_at(&wat, &at(0, [1, 2]));
-    assert_cut(&done, Limit::Fuel, "used up its 1000000 of fuel ([limits] fuel), in run");
+    assert_cut(&done, GuestLimit::Fuel, "used up its 1000000 of fuel ([limits] fuel), in run");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn handles_that_are_kept_are_bounded_over_all_runs_of_an_instance() {
     );
     let wasm = Wasm::by_hand(None).unwrap();
     let instance = Instance::Persistent { max_runs: 100 };
-    let guest = guest(&wasm, &wat, Setup { instance, ..setup() });
+    let guest = guest(&wasm, &wat, GuestSetup { instance, ..setup() });
     let job = at(0, [1, 2]);
     (0..3).for_each(|_| assert_well(&guest.run(&job)));
     assert_told(&guest.run(&job), "it holds 10000 handles and asks for one more, in run");

@@ -3,10 +3,10 @@
 use std::fs;
 use std::sync::Arc;
 
-use groundskeeper::data::Disk;
+use groundskeeper::data::DiskFileSystem;
 use groundskeeper::loader::Loader;
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{Change, ReloadOptions, ScanKind, StartFrom};
+use groundskeeper::reload::{PhaseChange, ReloadOptions, ScanKind, StartFrom};
 
 use super::world::{Hand, Process};
 use crate::wat::Wat;
@@ -26,14 +26,14 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
     let traps_in_check = Wat { check: "(unreachable)".into(), ..Wat::default() }.component();
     let traps_in_describe = Wat { describe: "(unreachable)".into(), ..Wat::default() }.component();
     let endless = Wat::run("(loop $on (br $on)) (i32.const 8)").component();
-    let cases: [(&str, Vec<u8>, Change, &str); 7] = [
-        ("half of it", good[..good.len() / 2].to_vec(), Change::Pending, "damaged or incomplete"),
-        ("no component", b"#!/bin/sh".to_vec(), Change::Rejected, "alpha.wasm"),
-        ("traps in describe", traps_in_describe, Change::Rejected, "its `describe` failed"),
-        ("traps in check", traps_in_check, Change::Rejected, "unreachable"),
-        ("traps on trial", traps_from(0), Change::Rejected, "on trial"),
-        ("never comes back", endless, Change::Rejected, "on trial"),
-        ("traps in its second run", traps_from(3), Change::Returned, "unreachable"),
+    let cases: [(&str, Vec<u8>, PhaseChange, &str); 7] = [
+        ("half of it", good[..good.len() / 2].to_vec(), PhaseChange::Pending, "damaged or incomplete"),
+        ("no component", b"#!/bin/sh".to_vec(), PhaseChange::Rejected, "alpha.wasm"),
+        ("traps in describe", traps_in_describe, PhaseChange::Rejected, "its `describe` failed"),
+        ("traps in check", traps_in_check, PhaseChange::Rejected, "unreachable"),
+        ("traps on trial", traps_from(0), PhaseChange::Rejected, "on trial"),
+        ("never comes back", endless, PhaseChange::Rejected, "on trial"),
+        ("traps in its second run", traps_from(3), PhaseChange::Returned, "unreachable"),
     ];
     for (name, bad, change, words) in cases {
         let home = tempfile::tempdir().unwrap();
@@ -46,7 +46,7 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
         let data = home.path().join("data");
         let clock = Arc::new(Hand::default());
         let mut process =
-            Process::start_with(&clock, &data, options, Arc::new(Disk), StartFrom::Folder, loader);
+            Process::start_with(&clock, &data, options, Arc::new(DiskFileSystem), StartFrom::Folder, loader);
         process.beat();
         let digest = process.phase("alpha").expect("it runs").digest;
 
@@ -68,7 +68,7 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
             "{name}: what lies there is shown"
         );
 
-        if change == Change::Returned {
+        if change == PhaseChange::Returned {
             // Bytes that have failed are not tried again, until the operator says that they may be.
             assert_eq!(
                 process.step(ScanKind::Thorough).events.iter().filter(|event| event.change.is_good()).count(),
@@ -85,7 +85,7 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
         // Put right, it is taken without a restart.
         fs::write(dir.join("alpha.wasm"), Wat::run("(nop) (i32.const 8)").component()).unwrap();
         let events = process.step(ScanKind::Ordered).events;
-        assert!(events.iter().any(|event| event.change == Change::Applied), "{name}: {events:?}");
+        assert!(events.iter().any(|event| event.change == PhaseChange::Applied), "{name}: {events:?}");
         let phase = process.phase("alpha").expect("it runs");
         assert!(phase.digest != digest && phase.candidate.is_none(), "{name}");
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use groundskeeper::data::{Files, Stamp};
+use groundskeeper::data::{FileStamp, FileSystem};
 use parking_lot::Mutex;
 
 /// What the next operations do.
@@ -26,7 +26,7 @@ pub enum Weather {
 
 #[derive(Default)]
 struct Inside {
-    files: BTreeMap<PathBuf, (Vec<u8>, Stamp)>,
+    files: BTreeMap<PathBuf, (Vec<u8>, FileStamp)>,
     folders: BTreeSet<PathBuf>,
     weather: Weather,
     writes: i64,
@@ -67,7 +67,7 @@ impl Memory {
 impl Inside {
     fn put(&mut self, path: &Path, bytes: &[u8]) {
         self.writes += 1;
-        let stamp = Stamp { size: bytes.len() as u64, changed: (self.writes, 0), ..Stamp::default() };
+        let stamp = FileStamp { size: bytes.len() as u64, changed: (self.writes, 0), ..FileStamp::default() };
         self.files.insert(path.to_owned(), (bytes.to_vec(), stamp));
         self.folders.extend(path.parent().map(Path::to_owned));
     }
@@ -100,8 +100,8 @@ impl Inside {
     }
 }
 
-impl Files for Memory {
-    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
+impl FileSystem for Memory {
+    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
         let mut inside = self.0.lock();
         inside.may(false)??;
         if !inside.folders.contains(folder) {
@@ -111,7 +111,7 @@ impl Files for Memory {
         Ok(files.map(|(path, (_, stamp))| (path.clone(), *stamp)).collect())
     }
 
-    fn stamp(&self, file: &Path) -> io::Result<Stamp> {
+    fn stamp(&self, file: &Path) -> io::Result<FileStamp> {
         let mut inside = self.0.lock();
         inside.may(false)??;
         inside.files.get(file).map(|(_, stamp)| *stamp).ok_or(io::ErrorKind::NotFound.into())

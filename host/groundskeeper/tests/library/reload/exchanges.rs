@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use groundskeeper::reload::{Change, CycleChange, ReloadReport, ScanKind, StartFrom};
+use groundskeeper::reload::{CycleChange, PhaseChange, ReloadReport, ScanKind, StartFrom};
 
 use super::disk::Memory;
 use super::world::{Process, manifest, module};
@@ -51,7 +51,7 @@ fn a_scan_takes_one_exchange_and_a_second_one_if_something_changes() {
     assert_eq!(scan(&mut process, ScanKind::Thorough, None).1, 1);
     put(&memory, 2, "good");
     let (report, exchanges) = scan(&mut process, ScanKind::Ordered, None);
-    assert_eq!((report.events[0].change, exchanges), (Change::Applied, 2));
+    assert_eq!((report.events[0].change, exchanges), (PhaseChange::Applied, 2));
     put(&memory, 3, "nonsense");
     // What does not run is shown once.
     assert_eq!(scan(&mut process, ScanKind::Ordered, None).1, 2);
@@ -60,7 +60,9 @@ fn a_scan_takes_one_exchange_and_a_second_one_if_something_changes() {
 
 #[test]
 fn a_probation_that_ends_during_a_trial_counts_for_its_own_generation() {
-    for (behaviour, change, back) in [("good", Change::Proven, 2), ("trap-run 3", Change::Returned, 1)] {
+    for (behaviour, change, back) in
+        [("good", PhaseChange::Proven, 2), ("trap-run 3", PhaseChange::Returned, 1)]
+    {
         let (memory, data) = (Memory::default(), tempfile::tempdir().unwrap());
         put(&memory, 1, "good");
         let mut process = start(&memory, data.path());
@@ -71,15 +73,15 @@ fn a_probation_that_ends_during_a_trial_counts_for_its_own_generation() {
         process.beat();
         put(&memory, 3, "trap-run 1");
         let (report, _) = scan(&mut process, ScanKind::Ordered, Some(2));
-        let changes: Vec<Change> = report.events.iter().map(|event| event.change).collect();
-        assert_eq!(changes, [change, Change::Applied]);
+        let changes: Vec<PhaseChange> = report.events.iter().map(|event| event.change).collect();
+        assert_eq!(changes, [change, PhaseChange::Applied]);
         // The disk says so too: 3 is on probation, and what it goes back to is there.
         drop(process);
         let mut process = start(&memory, data.path());
         assert_eq!(process.runs("alpha"), Some(3), "{behaviour}");
         process.beat();
         let (report, _) = scan(&mut process, ScanKind::Hint, None);
-        assert_eq!(report.events[0].change, Change::Returned, "{behaviour}");
+        assert_eq!(report.events[0].change, PhaseChange::Returned, "{behaviour}");
         assert_eq!(process.runs("alpha"), Some(back), "{behaviour}");
         drop(process);
         assert_eq!(start(&memory, data.path()).runs("alpha"), Some(back), "{behaviour}: after a start");

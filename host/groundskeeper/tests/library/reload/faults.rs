@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-use groundskeeper::data::{Disk, Files, Stamp};
+use groundskeeper::data::{DiskFileSystem, FileStamp, FileSystem};
 use groundskeeper::registry::PhaseState;
 use groundskeeper::reload::{ScanKind, StartFrom};
 use rustix::io::Errno;
@@ -170,38 +170,38 @@ impl Sick {
     }
 }
 
-impl Files for Sick {
-    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
+impl FileSystem for Sick {
+    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
         self.may(false)?;
-        Disk.list(folder)
+        DiskFileSystem.list(folder)
     }
 
-    fn stamp(&self, file: &Path) -> io::Result<Stamp> {
-        Disk.stamp(file)
+    fn stamp(&self, file: &Path) -> io::Result<FileStamp> {
+        DiskFileSystem.stamp(file)
     }
 
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
         self.may(false)?;
-        Disk.read(file, most)
+        DiskFileSystem.read(file, most)
     }
 
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         self.may(true)?;
-        Disk.write(file, bytes, mode)
+        DiskFileSystem.write(file, bytes, mode)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.may(true)?;
-        Disk.rename(from, to)
+        DiskFileSystem.rename(from, to)
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {
         self.may(true)?;
-        Disk.remove(file)
+        DiskFileSystem.remove(file)
     }
 
     fn make_folder(&self, folder: &Path, mode: u32) -> io::Result<()> {
-        Disk.make_folder(folder, mode)
+        DiskFileSystem.make_folder(folder, mode)
     }
 }
 
@@ -259,7 +259,7 @@ fn a_sick_disk_is_told_and_lived_with() {
         beats(&mut process, 4);
         assert_eq!((process.runs("alpha"), process.runs("beta")), (Some(2), Some(1)), "{what}");
         drop(process);
-        let process = Process::start(&clock, &data, &dir, Arc::new(Disk), StartFrom::Folder);
+        let process = Process::start(&clock, &data, &dir, Arc::new(DiskFileSystem), StartFrom::Folder);
         assert_eq!(
             (process.runs("alpha"), process.runs("beta")),
             (Some(2), Some(1)),

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use groundskeeper::data::{Disk, Files, Stamp};
+use groundskeeper::data::{DiskFileSystem, FileStamp, FileSystem};
 use groundskeeper::registry::{KeptPhase, PhaseState, PhaseStatus};
-use groundskeeper::reload::{Change, ScanKind, StartFrom};
+use groundskeeper::reload::{PhaseChange, ScanKind, StartFrom};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ pub struct Room {
     pub clock: Arc<Hand>,
     pub process: Process,
     /// What the reloader has told so far.
-    told: Vec<(String, Change)>,
+    told: Vec<(String, PhaseChange)>,
 }
 
 impl Room {
@@ -108,12 +108,12 @@ impl Room {
         remembered(&self.process.cycle.snapshot(name).expect("it runs"))
     }
 
-    fn take_told(&mut self) -> Vec<(String, Change)> {
+    fn take_told(&mut self) -> Vec<(String, PhaseChange)> {
         std::mem::take(&mut self.told)
     }
 
     fn applied(&mut self) -> usize {
-        self.take_told().iter().filter(|(_, change)| *change == Change::Applied).count()
+        self.take_told().iter().filter(|(_, change)| *change == PhaseChange::Applied).count()
     }
 
     fn digests(&self) -> u64 {
@@ -123,7 +123,7 @@ impl Room {
 
 fn start(home: &TempDir, clock: &Arc<Hand>, from: StartFrom) -> Process {
     let (data, dir) = (home.path().join("data"), home.path().join("phases.d"));
-    let process = Process::start(clock, &data, &dir, Arc::new(Disk), from);
+    let process = Process::start(clock, &data, &dir, Arc::new(DiskFileSystem), from);
     process.begun.as_ref().expect("the folder can be read");
     process
 }
@@ -136,10 +136,10 @@ pub fn remembered(kept: &KeptPhase) -> (u32, u32) {
 /// Does something to `path` until the file system shows it: its clock stands for milliseconds, in which ours may have gone
 /// on for seconds.
 fn seen(path: &Path, change: impl Fn()) {
-    let stamp = || Disk.stamp(path).unwrap_or_default();
+    let stamp = || DiskFileSystem.stamp(path).unwrap_or_default();
     let before = stamp();
     change();
-    while before != Stamp::default() && stamp() == before {
+    while before != FileStamp::default() && stamp() == before {
         change();
     }
 }
@@ -210,9 +210,12 @@ fn editors_save_as_they_like() {
             save(&mut room, file, &text);
             room.rest();
             let told = room.take_told();
-            let bad = told.iter().filter(|(_, change)| *change != Change::Applied);
+            let bad = told.iter().filter(|(_, change)| *change != PhaseChange::Applied);
             // What is away when it is looked at is waited for; nothing else is even told.
-            assert!(bad.clone().all(|(_, change)| *change == Change::Pending), "{way}, {file}: {told:?}");
+            assert!(
+                bad.clone().all(|(_, change)| *change == PhaseChange::Pending),
+                "{way}, {file}: {told:?}"
+            );
             assert_eq!(told.len() - bad.count(), 1, "{way}, {file}: {told:?}");
             let phase = room.phase("alpha");
             assert_eq!(phase.candidate, None, "{way}, {file}");
@@ -239,7 +242,7 @@ fn a_slow_writer_is_waited_for() {
     }
     room.rest();
     assert_eq!((room.runs("alpha"), room.digests() - before), (Some(2), 1));
-    assert_eq!(room.take_told(), [("alpha".to_owned(), Change::Applied)]);
+    assert_eq!(room.take_told(), [("alpha".to_owned(), PhaseChange::Applied)]);
     // With pauses in which a file seems to rest: what is half is waited for.
     let mut room = Room::new(true);
     for end in [4, 7, 9, text.len()] {
@@ -252,7 +255,10 @@ fn a_slow_writer_is_waited_for() {
     room.rest();
     assert_eq!((room.runs("alpha"), room.phase("alpha").candidate), (Some(2), None));
     let told = room.take_told();
-    assert!(told.iter().all(|(_, change)| matches!(change, Change::Pending | Change::Applied)), "{told:?}");
+    assert!(
+        told.iter().all(|(_, change)| matches!(change, PhaseChange::Pending | PhaseChange::Applied)),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -335,7 +341,7 @@ fn a_config_map_is_swapped_as_a_whole() {
     swap(2, [2, 1]);
     room.rest();
     assert_eq!((room.runs("alpha"), room.runs("beta")), (Some(2), Some(1)));
-    assert_eq!(room.take_told(), [("alpha".to_owned(), Change::Applied)]);
+    assert_eq!(room.take_told(), [("alpha".to_owned(), PhaseChange::Applied)]);
     swap(3, [3, 3]);
     room.rest();
     assert_eq!((room.runs("alpha"), room.runs("beta"), room.applied()), (Some(3), Some(3), 2));
@@ -382,12 +388,12 @@ fn news_in_old_clothes_is_news() {
     let path = room.path("alpha.wasm");
     let time = fs::metadata(&path).unwrap().modified().unwrap();
     room.rest();
-    let stamp = Disk.stamp(&path).unwrap();
-    while Disk.stamp(&path).unwrap() == stamp {
+    let stamp = DiskFileSystem.stamp(&path).unwrap();
+    while DiskFileSystem.stamp(&path).unwrap() == stamp {
         fs::write(&path, module(2, "good")).unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
     }
-    let now = Disk.stamp(&path).unwrap();
+    let now = DiskFileSystem.stamp(&path).unwrap();
     assert_eq!((now.modified, now.size, now.inode), (stamp.modified, stamp.size, stamp.inode));
     room.rest();
     assert_eq!(room.runs("alpha"), Some(2));
@@ -427,7 +433,10 @@ fn the_folder_may_go_and_come() {
     room.rest();
     assert_eq!((room.runs("alpha"), room.runs("beta")), (Some(2), None));
     let told = room.take_told();
-    assert_eq!(told, [("alpha", Change::Applied), ("beta", Change::Removed)].map(|(n, c)| (n.to_owned(), c)));
+    assert_eq!(
+        told,
+        [("alpha", PhaseChange::Applied), ("beta", PhaseChange::Removed)].map(|(n, c)| (n.to_owned(), c))
+    );
     // A start without the folder runs what was good last.
     room.beats(4, "alpha");
     fs::remove_dir_all(room.path("")).unwrap();
@@ -453,7 +462,7 @@ fn a_removal_takes_two_looks() {
     fs::remove_file(room.path("alpha.toml")).unwrap();
     fs::remove_file(room.path("alpha.wasm")).unwrap();
     room.rest();
-    assert_eq!(room.take_told(), [("alpha".to_owned(), Change::Removed)]);
+    assert_eq!(room.take_told(), [("alpha".to_owned(), PhaseChange::Removed)]);
     assert!(room.process.phase("alpha").is_none() && room.runs("beta") == Some(1));
     // What it knew waits for it.
     room.put("alpha", 2, "good", "");

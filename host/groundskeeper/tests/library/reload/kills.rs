@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use groundskeeper::data::{Disk, Files, Stamp};
+use groundskeeper::data::{DiskFileSystem, FileStamp, FileSystem};
 use groundskeeper::reload::{ScanKind, StartFrom};
 use parking_lot::Mutex;
 use rustix::process::{Signal, getpid, kill_process};
@@ -92,17 +92,17 @@ fn kind(path: &Path) -> &'static str {
     kinds.iter().find(|(part, _)| path.contains(part)).map_or("something else", |(_, kind)| kind)
 }
 
-impl Files for Lethal {
-    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
-        self.step("list", folder, || {}, || Disk.list(folder))
+impl FileSystem for Lethal {
+    fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
+        self.step("list", folder, || {}, || DiskFileSystem.list(folder))
     }
 
-    fn stamp(&self, file: &Path) -> io::Result<Stamp> {
-        self.step("stat", file, || {}, || Disk.stamp(file))
+    fn stamp(&self, file: &Path) -> io::Result<FileStamp> {
+        self.step("stat", file, || {}, || DiskFileSystem.stamp(file))
     }
 
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
-        self.step("read", file, || {}, || Disk.read(file, most))
+        self.step("read", file, || {}, || DiskFileSystem.read(file, most))
     }
 
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -111,19 +111,19 @@ impl Files for Lethal {
             beside.push(".tmp");
             fs::write(beside, &bytes[..bytes.len() / 2]).expect("as a write begins");
         };
-        self.step("write", file, torn, || Disk.write(file, bytes, mode))
+        self.step("write", file, torn, || DiskFileSystem.write(file, bytes, mode))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step("rename", to, || {}, || Disk.rename(from, to))
+        self.step("rename", to, || {}, || DiskFileSystem.rename(from, to))
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {
-        self.step("remove", file, || {}, || Disk.remove(file))
+        self.step("remove", file, || {}, || DiskFileSystem.remove(file))
     }
 
     fn make_folder(&self, folder: &Path, mode: u32) -> io::Result<()> {
-        self.step("make", folder, || {}, || Disk.make_folder(folder, mode))
+        self.step("make", folder, || {}, || DiskFileSystem.make_folder(folder, mode))
     }
 }
 
@@ -132,7 +132,7 @@ fn put(home: &Path, name: &str, version: u32, behaviour: &str) {
     fs::write(home.join(format!("phases.d/{name}.toml")), manifest(name, "")).unwrap();
 }
 
-fn start(home: &Path, files: Arc<dyn Files>) -> Process {
+fn start(home: &Path, files: Arc<dyn FileSystem>) -> Process {
     let clock = Arc::new(Hand::default());
     let process =
         Process::start(&clock, &home.join("data"), &home.join("phases.d"), files, StartFrom::Folder);
@@ -160,7 +160,7 @@ fn prepare() -> TempDir {
     for name in ["alpha", "beta", "gamma"] {
         put(home.path(), name, 1, "good");
     }
-    beats(&mut start(home.path(), Arc::new(Disk)), 4);
+    beats(&mut start(home.path(), Arc::new(DiskFileSystem)), 4);
     home
 }
 
@@ -218,7 +218,7 @@ fn wanted(home: &Path, name: &str) -> Option<u32> {
 }
 
 fn judge(home: &Path, at: &str) {
-    let mut process = start(home, Arc::new(Disk));
+    let mut process = start(home, Arc::new(DiskFileSystem));
     let lies = |name| wanted(home, name);
     let check = |process: &Process| {
         for name in ["alpha", "beta"] {
@@ -254,7 +254,7 @@ fn judge(home: &Path, at: &str) {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     drop(process);
-    let process = start(home, Arc::new(Disk));
+    let process = start(home, Arc::new(DiskFileSystem));
     assert_eq!((process.runs("alpha"), process.runs("beta")), (lies("alpha"), Some(1)), "{at}: once more");
     let generations = files.iter().filter(|name| name.ends_with(".gen")).count();
     assert!(generations <= 8, "{at}: {files:?}");

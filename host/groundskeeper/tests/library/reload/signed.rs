@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
 use groundskeeper::config::Require;
-use groundskeeper::data::Disk;
-use groundskeeper::reload::{Change, ReloadOptions, ScanKind, StartFrom};
+use groundskeeper::data::DiskFileSystem;
+use groundskeeper::reload::{PhaseChange, ReloadOptions, ScanKind, StartFrom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 
@@ -56,7 +56,7 @@ impl Node {
             &Arc::new(Hand::default()),
             &data,
             options,
-            Arc::new(Disk),
+            Arc::new(DiskFileSystem),
             StartFrom::Folder,
             Scripts::default().factory(),
         );
@@ -72,7 +72,7 @@ impl Node {
     }
 
     /// An ordered look; what it came to, in the words that the operator gets.
-    fn look(&mut self) -> Vec<(Change, String)> {
+    fn look(&mut self) -> Vec<(PhaseChange, String)> {
         let report = self.process.step(ScanKind::Ordered);
         report.events.into_iter().map(|event| (event.change, event.why.unwrap_or_default())).collect()
     }
@@ -89,9 +89,9 @@ fn a_digest_may_be_required() {
     node.write("alpha.wasm", &module(1, "good"));
     node.write("alpha.toml", &manifest("alpha", ""));
     let told = node.look();
-    assert!(told[0].0 == Change::Rejected && told[0].1.contains("sha256sum alpha.wasm"), "{told:?}");
+    assert!(told[0].0 == PhaseChange::Rejected && told[0].1.contains("sha256sum alpha.wasm"), "{told:?}");
     node.write("alpha.toml", &pinned(&module(1, "good")));
-    assert_eq!(node.look(), [(Change::Applied, String::new())]);
+    assert_eq!(node.look(), [(PhaseChange::Applied, String::new())]);
     assert_eq!(node.process.runs("alpha"), Some(1));
 }
 
@@ -116,7 +116,7 @@ fn a_signature_may_be_required() {
         assert_eq!(node.process.runs("alpha"), None);
     }
     node.write("alpha.toml.minisig", &ours.sign(&text));
-    assert_eq!(node.look(), [(Change::Applied, String::new())]);
+    assert_eq!(node.look(), [(PhaseChange::Applied, String::new())]);
     assert_eq!(node.process.runs("alpha"), Some(1));
 
     // Other grants under the old signature are not taken; what runs runs on.

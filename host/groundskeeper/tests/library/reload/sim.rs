@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use groundskeeper::data::Files;
+use groundskeeper::data::FileSystem;
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{Change, ScanKind, StartFrom};
+use groundskeeper::reload::{PhaseChange, ScanKind, StartFrom};
 use groundskeeper_sdk::rng::Rng;
 
 use super::disk::{Memory, Weather};
@@ -132,7 +132,7 @@ impl Sim {
         for event in report.events {
             let known = self.known.get_mut(&*event.phase).unwrap();
             match event.change {
-                Change::Applied => {
+                PhaseChange::Applied => {
                     self.applied += 1;
                     // The first one of its name has nothing to go back to, and no probation.
                     let phase = self.process.as_ref().unwrap().phase(&event.phase).unwrap();
@@ -140,13 +140,13 @@ impl Sim {
                         known.proven = phase.version.parse().ok();
                     }
                 }
-                Change::Proven => known.proven = known.running,
-                Change::Returned => {
+                PhaseChange::Proven => known.proven = known.running,
+                PhaseChange::Returned => {
                     self.returned += 1;
                     known.failed.extend(known.running);
                 }
-                Change::Removed => *known = Known { wanted: known.wanted, ..Known::default() },
-                Change::Rejected | Change::Pending => {}
+                PhaseChange::Removed => *known = Known { wanted: known.wanted, ..Known::default() },
+                PhaseChange::Rejected | PhaseChange::Pending => {}
             }
         }
     }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
-use groundskeeper::engine::Fence;
+use groundskeeper::engine::Executor;
 use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, Goodbye, Link, PeerFacts, Slot};
 use groundskeeper::registry::LastRuns;
 use groundskeeper::reload::{
-    self, Change, CycleChange, PhaseReloader, ReloadEvent, ReloadHandle, ReloadOptions, StartFrom,
+    self, CycleChange, PhaseChange, PhaseReloader, ReloadEvent, ReloadHandle, ReloadOptions, StartFrom,
 };
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -67,7 +67,7 @@ impl Node {
         let options = ReloadOptions::trusting(home.path().join("phases.d"));
         let stage = scripts.clone().factory();
         let clock: Arc<dyn Clock> = clock;
-        let mut reloader = PhaseReloader::new(options, folder, stage, Fence::Inline, clock);
+        let mut reloader = PhaseReloader::new(options, folder, stage, Executor::Inline, clock);
         let (runtime, asked) = (Handle::current(), ticker.clone());
         let begun = tokio::task::spawn_blocking(move || {
             let mut ticks = |change: CycleChange| runtime.block_on(asked.with_cycle(change)).is_some();
@@ -91,7 +91,7 @@ impl Node {
     }
 
     /// Returns when this has happened to `phase`.
-    async fn told(&mut self, phase: &str, change: Change) {
+    async fn told(&mut self, phase: &str, change: PhaseChange) {
         let event = async {
             loop {
                 let event = self.events.recv().await.expect("the reloader works");
@@ -141,7 +141,7 @@ async fn an_event_is_looked_after_before_the_next_tick() {
     let mut node = Node::start(home(), NEVER).await;
     assert_eq!(node.runs("alpha"), Some(1));
     node.write("alpha.wasm", &module(2, "good"));
-    node.told("alpha", Change::Applied).await;
+    node.told("alpha", PhaseChange::Applied).await;
     assert_eq!(node.runs("alpha"), Some(2));
     // A new one, in a folder of its own behind a link.
     let behind = node.home.path().join("elsewhere");
@@ -149,21 +149,21 @@ async fn an_event_is_looked_after_before_the_next_tick() {
     fs::write(behind.join("beta.wasm"), module(1, "good")).unwrap();
     symlink(behind.join("beta.wasm"), node.path("beta.wasm")).unwrap();
     node.write("beta.toml", &manifest("beta", ""));
-    node.told("beta", Change::Applied).await;
+    node.told("beta", PhaseChange::Applied).await;
     fs::write(behind.join("beta.wasm"), module(2, "good")).unwrap();
-    node.told("beta", Change::Applied).await;
+    node.told("beta", PhaseChange::Applied).await;
     assert_eq!(node.runs("beta"), Some(2));
     fs::remove_file(node.path("beta.toml")).unwrap();
     fs::remove_file(node.path("beta.wasm")).unwrap();
-    node.told("beta", Change::Removed).await;
+    node.told("beta", PhaseChange::Removed).await;
     // The folder goes, and comes again as another one.
     fs::remove_dir_all(node.path("")).unwrap();
     fs::create_dir(node.path("")).unwrap();
     node.write("alpha.wasm", &module(3, "good"));
     node.write("alpha.toml", &manifest("alpha", ""));
-    node.told("alpha", Change::Applied).await;
+    node.told("alpha", PhaseChange::Applied).await;
     node.write("alpha.wasm", &module(4, "good"));
-    node.told("alpha", Change::Applied).await;
+    node.told("alpha", PhaseChange::Applied).await;
     assert_eq!((node.runs("alpha"), node.tick()), (Some(4), 0), "without a single tick");
     node.end().await;
 }
@@ -176,7 +176,7 @@ async fn a_folder_that_comes_later_is_seen_coming() {
     fs::create_dir(node.path("")).unwrap();
     node.write("alpha.wasm", &module(1, "good"));
     node.write("alpha.toml", &manifest("alpha", ""));
-    node.told("alpha", Change::Applied).await;
+    node.told("alpha", PhaseChange::Applied).await;
     assert_eq!((node.runs("alpha"), node.tick()), (Some(1), 0));
     node.end().await;
 }
@@ -200,7 +200,7 @@ async fn a_swapped_link_is_seen_by_its_event() {
     let mut node = Node::start(home, NEVER).await;
     for version in 2..5 {
         swap(version);
-        node.told("alpha", Change::Applied).await;
+        node.told("alpha", PhaseChange::Applied).await;
         assert_eq!((node.runs("alpha"), node.tick()), (Some(version), 0));
     }
     node.end().await;
@@ -215,7 +215,7 @@ async fn silence_is_broken_by_the_tick() {
     let mut node = Node::start(home, NEVER).await;
     fs::write(&outside, module(2, "good")).unwrap();
     node.maintenance.handle().set_interval(SOON).await;
-    node.told("alpha", Change::Applied).await;
+    node.told("alpha", PhaseChange::Applied).await;
     assert_eq!(node.runs("alpha"), Some(2));
     assert!(node.tick() >= 1, "nothing but a tick could tell");
     node.end().await;
@@ -244,7 +244,7 @@ async fn a_thousand_touches_a_second_cost_few_looks() {
     // A look each 50 ms at most, or two where something was to come to rest; read each 5 s at most, and at the end.
     assert!(looks <= 2 * took.as_millis() as u64 / 50 + 4, "{looks} looks in {took:?}");
     assert!((1..=took.as_secs() / 5 + 3).contains(&digests), "{digests} digests in {took:?}");
-    assert_eq!((after.of(Change::Applied), after.of(Change::Rejected)), (1, 0));
+    assert_eq!((after.of(PhaseChange::Applied), after.of(PhaseChange::Rejected)), (1, 0));
     node.end().await;
 }
 
@@ -265,7 +265,7 @@ async fn a_long_compilation_delays_no_tick() {
         assert_eq!(node.runs("alpha"), Some(1), "it is still being compiled");
     }
     loads.open();
-    node.told("alpha", Change::Applied).await;
+    node.told("alpha", PhaseChange::Applied).await;
     assert_eq!(node.runs("alpha"), Some(2));
     node.end().await;
 }
@@ -289,9 +289,9 @@ async fn a_run_ends_on_the_generation_that_began_it() {
     let report = ordered.await.unwrap().expect("the node runs");
     assert!(report.is_good(), "{report:?}");
     while node.runs("alpha") != Some(2) {
-        node.told("alpha", Change::Applied).await;
+        node.told("alpha", PhaseChange::Applied).await;
     }
-    node.told("alpha", Change::Proven).await;
+    node.told("alpha", PhaseChange::Proven).await;
     let ended = node.scripts.ended();
     assert!(ended.is_sorted(), "one after the other: {ended:?}");
     assert!(ended.iter().any(|(_, version)| *version == 1), "the run ended: {ended:?}");

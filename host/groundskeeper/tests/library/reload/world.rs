@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use groundskeeper::clock::{Clock, SystemClock};
-use groundskeeper::config::{Guest, Manifest};
-use groundskeeper::cycle::{Beat, BeatReport, Cycle, Thresholds, World};
-use groundskeeper::data::{DataError, DataFolder, Files, Generation};
+use groundskeeper::config::{GuestManifest, Manifest};
+use groundskeeper::cycle::{Beat, BeatContext, BeatReport, Cycle, Thresholds};
+use groundskeeper::data::{DataError, DataFolder, FileSystem, Generation};
 use groundskeeper::engine::policy::GuestCeilings;
-use groundskeeper::engine::{Body, Done, Ended, Fence, Job};
-use groundskeeper::loader::Refusal;
+use groundskeeper::engine::{Executor, PhaseCall, PhaseProgram, RunOutcome, RunResult};
+use groundskeeper::loader::PhaseRefusal;
 use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::peer::PeerId;
-use groundskeeper::registry::{Before, LastRuns, PhaseSpec, PhaseStatus, Registry};
+use groundskeeper::registry::{LastRuns, PhaseSpec, PhaseStatus, PriorState, Registry};
 use groundskeeper::reload::{
     CycleChange, PhaseFactory, PhaseReloader, ReloadOptions, ReloadReport, ScanKind, StartFrom,
 };
@@ -106,7 +106,7 @@ struct Script {
     digest: [u8; 32],
 }
 
-impl Body for Script {
+impl PhaseProgram for Script {
     fn summary(&self) -> &str {
         "a script"
     }
@@ -119,21 +119,21 @@ impl Body for Script {
         Some(self.digest)
     }
 
-    fn run(&self, job: &Job) -> Done {
+    fn run(&self, job: &PhaseCall) -> RunResult {
         let is_trial = job.tick.seed == [0; 2];
         let run = if is_trial { 0 } else { self.runs.fetch_add(1, Relaxed) + 1 };
         let memory = job.view.memory();
         if let Some(memory) = &memory
             && memory.version > self.version
         {
-            return Ended::Failed(Failure::permanent(format!(
+            return RunOutcome::Failed(Failure::permanent(format!(
                 "version {} was given memory of version {}",
                 self.version, memory.version
             )))
             .into();
         }
         if self.traps_at == Some(run) {
-            return Ended::Trapped(format!("scripted, in run {run}")).into();
+            return RunOutcome::Trapped(format!("scripted, in run {run}")).into();
         }
         if let Some(scripts) = self.gated.as_ref().filter(|_| !is_trial) {
             scripts.runs.pass();
@@ -142,7 +142,7 @@ impl Body for Script {
         let mut plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
         let count = memory.map_or(0, |memory| u32::from_le_bytes(memory.bytes.try_into().unwrap()));
         plan.store(Saved { version: self.version, bytes: (count + 1u32).to_le_bytes().to_vec() });
-        Ended::Planned(plan.into_parts()).into()
+        RunOutcome::Planned(plan.into_parts()).into()
     }
 }
 
@@ -171,27 +171,27 @@ impl Scripts {
     fn load(
         &self,
         manifest: &Manifest,
-        guest: &Guest,
+        guest: &GuestManifest,
         generation: &Generation,
-    ) -> Result<PhaseSpec, Refusal> {
+    ) -> Result<PhaseSpec, PhaseRefusal> {
         let module = &generation.module;
         self.loads.pass();
         let digest: [u8; 32] = Sha256::digest(module).into();
         if guest.sha256.is_some_and(|pinned| pinned != digest) {
-            return Err(Refusal::Unfinished("the manifest pins another module".to_owned()));
+            return Err(PhaseRefusal::Unfinished("the manifest pins another module".to_owned()));
         }
         let words = std::str::from_utf8(module).unwrap_or_default();
         let mut words = words.split(' ');
         let (Some("version"), Some(Ok(version)), Some(behaviour)) =
             (words.next(), words.next().map(str::parse), words.next())
         else {
-            return Err(Refusal::Unfinished("half a script".to_owned()));
+            return Err(PhaseRefusal::Unfinished("half a script".to_owned()));
         };
         let traps_at = match behaviour {
             "good" | "gated" => None,
             "trap-trial" => Some(0),
             "trap-run" => Some(words.next().unwrap().parse().unwrap()),
-            _ => return Err(Refusal::Bad(format!("nobody knows {behaviour:?}"))),
+            _ => return Err(PhaseRefusal::Bad(format!("nobody knows {behaviour:?}"))),
         };
         let gated = (behaviour == "gated").then(|| self.clone());
         let body = Script { version, traps_at, gated, runs: AtomicU32::new(0), digest };
@@ -201,7 +201,7 @@ impl Scripts {
 }
 
 /// A process that another test is just making has our open files for a moment, and with them our locks.
-fn open(data: &Path, files: Arc<dyn Files>) -> DataFolder {
+fn open(data: &Path, files: Arc<dyn FileSystem>) -> DataFolder {
     for _ in 0..Gate::LONGEST.as_millis() {
         match DataFolder::open_on(data, Arc::clone(&files)) {
             Err(DataError::Locked { .. }) => std::thread::sleep(Duration::from_millis(1)),
@@ -231,7 +231,7 @@ impl Process {
         clock: &Arc<Hand>,
         data: &Path,
         dir: &Path,
-        files: Arc<dyn Files>,
+        files: Arc<dyn FileSystem>,
         trust: StartFrom,
     ) -> Self {
         let options = ReloadOptions::trusting(dir.to_owned());
@@ -242,7 +242,7 @@ impl Process {
         clock: &Arc<Hand>,
         data: &Path,
         options: ReloadOptions,
-        files: Arc<dyn Files>,
+        files: Arc<dyn FileSystem>,
         trust: StartFrom,
         stage: PhaseFactory,
     ) -> Self {
@@ -250,9 +250,9 @@ impl Process {
         let limits = NodeLimits::for_connections(8);
         let state = NodeState::new(PeerId::from_bytes([0; 32]), limits, Arc::clone(clock) as _, None);
         let interval = Duration::from_secs(30);
-        let before = Before { interval, unix_now: 1_000_000, ..Before::default() };
+        let before = PriorState { interval, unix_now: 1_000_000, ..PriorState::default() };
         let registry = Registry::new(Vec::new(), Vec::new(), |_| 0, &before).unwrap();
-        let world = World {
+        let world = BeatContext {
             state,
             dialer: None,
             thresholds: Thresholds {
@@ -263,10 +263,10 @@ impl Process {
             },
             guests: GuestCeilings::default(),
         };
-        let mut cycle =
-            Cycle::new(world, registry, Fence::Inline, interval, 42).measured_by(Box::new(|| Duration::ZERO));
+        let mut cycle = Cycle::new(world, registry, Executor::Inline, interval, 42)
+            .measured_by(Box::new(|| Duration::ZERO));
         let mut reloader =
-            PhaseReloader::new(options, Arc::clone(&folder), stage, Fence::Inline, Arc::clone(clock) as _);
+            PhaseReloader::new(options, Arc::clone(&folder), stage, Executor::Inline, Arc::clone(clock) as _);
         let mut ticks = |change: CycleChange| {
             change(&mut cycle);
             true

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use groundskeeper::engine::Fence;
+use groundskeeper::engine::Executor;
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::policy::{Grants, Mode, OnFailure, Trust};
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::journal::{Asker, Outcome, Record, What};
+use groundskeeper::journal::{ActionKind, Initiator, Outcome, Record};
 use groundskeeper::node::Options;
 use groundskeeper::registry::PhaseSpec;
 use groundskeeper_sdk::host::View;
@@ -57,18 +57,18 @@ pub fn rig(phases: Vec<PhaseSpec>, guests: GuestCeilings) -> Rig {
 
 pub fn rig_with(phases: Vec<PhaseSpec>, options: Options) -> Rig {
     let clock = TokioClock::starting_at(std::time::Duration::from_secs(1_700_000_000));
-    let options = Options { fence: Fence::Inline, ..options };
+    let options = Options { fence: Executor::Inline, ..options };
     Rig::with(clock, phases, INTERVAL, &Kept::default(), options)
 }
 
 /// What `phase` asked for and what came of it, oldest first.
-pub fn asked(rig: &Rig, phase: &str, what: What) -> Vec<Record> {
-    let by = |record: &Record| matches!(&record.by, Asker::Phase { name, .. } if **name == *phase);
+pub fn asked(rig: &Rig, phase: &str, what: ActionKind) -> Vec<Record> {
+    let by = |record: &Record| matches!(&record.by, Initiator::Phase { name, .. } if **name == *phase);
     rig.journal.select(usize::MAX, |record| record.what == what && by(record))
 }
 
 /// The words of what was refused.
-pub fn refusals(rig: &Rig, phase: &str, what: What) -> Vec<String> {
+pub fn refusals(rig: &Rig, phase: &str, what: ActionKind) -> Vec<String> {
     let words = |record: Record| match record.outcome {
         Outcome::Refused(words) => Some(words),
         _ => None,

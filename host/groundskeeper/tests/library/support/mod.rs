@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use groundskeeper::book::{Book, Dial, DialFailure, DialOrder, Dialing, Source, Tenure};
+use groundskeeper::book::{AddressSource, Book, ConnectedGuard, Dial, DialAttempt, DialFailure, DialOrder};
 use groundskeeper::broadcasts::Broadcasts;
 use groundskeeper::clock::{Clock, TokioClock};
 use groundskeeper::config::Config;
 use groundskeeper::cycle::BeatReport;
-use groundskeeper::engine::Fence;
+use groundskeeper::engine::Executor;
 use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::journal::{Journal, JournalLimits};
 use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options};
 use groundskeeper::peer::PeerId;
-use groundskeeper::pool::{Denied, Direction, Goodbye, Link, PeerFacts, Pool, Slot, Traffic};
+use groundskeeper::pool::{Denied, Direction, Goodbye, Link, LinkTraffic, PeerFacts, Pool, Slot};
 use groundskeeper::record::{Recorder, RecorderOptions};
 use groundskeeper::registry::{KeptPhase, LastRuns, PhaseSpec, PhaseStatus};
 use groundskeeper::ticker::TickerHandle;
@@ -37,7 +37,7 @@ pub const INTERVAL: Duration = Duration::from_secs(30);
 pub struct FakePeer {
     pub n: u32,
     clock: Arc<TokioClock>,
-    slot: Mutex<Option<(Slot, Option<Tenure>)>>,
+    slot: Mutex<Option<(Slot, Option<ConnectedGuard>)>>,
     /// Whether it answers pings.
     pub answers: AtomicBool,
     /// Whether it lets go of its slot when told to close.
@@ -85,9 +85,9 @@ impl Link for FakeLink {
         }
     }
 
-    fn traffic(&self) -> Traffic {
+    fn traffic(&self) -> LinkTraffic {
         let kib_in = self.0.upgrade().map_or(0, |peer| peer.kib_in.load(Relaxed));
-        Traffic { kib_in, kib_out: kib_in / 3, kib_queued: kib_in % 5 }
+        LinkTraffic { kib_in, kib_out: kib_in / 3, kib_queued: kib_in % 5 }
     }
 
     fn close(&self, why: &Goodbye) {
@@ -147,7 +147,7 @@ impl FakeNetwork {
 }
 
 impl Dial for FakeNetwork {
-    fn dial(&self, order: DialOrder, ticket: Dialing) {
+    fn dial(&self, order: DialOrder, ticket: DialAttempt) {
         self.dials.lock().push((self.clock.mono(), order.address));
         let IpAddr::V4(ip) = order.address.ip() else { unreachable!("fake peers are IPv4") };
         let n = (u32::from(ip) - 0x0800_0000) >> 16;
@@ -220,7 +220,7 @@ pub struct Rig {
 impl Rig {
     pub fn start(phases: Vec<PhaseSpec>) -> Self {
         let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
-        Self::resume(clock, phases, INTERVAL, &Kept::default(), Fence::Inline)
+        Self::resume(clock, phases, INTERVAL, &Kept::default(), Executor::Inline)
     }
 
     /// A process that starts on `clock` with what an earlier one kept.
@@ -229,7 +229,7 @@ impl Rig {
         phases: Vec<PhaseSpec>,
         interval: Duration,
         kept: &Kept,
-        fence: Fence,
+        fence: Executor,
     ) -> Self {
         Self::with(clock, phases, interval, kept, Options { fence, ..Options::default() })
     }
@@ -238,7 +238,7 @@ impl Rig {
     pub fn recording(phases: Vec<PhaseSpec>, recorder: Recorder) -> Self {
         let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
         let options =
-            Options { fence: Fence::Inline, recorder: Some(Box::new(recorder)), ..Options::default() };
+            Options { fence: Executor::Inline, recorder: Some(Box::new(recorder)), ..Options::default() };
         Self::with(clock, phases, INTERVAL, &Kept::default(), options)
     }
 
@@ -314,7 +314,7 @@ impl Rig {
 
     /// An address that the reconnect phase may dial.
     pub fn know(&self, n: u32) {
-        self.book.learn(address(n), None, Source::Itself);
+        self.book.learn(address(n), None, AddressSource::Itself);
     }
 
     /// Stops the ticker and gives what a restart would find.
