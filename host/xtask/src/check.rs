@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use crate::api;
 use crate::guests;
 use crate::steps::{Steps, cargo, command, output};
+use crate::words;
 use crate::workspace::Workspace;
 
 /// The package with features that are linted one by one.
@@ -30,7 +31,7 @@ const ALONE: [&str; 12] = [
 const DENY_VERSION: &str = include_str!("../cargo-deny.version");
 
 /// Cheap checks first.
-const PARTS: [&str; 6] = ["fmt", "deny", "clippy", "doc", "api", "guests"];
+const PARTS: [&str; 7] = ["fmt", "words", "deny", "clippy", "doc", "api", "guests"];
 
 /// Checks the given parts, or all of them.
 ///
@@ -43,6 +44,7 @@ pub fn run(steps: &mut Steps, parts: &[&str]) -> Result<()> {
     for part in PARTS.iter().filter(|part| parts.is_empty() || parts.contains(part)) {
         match *part {
             "fmt" => steps.run("fmt", cargo(&["fmt", "--all", "--check"]))?,
+            "words" => words::check()?,
             "clippy" => clippy(steps)?,
             "doc" => doc(steps)?,
             "deny" => deny(steps)?,

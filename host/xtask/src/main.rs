@@ -13,6 +13,7 @@ mod tsan;
 // The same file as in the binary, because its `build` picks a toolchain in the same way.
 #[path = "../../author/src/toolchain.rs"]
 mod toolchain;
+mod words;
 mod workspace;
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ use steps::Steps;
 const HELP: &str = "\
 cargo xtask VERB
 
-  check [PART..]                    everything but the tests; parts: fmt deny clippy doc api guests
+  check [PART..]                    everything but the tests; parts: fmt words deny clippy doc api guests
   test                              every test of the workspace, doc tests and loom models included
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
   bench GROUP --against PROGRAM     the same against another build of groundskeeper-bench, in pairs: [--pairs N] [--quick]
