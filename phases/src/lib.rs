@@ -1,7 +1,4 @@
-//! The four built-in phases. Pure: they read a view and ask in a plan, without I/O, waiting or state between runs.
-//!
-//! Each phase is a struct of its settings. The host decides when it runs.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]

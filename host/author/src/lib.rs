@@ -1,7 +1,5 @@
-//! Tools for authors of phases: create, build, inspect, test and install a phase. They work on the local machine and
-//! talk to no node.
-//!
-//! Hidden items are for the crates of this workspace and promise nothing.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 mod beside;
 mod build;

@@ -24,12 +24,12 @@ const RUST: [(&str, &str); 5] = [
 
 /// The source of the C example, with its own manifest and view.
 const C: [(&str, &str); 9] = [
-    ("slow.c", include_str!("../../../examples/slow-peers-c/slow.c")),
-    ("mini.c", include_str!("../../../examples/slow-peers-c/mini.c")),
-    ("stdlib.h", include_str!("../../../examples/slow-peers-c/stdlib.h")),
-    ("string.h", include_str!("../../../examples/slow-peers-c/string.h")),
-    ("phase.c", include_str!("../../../examples/slow-peers-c/phase.c")),
-    ("phase.h", include_str!("../../../examples/slow-peers-c/phase.h")),
+    ("slow.c", include_str!("template/c/slow.c")),
+    ("mini.c", include_str!("template/c/mini.c")),
+    ("stdlib.h", include_str!("template/c/stdlib.h")),
+    ("string.h", include_str!("template/c/string.h")),
+    ("phase.c", include_str!("template/c/phase.c")),
+    ("phase.h", include_str!("template/c/phase.h")),
     ("{name}.toml", include_str!("template/c/manifest.toml.in")),
     ("README.md", include_str!("template/c/README.md.in")),
     ("views/busy.json", include_str!("template/c/busy.json.in")),

@@ -1,9 +1,5 @@
-//! The config file: TOML in, checked and typed values out. Reports all problems at once. Ignores the environment.
-//!
-//! Each section defines the defaults and ranges of its keys, in the crate that uses it. `resolve` checks which values
-//! contradict each other. Flags override the file, and the file overrides the defaults.
-//!
-//! Hidden items are for the crates of this workspace; they may change at any time.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

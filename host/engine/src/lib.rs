@@ -1,7 +1,5 @@
-//! Runs one phase (built-in, native or WebAssembly) and returns its plan or how it failed. The caller decides when.
-//!
-//! [`schedule`] says when a phase is due, [`policy`] says what it may do, and an [`Executor`] is where it runs. Hidden
-//! items are for the crates of this workspace; they may change at any time.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 #[doc(hidden)]
 pub mod beat;

@@ -1,7 +1,5 @@
-//! Traffic control of a node: send queues, byte budget, circuit breakers, time-outs, retries and the choice of a peer.
-//! Does not know what a message means and opens no connection.
-//!
-//! Hidden items are for the crates of this workspace and may change at any time.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 mod breaker;
 mod budget;

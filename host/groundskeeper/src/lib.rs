@@ -1,13 +1,9 @@
-//! Groundskeeper: one heartbeat for the recurring maintenance of a peer-to-peer node.
-//!
-//! [`pool`] holds the connections. [`ticker`] starts the beats. [`cycle`] runs the phases of one beat and applies their
-//! plans. [`journal`] records who asked for what, and why. [`node::Maintenance`] combines these for applications that
-//! have their own connections: see [`pool::Pool::attach`], [`pool::Link`] and [`book::Dial`]. Applications that want a
-//! whole node, with messages and their own phases, start with [`node::Node::builder`].
-//!
-//! This is all the crate does without features. `config`, `data`, `dropin`, `wasm`, `dylib`, `watch`, `record`, `net`,
-//! `node` and `telemetry` add to it: `docs/library.md` describes each.
-
+#![cfg_attr(feature = "node", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "node"),
+    doc = "The maintenance of a peer-to-peer node; its page needs the feature `node`."
+)]
+#![warn(missing_docs)]
 // Tests and tools may do this. The library reports through return values, the journal and tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,8 +1,5 @@
-//! Connections to other nodes: transport, handshake, frames, sessions, dialer, listener, requests and broadcasts.
-//! Carries out decisions made elsewhere: it keeps no timer, dials no peer by itself, and drops a peer only for breaking
-//! the protocol.
-//!
-//! Items hidden from this page are for the crates of this workspace and may change at any time.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 use std::io;
 use std::net::SocketAddr;

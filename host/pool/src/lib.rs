@@ -1,7 +1,5 @@
-//! The state of a peer-to-peer node: its connections, address book, seen broadcasts, and a journal of every action on
-//! them. Opens no socket and makes no decisions.
-//!
-//! Hidden items are for the crates of this workspace; they have no stability promise.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 pub mod book;
 pub mod broadcasts;

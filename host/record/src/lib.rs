@@ -1,9 +1,5 @@
-//! Records the snapshot, runs and outcomes of each beat in a file. Replays the recorded runs, or runs another phase on
-//! the recorded views. Does not change what a phase sees; a slow disk delays a beat by at most the recorder's patience.
-//!
-//! [`Recorder`] writes, [`Recording`] reads, [`replay()`] repeats the runs and [`what_if`] runs another phase.
-//! [`Fixture`] is one view as JSON, for people. `docs/record-and-replay.md` describes the format byte by byte.
-//! Hidden items are for the crates of this workspace; they have no stability promise.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 mod beat;
 mod bytes;

@@ -1,0 +1,1 @@
+../../../../../examples/slow-peers-c/string.h
