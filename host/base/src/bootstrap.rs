@@ -14,10 +14,12 @@ pub struct Bootstrap {
     pub id: Option<PeerId>,
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
+    /// 1 to 65535 in a parsed entry.
     pub port: u16,
 }
 
 /// Why a text is not a valid [`Bootstrap`] entry.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadBootstrap {

@@ -16,14 +16,17 @@ const UNITS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl ByteSize {
+    /// `n` times 1,024 bytes, without a check for overflow.
     pub const fn kib(n: u64) -> Self {
         Self(n << 10)
     }
 
+    /// `n` times 1,024^2 bytes, without a check for overflow.
     pub const fn mib(n: u64) -> Self {
         Self(n << 20)
     }
 
+    /// `n` times 1,024^3 bytes, without a check for overflow.
     pub const fn gib(n: u64) -> Self {
         Self(n << 30)
     }

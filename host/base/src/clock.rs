@@ -15,6 +15,7 @@ impl CoarseInstant {
     /// Units in one second.
     pub const PER_SECOND: u32 = 8;
 
+    /// Rounds down to 1/8 s. `since_start` is the time since the clock was created.
     pub fn from_duration(since_start: Duration) -> Self {
         // Not `as_millis`: that computes in 128 bits, and this function runs for each socket read.
         let seconds = since_start.as_secs() as u32;
@@ -31,6 +32,7 @@ impl CoarseInstant {
         Self(self.0.saturating_add(Self::from_duration(time).0))
     }
 
+    /// Time from `earlier` to `self`, in steps of 125 ms; zero if `earlier` is later.
     pub fn since(self, earlier: CoarseInstant) -> Duration {
         Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * 125)
     }
@@ -71,6 +73,7 @@ fn read(id: rustix::time::ClockId) -> Duration {
 }
 
 impl SystemClock {
+    /// Starts monotonic and boot time at zero.
     pub fn new() -> Arc<Self> {
         let mono_start = read(rustix::time::ClockId::Monotonic);
         let boot_start = read(rustix::time::ClockId::Boottime);

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct PeerId([u8; 32]);
 
 /// Why a text is not a valid [`PeerId`].
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadPeerId {
@@ -33,10 +34,12 @@ fn base32() -> &'static Encoding {
 }
 
 impl PeerId {
+    /// Does not check that the bytes are a valid ed25519 key.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
+    /// The public key, as in RFC 8032.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -100,8 +103,11 @@ impl<'de> Deserialize<'de> for PeerId {
 /// The peer behind a row of the peer table, for logs and operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerLabel {
+    /// The key that the pool has for the connection.
     pub id: PeerId,
+    /// The remote address of the connection; the peer may listen elsewhere.
     pub address: SocketAddr,
+    /// Software name that the peer claims. Untrusted.
     pub agent: String,
 }
 
@@ -117,6 +123,7 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 pub struct NetGroup(pub u32);
 
 impl NetGroup {
+    /// The group of an address. An IPv4-mapped IPv6 address is in the group of its IPv4 address.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(v4) => {

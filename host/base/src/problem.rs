@@ -20,7 +20,9 @@ pub struct Problem {
     /// Dotted path of the key, like `node.interval`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<String>,
+    /// What is wrong, without the place and the fix.
     pub message: String,
+    /// How to fix it, if that is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hint: Option<String>,
 }
@@ -32,6 +34,7 @@ impl Problem {
         Self { file, line: None, column: None, key: None, message, hint: None }
     }
 
+    /// Sets the text that says how to fix it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -92,7 +92,9 @@ pub enum AddressSource {
 /// Outcome of [`Book::learn`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LearnOutcome {
+    /// Added; it may be dialled at once.
     New,
+    /// It was in the book already; the time when it was last named is updated.
     Known,
     /// The address cannot be dialled, or is not accepted from this source.
     Refused(&'static str),
@@ -101,6 +103,7 @@ pub enum LearnOutcome {
 /// One address as it is stored on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookEntry {
+    /// Where the peer listens. [`Book`] stores an IPv4-mapped IPv6 address as IPv4.
     pub address: SocketAddr,
     /// The peer last known at the address. A hint: an address proves nothing.
     pub peer: Option<PeerId>,
@@ -108,6 +111,7 @@ pub struct BookEntry {
     pub heard: u32,
     /// When this node was last connected to it, in seconds since 1970.
     pub reached: Option<u32>,
+    /// Failures in a row. A connection that lives for `min_life`, or a successful probe, clears them.
     pub failures: u32,
     /// Network group of the peer that first named it, if a peer did.
     pub told_by: Option<u32>,
@@ -159,6 +163,7 @@ pub struct BookRows {
 }
 
 impl Book {
+    /// Creates an empty book. [`Book::restore`] adds the entries from disk.
     pub fn new(limits: BookLimits, clock: Arc<dyn Clock>, journal: Arc<Journal>) -> Arc<Self> {
         Arc::new(Self {
             chance: SharedRng::new(limits.seed),
@@ -181,6 +186,7 @@ impl Book {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The limits that were given to [`Book::new`].
     pub fn limits(&self) -> &BookLimits {
         &self.limits
     }
@@ -190,6 +196,7 @@ impl Book {
         self.known.lock().len()
     }
 
+    /// Whether the book has no address at all, not even a connected one.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

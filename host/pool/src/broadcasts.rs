@@ -23,6 +23,7 @@ pub struct BroadcastLimits {
     pub held: usize,
     /// Own broadcasts that the node may send in one window; forwarding does not count.
     pub per_window: u32,
+    /// Length of a window. The first own broadcast after its end starts the next one.
     #[serde(with = "as_span")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub window: Duration,
@@ -72,6 +73,7 @@ pub struct Broadcasts {
 }
 
 impl Broadcasts {
+    /// Remembers nothing yet.
     pub fn new(limits: BroadcastLimits) -> Self {
         Self { limits, memory: Mutex::default() }
     }

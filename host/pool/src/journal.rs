@@ -40,6 +40,7 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All causes, in the order of the enum.
     pub const ALL: [Cause; 10] = [
         Cause::Phase,
         Cause::Banned,
@@ -74,8 +75,11 @@ impl Cause {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Initiator {
+    /// A phase, built in or a guest; in most cases by an ask of its plan.
     Phase {
+        /// The name in its manifest, or of the built-in phase.
         name: Arc<str>,
+        /// The version that ran.
         version: Arc<str>,
     },
     /// The node itself: limits, duplicates, shutdown.
@@ -110,13 +114,21 @@ pub enum ActionKind {
     Disconnect,
     /// A dial began or ended; see `outcome`.
     Dial,
+    /// A probe began or ended; see `outcome`. It is a dial that hangs up after the handshake.
     Probe,
+    /// A phase asked to ban a peer.
     Ban,
+    /// A phase asked to change a connection's health, or the host changed it after an answer or a failure.
     Health,
+    /// A phase asked to ping peers; `count` says how many.
     Ping,
+    /// A phase asked to protect a connection from other phases for a while.
     Protect,
+    /// A phase asked to forget old broadcasts; `count` says how many.
     ForgetBroadcasts,
+    /// A phase asked to forget old addresses; `count` says how many.
     ForgetAddresses,
+    /// A phase asked to run again after a number of ticks; the reason gives the number.
     AgainIn,
     /// An incoming or outgoing connection that never became live.
     Refused,
@@ -153,6 +165,7 @@ impl ActionKind {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "why")]
 pub enum Outcome {
+    /// Done, in full or in the part that was granted.
     Applied,
     /// Started; another record gives the end.
     Started,
@@ -185,22 +198,30 @@ pub type Input = (std::borrow::Cow<'static, str>, u32);
 /// The caller's part of a record; the journal adds number, time and beat.
 #[derive(Clone, Debug)]
 pub struct NewRecord {
+    /// Who wants the action, even if the host refuses it.
     pub by: Initiator,
+    /// Together with `outcome` it decides which ring keeps the record: see [`JournalLimits`].
     pub what: ActionKind,
+    /// None if the action concerns no single peer, or if the peer's key is not known.
     pub peer: Option<PeerId>,
     /// The number of the connection since the host started.
     pub conn: Option<u32>,
+    /// The remote address of the connection or the dial, if the action concerns one.
     pub address: Option<SocketAddr>,
     /// Only for disconnects.
     pub cause: Option<Cause>,
+    /// Why, in words for the operator; may be empty.
     pub reason: String,
+    /// The numbers that the decision was based on, if there were any.
     pub inputs: Vec<Input>,
+    /// [`NewRecord::new`] sets [`Outcome::Applied`].
     pub outcome: Outcome,
     /// How many things one action touched: peers pinged, broadcasts forgotten.
     pub count: u32,
 }
 
 impl NewRecord {
+    /// An applied action on one thing, without peer, connection, address, cause or inputs.
     pub fn new(by: Initiator, what: ActionKind, reason: impl Into<String>) -> Self {
         Self {
             by,
@@ -222,26 +243,37 @@ impl NewRecord {
 pub struct Record {
     /// Counts all records since the host started, from 1, without gaps.
     pub seq: u64,
+    /// Wall time at which the record was written, in milliseconds since 1970.
     pub unix_ms: u64,
     /// The last tick that had begun when the record was written.
     pub tick: u32,
     /// Number of the urgent beat after that tick, 0 for the tick itself.
     pub beat: u32,
+    /// See [`NewRecord::by`].
     pub by: Initiator,
+    /// See [`NewRecord::what`].
     pub what: ActionKind,
+    /// See [`NewRecord::peer`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peer: Option<PeerId>,
+    /// The number of the connection since the host started.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub conn: Option<u32>,
+    /// See [`NewRecord::address`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub address: Option<SocketAddr>,
+    /// Only for disconnects.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<Cause>,
+    /// Why, in words for the operator; may be empty.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub reason: String,
+    /// The numbers that the decision was based on, if there were any.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub inputs: Vec<Input>,
+    /// See [`NewRecord::outcome`].
     pub outcome: Outcome,
+    /// How many things one action touched: peers pinged, broadcasts forgotten.
     pub count: u32,
 }
 
@@ -279,6 +311,7 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Creates an empty journal. With `file`, each record is also written there.
     pub fn new(clock: Arc<dyn Clock>, limits: JournalLimits, file: Option<JournalFile>) -> Arc<Self> {
         Arc::new(Self {
             clock,
@@ -350,6 +383,7 @@ impl Journal {
         Cause::ALL.into_iter().map(|cause| self.disconnects_by(cause)).sum()
     }
 
+    /// The share of [`Journal::disconnects`] that has this cause.
     pub fn disconnects_by(&self, cause: Cause) -> u64 {
         self.disconnects[cause as usize].load(Ordering::Relaxed)
     }

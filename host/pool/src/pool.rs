@@ -50,10 +50,13 @@ const HEALTH_AT_START: u8 = 100;
 /// Round-trip time of a connection that has not answered a ping yet.
 const RTT_NOT_KNOWN: u32 = u32::MAX;
 
+/// Which side dialled a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
+    /// The peer dialled this node.
     Inbound,
+    /// This node dialled the peer.
     Outbound,
 }
 
@@ -62,7 +65,9 @@ pub enum Direction {
 pub struct PoolLimits {
     /// Slots in total; their memory is reserved up front.
     pub capacity: u32,
+    /// Connections that peers dialled. [`Pool::set_limits`] changes this at runtime.
     pub inbound: u32,
+    /// Connections that this node dialled. [`Pool::set_limits`] changes this at runtime.
     pub outbound: u32,
     /// Connections to one IPv4 /16 or IPv6 /32.
     pub per_group: u32,
@@ -80,21 +85,28 @@ impl PoolLimits {
 /// The peer of a connection.
 #[derive(Clone, Debug)]
 pub struct PeerFacts {
+    /// The peer's public key. The caller has verified it; the pool does not.
     pub id: PeerId,
+    /// The remote address. Its network group counts for [`PoolLimits::per_group`].
     pub address: SocketAddr,
+    /// Decides which limit counts the connection, and which of two connections to the peer stays.
     pub direction: Direction,
 }
 
 /// Identifies one connection, current or ended: its slot and its number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnKey {
+    /// Index of the slot, from 0. Later connections use it again.
     pub slot: u32,
+    /// Number of the connection, from 1 since the pool was created. Never used again.
     pub conn: u32,
 }
 
 /// Why the pool does not take a connection.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
+    /// A limit for a direction, a network group or handshakes; the text names it.
     #[error("{0}")]
     Limit(String),
     #[error("all {0} slots of the pool are taken")]
@@ -165,15 +177,18 @@ impl Pool {
         })
     }
 
+    /// The node's own key. The pool refuses connections to it.
     pub fn self_id(&self) -> PeerId {
         self.self_id
     }
 
+    /// Number of slots, fixed when the pool is created.
     #[inline]
     pub fn capacity(&self) -> u32 {
         self.capacity
     }
 
+    /// The limits in force, as last changed by [`Pool::set_limits`]. Takes the pool's lock.
     pub fn limits(&self) -> PoolLimits {
         self.members.lock().limits
     }

@@ -13,9 +13,13 @@ use crate::pool::{Pool, PoolLimits};
 /// Limits on the state of one node.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeLimits {
+    /// Limits on connections.
     pub pool: PoolLimits,
+    /// Limits on known addresses, and their backoff.
     pub book: BookLimits,
+    /// Limits on broadcasts: how many are remembered, and how many are sent per window.
     pub broadcasts: BroadcastLimits,
+    /// Limits on the records in memory. The file has its own limit.
     pub journal: JournalLimits,
 }
 
@@ -34,10 +38,15 @@ impl NodeLimits {
 /// The state of one node: its connections, address book, seen broadcasts and journal. Clones share it.
 #[derive(Clone)]
 pub struct NodeState {
+    /// The clock that the pool, the book and the journal read.
     pub clock: Arc<dyn Clock>,
+    /// Records the actions on all other parts.
     pub journal: Arc<Journal>,
+    /// The connections: in a handshake, live or closing.
     pub pool: Arc<Pool>,
+    /// The known addresses. The caller loads them from disk and saves them.
     pub book: Arc<Book>,
+    /// The broadcasts seen, so that each is forwarded only once.
     pub broadcasts: Arc<Broadcasts>,
 }
 

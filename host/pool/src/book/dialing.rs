@@ -22,6 +22,7 @@ pub trait Dial: Send + Sync + 'static {
 /// The address to dial, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DialOrder {
+    /// As the book has it; an IPv4-mapped IPv6 address is stored as IPv4.
     pub address: SocketAddr,
     /// The key that the peer must have, if the operator gave one.
     pub expect: Option<PeerId>,
@@ -35,14 +36,18 @@ pub struct DialOrder {
 pub enum DialFailure {
     /// Nothing listens there.
     Refused,
+    /// The connection or the handshake took too long.
     TimedOut,
     /// No route, no network, no file descriptors: the system's message.
     Unreachable(String),
     /// The transport or the hello failed.
     Handshake(String),
+    /// Another peer answered than [`DialOrder::expect`] names.
     WrongKey {
+        /// The key of the peer that answered.
         got: PeerId,
     },
+    /// The peer belongs to a network with another name, or its protocol has another major version.
     OtherNetwork,
     /// The address is that of this node.
     SelfDial,

@@ -17,14 +17,18 @@ pub const CLOSING_DEADLINE: Duration = Duration::from_secs(5);
 /// Why a connection ends: initiator, cause, reason and inputs.
 #[derive(Clone, Debug)]
 pub struct Removal {
+    /// Who wants the connection to end.
     pub by: Initiator,
+    /// Counted by the journal; part of the [`Goodbye`] if the peer gets one.
     pub cause: Cause,
+    /// In words, for the journal and the goodbye.
     pub reason: String,
     /// If empty, the pool adds the current values of its columns.
     pub inputs: Vec<Input>,
 }
 
 impl Removal {
+    /// A removal without inputs: the pool adds the current values of its columns.
     pub fn new(by: Initiator, cause: Cause, reason: impl Into<String>) -> Self {
         Self { by, cause, reason: reason.into(), inputs: Vec::new() }
     }
@@ -33,6 +37,7 @@ impl Removal {
 /// Outcome of a request to disconnect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DisconnectOutcome {
+    /// The connection was live and this call has ended it.
     Closed,
     /// The connection had ended already.
     Gone,

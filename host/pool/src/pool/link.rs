@@ -35,6 +35,7 @@ pub trait Link: Send + Sync + 'static {
 /// Why this node ends a connection; sent to the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goodbye {
+    /// The cause in this node's journal.
     pub cause: Cause,
     /// At most 200 bytes.
     pub text: String,
@@ -43,7 +44,9 @@ pub struct Goodbye {
 /// Traffic of one connection, in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkTraffic {
+    /// Received from the peer.
     pub kib_in: u32,
+    /// Sent to the peer.
     pub kib_out: u32,
     /// Waiting to be sent.
     pub kib_queued: u32,

@@ -31,11 +31,13 @@ pub struct PeerRows {
 }
 
 impl PeerRows {
+    /// Number of connections that were live at the freeze.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Whether no connection was live at the freeze.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

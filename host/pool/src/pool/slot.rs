@@ -61,6 +61,7 @@ impl Admission {
 }
 
 impl Slot {
+    /// Identifies this connection in calls of [`Pool`].
     pub fn key(&self) -> ConnKey {
         self.held.key
     }

@@ -21,9 +21,13 @@ pub struct PoolStats {
     pub avg_health: u32,
     /// Age of the oldest live connection in seconds.
     pub oldest_s: u32,
+    /// Live connections that the peer dialled.
     pub inbound: u32,
+    /// Live connections that this node dialled.
     pub outbound: u32,
+    /// Handshakes in flight; not in `total`.
     pub handshaking: u32,
+    /// Ended connections that still hold a slot; not in `total`.
     pub closing: u32,
 }
 

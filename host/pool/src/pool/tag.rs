@@ -8,9 +8,11 @@ use super::sync::{AtomicU64, Ordering};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum State {
+    /// Free; holds no connection.
     Vacant = 0,
     /// Taken, and counted by the limits. Phases do not see it yet.
     Handshaking = 1,
+    /// Handshake done: in the index and the live count, and seen by phases.
     Live = 2,
     /// Not in the index nor the live count; its owner has not released it yet.
     Closing = 3,
@@ -30,10 +32,12 @@ const CONN_AT: u32 = 32;
 pub struct TagValue(u64);
 
 impl TagValue {
+    /// A free slot. `next_free` is the next one in the free list.
     pub fn vacant(next_free: u32) -> Self {
         Self(u64::from(next_free) << CONN_AT)
     }
 
+    /// A slot just taken by the connection with number `conn`: unprotected, and without lost pings.
     pub fn handshaking(conn: u32, inbound: bool, health: u8) -> Self {
         let direction = if inbound { INBOUND } else { 0 };
         Self(
@@ -44,6 +48,7 @@ impl TagValue {
         )
     }
 
+    /// The slot's state at the time of the snapshot.
     pub fn state(self) -> State {
         match self.0 & STATE {
             1 => State::Handshaking,
@@ -53,20 +58,24 @@ impl TagValue {
         }
     }
 
+    /// Whether the connection is past its handshake and has not ended.
     #[inline]
     pub fn is_live(self) -> bool {
         self.0 & STATE == State::Live as u64
     }
 
+    /// Number of the connection; in a vacant slot, the next free slot.
     #[inline]
     pub fn conn(self) -> u32 {
         (self.0 >> CONN_AT) as u32
     }
 
+    /// Whether the peer dialled. If not, this node did.
     pub fn inbound(self) -> bool {
         self.0 & INBOUND != 0
     }
 
+    /// Whether `Pool::protect` keeps phases from disconnecting the connection.
     pub fn protected(self) -> bool {
         self.0 & PROTECTED != 0
     }
@@ -77,6 +86,7 @@ impl TagValue {
         (self.0 >> HEALTH_AT) as u8
     }
 
+    /// Unanswered pings in a row.
     pub fn pings_lost(self) -> u8 {
         (self.0 >> PINGS_AT) as u8
     }
