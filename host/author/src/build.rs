@@ -17,7 +17,9 @@ use super::toolchain::{self, says};
 
 /// The result of a build.
 pub struct BuildOutput {
+    /// Where the component or library was written.
     pub file: PathBuf,
+    /// Digest of the file, for the `sha256` of a manifest.
     pub digest: ModuleDigest,
     /// None for a shared library.
     pub sizes: Option<Sizes>,

@@ -18,14 +18,20 @@ pub struct DryRun {
     pub ended: String,
     /// One ask per line, in the order in which the phase asked.
     pub asks: Vec<String>,
+    /// One changed metric per line: `name + 1` for a counter, `name = 0.5` for a gauge.
     pub metrics: Vec<String>,
+    /// The phase's log lines, each as `level: text`.
     pub log: Vec<String>,
+    /// What the plan stores for the next run; None if it stores nothing.
     #[serde(skip)]
     pub memory: Option<Saved>,
+    /// Size of `memory`.
     pub memory_bytes: Option<usize>,
     /// None for native phases.
     pub fuel: Option<u64>,
+    /// Bytes at the end of the run; None for native phases.
     pub linear_memory: Option<u64>,
+    /// Wall time of the run, in microseconds.
     pub took_us: u64,
 }
 

@@ -16,19 +16,27 @@ use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
 /// What a component is, in addition to its manifest.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
+    /// The component, also if its manifest was given.
     pub file: PathBuf,
+    /// Digest of the component: 64 lowercase hex digits.
     pub sha256: String,
+    /// Bytes of the component by use.
     pub sizes: Sizes,
+    /// What the phase says it does; empty if it cannot be started.
     pub summary: String,
+    /// The phase's own version; empty if it cannot be started.
     pub version: String,
+    /// What the phase was built with, such as `groundskeeper-sdk 0.1.0`; empty if it cannot be started.
     pub toolkit: String,
     /// The version of the contract that it uses.
     pub contract: &'static str,
     /// None if no manifest in its folder names it.
     pub manifest: Option<PathBuf>,
+    /// The contract's interfaces that it imports.
     pub imports: Vec<Import>,
     /// WASI interfaces that it imports. They do nothing here.
     pub stubs: Vec<String>,
+    /// Limits of one run, from the manifest; the defaults without a manifest that can be read.
     pub limits: Limits,
     /// Why a node would not load it, each with the fix.
     pub problems: Vec<String>,
@@ -37,6 +45,7 @@ pub struct Inspection {
 /// One interface that a component imports.
 #[derive(Debug, Serialize)]
 pub struct Import {
+    /// Its name in the contract.
     pub interface: String,
     /// None without a manifest.
     pub granted: Option<bool>,
@@ -48,9 +57,13 @@ pub struct Import {
 pub struct InspectedModule {
     /// Where the module is.
     pub file: PathBuf,
+    /// Bytes of the module by use.
     pub sizes: Sizes,
+    /// The engine that compiled `code` and runs it.
     pub wasm: Wasm,
+    /// The compiled module.
     pub code: Arc<Code>,
+    /// None if no manifest in its folder is about the module. It may have problems.
     pub manifest: Option<ManifestFile>,
 }
 

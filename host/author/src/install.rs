@@ -14,7 +14,9 @@ use super::inspect::{InspectedModule, Inspection, inspect};
 
 /// The result of an install.
 pub struct InstalledFiles {
+    /// Where the module is now: `<phase>.wasm` or `<phase>.so` in the drop-in folder.
     pub module: PathBuf,
+    /// Where the manifest is now: `<phase>.toml` in the drop-in folder. Pins the module's digest.
     pub manifest: PathBuf,
     /// Whether a phase of this name existed.
     pub replaced: bool,

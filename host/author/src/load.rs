@@ -19,11 +19,15 @@ use super::scratch::ScratchFolder;
 /// The result of loading one file as a node would.
 #[derive(Default, Debug, Serialize)]
 pub struct LoadPreview {
+    /// The manifest, or a module without one.
     pub file: PathBuf,
+    /// The phase's name, or one made from the file name if the manifest has none.
     pub name: String,
     /// `built-in`, `wasm` or `native`; empty if the manifest does not say.
     pub kind: String,
+    /// What the phase says it does. None if it was not loaded.
     pub summary: Option<String>,
+    /// The phase's own version. None if it was not loaded.
     pub version: Option<String>,
     /// The module's digest, if the module was loaded.
     pub sha256: Option<String>,

@@ -9,8 +9,10 @@ use groundskeeper::engine::policy::is_phase_name;
 /// The language of a new phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Lang {
+    /// A Cargo package that uses the SDK.
     #[default]
     Rust,
+    /// C files that need no C library, as in `examples/slow-peers-c`.
     C,
 }
 

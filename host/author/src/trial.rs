@@ -27,11 +27,15 @@ const RANDOM_VIEWS: u64 = 500;
 /// The result of a test.
 #[derive(Default, Debug, Serialize)]
 pub struct TrialReport {
+    /// The component that was built and compared.
     pub module: PathBuf,
+    /// Views read from the phase's `views/*.json`.
     pub fixtures: usize,
+    /// Generated views, one per seed.
     pub random_views: u64,
     /// Views that led to at least one ask.
     pub with_asks: u64,
+    /// Asks of the component over all views.
     pub asks: u64,
     /// Fuel of one run: minimum, median, maximum.
     pub fuel: [u64; 3],

@@ -77,8 +77,10 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
+    /// Every state, in the order of declaration.
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
+    /// The name in the journal, in JSON and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -91,7 +93,9 @@ impl BreakerState {
 /// How a call ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CallEnd {
+    /// The peer answered within the time-out.
     Succeeded,
+    /// The peer answered with an error or broke a limit, or did not answer within its usual time.
     Failed,
     /// Says nothing about the peer: the caller stopped waiting, or our own queue was full.
     Unknown,

@@ -17,6 +17,7 @@ const WHOLE: usize = 1000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("all send queues together hold {used} of {limit} bytes: no room for {priority} frames")]
 pub struct Pressure {
+    /// Priority of the refused frame.
     pub priority: Priority,
     /// Bytes.
     pub used: usize,
@@ -66,6 +67,7 @@ impl Budget {
         self.used.load(Relaxed)
     }
 
+    /// Bytes that may wait to be sent, as last set by [`Budget::set`].
     pub fn limit(&self) -> usize {
         self.limit.load(Relaxed)
     }

@@ -25,12 +25,17 @@ pub struct Latency {
 /// Quantiles of one operation at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct LatencySnapshot {
+    /// Operations recorded so far.
     pub count: u64,
     /// All in microseconds. Each is the upper end of its bucket: at most 6 % too high.
     pub p50_us: u64,
+    /// 95 % took at most this long.
     pub p95_us: u64,
+    /// 99 % took at most this long.
     pub p99_us: u64,
+    /// 99.9 % took at most this long.
     pub p999_us: u64,
+    /// The slowest operation so far.
     pub max_us: u64,
 }
 

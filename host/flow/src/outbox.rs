@@ -38,15 +38,19 @@ pub enum Priority {
     Control,
     /// Requests and their answers.
     Request,
+    /// Broadcasts of this node, and those that it passes on.
     Broadcast,
     /// Large transfers, which can wait.
     Bulk,
 }
 
 impl Priority {
+    /// Length of an array with one entry per priority.
     pub const COUNT: usize = 4;
+    /// Every priority, most urgent first. The index is `priority as usize`.
     pub const ALL: [Self; Self::COUNT] = [Self::Control, Self::Request, Self::Broadcast, Self::Bulk];
 
+    /// The name in metrics and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Control => "control",
@@ -84,6 +88,7 @@ impl fmt::Display for Priority {
 /// A frame to send.
 #[derive(Clone, Debug)]
 pub struct QueuedFrame {
+    /// The whole frame as it is written: length, kind, body.
     pub frame: Bytes,
     /// Monotonic time after which it is not worth sending.
     pub expires: Option<Duration>,
@@ -98,6 +103,7 @@ impl From<Bytes> for QueuedFrame {
 }
 
 /// Why a frame was not queued. The queue is unchanged.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotQueued {
     #[error("the connection's send queue is full")]
@@ -120,6 +126,7 @@ pub struct TakenFrames {
 }
 
 impl TakenFrames {
+    /// Whether no frame was moved. Expired frames do not count.
     pub fn is_empty(&self) -> bool {
         self.frames == [0; Priority::COUNT]
     }

@@ -64,14 +64,17 @@ impl<T> RequestQueue<T> {
         }
     }
 
+    /// Items that wait now. May be out of date at once if other threads push or pop.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
+    /// Whether no item waits now; as inexact as [`RequestQueue::len`].
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
+    /// Items that fit. Fixed by [`RequestQueue::new`].
     pub fn capacity(&self) -> usize {
         self.items.capacity()
     }

@@ -10,11 +10,13 @@ use super::{BreakerState, LatencySnapshot, Priority};
 /// How one attempt at a request ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AttemptEnd {
+    /// With an answer of an accepted size.
     Answered,
     /// The peer reported a failure, does not handle the kind, or answered with too many bytes.
     Failed,
     /// The peer said that it is busy.
     Busy,
+    /// No answer came within the time-out of the attempt.
     TimedOut,
     /// The peer's breaker was open.
     Refused,
@@ -25,10 +27,13 @@ pub enum AttemptEnd {
 }
 
 impl AttemptEnd {
+    /// Length of an array with one entry per end.
     pub const COUNT: usize = 7;
+    /// Every end. The index is `end as usize`.
     pub const ALL: [Self; Self::COUNT] =
         [Self::Answered, Self::Failed, Self::Busy, Self::TimedOut, Self::Refused, Self::Lost, Self::Dropped];
 
+    /// The name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
@@ -45,6 +50,7 @@ impl AttemptEnd {
 /// Requests of one kind, over all peers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KindSnapshot {
+    /// Name of the kind; "other" for all kinds beyond the first 64.
     pub kind: Arc<str>,
     /// Attempts by how they ended, in the order of [`AttemptEnd::ALL`].
     pub ends: [u64; AttemptEnd::COUNT],
@@ -55,9 +61,11 @@ pub struct KindSnapshot {
 /// A breaker that is not closed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerBreaker {
+    /// The connected peer whose requests it stops.
     pub peer: PeerId,
     /// Kind of request.
     pub kind: Arc<str>,
+    /// Open or half-open.
     pub state: BreakerState,
 }
 
@@ -80,7 +88,9 @@ pub struct TrafficSnapshot {
     pub expired: u64,
     /// Requests of this node that are open.
     pub pending: u64,
+    /// Retries that the retry budget allowed, since the start.
     pub retried: u64,
+    /// Second requests sent because the first was slow, since the start.
     pub hedged: u64,
     /// Breakers that opened since the start.
     pub breakers_opened: u64,
@@ -90,6 +100,7 @@ pub struct TrafficSnapshot {
 
 /// Reports the traffic of a node. Reading does not block the writers.
 pub trait TrafficReport: Send + Sync + 'static {
+    /// What waits now, and counts since the start.
     fn traffic(&self) -> TrafficSnapshot;
 
     /// One entry per kind, sorted by name.

@@ -93,8 +93,11 @@ impl NetSettings {
 pub struct Performance {
     /// Always true: there is no other mode. The key is kept for configs that set it.
     pub enable_lock_free: bool,
+    /// Limits of requests and send queues.
     pub backpressure: Backpressure,
+    /// When requests of one kind to a peer that fails them are stopped.
     pub circuit_breaker: BreakerSettings,
+    /// Retries of requests that allow them.
     pub retry: RetrySettings,
     /// By kind of request; "default" applies to all other kinds.
     pub timeouts: BTreeMap<String, TimeoutSettings>,

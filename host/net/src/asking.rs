@@ -93,6 +93,7 @@ impl<'a> Ask<'a> {
         self
     }
 
+    /// What to do while the peer's send queue or the byte budget is full. Default: [`WhenFull::Fail`].
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.question.when_full = when_full;
         self
@@ -115,10 +116,13 @@ impl<'a> Ask<'a> {
 /// An answer and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
+    /// The peer whose answer counts.
     pub from: PeerId,
+    /// What the peer's handler returned; untrusted, at most [`Ask::at_most`] bytes.
     pub payload: Bytes,
     /// Number of peers that were asked, including this one.
     pub asked: u32,
+    /// From the call to the answer, including retries and the waits before them.
     pub took: Duration,
 }
 

@@ -24,19 +24,25 @@ use super::wire::{MAX_NAME, Message, TooLarge};
 /// The peers that get a broadcast.
 #[derive(Clone, Copy, Debug)]
 pub enum Audience<'a> {
+    /// Every live connection.
     All,
+    /// Those of these peers that are connected; the others are not counted.
     Only(&'a [PeerId]),
+    /// Every live connection except those to these peers.
     AllBut(&'a [PeerId]),
 }
 
 /// The result of a broadcast: how many connections queued it, and how many had a full queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SendReport {
+    /// Connections that queued it, including those that had room only after a wait.
     pub queued: u32,
+    /// Connections that had no room for it, not even after a wait.
     pub full: u32,
 }
 
 /// Why a broadcast was not sent.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
@@ -81,6 +87,7 @@ impl<'a> Broadcast<'a> {
         Self { topic, payload, audience: Audience::All, priority: Priority::Broadcast, if_full: IfFull::Drop }
     }
 
+    /// The peers that get it. Default: [`Audience::All`].
     pub fn to(mut self, audience: Audience<'a>) -> Self {
         self.audience = audience;
         self
@@ -92,6 +99,7 @@ impl<'a> Broadcast<'a> {
         self
     }
 
+    /// What to do for peers with a full send queue. Default: [`IfFull::Drop`].
     pub fn if_full(mut self, if_full: IfFull) -> Self {
         self.if_full = if_full;
         self

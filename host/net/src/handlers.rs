@@ -55,6 +55,7 @@ pub struct Handlers {
 const BUILT_IN: [&str; 2] = ["ping", "peers"];
 
 impl Handlers {
+    /// No handlers: the node answers only `ping` and `peers`, and ignores broadcasts.
     pub fn new() -> Self {
         Self::default()
     }

@@ -13,6 +13,7 @@ use super::refusals::Refusal;
 use super::wire::{GREATEST_VERSION, LEAST_VERSION};
 
 /// Why a handshake did not end in a connection.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
@@ -36,10 +37,12 @@ pub enum HandshakeError {
     Version { least: u16, greatest: u16 },
     #[error("it sent {0} instead of a hello")]
     BadHello(String),
+    /// It sent a goodbye. `cause` is None for a code that this node does not know; `text` is untrusted.
     #[error("it turned us away: {text}")]
     TurnedAway { cause: Option<Cause>, text: String },
     #[error("it is this node itself")]
     SelfDial,
+    /// The pool of this node refused the connection to `peer`.
     #[error("{denied}")]
     Denied { denied: Denied, peer: PeerId },
     #[error("the node is shutting down")]

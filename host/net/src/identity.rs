@@ -48,6 +48,7 @@ impl Identity {
         &self.pkcs8
     }
 
+    /// The public key, by which other nodes know this one.
     pub fn peer_id(&self) -> PeerId {
         self.peer_id
     }

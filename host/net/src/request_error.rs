@@ -12,6 +12,7 @@ use super::wire::TooLarge;
 pub(crate) const MAX_PENDING: usize = 256;
 
 /// Why a request has no answer.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -49,6 +50,7 @@ pub enum RequestError {
 }
 
 /// Why no peer has answered.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
@@ -58,6 +60,7 @@ pub enum AskError {
     NobodyToAsk { live: usize, unhealthy: usize, open: usize },
     #[error("no answer after {asked} attempts; the last one: {last}")]
     NoAnswer { asked: u32, last: RequestError },
+    /// The request cannot be sent to any peer: its kind or size is invalid, or too many requests are open.
     #[error(transparent)]
     Bad(RequestError),
 }

@@ -20,6 +20,7 @@ pub struct NetConfig {
     pub advertise: Vec<SocketAddr>,
     /// Name and version of the node's software, as peers see it. At most 64 bytes.
     pub agent: String,
+    /// Nodes to dial first, to join the network.
     pub bootstrap: Vec<Bootstrap>,
     /// Time limit for opening a TCP connection.
     pub connect_timeout: Duration,
@@ -33,7 +34,9 @@ pub struct NetConfig {
     pub dials_at_once: usize,
     /// The largest frame that is accepted or sent, in bytes after its length.
     pub max_frame: usize,
+    /// Bounds of the send queue of each connection.
     pub outbox: OutboxLimits,
+    /// Limits, breakers, retries and time-outs at the start; [`Net::tune`](super::Net::tune) changes them.
     pub performance: Performance,
     /// Peers with this much health or less are not asked by [`Net::ask`](super::Net::ask).
     pub healthy_above: u8,
