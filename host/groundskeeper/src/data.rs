@@ -39,6 +39,7 @@ const KEY_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o750;
 
 /// Why a data folder cannot be used.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -89,6 +90,7 @@ impl std::fmt::Debug for DataFolder {
 
 /// A node's private key as its generator made it; opaque here.
 pub struct NodeKey {
+    /// The content of `node.key`.
     pub bytes: Vec<u8>,
     /// The key was just made: this is a new node.
     pub is_new: bool,
@@ -148,6 +150,7 @@ impl DataFolder {
         Ok(Self { path: path.to_owned(), files, _lock: lock })
     }
 
+    /// Where the folder is, as it was given to [`DataFolder::open`].
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -36,12 +36,17 @@ pub use crate::engine::spread;
 /// A phase to be registered.
 #[derive(Clone)]
 pub struct PhaseSpec {
+    /// Unique among the phases of a node. Last runs, memory and quarantine are kept under this name.
     pub name: String,
     /// What the phase is made of, shown by `phases`: `built-in`, `wasm`, `native`, or an application's own word.
     pub kind: &'static str,
+    /// For operators and the journal; the host does not interpret it. A guest's comes from its module.
     pub version: String,
+    /// The code that runs when the phase is due.
     pub body: Arc<dyn PhaseProgram>,
+    /// When the phase is due, and before or after which others it runs.
     pub schedule: Schedule,
+    /// What it may do, and what happens when it fails.
     pub policy: Policy,
     /// Digest of everything that decides what the phase does. A quarantine ends when it changes. `None` for host phases.
     pub digest: Option<[u8; 32]>,
@@ -50,10 +55,13 @@ pub struct PhaseSpec {
 /// What a phase may do, and what happens when it fails.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
+    /// Whether grants and quarantine apply. A guest cannot take the name of a host phase.
     pub trust: Trust,
+    /// Whether its asks are applied, only journalled, or the phase does not run.
     pub mode: Mode,
     /// Ignored for host phases.
     pub grants: Grants,
+    /// Settings of the circuit breaker. Ignored for host phases.
     pub on_failure: OnFailure,
 }
 
@@ -92,6 +100,7 @@ pub struct RejectedPhase {
     pub kind: String,
     /// The manifest, or the module if it has no manifest.
     pub file: Option<PathBuf>,
+    /// Why it does not run, in words for the operator.
     pub problem: String,
     /// The host will look at it again without being asked: other files of it may still arrive.
     pub is_pending: bool,
@@ -102,6 +111,7 @@ pub struct RejectedPhase {
 }
 
 /// Why a set of phases cannot be registered.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadPhases {
@@ -121,7 +131,9 @@ pub type LastRuns = BTreeMap<String, u32>;
 /// The bytes that a phase stored, and the phase's version number for their layout.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeptMemory {
+    /// Set by the phase; the host does not interpret it.
     pub version: u32,
+    /// What the phase stored, unchanged. For a guest at most `grants.memory.max_bytes`.
     pub bytes: Vec<u8>,
 }
 
@@ -130,15 +142,18 @@ pub struct KeptMemory {
 pub struct Quarantine {
     /// Digest of the bytes that failed.
     pub digest: [u8; 32],
+    /// The error of the run that caused it.
     pub why: String,
 }
 
 /// The state of one phase that outlives the process.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeptPhase {
+    /// What the phase stored in enforce mode; `None` if it never stored anything.
     pub memory: Option<KeptMemory>,
     /// What the phase stored in shadow mode. Shadow mode changes nothing else.
     pub shadow_memory: Option<KeptMemory>,
+    /// Set while a guest is quarantined. Host phases never are.
     pub quarantine: Option<Quarantine>,
 }
 

@@ -55,6 +55,7 @@ pub struct ReloadOptions {
     pub dir: PathBuf,
     /// Replaces native phases while the node runs: for their authors.
     pub reload_native: bool,
+    /// What the host requires of the files before it loads them.
     pub require: Require,
     /// The key that signatures are checked against.
     pub public_key: Option<String>,

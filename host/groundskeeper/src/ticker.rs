@@ -56,6 +56,7 @@ enum Command {
 }
 
 /// Why a phase could not run on command.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -78,6 +79,7 @@ pub struct TickerHandle {
 }
 
 impl TickerHandle {
+    /// Counts and times of the ticks. Reading them takes no lock and does not wait for a beat.
     pub fn pulse(&self) -> &Arc<TickerStats> {
         &self.pulse
     }

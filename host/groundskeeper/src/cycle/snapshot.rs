@@ -21,8 +21,9 @@ use crate::pool::{LinkTraffic, PeerRows, Pool};
 pub struct Thresholds {
     /// A connection is healthy above this.
     pub healthy_above: u8,
-    /// Lower and upper limit for the number of connections.
+    /// Lower limit for the number of connections, shown to phases.
     pub least: u32,
+    /// Upper limit. A guest's dial that would exceed it is refused; probes are not.
     pub most: u32,
     /// Silence after which a peer is stale. A late node resets the count of silence at most once per twice this time.
     pub stale_after: Duration,
@@ -76,6 +77,7 @@ impl TickSnapshot {
         })
     }
 
+    /// The connections that were live when the snapshot was taken.
     pub fn rows(&self) -> &PeerRows {
         &self.rows
     }

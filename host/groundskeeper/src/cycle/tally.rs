@@ -6,20 +6,31 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Tally {
+    /// Asks in the plans, whatever their outcome.
     pub asked: u32,
+    /// Asks that events had overtaken.
     pub void: u32,
+    /// Asks that were not allowed or not possible. One granted in part also counts as done below.
     pub refused: u32,
     /// Would have been applied outside shadow mode. Counted in no other field.
     pub shadow: u32,
+    /// Connections ended, by a ban or without one.
     pub disconnected: u32,
+    /// Bans applied, also of peers that had left by then.
     pub banned: u32,
+    /// Changes of health applied.
     pub health_changed: u32,
     /// Peers, not asks.
     pub pinged: u32,
+    /// Dials started, without probes.
     pub dialed: u32,
+    /// Probes started.
     pub probed: u32,
+    /// Protections applied, renewals included.
     pub protected: u32,
+    /// Broadcasts, not asks.
     pub broadcasts_forgotten: u32,
+    /// Addresses, not asks.
     pub addresses_forgotten: u32,
 }
 

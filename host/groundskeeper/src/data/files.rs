@@ -12,11 +12,15 @@ use groundskeeper_base::write::{sync_folder_of, write_together, write_whole};
 /// between, as far as the file system can tell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct FileStamp {
+    /// Number of the device that holds the file.
     pub device: u64,
+    /// Number of the file on its device. A file that replaces another one has a new number.
     pub inode: u64,
+    /// Bytes.
     pub size: u64,
-    /// Seconds since 1970 and nanoseconds: `modified` of the content, `changed` of the inode.
+    /// Last change of the content: seconds since 1970, and nanoseconds.
     pub modified: (i64, i64),
+    /// Last change of the inode (such as its mode), in the same units. Programs cannot set this time.
     pub changed: (i64, i64),
 }
 
@@ -37,6 +41,7 @@ pub trait FileSystem: Send + Sync {
     /// The files of a folder with their stamps, by path. Omits folders, hidden files and files that disappear meanwhile.
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>>;
 
+    /// The stamp of one file, without reading it.
     fn stamp(&self, file: &Path) -> io::Result<FileStamp>;
 
     /// The first `most` bytes of a file.
@@ -52,6 +57,7 @@ pub trait FileSystem: Send + Sync {
         files.iter().try_for_each(|(file, bytes)| self.write(file, bytes, mode))
     }
 
+    /// Moves a file within one file system, and returns when that is on disk. Replaces `to` if it exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file. A missing file is no error.

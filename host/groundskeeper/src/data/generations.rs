@@ -19,7 +19,9 @@ const FOLDER: &str = "generations";
 /// Manifest and module of one phase, read together.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Generation {
+    /// The manifest as it was read (TOML).
     pub manifest: String,
+    /// The bytes of the component or the shared library.
     pub module: Vec<u8>,
 }
 

@@ -28,6 +28,7 @@ const LARGEST: u64 = 256 << 20;
 /// The content of a state file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LoadedState<T> {
+    /// The decoded content; the default if there is no file yet.
     pub value: T,
     /// Set if the file was damaged and moved aside; `value` is then the default. For the log.
     pub warning: Option<String>,

@@ -17,6 +17,7 @@ use crate::ticker::TickerHandle;
 /// A folder of phases that are loaded, tried, and replaced while the node runs.
 #[derive(Clone, Debug)]
 pub struct DropIn {
+    /// Where the folder is, and what its files need to be loaded.
     pub reload: ReloadOptions,
     /// Also loads shared libraries. They are trusted: nothing limits them.
     pub allow_native: bool,

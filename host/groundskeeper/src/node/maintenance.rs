@@ -40,6 +40,7 @@ pub struct Options {
     pub interval: Duration,
     /// Opens connections when a phase asks for it. Without one, dials are refused.
     pub dialer: Option<Arc<dyn Dial>>,
+    /// Limits for views, statistics and late ticks, until a new config replaces them.
     pub thresholds: Thresholds,
     /// Where phases run: on a separate thread, unless time is simulated.
     pub fence: Executor,
@@ -221,6 +222,7 @@ impl Maintenance {
         })
     }
 
+    /// Commands to the ticker, and the reports of its beats.
     pub fn handle(&self) -> &TickerHandle {
         &self.handle
     }

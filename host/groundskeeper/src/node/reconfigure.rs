@@ -20,6 +20,7 @@ use crate::ticker::TickerHandle;
 pub struct ConfigSource {
     /// The config file. Without one, only the manifests of built-in phases are watched.
     pub file: Option<PathBuf>,
+    /// Reads and checks the whole config. After an error, the config in effect stays.
     pub read: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send + Sync>,
     /// Called with each config that takes effect, for settings that only the application knows, such as the log level.
     pub applied: Box<dyn Fn(&Config) + Send + Sync>,

@@ -11,6 +11,7 @@ use crate::data::DataError;
 use crate::registry::BadPhases;
 
 /// Why a node did not start.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {

@@ -51,8 +51,11 @@ pub struct Node {
 /// One step of a shutdown, and how long it took.
 #[derive(Clone, Debug)]
 pub struct ShutdownStep {
+    /// Counts from 1, in the order of execution.
     pub number: u8,
+    /// What the step did, in words for the operator.
     pub what: &'static str,
+    /// Real time since the step before, or since the start of the shutdown.
     pub took: Duration,
     /// What went wrong.
     pub trouble: Option<String>,
@@ -142,6 +145,7 @@ impl Node {
         Self { admin: Some(admin), ..self }
     }
 
+    /// The node's public key, by which its peers know it.
     pub fn id(&self) -> PeerId {
         self.state.pool.self_id()
     }
@@ -176,14 +180,17 @@ impl Node {
         }
     }
 
+    /// Connections, address book, broadcasts and journal. Shared with the running node.
     pub fn state(&self) -> &NodeState {
         &self.state
     }
 
+    /// The network: sends messages and requests to peers.
     pub fn net(&self) -> &Arc<Net> {
         &self.net
     }
 
+    /// The ticker and the status of the phases.
     pub fn maintenance(&self) -> &Maintenance {
         &self.maintenance
     }
@@ -193,6 +200,7 @@ impl Node {
         self.maintenance.reload()
     }
 
+    /// The data folder, which the node keeps locked.
     pub fn folder(&self) -> &DataFolder {
         &self.folder
     }

@@ -14,6 +14,7 @@ pub type Digest = [u8; 32];
 /// The generation before the current one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Former<G> {
+    /// Names its file among the saved generations.
     pub digest: Digest,
     /// Its memory and quarantine when it stopped running. It gets them back after a rollback.
     pub kept: KeptPhase,
@@ -40,10 +41,12 @@ impl<G> Default for Lineage<G> {
 }
 
 impl<G> Lineage<G> {
+    /// The generation that runs. `None` before the first one, and for host phases.
     pub fn current(&self) -> Option<Digest> {
         self.current
     }
 
+    /// The target of a rollback, if there is one.
     pub fn former(&self) -> Option<&Former<G>> {
         self.former.as_ref()
     }
@@ -73,6 +76,7 @@ impl<G> Lineage<G> {
         self.digests().any(|named| named == *digest)
     }
 
+    /// The current generation, then the former one.
     pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
         self.current.into_iter().chain(self.former.as_ref().map(|former| former.digest))
     }

@@ -23,11 +23,15 @@ const DURATIONS: usize = 32;
 
 /// One phase and its history.
 pub struct Registered {
+    /// The name in its spec. It is the same for all generations.
     pub name: Arc<str>,
+    /// The version of the generation that runs now.
     pub version: Arc<str>,
     /// The generation that runs now.
     pub spec: PhaseSpec,
+    /// When it last ran, in ticks, and when it asked to run again.
     pub timing: Timing,
+    /// Skips due runs after failures in a row. A new generation starts with a fresh one.
     pub breaker: PhaseBreaker,
     /// Memory and quarantine, which outlive the process.
     kept: KeptPhase,
@@ -39,21 +43,28 @@ pub struct Registered {
     pub stuck: Option<Arc<AtomicBool>>,
     /// The tick at which its due run did not fit into the budget, until it has run.
     pub owed_since: Option<u32>,
-    /// Monotonic time of the last accepted plan. `last_run_unix` is in seconds since 1970 and is known across restarts.
+    /// Monotonic time of the last accepted plan; `None` before the first one in this process.
     pub last_accepted: Option<Duration>,
+    /// Seconds since 1970 of the last run on a tick, also in an earlier process. Urgent beats do not count.
     pub last_run_unix: Option<u32>,
+    /// Seconds since 1970 of the last accepted plan; `None` before the first one in this process.
     pub last_success_unix: Option<u32>,
+    /// Runs in this process by all generations, failed ones included.
     pub runs: u64,
+    /// Those of them that ended without an accepted plan.
     pub failures: u64,
+    /// Due runs that did not happen: ticks were skipped, or the phase was paused, stuck or held by its breaker.
     pub missed: u64,
     /// Due runs that waited for the next tick because the budget was used up.
     pub put_off: u64,
     /// Refused asks by grant.
     pub refused: BTreeMap<Interface, u64>,
     took: VecDeque<Duration>,
+    /// What the last run of this generation used.
     pub cost: Cost,
     memory_peak: Option<u64>,
     metrics: BTreeMap<(bool, String), PhaseMetric>,
+    /// Why the last run failed, or why the phase started in quarantine. `None` after a good run.
     pub last_error: Option<String>,
     /// Its generations: the current and the former one.
     lineage: Lineage<PhaseSpec>,
@@ -194,14 +205,17 @@ impl Registered {
         }
     }
 
+    /// The initiator under which the journal records its asks.
     pub fn asker(&self) -> Initiator {
         Initiator::Phase { name: Arc::clone(&self.name), version: Arc::clone(&self.version) }
     }
 
+    /// Whether grants and quarantine apply to it.
     pub fn is_guest(&self) -> bool {
         self.spec.policy.trust == Trust::Guest
     }
 
+    /// Whether its asks are journalled but not applied.
     pub fn is_shadow(&self) -> bool {
         self.spec.policy.mode == Mode::Shadow
     }
@@ -228,6 +242,7 @@ impl Registered {
         }
     }
 
+    /// Stores the memory of an accepted run. Shadow mode has its own.
     pub fn remember(&mut self, saved: Saved) {
         let saved = Some(KeptMemory { version: saved.version, bytes: saved.bytes });
         let kept = if self.is_shadow() { &mut self.kept.shadow_memory } else { &mut self.kept.memory };
@@ -266,6 +281,7 @@ impl Registered {
         self.last_error = Some(words);
     }
 
+    /// Notes an accepted plan: closes the breaker and clears the last error.
     pub fn succeeded(&mut self) {
         self.breaker.reset();
         self.last_error = None;
@@ -280,6 +296,7 @@ impl Registered {
         }
     }
 
+    /// Counts a run, good or failed, with its duration and what it used.
     pub fn ran(&mut self, took: Duration, cost: Cost) {
         self.runs += 1;
         if self.took.len() >= DURATIONS {

@@ -15,6 +15,7 @@ use crate::engine::policy::Mode;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PhaseState {
+    /// Runs whenever it is due.
     #[default]
     Active,
     /// Its breaker is open after failures in a row. It closes again without the operator.
@@ -36,6 +37,7 @@ pub enum PhaseState {
 }
 
 impl PhaseState {
+    /// Every state, for metrics that have one series per state.
     pub const ALL: [Self; 9] = [
         Self::Active,
         Self::Probation,
@@ -68,6 +70,7 @@ impl PhaseState {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PhaseMetric {
+    /// Chosen by the phase. The same name in shadow mode is another number.
     pub name: String,
     /// Reported while the phase ran in shadow mode.
     pub shadow: bool,
@@ -85,9 +88,12 @@ pub struct PhaseMetric {
 pub struct CandidateStatus {
     /// `pending` or `rejected`.
     pub state: PhaseState,
+    /// The problem with its files, in words for the operator.
     pub why: String,
+    /// Short digest of its files, if enough of them was there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<String>,
+    /// When its files were first found not to run, if that is known: seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub since_unix_s: Option<u32>,
 }
@@ -118,12 +124,17 @@ pub(crate) fn short_digest(digest: &[u8; 32]) -> String {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PhaseStatus {
+    /// The name in its manifest or spec; for a manifest that cannot be read, one made from the file name.
     pub name: Arc<str>,
     /// What the phase is made of: `built-in`, `wasm`, `native`.
     pub kind: Arc<str>,
+    /// Version of the running generation; empty if none runs.
     pub version: Arc<str>,
+    /// One line by the phase about itself; empty if no generation runs.
     pub summary: Arc<str>,
+    /// If several apply: off, stuck, paused, quarantined, tripped, probation, in this order.
     pub state: PhaseState,
+    /// Whether its asks are applied; `off` also for phases that cannot run.
     #[serde(default)]
     pub mode: Mode,
     /// Digest of the running generation: manifest and module together.
@@ -143,9 +154,13 @@ pub struct PhaseStatus {
     pub file: Option<PathBuf>,
     /// The cadence now. Adaptive cadences change with the number of connections.
     pub every_n_ticks: u32,
+    /// The last tick at which it was due, even if that run was skipped. `None` before its first run.
     pub last_run_tick: Option<u32>,
+    /// `None` if it does not run again without the operator or new files.
     pub next_due_tick: Option<u32>,
+    /// Runs since the node started, failed ones included.
     pub runs: u64,
+    /// Runs since the node started that ended without an accepted plan.
     pub failures: u64,
     /// Failures since the last good run.
     pub failures_in_row: u32,
@@ -160,6 +175,7 @@ pub struct PhaseStatus {
     /// Refused asks by grant.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+    /// Duration of the last run; 0 before the first one of this generation.
     pub last_duration_us: u64,
     /// Over its last 32 runs.
     #[serde(default)]
@@ -167,12 +183,15 @@ pub struct PhaseStatus {
     /// What the last run used, if it is measured.
     #[serde(default)]
     pub last_fuel: Option<u64>,
+    /// The most linear memory after a run of this generation, if it is measured.
     #[serde(default)]
     pub memory_peak_bytes: Option<u64>,
     /// The phase's own numbers.
     #[serde(default)]
     pub metrics: Vec<PhaseMetric>,
+    /// When its last plan was accepted; `None` before the first one since the node started.
     pub last_success_unix_s: Option<u32>,
+    /// Why the last run failed, or why the phase cannot run. `None` after a good run.
     pub last_error: Option<String>,
 }
 

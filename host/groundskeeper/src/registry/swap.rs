@@ -12,20 +12,26 @@ const PROBATION: u32 = 3;
 /// How a generation's probation ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProbationVerdict {
+    /// The name of the phase, which its generations share.
     pub phase: Arc<str>,
     /// Digest of the generation on probation.
     pub digest: [u8; 32],
+    /// Whether the generation stays.
     pub outcome: Judgement,
 }
 
 /// See [`ProbationVerdict`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Judgement {
+    /// The generation has had enough good runs and stays.
     Good,
     /// The former generation runs again, with what it had kept.
     Returned {
+        /// The error of the run that failed.
         why: String,
+        /// Digest of the generation that runs again.
         to: Option<[u8; 32]>,
+        /// Memory and quarantine that generation got back.
         kept: KeptPhase,
     },
 }
@@ -36,6 +42,7 @@ pub struct Arrival {
     pub tick: u32,
     /// Staggers first runs, as in [`Registry::new`].
     pub spread: u64,
+    /// Time, interval, and what an earlier process kept for the phase.
     pub before: PriorState,
     /// The generation that ran before an earlier process put this one on probation.
     pub former: Option<Former<PhaseSpec>>,

@@ -54,6 +54,7 @@ impl PhaseReloader {
         }
     }
 
+    /// Counts since the reloader was made, and the generations in memory now.
     pub fn counts(&self) -> ReloadCounts {
         let generations = self.slots.all_running().map(|slot| slot.head().lineage.digests().count());
         ReloadCounts {

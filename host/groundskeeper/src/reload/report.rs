@@ -21,6 +21,7 @@ pub enum PhaseChange {
 }
 
 impl PhaseChange {
+    /// Every change, in the order in which they are declared.
     pub const ALL: [Self; 6] =
         [Self::Applied, Self::Removed, Self::Rejected, Self::Pending, Self::Returned, Self::Proven];
 
@@ -46,11 +47,14 @@ impl PhaseChange {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReloadEvent {
+    /// Its name in the manifest, or one made from the file name if the manifest cannot be read.
     pub phase: String,
+    /// The outcome for its files.
     pub change: PhaseChange,
     /// Short digest of the generation concerned.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<String>,
+    /// Why its files do not run; `None` if they do, or are gone.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
     /// Seconds since 1970.
@@ -69,6 +73,7 @@ pub struct ConfigReport {
 }
 
 impl ConfigReport {
+    /// Whether the whole config of the files is in effect.
     pub fn is_good(&self) -> bool {
         self.restart.is_empty() && self.problems.is_empty()
     }

@@ -58,6 +58,7 @@ impl FileTracker {
         same
     }
 
+    /// Whether `path` has changed since it was last read.
     pub fn is_dirty(&self, path: &Path) -> bool {
         self.seen.get(path).is_some_and(|seen| seen.dirty_since.is_some())
     }

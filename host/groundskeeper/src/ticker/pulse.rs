@@ -21,6 +21,7 @@ impl TickerStats {
         self.tick.load(Relaxed)
     }
 
+    /// Time between two ticks, as last set.
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms.load(Relaxed))
     }
