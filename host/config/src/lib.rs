@@ -52,6 +52,7 @@ pub use sections::{
 #[cfg_attr(feature = "schema", schemars(title = "groundskeeper.toml", description = ""))]
 #[non_exhaustive]
 pub struct Config {
+    /// The identity of the node and the time between its ticks.
     pub node: NodeSettings,
     /// Limits on the number of connections.
     pub pool: PoolSettings,
@@ -63,19 +64,28 @@ pub struct Config {
     pub broadcasts: BroadcastLimits,
     /// The record of every action.
     pub journal: JournalSettings,
+    /// How the node behaves under load.
     pub performance: Performance,
+    /// The local socket for the command line.
     pub admin: AdminSection,
+    /// The read-only listener for /metrics, /healthz and /readyz.
     pub telemetry: TelemetrySettings,
+    /// How the node shuts down.
     pub shutdown: ShutdownSettings,
+    /// What the node logs to standard error.
     pub log: LogSettings,
+    /// Phases in the drop-in folder, and what all of them may do together.
     pub guests: GuestSettings,
+    /// The four built-in phases.
     pub phases: BuiltInPhases,
 }
 
 /// Values from flags. They override the file and are checked together with it.
 #[derive(Clone, Default, Debug)]
 pub struct Overrides {
+    /// Time from one tick to the next. None keeps the file's value.
     pub interval: Option<Span>,
+    /// Folder of the node's key, state and socket. None keeps the file's value.
     pub data_dir: Option<PathBuf>,
     /// The drop-in folder.
     pub phases: Option<PathBuf>,

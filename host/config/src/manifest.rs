@@ -38,8 +38,11 @@ use Bound::{Count, Size, Time};
 pub struct Manifest {
     /// Identity of the phase for its schedule, memory, metrics and journal: 1 to 40 characters of a-z, 0-9 and "-".
     pub name: String,
+    /// Whether it runs, and whether the host applies its asks.
     pub mode: Mode,
+    /// When it runs. Keys that were left out have their defaults.
     pub schedule: Schedule,
+    /// The part that depends on the kind of the phase.
     pub body: Declared,
 }
 
@@ -48,12 +51,14 @@ pub struct Manifest {
 pub enum Declared {
     /// The config contains its settings, as read from this file.
     BuiltIn,
+    /// A phase with a module in the drop-in folder.
     Guest(Box<GuestManifest>),
 }
 
 /// A phase from the drop-in folder.
 #[derive(Clone, PartialEq, Debug)]
 pub struct GuestManifest {
+    /// The kind of its module.
     pub runtime: Runtime,
     /// Path in the manifest's folder, relative to it.
     pub module: PathBuf,
@@ -61,8 +66,11 @@ pub struct GuestManifest {
     pub sha256: Option<[u8; 32]>,
     /// `Fresh` for native phases, which have no instances.
     pub instance: Instance,
+    /// What it may read and ask for; nothing by default.
     pub grants: Grants,
+    /// What one run may use.
     pub limits: Limits,
+    /// When its circuit breaker opens, and when the host quarantines it.
     pub on_failure: OnFailure,
     /// A JSON object, passed to the phase's `check` and `run`.
     pub settings: String,

@@ -45,6 +45,7 @@ impl NodeSettings {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSection {
+    /// Whether the node opens the socket.
     pub enabled: bool,
     /// Path of the socket, at most 100 bytes. Default: admin.sock in the data folder.
     pub socket: Option<PathBuf>,
@@ -91,6 +92,7 @@ impl ShutdownSettings {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Require {
+    /// The manifest needs no signature, and no digest unless the phase is native.
     #[default]
     Nothing,
     /// The manifest must name the digest of its module.
@@ -177,11 +179,14 @@ impl GuestSettings {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
+    /// The lowest level that is logged.
     pub level: LogLevel,
+    /// The format of log lines.
     pub format: LogFormat,
 }
 
 /// The lowest level that is logged.
+#[expect(missing_docs, reason = "the type says what a level does; the names are those of tracing")]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -202,6 +207,8 @@ pub enum LogFormat {
     /// Pretty on a terminal, JSON elsewhere.
     #[default]
     Auto,
+    /// One JSON object per line.
     Json,
+    /// Text, with colours on a terminal.
     Pretty,
 }

@@ -47,6 +47,7 @@ impl PhaseBreaker {
         *self = Self { gives_up: self.gives_up, ..Self::guest(self.rules) };
     }
 
+    /// Counts a failed run. Opens the breaker after enough failures in a row, or gives up.
     pub fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
         if self.failures < self.rules.trip_after {
@@ -69,6 +70,7 @@ impl PhaseBreaker {
         }
     }
 
+    /// Failed runs since the last success or reset.
     pub fn failures_in_row(&self) -> u32 {
         self.failures
     }
@@ -78,6 +80,7 @@ impl PhaseBreaker {
         self.skip
     }
 
+    /// Whether it will skip the next due run. False after it has given up.
     pub fn is_open(&self) -> bool {
         self.skip > 0
     }

@@ -29,6 +29,7 @@ pub struct BuiltInPhases {
     pub exchange_cleanup: BuiltInPhase<ExchangeCleanup>,
 }
 
+/// The config section of one built-in phase.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields, bound(deserialize = "S: Settings"))]
@@ -68,6 +69,7 @@ fn take_schedule<'de, S: Settings, D: Deserializer<'de>>(from: D) -> Result<Sche
 
 /// The settings of a built-in phase, and its default schedule.
 pub trait Settings: groundskeeper_sdk::phase::Phase + Default + Serialize + DeserializeOwned {
+    /// The default of each schedule key that the config leaves out.
     fn schedule() -> Schedule;
 }
 

@@ -87,6 +87,7 @@ enum Ceilings<T> {
     Own(T),
 }
 
+/// How many connections a phase may end, bans included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -108,6 +109,7 @@ impl Default for DisconnectGrant {
     }
 }
 
+/// How far a phase may change the health of peers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -126,6 +128,7 @@ impl Default for HealthGrant {
     }
 }
 
+/// How many peers a phase may ping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -141,6 +144,7 @@ impl Default for PingGrant {
     }
 }
 
+/// How many addresses a phase may dial or probe, and which.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -168,6 +172,7 @@ pub enum DialFrom {
     Book,
 }
 
+/// How many peers a phase may protect, and for how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -207,6 +212,7 @@ impl Default for BanGrant {
     }
 }
 
+/// How many broadcasts and addresses a phase may forget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -224,6 +230,7 @@ impl Default for ForgetGrant {
     }
 }
 
+/// How many bytes a phase may store from one run to the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]

@@ -34,7 +34,9 @@ pub trait PhaseProgram: Send + Sync {
 
 /// One call of a phase.
 pub struct PhaseCall {
+    /// Number and time of the tick, and the seed for the phase's random choices.
     pub tick: Tick,
+    /// The tables that the phase reads.
     pub view: Arc<dyn Frozen>,
 }
 
@@ -47,17 +49,22 @@ pub enum RunOutcome {
     Failed(Failure),
     /// It broke a rule of the contract.
     Rule(String),
+    /// Native code panicked. The text is the panic message, or says that the phase thread ended.
     Panicked(String),
     /// A guest did something that its sandbox forbids. The text has a backtrace.
     Trapped(String),
     /// A guest reached one of its limits.
     Cut {
+        /// The limit that it reached.
         limit: GuestLimit,
+        /// For the operator: the limit's value, and the place in the guest.
         words: String,
     },
     /// It did not return in time. `inside` is true until it does.
     Overran {
+        /// How long the caller waited.
         limit: Duration,
+        /// Set to false by the phase thread when the phase returns.
         inside: Arc<AtomicBool>,
     },
 }
@@ -118,19 +125,28 @@ impl RunOutcome {
 /// A run that returned no plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunFailure<'e> {
+    /// What happened, as in reports and metrics.
     pub kind: FailureKind,
+    /// From the phase or the engine, without the kind.
     pub text: Cow<'e, str>,
 }
 
 /// How a run failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailureKind {
+    /// The phase returned an error that may not occur in the next run.
     Transient,
+    /// The phase returned an error that lasts until the phase or its settings change.
     Permanent,
+    /// The phase broke a rule of the contract.
     Rule,
+    /// Native code panicked.
     Panicked,
+    /// A guest panicked, or did something that its sandbox forbids.
     Trapped,
+    /// A guest reached this limit.
     Cut(GuestLimit),
+    /// The phase did not return in time.
     Overran,
 }
 
@@ -151,15 +167,20 @@ impl FailureKind {
 /// The limits that can end a guest's run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GuestLimit {
+    /// Executed instructions, roughly: `[limits] fuel`.
     Fuel,
+    /// Time inside the guest: `[limits] wall`.
     Wall,
+    /// Linear memory: `[limits] memory`. Or elements of tables, with a fixed limit.
     Memory,
+    /// Stack, with a fixed limit.
     Stack,
 }
 
 /// What a run used. None where it is not measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cost {
+    /// Fuel that a WebAssembly guest used: instructions, roughly.
     pub fuel: Option<u64>,
     /// Bytes of linear memory at the end of the run. Linear memory never shrinks.
     pub memory: Option<u64>,
@@ -168,9 +189,11 @@ pub struct Cost {
 /// The result of a run.
 #[derive(Debug)]
 pub struct RunResult {
+    /// The plan, or how the run failed.
     pub ended: RunOutcome,
     /// Its log lines, also after a failure; empty if it did not return.
     pub log: Vec<LogLine>,
+    /// Nothing is measured for native code.
     pub cost: Cost,
 }
 
@@ -183,7 +206,9 @@ impl From<RunOutcome> for RunResult {
 /// One run and its duration.
 #[derive(Debug)]
 pub struct FinishedRun {
+    /// Outcome, log lines and cost.
     pub done: RunResult,
+    /// Wall time from the start of the call until the caller stopped waiting.
     pub took: Duration,
 }
 

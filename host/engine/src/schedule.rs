@@ -12,10 +12,12 @@ pub const MOST_TICKS: u64 = 1_051_200;
 /// When a phase is due.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Schedule {
+    /// How often it is due; written as `every_n_ticks`.
     #[serde(rename = "every_n_ticks")]
     pub cadence: Cadence,
     /// In ticks; less than the shortest cadence.
     pub offset: u32,
+    /// What makes it due between two ticks.
     pub wake_on: Vec<WakeOn>,
     /// Names of phases that run before it when both are due.
     pub after: Vec<String>,
@@ -166,7 +168,9 @@ pub enum WakeOn {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CadenceStep {
+    /// Number of live connections, at least 1. None in the last step.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub below_connections: Option<u32>,
+    /// Ticks from one run to the next, at least 1.
     pub every_n_ticks: u32,
 }

@@ -10,6 +10,7 @@ use crate::schedule::Schedule;
 /// restarts every 50 minutes still does its hourly work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
+    /// Tick of the last due run, also of one that the host skipped.
     pub last_run: i64,
     /// Set by the phase itself: it runs again at this tick or earlier.
     pub again_at: Option<u32>,
@@ -34,6 +35,7 @@ impl Timing {
         i64::from(tick) >= self.last_run + i64::from(every) || self.again_at.is_some_and(|at| tick >= at)
     }
 
+    /// The first tick at which it is due, with `every` ticks from one run to the next.
     pub fn next_due(&self, every: u32) -> u32 {
         let regular = u32::try_from((self.last_run + i64::from(every)).max(0)).unwrap_or(u32::MAX);
         self.again_at.map_or(regular, |at| at.min(regular))
@@ -45,6 +47,7 @@ impl Timing {
         u32::try_from(periods - 1).unwrap_or(0)
     }
 
+    /// Notes a due run at `tick`, also a skipped one. `again_in`: ticks after which the phase asked to run again.
     pub fn ran(&mut self, tick: u32, again_in: Option<u32>) {
         self.last_run = i64::from(tick);
         self.again_at = again_in.map(|ticks| tick.saturating_add(ticks));

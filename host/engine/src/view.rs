@@ -11,6 +11,7 @@ use groundskeeper_sdk::host::{BroadcastTotals, Frozen, Name, Saved, Table, Total
 
 /// The node's tables at one moment. Never changes; may copy a column when it is first read.
 pub trait Snapshot: Send + Sync {
+    /// Number of rows of a table.
     fn rows(&self, table: Table) -> usize;
     /// A column of the peers, with a value for each row; none if this snapshot does not have it.
     fn peers(&self, column: PeerColumn) -> Option<&[u32]>;
@@ -23,12 +24,15 @@ pub trait Snapshot: Send + Sync {
             Table::Book => address::COLUMNS,
         }
     }
+    /// Counts of connections, and the limits on them.
     fn totals(&self) -> Totals;
     /// A connection counts as healthy above this.
     fn healthy_above(&self) -> u32;
+    /// Whether the peer in this row dialled this node.
     fn is_inbound(&self, row: usize) -> bool;
     /// [`UNKNOWN`] if there is no value.
     fn health(&self, row: usize) -> u32;
+    /// Counts and ages of the remembered broadcasts.
     fn broadcasts(&self) -> BroadcastTotals;
     /// Empty if there is no such row.
     fn name(&self, table: Table, row: usize) -> Name;
@@ -41,6 +45,7 @@ pub struct Changes {
     pub closed: BTreeSet<u32>,
     /// Rows with changed health, and the new health.
     pub health: BTreeMap<u32, u8>,
+    /// Rows of the peers that plans have protected.
     pub protected: BTreeSet<u32>,
     /// Rows of the book that plans have dialled.
     pub dialed: BTreeSet<u32>,

@@ -14,6 +14,7 @@ use super::snapshot::RecordedSnapshot;
 pub struct RecordedBeat {
     /// Identifies the process that recorded it.
     pub session: u64,
+    /// Its tick and time, and the node's numbers that are not in its tables.
     pub moment: BeatHeader,
     /// The tables at the start of the beat.
     pub(super) snapshot: Arc<RecordedSnapshot>,

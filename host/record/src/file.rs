@@ -23,6 +23,7 @@ const LARGEST_RATIO: u64 = 1 << 15;
 const SEARCH: usize = 64 << 10;
 
 /// Why a recording cannot be read.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -53,16 +54,22 @@ struct IndexEntry {
 /// Beats that the recorder left out because the disk was too slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Gap {
+    /// Number of beats left out, urgent ones included.
     pub beats: u32,
+    /// Tick of the first of them.
     pub first_tick: u32,
+    /// Tick of the last of them.
     pub last_tick: u32,
 }
 
 /// One item of a [`Recording`].
 #[derive(Debug)]
 pub enum Event {
+    /// A beat with its tables and runs.
     Beat(Box<RecordedBeat>),
+    /// A place where the recorder left beats out.
     Gap(Gap),
+    /// Records that were skipped.
     Damaged(Damage),
 }
 
@@ -73,6 +80,7 @@ pub struct Damage {
     pub at: u64,
     /// Number of records: the damaged one, and those that depend on it.
     pub records: u32,
+    /// What is wrong with the first of them.
     pub why: &'static str,
 }
 

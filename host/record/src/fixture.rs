@@ -28,7 +28,9 @@ const LARGEST: u64 = 256 << 20;
 #[derive(Clone, Debug)]
 pub struct Fixture {
     snapshot: Arc<RecordedSnapshot>,
+    /// The tick that the phase gets.
     pub tick: Tick,
+    /// What the phase stored in an earlier run. None if it stored nothing.
     pub memory: Option<Saved>,
 }
 

@@ -31,6 +31,7 @@ const WAITING: usize = 4;
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a recording cannot start.
+#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {

@@ -30,17 +30,25 @@ const LINES: usize = 20;
 /// The range of a recording, and what could not be read.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct RecordingExtent {
+    /// Path of the recording, as given.
     pub recording: String,
-    /// Beats that were read, and how many of them are urgent.
+    /// Beats that were read.
     pub beats: u64,
+    /// Of these, beats between two ticks.
     pub urgent: u64,
+    /// Tick of the first beat that was read; 0 if there is none.
     pub first_tick: u32,
+    /// Tick of the last beat that was read; may be below `first_tick`, because a new process starts at 1.
     pub last_tick: u32,
+    /// Wall time of the first beat, in seconds since 1970.
     pub first_unix_s: u32,
+    /// Wall time of the last beat, in seconds since 1970.
     pub last_unix_s: u32,
     /// Number of processes that recorded.
     pub sessions: u32,
+    /// Beats that the recorder left out, in order.
     pub gaps: Vec<Gap>,
+    /// Records that cannot be read, in order.
     pub damage: Vec<Damage>,
     /// Bytes of a record that was being written when the process was killed.
     pub torn_bytes: u64,
@@ -89,14 +97,21 @@ impl RecordingExtent {
 /// Results of the repeated runs of one phase.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct PhaseReport {
+    /// The name under which it was recorded.
     pub name: String,
+    /// The phase's own version, as recorded.
     pub version: String,
+    /// `built-in`, `wasm`, `native`, or an application's own word.
     pub kind: String,
     /// SHA-256 of its module in hexadecimal, if it has one.
     pub digest: Option<String>,
+    /// Recorded runs, skipped ones included.
     pub runs: u64,
+    /// Runs with the recorded outcome.
     pub identical: u64,
+    /// Runs with another outcome.
     pub different: u64,
+    /// Runs that were not repeated: no program was found, or the recorded run did not return in time.
     pub skipped: u64,
     /// Why some runs were skipped.
     pub why: Option<String>,
@@ -105,10 +120,13 @@ pub struct PhaseReport {
 /// One run with another outcome than recorded.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Difference {
+    /// Tick of the beat.
     pub tick: u32,
     /// 0 for the tick itself.
     pub urgent: u32,
+    /// Wall time of the beat, in seconds since 1970.
     pub unix_s: u32,
+    /// Name of the phase.
     pub phase: String,
     /// `-`: the recorded outcome. `+`: the outcome now.
     pub lines: Vec<String>,
@@ -117,6 +135,7 @@ pub struct Difference {
 /// The result of a replay.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
+    /// What was read of the recording.
     pub extent: RecordingExtent,
     /// By first appearance. A phase that changed its version, module or settings has one entry for each.
     pub phases: Vec<PhaseReport>,

@@ -22,19 +22,26 @@ use super::replay::RecordingExtent;
 pub struct WhatIfPhase {
     /// With the name of a recorded phase, it runs in the place of that phase.
     pub name: String,
+    /// The program that runs on the recorded views.
     pub body: Arc<dyn PhaseProgram>,
+    /// Decides in which recorded beats it is due.
     pub schedule: Schedule,
 }
 
 /// What the candidate would have done.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct WhatIf {
+    /// The beats that were read, and what could not be read.
     pub extent: RecordingExtent,
+    /// Name of the candidate.
     pub phase: String,
     /// Whether a recorded phase has its name. It then runs at the place of that phase, and with its seed.
     pub in_place_of_its_namesake: bool,
+    /// Beats in which the candidate was due and ran.
     pub runs: u64,
+    /// Of these, runs that returned no plan.
     pub failed: u64,
+    /// None if every run returned a plan.
     pub first_failure: Option<FailedRun>,
     /// One for each kind of action that the candidate or a recorded phase asked for.
     pub actions: Vec<ActionCount>,
@@ -42,23 +49,31 @@ pub struct WhatIf {
     pub would_drop: Vec<DroppedConnection>,
     /// Connections that recorded phases ended, in order.
     pub did_drop: Vec<DroppedConnection>,
+    /// Compares `would_drop` with `did_drop`.
     pub agreement: Agreement,
 }
 
 /// A run without a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct FailedRun {
+    /// Tick of its beat.
     pub tick: u32,
+    /// The kind of failure in one word, as in reports and metrics.
     pub how: &'static str,
+    /// The error text from the phase or the engine.
     pub text: String,
 }
 
 /// How often one action was asked for. A ping counts once per peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct ActionCount {
+    /// Name of the action, as in the contract.
     pub action: &'static str,
+    /// Asks of the candidate.
     pub would_ask: u64,
+    /// Asks of all recorded phases.
     pub did_ask: u64,
+    /// The part of `did_ask` that the host applied.
     pub did_apply: u64,
 }
 
@@ -67,18 +82,25 @@ pub struct ActionCount {
 pub struct DroppedConnection {
     /// Number of the connection.
     pub conn: u32,
+    /// Id of the peer; empty if it was not recorded.
     pub id: String,
+    /// Address of the peer; empty if it was not recorded.
     pub address: String,
     /// Runs that asked for it.
     pub times: u32,
+    /// Tick of the first run that asked for it.
     pub first_tick: u32,
+    /// Wall time of that run, in seconds since 1970.
     pub first_unix_s: u32,
     /// The first phase that asked for it.
     pub by: String,
+    /// Name of the action that the first ask was for.
     pub action: &'static str,
+    /// The reason in the first ask.
     pub reason: String,
-    /// When recorded phases dropped it too, and how many seconds later.
+    /// Tick at which recorded phases dropped it too. None if they did not.
     pub dropped_at_tick: Option<u32>,
+    /// Seconds from the candidate's first ask to that drop; 0 if the drop came first.
     pub dropped_after_s: Option<u32>,
 }
 
@@ -87,8 +109,11 @@ pub struct DroppedConnection {
 pub struct Agreement {
     /// The limit for `soon`, in ticks.
     pub within_ticks: u32,
+    /// Recorded phases dropped them at most `within_ticks` ticks later, or earlier.
     pub soon: u64,
+    /// Recorded phases dropped them after more than `within_ticks` ticks.
     pub later: u64,
+    /// Recorded phases did not drop them.
     pub never: u64,
 }
 

@@ -16,6 +16,7 @@ pub const MOST_MANIFEST_BYTES: u64 = 1 << 20;
 /// One file of the folder: a manifest, or a module without a manifest.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ManifestFile {
+    /// Path of the file; of the folder itself if it cannot be read.
     pub path: PathBuf,
     /// The text of the file; empty if it could not be read.
     pub text: String,
@@ -25,6 +26,7 @@ pub struct ManifestFile {
     pub is_built_in: bool,
     /// It is empty or not TOML. It may not be completely written yet.
     pub is_torn: bool,
+    /// The checked manifest, or all problems of the file.
     pub manifest: Result<Manifest, Vec<Problem>>,
 }
 
