@@ -103,11 +103,12 @@ impl From<Bytes> for QueuedFrame {
 }
 
 /// Why a frame was not queued. The queue is unchanged.
-#[expect(missing_docs, reason = "the messages say it")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotQueued {
+    /// The lane has no room for it now.
     #[error("the connection's send queue is full")]
     Full,
+    /// The connection has ended.
     #[error("the connection has ended")]
     Ended,
 }
