@@ -204,8 +204,8 @@ impl Drop for DialAttempt {
 
 impl Drop for ConnectedGuard {
     fn drop(&mut self) {
-        self.book.changed();
-        let (now, unix) = (self.book.clock.mono(), unix_seconds(&*self.book.clock));
+        let now = self.book.clock.mono();
+        let unix = unix_seconds(&*self.book.clock);
         if let Some(one) = self.book.known.lock().get_mut(&self.address) {
             one.entry.heard = unix;
             one.entry.reached = Some(unix);
@@ -217,5 +217,7 @@ impl Drop for ConnectedGuard {
                 self.book.back_off(one, now);
             }
         }
+        // Afterwards: a save that sees this count has the change.
+        self.book.changed();
     }
 }
