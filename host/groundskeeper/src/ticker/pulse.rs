@@ -1,6 +1,7 @@
 //! The progress of the ticker. Only the ticker writes it; readers need no lock.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 /// The ticker's last beat, its interval and its counts.
@@ -28,7 +29,8 @@ impl TickerStats {
 
     /// Ticks finished since the host started.
     pub fn finished(&self) -> u64 {
-        self.finished.load(Relaxed)
+        // Pairs with `end_tick`: with the count comes the time.
+        self.finished.load(Acquire)
     }
 
     /// Monotonic time (as [`crate::clock::Clock::mono`]) at which the last tick ended; `None` before the first.
@@ -63,7 +65,7 @@ impl TickerStats {
 
     pub(crate) fn end_tick(&self, now: Duration) {
         self.finished_at_ms.store(now.as_millis() as u64, Relaxed);
-        self.finished.fetch_add(1, Relaxed);
+        self.finished.fetch_add(1, Release);
     }
 
     pub(crate) fn count_urgent(&self) {
