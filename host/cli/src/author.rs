@@ -235,10 +235,11 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
     if let Some(misses) = misses {
         text += &format!("  a node does not load it until its manifest is complete: {misses}\n");
     }
-    text += if replaced {
-        "  in the place of an earlier one; restart the node to run it\n"
-    } else {
-        "  runs when the node starts next\n"
+    let is_native = module.extension().is_some_and(|end| end == "so");
+    text += match (replaced, is_native) {
+        (true, true) => "  replaces an earlier one; restart the node to run it\n",
+        (true, false) => "  replaces an earlier one; a running node tries it now\n",
+        (false, _) => "  a running node loads it now, others at their start\n",
     };
     print(&text)
 }
