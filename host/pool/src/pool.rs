@@ -204,7 +204,8 @@ impl Pool {
         self.live.load(Relaxed)
     }
 
-    /// Connections that have ended since the pool was created. Equals the journal's count of disconnects.
+    /// Connections that have ended since the pool was created. Equals the journal's count of disconnects whenever no
+    /// disconnect is in progress: the record follows the count, outside of the pool's lock.
     pub fn removals(&self) -> u64 {
         self.removals.load(Relaxed)
     }

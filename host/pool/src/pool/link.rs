@@ -5,7 +5,8 @@ use crate::journal::Cause;
 /// The host's handle on one connection. The connection itself belongs to its owner's task.
 ///
 /// The beat and the tasks of other connections call these methods. A method must not block, and must not call
-/// back into the pool for the same connection except through its owner.
+/// back into the pool for the same connection except through its owner. `agent` and `boot_nonce` are called under the
+/// pool's lock, and a link may be dropped under it: neither they nor its `Drop` may call the pool.
 pub trait Link: Send + Sync + 'static {
     /// Asks the owner to check that the peer is alive. Any sign of life counts as the answer.
     fn ping(&self);
