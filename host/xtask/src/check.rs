@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::api;
 use crate::guests;
+use crate::package;
 use crate::steps::{Steps, cargo, command, output};
 use crate::words;
 use crate::workspace::Workspace;
@@ -31,7 +32,7 @@ const ALONE: [&str; 12] = [
 const DENY_VERSION: &str = include_str!("../cargo-deny.version");
 
 /// Cheap checks first.
-const PARTS: [&str; 7] = ["fmt", "words", "deny", "clippy", "doc", "api", "guests"];
+const PARTS: [&str; 8] = ["fmt", "words", "package", "deny", "clippy", "doc", "api", "guests"];
 
 /// Checks the given parts, or all of them.
 ///
@@ -45,6 +46,7 @@ pub fn run(steps: &mut Steps, parts: &[&str]) -> Result<()> {
         match *part {
             "fmt" => steps.run("fmt", cargo(&["fmt", "--all", "--check"]))?,
             "words" => words::check()?,
+            "package" => package::check(steps)?,
             "clippy" => clippy(steps)?,
             "doc" => doc(steps)?,
             "deny" => deny(steps)?,

@@ -5,6 +5,7 @@ mod api;
 mod bench;
 mod check;
 mod guests;
+mod package;
 mod sim;
 mod steps;
 mod tally;
@@ -25,7 +26,9 @@ use steps::Steps;
 const HELP: &str = "\
 cargo xtask VERB
 
-  check [PART..]                    everything but the tests; parts: fmt words deny clippy doc api guests
+  check [PART..]                    everything but the tests; parts: fmt words package deny clippy doc api
+                                    guests
+  package                           packs every published crate and builds it from its package
   test                              every test of the workspace, doc tests and loom models included
   bench GROUP [--quick] [--json]    benchmarks of one group, in a release build
   bench GROUP --against PROGRAM     the same against another build of groundskeeper-bench, in pairs: [--pairs N] [--quick]
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some((&"check", parts)) => check::run(&mut steps, parts),
+        Some((&"package", [])) => package::run(&mut steps),
         Some((&"test", [])) => test::run(&mut steps),
         Some((&"bench", [group, flags @ ..])) => bench::run(&mut steps, group, flags),
         Some((&"guests", [])) => guests::run(&mut steps),

@@ -43,6 +43,25 @@ impl Workspace {
         self.package(name)?["version"].as_str()
     }
 
+    /// The packages that are meant for others.
+    pub fn published(&self) -> Vec<&str> {
+        self.names(|package| package["publish"].is_null())
+    }
+
+    /// Those with `publish = false`.
+    pub fn unpublished(&self) -> Vec<&str> {
+        self.names(|package| !package["publish"].is_null())
+    }
+
+    fn names(&self, wanted: impl Fn(&Value) -> bool) -> Vec<&str> {
+        self.packages.iter().filter(|package| wanted(package)).filter_map(|p| p["name"].as_str()).collect()
+    }
+
+    /// Whether a package's manifest has this key of `[package]`.
+    pub fn describes(&self, name: &str, key: &str) -> bool {
+        self.package(name).is_some_and(|package| package[key].is_string())
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.package(name).is_some()
     }
@@ -64,5 +83,10 @@ mod tests {
         let workspace = Workspace::read().unwrap();
         assert!(workspace.has("groundskeeper") && !workspace.has("serde"));
         assert!(!workspace.features("groundskeeper").contains(&"default"));
+        assert!(
+            workspace.published().contains(&"groundskeeper-sdk")
+                && workspace.unpublished().contains(&"xtask")
+        );
+        assert!(workspace.describes("groundskeeper", "readme") && !workspace.describes("xtask", "readme"));
     }
 }
