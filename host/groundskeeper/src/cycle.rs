@@ -1,4 +1,4 @@
-//! One beat: choose the due phases, build the view, run, check, apply, journal. No clock, no wait for the network.
+//! One beat: choose the due phases, build the view, run, check, apply, journal. No timer, no wait for the network.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

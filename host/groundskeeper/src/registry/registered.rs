@@ -179,7 +179,7 @@ impl Registered {
                 let Former { kept, held, .. } = self.lineage.failed(why.to_owned())?;
                 self.exchange(held);
                 self.restore(kept.clone());
-                // The failed run was due: the next beat makes up for it.
+                // The failed run was due: the beat runs the former generation next.
                 self.timing.again_at = Some(tick);
                 Judgement::Returned { why: why.to_owned(), to: self.digest(), kept }
             }
