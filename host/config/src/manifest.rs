@@ -336,7 +336,7 @@ impl ManifestReader<'_> {
     fn sha256(&mut self, runtime: Runtime, written: Option<&str>) -> Option<[u8; 32]> {
         let Some(text) = written else {
             if runtime == Runtime::Native && !self.is_written("sha256") {
-                let message = "is missing: a native phase is loaded only if its file has this digest";
+                let message = "is missing: a native phase is loaded only if its manifest pins its digest";
                 self.problem("sha256", message, Some("write what `sha256sum FILE` says"));
             }
             return None;

@@ -97,7 +97,7 @@ pub enum CallEnd {
     Succeeded,
     /// The peer answered with an error or broke a limit, or did not answer within its usual time.
     Failed,
-    /// Says nothing about the peer: the caller stopped waiting, or our own queue was full.
+    /// Says nothing about the peer: it was busy, the connection ended, the caller stopped waiting, or our own queue was full.
     Unknown,
 }
 

@@ -22,12 +22,12 @@ pub struct Latency {
     histogram: AtomicHistogram,
 }
 
-/// Quantiles of one operation at one moment.
+/// Quantiles of one operation at one moment, in microseconds. Each is the upper end of its bucket: at most 6 % too high.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct LatencySnapshot {
     /// Operations recorded so far.
     pub count: u64,
-    /// All in microseconds. Each is the upper end of its bucket: at most 6 % too high.
+    /// Half took at most this long.
     pub p50_us: u64,
     /// 95 % took at most this long.
     pub p95_us: u64,
@@ -35,7 +35,7 @@ pub struct LatencySnapshot {
     pub p99_us: u64,
     /// 99.9 % took at most this long.
     pub p999_us: u64,
-    /// The slowest operation so far.
+    /// No operation so far took longer.
     pub max_us: u64,
 }
 

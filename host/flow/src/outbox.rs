@@ -105,7 +105,7 @@ impl From<Bytes> for QueuedFrame {
 /// Why a frame was not queued. The queue is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotQueued {
-    /// The lane has no room for it now.
+    /// No room for a frame of this priority now.
     #[error("the connection's send queue is full")]
     Full,
     /// The connection has ended.

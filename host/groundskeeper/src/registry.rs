@@ -201,7 +201,8 @@ impl Registry {
     pub fn last_runs(&self, tick: u32, unix_now: u32, interval: Duration) -> LastRuns {
         let unix_at = |last_run: i64| {
             let ago = i64::from(tick) - last_run;
-            let seconds = ago.saturating_mul(interval.as_millis() as i64) / 1000;
+            let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+            let seconds = ago.saturating_mul(interval_ms) / 1000;
             u32::try_from(i64::from(unix_now) - seconds).unwrap_or(0)
         };
         let kept = |phase: &Registered| phase.last_run_unix.unwrap_or_else(|| unix_at(phase.timing.last_run));

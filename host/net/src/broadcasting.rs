@@ -109,7 +109,7 @@ impl<'a> Broadcast<'a> {
 /// The first 16 bytes of SHA-256 over topic and payload. The topic's length keeps "ab" + "c" and "a" + "bc" apart.
 fn id_of(topic: &str, payload: &[u8]) -> BroadcastId {
     let mut context = Context::new(&SHA256);
-    context.update(&[topic.len() as u8]);
+    context.update(&[u8::try_from(topic.len()).expect("a topic has at most 64 bytes")]);
     context.update(topic.as_bytes());
     context.update(payload);
     let digest = context.finish();

@@ -115,7 +115,7 @@ impl Greeter {
         match self.meet_outbound(&mut stream, peer, &order, admission).await {
             Ok(Some(place)) => self.sessions.start(stream, place, order.address, connected(peer)),
             Ok(None) => {
-                let text = "a probe: it only checked that this node is alive";
+                let text = "only asked whether you are there";
                 self.farewells.say_goodbye(stream, Cause::Phase, text).await;
             }
             Err(error) => return Err(self.farewells.turn_away(stream, error).await),
@@ -158,7 +158,7 @@ impl Greeter {
         let age = state.clock.mono().saturating_sub(ghost.since);
         let longest_handshake = 2 * (config.connect_timeout + config.handshake_timeout);
         if ghost.boot_nonce() == boot_nonce && age > longest_handshake {
-            let reason = "the peer lost this connection and reconnected";
+            let reason = "the peer has lost this connection and came again";
             let removal = Removal::new(Initiator::Host, Cause::Replaced, reason);
             state.pool.disconnect(ghost.key, removal, None);
         }

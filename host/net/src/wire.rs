@@ -198,7 +198,8 @@ fn frame(
     if size > cap {
         return Err(TooLarge { kind, size, cap });
     }
-    frame[..4].copy_from_slice(&(size as u32).to_le_bytes());
+    let size = u32::try_from(size).expect("a cap fits in 32 bits");
+    frame[..4].copy_from_slice(&size.to_le_bytes());
     Ok(Bytes::from(frame))
 }
 

@@ -102,9 +102,6 @@ impl Display for Prose<'_> {
             tenths / 10,
             tenths % 10
         )?;
-        if !self.is_over() {
-            return Ok(());
-        }
         for (file, Found { line, text, instead }) in found {
             writeln!(f, "  {file}:{line}: \"{text}\": {instead}")?;
         }
@@ -201,7 +198,7 @@ mod tests {
             let tree = Tree::new([], [("README.md", document.as_str())]);
             let report = Report::new(&tree, &[], &LIST);
             assert_eq!((report.prose[1].words, report.is_clean()), (words, !is_over));
-            assert_eq!(report.to_string().contains("README.md:1"), is_over, "{words}");
+            assert!(report.to_string().contains("README.md:1"), "{words}");
         }
     }
 }

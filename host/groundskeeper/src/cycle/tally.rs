@@ -12,7 +12,7 @@ pub struct Tally {
     pub void: u32,
     /// Asks that were not allowed or not possible. One granted in part also counts as done below.
     pub refused: u32,
-    /// Would have been applied outside shadow mode. Counted in no other field.
+    /// Would have been applied outside shadow mode. Counted in no other field but `asked`.
     pub shadow: u32,
     /// Connections ended, by a ban or without one.
     pub disconnected: u32,

@@ -213,7 +213,7 @@ impl Pool {
             // Abort each owner once. An owner that ignores the abort keeps its slot until it releases it.
             self.connected_at[slot as usize].store(u32::MAX, Relaxed);
             let draft =
-                NewRecord::new(Initiator::Host, ActionKind::Aborted, "did not release its slot in time");
+                NewRecord::new(Initiator::Host, ActionKind::Aborted, "did not let go of its slot in time");
             let (draft, link) = (members.about(ConnKey { slot, conn }, draft), members.link(slot));
             drop(members);
             aborted += 1;

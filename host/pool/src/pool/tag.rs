@@ -48,7 +48,7 @@ impl TagValue {
         )
     }
 
-    /// The slot's state at the time of the snapshot.
+    /// The slot's state when the word was loaded.
     pub fn state(self) -> State {
         match self.0 & STATE {
             1 => State::Handshaking,

@@ -17,10 +17,11 @@ impl Phrase {
 
 /// Old words, idioms, and passives that hide who acts. The list leaves out what is right as often as not: "whose" is
 /// right for people.
-pub const LIST: [Phrase; 28] = [
+pub const LIST: [Phrase; 29] = [
     Phrase::new("whom", "name the one who is meant"),
     Phrase::new("whoever|whomever", "name who does it"),
     Phrase::new("nobody", "no peer, no caller, none"),
+    Phrase::new("anybody|everybody|somebody", "name who it is"),
     Phrase::new("anew", "again"),
     Phrase::new("lest", "so that .. not"),
     Phrase::new("hence", "so"),

@@ -17,7 +17,15 @@ const OTHER_CRATES: [&str; 2] = ["sdk/src", "phases/src"];
 
 /// Folders of documents; those below them are not read.
 const DOCS: [&str; 2] = ["docs", "docs/decisions"];
-const DOCUMENTS: [&str; 2] = ["README.md", "CHANGELOG.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "sdk/README.md",
+    "phases/README.md",
+    "config/groundskeeper.toml",
+    "config/manifest.toml",
+];
 
 /// What the lint judges.
 #[derive(Default)]
@@ -42,12 +50,14 @@ impl Tree {
         let mut crates = entries(&root.join("host"))?;
         crates
             .retain(|path| !NO_PRODUCT.iter().any(|name| path.ends_with(name)) && path.join("src").is_dir());
-        let folders = crates.into_iter().map(|path| path.join("src"));
+        let readmes = crates.iter().map(|path| path.join("README.md"));
+        let folders = crates.iter().map(|path| path.join("src"));
         let mut sources = Vec::new();
         for folder in folders.chain(OTHER_CRATES.map(|folder| root.join(folder))) {
             rust_files(&folder, &mut sources)?;
         }
-        let mut documents: Vec<PathBuf> = DOCUMENTS.map(|name| root.join(name)).into();
+        let mut documents: Vec<PathBuf> =
+            DOCUMENTS.map(|name| root.join(name)).into_iter().chain(readmes).collect();
         for folder in DOCS {
             documents.extend(entries(&root.join(folder))?.into_iter().filter(|path| has_ending(path, "md")));
         }
