@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use groundskeeper::config::{Declared, Manifest, ManifestFile, Problem, Runtime, read_manifests};
+use groundskeeper::config::{Manifest, ManifestBody, ManifestFile, Problem, Runtime, read_manifests};
 
 pub(super) fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
@@ -43,7 +43,7 @@ pub(super) fn manifest_of(file: &Path, runtime: Runtime) -> Option<ManifestFile>
     files.retain(|found| found.path.extension().is_some_and(|end| end == "toml"));
     let about = files.iter().position(|found| found.module().is_some_and(|module| same(&module)));
     let is_other = |found: &ManifestFile| match &found.manifest {
-        Ok(Manifest { body: Declared::Guest(guest), .. }) => guest.runtime != runtime,
+        Ok(Manifest { body: ManifestBody::Guest(guest), .. }) => guest.runtime != runtime,
         Ok(_) => false,
         Err(_) => true,
     };

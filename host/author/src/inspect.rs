@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use groundskeeper::config::{Declared, GuestManifest as Declaration, Manifest, ManifestFile, Runtime};
+use groundskeeper::config::{GuestManifest as Declaration, Manifest, ManifestBody, ManifestFile, Runtime};
 use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::schedule::Schedule;
@@ -78,7 +78,7 @@ impl InspectedModule {
         }
         let manifest = ManifestFile::read(file.to_owned());
         let module = match &manifest.manifest {
-            Ok(Manifest { body: Declared::Guest(guest), .. }) => file.with_file_name(&guest.module),
+            Ok(Manifest { body: ManifestBody::Guest(guest), .. }) => file.with_file_name(&guest.module),
             Ok(_) => bail!("{} is about a built-in phase", file.display()),
             Err(problems) => bail!(told(problems, "\n")),
         };
@@ -102,7 +102,7 @@ impl InspectedModule {
     /// The manifest's declaration, if it can be read and is for a component.
     pub fn declared(&self) -> Option<&Declaration> {
         match &self.manifest.as_ref()?.manifest {
-            Ok(Manifest { body: Declared::Guest(guest), .. }) => Some(guest),
+            Ok(Manifest { body: ManifestBody::Guest(guest), .. }) => Some(guest),
             _ => None,
         }
     }

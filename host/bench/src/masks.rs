@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use groundskeeper::net::tls::{AnyRawKey, certified_key, peer_id_of};
-use groundskeeper::net::{BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, Unproven};
+use groundskeeper::net::{
+    BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, UnprovenStream,
+};
 use groundskeeper::peer::PeerId;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::ring::default_provider;
@@ -108,12 +110,12 @@ fn proven(stream: TlsStream<TcpStream>) -> Result<(BoxedStream, PeerId), Handsha
 }
 
 impl Transport for MaskedTls {
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<UnprovenStream>> {
         Box::pin(async move {
             let tcp = TcpStream::connect(address).await?;
             tcp.set_nodelay(true)?;
             let connector = self.connector.clone();
-            let unproven: Unproven = Box::pin(async move {
+            let unproven: UnprovenStream = Box::pin(async move {
                 let name = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
                 let limit = |tls: &mut rustls::ClientConnection| tls.set_buffer_limit(Some(RUSTLS_BUFFER));
                 proven(TlsStream::Client(connector.connect_with(name, tcp, limit).await?))
@@ -136,11 +138,11 @@ struct MaskedListener {
 }
 
 impl Listener for MaskedListener {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(Unproven, SocketAddr)>> {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(UnprovenStream, SocketAddr)>> {
         Box::pin(async move {
             let (tcp, address) = self.listener.accept().await?;
             let acceptor = self.acceptor.clone();
-            let unproven: Unproven = Box::pin(async move {
+            let unproven: UnprovenStream = Box::pin(async move {
                 tcp.set_nodelay(true)?;
                 let limit = |tls: &mut rustls::ServerConnection| tls.set_buffer_limit(Some(RUSTLS_BUFFER));
                 proven(TlsStream::Server(acceptor.accept_with(tcp, limit).await?))

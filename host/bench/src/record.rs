@@ -256,7 +256,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
         let recording = Recording::open(file).expect("it was written just now");
         let replayed = replay(&recording, &builtin);
         let took = nanos(begun.elapsed()) / 1000.0 / ticks as f64;
-        assert!(replayed.different() == 0 && replayed.extent.is_whole(), "{:?}", replayed.differences);
+        assert!(replayed.different() == 0 && replayed.extent.is_complete(), "{:?}", replayed.differences);
         report
             .push(row("replaying one tick", took, "us").note(format!("a day in {:.1} s", took * DAY / 1e6)));
         for file in files.iter().flatten() {

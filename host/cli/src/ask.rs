@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peers, PhaseList, Resumed};
+use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peers, PhaseList, ResumeAnswer};
 use groundskeeper::admin::{Client, ClientError, path_segment};
 use groundskeeper::record::Fixture;
 use groundskeeper::reload::{PhaseChange, ReloadEvent, ReloadReport};
@@ -30,11 +30,11 @@ pub(super) fn explain(node: &NodeArgs, peer: &str, json: bool) -> anyhow::Result
 }
 
 pub(super) fn resume(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> {
-    answer(&order::<Resumed>(args, "resume")?, exit::DONE, json, show::resumed)
+    answer(&order::<ResumeAnswer>(args, "resume")?, exit::DONE, json, show::resumed)
 }
 
 pub(super) fn pause(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> {
-    answer(&order::<Resumed>(args, "pause")?, exit::DONE, json, show::paused)
+    answer(&order::<ResumeAnswer>(args, "pause")?, exit::DONE, json, show::paused)
 }
 
 pub(super) fn run_now(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> {

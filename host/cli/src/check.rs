@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use groundskeeper::config::{Config, Declared, Manifest, ManifestFile, Overrides, Problem, read_manifests};
+use groundskeeper::config::{
+    Config, Manifest, ManifestBody, ManifestFile, Overrides, Problem, read_manifests,
+};
 use groundskeeper::node::compare;
 use groundskeeper_author::{LoadPreview, load_folder};
 use serde::Serialize;
@@ -68,7 +70,7 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
 /// Reports on a manifest that is wrong or needs no module. None: it names a module, which the caller must inspect.
 pub(super) fn manifest(file: &Path, json: bool) -> anyhow::Result<Option<ExitCode>> {
     let problems = match ManifestFile::read(file.to_owned()).manifest {
-        Ok(Manifest { body: Declared::Guest(_), .. }) => return Ok(None),
+        Ok(Manifest { body: ManifestBody::Guest(_), .. }) => return Ok(None),
         Ok(_) => Vec::new(),
         Err(problems) => problems,
     };

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use groundskeeper::config::{Config, Declared, Overrides, read_manifests};
+use groundskeeper::config::{Config, ManifestBody, Overrides, read_manifests};
 use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, Wasm, sha256};
 use groundskeeper::node::builtins;
 use groundskeeper::record::{
     self, ActionCount, DroppedConnection, Fixture, RecordedBeat, Recording, RecordingExtent, Report, RunInfo,
-    WhatIf, WhatIfPhase,
+    WhatIfPhase, WhatIfReport,
 };
 use groundskeeper_author::InspectedModule;
 
@@ -63,7 +63,7 @@ impl Modules {
         };
         let files = folder.iter().flat_map(|folder| read_manifests(folder)).filter_map(|file| {
             let module = file.module()?;
-            let Declared::Guest(guest) = file.manifest.ok()?.body else { return None };
+            let ManifestBody::Guest(guest) = file.manifest.ok()?.body else { return None };
             let bytes = std::fs::read(&module).ok()?;
             Some((sha256(&bytes).0, (module, guest.limits)))
         });
@@ -186,7 +186,7 @@ fn again(report: &Report) -> String {
     text
 }
 
-fn what_if(report: &WhatIf) -> String {
+fn what_if(report: &WhatIfReport) -> String {
     let mut text = extent(&report.extent);
     let name = printable(&report.phase);
     let place = if report.in_place_of_its_namesake {

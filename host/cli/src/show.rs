@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peer, Peers, PhaseList, Resumed};
+use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peer, Peers, PhaseList, ResumeAnswer};
 use groundskeeper::engine::policy::Mode;
 use groundskeeper::flow::{BreakerState, KindSnapshot, LatencySnapshot, TrafficSnapshot};
 use groundskeeper::journal::{Outcome, Record};
@@ -74,11 +74,11 @@ fn request_table(requests: &[KindSnapshot]) -> String {
     table(&head, requests.iter().map(row))
 }
 
-pub(super) fn resumed(resumed: &Resumed) -> String {
+pub(super) fn resumed(resumed: &ResumeAnswer) -> String {
     format!("{} runs again; it was {}\n", printable(&resumed.phase), resumed.was.as_str())
 }
 
-pub(super) fn paused(paused: &Resumed) -> String {
+pub(super) fn paused(paused: &ResumeAnswer) -> String {
     let phase = printable(&paused.phase);
     format!(
         "{phase} is paused; it was {}. `groundskeeper resume {phase}` lets it run again\n",

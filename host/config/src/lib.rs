@@ -32,15 +32,15 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use manifest::{Declared, GuestManifest, Manifest, ManifestFile, Runtime, read_manifests};
+pub use manifest::{GuestManifest, Manifest, ManifestBody, ManifestFile, Runtime, read_manifests};
 #[doc(hidden)]
 pub use manifest::{MOST_MANIFEST_BYTES, arrange_manifests, is_manifest};
 #[cfg(feature = "schema")]
 #[doc(hidden)]
 pub use schema::{manifest_schema, schema};
 pub use sections::{
-    AdminSection, GuestSettings, LogFormat, LogLevel, LogSettings, NodeSettings, Require, ShutdownSettings,
-    TelemetrySettings,
+    AdminSection, GuestSettings, LogFormat, LogLevel, LogSettings, NodeSettings, ShutdownSettings,
+    TelemetrySettings, TrustRequirement,
 };
 
 /// A whole config. It is valid if one of its functions has read it.

@@ -43,12 +43,12 @@ pub struct Manifest {
     /// When it runs. Keys that were left out have their defaults.
     pub schedule: Schedule,
     /// The part that depends on the kind of the phase.
-    pub body: Declared,
+    pub body: ManifestBody,
 }
 
 /// What a manifest says besides name, mode and schedule. Depends on the kind of the phase.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Declared {
+pub enum ManifestBody {
     /// The config contains its settings, as read from this file.
     BuiltIn,
     /// A phase with a module in the drop-in folder.
@@ -155,8 +155,8 @@ impl Manifest {
     /// The kind of the phase, as in manifests and in the output of `phases`.
     pub fn kind(&self) -> &'static str {
         match &self.body {
-            Declared::BuiltIn => "built-in",
-            Declared::Guest(guest) => guest.runtime.as_str(),
+            ManifestBody::BuiltIn => "built-in",
+            ManifestBody::Guest(guest) => guest.runtime.as_str(),
         }
     }
 }
@@ -273,7 +273,7 @@ impl ManifestReader<'_> {
         self.ranges(&written);
         let schedule = written.schedule.or(schedules(&BuiltInPhases::default())[at].clone());
         schedule::check(&mut self.from, "schedule", Some(&BUILTINS), &schedule);
-        Some(Manifest { name, mode: written.mode, schedule, body: Declared::BuiltIn })
+        Some(Manifest { name, mode: written.mode, schedule, body: ManifestBody::BuiltIn })
     }
 
     fn guest(
@@ -304,7 +304,7 @@ impl ManifestReader<'_> {
         self.module(&module);
         let WrittenManifest { mode, grants, limits, on_failure, .. } = written;
         let guest = GuestManifest { runtime, module, sha256, instance, grants, limits, on_failure, settings };
-        Some(Manifest { name, mode, schedule, body: Declared::Guest(Box::new(guest)) })
+        Some(Manifest { name, mode, schedule, body: ManifestBody::Guest(Box::new(guest)) })
     }
 
     fn contradictions(&mut self, runtime: Runtime, written: &WrittenManifest) {

@@ -20,7 +20,8 @@ use super::builtin;
 use super::document::Document;
 use super::manifest::{Manifest, read_manifests};
 use super::{
-    AdminSection, Config, GuestSettings, NodeSettings, Overrides, Require, bounds, performance, schedule,
+    AdminSection, Config, GuestSettings, NodeSettings, Overrides, TrustRequirement, bounds, performance,
+    schedule,
 };
 
 /// `sockaddr_un` holds 108 bytes with the final zero; other systems have fewer.
@@ -311,7 +312,7 @@ impl<'a> Resolver<'a> {
                 );
                 self.wrong("guests.public_key", message);
             }
-            None if guests.require == Require::Signature => {
+            None if guests.require == TrustRequirement::Signature => {
                 let message =
                     "require = \"signature\" needs public_key, the last line of minisign.pub".to_owned();
                 self.wrong("guests.require", message);

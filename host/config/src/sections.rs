@@ -91,7 +91,7 @@ impl ShutdownSettings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Require {
+pub enum TrustRequirement {
     /// The manifest needs no signature, and no digest unless the phase is native.
     #[default]
     Nothing,
@@ -114,7 +114,7 @@ pub struct GuestSettings {
     pub reload_native: bool,
     /// What the host requires to load a phase: "nothing"; "digest": its manifest names the digest of its module;
     /// "signature": the manifest is also signed, in a file beside it that ends with .minisig.
-    pub require: Require,
+    pub require: TrustRequirement,
     /// The public key for signatures, as minisign writes it. Needed if require is "signature".
     pub public_key: Option<String>,
     /// Connections that all guests together may end in one tick, bans included.
@@ -139,7 +139,7 @@ impl Default for GuestSettings {
             dir: None,
             allow_native: false,
             reload_native: false,
-            require: Require::Nothing,
+            require: TrustRequirement::Nothing,
             public_key: None,
             disconnects_per_tick: usual.disconnects_per_tick,
             disconnects_per_hour: usual.disconnects_per_hour,

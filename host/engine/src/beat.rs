@@ -42,7 +42,7 @@ pub trait BeatRecorder: Send {
     fn ran(&mut self, run: RecordedRun);
 
     /// Records the outcome of each ask of the last run.
-    fn applied(&mut self, fates: Vec<AskOutcome>);
+    fn applied(&mut self, ask_outcomes: Vec<AskOutcome>);
 
     /// Ends the beat. `after` holds all changes by its plans.
     fn end(&mut self, after: Arc<Changes>);
@@ -125,7 +125,7 @@ pub struct RecordedRun {
     pub before: Arc<Changes>,
     pub took_us: u64,
     pub fuel: Option<u64>,
-    pub came: RecordedOutcome,
+    pub outcome: RecordedOutcome,
 }
 
 /// The outcome of a run.
@@ -146,7 +146,7 @@ pub struct AppliedPlan {
     pub memory: Option<Saved>,
     pub metrics: Vec<Metric>,
     /// One for each ask; empty if the plan was not applied.
-    pub fates: Vec<AskOutcome>,
+    pub ask_outcomes: Vec<AskOutcome>,
 }
 
 /// The outcome of one ask.
@@ -173,7 +173,7 @@ impl RecordedOutcome {
                 asks: asks.clone(),
                 memory: memory.clone(),
                 metrics: metrics.clone(),
-                fates: Vec::new(),
+                ask_outcomes: Vec::new(),
             }),
             Err(RunFailure { kind, text }) => RecordedOutcome::Failed { how: kind, text: text.into_owned() },
         }

@@ -193,13 +193,13 @@ impl Cycle {
         &self.runner.world
     }
 
-    pub fn board(&self) -> Arc<PhaseStatuses> {
+    pub fn statuses(&self) -> Arc<PhaseStatuses> {
         Arc::clone(&self.board)
     }
 
     /// Whether phases run on the caller's thread.
     pub fn runs_inline(&self) -> bool {
-        matches!(self.runner.fence, Executor::Inline)
+        matches!(self.runner.executor, Executor::Inline)
     }
 
     pub fn set_interval(&mut self, interval: Duration) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use groundskeeper_base::write::private_folder;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Declared, GuestManifest, Manifest, ManifestFile, Problem, Runtime, read_manifests};
+use crate::config::{GuestManifest, Manifest, ManifestBody, ManifestFile, Problem, Runtime, read_manifests};
 use crate::data::{DiskFileSystem, FileSystem, Generation};
 use crate::engine::PhaseProgram;
 #[cfg(feature = "dylib")]
@@ -105,7 +105,7 @@ impl Loader {
                 return Err(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"));
             }
         };
-        let Declared::Guest(guest) = &manifest.body else { return Ok(None) };
+        let ManifestBody::Guest(guest) = &manifest.body else { return Ok(None) };
         let path = file.path.parent().unwrap_or(Path::new("")).join(&guest.module);
         let module = DiskFileSystem.read(&path, MOST_BYTES as u64 + 1);
         let module = module.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;

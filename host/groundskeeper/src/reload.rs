@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{GuestManifest, Manifest, Require};
+use crate::config::{GuestManifest, Manifest, TrustRequirement};
 use crate::data::Generation;
 use crate::loader::PhaseRefusal;
 use crate::registry::PhaseSpec;
@@ -56,7 +56,7 @@ pub struct ReloadOptions {
     /// Replaces native phases while the node runs: for their authors.
     pub reload_native: bool,
     /// What the host requires of the files before it loads them.
-    pub require: Require,
+    pub require: TrustRequirement,
     /// The key that signatures are checked against.
     pub public_key: Option<String>,
 }
@@ -64,7 +64,7 @@ pub struct ReloadOptions {
 impl ReloadOptions {
     /// Requires nothing of the files in `dir`.
     pub fn trusting(dir: PathBuf) -> Self {
-        Self { dir, reload_native: false, require: Require::Nothing, public_key: None }
+        Self { dir, reload_native: false, require: TrustRequirement::Nothing, public_key: None }
     }
 }
 

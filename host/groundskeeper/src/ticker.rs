@@ -80,7 +80,7 @@ pub struct TickerHandle {
 
 impl TickerHandle {
     /// Counts and times of the ticks. Reading them takes no lock and does not wait for a beat.
-    pub fn pulse(&self) -> &Arc<TickerStats> {
+    pub fn stats(&self) -> &Arc<TickerStats> {
         &self.pulse
     }
 

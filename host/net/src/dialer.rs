@@ -12,7 +12,7 @@ use groundskeeper_pool::book::{Dial, DialAttempt, DialFailure, DialOrder};
 use groundskeeper_pool::pool::{Denied, Direction};
 use tokio::sync::Semaphore;
 
-use super::handshake::{Greeter, Outgoing};
+use super::handshake::{Greeter, OutboundHandshake};
 use super::handshake_error::HandshakeError;
 use super::node::LocalNode;
 use super::transport::{Connector, NewConnection};
@@ -61,7 +61,7 @@ impl Dialer {
         }
     }
 
-    async fn run(&self, outgoing: Outgoing, ticket: DialAttempt) {
+    async fn run(&self, outgoing: OutboundHandshake, ticket: DialAttempt) {
         let LocalNode { config, tasks, .. } = &*self.node;
         let connect = tokio::time::timeout(config.connect_timeout, self.connect(outgoing.order.address));
         let connected = tokio::select! {
@@ -93,7 +93,7 @@ impl Dialer {
         let ended = self.greeter.in_time(handshake).await;
         let Some(ticket) = ticket else { return };
         match ended {
-            Ok(peer) => ticket.alive(peer),
+            Ok(peer) => ticket.probe_succeeded(peer),
             Err(HandshakeError::Denied { denied: Denied::Duplicate, peer }) => ticket.duplicate(peer),
             Err(error) => ticket.failed(&error.into_failure()),
         }
@@ -117,7 +117,7 @@ impl Dial for Dialer {
         };
         let dialer = self.clone();
         tasks.spawn(async move {
-            dialer.run(Outgoing { order, admission }, ticket).await;
+            dialer.run(OutboundHandshake { order, admission }, ticket).await;
             drop(place);
         });
     }

@@ -11,9 +11,9 @@ use super::wire::{FAREWELL, MAX_WORDS, Message, clipped, code_of};
 /// descriptors that no limit counts.
 const AT_ONCE: usize = 64;
 
-pub(crate) struct Farewells(Semaphore);
+pub(crate) struct GoodbyeSender(Semaphore);
 
-impl Farewells {
+impl GoodbyeSender {
     pub(crate) fn new() -> Self {
         Self(Semaphore::new(AT_ONCE))
     }

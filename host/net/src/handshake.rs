@@ -10,7 +10,7 @@ use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{Admission, Link, Removal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use super::farewells::Farewells;
+use super::farewells::GoodbyeSender;
 use super::handshake_error::HandshakeError;
 use super::hello::{own_hello, read_hello, say_hello};
 use super::node::LocalNode;
@@ -20,7 +20,7 @@ use super::session::Sessions;
 use super::wire::{FEATURE_ALONE, FEATURE_PROBE, Hello};
 
 /// An outgoing connection attempt.
-pub(crate) struct Outgoing {
+pub(crate) struct OutboundHandshake {
     pub(crate) order: DialOrder,
     pub(crate) admission: Admission,
 }
@@ -30,12 +30,12 @@ pub(crate) struct Greeter {
     node: Arc<LocalNode>,
     roster: Arc<Roster>,
     sessions: Arc<Sessions>,
-    farewells: Farewells,
+    farewells: GoodbyeSender,
 }
 
 impl Greeter {
     pub(crate) fn new(node: Arc<LocalNode>, roster: Arc<Roster>, sessions: Arc<Sessions>) -> Arc<Self> {
-        Arc::new(Self { node, roster, sessions, farewells: Farewells::new() })
+        Arc::new(Self { node, roster, sessions, farewells: GoodbyeSender::new() })
     }
 
     /// Runs `handshake` until its deadline, or until the node stops.
@@ -106,7 +106,7 @@ impl Greeter {
         &self,
         mut stream: S,
         peer: PeerId,
-        Outgoing { order, admission }: Outgoing,
+        OutboundHandshake { order, admission }: OutboundHandshake,
         connected: impl FnOnce(PeerId) -> Option<ConnectedGuard>,
     ) -> Result<(), HandshakeError>
     where
@@ -173,7 +173,7 @@ impl Greeter {
         let book = &self.node.state.book;
         match book.learn(address, Some(peer), AddressSource::Itself) {
             LearnOutcome::Refused(_) => None,
-            _ => Some(book.tenure(address)),
+            _ => Some(book.connected_guard(address)),
         }
     }
 }

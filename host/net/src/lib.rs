@@ -63,7 +63,7 @@ pub use identity::{BadKey, Identity};
 pub use request_error::{AskError, RequestError};
 pub use requests::WhenFull;
 pub use settings::NetConfig;
-pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, Unproven};
+pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, UnprovenStream};
 
 use answering::Answers;
 use asking::RoutedRequests;
@@ -77,7 +77,7 @@ use groundskeeper_flow::{
 };
 use groundskeeper_pool::book::{Dial, DialOrder};
 use groundskeeper_pool::pool::{Direction, PeerFacts};
-use handshake::{Greeter, Outgoing};
+use handshake::{Greeter, OutboundHandshake};
 use listener::Acceptor;
 use node::LocalNode;
 use place::disconnect_for_shutdown;
@@ -240,7 +240,7 @@ impl Net {
                 Direction::Inbound => greeter.greet_inbound(stream, id, address, admission).await,
                 Direction::Outbound => {
                     let order = DialOrder { address, expect: Some(id), probe: false };
-                    greeter.greet_outbound(stream, id, Outgoing { order, admission }, |_| None).await
+                    greeter.greet_outbound(stream, id, OutboundHandshake { order, admission }, |_| None).await
                 }
             }
         };

@@ -59,6 +59,6 @@ impl RoutedRequests {
         let unhealthy =
             listed.conns.iter().filter(|conn| health(conn).is_some_and(|h| h <= healthy_above)).count();
         let askable = listed.conns.iter().filter(|conn| self.can_ask(conn, kind, healthy_above)).count();
-        AskError::NobodyToAsk { live, unhealthy, open: live.saturating_sub(unhealthy + askable) }
+        AskError::NoPeerAvailable { live, unhealthy, open: live.saturating_sub(unhealthy + askable) }
     }
 }

@@ -57,7 +57,7 @@ pub enum AskError {
     #[error(
         "no peer can be asked: {live} live, {unhealthy} of them unhealthy, {open} with an open breaker or too many open requests"
     )]
-    NobodyToAsk { live: usize, unhealthy: usize, open: usize },
+    NoPeerAvailable { live: usize, unhealthy: usize, open: usize },
     #[error("no answer after {asked} attempts; the last one: {last}")]
     NoAnswer { asked: u32, last: RequestError },
     /// The request cannot be sent to any peer: its kind or size is invalid, or too many requests are open.

@@ -24,7 +24,7 @@ pub(crate) struct Roster {
     blocks: Box<[Block]>,
     /// Counts connections that were added and removed.
     changes: AtomicU64,
-    listed: ArcSwap<Listed>,
+    listed: ArcSwap<ConnList>,
     /// Records of peers that have disconnected.
     pub(crate) records: PeerRecords,
     /// When [`Roster::relieve`] last ran: the coarse time plus one, or 0 for never.
@@ -33,7 +33,7 @@ pub(crate) struct Roster {
 
 /// All connections at one moment, to choose from without a lock.
 #[derive(Default)]
-pub(crate) struct Listed {
+pub(crate) struct ConnList {
     changes: u64,
     pub(crate) conns: Vec<Arc<Conn>>,
 }
@@ -78,7 +78,7 @@ impl Roster {
     }
 
     /// The connections. Lists them again if one was added or removed since the last call; otherwise O(1), with no lock.
-    pub(crate) fn listed(&self) -> arc_swap::Guard<Arc<Listed>> {
+    pub(crate) fn listed(&self) -> arc_swap::Guard<Arc<ConnList>> {
         let changes = self.changes.load(Ordering::Acquire);
         let listed = self.listed.load();
         if listed.changes == changes {
@@ -87,7 +87,7 @@ impl Roster {
         let mut conns = Vec::with_capacity(listed.conns.len() + 1);
         self.for_each(|conn| conns.push(Arc::clone(conn)));
         // Two callers may list at once, and either list will do: a connection added meanwhile has changed the count.
-        self.listed.store(Arc::new(Listed { changes, conns }));
+        self.listed.store(Arc::new(ConnList { changes, conns }));
         self.listed.load()
     }
 

@@ -37,7 +37,7 @@ pub type BoxedStream = Box<dyn ByteStream>;
 /// [`HandshakeError::Closed`] for the connection, [`HandshakeError::NoKey`], [`HandshakeError::BadKey`],
 /// [`HandshakeError::OtherNetwork`] and [`HandshakeError::Garbage`] for what the peer sent. `?` converts an
 /// [`io::Error`].
-pub type Unproven = BoxFuture<'static, Result<(BoxedStream, PeerId), HandshakeError>>;
+pub type UnprovenStream = BoxFuture<'static, Result<(BoxedStream, PeerId), HandshakeError>>;
 
 /// Opens and accepts connections in place of TLS over TCP: another protocol, or a simulated network.
 ///
@@ -52,7 +52,7 @@ pub trait Transport: Send + Sync + 'static {
     /// # Errors
     /// `ConnectionRefused` if nothing listens there, `TimedOut` if there is no answer. Any other means "unreachable",
     /// with the text of the error. Each counts as a failure of the address.
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>>;
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<UnprovenStream>>;
 
     /// Starts to listen on `address`, one of `NetConfig::listen`.
     ///
@@ -68,7 +68,7 @@ pub trait Listener: Send + Sync + 'static {
     /// # Errors
     /// `ConnectionAborted`, `ConnectionReset` and `Interrupted` are about one connection: the host accepts the next one
     /// at once. Any other is about the listener: the host waits 50 ms, then up to 1 s, before it accepts again.
-    fn accept(&self) -> BoxFuture<'_, io::Result<(Unproven, SocketAddr)>>;
+    fn accept(&self) -> BoxFuture<'_, io::Result<(UnprovenStream, SocketAddr)>>;
 
     /// The address that it listens on, with the port that the system chose for port 0.
     ///
@@ -93,7 +93,7 @@ pub(crate) enum BoundListener {
 /// A connection before the peer has proven its identity.
 pub(crate) enum NewConnection {
     Tls(TcpStream, Tls),
-    Own(Unproven),
+    Own(UnprovenStream),
 }
 
 impl Connector {

@@ -26,7 +26,7 @@ pub use file::{Damage, Event, Gap, ReadError, Recording};
 pub use fixture::Fixture;
 pub use recorder::{RecordError, Recorder, RecorderOptions};
 pub use replay::{Difference, Lookup, PhaseReport, RecordingExtent, Report, builtin, replay};
-pub use whatif::{ActionCount, Agreement, DroppedConnection, FailedRun, WhatIf, WhatIfPhase, what_if};
+pub use whatif::{ActionCount, Agreement, DroppedConnection, FailedRun, WhatIfPhase, WhatIfReport, what_if};
 
 pub use groundskeeper_engine::beat::{
     AppliedPlan, AskOutcome, BeatHeader, RecordCounts, RecordedOutcome, RecordedRun, RunInfo,

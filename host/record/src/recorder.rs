@@ -200,7 +200,11 @@ impl BeatRecorder for Recorder {
 
     fn applied(&mut self, became: Vec<AskOutcome>) {
         let last = self.taking.as_mut().and_then(|taking| taking.runs.last_mut());
-        if let Some(RecordedRun { came: RecordedOutcome::Planned(AppliedPlan { fates, .. }), .. }) = last {
+        if let Some(RecordedRun {
+            outcome: RecordedOutcome::Planned(AppliedPlan { ask_outcomes: fates, .. }),
+            ..
+        }) = last
+        {
             *fates = became;
         }
     }

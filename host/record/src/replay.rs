@@ -89,7 +89,7 @@ impl RecordingExtent {
     }
 
     /// Whether no beat was left out, and every recorded beat could be read.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.gaps.is_empty() && self.damage.is_empty() && self.torn_bytes == 0
     }
 }
@@ -205,14 +205,14 @@ impl ReplayedPhase {
             None
         };
         let Some(body) = &self.body else { return skip(&mut self.report, None) };
-        if matches!(run.came, RecordedOutcome::Failed { how: FailureKind::Overran, .. }) {
+        if matches!(run.outcome, RecordedOutcome::Failed { how: FailureKind::Overran, .. }) {
             let why = "it did not return in time, which depends on the clock";
             return skip(&mut self.report, Some(why));
         }
         let view = beat.view_of(run);
         let done = body.run(&PhaseCall { tick: run.tick, view: Arc::clone(&view) });
         let now = RecordedOutcome::of(&done.ended);
-        if run.came.is_same_as(&now) {
+        if run.outcome.is_same_as(&now) {
             self.report.identical += 1;
             return None;
         }
@@ -222,7 +222,7 @@ impl ReplayedPhase {
             urgent: beat.moment.urgent,
             unix_s: beat.moment.unix_s(),
             phase: run.phase.name.clone(),
-            lines: compare(&lines(&run.came, &*view), &lines(&now, &*view)),
+            lines: compare(&lines(&run.outcome, &*view), &lines(&now, &*view)),
         })
     }
 }

@@ -28,7 +28,7 @@ impl CodecState {
 
     /// Notes the memory for the next run: a plan's new memory, or the memory that this run had.
     fn note(&mut self, run: &RecordedRun) {
-        let stored = match &run.came {
+        let stored = match &run.outcome {
             RecordedOutcome::Planned(AppliedPlan { memory: Some(memory), .. }) => Some(memory.clone()),
             RecordedOutcome::Planned(_) | RecordedOutcome::Failed { .. } => run.memory.clone(),
         };
@@ -59,7 +59,7 @@ impl CodecState {
             last = &run.before;
             put(out, run.took_us);
             put(out, run.fuel.map_or(0, |fuel| fuel.saturating_add(1)));
-            put_came(out, &run.came);
+            put_came(out, &run.outcome);
             self.note(run);
         }
         put_changes(out, last, after);
@@ -93,7 +93,7 @@ impl CodecState {
             let took_us = bytes.number()?;
             let fuel = bytes.number()?.checked_sub(1);
             let came = take_came(bytes)?;
-            let run = RecordedRun { phase, tick, memory, before, took_us, fuel, came };
+            let run = RecordedRun { phase, tick, memory, before, took_us, fuel, outcome: came };
             self.note(&run);
             runs.push(run);
         }
@@ -227,7 +227,7 @@ const FAILURES: [FailureKind; 10] = [
 ];
 
 fn put_came(out: &mut Vec<u8>, came: &RecordedOutcome) {
-    let AppliedPlan { asks, memory, metrics, fates } = match came {
+    let AppliedPlan { asks, memory, metrics, ask_outcomes: fates } = match came {
         RecordedOutcome::Planned(planned) => planned,
         RecordedOutcome::Failed { how, text } => {
             let place =
@@ -308,7 +308,7 @@ fn take_came(bytes: &mut ByteReader<'_>) -> Result<RecordedOutcome, CorruptBytes
     let kind = bytes.byte()?;
     let memory = take_memory(bytes, kind)?;
     let metrics = (0..bytes.count()?).map(|_| take_metric(bytes)).collect::<Result<_, _>>()?;
-    Ok(RecordedOutcome::Planned(AppliedPlan { asks, memory, metrics, fates }))
+    Ok(RecordedOutcome::Planned(AppliedPlan { asks, memory, metrics, ask_outcomes: fates }))
 }
 
 fn take_metric(bytes: &mut ByteReader<'_>) -> Result<Metric, CorruptBytes> {

@@ -39,19 +39,19 @@ pub(super) enum MissEncoding {
 /// How one column is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Rule {
-    pub foretell: Prediction,
+    pub prediction: Prediction,
     pub missed: MissEncoding,
 }
 
 impl Rule {
-    const USUAL: Self = Self { foretell: Prediction::Same, missed: MissEncoding::Distance };
+    const USUAL: Self = Self { prediction: Prediction::Same, missed: MissEncoding::Distance };
 
     /// The best rule for a column of the peers. Any rule is exact for any column.
     pub fn of_peers(column: PeerColumn) -> Self {
         use PeerColumn::*;
         match column {
-            Idle => Self { foretell: Prediction::GrowsMono, missed: MissEncoding::Value },
-            Age => Self { foretell: Prediction::GrowsMono, missed: MissEncoding::Distance },
+            Idle => Self { prediction: Prediction::GrowsMono, missed: MissEncoding::Value },
+            Age => Self { prediction: Prediction::GrowsMono, missed: MissEncoding::Distance },
             Conn | Health | Rtt | PingsLost | KibIn | KibOut | KibQueued | Group | Inbound | Protected => {
                 Self::USUAL
             }
@@ -62,14 +62,14 @@ impl Rule {
     pub fn of_book(column: AddressColumn) -> Self {
         use AddressColumn::*;
         match column {
-            Heard | Reached => Self { foretell: Prediction::GrowsUnix, missed: MissEncoding::Value },
-            Wait => Self { foretell: Prediction::FallsMono, missed: MissEncoding::Value },
+            Heard | Reached => Self { prediction: Prediction::GrowsUnix, missed: MissEncoding::Value },
+            Wait => Self { prediction: Prediction::FallsMono, missed: MissEncoding::Value },
             Failures | Group => Self::USUAL,
         }
     }
 
     pub fn to_byte(self) -> u8 {
-        self.foretell as u8 | (self.missed as u8) << 4
+        self.prediction as u8 | (self.missed as u8) << 4
     }
 
     pub fn from_byte(byte: u8) -> Result<Self, CorruptBytes> {
@@ -78,12 +78,12 @@ impl Rule {
         const MISSED: [MissEncoding; 2] = [MissEncoding::Distance, MissEncoding::Value];
         let rule = FORETELL.get(usize::from(byte & 0xf)).zip(MISSED.get(usize::from(byte >> 4)));
         let (&foretell, &missed) = rule.ok_or(CorruptBytes("a column has a rule that is not known"))?;
-        Ok(Self { foretell, missed })
+        Ok(Self { prediction: foretell, missed })
     }
 
     fn foretold(self, before: u32, elapsed: Elapsed) -> u32 {
         let grown = |by: u32| if before == UNKNOWN { UNKNOWN } else { before.saturating_add(by).min(MOST) };
-        match self.foretell {
+        match self.prediction {
             Prediction::Same => before,
             Prediction::GrowsMono => grown(elapsed.mono_s),
             Prediction::GrowsUnix => grown(elapsed.unix_s),

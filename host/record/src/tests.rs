@@ -197,8 +197,8 @@ fn came() -> impl Strategy<Value = RecordedOutcome> {
     let asks = proptest::collection::vec((ask(), fate), 0..4);
     prop_oneof![
         4 => (asks, saved(), proptest::collection::vec(metric, 0..3)).prop_map(|(asks, memory, metrics)| {
-            let (asks, fates) = asks.into_iter().unzip();
-            RecordedOutcome::Planned(AppliedPlan { asks, memory, metrics, fates })
+            let (asks, ask_outcomes) = asks.into_iter().unzip();
+            RecordedOutcome::Planned(AppliedPlan { asks, memory, metrics, ask_outcomes })
         }),
         1 => ".{0,12}".prop_map(|text| RecordedOutcome::Failed { how: FailureKind::Transient, text }),
     ]
@@ -237,7 +237,7 @@ fn run(peers: usize, book: usize) -> impl Strategy<Value = RecordedRun> {
             before,
             took_us: u64::from(missed),
             fuel,
-            came,
+            outcome: came,
         },
     )
 }

@@ -30,7 +30,7 @@ pub struct WhatIfPhase {
 
 /// What the candidate would have done.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
-pub struct WhatIf {
+pub struct WhatIfReport {
     /// The beats that were read, and what could not be read.
     pub extent: RecordingExtent,
     /// Name of the candidate.
@@ -122,7 +122,7 @@ type RecordedConn = (u64, u32);
 
 /// Runs `candidate` on each recorded beat in which it would have been due, with separate memory. A drop counts as
 /// `soon` if the recorded phases made it too, at most `within_ticks` ticks later.
-pub fn what_if(recording: &Recording, candidate: &WhatIfPhase, within_ticks: u32) -> WhatIf {
+pub fn what_if(recording: &Recording, candidate: &WhatIfPhase, within_ticks: u32) -> WhatIfReport {
     let mut trial = PhaseTrial::new(candidate);
     let extent = RecordingExtent::walk(recording, |beat| {
         trial.run_if_due(candidate, beat);
@@ -134,7 +134,7 @@ pub fn what_if(recording: &Recording, candidate: &WhatIfPhase, within_ticks: u32
 #[derive(Default)]
 struct PhaseTrial {
     /// Holds every kind of action, at its number.
-    report: WhatIf,
+    report: WhatIfReport,
     /// None before the first beat.
     timing: Option<Timing>,
     session: Option<u64>,
@@ -152,7 +152,7 @@ impl PhaseTrial {
     fn new(candidate: &WhatIfPhase) -> Self {
         let action = |kind: &Kind| ActionCount { action: kind.name, would_ask: 0, did_ask: 0, did_apply: 0 };
         let actions = KINDS.iter().map(action).collect();
-        let report = WhatIf { phase: candidate.name.clone(), actions, ..WhatIf::default() };
+        let report = WhatIfReport { phase: candidate.name.clone(), actions, ..WhatIfReport::default() };
         Self { report, ..Self::default() }
     }
 
@@ -244,7 +244,9 @@ impl PhaseTrial {
 
     fn note_recorded(&mut self, beat: &RecordedBeat) {
         for run in &beat.runs {
-            let RecordedOutcome::Planned(AppliedPlan { asks, fates, .. }) = &run.came else { continue };
+            let RecordedOutcome::Planned(AppliedPlan { asks, ask_outcomes: fates, .. }) = &run.outcome else {
+                continue;
+            };
             if asks.is_empty() {
                 continue;
             }
@@ -274,7 +276,7 @@ impl PhaseTrial {
         }
     }
 
-    fn report(mut self, extent: RecordingExtent, within_ticks: u32) -> WhatIf {
+    fn report(mut self, extent: RecordingExtent, within_ticks: u32) -> WhatIfReport {
         let mut agreement = Agreement { within_ticks, ..Agreement::default() };
         let mut would_drop: Vec<DroppedConnection> = Vec::with_capacity(self.would_drop.len());
         for (conn, mut one) in self.would_drop {
@@ -295,7 +297,7 @@ impl PhaseTrial {
         // Stable: among equal counts, the older connection comes first.
         would_drop.sort_by_key(|one| std::cmp::Reverse(one.times));
         self.report.actions.retain(|action| action.would_ask + action.did_ask > 0);
-        WhatIf {
+        WhatIfReport {
             extent,
             in_place_of_its_namesake: self.place.is_some(),
             would_drop,

@@ -221,7 +221,7 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     let options = Options {
         interval: machine.interval,
         dialer: Some(net.dialer()),
-        fence: Executor::Inline,
+        executor: Executor::Inline,
         stopwatch: Some(Box::new(|| Duration::ZERO)),
         secret: machine.drawn(life_number, 3),
         after_tick: Some(Box::new(move |_, report| at_tick.after(report))),
@@ -396,7 +396,7 @@ impl Judge {
 
     /// Called every second.
     fn look(&self, maintenance: &Maintenance) {
-        let pulse = maintenance.handle().pulse();
+        let pulse = maintenance.handle().stats();
         let due = (self.state.clock.mono().as_secs() / self.machine.interval.as_secs()) as u32;
         // The tick grid begins with the process. A late tick waits a moment for messages that have arrived.
         if pulse.tick() + 1 < due {

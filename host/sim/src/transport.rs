@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use groundskeeper::net::{BoxFuture, BoxedStream, Listener, Transport, Unproven};
+use groundskeeper::net::{BoxFuture, BoxedStream, Listener, Transport, UnprovenStream};
 use groundskeeper::peer::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
-    fn prove(&self, inner: TcpStream, there: usize) -> Unproven {
+    fn prove(&self, inner: TcpStream, there: usize) -> UnprovenStream {
         let breaks = self.weather.breaks(self.host, there);
         let mut stream =
             PlainStream { inner, here: self.host, there, breaks, weather: Arc::clone(&self.weather) };
@@ -47,7 +47,7 @@ impl Plain {
 impl Transport for Plain {
     /// Turmoil drops a SYN on a cut link and reports a refused connection at once. In a real network there is no
     /// answer, and the SYN is sent again.
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<UnprovenStream>> {
         Box::pin(async move {
             let there = self.weather.host_at(address.ip()).ok_or(io::ErrorKind::HostUnreachable)?;
             let mut again = SYN_AGAIN;
@@ -79,7 +79,7 @@ struct Door {
 }
 
 impl Listener for Door {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(Unproven, SocketAddr)>> {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(UnprovenStream, SocketAddr)>> {
         Box::pin(async move {
             let (stream, from) = self.listener.accept().await?;
             let there = self.plain.weather.host_at(from.ip()).ok_or(io::ErrorKind::ConnectionAborted)?;

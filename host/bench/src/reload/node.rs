@@ -90,8 +90,8 @@ impl Node {
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { _ = stopped.await };
         let (reload, task) = reload::run(reloader, ticker, stopped);
-        let running = maintenance.board().read().iter().filter(|phase| phase.last_error.is_none()).count();
-        assert_eq!(running, names.len(), "{:?}", maintenance.board().read());
+        let running = maintenance.statuses().read().iter().filter(|phase| phase.last_error.is_none()).count();
+        assert_eq!(running, names.len(), "{:?}", maintenance.statuses().read());
         drop(inside);
         Self { runtime, maintenance: Some(maintenance), reload, task: Some(task), stop: Some(stop), scratch }
     }
@@ -105,7 +105,7 @@ impl Node {
     }
 
     pub fn skipped(&self) -> u64 {
-        self.maintenance().handle().pulse().skipped()
+        self.maintenance().handle().stats().skipped()
     }
 
     /// Writes a module outside the drop-in folder.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use groundskeeper::config::{Declared, read_manifests};
+use groundskeeper::config::{ManifestBody, read_manifests};
 use groundskeeper::engine::wasm::{Guest, sha256};
 use groundskeeper::record::Fixture;
 use groundskeeper_author::{DryRun, InspectedModule, build, c_compiler, views};
@@ -38,7 +38,7 @@ fn every_ready_component_is_what_its_source_builds_to() {
     let scratch = tempfile::tempdir().unwrap();
     for file in manifests {
         let manifest = file.manifest.as_ref().unwrap_or_else(|problems| panic!("{problems:?}"));
-        let Declared::Guest(guest) = &manifest.body else { panic!("{} is no guest", file.name) };
+        let ManifestBody::Guest(guest) = &manifest.body else { panic!("{} is no guest", file.name) };
         let module: PathBuf = file.module().unwrap();
         let committed = std::fs::read(&module).unwrap();
         assert_eq!(

@@ -8,7 +8,7 @@ use groundskeeper_engine::BUILTINS;
 use groundskeeper_engine::policy::{MOST_PHASE_NAME, is_phase_name};
 
 use super::super::document::Document;
-use super::{Declared, Manifest, Runtime};
+use super::{Manifest, ManifestBody, Runtime};
 
 /// A larger file is not a manifest.
 pub const MOST_MANIFEST_BYTES: u64 = 1 << 20;
@@ -67,7 +67,7 @@ impl ManifestFile {
         let name = document.text_at("name").filter(|name| is_phase_name(name));
         let name = name.map_or_else(|| name_from(&path), str::to_owned);
         let is_built_in = match (&manifest, document.text_at("kind")) {
-            (Ok(manifest), _) => matches!(manifest.body, Declared::BuiltIn),
+            (Ok(manifest), _) => matches!(manifest.body, ManifestBody::BuiltIn),
             (Err(_), Some("wasm" | "native")) => false,
             (Err(_), Some("built-in")) => true,
             (Err(_), _) => BUILTINS.contains(&name.as_str()),
@@ -82,7 +82,7 @@ impl ManifestFile {
     pub fn module(&self) -> Option<PathBuf> {
         let folder = self.path.parent()?;
         match &self.manifest {
-            Ok(Manifest { body: Declared::Guest(guest), .. }) => Some(folder.join(&guest.module)),
+            Ok(Manifest { body: ManifestBody::Guest(guest), .. }) => Some(folder.join(&guest.module)),
             _ => None,
         }
     }

@@ -26,8 +26,8 @@ fn example() -> String {
 fn guest(text: &str) -> GuestManifest {
     let text = format!("name = \"slow-peers\"\nkind = \"wasm\"\n{text}");
     match Manifest::parse(&text, "x.toml").unwrap().body {
-        Declared::Guest(guest) => *guest,
-        Declared::BuiltIn => panic!("it is a guest"),
+        ManifestBody::Guest(guest) => *guest,
+        ManifestBody::BuiltIn => panic!("it is a guest"),
     }
 }
 
@@ -72,7 +72,7 @@ fn the_line_that_asks_for_a_grant_can_be_written_into_a_manifest() {
 fn the_example_has_every_key_and_true_means_its_numbers() {
     let text = example();
     let written = Manifest::parse(&text, "manifest.toml").unwrap();
-    let Declared::Guest(written) = written.body else { panic!("it is a guest") };
+    let ManifestBody::Guest(written) = written.body else { panic!("it is a guest") };
     let all = [
         "peers",
         "book",
@@ -214,7 +214,7 @@ fn grants_are_true_false_or_a_table() {
 fn what_is_left_out_has_its_default() {
     let manifest = Manifest::parse("name = \"a\"\nkind = \"wasm\"\n", "x.toml").unwrap();
     assert_eq!((manifest.mode, &manifest.schedule), (Mode::Enforce, &Schedule::every(1)));
-    let Declared::Guest(guest) = manifest.body else { panic!("it is a guest") };
+    let ManifestBody::Guest(guest) = manifest.body else { panic!("it is a guest") };
     let expected = GuestManifest {
         runtime: Runtime::Wasm,
         module: "a.wasm".into(),
@@ -250,7 +250,7 @@ fn a_built_in_keeps_its_usual_schedule_and_has_typed_settings() {
     assert_eq!(manifest.schedule.wake_on.len(), 1);
     assert_eq!((manifest.kind(), manifest.mode), ("built-in", Mode::Shadow));
     let config = Folder::of(&[("reconnect.toml", text)]).load("").unwrap();
-    assert_eq!((config.phases.reconnect.settings.target, manifest.body), (12, Declared::BuiltIn));
+    assert_eq!((config.phases.reconnect.settings.target, manifest.body), (12, ManifestBody::BuiltIn));
 }
 
 /// A folder of manifests, and beside it a config that names the folder.

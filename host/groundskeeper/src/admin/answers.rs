@@ -105,7 +105,7 @@ pub struct PhaseList {
 
 /// `POST /phases/{name}/resume`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resumed {
+pub struct ResumeAnswer {
     pub phase: String,
     /// The phase's state before.
     pub was: PhaseState,

@@ -80,11 +80,17 @@ pub(super) async fn view(State(node): AppState) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], node.view().to_json()).into_response()
 }
 
-pub(super) async fn resume(State(node): AppState, Path(name): Path<String>) -> AdminResult<answers::Resumed> {
+pub(super) async fn resume(
+    State(node): AppState,
+    Path(name): Path<String>,
+) -> AdminResult<answers::ResumeAnswer> {
     Ok(Json(node.resume(name).await?))
 }
 
-pub(super) async fn pause(State(node): AppState, Path(name): Path<String>) -> AdminResult<answers::Resumed> {
+pub(super) async fn pause(
+    State(node): AppState,
+    Path(name): Path<String>,
+) -> AdminResult<answers::ResumeAnswer> {
     Ok(Json(node.pause(name).await?))
 }
 

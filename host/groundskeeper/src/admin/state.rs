@@ -7,7 +7,8 @@ use groundskeeper_sdk::phase::Tick;
 
 use super::AdminState;
 use super::answers::{
-    BookStatus, Health, JournalStatus, NodeStatus, Peer, Peers, PhaseList, PoolStatus, ReloadHold, Resumed,
+    BookStatus, Health, JournalStatus, NodeStatus, Peer, Peers, PhaseList, PoolStatus, ReloadHold,
+    ResumeAnswer,
 };
 use crate::clock::{CoarseInstant, unix_seconds};
 use crate::cycle::{BeatReport, Cycle, Thresholds, TickSnapshot};
@@ -33,10 +34,10 @@ async fn change(
     ticker: &TickerHandle,
     phase: String,
     change: fn(&mut Cycle, &str) -> Result<PhaseState, String>,
-) -> Result<Resumed, String> {
+) -> Result<ResumeAnswer, String> {
     let name = phase.clone();
     let was = ticker.with_cycle(move |cycle| change(cycle, &name)).await.unwrap_or_else(going_down)?;
-    Ok(Resumed { phase, was })
+    Ok(ResumeAnswer { phase, was })
 }
 
 impl AdminState {
@@ -116,7 +117,7 @@ impl AdminState {
     }
 
     /// Lets a phase run again, even after many failures, and lets its failed bytes be tried again.
-    pub(super) async fn resume(&self, phase: String) -> Result<Resumed, String> {
+    pub(super) async fn resume(&self, phase: String) -> Result<ResumeAnswer, String> {
         let ticker = self.ticker()?;
         if let Some(reload) = &self.sources.reload {
             reload.forgive(&phase).await;
@@ -125,7 +126,7 @@ impl AdminState {
     }
 
     /// Stops a phase until it is resumed.
-    pub(super) async fn pause(&self, phase: String) -> Result<Resumed, String> {
+    pub(super) async fn pause(&self, phase: String) -> Result<ResumeAnswer, String> {
         change(self.ticker()?, phase, Cycle::pause).await
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::answers::{Explanation, Health, JournalPage, NodeStatus, Peers, PhaseList, Resumed};
+use super::answers::{Explanation, Health, JournalPage, NodeStatus, Peers, PhaseList, ResumeAnswer};
 use super::*;
 use crate::clock::{Clock, TokioClock};
 use crate::config::Config;
@@ -230,7 +230,7 @@ async fn not_ready_names_the_phase_that_fails_or_is_stuck() {
 #[tokio::test]
 async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
     let node = Node::start();
-    let error = node.client().post::<Resumed>("/phases/reaper/resume").await.unwrap_err();
+    let error = node.client().post::<ResumeAnswer>("/phases/reaper/resume").await.unwrap_err();
     assert_eq!(error.to_string(), "this node has no ticker");
 
     let clock = Arc::clone(&node.clock) as Arc<dyn Clock>;
@@ -242,12 +242,12 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
     let socket = AdminSocket::bind(&path).unwrap();
     let served = tokio::spawn(serve_admin(socket, Arc::new(asked), std::future::pending()));
     let client = Client::new(&path);
-    let resumed: Resumed = client.post("/phases/reaper/resume").await.unwrap();
-    assert_eq!(resumed, Resumed { phase: "reaper".into(), was: PhaseState::Active });
-    let error = client.post::<Resumed>("/phases/reeper/resume").await.unwrap_err().to_string();
+    let resumed: ResumeAnswer = client.post("/phases/reaper/resume").await.unwrap();
+    assert_eq!(resumed, ResumeAnswer { phase: "reaper".into(), was: PhaseState::Active });
+    let error = client.post::<ResumeAnswer>("/phases/reeper/resume").await.unwrap_err().to_string();
     assert!(error.contains("no phase is called \"reeper\"; the phases are reaper,"), "{error}");
     // Reading changes nothing, so a browser's prefetch or a scraper cannot resume a phase.
-    assert!(client.get::<Resumed>("/phases/reaper/resume").await.is_err());
+    assert!(client.get::<ResumeAnswer>("/phases/reaper/resume").await.is_err());
     assert_eq!(state.journal.select(9, |record| record.what == crate::journal::ActionKind::Resume).len(), 1);
     served.abort();
 }

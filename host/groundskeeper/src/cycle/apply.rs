@@ -51,7 +51,7 @@ pub(super) struct PlanResult {
     /// The phase wants to run again after this many ticks.
     pub again_in: Option<u32>,
     /// The outcome of each ask.
-    pub fates: Vec<AskOutcome>,
+    pub ask_outcomes: Vec<AskOutcome>,
     /// Refused asks by grant.
     pub refused: BTreeMap<Interface, u32>,
     /// Connections with enough health, counted when first needed.
@@ -70,8 +70,8 @@ impl PlanApplication<'_> {
         for ask in asks {
             self.outcome.tally.asked += 1;
             self.outcome.interface = Some(ask.interface());
-            let fate = self.one(ask).unwrap_or_else(|not_applied| not_applied);
-            self.outcome.fates.push(fate);
+            let ask_outcome = self.one(ask).unwrap_or_else(|not_applied| not_applied);
+            self.outcome.ask_outcomes.push(ask_outcome);
         }
         let mut counted: Vec<_> = std::mem::take(&mut self.outcome.futile_counted).into_iter().collect();
         counted.sort_by_key(|(interface, _)| interface.name());
@@ -221,8 +221,12 @@ impl PlanApplication<'_> {
 }
 
 /// The outcome of an ask; partial if `is_partial`, with `granted` items.
-fn in_part(fate: AskOutcome, is_partial: bool, granted: u32) -> AskOutcome {
-    if is_partial && fate == AskOutcome::Applied { AskOutcome::Partial { granted } } else { fate }
+fn in_part(ask_outcome: AskOutcome, is_partial: bool, granted: u32) -> AskOutcome {
+    if is_partial && ask_outcome == AskOutcome::Applied {
+        AskOutcome::Partial { granted }
+    } else {
+        ask_outcome
+    }
 }
 
 /// The action under which asks of an interface are recorded as a count.

@@ -72,7 +72,7 @@ impl PhaseRunner {
             before: Arc::clone(&run.changes),
             took_us: u64::try_from(ran.took.as_micros()).unwrap_or(u64::MAX),
             fuel: ran.done.cost.fuel,
-            came: RecordedOutcome::of(&ran.done.ended),
+            outcome: RecordedOutcome::of(&ran.done.ended),
         });
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
 /// Runs phases and applies their plans.
 pub(super) struct PhaseRunner {
     pub world: BeatContext,
-    pub fence: Executor,
+    pub executor: Executor,
     pub recorder: Option<Box<dyn BeatRecorder>>,
     pub ledger: Ledger,
     pub pings: VecDeque<PingQueue>,
@@ -94,7 +94,7 @@ impl PhaseRunner {
     pub fn new(world: BeatContext, fence: Executor, interval: Duration, secret: u64) -> Self {
         Self {
             world,
-            fence,
+            executor: fence,
             recorder: None,
             ledger: Ledger::default(),
             pings: VecDeque::new(),
@@ -114,7 +114,7 @@ impl PhaseRunner {
         let job = PhaseCall { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
         let limit = (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET);
         phase.missed += u64::from(tick.missed);
-        let ran = self.fence.run(&phase.spec.body, job, limit);
+        let ran = self.executor.run(&phase.spec.body, job, limit);
         if run.beat.urgent == 0 {
             phase.timing.ran(tick.number, None);
             phase.last_run_unix = Some(tick.unix_s);
@@ -172,7 +172,7 @@ impl PhaseRunner {
             );
         }
         let outcome = Outcome::Failed(words.clone());
-        let draft = NewRecord::new(phase.asker(), ActionKind::PhaseFailed, ended.result());
+        let draft = NewRecord::new(phase.initiator(), ActionKind::PhaseFailed, ended.result());
         self.world.state.journal.record(NewRecord { outcome, ..draft });
         words
     }
@@ -210,7 +210,7 @@ impl PhaseRunner {
         };
         let mut apply = PlanApplication {
             world,
-            by: phase.asker(),
+            by: phase.initiator(),
             snapshot: &run.snapshot,
             view,
             changes,
@@ -221,9 +221,9 @@ impl PhaseRunner {
             outcome: PlanResult::default(),
         };
         apply.plan(asks);
-        let PlanResult { tally, again_in, refused, fates, .. } = apply.outcome;
+        let PlanResult { tally, again_in, refused, ask_outcomes, .. } = apply.outcome;
         if let Some(recorder) = self.recorder.as_mut().filter(|_| run.is_recorded()) {
-            recorder.applied(fates);
+            recorder.applied(ask_outcomes);
         }
         for (grant, n) in refused {
             *phase.refused.entry(grant).or_default() += u64::from(n);
@@ -252,7 +252,7 @@ fn keep(world: &BeatContext, phase: &mut Registered, memory: Option<Saved>, metr
     let mut refuse = |interface: Interface, what| {
         *phase.refused.entry(interface).or_default() += 1;
         let outcome = Outcome::Refused(AskRefusal::NotGranted(interface).to_string());
-        world.state.journal.record(NewRecord { outcome, ..NewRecord::new(phase.asker(), what, "") });
+        world.state.journal.record(NewRecord { outcome, ..NewRecord::new(phase.initiator(), what, "") });
     };
     if !may_remember && memory.is_some() {
         refuse(Interface::Memory, ActionKind::Memory);

@@ -43,7 +43,7 @@ pub struct Options {
     /// Limits for views, statistics and late ticks, until a new config replaces them.
     pub thresholds: Thresholds,
     /// Where phases run: on a separate thread, unless time is simulated.
-    pub fence: Executor,
+    pub executor: Executor,
     /// When phases ran in an earlier process.
     pub last_runs: LastRuns,
     /// What phases kept from an earlier process, by name: memory and quarantine.
@@ -75,7 +75,7 @@ impl Default for Options {
             interval: Duration::from_secs(30),
             dialer: None,
             thresholds: Thresholds::default(),
-            fence: Executor::Thread(PhaseThread::default()),
+            executor: Executor::Thread(PhaseThread::default()),
             last_runs: LastRuns::new(),
             kept: BTreeMap::new(),
             rejected: Vec::new(),
@@ -177,7 +177,8 @@ impl Maintenance {
             Some(data) => restore_phases(&data.folder, &mut phases, &mut options)?,
             None => StartFrom::Folder,
         };
-        let Options { interval, dialer, thresholds, fence, guests, secret, after_tick, .. } = options;
+        let Options { interval, dialer, thresholds, executor: fence, guests, secret, after_tick, .. } =
+            options;
         let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
         let self_id = state.pool.self_id();
         let spread = |name: &str| spread(&self_id, name);
@@ -198,7 +199,7 @@ impl Maintenance {
             }
             _ => None,
         };
-        let board = cycle.board();
+        let board = cycle.statuses();
         let (ticker, handle) = Ticker::new(cycle, interval, secret, after_tick);
         let (stop, stopped) = oneshot::channel::<()>();
         // Dropping the sender also stops the ticker: it does not outlive its owner.
@@ -228,7 +229,7 @@ impl Maintenance {
     }
 
     /// The status of each phase.
-    pub fn board(&self) -> &Arc<PhaseStatuses> {
+    pub fn statuses(&self) -> &Arc<PhaseStatuses> {
         &self.board
     }
 
@@ -244,7 +245,7 @@ impl Maintenance {
         let sources = MetricSources {
             state: self.state.clone(),
             phases: Arc::clone(&self.board),
-            pulse: Arc::clone(self.handle.pulse()),
+            pulse: Arc::clone(self.handle.stats()),
             thresholds: Arc::clone(&self.thresholds),
             started: self.started,
             reload: self.reload().cloned(),
@@ -271,7 +272,7 @@ impl Maintenance {
         #[cfg(feature = "dropin")]
         if let Some(folder) = self.data {
             folder.note_far();
-            let tick = self.handle.pulse().tick();
+            let tick = self.handle.stats().tick();
             if let Err(trouble) = save_all(folder, &self.state, cycle.as_ref(), tick).await {
                 tracing::error!(trouble, "cannot save the state at the end");
             }

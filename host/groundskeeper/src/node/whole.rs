@@ -94,7 +94,7 @@ impl Node {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
             thresholds: thresholds(&config),
-            fence: Executor::Thread(PhaseThread::default()),
+            executor: Executor::Thread(PhaseThread::default()),
             rejected,
             guests: config.guests.ceilings(config.pool.least),
             recorder,
@@ -230,7 +230,7 @@ impl Node {
         folder.note_far();
         steps.done("refuse newcomers", None);
 
-        let tick = handle.pulse().tick();
+        let tick = handle.stats().tick();
         let cycle = tokio::time::timeout(left(), ticker.stop()).await.ok().flatten().flatten();
         let trouble = cycle.is_none().then(|| "the beat did not end in time".to_owned());
         steps.done("finish the beat and stop the ticker", trouble);

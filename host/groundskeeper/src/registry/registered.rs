@@ -206,7 +206,7 @@ impl Registered {
     }
 
     /// The initiator under which the journal records its asks.
-    pub fn asker(&self) -> Initiator {
+    pub fn initiator(&self) -> Initiator {
         Initiator::Phase { name: Arc::clone(&self.name), version: Arc::clone(&self.version) }
     }
 

@@ -9,7 +9,7 @@ use crate::registry::Digest;
 
 /// What to do with files that were read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum OnRead {
+pub(super) enum ReadDecision {
     /// These bytes run already.
     Runs,
     /// These bytes failed here before, for this reason.
@@ -21,14 +21,14 @@ pub(super) enum OnRead {
 }
 
 /// Decides about the bytes with `digest`, read at `now`.
-pub(super) fn on_read(slot: &PhaseSlot, digest: &Digest, kind: ScanKind, now: Duration) -> OnRead {
+pub(super) fn on_read(slot: &PhaseSlot, digest: &Digest, kind: ScanKind, now: Duration) -> ReadDecision {
     if slot.running() == Some(*digest) {
-        return OnRead::Runs;
+        return ReadDecision::Runs;
     }
     match slot.head().lineage.known_bad(digest) {
-        Some(why) => OnRead::KnownBad(why.to_owned()),
-        None if kind != ScanKind::Ordered && slot.was_refused(digest, now) => OnRead::StillRefused,
-        None => OnRead::Stage,
+        Some(why) => ReadDecision::KnownBad(why.to_owned()),
+        None if kind != ScanKind::Ordered && slot.was_refused(digest, now) => ReadDecision::StillRefused,
+        None => ReadDecision::Stage,
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn restores(slot: &PhaseSlot, kind: ScanKind) -> bool {
 
 /// What a start does with the bytes in the folder.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum OnStart {
+pub(super) enum StartDecision {
     KnownBad(String),
     /// They ran here before, and run without a trial.
     Continue,
@@ -73,16 +73,16 @@ pub(super) enum OnStart {
 }
 
 /// Decides about the bytes with `digest` when the node starts.
-pub(super) fn on_start(head: &GenerationRecord, digest: &Digest) -> OnStart {
+pub(super) fn on_start(head: &GenerationRecord, digest: &Digest) -> StartDecision {
     let lineage = &head.lineage;
     if let Some(why) = lineage.known_bad(digest) {
-        OnStart::KnownBad(why.to_owned())
+        StartDecision::KnownBad(why.to_owned())
     } else if lineage.current() == Some(*digest) {
-        OnStart::Continue
+        StartDecision::Continue
     } else if lineage.taken_back(digest).is_some() {
-        OnStart::TakeBack
+        StartDecision::TakeBack
     } else {
-        OnStart::Try
+        StartDecision::Try
     }
 }
 
@@ -114,14 +114,14 @@ mod tests {
         slot.refuse(PhaseRefusal::Machine("disk full".to_owned()), rejected, ms(0));
         let (hint, ordered) = (ScanKind::Hint, ScanKind::Ordered);
         let table = [
-            (3, hint, 0, OnRead::Runs),
-            (1, hint, 0, OnRead::Stage),
-            (2, hint, 0, OnRead::KnownBad("boom".to_owned())),
-            (2, ordered, 0, OnRead::KnownBad("boom".to_owned())),
-            (4, hint, 0, OnRead::StillRefused),
-            (4, ScanKind::Thorough, 4_999, OnRead::StillRefused),
-            (4, hint, 5_000, OnRead::Stage),
-            (4, ordered, 0, OnRead::Stage),
+            (3, hint, 0, ReadDecision::Runs),
+            (1, hint, 0, ReadDecision::Stage),
+            (2, hint, 0, ReadDecision::KnownBad("boom".to_owned())),
+            (2, ordered, 0, ReadDecision::KnownBad("boom".to_owned())),
+            (4, hint, 0, ReadDecision::StillRefused),
+            (4, ScanKind::Thorough, 4_999, ReadDecision::StillRefused),
+            (4, hint, 5_000, ReadDecision::Stage),
+            (4, ordered, 0, ReadDecision::Stage),
         ];
         for (n, kind, at, decision) in table {
             assert_eq!(on_read(&slot, &[n; 32], kind, ms(at)), decision, "{n}, {kind:?}, {at} ms");
@@ -131,10 +131,10 @@ mod tests {
     #[test]
     fn bytes_at_a_start() {
         let table = [
-            (1, OnStart::TakeBack),
-            (2, OnStart::KnownBad("boom".to_owned())),
-            (3, OnStart::Continue),
-            (4, OnStart::Try),
+            (1, StartDecision::TakeBack),
+            (2, StartDecision::KnownBad("boom".to_owned())),
+            (3, StartDecision::Continue),
+            (4, StartDecision::Try),
         ];
         for (n, decision) in table {
             assert_eq!(on_start(&head(), &[n; 32]), decision, "{n}");

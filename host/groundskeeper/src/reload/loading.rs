@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::PhaseFactory;
-use crate::config::{Declared, Manifest, Runtime};
+use crate::config::{Manifest, ManifestBody, Runtime};
 use crate::cycle::TrialContext;
 use crate::data::Generation;
 use crate::engine::Executor;
@@ -40,7 +40,7 @@ impl GenerationLoader {
         generation: &Generation,
         replaces: bool,
     ) -> Result<PhaseSpec, PhaseRefusal> {
-        let Declared::Guest(guest) = &manifest.body else {
+        let ManifestBody::Guest(guest) = &manifest.body else {
             return Err(PhaseRefusal::Bad("it is a built-in phase".to_owned()));
         };
         if guest.runtime == Runtime::Native {

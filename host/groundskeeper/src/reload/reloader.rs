@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decide::{self, OnRead};
+use super::decide::{self, ReadDecision};
 use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::loading::GenerationLoader;
 use super::log::ReloadLog;
@@ -168,10 +168,10 @@ impl PhaseReloader {
         slot.found();
         let rejected = found.rejected();
         match decide::on_read(slot, &found.digest, kind, now) {
-            OnRead::Runs => slot.runs_from(&found.file),
-            OnRead::StillRefused => {}
-            OnRead::KnownBad(why) => self.refuse(PhaseRefusal::known_bad(&why), rejected),
-            OnRead::Stage => {
+            ReadDecision::Runs => slot.runs_from(&found.file),
+            ReadDecision::StillRefused => {}
+            ReadDecision::KnownBad(why) => self.refuse(PhaseRefusal::known_bad(&why), rejected),
+            ReadDecision::Stage => {
                 if let Err(refusal) = self.stage(found, context, batch) {
                     self.refuse(refusal, rejected);
                 }

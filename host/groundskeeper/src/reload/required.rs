@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ReloadOptions;
-use crate::config::{Declared, MOST_MANIFEST_BYTES, Manifest, ManifestFile, Require};
+use crate::config::{MOST_MANIFEST_BYTES, Manifest, ManifestBody, ManifestFile, TrustRequirement};
 use crate::data::FileSystem;
 use crate::loader::PhaseRefusal;
 
@@ -15,8 +15,8 @@ pub(super) fn check(
     manifest: &Manifest,
 ) -> Result<(), PhaseRefusal> {
     let ReloadOptions { require, public_key, .. } = options;
-    let Declared::Guest(guest) = &manifest.body else { return Ok(()) };
-    if *require == Require::Nothing {
+    let ManifestBody::Guest(guest) = &manifest.body else { return Ok(()) };
+    if *require == TrustRequirement::Nothing {
         return Ok(());
     }
     let path = file.path.display();
@@ -26,7 +26,7 @@ pub(super) fn check(
             "{path}: guests.require wants the digest of the module; write sha256 = \"..\", as `sha256sum {module}` says it"
         )));
     }
-    if *require == Require::Digest {
+    if *require == TrustRequirement::Digest {
         return Ok(());
     }
     let place = signature_of(&file.path);

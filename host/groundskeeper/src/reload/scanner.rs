@@ -14,7 +14,9 @@ use super::required;
 use super::slots::PhaseSlots;
 use super::tracker::FileTracker;
 use super::{ReloadOptions, ScanKind};
-use crate::config::{MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, Require, arrange_manifests};
+use crate::config::{
+    MOST_MANIFEST_BYTES, Manifest, ManifestFile, Problem, TrustRequirement, arrange_manifests,
+};
 use crate::data::{FileSystem, Generation};
 use crate::loader::{MOST_BYTES, PhaseRefusal, rejected};
 use crate::registry::{Digest, RejectedPhase};
@@ -160,7 +162,7 @@ impl FolderScanner {
     /// The files that make up a phase.
     fn parts(&self, file: &ManifestFile) -> Vec<PathBuf> {
         let signature =
-            (self.options.require == Require::Signature).then(|| required::signature_of(&file.path));
+            (self.options.require == TrustRequirement::Signature).then(|| required::signature_of(&file.path));
         [file.path.clone()].into_iter().chain(file.module()).chain(signature).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::decide::{self, OnStart};
+use super::decide::{self, StartDecision};
 use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::reloader::PhaseReloader;
 use super::scanner::{FoundFiles, UnusableFiles};
@@ -142,23 +142,23 @@ impl PhaseReloader {
         let FoundFiles { name, file, manifest, generation, digest } = found;
         let mut head = self.slots.entry(&name).head().clone();
         let decision = decide::on_start(&head, &digest);
-        if let OnStart::KnownBad(why) = decision {
+        if let StartDecision::KnownBad(why) = decision {
             return Err(PhaseRefusal::known_bad(&why));
         }
         let spec = self.loader.load(&file, &manifest, &generation, false)?;
         let mut kept = self.slots.load_kept(&name)?;
-        if decision == OnStart::Try {
+        if decision == StartDecision::Try {
             self.loader.try_out(context, &spec, &kept)?;
         }
         head.file = file;
-        if decision != OnStart::Continue
+        if decision != StartDecision::Continue
             && let Some(former) = head.lineage.offered(digest, kept.clone(), ())
         {
             kept = former.kept;
             self.slots.save_kept(&name, &kept);
         }
         let former = self.resumed(&name, &mut head);
-        if decision == OnStart::Try {
+        if decision == StartDecision::Try {
             self.slots.folder.save_generation(&name, &generation);
         }
         let slot = self.slots.entry(&name);

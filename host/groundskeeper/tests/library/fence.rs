@@ -50,7 +50,7 @@ async fn child() {
             println!("tick {}", results.join(" "));
         }
     }
-    println!("phases {}", serde_json::to_string(&**running.board().read()).expect("plain data"));
+    println!("phases {}", serde_json::to_string(&**running.statuses().read()).expect("plain data"));
     let begun = Instant::now();
     assert!(running.stop().await.is_some());
     println!("stopped {}", begun.elapsed().as_millis());

@@ -351,7 +351,7 @@ async fn pings_are_cut_by_peers_not_by_asks() {
     assert_eq!(rig.tick().await.tally.pinged, 12, "the next tick has its own");
 }
 
-/// The fates that one tick of `spec` leaves in a recording, and what its asks of `action` are said to have done.
+/// The outcomes that one tick of `spec` leaves in a recording, and what its asks of `action` are said to have done.
 async fn recorded(spec: PhaseSpec, action: &str, fill: impl Fn(&mut Rig)) -> (Vec<AskOutcome>, u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("asks.gkr");
@@ -368,12 +368,12 @@ async fn recorded(spec: PhaseSpec, action: &str, fill: impl Fn(&mut Rig)) -> (Ve
     rig.stop().await;
     let recording = Recording::open(&path).unwrap();
     let Some(Event::Beat(beat)) = recording.events().next() else { panic!("nothing was recorded") };
-    let RecordedOutcome::Planned(AppliedPlan { fates, .. }) = beat.runs[0].came.clone() else {
+    let RecordedOutcome::Planned(AppliedPlan { ask_outcomes, .. }) = beat.runs[0].outcome.clone() else {
         panic!("{beat:?}")
     };
     let report = what_if(&recording, &candidate, 1);
     let did_apply = report.actions.iter().find(|known| known.action == action).unwrap().did_apply;
-    (fates, did_apply)
+    (ask_outcomes, did_apply)
 }
 
 #[tokio::test(start_paused = true)]
@@ -387,11 +387,11 @@ async fn a_ping_of_ten_with_four_granted_is_not_recorded_as_refused() {
         })
     };
     let peers = |rig: &mut Rig| (1..=10).for_each(|n| _ = rig.peer(n));
-    let (fates, did_apply) = recorded(pinger("pinger"), "ping", peers).await;
-    assert_eq!(fates, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
+    let (ask_outcomes, did_apply) = recorded(pinger("pinger"), "ping", peers).await;
+    assert_eq!(ask_outcomes, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
     assert_eq!(did_apply, 4, "what-if counts the peers that were pinged");
-    let (fates, did_apply) = recorded(in_shadow(pinger("shadow")), "ping", peers).await;
-    assert_eq!((fates[0], did_apply), (AskOutcome::Shadow, 0), "nothing of it was done");
+    let (ask_outcomes, did_apply) = recorded(in_shadow(pinger("shadow")), "ping", peers).await;
+    assert_eq!((ask_outcomes[0], did_apply), (AskOutcome::Shadow, 0), "nothing of it was done");
 }
 
 #[tokio::test(start_paused = true)]
@@ -402,12 +402,12 @@ async fn a_forget_that_is_granted_in_part_is_not_recorded_as_refused() {
         plan.forget_broadcasts(Duration::ZERO);
         Ok(())
     });
-    let (fates, did_apply) = recorded(forgetful, "forget-addresses", |rig| {
+    let (ask_outcomes, did_apply) = recorded(forgetful, "forget-addresses", |rig| {
         (1..=10).for_each(|n| rig.know(n));
         rig.broadcasts.first_seen([1; 16], rig.clock.coarse());
     })
     .await;
-    assert_eq!(fates, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
+    assert_eq!(ask_outcomes, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
     assert_eq!(did_apply, 1);
 }
 
@@ -543,7 +543,7 @@ async fn memory_outlives_a_restart_and_its_cap_is_a_rule() {
     let clock = Arc::clone(&first.clock);
     let kept = first.stop().await;
     let options = || Options {
-        fence: groundskeeper::engine::Executor::Inline,
+        executor: groundskeeper::engine::Executor::Inline,
         guests: no_rules(),
         ..Options::default()
     };

@@ -35,7 +35,7 @@ async fn a_stall_of_310_seconds_is_one_late_tick_and_the_grid_is_kept() {
     assert_eq!(rig.tick().await.tick, 12);
     assert_eq!(rig.clock.mono(), Duration::from_secs(360));
     assert_eq!(rig.pool.live(), 1, "nobody is reaped for the node's own stall");
-    assert_eq!((rig.handle.pulse().skipped(), rig.handle.pulse().late()), (9, 1));
+    assert_eq!((rig.handle.stats().skipped(), rig.handle.stats().late()), (9, 1));
     let missed: Vec<_> = rig.phases().iter().map(|phase| (phase.name.to_string(), phase.missed)).collect();
     assert_eq!(missed[0], ("reaper".to_owned(), 9));
     assert_eq!(missed[3], ("exchange-cleanup".to_owned(), 0), "it has never run yet");

@@ -15,7 +15,9 @@ use groundskeeper::data::DataFolder;
 use groundskeeper::engine::policy::Mode;
 use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::journal::{ActionKind, Cause};
-use groundskeeper::net::{BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, Unproven};
+use groundskeeper::net::{
+    BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, UnprovenStream,
+};
 use groundskeeper::node::{Node, StartError};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::PhaseState;
@@ -179,7 +181,7 @@ async fn what_phases_remember_outlives_the_process_and_what_cannot_be_loaded_is_
         for _tick in 0..2 {
             timeout(PATIENCE, reports.recv()).await.unwrap().unwrap();
         }
-        let phases = node.maintenance().board().read();
+        let phases = node.maintenance().statuses().read();
         let phase = |name: &str| phases.iter().find(|phase| &*phase.name == name).unwrap();
         assert_eq!((phase("reaper").mode, phase("torn").state), (Mode::Shadow, PhaseState::Rejected));
         assert!(phase("torn").last_error.as_ref().unwrap().contains("torn.toml:3: every: unknown key"));
@@ -275,11 +277,11 @@ async fn believe(me: PeerId, mut stream: TcpStream) -> Result<(BoxedStream, Peer
 }
 
 impl Transport for Plain {
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<UnprovenStream>> {
         let me = self.0;
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
-            Ok(Box::pin(believe(me, stream)) as Unproven)
+            Ok(Box::pin(believe(me, stream)) as UnprovenStream)
         })
     }
 
@@ -292,11 +294,11 @@ impl Transport for Plain {
 }
 
 impl Listener for PlainListener {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(Unproven, SocketAddr)>> {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(UnprovenStream, SocketAddr)>> {
         let Self(me, listener) = self;
         Box::pin(async move {
             let (stream, from) = listener.accept().await?;
-            Ok((Box::pin(believe(*me, stream)) as Unproven, from))
+            Ok((Box::pin(believe(*me, stream)) as UnprovenStream, from))
         })
     }
 

@@ -77,7 +77,7 @@ async fn a_guest_that_cannot_work_is_quarantined_at_once_and_stays_so_until_its_
     let kept = first.stop().await;
     assert_eq!(kept.phases["bad"].quarantine.as_ref().unwrap().why, "wrong settings");
 
-    let options = || Options { fence: Executor::Inline, ..Options::default() };
+    let options = || Options { executor: Executor::Inline, ..Options::default() };
     let mut same = Rig::with(Arc::clone(&clock), vec![spec([1; 32])], INTERVAL, &kept, options());
     assert_eq!(status(&same, "bad").state, PhaseState::Quarantined, "across a restart");
     assert!(ran_in(&same.ticks(3).await, "bad").is_empty());
@@ -173,7 +173,7 @@ async fn guests_share_a_beats_budget_and_who_waited_longest_is_first() {
 async fn with_a_short_interval_the_budget_is_a_third_of_it() {
     let (specs, options) = slow_guests([0, 150, 150, 150, 150]);
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
-    let options = Options { fence: Executor::Inline, ..options };
+    let options = Options { executor: Executor::Inline, ..options };
     let mut rig = Rig::with(clock, specs, Duration::from_millis(900), &Kept::default(), options);
     rig.peer(1);
     let reports = rig.ticks(2).await;

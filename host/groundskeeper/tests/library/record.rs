@@ -196,7 +196,7 @@ async fn a_recorded_day_replayed_is_the_same_day() {
     let recording = Recording::open(&path).unwrap();
     let report = replay(&recording, &lookup);
     assert!(report.differences.is_empty(), "{:#?}", report.differences);
-    assert!(report.extent.is_whole(), "{:?}", report.extent);
+    assert!(report.extent.is_complete(), "{:?}", report.extent);
     let ran: Vec<&BeatReport> =
         reports.iter().map(|report| &**report).filter(|report| !report.runs.is_empty()).collect();
     let urgent = ran.iter().filter(|report| report.urgent > 0).count() as u64;
@@ -215,15 +215,15 @@ async fn a_recorded_day_replayed_is_the_same_day() {
     for event in recording.events() {
         let Event::Beat(beat) = event else { panic!("{event:?}") };
         for run in &beat.runs {
-            match &run.came {
-                RecordedOutcome::Planned(AppliedPlan { asks, fates, .. }) => {
-                    assert_eq!(asks.len(), fates.len());
+            match &run.outcome {
+                RecordedOutcome::Planned(AppliedPlan { asks, ask_outcomes, .. }) => {
+                    assert_eq!(asks.len(), ask_outcomes.len());
                     kinds.extend(asks.iter().map(|ask| ask.kind()));
                     asked += asks.len() as u32;
-                    void += fates.iter().filter(|fate| **fate == AskOutcome::Void).count() as u32;
+                    void += ask_outcomes.iter().filter(|fate| **fate == AskOutcome::Void).count() as u32;
                     let is_refused =
                         |fate: &&AskOutcome| matches!(fate, AskOutcome::Refused | AskOutcome::Partial { .. });
-                    refused += fates.iter().filter(is_refused).count() as u32;
+                    refused += ask_outcomes.iter().filter(is_refused).count() as u32;
                 }
                 RecordedOutcome::Failed { .. } => failed += 1,
             }

@@ -168,7 +168,7 @@ impl Counts {
                 assert_eq!(number(&payload), mix(n), "the answer to another question");
                 self.answered.push(n);
             }
-            Err(AskError::NobodyToAsk { .. }) => self.nobody += 1,
+            Err(AskError::NoPeerAvailable { .. }) => self.nobody += 1,
             Err(AskError::NoAnswer { asked: 1, last }) => {
                 let lost = matches!(
                     last,

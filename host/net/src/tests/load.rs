@@ -72,7 +72,7 @@ async fn requests_rotate_over_healthy_peers_only() {
         assert_eq!((answer.from, answer.asked, &answer.payload[..]), (others[2].id(), 1, &b"here"[..]));
     }
     let nobody = a.net.ask(round().among(&[others[0].id()])).await.unwrap_err();
-    assert_eq!(nobody, AskError::NobodyToAsk { live: 3, unhealthy: 1, open: 0 });
+    assert_eq!(nobody, AskError::NoPeerAvailable { live: 3, unhealthy: 1, open: 0 });
     // By the round trip of a ping that each has answered.
     for other in &others[1..] {
         let key = a.pool.find(&other.id()).unwrap();

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::harness::{PATIENCE, Setup, TestNode, until};
 use crate::{
     Audience, BoxFuture, BoxedStream, BroadcastVerdict, Handlers, HandshakeError, Listener, NetConfig,
-    Transport, Unproven,
+    Transport, UnprovenStream,
 };
 
 type Arrivals = mpsc::UnboundedSender<(DuplexStream, SocketAddr)>;
@@ -47,7 +47,7 @@ enum Manners {
 struct Door(tokio::sync::Mutex<mpsc::UnboundedReceiver<(DuplexStream, SocketAddr)>>, SocketAddr, Ours);
 
 impl Ours {
-    fn prove(&self, mut stream: DuplexStream) -> Unproven {
+    fn prove(&self, mut stream: DuplexStream) -> UnprovenStream {
         let (id, manners, proofs) = (self.id, self.manners, Arc::clone(&self.proofs));
         Box::pin(async move {
             proofs.fetch_add(1, Relaxed);
@@ -70,7 +70,7 @@ impl Ours {
 }
 
 impl Transport for Ours {
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Unproven>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<UnprovenStream>> {
         Box::pin(async move {
             if address.port() == 1 {
                 return Err(io::Error::other("the pipe is blocked"));
@@ -97,7 +97,7 @@ impl Transport for Ours {
 }
 
 impl Listener for Door {
-    fn accept(&self) -> BoxFuture<'_, io::Result<(Unproven, SocketAddr)>> {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(UnprovenStream, SocketAddr)>> {
         Box::pin(async move {
             let Some((stream, from)) = self.0.lock().await.recv().await else { std::future::pending().await };
             Ok((self.2.prove(stream), from))

@@ -116,7 +116,7 @@ impl Book {
     }
 
     /// The guard for an inbound peer that listens at `address`.
-    pub fn tenure(self: &Arc<Self>, address: SocketAddr) -> ConnectedGuard {
+    pub fn connected_guard(self: &Arc<Self>, address: SocketAddr) -> ConnectedGuard {
         ConnectedGuard { book: Arc::clone(self), address, since: self.clock.mono() }
     }
 }
@@ -126,12 +126,12 @@ impl DialAttempt {
     pub fn connected(mut self, peer: PeerId) -> ConnectedGuard {
         self.reached(peer, |_| {});
         self.book.changed();
-        self.book.tenure(self.order.address)
+        self.book.connected_guard(self.order.address)
     }
 
     /// The probe found `peer` alive. The address then waits for `min_life`, so that the next probe does not follow at
     /// once.
-    pub fn alive(mut self, peer: PeerId) {
+    pub fn probe_succeeded(mut self, peer: PeerId) {
         let rest_until = self.book.clock.mono() + self.book.limits.min_life;
         self.reached(peer, |one| {
             one.entry.failures = 0;

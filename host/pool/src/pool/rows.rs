@@ -244,9 +244,9 @@ mod tests {
     use groundskeeper_base::clock::SystemClock;
     use groundskeeper_base::peer::PeerId;
 
-    struct Quiet;
+    struct SilenceColumn;
 
-    impl Link for Quiet {
+    impl Link for SilenceColumn {
         fn ping(&self) {}
 
         fn close(&self, _: &Goodbye) {}
@@ -264,7 +264,7 @@ mod tests {
             address: SocketAddr::from(([10, 0, 0, peer], 1)),
             direction: if peer.is_multiple_of(2) { Direction::Inbound } else { Direction::Outbound },
         };
-        pool.attach(facts, Arc::new(Quiet)).unwrap()
+        pool.attach(facts, Arc::new(SilenceColumn)).unwrap()
     }
 
     #[test]

@@ -239,8 +239,8 @@ impl PlanApplication<'_> {
         if !self.shadow {
             self.pings.push_back(PingQueue::new(Arc::clone(self.snapshot), rows));
         }
-        let fate = self.done(draft, |tally| tally.pinged += count);
-        Ok(in_part(fate, is_partial, count))
+        let ask_outcome = self.done(draft, |tally| tally.pinged += count);
+        Ok(in_part(ask_outcome, is_partial, count))
     }
 }
 

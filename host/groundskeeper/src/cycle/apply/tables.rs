@@ -101,8 +101,8 @@ impl PlanApplication<'_> {
         let forgotten = if self.shadow { most.min((ask.forgettable)()) } else { (ask.forget)(most) };
         let count = forgotten as u32;
         self.used(|allowance| allowance.forgot(count));
-        let fate = self.done(NewRecord { count, ..ask.draft }, |tally| *(ask.count)(tally) += count);
-        Ok(in_part(fate, is_partial, count))
+        let ask_outcome = self.done(NewRecord { count, ..ask.draft }, |tally| *(ask.count)(tally) += count);
+        Ok(in_part(ask_outcome, is_partial, count))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
-use groundskeeper::config::Require;
+use groundskeeper::config::TrustRequirement;
 use groundskeeper::data::DiskFileSystem;
 use groundskeeper::reload::{PhaseChange, ReloadOptions, ScanKind, StartFrom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -45,7 +45,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(require: Require, key: Option<&Signer>) -> Self {
+    fn start(require: TrustRequirement, key: Option<&Signer>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("phases.d");
         fs::create_dir(&dir).unwrap();
@@ -85,7 +85,7 @@ fn pinned(module: &str) -> String {
 
 #[test]
 fn a_digest_may_be_required() {
-    let mut node = Node::start(Require::Digest, None);
+    let mut node = Node::start(TrustRequirement::Digest, None);
     node.write("alpha.wasm", &module(1, "good"));
     node.write("alpha.toml", &manifest("alpha", ""));
     let told = node.look();
@@ -98,7 +98,7 @@ fn a_digest_may_be_required() {
 #[test]
 fn a_signature_may_be_required() {
     let (ours, others) = (Signer::new(1), Signer::new(2));
-    let mut node = Node::start(Require::Signature, Some(&ours));
+    let mut node = Node::start(TrustRequirement::Signature, Some(&ours));
     let (module, text) = (module(1, "good"), pinned(&module(1, "good")));
     node.write("alpha.wasm", &module);
     node.write("alpha.toml", &text);

@@ -110,11 +110,11 @@ impl Node {
     }
 
     fn tick(&self) -> u32 {
-        self.maintenance.handle().pulse().tick()
+        self.maintenance.handle().stats().tick()
     }
 
     fn runs(&self, name: &str) -> Option<u32> {
-        let phases = self.maintenance.board().read();
+        let phases = self.maintenance.statuses().read();
         let phase = phases.iter().find(|phase| &*phase.name == name)?;
         phase.version.parse().ok()
     }

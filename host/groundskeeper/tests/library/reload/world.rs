@@ -330,7 +330,7 @@ impl Process {
     }
 
     pub fn phases(&self) -> Arc<Vec<PhaseStatus>> {
-        self.cycle.board().read()
+        self.cycle.statuses().read()
     }
 
     pub fn phase(&self, name: &str) -> Option<PhaseStatus> {

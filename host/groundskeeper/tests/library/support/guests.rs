@@ -57,7 +57,7 @@ pub fn rig(phases: Vec<PhaseSpec>, guests: GuestCeilings) -> Rig {
 
 pub fn rig_with(phases: Vec<PhaseSpec>, options: Options) -> Rig {
     let clock = TokioClock::starting_at(std::time::Duration::from_secs(1_700_000_000));
-    let options = Options { fence: Executor::Inline, ..options };
+    let options = Options { executor: Executor::Inline, ..options };
     Rig::with(clock, phases, INTERVAL, &Kept::default(), options)
 }
 

@@ -231,14 +231,14 @@ impl Rig {
         kept: &Kept,
         fence: Executor,
     ) -> Self {
-        Self::with(clock, phases, interval, kept, Options { fence, ..Options::default() })
+        Self::with(clock, phases, interval, kept, Options { executor: fence, ..Options::default() })
     }
 
     /// A new process that records.
     pub fn recording(phases: Vec<PhaseSpec>, recorder: Recorder) -> Self {
         let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
         let options =
-            Options { fence: Executor::Inline, recorder: Some(Box::new(recorder)), ..Options::default() };
+            Options { executor: Executor::Inline, recorder: Some(Box::new(recorder)), ..Options::default() };
         Self::with(clock, phases, INTERVAL, &Kept::default(), options)
     }
 
@@ -305,7 +305,7 @@ impl Rig {
 
     /// How the phases stand after the last beat.
     pub fn phases(&self) -> Arc<Vec<PhaseStatus>> {
-        self.running.as_ref().expect("not stopped").board().read()
+        self.running.as_ref().expect("not stopped").statuses().read()
     }
 
     pub fn peer(&self, n: u32) -> Arc<FakePeer> {
@@ -322,7 +322,7 @@ impl Rig {
         let running = self.running.take().expect("stopped once");
         let cycle = running.stop().await.expect("the cycle comes back");
         let phases = cycle.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect();
-        Kept { last_runs: cycle.last_runs(self.handle.pulse().tick()), phases }
+        Kept { last_runs: cycle.last_runs(self.handle.stats().tick()), phases }
     }
 }
 
