@@ -20,14 +20,17 @@ pub struct Watcher(Arc<Notify>);
 
 #[cfg(not(feature = "watch"))]
 impl Watcher {
+    /// Watches nothing.
     pub fn start(_: &Path) -> Self {
         Self(Arc::default())
     }
 
+    /// Is never notified.
     pub fn hint(&self) -> Arc<Notify> {
         Arc::clone(&self.0)
     }
 
+    /// Does nothing.
     pub fn follow<'a>(&mut self, _: impl Iterator<Item = &'a PathBuf>) {}
 }
 
