@@ -94,5 +94,5 @@ async fn a_peer_that_lost_its_connection_is_believed_once_the_old_one_is_old() {
     b.clock.later(Duration::from_secs(60));
     let _third = Raw::greeted_with(identity, alone, &b).await;
     assert_eq!(ghost.hear_goodbye().await.0, 7);
-    assert_eq!(b.ends(), [(Cause::Replaced, "the peer lost this connection and reconnected".into())]);
+    assert_eq!(b.ends(), [(Cause::Replaced, "the peer has lost this connection and came again".into())]);
 }
