@@ -63,11 +63,13 @@ impl Budget {
     }
 
     /// Bytes that wait to be sent now.
+    #[inline]
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
     /// Bytes that may wait to be sent, as last set by [`Budget::set`].
+    #[inline]
     pub fn limit(&self) -> usize {
         self.limit.load(Relaxed)
     }
@@ -78,6 +80,7 @@ impl Budget {
     }
 
     /// Whether bulk frames are refused now.
+    #[inline]
     pub fn is_pressed(&self) -> bool {
         self.used() >= self.bound(Priority::Bulk)
     }
@@ -97,6 +100,7 @@ impl Budget {
     ///
     /// # Errors
     /// [`Pressure`] if there is no room: the refusal is counted, the frame dropped.
+    #[inline]
     pub fn charge(self: &Arc<Self>, priority: Priority, frame: Bytes) -> Result<Bytes, Pressure> {
         let size = frame.len();
         let used = self.used.fetch_add(size, Relaxed);

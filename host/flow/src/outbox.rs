@@ -213,6 +213,7 @@ impl Outbox {
     ///
     /// Calls `now` for the monotonic time if frames can expire. If no frame was moved, the next push or nudge wakes
     /// `waker`.
+    #[inline]
     pub fn take(
         &self,
         batch: &mut VecDeque<Bytes>,
@@ -248,6 +249,7 @@ impl Outbox {
     }
 
     /// Registers a sender that waits for its socket: a nudge wakes it, a push does not.
+    #[inline]
     pub fn wait_for_nudge(&self, waker: &Waker) {
         self.lanes.lock().register(waker, false);
     }
@@ -302,6 +304,7 @@ impl Outbox {
 }
 
 impl Lanes {
+    #[inline]
     fn has_room(&self, limits: &OutboxLimits, priority: Priority, size: usize) -> bool {
         if priority == Priority::Control {
             return self.lanes[Priority::Control as usize].parcels.len() < limits.control_frames;
@@ -312,6 +315,7 @@ impl Lanes {
         self.data_bytes + size <= bytes && self.data_frames < priority.share_of(limits.data_frames).max(1)
     }
 
+    #[inline]
     fn add(&mut self, priority: Priority, parcel: QueuedFrame) {
         let size = parcel.frame.len();
         self.bytes += size;
@@ -353,6 +357,7 @@ impl Lanes {
         self.ready_lane()
     }
 
+    #[inline]
     fn ready_lane(&self) -> Option<Priority> {
         Priority::ALL.into_iter().find(|&at| {
             let lane = &self.lanes[at as usize];
