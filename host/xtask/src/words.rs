@@ -23,7 +23,7 @@ const MOST_PER_THOUSAND: usize = 1;
 /// Reads the tree of this workspace and judges it.
 ///
 /// # Errors
-/// If a file cannot be read, or the tree breaks a rule; the places are printed then.
+/// If a file cannot be read, or the tree breaks a rule. Every place is printed before that.
 pub fn check() -> Result<()> {
     let tree = Tree::read(&root())?;
     let report = Report::new(&tree, &homonyms::EXCEPTIONS, &phrases::LIST);
