@@ -4,9 +4,11 @@ mod advisories;
 mod api;
 mod bench;
 mod check;
+mod fuzz;
 mod guests;
 mod package;
 mod sim;
+mod soak;
 mod steps;
 mod tally;
 mod test;
@@ -36,6 +38,11 @@ cargo xtask VERB
   api [--released]                  updates the listings of the public API in docs/api; --released promises them
   ready                             rebuilds the components of examples/ready
   sim [--seeds N | --seed S]        ten simulated hosts for ten minutes: 200 seeds, N seeds, or seed S with its events
+  fuzz [TARGET..] [--seconds N] [--save]
+                                    every reader of untrusted bytes under a fuzzer, ten minutes each;
+                                    --save reduces what it found to the committed corpora
+  soak [paused|sockets]             200,000 ticks on a paused clock and 20,000 with real sockets, under churn, reloads
+                                    and faults: nothing may grow
   tsan                              tests of code that threads share, under ThreadSanitizer
   advisories                        known vulnerabilities in dependencies; needs the network
 
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
         Some((&"api", flags)) => api::write(&mut steps, flags),
         Some((&"ready", [])) => guests::ready(&mut steps),
         Some((&"sim", flags)) => sim::run(&mut steps, flags),
+        Some((&"fuzz", flags)) => fuzz::run(&mut steps, flags),
+        Some((&"soak", flags)) => soak::run(&mut steps, flags),
         Some((&"tsan", [])) => tsan::run(&mut steps),
         Some((&"advisories", [])) => advisories::run(&mut steps),
         Some(_) => {

@@ -10,7 +10,7 @@ use super::prose::{Token, tokens};
 use super::source::Source;
 
 /// Crates of `host` that are no product: what the others are checked and measured with.
-const NO_PRODUCT: [&str; 6] = ["bench", "fuzz", "guests", "models", "sim", "xtask"];
+const NO_PRODUCT: [&str; 7] = ["bench", "fuzz", "guests", "models", "sim", "soak", "xtask"];
 
 /// Folders with the code of the other crates.
 const OTHER_CRATES: [&str; 2] = ["sdk/src", "phases/src"];
