@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use groundskeeper::net::tls::{AnyRawKey, certified_key, peer_id_of};
 use groundskeeper::net::{
-    BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, UnprovenStream,
+    BoxFuture, HandshakeError, Identity, Listener, ProvenStream, Transport, UnprovenStream,
 };
-use groundskeeper::peer::PeerId;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
@@ -102,11 +101,11 @@ impl MaskedTls {
     }
 }
 
-fn proven(stream: TlsStream<TcpStream>) -> Result<(BoxedStream, PeerId), HandshakeError> {
+fn proven(stream: TlsStream<TcpStream>) -> Result<ProvenStream, HandshakeError> {
     let (_, connection) = stream.get_ref();
     let key = connection.peer_certificates().and_then(|keys| keys.first());
     let peer = key.and_then(|key| peer_id_of(key)).ok_or(HandshakeError::NoKey)?;
-    Ok((Box::new(stream), peer))
+    Ok(ProvenStream::new(stream, peer))
 }
 
 impl Transport for MaskedTls {
@@ -170,7 +169,7 @@ mod tests {
             let (far, near) = tokio::join!(listener.accept(), plain.connect(address));
             let (far, near) = tokio::join!(far.unwrap().0, near.unwrap());
             far.unwrap();
-            shown.push(near.unwrap().1);
+            shown.push(near.unwrap().peer());
         }
         assert_ne!(shown[0], shown[1]);
         assert_eq!(shown[0], shown[2]);

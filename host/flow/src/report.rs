@@ -54,7 +54,7 @@ pub struct KindSnapshot {
     pub kind: Arc<str>,
     /// Attempts by how they ended, in the order of [`AttemptEnd::ALL`].
     pub ends: [u64; AttemptEnd::COUNT],
-    /// Latency of the answers.
+    /// Latency of the answers in the last one to two minutes.
     pub latency: LatencySnapshot,
 }
 

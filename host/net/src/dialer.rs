@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::handshake::{Greeter, OutboundHandshake};
 use super::handshake_error::HandshakeError;
 use super::node::LocalNode;
-use super::transport::{Connector, NewConnection};
+use super::transport::{Connector, NewConnection, ProvenStream};
 
 /// While no peer is connected, an attempt without an answer gets another beside it after this time. TCP repeats its SYN
 /// after 1, 3 and 7 s: an attempt of 5 s sends nothing in its last two, and the path may come back just then.
@@ -84,7 +84,7 @@ impl Dialer {
                     Ok(peer)
                 }
                 NewConnection::Own(unproven) => {
-                    let (stream, peer) = unproven.await?;
+                    let ProvenStream { stream, peer } = unproven.await?;
                     self.greeter.greet_outbound(stream, peer, outgoing, connected).await?;
                     Ok(peer)
                 }

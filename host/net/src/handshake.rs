@@ -17,6 +17,7 @@ use super::node::LocalNode;
 use super::place::{ConnGuard, new_conn};
 use super::roster::Roster;
 use super::session::Sessions;
+use super::transport::SessionStream;
 use super::wire::{FEATURE_ALONE, FEATURE_PROBE, Hello};
 
 /// An outgoing connection attempt.
@@ -63,7 +64,7 @@ impl Greeter {
         admission: Admission,
     ) -> Result<(), HandshakeError>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: SessionStream,
     {
         match self.meet_inbound(&mut stream, peer, address, admission).await {
             Ok(Some((place, tenure))) => self.sessions.start(stream, place, address, tenure),
@@ -110,7 +111,7 @@ impl Greeter {
         connected: impl FnOnce(PeerId) -> Option<ConnectedGuard>,
     ) -> Result<(), HandshakeError>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: SessionStream,
     {
         match self.meet_outbound(&mut stream, peer, &order, admission).await {
             Ok(Some(place)) => self.sessions.start(stream, place, order.address, connected(peer)),

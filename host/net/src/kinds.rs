@@ -27,12 +27,12 @@ impl RequestKind {
         self.ends[end as usize].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn answered(&self, took: Duration) {
+    pub(crate) fn answered(&self, took: Duration, now: Duration) {
         self.times.sample(took);
-        self.latency.record(took);
+        self.latency.record(took, now);
         let before = self.ends[AttemptEnd::Answered as usize].fetch_add(1, Relaxed);
         if before % LOOKED_UP == LOOKED_UP - 1 {
-            self.p95_us.store(self.latency.snapshot().p95_us.max(1), Relaxed);
+            self.p95_us.store(self.latency.snapshot(now).p95_us.max(1), Relaxed);
         }
     }
 
@@ -42,9 +42,9 @@ impl RequestKind {
         (us > 0).then(|| Duration::from_micros(us))
     }
 
-    fn snapshot(&self) -> KindSnapshot {
+    fn snapshot(&self, now: Duration) -> KindSnapshot {
         let ends = std::array::from_fn(|end| self.ends[end].load(Relaxed));
-        KindSnapshot { kind: Arc::clone(&self.name), ends, latency: self.latency.snapshot() }
+        KindSnapshot { kind: Arc::clone(&self.name), ends, latency: self.latency.snapshot(now) }
     }
 }
 
@@ -66,7 +66,7 @@ impl RequestKinds {
         Arc::clone(kind)
     }
 
-    pub(crate) fn snapshot(&self) -> Vec<KindSnapshot> {
-        self.0.read().values().map(|kind| kind.snapshot()).collect()
+    pub(crate) fn snapshot(&self, now: Duration) -> Vec<KindSnapshot> {
+        self.0.read().values().map(|kind| kind.snapshot(now)).collect()
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper_pool::NodeState;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
 mod allowance;
@@ -41,9 +40,11 @@ mod refusals;
 mod request_error;
 mod requests;
 mod roster;
+mod round_trip;
 mod session;
 mod settings;
 mod tasks;
+mod tcp_info;
 #[cfg(test)]
 mod tests;
 #[doc(hidden)]
@@ -63,7 +64,9 @@ pub use identity::{BadKey, Identity};
 pub use request_error::{AskError, RequestError};
 pub use requests::WhenFull;
 pub use settings::NetConfig;
-pub use transport::{BoxFuture, BoxedStream, ByteStream, Listener, Transport, UnprovenStream};
+pub use transport::{
+    BoxFuture, BoxedStream, ByteStream, Listener, ProvenStream, RttProbe, Transport, UnprovenStream,
+};
 
 use answering::Answers;
 use asking::RoutedRequests;
@@ -88,7 +91,7 @@ use session::Sessions;
 use tasks::Tasks;
 use tls::Tls;
 use traffic::Traffic;
-use transport::{BoundListener, Connector};
+use transport::{BoundListener, Connector, MeasuredStream};
 
 /// Time for aborted tasks to end: they only need one more poll.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
@@ -228,8 +231,9 @@ impl Net {
     #[doc(hidden)]
     pub async fn adopt<S>(&self, stream: S, facts: PeerFacts) -> Result<(), HandshakeError>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: ByteStream,
     {
+        let stream = MeasuredStream::new(stream);
         let PeerFacts { id, address, direction } = facts;
         let greeter = &self.acceptor.greeter;
         let admitted = self.node.state.pool.admit(direction, address);
@@ -357,7 +361,7 @@ impl TrafficReport for Net {
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
-        self.routed.requests.kinds.snapshot()
+        self.routed.requests.kinds.snapshot(self.node.state.clock.mono())
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {

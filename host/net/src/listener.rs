@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use super::handshake::Greeter;
 use super::node::LocalNode;
 use super::refusals::{Refusal, Refusals};
-use super::transport::{BoundListener, NewConnection, prompt};
+use super::transport::{BoundListener, NewConnection, ProvenStream, prompt};
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: u32 = 1024;
@@ -104,7 +104,7 @@ impl Acceptor {
                     self.greeter.greet_inbound(stream, peer, address, admission).await
                 }
                 NewConnection::Own(unproven) => {
-                    let (stream, peer) = unproven.await?;
+                    let ProvenStream { stream, peer } = unproven.await?;
                     self.greeter.greet_inbound(stream, peer, address, admission).await
                 }
             }

@@ -83,11 +83,13 @@ impl Requests {
         let exchange = self.exchange(conn, question, began + timeout, &sent);
         let answer = tokio::time::timeout(timeout, exchange).await;
         let answer = answer.unwrap_or(Err(RequestError::TimedOut(timeout)));
-        let took = clock.mono().saturating_sub(began);
+        let now = clock.mono();
+        let took = now.saturating_sub(began);
         match &answer {
             Ok(_) => {
-                kind.answered(took);
+                kind.answered(took, now);
                 attempt.report(CallEnd::Succeeded, took);
+                self.node.state.pool.answered_within(conn.key, took);
                 conn_health::answered(&self.node.state, conn);
             }
             Err(error) => {

@@ -16,7 +16,7 @@ use groundskeeper_base::peer::NetGroup;
 use groundskeeper_pool::book::ConnectedGuard;
 use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{Goodbye, Removal};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
 use super::allowance::ReadAllowance;
@@ -29,7 +29,9 @@ use super::node::LocalNode;
 use super::pending::AnswerOutcome;
 use super::pings::{Pings, PongOutcome};
 use super::place::{ConnGuard, disconnect_for_shutdown};
+use super::round_trip::RoundTrip;
 use super::traffic::Traffic;
+use super::transport::SessionStream;
 use super::wire::{FAREWELL, Message, ResponseStatus, cause_of, code_of, printable};
 
 /// On the stack during a poll, so an idle connection holds no read buffer. One TLS record fits.
@@ -60,6 +62,7 @@ struct Session<S> {
     answering: ConnAnswers,
     allowance: ReadAllowance,
     pings: Pings,
+    round_trip: RoundTrip,
     group: NetGroup,
     place: ConnGuard,
     sessions: Arc<Sessions>,
@@ -84,12 +87,13 @@ impl Sessions {
         address: SocketAddr,
         tenure: Option<ConnectedGuard>,
     ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: SessionStream,
     {
         let LocalNode { config, state, tasks, .. } = &*self.node;
         let conn = Arc::clone(place.conn());
         // Fails only if the connection is ending already.
         _ = ask_for_peers(&self.traffic, &conn);
+        let round_trip = RoundTrip::begin(io.rtt(), place.slot(), state.clock.mono());
         let session = Session {
             io,
             reader: FrameReader::default(),
@@ -101,6 +105,7 @@ impl Sessions {
             answering: ConnAnswers::default(),
             allowance: ReadAllowance::new(config.bytes_per_second_per_peer, state.clock.coarse()),
             pings: Pings::new(self.chance.number()),
+            round_trip,
             group: NetGroup::of(address.ip()),
             place,
             sessions: Arc::clone(self),
@@ -128,7 +133,7 @@ fn over(by: Initiator, cause: Cause, reason: impl Into<String>) -> SessionEnd {
 
 impl<S> Session<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: SessionStream,
 {
     fn talk(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         self.answering.poll_done(cx);
@@ -171,7 +176,9 @@ where
                 }
                 Poll::Ready(Ok(())) => {
                     let bytes = buffer.filled();
-                    self.place.slot().peer_seen(clock.coarse());
+                    let now = clock.coarse();
+                    self.place.slot().peer_seen(now);
+                    self.round_trip.sample(|| self.io.rtt(), self.place.slot(), now);
                     self.place.conn().count_in(bytes.len());
                     self.allowance.spend(bytes.len());
                     self.take_in(cx, bytes)?;
@@ -209,7 +216,7 @@ where
             }
             Message::Pong { nonce } => match self.pings.answered(nonce, node.state.clock.mono()) {
                 PongOutcome::Fresh(rtt) => {
-                    self.place.slot().pong(rtt);
+                    self.round_trip.ponged(rtt, self.place.slot(), node.state.clock.coarse());
                     conn_health::ponged(&node.state, self.place.conn());
                 }
                 PongOutcome::Late => self.place.slot().set_pings_lost(0),
@@ -242,6 +249,7 @@ where
                         conn_health::answered_too_much(&node.state, &traffic.counters, conn)
                     }
                     AnswerOutcome::PeerList if status == ResponseStatus::Ok => {
+                        self.round_trip.answered(self.place.slot(), node.state.clock.mono());
                         if learn_peers(node, payload, self.group).is_err() {
                             return Err(self.broke_rules(&"a peer list that is too long or cannot be read"));
                         }
@@ -425,7 +433,7 @@ fn read_failed(error: &io::Error) -> SessionEnd {
 
 impl<S> Future for Session<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: SessionStream,
 {
     type Output = ();
 

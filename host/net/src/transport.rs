@@ -6,12 +6,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use groundskeeper_base::peer::PeerId;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsStream;
 
 use super::handshake_error::HandshakeError;
+use super::tcp_info;
 use super::tls::Tls;
 
 /// A future on the heap: one allocation per accept, connection or proof, none per message.
@@ -27,7 +31,7 @@ pub type BoxedStream = Box<dyn ByteStream>;
 
 /// An open connection to a peer that has not proven its identity yet.
 ///
-/// Reads and writes nothing before the first poll. Resolves to the stream and the peer's key. The caller enforces the
+/// Reads and writes nothing before the first poll. Resolves to the stream with the peer's key. The caller enforces the
 /// deadline of the handshake (`handshake_timeout`). Dropping it closes the connection.
 ///
 /// The host trusts this key without a check. So the transport must prove it, or run in a network that no stranger can
@@ -37,7 +41,101 @@ pub type BoxedStream = Box<dyn ByteStream>;
 /// [`HandshakeError::Closed`] for the connection, [`HandshakeError::NoKey`], [`HandshakeError::BadKey`],
 /// [`HandshakeError::OtherNetwork`] and [`HandshakeError::Garbage`] for what the peer sent. `?` converts an
 /// [`io::Error`].
-pub type UnprovenStream = BoxFuture<'static, Result<(BoxedStream, PeerId), HandshakeError>>;
+pub type UnprovenStream = BoxFuture<'static, Result<ProvenStream, HandshakeError>>;
+
+/// Reads a connection's round-trip time, if the transport knows one. Called a few times a minute, and must not block.
+pub type RttProbe = Box<dyn Fn() -> Option<Duration> + Send>;
+
+/// A connection to a peer that has proven its identity.
+pub struct ProvenStream {
+    pub(crate) stream: MeasuredStream<BoxedStream>,
+    pub(crate) peer: PeerId,
+}
+
+impl ProvenStream {
+    /// A stream to `peer`. Its round-trip time is known from pings and answers.
+    pub fn new(stream: impl ByteStream, peer: PeerId) -> Self {
+        Self { stream: MeasuredStream::new(Box::new(stream)), peer }
+    }
+
+    /// The peer's key.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Also reads the round-trip time that the transport has measured, as QUIC does. It needs no ping.
+    #[must_use]
+    pub fn with_rtt(mut self, probe: impl Fn() -> Option<Duration> + Send + 'static) -> Self {
+        self.stream.probe = Some(Box::new(probe));
+        self
+    }
+}
+
+/// A stream that may know its round-trip time.
+pub(crate) trait SessionStream: ByteStream {
+    /// The transport's own estimate.
+    fn rtt(&self) -> Option<Duration>;
+}
+
+impl SessionStream for TlsStream<TcpStream> {
+    fn rtt(&self) -> Option<Duration> {
+        tcp_info::rtt(self.get_ref().0)
+    }
+}
+
+/// A stream of an application.
+pub(crate) struct MeasuredStream<S> {
+    stream: S,
+    probe: Option<RttProbe>,
+}
+
+impl<S> MeasuredStream<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, probe: None }
+    }
+}
+
+impl<S: ByteStream> SessionStream for MeasuredStream<S> {
+    fn rtt(&self) -> Option<Duration> {
+        self.probe.as_ref()?()
+    }
+}
+
+impl<S: ByteStream> AsyncRead for MeasuredStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: ByteStream> AsyncWrite for MeasuredStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 /// Opens and accepts connections in place of TLS over TCP: another protocol, or a simulated network.
 ///

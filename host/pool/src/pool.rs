@@ -50,6 +50,15 @@ const HEALTH_AT_START: u8 = 100;
 /// Round-trip time of a connection that has not answered a ping yet.
 const RTT_NOT_KNOWN: u32 = u32::MAX;
 
+/// A round-trip time counts this long against an answer that took longer. Quiet peers are pinged each 25 s, and two pings
+/// may be lost.
+const RTT_COUNTS: Duration = Duration::from_secs(90);
+
+/// In the unit of the column, at least 1: on one machine a round trip may take less.
+fn in_micros(rtt: Duration) -> u32 {
+    u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, RTT_NOT_KNOWN - 1)
+}
+
 /// Which side dialled a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -132,6 +141,8 @@ pub struct Pool {
     /// In a closing slot: when closing began.
     connected_at: Box<[AtomicU32]>,
     rtt_us: Box<[AtomicU32]>,
+    /// When that was measured.
+    rtt_at: Box<[AtomicU32]>,
     /// All slots used so far are below this.
     high: AtomicU32,
     live: AtomicU32,
@@ -166,6 +177,7 @@ impl Pool {
             last_seen: column(capacity, 0),
             connected_at: column(capacity, 0),
             rtt_us: column(capacity, RTT_NOT_KNOWN),
+            rtt_at: column(capacity, 0),
             high: AtomicU32::new(0),
             live: AtomicU32::new(0),
             closing: AtomicU32::new(0),

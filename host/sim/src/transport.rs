@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use groundskeeper::net::{BoxFuture, BoxedStream, Listener, Transport, UnprovenStream};
+use groundskeeper::net::{BoxFuture, Listener, ProvenStream, Transport, UnprovenStream};
 use groundskeeper::peer::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
@@ -39,7 +39,7 @@ impl Plain {
             stream.write_all(id.as_bytes()).await?;
             let mut theirs = [0; 32];
             stream.read_exact(&mut theirs).await?;
-            Ok((Box::new(stream) as BoxedStream, PeerId::from_bytes(theirs)))
+            Ok(ProvenStream::new(stream, PeerId::from_bytes(theirs)))
         })
     }
 }

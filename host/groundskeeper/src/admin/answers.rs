@@ -82,8 +82,11 @@ pub struct Peer {
     pub health: u8,
     pub idle_s: u32,
     pub age_s: u32,
-    /// `None` before the first answered ping.
+    /// Smoothed round-trip time; `None` before it was measured.
     pub rtt_us: Option<u32>,
+    /// Seconds since that was measured.
+    #[serde(default)]
+    pub rtt_age_s: Option<u32>,
     pub pings_lost: u8,
     pub protected: bool,
     pub kib_in: u32,

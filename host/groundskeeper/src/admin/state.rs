@@ -150,7 +150,8 @@ impl AdminState {
         let pool = &self.sources.state.pool;
         let now = self.sources.state.clock.coarse();
         let (seen, since) = (pool.freeze_last_seen(rows), pool.freeze_connected_at(rows));
-        let (rtt, traffic) = (pool.freeze_rtt(rows), pool.freeze_traffic(rows));
+        let (rtt, measured) = (pool.freeze_rtt(rows), pool.freeze_rtt_measured(rows));
+        let traffic = pool.freeze_traffic(rows);
         let breakers = self.sources.traffic.as_ref().map(|report| report.breakers()).unwrap_or_default();
         let peers = which.into_iter().filter_map(|row| {
             let (key, word) = (rows.key(row), rows.words()[row]);
@@ -165,6 +166,7 @@ impl AdminState {
                 idle_s: now.seconds_since(CoarseInstant(seen[row])),
                 age_s: now.seconds_since(CoarseInstant(since[row])),
                 rtt_us: Some(rtt[row]).filter(|rtt| *rtt != u32::MAX),
+                rtt_age_s: (rtt[row] != u32::MAX).then(|| now.seconds_since(CoarseInstant(measured[row]))),
                 pings_lost: word.pings_lost(),
                 protected: word.protected(),
                 kib_in: traffic[row].kib_in,

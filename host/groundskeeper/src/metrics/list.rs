@@ -94,7 +94,7 @@ metrics! {
     FRAMES_EXPIRED = Counter "frames_expired" by []: "Frames dropped because they had expired before they could be sent";
     REQUESTS_OPEN = Gauge "requests_open" by []: "Requests of this node that wait for an answer";
     REQUESTS = Counter "requests" by ["kind", "result"]: "Attempts at requests by kind, at most 65, and by result: answered, failed, busy, timed-out, refused (by a breaker), lost, dropped";
-    REQUEST_LATENCY = Gauge "request_latency" in seconds by ["kind", "quantile"]: "How long answers took since the start, right to 6 %; absent before the first";
+    REQUEST_LATENCY = Gauge "request_latency" in seconds by ["kind", "quantile"]: "How long answers took in the last one to two minutes, right to 6 %; absent if there were none";
     REQUESTS_RETRIED = Counter "requests_retried" by []: "Second and further attempts at requests";
     REQUESTS_HEDGED = Counter "requests_hedged" by []: "Second attempts sent because the first one took long";
     ANSWERS_BAD = Counter "answers_bad" by []: "Answers that were too large or given twice";

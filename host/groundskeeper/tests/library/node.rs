@@ -16,7 +16,7 @@ use groundskeeper::engine::policy::Mode;
 use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::journal::{ActionKind, Cause};
 use groundskeeper::net::{
-    BoxFuture, BoxedStream, HandshakeError, Identity, Listener, Transport, UnprovenStream,
+    BoxFuture, HandshakeError, Identity, Listener, ProvenStream, Transport, UnprovenStream,
 };
 use groundskeeper::node::{Node, StartError};
 use groundskeeper::peer::PeerId;
@@ -269,11 +269,11 @@ struct Plain(PeerId);
 
 struct PlainListener(PeerId, TcpListener);
 
-async fn believe(me: PeerId, mut stream: TcpStream) -> Result<(BoxedStream, PeerId), HandshakeError> {
+async fn believe(me: PeerId, mut stream: TcpStream) -> Result<ProvenStream, HandshakeError> {
     stream.write_all(me.as_bytes()).await?;
     let mut other = [0; 32];
     stream.read_exact(&mut other).await?;
-    Ok((Box::new(stream), PeerId::from_bytes(other)))
+    Ok(ProvenStream::new(stream, PeerId::from_bytes(other)))
 }
 
 impl Transport for Plain {

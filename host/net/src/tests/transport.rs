@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::harness::{PATIENCE, Setup, TestNode, until};
 use crate::{
-    Audience, BoxFuture, BoxedStream, BroadcastVerdict, Handlers, HandshakeError, Listener, NetConfig,
+    Audience, BoxFuture, BroadcastVerdict, Handlers, HandshakeError, Listener, NetConfig, ProvenStream,
     Transport, UnprovenStream,
 };
 
@@ -60,7 +60,7 @@ impl Ours {
             stream.write_all(id.as_bytes()).await?;
             let mut theirs = [0; 32];
             stream.read_exact(&mut theirs).await?;
-            Ok((Box::new(stream) as BoxedStream, PeerId::from_bytes(theirs)))
+            Ok(ProvenStream::new(stream, PeerId::from_bytes(theirs)))
         })
     }
 

@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::peer::{NetGroup, PeerLabel};
 
 use super::members::NONE;
-use super::{ConnKey, Direction, Link, LinkTraffic, Pool, State, TagValue};
+use super::{ConnKey, Direction, Link, LinkTraffic, Pool, RTT_COUNTS, State, TagValue, in_micros};
 
 /// Slots read under one lock, about 5 us, so that other threads do not wait for a long list.
 const NAMES_PER_LOCK: usize = 256;
@@ -143,6 +144,11 @@ impl Pool {
         rows.column(&self.rtt_us)
     }
 
+    /// When each row's round-trip time was measured, in [`CoarseInstant`] units; arbitrary if it is not known.
+    pub fn freeze_rtt_measured(&self, rows: &PeerRows) -> Vec<u32> {
+        rows.column(&self.rtt_at)
+    }
+
     /// Network group of each row; arbitrary for a row that has released its slot since the freeze.
     pub fn freeze_groups(&self, rows: &PeerRows) -> Vec<u32> {
         let mut groups = Vec::with_capacity(rows.len());
@@ -205,6 +211,24 @@ impl Pool {
         let at = key.slot as usize;
         let read = (CoarseInstant(self.connected_at.get(at)?.load(Relaxed)), self.rtt_us[at].load(Relaxed));
         self.is_live(key).then_some(read)
+    }
+
+    /// Records that a live connection answered a request within `took`. Its round trip takes no longer, so this replaces a
+    /// figure that is larger, not known, or older than 90 s. Applications that send requests themselves call it.
+    pub fn answered_within(&self, key: ConnKey, took: Duration) {
+        let Some(cell) = self.rtt_us.get(key.slot as usize) else { return };
+        let bound = in_micros(took);
+        let measured = CoarseInstant(self.rtt_at[key.slot as usize].load(Relaxed));
+        let is_old = self.clock.coarse().since(measured) > RTT_COUNTS;
+        if (bound < cell.load(Relaxed) || is_old) && self.is_live(key) {
+            cell.store(bound, Relaxed);
+            self.rtt_measured(key.slot);
+        }
+    }
+
+    /// The round trip in `slot` was measured now.
+    pub(super) fn rtt_measured(&self, slot: u32) {
+        self.rtt_at[slot as usize].store(self.clock.coarse().0, Relaxed);
     }
 
     /// When the peer of a live connection was last seen.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::peer::PeerId;
 
-use super::{ConnKey, Denied, Direction, Link, Pool, Removal};
+use super::{ConnKey, Denied, Direction, Link, Pool, Removal, in_micros};
 
 /// A slot taken for a handshake. Dropping it frees the slot without a journal record.
 #[doc(hidden)]
@@ -89,13 +89,25 @@ impl Slot {
     /// Records a ping answered after `rtt`. Smoothed as in TCP: an eighth of the new value (RFC 6298, section 2).
     pub fn pong(&self, rtt: Duration) {
         let cell = &self.held.pool.rtt_us[self.held.key.slot as usize];
-        let sample = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX - 1).min(u32::MAX - 1);
+        let sample = in_micros(rtt);
         let smoothed = match cell.load(Relaxed) {
             u32::MAX => sample,
             old => ((u64::from(old) * 7 + u64::from(sample)) / 8) as u32,
         };
         cell.store(smoothed, Relaxed);
+        self.held.pool.rtt_measured(self.held.key.slot);
         self.set_pings_lost(0);
+    }
+
+    /// Records a round-trip time that is smoothed already, such as the transport's own estimate.
+    pub fn set_rtt(&self, rtt: Duration) {
+        self.held.pool.rtt_us[self.held.key.slot as usize].store(in_micros(rtt), Relaxed);
+        self.held.pool.rtt_measured(self.held.key.slot);
+    }
+
+    /// As [`Pool::answered_within`], for this connection.
+    pub fn answered_within(&self, took: Duration) {
+        self.held.pool.answered_within(self.held.key, took);
     }
 
     /// Sets the number of unanswered pings in a row.
