@@ -265,7 +265,7 @@ impl NodeBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(StartError::NoRuntime);
         }
-        self.config.check_node("the application").map_err(StartError::Settings)?;
+        self.config.check("the application").map_err(StartError::Settings)?;
         let folder = match self.folder.take() {
             Some(Folder::Open(folder)) => folder,
             Some(Folder::At(path)) => DataFolder::open(&path)?,
