@@ -21,6 +21,12 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
+/// Whether the user's terminal takes colours, by <https://no-color.org> and TERM.
+fn takes_colours() -> bool {
+    let is_off = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !is_off && std::env::var_os("TERM").is_some_and(|terminal| terminal != "dumb" && !terminal.is_empty())
+}
+
 /// Starts the log. Called once, when the node's config is known. Returns the function that changes the level later.
 pub(super) fn start(log: &LogSettings) -> SetLevel {
     let terminal = std::io::stderr().is_terminal();
@@ -30,10 +36,11 @@ pub(super) fn start(log: &LogSettings) -> SetLevel {
         LogFormat::Json => false,
     };
     let (level, set_level) = reload::Layer::new(filter(log.level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // If nobody reads standard error any more, the node goes on. The layer would panic when it says so there.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let subscriber = tracing_subscriber::registry().with(level);
     if pretty {
-        subscriber.with(lines.with_ansi(terminal).with_target(false).compact()).init();
+        subscriber.with(lines.with_ansi(terminal && takes_colours()).with_target(false).compact()).init();
     } else {
         subscriber.with(lines.json().flatten_event(true)).init();
     }
