@@ -11,7 +11,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 
 /// Whether a folder can be trusted. The texts say why not, and how to mend that.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Trust {
+pub enum FolderTrust {
     /// Only root, this user and the groups of this process can write to it.
     Trusted,
     /// It may be as the operator wants it: used with a warning.
@@ -29,7 +29,7 @@ pub struct Access {
     pub gid: u32,
     /// Permissions with setgid and sticky.
     pub mode: u32,
-    /// It is on a read-only mount: nobody can write to it, whatever its mode.
+    /// It is on a read-only mount: no user can write to it, whatever its mode.
     pub is_read_only: bool,
 }
 
@@ -80,29 +80,31 @@ impl Access {
     }
 
     /// Judges a folder that only this node should write to.
-    fn as_own_folder(&self, own: &Credentials) -> Trust {
+    fn as_own_folder(&self, own: &Credentials) -> FolderTrust {
         let Self { uid, gid, mode, .. } = *self;
         let (is_ours, has_fs_group) = (own.trusts(uid), self.has_fs_group(own));
         if !is_ours && !has_fs_group {
             let why =
                 format!("belongs to user {uid}, neither root nor the user of this process, {}", own.uid);
-            return Trust::Untrusted(format!("{why}; run as that user, or chown it"));
+            return FolderTrust::Untrusted(format!("{why}; run as that user, or chown it"));
         }
         // An emptyDir of Kubernetes with an fsGroup has mode 2777 and belongs to root.
         if self.may(OTHERS_WRITE) && !(has_fs_group && uid == 0) {
-            let why = format!("everybody can write to it (mode {mode:03o})");
-            return Trust::Untrusted(format!("{why}; chmod o-w it, or use a folder below it"));
+            let why = format!("can be written to by any user (mode {mode:03o})");
+            return FolderTrust::Untrusted(format!("{why}; chmod o-w it, or use a folder below it"));
         }
         if !is_ours {
-            Trust::Doubtful(format!(
+            FolderTrust::Doubtful(format!(
                 "belongs to user {uid}; it is used because group {gid} of this process owns it"
             ))
         } else if self.may(OTHERS_WRITE) {
-            Trust::Doubtful(format!("everybody can write to it (mode {mode:03o}); use a folder below it"))
+            FolderTrust::Doubtful(format!(
+                "can be written to by any user (mode {mode:03o}); use a folder below it"
+            ))
         } else if self.may(GROUP_WRITES) && !own.gids.contains(&gid) {
-            Trust::Doubtful(format!("group {gid} can write to it (mode {mode:03o}); chmod g-w it"))
+            FolderTrust::Doubtful(format!("can be written to by group {gid} (mode {mode:03o}); chmod g-w it"))
         } else {
-            Trust::Trusted
+            FolderTrust::Trusted
         }
     }
 
@@ -112,8 +114,8 @@ impl Access {
         let mode =
             if self.mode & STICKY == 0 { self.mode } else { self.mode & !(OTHERS_WRITE | GROUP_WRITES) };
         match (Self { mode, ..*self }).as_own_folder(own) {
-            Trust::Untrusted(why) => Some(why),
-            Trust::Trusted | Trust::Doubtful(_) => None,
+            FolderTrust::Untrusted(why) => Some(why),
+            FolderTrust::Trusted | FolderTrust::Doubtful(_) => None,
         }
     }
 
@@ -124,9 +126,9 @@ impl Access {
             let why = format!("belongs to user {uid}, neither root nor the user of this node, {}", own.uid);
             Some(format!("{why}; chown it"))
         } else if self.may(OTHERS_WRITE) {
-            Some(format!("everybody can write to it (mode {mode:03o}); chmod o-w it"))
+            Some(format!("can be written to by any user (mode {mode:03o}); chmod o-w it"))
         } else if self.may(GROUP_WRITES) && !own.gids.contains(&gid) {
-            Some(format!("group {gid} can write to it (mode {mode:03o}); chmod g-w it"))
+            Some(format!("can be written to by group {gid} (mode {mode:03o}); chmod g-w it"))
         } else {
             None
         }
@@ -137,11 +139,11 @@ impl Access {
 ///
 /// # Errors
 /// Those of the file system.
-pub fn of_own_folder(folder: &Path) -> io::Result<Trust> {
+pub fn of_own_folder(folder: &Path) -> io::Result<FolderTrust> {
     Ok(Access::of(folder, &fs::metadata(folder)?).as_own_folder(&Credentials::own()))
 }
 
-/// Why a file must not be run: somebody else could have written it, or put it where it is. `None` also if it is missing.
+/// Why a file must not be run: another user could have written it, or put it where it is. `None` also if it is missing.
 pub fn distrust(file: &Path) -> Option<String> {
     let own = Credentials::own();
     let folder = match file.parent() {
@@ -154,10 +156,12 @@ pub fn distrust(file: &Path) -> Option<String> {
     }
     // Who owns a link decides what it points to.
     let link = fs::symlink_metadata(file).ok()?;
-    if !own.trusts(link.uid()) {
-        return Access { mode: 0, ..Access::of(folder, &link) }.distrust_as_file(&own);
-    }
-    access(file)?.distrust_as_file(&own)
+    let why = if own.trusts(link.uid()) {
+        access(file)?.distrust_as_file(&own)?
+    } else {
+        Access { mode: 0, ..Access::of(folder, &link) }.distrust_as_file(&own)?
+    };
+    Some(format!("it {why}"))
 }
 
 #[cfg(test)]
@@ -172,9 +176,9 @@ mod tests {
     fn folders_are_trusted_by_owner_and_mode() {
         let own = Credentials { uid: 1000, gids: vec![1000, 2000] };
         let verdict = |uid, gid, mode| match access(uid, gid, mode).as_own_folder(&own) {
-            Trust::Trusted => 'y',
-            Trust::Doubtful(_) => '?',
-            Trust::Untrusted(_) => 'n',
+            FolderTrust::Trusted => 'y',
+            FolderTrust::Doubtful(_) => '?',
+            FolderTrust::Untrusted(_) => 'n',
         };
         for (uid, gid, mode, expected) in [
             (1000, 1000, 0o750, 'y'),
@@ -194,10 +198,10 @@ mod tests {
             assert_eq!(verdict(uid, gid, mode), expected, "{uid} {gid} {mode:o}");
         }
         let config_map = Access { is_read_only: true, ..access(0, 0, 0o777) };
-        assert_eq!(config_map.as_own_folder(&own), Trust::Trusted);
+        assert_eq!(config_map.as_own_folder(&own), FolderTrust::Trusted);
         // Root trusts nobody else either.
         let root = Credentials { uid: 0, gids: vec![0] };
-        assert!(matches!(access(1000, 1000, 0o700).as_own_folder(&root), Trust::Untrusted(_)));
+        assert!(matches!(access(1000, 1000, 0o700).as_own_folder(&root), FolderTrust::Untrusted(_)));
     }
 
     #[test]

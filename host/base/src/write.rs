@@ -88,7 +88,7 @@ fn create(path: &Path, options: &mut OpenOptions, mode: u32) -> io::Result<File>
 ///
 /// # Errors
 /// Those of the file system. [`io::ErrorKind::InvalidInput`] if there is a link or no regular file, or a file that has
-/// another name too: somebody may have put it there, to have another file written to.
+/// another name too: another user may have put it there, to have a file of this user written to.
 pub fn open_own(path: &Path, options: &mut OpenOptions, mode: u32) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     options.custom_flags(flags.bits().cast_signed());

@@ -36,7 +36,7 @@ pub(super) fn start(log: &LogSettings) -> SetLevel {
         LogFormat::Json => false,
     };
     let (level, set_level) = reload::Layer::new(filter(log.level));
-    // If nobody reads standard error any more, the node goes on. The layer would panic when it says so there.
+    // If standard error is closed, the node goes on. The layer would panic when it says so there.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let subscriber = tracing_subscriber::registry().with(level);
     if pretty {

@@ -450,7 +450,7 @@ fn load_config(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Con
     Config::load_with(file, overrides).map_err(|problems| BadConfig(problems).into())
 }
 
-/// Prints the result of a command and returns `code`, also if nobody reads it.
+/// Prints the result of a command and returns `code`, also if standard output is closed.
 fn answer<T: Serialize>(
     found: &T,
     code: u8,

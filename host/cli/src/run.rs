@@ -106,7 +106,7 @@ async fn run_node(
     }
 }
 
-/// A file that systemd, or whoever sets its variable, passes to the service.
+/// A file in the folder of CREDENTIALS_DIRECTORY, which systemd sets.
 fn credential(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty())?;
     Some(Path::new(&folder).join(name)).filter(|file| file.exists())

@@ -20,7 +20,7 @@ pub(super) struct Document<'i> {
     unlisted: usize,
 }
 
-/// Problems of one file that are listed. Nobody mends more before the next check.
+/// Problems of one file that are listed. An author mends no more before the next check.
 pub const MOST_PROBLEMS: usize = 100;
 
 /// Keys of one table that serde reads, each of them with a whole section around it. No section has more than 64.

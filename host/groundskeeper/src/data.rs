@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use groundskeeper_base::read::read_regular;
-use groundskeeper_base::trust::{self, Access, Credentials, Trust};
+use groundskeeper_base::trust::{self, Access, Credentials, FolderTrust};
 use groundskeeper_base::write::{make_folder, open_own};
 
 use crate::book::BookEntry;
@@ -42,7 +42,7 @@ const KEY_MODE: u32 = 0o600;
 /// A key has 83 bytes.
 const LARGEST_KEY: u64 = 64 << 10;
 
-/// Whoever may look into the folder may see which process holds it.
+/// A user who may look into the folder may see which process holds it.
 const LOCK_MODE: u32 = 0o640;
 
 /// Only the owner may write to the folder. The operator may open the admin socket in it to a group.
@@ -140,9 +140,9 @@ impl DataFolder {
     pub fn open_on(path: &Path, files: Arc<dyn FileSystem>) -> Result<Self, DataError> {
         make_folder(path, FOLDER_MODE).map_err(DataError::io("cannot make data folder", path))?;
         match trust::of_own_folder(path).map_err(DataError::io("cannot look at data folder", path))? {
-            Trust::Trusted => {}
-            Trust::Doubtful(why) => tracing::warn!(folder = %path.display(), "the data folder {why}"),
-            Trust::Untrusted(why) => return Err(DataError::Untrusted { path: path.to_owned(), why }),
+            FolderTrust::Trusted => {}
+            FolderTrust::Doubtful(why) => tracing::warn!(folder = %path.display(), "the data folder {why}"),
+            FolderTrust::Untrusted(why) => return Err(DataError::Untrusted { path: path.to_owned(), why }),
         }
         let lock_path = path.join(LOCK);
         let cannot = || DataError::io("cannot write to data folder: lock file", &lock_path);

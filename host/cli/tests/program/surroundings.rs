@@ -462,7 +462,7 @@ fn a_folder_that_everybody_can_write_to_is_no_data_folder() {
             run(home.path(), &["run", "--config", "node.toml", "--data-dir", "data", "--ticks", "1"]);
         assert_eq!(output.status.code(), Some(73));
         let said = text(&output.stderr);
-        assert!(said.contains("everybody can write to it") && said.contains("chmod o-w"), "{said}");
+        assert!(said.contains("can be written to by any user") && said.contains("chmod o-w"), "{said}");
         assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
     }
     fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
@@ -527,10 +527,10 @@ fn a_phase_that_others_can_write_to_is_not_loaded() {
         set(name, open);
         let (state, why) = state_of_stats(home.path());
         assert_eq!(state, "rejected", "{name}: {why}");
-        assert!(why.contains("everybody can write to it") && why.contains("chmod o-w"), "{name}: {why}");
+        assert!(why.contains("can be written to by any user") && why.contains("chmod o-w"), "{name}: {why}");
         let output = run(home.path(), &["check", "--phases", "data/phases.d"]);
         assert_eq!(output.status.code(), Some(78));
-        assert!(text(&output.stdout).contains("everybody can write to it"), "{}", text(&output.stdout));
+        assert!(text(&output.stdout).contains("can be written to by any user"), "{}", text(&output.stdout));
         set(name, usual);
     }
     assert_ne!(state_of_stats(home.path()).0, "rejected");

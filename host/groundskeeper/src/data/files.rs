@@ -48,7 +48,7 @@ pub trait FileSystem: Send + Sync {
     /// The first `most` bytes of a file.
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>>;
 
-    /// Why a file must not be run, if somebody else could have written it.
+    /// Why a file must not be run, if another user could have written it.
     fn distrust(&self, file: &Path) -> Option<String>;
 
     /// Replaces `file` as a whole, and returns when it is on disk. After a crash, the old or the new one is there; after

@@ -1,4 +1,4 @@
-//! Tells a config file that is empty because somebody is saving it from one that is meant to be empty.
+//! Tells a config file that is empty during a save from one that is meant to be empty.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
