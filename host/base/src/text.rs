@@ -14,6 +14,11 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, "\n")
 }
 
+/// As [`printable`], for a line with colours: its escape sequences stay.
+pub fn printable_coloured(text: &str) -> Cow<'_, str> {
+    escaped(text, "\x1b")
+}
+
 /// As [`printable_lines`], for JSON: these characters occur in its strings only, where `\uXXXX` means the same.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     if !json.chars().any(|c| rewrites_screen(c) && c != '\n') {
