@@ -30,13 +30,23 @@ pub struct ManifestFile {
     pub is_torn: bool,
     /// The checked manifest, or all problems of the file.
     pub manifest: Result<Manifest, Vec<Problem>>,
+    /// The module as written, whether the manifest is valid or not.
+    written_module: Option<String>,
 }
 
 impl ManifestFile {
     fn refused(path: PathBuf, problem: Problem) -> Self {
         let name = name_from(&path);
         let manifest = Err(vec![problem]);
-        Self { path, text: String::new(), name, is_built_in: false, is_torn: false, manifest }
+        Self {
+            path,
+            text: String::new(),
+            name,
+            is_built_in: false,
+            is_torn: false,
+            manifest,
+            written_module: None,
+        }
     }
 
     /// Reads one file.
@@ -75,8 +85,9 @@ impl ManifestFile {
             (Err(_), _) => BUILTINS.contains(&name.as_str()),
         };
         let is_torn = document.is_torn() || text.trim().is_empty();
+        let written_module = document.text_at("module").map(str::to_owned);
         drop(document);
-        Self { path, text, name, is_built_in, is_torn, manifest }
+        Self { path, text, name, is_built_in, is_torn, manifest, written_module }
     }
 
     /// The path of its module, if the manifest is valid and has one.
@@ -164,11 +175,15 @@ fn claimed(file: &ManifestFile) -> Vec<PathBuf> {
     match file.module() {
         Some(module) => vec![module.components().collect()],
         None => {
-            let text = Document::parse(&file.text, "").text_at("module").map(str::to_owned);
+            let written = file.written_module.clone();
             let usual = [Runtime::Wasm, Runtime::Native]
                 .map(|runtime| format!("{}.{}", file.name, runtime.extension()));
             let folder = file.path.parent().unwrap_or(Path::new(""));
-            text.into_iter().chain(usual).map(|module| folder.join(module).components().collect()).collect()
+            written
+                .into_iter()
+                .chain(usual)
+                .map(|module| folder.join(module).components().collect())
+                .collect()
         }
     }
 }
