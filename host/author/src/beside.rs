@@ -4,10 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use groundskeeper::base::read::read_regular;
 use groundskeeper::config::{Manifest, ManifestBody, ManifestFile, Problem, Runtime, read_manifests};
 
+/// The largest module that is read: a native one has more bytes than a component may have.
+const LARGEST_MODULE: u64 = 256 << 20;
+
 pub(super) fn read(file: &Path) -> Result<Vec<u8>> {
-    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+    read_regular(file, LARGEST_MODULE).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// The name of a file without its folder and extension.

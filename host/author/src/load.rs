@@ -1,11 +1,10 @@
 //! Loads phases as a node would, and reports the result for each. Runs `describe` and `check`, never `run`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use groundskeeper::config::{ManifestFile, Runtime, read_manifests};
+use groundskeeper::config::{ManifestFile, Runtime, read_drop_in};
 use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::wasm::{ModuleDigest, sha256};
 use groundskeeper::loader::Loader;
@@ -20,6 +19,7 @@ use super::scratch::ScratchFolder;
 #[derive(Default, Debug, Serialize)]
 pub struct LoadPreview {
     /// The manifest, or a module without one.
+    #[serde(serialize_with = "groundskeeper::base::paths::lossy")]
     pub file: PathBuf,
     /// The phase's name, or one made from the file name if the manifest has none.
     pub name: String,
@@ -75,7 +75,7 @@ impl LoadPreview {
 pub fn load_folder(dir: &Path, allow_native: bool) -> Result<Vec<LoadPreview>> {
     let scratch = ScratchFolder::new()?;
     let loader = loader(&scratch, allow_native)?;
-    Ok(read_manifests(dir).iter().map(|found| LoadPreview::of(&loader, found)).collect())
+    Ok(read_drop_in(dir).iter().map(|found| LoadPreview::of(&loader, found)).collect())
 }
 
 /// Loads the native phase of `file`, a library or a manifest; None if `file` is for another kind.
@@ -140,9 +140,7 @@ fn native(file: &Path) -> Result<Option<ManifestFile>> {
 
 fn filled_in(manifest: ManifestFile, library: &Path) -> Result<ManifestFile> {
     let Ok(table) = toml::from_str::<toml::Table>(&manifest.text) else { return Ok(manifest) };
-    let bytes = fs::read(library).with_context(|| {
-        format!("cannot read {}, which {} is about", library.display(), manifest.path.display())
-    })?;
+    let bytes = read(library).with_context(|| format!("{} is about it", manifest.path.display()))?;
     let module = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let digest = sha256(&bytes).to_string();
     let keys = [("module", module.as_str()), ("sha256", digest.as_str())];

@@ -8,8 +8,16 @@ pub mod bytes;
 #[doc(hidden)]
 pub mod chance;
 pub mod clock;
+#[doc(hidden)]
+pub mod paths;
 pub mod peer;
 pub mod problem;
+#[doc(hidden)]
+pub mod read;
+#[doc(hidden)]
+pub mod text;
+#[doc(hidden)]
+pub mod trust;
 #[doc(hidden)]
 pub mod units;
 #[doc(hidden)]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::{printable, printable_lines};
+
 /// One mistake: where it is, what is wrong, and how to fix it.
 ///
 /// Printed as `file:line: key: message; hint`, a form in which editors can jump to the line.
@@ -44,16 +46,18 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        // Names of files, keys and values may contain anything.
+        f.write_str(&printable(&self.file))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
         if let Some(key) = &self.key {
-            write!(f, ": {key}")?;
+            write!(f, ": {}", printable(key))?;
         }
-        write!(f, ": {}", self.message)?;
+        write!(f, ": {}", printable_lines(&self.message))?;
         match &self.hint {
-            Some(hint) => write!(f, "; {hint}"),
+            // A hint may contain a whole manifest to copy.
+            Some(hint) => write!(f, "; {}", printable_lines(hint)),
             None => Ok(()),
         }
     }
@@ -66,9 +70,17 @@ impl std::error::Error for Problem {}
 pub fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this similarity (Jaro-Winkler, 0 to 1) a suggestion misleads more often than it helps.
     const ALIKE: f64 = 0.8;
+    /// No name is longer than 64 bytes, and comparing takes the product of the lengths.
+    const LONGEST: usize = 100;
+    /// Names that are compared. A folder may hold thousands of phases.
+    const MOST_NAMES: usize = 1000;
+    if wrong.len() > LONGEST {
+        return None;
+    }
     let wrong = wrong.to_ascii_lowercase().replace('-', "_");
     known
         .into_iter()
+        .take(MOST_NAMES)
         .map(|one| (strsim::jaro_winkler(&wrong, &one.replace('-', "_")), one))
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -78,8 +90,13 @@ pub fn meant<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
 /// A hint for a phase name that does not exist: a similar name, or all `known` names.
 #[doc(hidden)]
 pub fn unknown_name_hint(name: &str, known: &[&str]) -> String {
+    /// Names that are listed: a line of text.
+    const LISTED: usize = 20;
     match meant(name, known.iter().copied()) {
         Some(one) => format!("did you mean \"{one}\"?"),
+        None if known.len() > LISTED => {
+            format!("known are {} and {} more", known[..LISTED].join(", "), known.len() - LISTED)
+        }
         None => format!("known are {}", known.join(", ")),
     }
 }

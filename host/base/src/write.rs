@@ -1,10 +1,13 @@
 //! Writes files so that a crash leaves either the old file or the new one, never a part.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// Replaces `path` by a file that holds `bytes`, with permissions `mode`. Returns when the file is on the disk.
 ///
@@ -68,9 +71,65 @@ fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let mut file = create(path, OpenOptions::new().write(true), mode)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Creates a file with permissions `mode`, whatever the umask. Follows no link.
+fn create(path: &Path, options: &mut OpenOptions, mode: u32) -> io::Result<File> {
+    let file = options.clone().create_new(true).mode(mode).open(path)?;
+    // File systems without permissions refuse this, and are as they are.
+    _ = file.set_permissions(Permissions::from_mode(mode));
+    Ok(file)
+}
+
+/// Opens a file that only this node writes, or creates it with permissions `mode`, whatever the umask. Does not wait.
+///
+/// # Errors
+/// Those of the file system. [`io::ErrorKind::InvalidInput`] if there is a link or no regular file, or a file that has
+/// another name too: another user may have put it there, to have a file of this user written to.
+pub fn open_own(path: &Path, options: &mut OpenOptions, mode: u32) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.custom_flags(flags.bits().cast_signed());
+    match create(path, options, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        created => return created,
+    }
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; remove it"));
+    let file = options.open(path).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => wrong("a link"),
+        _ => error,
+    })?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(wrong("no regular file"));
+    }
+    if meta.nlink() > 1 {
+        return Err(wrong("the same file as another name"));
+    }
+    Ok(file)
+}
+
+/// Creates a folder and those above it with permissions `mode`, whatever the umask. Leaves alone what exists.
+///
+/// # Errors
+/// Those of the file system.
+pub fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        make_folder(above, mode)?;
+    }
+    match DirBuilder::new().mode(mode).create(folder) {
+        Ok(()) => {
+            _ = fs::set_permissions(folder, Permissions::from_mode(mode));
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Syncs the folder of `path`: a rename is on the disk only after that.
@@ -86,7 +145,7 @@ pub fn sync_folder_of(path: &Path) -> io::Result<()> {
 /// # Errors
 /// A message that says what is wrong and how to fix it.
 pub fn private_folder(folder: &Path) -> Result<(), String> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| error.to_string())?;
+    make_folder(folder, 0o700).map_err(|error| error.to_string())?;
     let meta = fs::metadata(folder).map_err(|error| error.to_string())?;
     if meta.permissions().mode() & 0o022 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
         return Err(
@@ -99,6 +158,33 @@ pub fn private_folder(folder: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_that_somebody_planted_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("victim"), "precious").unwrap();
+        std::os::unix::fs::symlink(at("victim"), at("link")).unwrap();
+        std::os::unix::fs::symlink(at("nowhere"), at("dangling")).unwrap();
+        fs::hard_link(at("victim"), at("hard")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        let open = |name: &str| open_own(&at(name), OpenOptions::new().append(true), 0o640);
+        for (name, what) in
+            [("link", "a link"), ("dangling", "a link"), ("hard", "the same file as another name")]
+        {
+            assert_eq!(open(name).unwrap_err().to_string(), format!("it is {what}; remove it"));
+        }
+        assert!(open("folder").is_err());
+        write_whole(&at("link"), b"new", 0o600).unwrap();
+        assert_eq!(
+            (fs::read(at("victim")).unwrap(), fs::read(at("link")).unwrap()),
+            (b"precious".into(), b"new".into())
+        );
+        assert!(!at("nowhere").exists());
+        open("own").unwrap();
+        assert_eq!(fs::metadata(at("own")).unwrap().permissions().mode() & 0o777, 0o640);
+        open("own").unwrap();
+    }
 
     #[test]
     fn files_that_are_written_together_are_all_new_or_the_first_of_them() {

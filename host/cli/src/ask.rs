@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{NodeArgs, PhaseArgs, admin_socket, answer, exit, load_config, print, show, without_manifests};
+use super::output::{print, print_json, reader_left};
+use super::{NodeArgs, PhaseArgs, admin_socket, answer, exit, load_config, show, without_manifests};
 
 pub(super) fn status(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
     tell::<NodeStatus>(node, "/status", json, show::status)
@@ -44,13 +45,18 @@ pub(super) fn run_now(args: &PhaseArgs, json: bool) -> anyhow::Result<ExitCode> 
 }
 
 pub(super) fn tap(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let mut printed = Ok(());
     let show = |line: &str| {
-        let text = if json { format!("{line}\n") } else { show::event(line) };
-        // If the reader has closed the pipe, the tap ends.
-        print(&text).is_ok()
+        printed = if json { print_json(&format!("{line}\n")) } else { print(&show::event(line)) };
+        printed.is_ok()
     };
-    ask(node, async |client| client.lines("/tap", show).await)?;
-    Ok(ExitCode::SUCCESS)
+    ask(node, async |client| {
+        tokio::select! {
+            ended = client.lines("/tap", show) => ended,
+            () = reader_left() => Ok(()),
+        }
+    })?;
+    printed.map(|()| ExitCode::SUCCESS)
 }
 
 /// How long `reload --wait` repeats, and how often.

@@ -1,9 +1,14 @@
 //! The commands for authors of phases: their output. The work is done in `author`.
 
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use groundskeeper::base::read::open_regular;
 use groundskeeper::config::{Overrides, is_manifest};
 use groundskeeper::engine::wasm::Sizes;
 use groundskeeper::record::{Event, Fixture, Recording};
@@ -13,8 +18,9 @@ use groundskeeper_author::{
 use serde::Serialize;
 
 use super::check;
+use super::output::{ClosedOutput, complain, print, with_sources};
 use super::{
-    BuildArgs, InstallArgs, NewArgs, TestArgs, TryArgs, answer, ask, exit, load_config, print,
+    BadConfig, BuildArgs, InstallArgs, NewArgs, NoFolder, TestArgs, TryArgs, answer, ask, exit, load_config,
     without_manifests,
 };
 
@@ -26,11 +32,13 @@ pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
         Lang::Rust => "a phase with a test, a manifest and a view to try it on",
         Lang::C => "a phase in C, a manifest and a view to try it on",
     };
-    print(&format!("{folder}: {what}\nnext: cd {folder} && groundskeeper build && groundskeeper test\n"))
+    print(&format!("{folder}: {what}\nnext: cd {folder} && groundskeeper build && groundskeeper test\n"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Serialize)]
 struct BuiltJson<'a> {
+    #[serde(serialize_with = "groundskeeper::base::paths::lossy")]
     file: &'a Path,
     sha256: String,
     sizes: Option<Sizes>,
@@ -55,9 +63,8 @@ pub(super) fn build(args: &BuildArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints progress to standard error.
-#[expect(clippy::print_stderr, reason = "a build takes a while and shows its progress")]
 pub(super) fn note(text: &str) {
-    eprintln!("groundskeeper: {text}");
+    complain(&format!("groundskeeper: {text}"));
 }
 
 pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
@@ -87,15 +94,18 @@ pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads a view from `FILE@TICK`, or from the first beat of `FILE`.
-fn recorded(written: &str) -> anyhow::Result<Fixture> {
-    let (file, tick) = match written.rsplit_once('@') {
-        Some((file, tick)) if !Path::new(written).exists() => {
+fn recorded(written: &OsStr) -> anyhow::Result<Fixture> {
+    let bytes = written.as_bytes();
+    let (file, tick) = match bytes.iter().rposition(|byte| *byte == b'@') {
+        Some(at) if !Path::new(written).exists() => {
+            let tick = String::from_utf8_lossy(&bytes[at + 1..]);
             let wrong = || format!("{tick:?} in {written:?} is no tick; write FILE@120");
-            (file, Some(tick.parse().ok().with_context(wrong)?))
+            (OsStr::from_bytes(&bytes[..at]), Some(tick.parse().ok().with_context(wrong)?))
         }
         _ => (written, None),
     };
-    let recording = Recording::open(Path::new(file))?;
+    let file = Path::new(file);
+    let recording = Recording::open(file)?;
     let beat = match tick {
         Some(tick) => recording.beat(tick)?,
         None => {
@@ -103,7 +113,7 @@ fn recorded(written: &str) -> anyhow::Result<Fixture> {
                 Event::Beat(beat) => Some(beat),
                 _ => None,
             });
-            *first.with_context(|| format!("{file} has no beat that can be read"))?
+            *first.with_context(|| format!("{} has no beat that can be read", file.display()))?
         }
     };
     Ok(Fixture::of_beat(&beat))
@@ -140,12 +150,16 @@ fn compared(trial: &TrialReport, seed: u64) -> String {
 
 /// Whether a file is a phase and not a config: a module by its first bytes or extension, a manifest by its keys.
 pub(super) fn is_phase(file: &Path) -> bool {
+    /// Enough for the head of a module, and for the whole of a manifest.
+    const MOST: u64 = 1 << 20;
     let named = file.extension().is_some_and(|end| end == "wasm" || end == "so");
-    let Ok(bytes) = std::fs::read(file) else { return named };
+    let Ok((opened, _)) = open_regular(file, OpenOptions::new().read(true)) else { return named };
+    let mut bytes = Vec::new();
+    let is_read = opened.take(MOST).read_to_end(&mut bytes).is_ok();
     named
         || bytes.starts_with(b"\0asm")
         || bytes.starts_with(b"\x7fELF")
-        || std::str::from_utf8(&bytes).is_ok_and(is_manifest)
+        || is_read && std::str::from_utf8(&bytes).is_ok_and(is_manifest)
 }
 
 /// Whether the operator trusts native phases.
@@ -154,7 +168,16 @@ fn allows_native(config: Option<&Path>) -> anyhow::Result<bool> {
     Ok(config.is_some() && load_config(config, &overrides)?.guests.allow_native)
 }
 
+/// A phase that cannot be read or is no phase is a problem too, and not a failure of the command.
 pub(super) fn check(file: &Path, config: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
+    match inspected(file, config, json) {
+        Err(error) if error.is::<ClosedOutput>() || error.is::<BadConfig>() => Err(error),
+        Err(error) => check::refused(file, with_sources(&error), json),
+        ended => ended,
+    }
+}
+
+fn inspected(file: &Path, config: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
     let code = |ok| if ok { exit::DONE } else { exit::CONFIG };
     if let Some(native) = author::load_native(file, allows_native(config)?)? {
         return answer(&native, code(native.problem.is_none()), json, loading);
@@ -221,9 +244,7 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
         None => {
             // A wrong manifest in that folder may be the one that this command replaces.
             let overrides = without_manifests(args.data_dir.clone());
-            load_config(args.config.as_deref(), &overrides)?.guests.dir.context(
-                "no drop-in folder: neither XDG_STATE_HOME nor HOME is set; name one with --phases",
-            )?
+            load_config(args.config.as_deref(), &overrides)?.guests.dir.ok_or(NoFolder("--phases"))?
         }
     };
     let InstalledFiles { module, manifest, replaced, made_up, misses } =
@@ -241,5 +262,6 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
         (true, false) => "  replaces an earlier one; a running node tries it now\n",
         (false, _) => "  a running node loads it now, others at their start\n",
     };
-    print(&text)
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -2,18 +2,16 @@
 //! and for programs.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use groundskeeper::config::{
-    Config, Manifest, ManifestBody, ManifestFile, Overrides, Problem, read_manifests,
-};
+use groundskeeper::config::{Config, Manifest, ManifestBody, ManifestFile, Overrides, Problem, read_drop_in};
 use groundskeeper::node::compare;
 use groundskeeper_author::{LoadPreview, load_folder};
 use serde::Serialize;
 
-use super::show::table;
-use super::{answer, exit, usual_data_dir};
+use super::show::{printable, table};
+use super::{answer, exit, problems_found};
 
 #[derive(Serialize)]
 struct CheckReport {
@@ -25,17 +23,16 @@ struct CheckReport {
     at_start: Vec<String>,
 }
 
-pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
-    let overrides = Overrides { phases, usual_data_dir: usual_data_dir(), ..Overrides::default() };
+pub(super) fn check(file: Option<&Path>, overrides: &Overrides, json: bool) -> anyhow::Result<ExitCode> {
     let mut name = file.map_or("the built-in defaults".to_owned(), |file| file.display().to_string());
     let mut checked =
         CheckReport { ok: true, problems: Vec::new(), phases: Vec::new(), at_start: Vec::new() };
-    let dir = match Config::load_with(file, &overrides) {
+    let dir = match Config::load_with(file, overrides) {
         Ok(config) => {
             if let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) {
                 checked.phases = load_folder(dir, config.guests.allow_native)?;
             }
-            if let Ok(defaults) = Config::load_with(None, &overrides) {
+            if let Ok(defaults) = Config::load_with(None, overrides) {
                 checked.at_start = compare(&defaults, &config).restart;
             }
             config.guests.dir
@@ -43,12 +40,12 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
         // A wrong config does not say where the manifests are; a flag may.
         Err(problems) => {
             checked.problems = problems;
-            overrides.phases
+            overrides.phases.clone()
         }
     };
     if let Some(dir) = dir.filter(|dir| dir.is_dir()) {
         write!(name, " with the phases of {}", dir.display())?;
-        for manifest in read_manifests(&dir) {
+        for manifest in read_drop_in(&dir) {
             // Problems of built-in phases were found with the config.
             let found = manifest.manifest.err().filter(|_| !manifest.is_built_in);
             checked.problems.extend(found.unwrap_or_default());
@@ -65,6 +62,13 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
     checked.problems.extend(untold);
     checked.ok = checked.problems.is_empty();
     tell(&checked, &name, json)
+}
+
+/// Reports that `file` is no phase, or cannot be read.
+pub(super) fn refused(file: &Path, why: String, json: bool) -> anyhow::Result<ExitCode> {
+    let problems = vec![Problem::of(file.display().to_string(), why)];
+    let checked = CheckReport { ok: false, problems, phases: Vec::new(), at_start: Vec::new() };
+    tell(&checked, &file.display().to_string(), json)
 }
 
 /// Reports on a manifest that is wrong or needs no module. None: it names a module, which the caller must inspect.
@@ -91,11 +95,8 @@ fn shown(checked: &CheckReport, name: &str) -> String {
         let keys = checked.at_start.join(", ");
         text += &format!("a running node applies these keys at its next start, the others at once: {keys}\n");
     }
-    text + &match checked.problems.len() {
-        0 => format!("{name}: no problems\n"),
-        1 => format!("{name}: 1 problem\n"),
-        count => format!("{name}: {count} problems\n"),
-    }
+    let found = if checked.ok { "no problems".to_owned() } else { problems_found(&checked.problems) };
+    text + &format!("{}: {found}\n", printable(name))
 }
 
 fn row(phase: &LoadPreview) -> Vec<String> {

@@ -12,7 +12,8 @@ use groundskeeper_author::{self as author, BuildOutput, DryRun};
 use serde::Serialize;
 use tokio::task::AbortHandle;
 
-use super::{DevArgs, ask, exit, print, show};
+use super::output::{complain, print, print_json, reader_left, with_sources};
+use super::{DevArgs, ask, exit, show};
 
 /// During a round, this often ...
 const HOLD_AGAIN: Duration = Duration::from_secs(5);
@@ -25,12 +26,14 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The result of one round.
 #[derive(Default, Serialize)]
 struct DevRound {
+    #[serde(serialize_with = "groundskeeper::base::paths::lossy_option")]
     built: Option<PathBuf>,
     sha256: Option<String>,
     bytes: Option<usize>,
     /// The views, and what the phase would have done on each.
     tries: Vec<DevAttempt>,
     /// The installed manifest.
+    #[serde(serialize_with = "groundskeeper::base::paths::lossy_option")]
     installed: Option<PathBuf>,
     reload: Option<ReloadReport>,
     /// The error that ended the round.
@@ -61,6 +64,10 @@ pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
                 Ok(ExitCode::SUCCESS)
             }
             ended = rounds(&args.folder, &client, json) => ended,
+            () = reader_left() => {
+                release(&client).await;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     });
     // A compiler that still runs got the same signal, or ends by itself.
@@ -109,7 +116,7 @@ async fn round(folder: &Path, client: &Client) -> DevRound {
     let making = tokio::task::spawn_blocking(move || {
         let mut round = DevRound::default();
         if let Err(error) = round.make(&of) {
-            round.fail(exit::FAILED, format!("{error:#}"));
+            round.fail(exit::FAILED, with_sources(&error));
         }
         round
     });
@@ -164,7 +171,7 @@ impl DevRound {
     async fn put_in(&mut self, module: &Path, folder: &Path, client: &Client) {
         let manifest = match author::install(module, folder) {
             Ok(installed) => installed.manifest,
-            Err(error) => return self.fail(exit::FAILED, format!("{error:#}")),
+            Err(error) => return self.fail(exit::FAILED, with_sources(&error)),
         };
         let name = manifest.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         self.installed = Some(manifest);
@@ -184,11 +191,9 @@ impl DevRound {
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "errors go to standard error")]
     fn tell(&self, json: bool) -> anyhow::Result<()> {
         if json {
-            print(&(serde_json::to_string(self)? + "\n"))?;
-            return Ok(());
+            return print_json(&(serde_json::to_string(self)? + "\n"));
         }
         let mut text = String::new();
         if let (Some(file), Some(sha256)) = (&self.built, &self.sha256) {
@@ -207,7 +212,7 @@ impl DevRound {
         print(&text)?;
         // A reload report already contains the failure.
         if let Some(why) = self.failed.as_ref().filter(|_| self.reload.is_none()) {
-            eprintln!("groundskeeper: {why}");
+            complain(&format!("groundskeeper: {why}"));
         }
         Ok(())
     }

@@ -1,12 +1,9 @@
 //! The program: flags, exit codes and terminal output. Holds no logic of the node.
 
-#![expect(clippy::print_stderr, reason = "errors go to standard error, before and without any log")]
-
-use std::io::{self, Write};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use groundskeeper_author::Lang;
@@ -24,9 +21,12 @@ mod dev;
 mod local;
 mod logging;
 mod notify;
+mod output;
 mod replay;
 mod run;
 mod show;
+
+use output::{ClosedOutput, complain, print, with_sources};
 
 /// Exit codes of the process. Those above 63 come from sysexits.h.
 mod exit {
@@ -184,7 +184,7 @@ struct ReplayArgs {
     file: PathBuf,
     /// Run this phase instead (a component, its manifest, or a built-in's name) where it would have been due, and show what it would have done next to what happened
     #[arg(long, value_name = "PHASE")]
-    phase: Option<String>,
+    phase: Option<OsString>,
     /// Folder of the components that ran, to run them again [default: phases.d in the data folder]
     #[arg(long, value_name = "DIR")]
     phases: Option<PathBuf>,
@@ -213,6 +213,12 @@ struct CheckArgs {
     /// Folder of dropped-in phases; overrides the config [default: phases.d in the data folder]
     #[arg(long, value_name = "DIR")]
     phases: Option<PathBuf>,
+    /// The data folder that `run` would get
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The interval that `run` would get, like 10s; overrides the config
+    #[arg(long, value_name = "TIME")]
+    interval: Option<Span>,
 }
 
 /// The node to talk to.
@@ -294,7 +300,7 @@ struct ViewArgs {
     from_node: bool,
     /// A beat of a recording: FILE@TICK, or FILE for its first one
     #[arg(long, value_name = "FILE[@TICK]")]
-    recording: Option<String>,
+    recording: Option<OsString>,
 }
 
 #[derive(Args, Debug)]
@@ -345,10 +351,15 @@ fn main() -> ExitCode {
         }
         CliCommand::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
             let (file, config) = (file.display(), config.display());
-            eprintln!("groundskeeper: {file} is a config, and so is --config {config}; name one of them");
+            complain(&format!(
+                "groundskeeper: {file} is a config, and so is --config {config}; name one of them"
+            ));
             Ok(ExitCode::from(exit::USAGE))
         }
-        CliCommand::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
+        CliCommand::Check(args) => {
+            let overrides = args.overrides();
+            check::check(args.config.or(args.file).as_deref(), &overrides, json)
+        }
         CliCommand::Status(node) => ask::status(&node, json),
         CliCommand::Peers { node, limit } => ask::peers(&node, limit, json),
         CliCommand::Phases(node) => ask::phases(&node, json),
@@ -368,7 +379,7 @@ fn main() -> ExitCode {
         CliCommand::Build(args) => author::build(&args, json),
         CliCommand::Schema { manifest } => {
             let schema = if manifest { config::manifest_schema() } else { config::schema() };
-            print(&format!("{schema:#}\n"))
+            print(&format!("{schema:#}\n")).map(|()| ExitCode::SUCCESS)
         }
     };
     done.unwrap_or_else(|error| ExitCode::from(tell(&error)))
@@ -376,23 +387,46 @@ fn main() -> ExitCode {
 
 /// Prints an error to standard error and returns its exit code.
 fn tell(error: &anyhow::Error) -> u8 {
+    if error.is::<ClosedOutput>() {
+        return exit::DONE;
+    }
     if let Some(BadConfig(problems)) = error.downcast_ref() {
-        problems.iter().for_each(|problem| eprintln!("{problem}"));
-        let count = problems.len();
-        eprintln!("groundskeeper: the config has {count} problem{}", if count == 1 { "" } else { "s" });
+        problems.iter().for_each(|problem| complain(&problem.to_string()));
+        complain(&format!("groundskeeper: the config has {}", problems_found(problems)));
         return exit::CONFIG;
     }
-    let code = match error.downcast_ref() {
+    complain(&format!("groundskeeper: {}", with_sources(error)));
+    match error.downcast_ref() {
         Some(StartError::Data(_) | StartError::Key(_)) => exit::DATA,
-        _ if error.is::<DataError>() => exit::DATA,
+        _ if error.is::<DataError>() || error.is::<NoFolder>() => exit::DATA,
         _ => error.downcast_ref().map_or(exit::FAILED, ask::code_of),
-    };
-    // Errors with their own exit code print their source themselves.
-    match code {
-        exit::FAILED => eprintln!("groundskeeper: {error:#}"),
-        _ => eprintln!("groundskeeper: {error}"),
     }
-    code
+}
+
+/// The number of problems. Of one file, only the first are listed.
+fn problems_found(problems: &[Problem]) -> String {
+    match problems.len() {
+        1 => "1 problem".to_owned(),
+        count if count > config::MOST_PROBLEMS => format!("more than {} problems", config::MOST_PROBLEMS),
+        count => format!("{count} problems"),
+    }
+}
+
+/// The user's environment names no folder.
+#[derive(Debug)]
+struct NoFolder(&'static str);
+
+impl std::error::Error for NoFolder {}
+
+impl std::fmt::Display for NoFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "no {}: neither XDG_STATE_HOME nor HOME is set to an absolute path; name one with {}",
+            if self.0 == "--phases" { "drop-in folder" } else { "data folder" },
+            self.0
+        )
+    }
 }
 
 /// Every problem of a config that a command needs.
@@ -416,34 +450,27 @@ fn load_config(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Con
     Config::load_with(file, overrides).map_err(|problems| BadConfig(problems).into())
 }
 
-/// Writes a result to standard output. A reader that closes the pipe (`| head`) is not an error.
-fn print(text: &str) -> anyhow::Result<ExitCode> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
-}
-
-/// Prints the result of a command and returns `code`.
+/// Prints the result of a command and returns `code`, also if standard output is closed.
 fn answer<T: Serialize>(
     found: &T,
     code: u8,
     json: bool,
     text: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<ExitCode> {
-    print(&if json { serde_json::to_string_pretty(found)? + "\n" } else { text(found) })?;
-    Ok(ExitCode::from(code))
+    let printed = if json {
+        output::print_json(&(serde_json::to_string_pretty(found)? + "\n"))
+    } else {
+        print(&text(found))
+    };
+    match printed {
+        Err(error) if !error.is::<ClosedOutput>() => Err(error),
+        _ => Ok(ExitCode::from(code)),
+    }
 }
 
 /// The node's data folder, from flags, config or the user's environment, in this order.
 fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
-    config
-        .node
-        .data_dir
-        .clone()
-        .or_else(usual_data_dir)
-        .context("no data folder: neither XDG_STATE_HOME nor HOME is set; name one with --data-dir")
+    config.node.data_dir.clone().or_else(usual_data_dir).ok_or(NoFolder("--data-dir").into())
 }
 
 /// The data folder according to the user's environment.
@@ -457,6 +484,19 @@ fn admin_socket(config: &Config) -> anyhow::Result<PathBuf> {
     match &config.admin.socket {
         Some(path) => Ok(path.clone()),
         None => Ok(DataFolder::admin_socket(&data_dir(config)?)),
+    }
+}
+
+impl CheckArgs {
+    fn overrides(&self) -> Overrides {
+        let Self { phases, data_dir, interval, .. } = self;
+        Overrides {
+            interval: *interval,
+            data_dir: data_dir.clone(),
+            phases: phases.clone(),
+            usual_data_dir: usual_data_dir(),
+            ..Overrides::default()
+        }
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use groundskeeper::base::read::read_regular;
 use groundskeeper::config::{Config, ManifestBody, Overrides, read_manifests};
 use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
-use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, Wasm, sha256};
+use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, MOST_BYTES, Wasm, sha256};
 use groundskeeper::node::builtins;
 use groundskeeper::record::{
     self, ActionCount, DroppedConnection, Fixture, RecordedBeat, Recording, RecordingExtent, Report, RunInfo,
@@ -19,8 +21,9 @@ use groundskeeper::record::{
 };
 use groundskeeper_author::InspectedModule;
 
+use super::output::print_json;
 use super::show::{age, printable, table};
-use super::{ReplayArgs, answer, exit, load_config, print, usual_data_dir};
+use super::{ReplayArgs, answer, exit, load_config, usual_data_dir};
 
 /// Maximum number of peers listed on a terminal; `--json` lists all.
 const LISTED: usize = 20;
@@ -29,7 +32,8 @@ pub(super) fn replay(args: &ReplayArgs, json: bool) -> anyhow::Result<ExitCode> 
     let recording = Recording::open(&args.file)?;
     if let Some(tick) = args.dump {
         let beat = recording.beat(tick)?;
-        return print(&fixture(&beat, args.seen_by.as_deref())?.to_json());
+        print_json(&fixture(&beat, args.seen_by.as_deref())?.to_json())?;
+        return Ok(ExitCode::SUCCESS);
     }
     let Some(phase) = &args.phase else {
         let modules = Modules::of(args)?;
@@ -64,7 +68,7 @@ impl Modules {
         let files = folder.iter().flat_map(|folder| read_manifests(folder)).filter_map(|file| {
             let module = file.module()?;
             let ManifestBody::Guest(guest) = file.manifest.ok()?.body else { return None };
-            let bytes = std::fs::read(&module).ok()?;
+            let bytes = read_regular(&module, MOST_BYTES as u64).ok()?;
             Some((sha256(&bytes).0, (module, guest.limits)))
         });
         Ok(Self { wasm: Wasm::new(None)?, codes: RefCell::default(), files: files.collect() })
@@ -74,7 +78,7 @@ impl Modules {
     fn find(&self, info: &RunInfo) -> Option<Arc<dyn PhaseProgram>> {
         let digest = info.digest?;
         let (file, limits) = self.files.get(&digest)?;
-        let load = || self.wasm.load(&std::fs::read(file).ok()?).ok();
+        let load = || self.wasm.load(&read_regular(file, MOST_BYTES as u64).ok()?).ok();
         let code = self.codes.borrow_mut().entry(digest).or_insert_with(load).clone()?;
         let setup = GuestSetup {
             settings: info.settings.clone()?,
@@ -88,7 +92,7 @@ impl Modules {
 }
 
 /// The phase to try: a component set up by its manifest, or a built-in set up by the config.
-fn candidate(name: &str, config: Option<&Path>) -> anyhow::Result<WhatIfPhase> {
+fn candidate(name: &OsStr, config: Option<&Path>) -> anyhow::Result<WhatIfPhase> {
     let file = Path::new(name);
     if file.is_file() {
         let subject = InspectedModule::load(file)?;
@@ -98,7 +102,7 @@ fn candidate(name: &str, config: Option<&Path>) -> anyhow::Result<WhatIfPhase> {
     let config = load_config(config, &Overrides::default())?;
     let specs = builtins(&config.phases);
     let known: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-    let found = specs.into_iter().find(|spec| spec.name == name);
+    let found = specs.into_iter().find(|spec| *spec.name == *name);
     let candidate =
         found.map(|spec| WhatIfPhase { name: spec.name, body: spec.body, schedule: spec.schedule });
     candidate.with_context(|| format!("there is no phase {name:?}; there are {}", known.join(", ")))

@@ -1,10 +1,12 @@
 //! `run`: runs a node from flags to shutdown, with one readable line per tick. The node itself is elsewhere.
 
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use groundskeeper::base::text::{printable_json, printable_lines};
 use groundskeeper::clock::SystemClock;
 use groundskeeper::config::Config;
 use groundskeeper::cycle::BeatReport;
@@ -16,6 +18,9 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{BadConfig, RunArgs, admin_socket, data_dir, exit, local, logging, notify};
+
+/// The credential with the node's key.
+const KEY_CREDENTIAL: &str = "node.key";
 
 /// How long to wait for threads that do not end, after the deadline of the shutdown.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -68,6 +73,7 @@ async fn run_node(
     let locals = local::start(&config, local_peers, &clock).await?;
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
+    let builder = credential(KEY_CREDENTIAL).into_iter().fold(builder, NodeBuilder::key_file);
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
     let node = match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
@@ -98,6 +104,12 @@ async fn run_node(
             Ok(ExitCode::from(exit::FAILED))
         }
     }
+}
+
+/// A file in the folder of CREDENTIALS_DIRECTORY, which systemd sets.
+fn credential(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty())?;
+    Some(Path::new(&folder).join(name)).filter(|file| file.exists())
 }
 
 fn warn_of_short_watchdog(interval: Duration) {
@@ -202,6 +214,7 @@ struct BeatPrinter {
 impl BeatPrinter {
     fn line(&mut self, text: &str) {
         // If the reader closed the pipe, output stops and the node goes on.
+        let text = if self.json { printable_json(text) } else { printable_lines(text) };
         self.lines = self.lines && writeln!(std::io::stdout(), "{text}").is_ok();
     }
 

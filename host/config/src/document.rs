@@ -1,4 +1,7 @@
 //! A TOML text with line numbers, read key by key. Continues after a mistake. Other modules check the values.
+//!
+//! The text may be anything of a megabyte, so time and output are bounded: the first problems are listed, the others are
+//! counted.
 
 use groundskeeper_base::problem::{Problem, meant};
 use serde::de::DeserializeOwned;
@@ -13,7 +16,18 @@ pub(super) struct Document<'i> {
     /// Parts of it are not TOML, so keys may be in a different table than their author meant.
     torn: bool,
     pub problems: Vec<Problem>,
+    /// Problems beyond [`MOST_PROBLEMS`].
+    unlisted: usize,
 }
+
+/// Problems of one file that are listed. An author mends no more before the next check.
+pub const MOST_PROBLEMS: usize = 100;
+
+/// Keys of one table that serde reads, each of them with a whole section around it. No section has more than 64.
+const MOST_KEYS: usize = 1000;
+
+/// Bytes of a key, a message or a hint that are shown. The longest hint of our own has about 400.
+const MOST_SHOWN: usize = 1000;
 
 /// Replaces serde's "expected u32" and the like.
 const WHOLE: &str = "expected a whole number from 0";
@@ -25,7 +39,8 @@ impl<'i> Document<'i> {
     pub fn parse(text: &'i str, name: &'i str) -> Self {
         let (root, errors) = DeTable::parse_recoverable(text);
         let root = Spanned::new(root.span(), DeValue::Table(root.into_inner()));
-        let mut document = Self { name, text, root, torn: !errors.is_empty(), problems: Vec::new() };
+        let mut document =
+            Self { name, text, root, torn: !errors.is_empty(), problems: Vec::new(), unlisted: 0 };
         for error in errors {
             let place = error.span().map(|span| span.start);
             let message = format!("not TOML: {}", error.message().trim());
@@ -55,12 +70,25 @@ impl<'i> Document<'i> {
         elsewhere: &[String],
     ) -> DeTable<'i> {
         let mut good = DeTable::new();
+        let (keys, mut tried) = (table.len(), 0);
+        // From the first unknown key on: serde need not be asked about each of them.
+        let mut known: Option<Vec<String>> = None;
         for (key, mut value) in table {
             let path = [above, std::slice::from_ref(&key)].concat();
             let name = key.get_ref();
             let full = if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };
             if elsewhere.contains(&full) {
                 continue;
+            }
+            if let Some(known) = known.as_ref().filter(|known| !known.iter().any(|one| one == name)) {
+                self.report_unknown(full, &key, known);
+                continue;
+            }
+            tried += 1;
+            if tried > MOST_KEYS {
+                let message = format!("{keys} keys in one table; at most {MOST_KEYS} are read");
+                self.report(Some(key.span().start), Some(section.to_owned()), message, None);
+                break;
             }
             if alone::<T>(&path, of_table(DeTable::new())).is_ok() {
                 // Serde could also read a struct from an array.
@@ -72,7 +100,12 @@ impl<'i> Document<'i> {
             }
             match alone::<T>(&path, value.clone()) {
                 Ok(_) => _ = good.insert(key, value),
-                Err(error) if error.span() == Some(key.span()) => self.report_unknown(full, &key, &error),
+                Err(error) if error.span() == Some(key.span()) => {
+                    // The key itself may contain anything.
+                    let names = error.message().rsplit_once(", expected ").map_or("", |(_, names)| names);
+                    let names = quoted_all(names).map(str::to_owned).collect();
+                    self.report_unknown(full, &key, known.insert(names));
+                }
                 Err(error) => {
                     for error in wrong_elements::<T>(&path, &value).unwrap_or_else(|| vec![error]) {
                         self.report_serde(&full, &error, value.span().start);
@@ -118,6 +151,11 @@ impl<'i> Document<'i> {
         }
     }
 
+    /// Whether there is anything besides blanks and comments.
+    pub fn has_keys(&self) -> bool {
+        self.torn || self.root.get_ref().as_table().is_some_and(|table| !table.is_empty())
+    }
+
     /// Whether parts of the text are not TOML.
     pub fn is_torn(&self) -> bool {
         self.torn
@@ -147,6 +185,9 @@ impl<'i> Document<'i> {
     pub fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems;
         problems.sort_by_key(|problem| (problem.line.unwrap_or(u32::MAX), problem.column));
+        if self.unlisted > 0 {
+            problems.push(Problem::of(self.name, format!("and {} more problems", self.unlisted)));
+        }
         problems
     }
 
@@ -156,14 +197,18 @@ impl<'i> Document<'i> {
         self.report(place, Some(key.to_owned()), message, hint);
     }
 
-    fn report_unknown(&mut self, full: String, key: &SpannedKey<'_>, error: &toml::de::Error) {
+    fn report_unknown(&mut self, full: String, key: &SpannedKey<'_>, known: &[String]) {
         if self.torn {
             return;
         }
-        let known = error.message().split_once(", expected ").map_or("", |(_, known)| known);
-        let hint = match meant(key.get_ref(), quoted_all(known)) {
+        if self.is_full() {
+            self.unlisted += 1;
+            return;
+        }
+        let known = || known.iter().map(String::as_str);
+        let hint = match meant(key.get_ref(), known()) {
             Some(one) => format!("did you mean \"{one}\"?"),
-            None => format!("known here are {}", quoted_all(known).collect::<Vec<_>>().join(", ")),
+            None => format!("known here are {}", known().collect::<Vec<_>>().join(", ")),
         };
         self.report(Some(key.span().start), Some(full), "unknown key".into(), Some(hint));
     }
@@ -187,7 +232,16 @@ impl<'i> Document<'i> {
         self.report(Some(place), Some(key.to_owned()), message.replace('`', "\""), hint);
     }
 
+    fn is_full(&self) -> bool {
+        self.problems.len() >= MOST_PROBLEMS
+    }
+
     fn report(&mut self, place: Option<usize>, key: Option<String>, message: String, hint: Option<String>) {
+        if self.is_full() {
+            self.unlisted += 1;
+            return;
+        }
+        let (key, message, hint) = (key.map(shortened), shortened(message), hint.map(shortened));
         let (line, column) = place.map(|at| line_and_column(self.text, at)).unzip();
         self.problems.push(Problem { file: self.name.to_owned(), line, column, key, message, hint });
     }
@@ -234,6 +288,15 @@ fn line_and_column(text: &str, at: usize) -> (u32, u32) {
     (line as u32, before[line_start..].chars().count() as u32 + 1)
 }
 
+/// The beginning of a long text: keys and values may be as long as the file.
+fn shortened(mut text: String) -> String {
+    if text.len() > MOST_SHOWN {
+        text.truncate(text.floor_char_boundary(MOST_SHOWN));
+        text.push_str("...");
+    }
+    text
+}
+
 fn of_table(table: DeTable<'_>) -> Spanned<DeValue<'_>> {
     Spanned::new(0..0, DeValue::Table(table))
 }
@@ -256,6 +319,6 @@ fn wrong_elements<T: DeserializeOwned>(
         let list = DeValue::Array([element.clone()].into_iter().collect());
         alone::<T>(path, Spanned::new(element.span(), list)).err()
     };
-    let wrong: Vec<_> = value.get_ref().as_array()?.iter().filter_map(wrong).collect();
+    let wrong: Vec<_> = value.get_ref().as_array()?.iter().filter_map(wrong).take(MOST_PROBLEMS).collect();
     (!wrong.is_empty()).then_some(wrong)
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use groundskeeper_base::units;
+use groundskeeper_base::read::read_regular_text;
 use groundskeeper_engine::BuiltInPhases;
 use groundskeeper_sdk::span::Span;
 use serde::{Deserialize, Serialize};
@@ -32,9 +32,11 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+#[doc(hidden)]
+pub use document::MOST_PROBLEMS;
 pub use manifest::{GuestManifest, Manifest, ManifestBody, ManifestFile, Runtime, read_manifests};
 #[doc(hidden)]
-pub use manifest::{MOST_MANIFEST_BYTES, arrange_manifests, is_manifest};
+pub use manifest::{MOST_MANIFEST_BYTES, arrange_manifests, is_manifest, read_drop_in};
 #[cfg(feature = "schema")]
 #[doc(hidden)]
 pub use schema::{manifest_schema, schema};
@@ -78,6 +80,16 @@ pub struct Config {
     pub guests: GuestSettings,
     /// The four built-in phases.
     pub phases: BuiltInPhases,
+}
+
+/// A larger file is not a config: the shipped one, with all its comments, has 14 KiB.
+#[doc(hidden)]
+pub const MOST_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Whether a config says anything. Text that is not TOML does.
+#[doc(hidden)]
+pub fn has_keys(text: &str) -> bool {
+    document::Document::parse(text, "").has_keys()
 }
 
 /// Values from flags. They override the file and are checked together with it.
@@ -146,7 +158,7 @@ impl Config {
     pub fn load_with(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
         let Some(path) = path else { return resolve::resolve("", "defaults", None, overrides) };
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = read_regular_text(path, MOST_CONFIG_BYTES).map_err(|error| {
             vec![
                 Problem::of(&name, format!("cannot be read: {error}"))
                     .with_hint("name another file with --config"),
@@ -163,17 +175,13 @@ impl Config {
         resolve::resolve(text, name, None, &Overrides::default())
     }
 
-    /// Checks `[node]` of a config that was built in code instead of read. Problems name `name` as the file.
+    /// Checks a config that an application may have changed since it was read. Whatever the functions that read a config
+    /// accept passes. Problems name `name` as the file.
     ///
     /// # Errors
     /// All problems, without line numbers, because there is no text.
     #[doc(hidden)]
-    pub fn check_node(&self, name: &str) -> Result<(), Vec<Problem>> {
-        let network = toml::Value::String(self.node.network.clone());
-        let interval = units::span(self.node.interval);
-        let text = format!("[node]\nnetwork = {network}\ninterval = \"{interval}\"\n");
-        let Err(problems) = Self::parse(&text, name) else { return Ok(()) };
-        let placeless = |problem| Problem { line: None, column: None, ..problem };
-        Err(problems.into_iter().map(placeless).collect())
+    pub fn check(&self, name: &str) -> Result<(), Vec<Problem>> {
+        resolve::check(self, name)
     }
 }

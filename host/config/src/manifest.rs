@@ -27,7 +27,9 @@ mod folder;
 mod tests;
 mod written;
 
-pub use folder::{MOST_MANIFEST_BYTES, ManifestFile, arrange_manifests, is_manifest, read_manifests};
+pub use folder::{
+    MOST_MANIFEST_BYTES, ManifestFile, arrange_manifests, is_manifest, read_drop_in, read_manifests,
+};
 pub(super) use written::WrittenManifest;
 use written::{InstanceWord, PhaseKind};
 

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use groundskeeper_base::bytes::ByteSize;
+use groundskeeper_base::peer::canonical;
 use groundskeeper_base::problem::Problem;
 use groundskeeper_base::units::span;
 use groundskeeper_engine::policy::Mode;
@@ -18,14 +20,15 @@ use groundskeeper_sdk::span::Span;
 
 use super::builtin;
 use super::document::Document;
-use super::manifest::{Manifest, read_manifests};
+use super::manifest::{Manifest, read_drop_in};
 use super::{
     AdminSection, Config, GuestSettings, NodeSettings, Overrides, TrustRequirement, bounds, performance,
     schedule,
 };
 
-/// `sockaddr_un` holds 108 bytes with the final zero; other systems have fewer.
-const LONGEST_SOCKET_PATH: usize = 100;
+/// `sockaddr_un` holds 107 bytes. A long path is reached through its folder, as `/proc/self/fd/N/NAME`, and the socket is
+/// bound beside its name.
+const LONGEST_SOCKET_NAME: usize = 70;
 
 /// The default drop-in folder, in the data folder.
 const PHASES_DIR: &str = "phases.d";
@@ -49,7 +52,7 @@ pub(super) fn resolve(
             None => document.report_at("guests.dir", message, None),
         }
     }
-    let found = read_from.map(read_manifests).unwrap_or_default();
+    let found = read_from.map(read_drop_in).unwrap_or_default();
     let names: Vec<String> = found.iter().map(|file| file.path.display().to_string()).collect();
     let (mut files, mut refused) = (Vec::new(), Vec::new());
     for (file, name) in found.iter().zip(&names).filter(|(file, _)| file.is_built_in) {
@@ -70,6 +73,16 @@ pub(super) fn resolve(
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
+/// Checks a config that is resolved, by the rules for one that is read.
+pub(super) fn check(config: &Config, name: &str) -> Result<(), Vec<Problem>> {
+    let document = Document::parse("", name);
+    let mut check = Resolver { document, files: Vec::new(), overrides: &Overrides::default() };
+    check.ranges(config);
+    check.resolve(config.clone(), config.guests.dir.clone());
+    let problems = check.document.into_problems();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
 /// The drop-in folder: from the flag, else from the file, else in the data folder.
 fn phases_dir(raw: &Config, folder: Option<&Path>, overrides: &Overrides) -> Option<PathBuf> {
     if overrides.phases.is_some() {
@@ -80,6 +93,16 @@ fn phases_dir(raw: &Config, folder: Option<&Path>, overrides: &Overrides) -> Opt
     }
     let data = raw.node.data_dir.as_ref().or(overrides.usual_data_dir.as_ref())?;
     Some(data.join(PHASES_DIR))
+}
+
+/// Whether one of `listening` has the port of `address`, at the same address or at all addresses.
+fn takes_part(address: SocketAddr, listening: &[SocketAddr]) -> bool {
+    let address = canonical(address);
+    listening.iter().copied().map(canonical).any(|other| {
+        let is_same =
+            other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
+        other.port() == address.port() && is_same
+    })
 }
 
 /// A built-in phase that is configured by a manifest.
@@ -182,8 +205,10 @@ impl<'a> Resolver<'a> {
         self.book(&config.book);
         self.node(&config.node);
         self.socket(&config.admin);
-        if let Some(listen) =
-            config.telemetry.listen.filter(|listen| listen.port() != 0 && config.net.listen.contains(listen))
+        if let Some(listen) = config
+            .telemetry
+            .listen
+            .filter(|listen| listen.port() != 0 && takes_part(*listen, &config.net.listen))
         {
             let message = format!("{listen} is in net.listen too; choose another port");
             self.wrong("telemetry.listen", message);
@@ -218,13 +243,17 @@ impl<'a> Resolver<'a> {
     }
 
     fn socket(&mut self, admin: &AdminSection) {
-        let length = admin.socket.as_ref().map_or(0, |path| path.as_os_str().len());
-        if length > LONGEST_SOCKET_PATH {
-            let message = format!(
-                "the path has {length} bytes, the system takes {LONGEST_SOCKET_PATH}; choose a shorter one, like \
-                 \"/run/groundskeeper/admin.sock\""
-            );
-            self.wrong("admin.socket", message);
+        let Some(path) = &admin.socket else { return };
+        match path.file_name().map_or(0, |name| name.len()) {
+            0 => {
+                self.wrong("admin.socket", "names no file, like \"/run/groundskeeper/admin.sock\"".to_owned())
+            }
+            length if length > LONGEST_SOCKET_NAME => {
+                let message =
+                    format!("the file name has {length} bytes, the system takes {LONGEST_SOCKET_NAME}");
+                self.wrong("admin.socket", message);
+            }
+            _ => {}
         }
     }
 
@@ -258,12 +287,13 @@ impl<'a> Resolver<'a> {
         }
         let mut seen = BTreeSet::new();
         for address in net.listen.iter().filter(|address| address.port() != 0) {
-            if !seen.insert(address) {
+            if !seen.insert(canonical(*address)) {
                 self.wrong("net.listen", format!("{address} is in the list twice"));
             }
         }
         for address in &net.advertise {
-            if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+            let ip = canonical(*address).ip();
+            if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
                 self.wrong("net.advertise", format!("{address} is not an address that others could dial"));
             }
         }

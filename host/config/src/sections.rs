@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use groundskeeper_base::bounds::{Bound, Span};
+use groundskeeper_base::paths;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_base::units::as_span;
 use groundskeeper_engine::policy::GuestCeilings;
@@ -26,6 +27,7 @@ pub struct NodeSettings {
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub interval: Duration,
     /// Folder of the node's key, state and socket. Default: $XDG_STATE_HOME/groundskeeper.
+    #[serde(serialize_with = "paths::lossy_option")]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -47,7 +49,8 @@ impl NodeSettings {
 pub struct AdminSection {
     /// Whether the node opens the socket.
     pub enabled: bool,
-    /// Path of the socket, at most 100 bytes. Default: admin.sock in the data folder.
+    /// Path of the socket. Default: admin.sock in the data folder.
+    #[serde(serialize_with = "paths::lossy_option")]
     pub socket: Option<PathBuf>,
 }
 
@@ -107,6 +110,7 @@ pub enum TrustRequirement {
 #[serde(default, deny_unknown_fields)]
 pub struct GuestSettings {
     /// Folder of the manifests and modules, relative to this file. Default: phases.d in the data folder.
+    #[serde(serialize_with = "paths::lossy_option")]
     pub dir: Option<PathBuf>,
     /// Load phases that are shared libraries. They have no sandbox and can do everything that this process can do.
     pub allow_native: bool,

@@ -234,6 +234,65 @@ fn bootstrap_nodes_print_as_they_are_written() {
     }
 }
 
+/// The first problems are listed with their suggestions; finding the others takes no time worth mentioning.
+#[test]
+fn problems_without_end_are_counted_and_the_first_are_listed() {
+    let unknown: String = (0..60_000).map(|n| format!("max_connection{n} = 1\n")).collect();
+    let torn: String = (0..100_000).map(|n| format!("= {n}\n")).collect();
+    let wrong = format!("[net]\nlisten = [{}]\n", "\"x\",".repeat(20_000));
+    let kinds: String = (0..20_000).map(|n| format!("[performance.timeouts.k{n}]\nx = 1\n")).collect();
+    for (text, least) in [
+        (format!("[pool]\n{unknown}"), 60_000),
+        (unknown, 60_000),
+        (torn, 10_000),
+        (wrong, 100),
+        (kinds, 1000),
+    ] {
+        let found = problems(&text);
+        let (last, listed) = found.split_last().unwrap();
+        assert!(listed.len() <= 100, "{}", listed.len());
+        let more = last.strip_prefix("x: and ").and_then(|more| more.strip_suffix(" more problems"));
+        let more: usize = more.map_or(1, |more| more.parse().unwrap());
+        assert!(listed.len() + more >= least, "{last}");
+        assert!(found.iter().map(String::len).sum::<usize>() < 200_000);
+    }
+    let found =
+        problems(&format!("[pool]\n{}", (0..200).map(|n| format!("leest{n:03} = 1\n")).collect::<String>()));
+    assert_eq!(found[0], "x:2: pool.leest000: unknown key; did you mean \"least\"?");
+    assert_eq!(found[100], "x: and 100 more problems");
+}
+
+#[test]
+fn a_long_key_or_value_is_shown_by_its_beginning() {
+    let long = "k".repeat(500_000);
+    for text in [
+        format!("{long} = 1\n"),
+        format!("[node]\nnetwork = \"{long}\"\n"),
+        format!("[net]\nbootstrap = [\"{long}\"]\n"),
+        format!("[log]\nlevel = \"{long}\"\n"),
+        format!("[\"{long}\"]\na = 1\n"),
+        format!("a{} = 1", ".a".repeat(200_000)),
+        format!("a = {}", "[".repeat(500_000)),
+        format!("a = {}", "{ b = ".repeat(80_000)),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().all(|problem| problem.len() < 5_000), "{}", &found[0][..200]);
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_or_too_large_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = folder.path().join("large.toml");
+    std::fs::File::create(&large).unwrap().set_len(4 << 30).unwrap();
+    let of = |path: &Path| Config::load(path).unwrap_err()[0].message.clone();
+    assert_eq!(of(&large), "cannot be read: it is too large: 4 GiB, and at most 1 MiB are read");
+    assert_eq!(of(folder.path()), "cannot be read: it is a folder, not a regular file");
+    assert_eq!(of(Path::new("/dev/zero")), "cannot be read: it is a device, not a regular file");
+    let manifest = ManifestFile::read(large).manifest.unwrap_err();
+    assert_eq!(manifest[0].message, "cannot be read: it is too large: 4 GiB, and at most 1 MiB are read");
+}
+
 proptest! {
     /// No text causes a panic, and every refusal has a reason.
     #[test]

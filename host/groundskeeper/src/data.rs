@@ -1,11 +1,15 @@
 //! The data folder: its lock, the node's key, and state that outlives a restart. Never generates a new identity for a
 //! folder that had one, and never changes what a newer version wrote.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use groundskeeper_base::read::read_regular;
+use groundskeeper_base::trust::{self, Access, Credentials, FolderTrust};
+use groundskeeper_base::write::{make_folder, open_own};
 
 use crate::book::BookEntry;
 use crate::registry::LastRuns;
@@ -35,6 +39,12 @@ const LOCK: &str = "lock";
 /// Only the owner may read the private key.
 const KEY_MODE: u32 = 0o600;
 
+/// A key has 83 bytes.
+const LARGEST_KEY: u64 = 64 << 10;
+
+/// A user who may look into the folder may see which process holds it.
+const LOCK_MODE: u32 = 0o640;
+
 /// Only the owner may write to the folder. The operator may open the admin socket in it to a group.
 const FOLDER_MODE: u32 = 0o750;
 
@@ -53,6 +63,8 @@ pub enum DataError {
     KeyMissing { path: PathBuf },
     #[error("{} can be read by others (mode {mode:03o}); run: chmod 600 {}", path.display(), path.display())]
     KeyOpen { path: PathBuf, mode: u32 },
+    #[error("{} {why}", path.display())]
+    Untrusted { path: PathBuf, why: String },
     #[error("{} is empty; restore it from a backup, or choose another --data-dir", path.display())]
     KeyEmpty { path: PathBuf },
     #[error("no key could be made: {0}")]
@@ -72,6 +84,15 @@ impl DataError {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
     }
+}
+
+/// Where a key is read from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeyPlace {
+    /// `node.key` of the data folder.
+    Folder,
+    /// A file that the operator names.
+    Secret,
 }
 
 /// One node's folder, locked while this value exists.
@@ -117,21 +138,16 @@ impl DataFolder {
     /// As [`DataFolder::open`].
     #[doc(hidden)]
     pub fn open_on(path: &Path, files: Arc<dyn FileSystem>) -> Result<Self, DataError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(FOLDER_MODE)
-            .create(path)
-            .map_err(DataError::io("cannot make data folder", path))?;
+        make_folder(path, FOLDER_MODE).map_err(DataError::io("cannot make data folder", path))?;
+        match trust::of_own_folder(path).map_err(DataError::io("cannot look at data folder", path))? {
+            FolderTrust::Trusted => {}
+            FolderTrust::Doubtful(why) => tracing::warn!(folder = %path.display(), "the data folder {why}"),
+            FolderTrust::Untrusted(why) => return Err(DataError::Untrusted { path: path.to_owned(), why }),
+        }
         let lock_path = path.join(LOCK);
         let cannot = || DataError::io("cannot write to data folder: lock file", &lock_path);
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(&lock_path)
-            .map_err(cannot())?;
+        let mut lock =
+            open_own(&lock_path, OpenOptions::new().read(true).write(true), LOCK_MODE).map_err(cannot())?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -162,20 +178,11 @@ impl DataFolder {
     /// [`DataError::Io`]. Nothing has changed then.
     pub fn key(&self, generate: impl FnOnce() -> Result<Vec<u8>, String>) -> Result<NodeKey, DataError> {
         let path = self.path.join(KEY);
-        match File::open(&path) {
-            Ok(mut file) => {
-                let cannot = || DataError::io("cannot read", &path);
-                let mode = file.metadata().map_err(cannot())?.permissions().mode() & 0o777;
-                if mode & 0o077 != 0 {
-                    return Err(DataError::KeyOpen { path, mode });
-                }
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(cannot())?;
-                if bytes.is_empty() {
-                    return Err(DataError::KeyEmpty { path });
-                }
-                Ok(NodeKey { bytes, is_new: false })
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => {
+                Err(DataError::Untrusted { path, why: "is a link; put the file itself there".to_owned() })
             }
+            Ok(_) => self.read_key(path, KeyPlace::Folder),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if state::exists_in(&self.path) {
                     return Err(DataError::KeyMissing { path: self.path.clone() });
@@ -188,6 +195,50 @@ impl DataFolder {
             }
             Err(error) => Err(DataError::io("cannot read", &path)(error)),
         }
+    }
+
+    /// Reads the node's key from another file, such as a systemd credential or a mounted secret, and leaves `node.key`
+    /// alone. Its group may read it: that is how such files are handed over.
+    ///
+    /// # Errors
+    /// [`DataError::Untrusted`], [`DataError::KeyOpen`], [`DataError::KeyEmpty`] or [`DataError::Io`].
+    pub fn key_from(&self, file: &Path) -> Result<NodeKey, DataError> {
+        self.read_key(file.to_owned(), KeyPlace::Secret)
+    }
+
+    fn read_key(&self, path: PathBuf, place: KeyPlace) -> Result<NodeKey, DataError> {
+        let cannot = || DataError::io("cannot read", &path);
+        let meta = fs::metadata(&path).map_err(cannot())?;
+        let own = Credentials::own();
+        if !own.trusts(meta.uid()) && place == KeyPlace::Folder {
+            let why = format!(
+                "belongs to user {}, neither root nor the user of this process; chown it",
+                meta.uid()
+            );
+            return Err(DataError::Untrusted { path, why });
+        }
+        let mode = meta.permissions().mode() & 0o777;
+        let folder = fs::metadata(&self.path).map(|folder| Access::of(&self.path, &folder));
+        let group_may_read = match place {
+            KeyPlace::Secret => true,
+            KeyPlace::Folder => {
+                own.gids.contains(&meta.gid()) && folder.is_ok_and(|folder| folder.has_fs_group(&own))
+            }
+        };
+        if mode & 0o007 != 0 || mode & 0o070 != 0 && !group_may_read {
+            return Err(DataError::KeyOpen { path, mode });
+        }
+        if mode & 0o070 != 0 && place == KeyPlace::Folder {
+            tracing::warn!(
+                file = %path.display(), mode = format!("{mode:03o}"), gid = meta.gid(),
+                "the group of this process can read the key: its folder is marked for that, as by Kubernetes' fsGroup"
+            );
+        }
+        let bytes = read_regular(&path, LARGEST_KEY).map_err(cannot())?;
+        if bytes.is_empty() {
+            return Err(DataError::KeyEmpty { path });
+        }
+        Ok(NodeKey { bytes, is_new: false })
     }
 
     /// The path of the admin socket, unless the config sets another.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use groundskeeper_base::write::private_folder;
 use sha2::{Digest, Sha256};
 
-use crate::config::{GuestManifest, Manifest, ManifestBody, ManifestFile, Problem, Runtime, read_manifests};
+use crate::config::{GuestManifest, Manifest, ManifestBody, ManifestFile, Problem, Runtime, read_drop_in};
 use crate::data::{DiskFileSystem, FileSystem, Generation};
 use crate::engine::PhaseProgram;
 #[cfg(feature = "dylib")]
@@ -76,7 +76,7 @@ impl Loader {
     /// Loads every phase of `folder` that is not built in. Compiles, so it takes milliseconds to seconds.
     pub fn folder(&self, folder: &Path) -> LoadedFolder {
         let mut loaded = LoadedFolder::default();
-        for file in read_manifests(folder) {
+        for file in read_drop_in(folder) {
             match self.file(&file) {
                 Ok(Some(spec)) => loaded.phases.push(spec),
                 Ok(None) => {}

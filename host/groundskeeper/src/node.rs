@@ -8,6 +8,8 @@ mod config_files;
 #[cfg(feature = "dropin")]
 mod drop_in;
 #[cfg(feature = "node")]
+mod empty_config;
+#[cfg(feature = "node")]
 mod limits;
 mod maintenance;
 #[cfg(feature = "node")]

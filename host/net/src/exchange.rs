@@ -1,6 +1,6 @@
 //! Peer exchange: which addresses this node sends to peers, and which it accepts from them. Asks only when called.
 
-use groundskeeper_base::peer::{NetGroup, PeerId, is_public};
+use groundskeeper_base::peer::{NetGroup, PeerId, canonical, is_public};
 use groundskeeper_flow::Priority;
 use groundskeeper_pool::book::AddressSource;
 
@@ -40,7 +40,7 @@ pub(crate) fn peers_for(node: &LocalNode, asker: &PeerId) -> Vec<u8> {
 pub(crate) fn learn_peers(node: &LocalNode, payload: &[u8], group: NetGroup) -> Result<(), postcard::Error> {
     let ourselves = (node.told_addresses(), Some(node.state.pool.self_id()));
     for (address, peer) in decode_peers(payload)? {
-        if peer != ourselves.1 && !ourselves.0.contains(&address) {
+        if peer != ourselves.1 && !ourselves.0.contains(&canonical(address)) {
             node.state.book.learn(address, peer, AddressSource::Told(group));
         }
     }

@@ -74,7 +74,7 @@ use broadcasting::Broadcaster;
 use dialer::Dialer;
 use exchange::ask_for_peers;
 use groundskeeper_base::chance::SharedRng;
-use groundskeeper_base::peer::PeerId;
+use groundskeeper_base::peer::{PeerId, canonical};
 use groundskeeper_flow::{
     KindSnapshot, MAX_NETWORK, PeerBreaker, Performance, TrafficReport, TrafficSnapshot,
 };
@@ -171,11 +171,12 @@ impl Net {
     fn open(
         carrier: Connector,
         doors: Vec<BoundListener>,
-        config: NetConfig,
+        mut config: NetConfig,
         state: NodeState,
         handlers: Handlers,
     ) -> io::Result<Self> {
-        let bound = doors.iter().map(BoundListener::local_addr).collect::<io::Result<_>>()?;
+        let bound = doors.iter().map(|door| door.local_addr().map(canonical)).collect::<io::Result<_>>()?;
+        config.advertise.iter_mut().for_each(|address| *address = canonical(*address));
         let chance = SharedRng::new(config.seed);
         let turns_seed = chance.number();
         let roster = Arc::new(Roster::new(state.pool.capacity()));

@@ -2,12 +2,13 @@
 //! system has no descriptors. Keeps no connection itself.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper_base::peer::canonical;
 use groundskeeper_pool::pool::{Admission, Direction};
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::handshake::Greeter;
@@ -23,12 +24,36 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 
 /// Binds all of `addresses`, or none.
 ///
-/// `[::]` takes IPv4 too, unless the list has an IPv4 address with the same port.
+/// `[::]` takes IPv4 too, unless the list has an IPv4 address with the same port. On a machine without IPv6 it becomes
+/// `0.0.0.0`, unless the list has such an address.
 pub(crate) fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    addresses
-        .iter()
-        .map(|&address| bind_one(address, addresses).map_err(|error| no_listening(address, &error)))
-        .collect()
+    let addresses: Vec<SocketAddr> = addresses.iter().copied().map(canonical).collect();
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for &address in &addresses {
+        let (address, bound) = match bind_one(address, &addresses) {
+            Err(error) if is_without_ipv6(address, &error) => {
+                if has_v4(&addresses, address.port()) {
+                    continue;
+                }
+                let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+                (v4, bind_one(v4, &addresses))
+            }
+            bound => (address, bound),
+        };
+        listeners.push(bound.map_err(|error| no_listening(address, &error))?);
+    }
+    Ok(listeners)
+}
+
+fn has_v4(all: &[SocketAddr], port: u16) -> bool {
+    all.iter().any(|other| other.is_ipv4() && other.port() == port)
+}
+
+/// Whether binding every address failed because the kernel has no IPv6, or a container has none.
+fn is_without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    let without = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
+    address.ip() == Ipv6Addr::UNSPECIFIED
+        && Errno::from_io_error(error).is_some_and(|errno| without.contains(&errno))
 }
 
 fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
@@ -36,8 +61,7 @@ fn bind_one(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> 
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => {
             let socket = TcpSocket::new_v6()?;
-            let has_v4 = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-            let dual = address.ip() == Ipv6Addr::UNSPECIFIED && !has_v4;
+            let dual = address.ip() == Ipv6Addr::UNSPECIFIED && !has_v4(all, address.port());
             rustix::net::sockopt::set_ipv6_v6only(&socket, !dual)?;
             socket
         }
@@ -125,4 +149,25 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 
 pub(crate) fn no_listening(address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_machine_without_ipv6_listens_on_ipv4_instead() {
+        let any: SocketAddr = "[::]:7420".parse().unwrap();
+        let of = |address, errno: Errno| is_without_ipv6(address, &errno.into());
+        assert!(of(any, Errno::AFNOSUPPORT) && of(any, Errno::ADDRNOTAVAIL));
+        assert!(!of(any, Errno::ADDRINUSE) && !of(any, Errno::ACCESS) && !of(any, Errno::MFILE));
+        assert!(!of("[::1]:7420".parse().unwrap(), Errno::ADDRNOTAVAIL), "the operator named it");
+    }
+
+    #[tokio::test]
+    async fn a_mapped_address_is_its_ipv4_address() {
+        let bound = bind(&["[::ffff:127.0.0.1]:0".parse().unwrap()]).unwrap();
+        let address = bound[0].local_addr().unwrap();
+        assert!(address.is_ipv4() && address.ip().is_loopback(), "{address}");
+    }
 }

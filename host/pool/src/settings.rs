@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use groundskeeper_base::bounds::Bound;
 use groundskeeper_base::bytes::ByteSize;
+use groundskeeper_base::paths;
 use groundskeeper_base::units::as_bytes;
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +121,7 @@ pub struct JournalSettings {
     #[cfg_attr(feature = "schema", schemars(with = "u32"))]
     pub chatter: usize,
     /// A file for all records as JSON lines, relative to the data folder. None by default.
+    #[serde(serialize_with = "paths::lossy_option")]
     pub file: Option<PathBuf>,
     /// The file is rotated at this size; one older file is kept.
     #[serde(with = "as_bytes")]

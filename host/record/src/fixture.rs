@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use groundskeeper_base::problem::Problem;
+use groundskeeper_base::read::read_regular_text;
 use groundskeeper_engine::PhaseView;
 use groundskeeper_engine::beat::RecordedRun;
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn, UNKNOWN};
@@ -62,11 +63,7 @@ impl Fixture {
         let name = path.display().to_string();
         let cannot =
             |error: &dyn std::fmt::Display| vec![Problem::of(&name, format!("cannot be read: {error}"))];
-        let bytes = std::fs::metadata(path).map_err(|error| cannot(&error))?.len();
-        if bytes > LARGEST {
-            return Err(cannot(&format!("{bytes} bytes are more than a view may have")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| cannot(&error))?;
+        let text = read_regular_text(path, LARGEST).map_err(|error| cannot(&error))?;
         Self::parse(&text, &name)
     }
 

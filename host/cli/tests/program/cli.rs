@@ -255,8 +255,8 @@ fn a_manifest_is_checked_with_its_module_and_not_as_a_config() {
     std::fs::write(&manifest, text).unwrap();
     std::fs::remove_file(home.path().join("stats.wasm")).unwrap();
     let output = check("stats.toml");
-    assert_eq!(code(&output), 1);
-    assert!(err(&output).contains("stats.toml is about it: cannot read stats.wasm"), "{}", err(&output));
+    assert_eq!(code(&output), 78);
+    assert!(out(&output).contains("stats.toml is about it: cannot read stats.wasm"), "{}", out(&output));
 
     std::fs::write(home.path().join("reaper.toml"), "name = \"reaper\"\nkind = \"built-in\"\n").unwrap();
     assert_eq!(out(&check("reaper.toml")), "reaper.toml: no problems\n");
@@ -300,13 +300,13 @@ fn a_native_phase_is_looked_at_and_tried_where_a_config_trusts_it() {
     std::fs::write(&manifest, text.replace("native", "wasm")).unwrap();
     let output = groundskeeper(home.path(), &["check", "clogged/clogged.so"]);
     assert!(
-        err(&output).contains("kind = \"wasm\", and clogged/clogged.so is a shared library"),
+        out(&output).contains("kind = \"wasm\", and clogged/clogged.so is a shared library"),
         "{}",
-        err(&output)
+        out(&output)
     );
     std::fs::remove_file(manifest).unwrap();
     let output = groundskeeper(home.path(), &["check", "clogged/clogged.so"]);
-    assert!(err(&output).contains("write clogged.toml with kind = \"native\""), "{}", err(&output));
+    assert!(out(&output).contains("write clogged.toml with kind = \"native\""), "{}", out(&output));
 }
 
 #[test]

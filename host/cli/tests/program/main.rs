@@ -8,4 +8,5 @@ mod ready;
 mod replay;
 #[path = "../../../groundskeeper/tests/library/support/mod.rs"]
 mod support;
+mod surroundings;
 mod three_ways;

@@ -1,9 +1,11 @@
 //! The drop-in folder: its manifests, and modules without one. Reads no module. A bad file does not affect others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use groundskeeper_base::problem::Problem;
+use groundskeeper_base::read::read_regular_text;
+use groundskeeper_base::trust;
 use groundskeeper_engine::BUILTINS;
 use groundskeeper_engine::policy::{MOST_PHASE_NAME, is_phase_name};
 
@@ -28,19 +30,29 @@ pub struct ManifestFile {
     pub is_torn: bool,
     /// The checked manifest, or all problems of the file.
     pub manifest: Result<Manifest, Vec<Problem>>,
+    /// The module as written, whether the manifest is valid or not.
+    written_module: Option<String>,
 }
 
 impl ManifestFile {
     fn refused(path: PathBuf, problem: Problem) -> Self {
         let name = name_from(&path);
         let manifest = Err(vec![problem]);
-        Self { path, text: String::new(), name, is_built_in: false, is_torn: false, manifest }
+        Self {
+            path,
+            text: String::new(),
+            name,
+            is_built_in: false,
+            is_torn: false,
+            manifest,
+            written_module: None,
+        }
     }
 
     /// Reads one file.
     #[doc(hidden)]
     pub fn read(path: PathBuf) -> Self {
-        let text = read_text(&path);
+        let text = read_regular_text(&path, MOST_MANIFEST_BYTES).map_err(|error| error.to_string());
         Self::of(path, text)
     }
 
@@ -73,8 +85,9 @@ impl ManifestFile {
             (Err(_), _) => BUILTINS.contains(&name.as_str()),
         };
         let is_torn = document.is_torn() || text.trim().is_empty();
+        let written_module = document.text_at("module").map(str::to_owned);
         drop(document);
-        Self { path, text, name, is_built_in, is_torn, manifest }
+        Self { path, text, name, is_built_in, is_torn, manifest, written_module }
     }
 
     /// The path of its module, if the manifest is valid and has one.
@@ -107,6 +120,21 @@ pub fn read_manifests(dir: &Path) -> Vec<ManifestFile> {
             vec![ManifestFile::refused(dir.to_owned(), problem)]
         }
     }
+}
+
+/// As [`read_manifests`], for a node that runs what is there: a file that others could have written gets a problem.
+#[doc(hidden)]
+pub fn read_drop_in(dir: &Path) -> Vec<ManifestFile> {
+    let mut files = read_manifests(dir);
+    for file in &mut files {
+        let mut parts = [Some(file.path.clone()), file.module()].into_iter().flatten();
+        let distrusted = parts.find_map(|part| Some((trust::distrust(&part)?, part)));
+        if let Some((why, part)) = distrusted {
+            let problem = Problem::of(part.display().to_string(), format!("is not loaded: {why}"));
+            file.manifest = Err(vec![problem]);
+        }
+    }
+    files
 }
 
 /// Like [`read_manifests`], but the caller lists the files of the folder and reads them.
@@ -142,52 +170,38 @@ fn list(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
-    use std::io::Read;
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let read =
-        file.take(MOST_MANIFEST_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if read as u64 > MOST_MANIFEST_BYTES {
-        Err("it is too large for a manifest".to_owned())
-    } else {
-        Ok(text)
-    }
-}
-
 /// The modules of a manifest: the one that it names or, if the manifest is not valid, all that it may mean.
 fn claimed(file: &ManifestFile) -> Vec<PathBuf> {
     match file.module() {
         Some(module) => vec![module.components().collect()],
         None => {
-            let text = Document::parse(&file.text, "").text_at("module").map(str::to_owned);
+            let written = file.written_module.clone();
             let usual = [Runtime::Wasm, Runtime::Native]
                 .map(|runtime| format!("{}.{}", file.name, runtime.extension()));
             let folder = file.path.parent().unwrap_or(Path::new(""));
-            text.into_iter().chain(usual).map(|module| folder.join(module).components().collect()).collect()
+            written
+                .into_iter()
+                .chain(usual)
+                .map(|module| folder.join(module).components().collect())
+                .collect()
         }
     }
 }
 
+/// Of the manifests with one name, the one with that file name stays, else the first.
 fn refuse_namesakes(files: &mut [ManifestFile]) {
-    let is_own = |file: &ManifestFile| file.path.file_stem().is_some_and(|stem| *stem == *file.name);
-    for at in 0..files.len() {
-        if files[at].manifest.is_err() {
-            continue;
-        }
-        let same = |other: &usize| {
-            *other != at && files[*other].manifest.is_ok() && files[*other].name == files[at].name
-        };
-        let better = |other: &usize| {
-            is_own(&files[*other]) && !is_own(&files[at])
-                || *other < at && is_own(&files[*other]) == is_own(&files[at])
-        };
-        if let Some(other) = (0..files.len()).filter(same).find(better) {
-            let (file, other) =
-                (files[at].path.display().to_string(), files[other].path.display().to_string());
-            let message = format!("the name {:?} is taken by {other}", files[at].name);
+    let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, file) in files.iter().enumerate().filter(|(_, file)| file.manifest.is_ok()) {
+        places.entry(file.name.clone()).or_default().push(at);
+    }
+    for (name, places) in places.into_iter().filter(|(_, places)| places.len() > 1) {
+        let is_own = |at: &&usize| files[**at].path.file_stem().is_some_and(|stem| *stem == *name);
+        let stays = *places.iter().find(is_own).unwrap_or(&places[0]);
+        let message = format!("the name {name:?} is taken by {}", files[stays].path.display());
+        for at in places.into_iter().filter(|at| *at != stays) {
+            let file = files[at].path.display().to_string();
             let mut document = Document::parse(&files[at].text, &file);
-            document.report_at("name", message, Some("give one of them another name".to_owned()));
+            document.report_at("name", message.clone(), Some("give one of them another name".to_owned()));
             files[at].manifest = Err(document.into_problems());
         }
     }

@@ -118,6 +118,7 @@ pub struct ResumeAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadHold {
     /// The drop-in folder.
+    #[serde(with = "crate::base::paths::exact")]
     pub folder: PathBuf,
 }
 

@@ -9,10 +9,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::answers::ErrorBody;
+use super::socket::connect;
 
 /// Time limit for an answer: the node answers from memory, so more time does not help.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -133,7 +133,7 @@ impl Client {
 
     /// Sends one request. Its connection lives as long as the response.
     async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+        let stream = connect(&self.socket).await.map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.socket.clone()),
             _ => ClientError::NoNode { socket: self.socket.clone(), source },
         })?;

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::{AdminSocket, AdminState, SocketError, serve_admin, serve_starting, serve_telemetry};
+use crate::peer::canonical;
 
 /// Time in which open answers may finish.
 const LAST_GRACE: Duration = Duration::from_millis(500);
@@ -90,7 +91,7 @@ impl AdminServer {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
-    let listener = StdListener::bind(address).and_then(|listener| {
+    let listener = StdListener::bind(canonical(address)).and_then(|listener| {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     });

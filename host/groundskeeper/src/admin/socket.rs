@@ -1,11 +1,14 @@
 //! The admin socket: its path, who may use it, and the cleanup of a socket that a dead process left.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use axum::serve::Listener;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -20,8 +23,56 @@ pub enum SocketError {
     InUse(PathBuf),
     #[error("{} is there and is not a socket; remove it or set another [admin] socket", .0.display())]
     NotASocket(PathBuf),
-    #[error("cannot make the admin socket {}: {source}", path.display())]
+    #[error("cannot make the admin socket {}: {source}; set another [admin] socket", path.display())]
     Io { path: PathBuf, source: io::Error },
+}
+
+/// The longest path that every system takes for a socket: `sockaddr_un` has 108 bytes with the final zero, or 104.
+const LONGEST_PATH: usize = 103;
+
+/// A path that the system takes for a socket at a longer path, as long as this value lives.
+struct ShortPath {
+    path: PathBuf,
+    /// The folder that `path` goes through.
+    _folder: Option<File>,
+}
+
+impl ShortPath {
+    /// # Errors
+    /// If the folder of a long path cannot be opened, or the name in it is too long.
+    fn of(path: &Path) -> io::Result<Self> {
+        if path.as_os_str().len() <= LONGEST_PATH {
+            return Ok(Self { path: path.to_owned(), _folder: None });
+        }
+        let (folder, name) = match (path.parent(), path.file_name()) {
+            (Some(folder), Some(name)) if folder != Path::new("") => (File::open(folder)?, name),
+            _ => {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "its name is too long for a socket"));
+            }
+        };
+        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+        Ok(Self { path, _folder: Some(folder) })
+    }
+}
+
+/// Connects to the socket at `path`, which may be longer than the system takes.
+pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let short = ShortPath::of(path)?;
+    UnixStream::connect(&short.path).await
+}
+
+/// Whether a process listens on the socket at `path`. Does not wait for that process to accept.
+fn is_answered(path: &Path) -> io::Result<bool> {
+    let short = ShortPath::of(path)?;
+    let address = SocketAddrUnix::new(&short.path)?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // A listener with a full queue is busy, or hangs: it is there.
+    Ok(matches!(rustix::net::connect(&socket, &address), Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS)))
 }
 
 /// A bound admin socket. Dropping it removes its file.
@@ -51,18 +102,20 @@ impl AdminSocket {
             Ok(there) if !there.file_type().is_socket() => {
                 return Err(SocketError::NotASocket(path.to_owned()));
             }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            Ok(_) if is_answered(path).map_err(cannot)? => {
                 return Err(SocketError::InUse(path.to_owned()));
             }
             _ => {}
         }
         // Bound next to it and renamed, so that it never appears with other permissions.
         let beside = path.with_extension("new");
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
-            _ => {}
+        match fs::symlink_metadata(&beside) {
+            Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NotASocket(beside)),
+            Ok(_) => fs::remove_file(&beside).map_err(cannot)?,
+            Err(_) => {}
         }
-        let listener = UnixListener::bind(&beside).map_err(cannot)?;
+        let listener =
+            ShortPath::of(&beside).and_then(|short| UnixListener::bind(&short.path)).map_err(cannot)?;
         fs::set_permissions(&beside, fs::Permissions::from_mode(MODE)).map_err(cannot)?;
         fs::rename(&beside, path).map_err(cannot)?;
         let there = fs::symlink_metadata(path).map_err(cannot)?;
@@ -134,7 +187,27 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
+        // Nor is a file removed that has the name beside it.
+        let other = folder.path().join("other.sock");
+        fs::write(other.with_extension("new"), "mine").unwrap();
+        assert!(matches!(AdminSocket::bind(&other), Err(SocketError::NotASocket(_))));
         let nowhere = folder.path().join("none/admin.sock");
         assert!(matches!(AdminSocket::bind(&nowhere), Err(SocketError::Io { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_path_longer_than_the_system_takes_is_bound_and_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("d".repeat(120)).join("e".repeat(120));
+        fs::create_dir_all(&path).unwrap();
+        let path = path.join("admin.sock");
+        let mut socket = AdminSocket::bind(&path).unwrap();
+        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::InUse(_))));
+        let (connected, (_stream, _)) = tokio::join!(connect(&path), socket.accept());
+        connected.unwrap();
+        drop(socket);
+        assert!(!path.exists());
+        let long = folder.path().join("f".repeat(150));
+        assert!(matches!(AdminSocket::bind(&long), Err(SocketError::Io { .. })));
     }
 }

@@ -127,6 +127,22 @@ impl Cycle {
         Ok(())
     }
 
+    /// Replaces host phases, all at once: see [`Registry::put_own`](crate::registry::Registry::put_own).
+    ///
+    /// # Errors
+    /// The reason, for the operator. Nothing has changed then.
+    pub fn put_own(&mut self, specs: Vec<PhaseSpec>) -> Result<(), String> {
+        let words: Vec<String> =
+            specs.iter().map(|spec| format!("{} {} runs", spec.name, spec.version)).collect();
+        let unix_now = unix_seconds(&*self.runner.world.state.clock);
+        self.registry.put_own(specs, self.last_tick, unix_now)?;
+        for words in words {
+            self.runner.world.note(Initiator::Host, ActionKind::Reload, words);
+        }
+        self.publish();
+        Ok(())
+    }
+
     /// Takes out a guest and returns what it kept; `None` if there is no such guest.
     pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
         let kept = self.registry.take_out(name)?;

@@ -1,12 +1,13 @@
 //! The file operations behind all state that must survive a crash. Tests replace them, to make the k-th operation fail or
 //! to end the process there.
 
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use groundskeeper_base::write::{sync_folder_of, write_together, write_whole};
+use groundskeeper_base::trust;
+use groundskeeper_base::write::{make_folder, sync_folder_of, write_together, write_whole};
 
 /// What the file system reports about a file without reading it. If two stamps are equal, the file was not written to in
 /// between, as far as the file system can tell.
@@ -46,6 +47,9 @@ pub trait FileSystem: Send + Sync {
 
     /// The first `most` bytes of a file.
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>>;
+
+    /// Why a file must not be run, if another user could have written it.
+    fn distrust(&self, file: &Path) -> Option<String>;
 
     /// Replaces `file` as a whole, and returns when it is on disk. After a crash, the old or the new one is there; after
     /// an error, the old one.
@@ -96,6 +100,10 @@ impl FileSystem for DiskFileSystem {
         Ok(bytes)
     }
 
+    fn distrust(&self, file: &Path) -> Option<String> {
+        trust::distrust(file)
+    }
+
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         write_whole(file, bytes, mode)
     }
@@ -117,6 +125,6 @@ impl FileSystem for DiskFileSystem {
     }
 
     fn make_folder(&self, folder: &Path, mode: u32) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(mode).create(folder)
+        make_folder(folder, mode)
     }
 }

@@ -41,6 +41,7 @@ impl Generation {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct GenerationRecord {
     /// The manifest's file.
+    #[serde(with = "groundskeeper_base::paths::bytes")]
     pub file: PathBuf,
     pub lineage: Lineage<()>,
 }
@@ -157,6 +158,9 @@ impl DataFolder {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
     use crate::registry::{KeptMemory, KeptPhase};
 
@@ -175,6 +179,12 @@ mod tests {
         let memory = Some(KeptMemory { version: 7, bytes: vec![1, 2, 3] });
         let kept = KeptPhase { memory, ..KeptPhase::default() };
         let file = PathBuf::from("/etc/groundskeeper/phases.d/alpha.toml");
+        let odd = GenerationRecord {
+            file: PathBuf::from(OsString::from_vec(b"/etc/x\xff/alpha.toml".to_vec())),
+            ..GenerationRecord::default()
+        };
+        let again: GenerationRecord = postcard::from_bytes(&postcard::to_stdvec(&odd).unwrap()).unwrap();
+        assert_eq!(again, odd);
         let mut head = GenerationRecord { file: file.clone(), ..GenerationRecord::default() };
         head.lineage.started(Some([1; 32]));
         head.lineage.offered([2; 32], kept.clone(), ());

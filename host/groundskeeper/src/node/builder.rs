@@ -43,6 +43,7 @@ enum Folder {
 pub struct NodeBuilder {
     pub(super) config: Config,
     folder: Option<Folder>,
+    pub(super) key_file: Option<PathBuf>,
     pub(super) clock: Option<Arc<dyn Clock>>,
     application: Option<(String, String)>,
     pub(super) handlers: Handlers,
@@ -122,6 +123,13 @@ impl NodeBuilder {
     /// The same with an opened folder: for applications that must first make sure that they own the folder.
     pub fn data_folder(mut self, folder: DataFolder) -> Self {
         self.folder = Some(Folder::Open(folder));
+        self
+    }
+
+    /// Reads the node's key from this file instead of `node.key` in the data folder: a systemd credential, or a mounted
+    /// secret. It has the content of a `node.key`.
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_file = Some(path.into());
         self
     }
 
@@ -265,7 +273,7 @@ impl NodeBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(StartError::NoRuntime);
         }
-        self.config.check_node("the application").map_err(StartError::Settings)?;
+        self.config.check("the application").map_err(StartError::Settings)?;
         let folder = match self.folder.take() {
             Some(Folder::Open(folder)) => folder,
             Some(Folder::At(path)) => DataFolder::open(&path)?,

@@ -8,6 +8,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
+use super::empty_config::EmptyConfig;
 use super::reconfigure::Reconfigurer;
 use crate::cycle::BeatReport;
 use crate::data::{DiskFileSystem, FileStamp, FileSystem as _};
@@ -52,11 +53,12 @@ pub(super) async fn follow(
     let mut tracker = FileTracker::default();
     tracker.update(files.list(), Duration::ZERO);
     tracker.dirty_at_rest(Duration::MAX).iter().for_each(|path| tracker.settle(path));
-    let mut last_report = ConfigReport::default();
+    let (mut last_report, mut empty) = (ConfigReport::default(), EmptyConfig::default());
     loop {
         let now = begun.elapsed();
         tracker.update(files.list(), now);
-        let rested = tracker.dirty_at_rest(now);
+        let mut rested = tracker.dirty_at_rest(now);
+        let held = empty.hold_back(files.config.as_deref(), &mut rested, now);
         if !rested.is_empty() {
             rested.iter().for_each(|path| tracker.settle(path));
             let report = reconfigurer.reconfigure().await;
@@ -68,7 +70,7 @@ pub(super) async fn follow(
         if let (Some(watcher), Some(config)) = (&mut watcher, &files.config) {
             watcher.follow(std::iter::once(config));
         }
-        let wait = tracker.next().map(|at| at.saturating_sub(begun.elapsed()).max(PAUSE));
+        let wait = held.or(tracker.next().map(|at| at.saturating_sub(begun.elapsed()).max(PAUSE)));
         tokio::select! {
             () = hint.notified() => tokio::time::sleep(PAUSE).await,
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}

@@ -12,7 +12,6 @@ use crate::cycle::Thresholds;
 use crate::journal::{Cause, Initiator};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
-use crate::registry::{KeptPhase, LastRuns};
 use crate::reload::ConfigReport;
 use crate::ticker::TickerHandle;
 
@@ -83,9 +82,7 @@ impl Reconfigurer {
         let (thresholds, guests) = (thresholds(new), new.guests.ceilings(new.pool.least));
         let own = builtins(&new.phases);
         let put = self.ticker.with_cycle(move |cycle| {
-            for spec in own {
-                cycle.put(spec, KeptPhase::default(), LastRuns::new(), None)?;
-            }
+            cycle.put_own(own)?;
             cycle.set_world(thresholds, guests);
             Ok::<(), String>(())
         });

@@ -31,7 +31,7 @@ pub enum StartError {
     Key(String),
     #[error("cannot open the journal's file {path}: {source}; choose another place with journal.file")]
     Journal { path: String, source: io::Error },
-    #[error("cannot listen on {listen}: {source}; choose another address with net.listen")]
+    #[error("{source}; choose another address with net.listen")]
     Listen { listen: String, source: io::Error },
     #[error(transparent)]
     Phases(#[from] BadPhases),

@@ -1,5 +1,6 @@
 //! A whole node: data folder, state, network, maintenance. Responsible for the order of starting and stopping.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,11 +66,24 @@ impl Node {
     /// Starts the node that `wanted` describes, on the locked `folder`.
     pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
         let (own_phases, agent) = (wanted.take_phases(), wanted.agent());
-        let NodeBuilder { config, clock, handlers, rejected, transport, dialer, recorder, source, .. } =
-            wanted;
+        let NodeBuilder {
+            config,
+            key_file,
+            clock,
+            handlers,
+            rejected,
+            transport,
+            dialer,
+            recorder,
+            source,
+            ..
+        } = wanted;
         let clock = clock.unwrap_or_else(|| SystemClock::new());
         let folder = Arc::new(folder);
-        let key = folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?;
+        let key = match key_file {
+            Some(file) => folder.key_from(&file)?,
+            None => folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?,
+        };
         let identity =
             Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
         let state =
@@ -88,6 +102,7 @@ impl Node {
             StartError::Listen { listen: listen.join(", "), source }
         })?;
         let net = Arc::new(net);
+        warn_of_missing_ipv6(&config.net.listen, &net.local_addrs());
         let mut phases = builtins(&config.phases);
         phases.extend(own_phases);
         let options = Options {
@@ -255,6 +270,16 @@ impl Node {
             steps.done("end answers to operators", Some("they did not end in time".to_owned()));
         }
         steps.steps
+    }
+}
+
+/// On a machine without IPv6, `[::]` becomes `0.0.0.0`.
+fn warn_of_missing_ipv6(listen: &[SocketAddr], bound: &[SocketAddr]) {
+    let any = |address: &&SocketAddr| address.ip() == Ipv6Addr::UNSPECIFIED;
+    if listen.iter().any(|address| any(&address)) && !bound.iter().any(|address| any(&address)) {
+        tracing::warn!(
+            "this machine has no IPv6: listening on IPv4 only; net.listen = [\"0.0.0.0:PORT\"] says the same"
+        );
     }
 }
 

@@ -1,10 +1,12 @@
 //! Adds, replaces and removes phases while the node runs. Loads nothing, and writes nothing to disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::order;
 use super::{Former, KeptPhase, PhaseSpec, PriorState, Registered, Registry};
 use crate::engine::policy::Trust;
+use crate::engine::schedule::Schedule;
 
 /// Good runs that a new generation needs before it counts as good. Its probation also lasts at least that many ticks.
 const PROBATION: u32 = 3;
@@ -88,6 +90,32 @@ impl Registry {
         Ok(())
     }
 
+    /// Replaces host phases, all at once, between two beats. They run in the order of a start with `specs`, so a valid set
+    /// never depends on the order that was in effect before. Their cadence and what they keep stay.
+    ///
+    /// # Errors
+    /// The reason why they cannot be registered, for the operator. Nothing has changed then.
+    pub fn put_own(&mut self, specs: Vec<PhaseSpec>, tick: u32, unix_now: u32) -> Result<(), String> {
+        let is_replaced = |phase: &&Registered| specs.iter().any(|spec| spec.name == *phase.name);
+        let others = self.phases.iter().filter(|phase| !is_replaced(phase)).map(|phase| phase.spec.clone());
+        let mut all: Vec<PhaseSpec> = specs.iter().cloned().chain(others).collect();
+        let there: BTreeSet<String> = all.iter().map(|spec| spec.name.clone()).collect();
+        for Schedule { after, before, .. } in all.iter_mut().map(|spec| &mut spec.schedule) {
+            // Phases that they name may be gone by now.
+            after.retain(|name| there.contains(name));
+            before.retain(|name| there.contains(name));
+        }
+        let names: Vec<String> = self.ordered(all)?.into_iter().map(|spec| spec.name).collect();
+        for spec in specs {
+            if let Some(phase) = self.phases.iter_mut().find(|phase| *phase.name == *spec.name) {
+                phase.put(spec, tick, unix_now);
+            }
+        }
+        let place = |phase: &Registered| names.iter().position(|name| **name == *phase.name);
+        self.phases.sort_by_key(place);
+        Ok(())
+    }
+
     /// Takes a guest out and returns what it kept; `None` if there is no such guest.
     pub fn take_out(&mut self, name: &str) -> Option<KeptPhase> {
         let at = self.phases.iter().position(|phase| *phase.name == *name && phase.is_guest())?;
@@ -113,11 +141,16 @@ impl Registry {
             specs.len()
         };
         specs.insert(at.min(specs.len()), newcomer.clone());
+        Ok(self.ordered(specs)?.into_iter().map(|spec| spec.name).collect())
+    }
+
+    /// `specs` in their order. The error is the reason why one of them cannot be registered.
+    fn ordered(&self, specs: Vec<PhaseSpec>) -> Result<Vec<PhaseSpec>, String> {
         let mut rejected = self.rejected.clone();
         let specs = order::order(specs, &mut rejected).map_err(|bad| bad.to_string())?;
         match rejected.into_iter().nth(self.rejected.len()) {
             Some(newly) => Err(newly.problem),
-            None => Ok(specs.into_iter().map(|spec| spec.name).collect()),
+            None => Ok(specs),
         }
     }
 }

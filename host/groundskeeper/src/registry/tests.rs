@@ -188,3 +188,27 @@ fn a_phase_has_sixteen_numbers_of_its_own_and_no_more() {
     let third = metrics.iter().find(|metric| metric.name == "m3").unwrap();
     assert_eq!((third.added, third.value, third.shadow), (Some(6), Some(0.5), false));
 }
+
+#[test]
+fn host_phases_that_are_replaced_run_in_the_order_of_a_start() {
+    let chain = |first: &str, second: &str| {
+        ["a", "b", "c"]
+            .map(|name| spec(name, if name == second { std::slice::from_ref(&first) } else { &[] }))
+    };
+    let others = || [guest("g", &["b"], &[]), spec("own", &[])];
+    let pairs = ["a", "b", "c"].map(|first| ["a", "b", "c"].map(move |second| (first, second)));
+    let pairs: Vec<_> = pairs.into_iter().flatten().filter(|(first, second)| first != second).collect();
+    for old in &pairs {
+        for new in &pairs {
+            let set = |(first, second): &(&str, &str)| chain(first, second).into_iter().chain(others());
+            let mut live = registry(set(old).collect()).unwrap();
+            live.put_own(chain(new.0, new.1).to_vec(), 5, 1_000_100).unwrap();
+            let order: Vec<String> = live.phases.iter().map(|phase| phase.name.to_string()).collect();
+            assert_eq!(order, names(set(new).collect()).unwrap().0, "{old:?} to {new:?}");
+        }
+    }
+    let mut live = registry(chain("a", "b").to_vec()).unwrap();
+    let circle = [spec("a", &["c"]), spec("b", &[]), spec("c", &["a"])];
+    assert!(live.put_own(circle.to_vec(), 5, 1_000_100).unwrap_err().contains("wait for each other"));
+    assert!(live.phases.iter().all(|phase| phase.spec.schedule.after.len() < 2));
+}

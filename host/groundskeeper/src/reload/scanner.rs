@@ -211,6 +211,12 @@ impl FolderScanner {
         };
         required::check(&self.options, &*self.files, file, &manifest).map_err(unusable)?;
         let Some(module) = file.module() else { unreachable!("only manifests of guests come here") };
+        for part in [&file.path, &module] {
+            if let Some(why) = self.files.distrust(part) {
+                let why = format!("{}: is not loaded: {why}", part.display());
+                return Err(unusable(PhaseRefusal::Bad(why)));
+            }
+        }
         let bytes = self.files.read(&module, MOST_BYTES as u64 + 1);
         self.digests += 1;
         let bytes = bytes.map_err(|error| {

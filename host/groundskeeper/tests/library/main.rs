@@ -1,5 +1,7 @@
 //! Tests of the library through its public interface, in one binary: each binary links the whole host.
 
+#[cfg(feature = "node")]
+mod accepted;
 #[cfg(feature = "wasm")]
 mod guests;
 #[cfg(feature = "node")]

@@ -8,7 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use groundskeeper_base::write::open_own;
+
 use super::Record;
+
+/// The journal names peers and their addresses.
+const MODE: u32 = 0o640;
 
 /// Lines that may wait for the disk: a burst of one tick at 10,000 peers. Further lines are counted as lost.
 const WAITING_LINES: usize = 16_384;
@@ -67,7 +72,7 @@ struct JournalOutput {
 
 impl JournalOutput {
     fn open(path: PathBuf, max_bytes: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = open_own(&path, OpenOptions::new().append(true), MODE)?;
         let written = file.metadata()?.len();
         Ok(Self { path, max_bytes, written, file: BufWriter::new(file) })
     }

@@ -101,6 +101,10 @@ impl Inside {
 }
 
 impl FileSystem for Memory {
+    fn distrust(&self, _file: &Path) -> Option<String> {
+        None
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
         let mut inside = self.0.lock();
         inside.may(false)??;

@@ -171,6 +171,10 @@ impl Sick {
 }
 
 impl FileSystem for Sick {
+    fn distrust(&self, file: &Path) -> Option<String> {
+        DiskFileSystem.distrust(file)
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
         self.may(false)?;
         DiskFileSystem.list(folder)

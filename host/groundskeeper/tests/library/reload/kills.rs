@@ -93,6 +93,10 @@ fn kind(path: &Path) -> &'static str {
 }
 
 impl FileSystem for Lethal {
+    fn distrust(&self, file: &Path) -> Option<String> {
+        DiskFileSystem.distrust(file)
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
         self.step("list", folder, || {}, || DiskFileSystem.list(folder))
     }
