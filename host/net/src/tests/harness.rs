@@ -213,7 +213,8 @@ impl TestNode {
             stats.total + stats.handshaking + stats.closing == 0
         })
         .await;
-        assert_eq!(self.pool.removals(), self.journal.disconnects());
+        // The record of a disconnect follows the removal, after the pool's lock.
+        until("each removal has its record", || self.pool.removals() == self.journal.disconnects()).await;
         let mut held = 0;
         self.net.roster.for_each(|_| held += 1);
         assert_eq!(held, 0, "the roster holds nobody whom the pool does not");
