@@ -42,6 +42,10 @@ const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 /// starts no new attempt) and a handshake stay within 5 s together.
 const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(1);
 
+/// From one beat to the next, at most this many intervals count towards the ages of addresses. A late tick counts in full;
+/// a process that was stopped for a week does not make every address a week older.
+const BEATS_TO_HEAR: u32 = 2;
+
 /// What a beat works on.
 #[doc(hidden)]
 pub struct BeatContext {
@@ -324,6 +328,7 @@ impl Cycle {
         let is_alone = self.runner.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
         self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
         let BeatContext { state, thresholds, .. } = &self.runner.world;
+        state.book.note_hearing(state.pool.live() > 0, BEATS_TO_HEAR * self.runner.interval);
         let snapshot = TickSnapshot::take(state, *thresholds, now, self.resumed_at.unwrap_or_default());
         let connected_before = snapshot.rows().len() as u32;
         let mut run = BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, names: None };

@@ -13,6 +13,7 @@ use crate::registry::LastRuns;
 mod files;
 #[cfg(feature = "dropin")]
 mod generations;
+mod older;
 mod phases;
 mod state;
 #[cfg(test)]

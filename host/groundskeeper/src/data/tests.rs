@@ -28,8 +28,9 @@ fn entries() -> Vec<BookEntry> {
     let entry = |n: u8| BookEntry {
         address: format!("[2001:db8::{n}]:7420").parse().unwrap(),
         peer: n.is_multiple_of(2).then(|| PeerId::from_bytes([n; 32])),
-        heard: 1_700_000_000,
-        reached: Some(1_700_000_001),
+        heard_s: 86_400,
+        reached_s: Some(70_000),
+        has_answered: n.is_multiple_of(3),
         failures: n.into(),
         told_by: None,
     };
@@ -112,6 +113,33 @@ fn files_of_version_1_are_read() {
     assert_eq!(folder.load_schedule().unwrap().value["reaper"], 1_700_000_000);
 }
 
+/// Stamps of wall time become ages to the newest stamp, whatever the clock said then and says now.
+#[test]
+fn a_book_of_version_1_is_read_and_no_clock_ages_it() {
+    type EntryV1 = (std::net::SocketAddr, Option<PeerId>, u32, Option<u32>, u32, Option<u32>);
+    let entry = |n: u8, heard: u32, reached: Option<u32>| -> EntryV1 {
+        (format!("8.0.0.{n}:7420").parse().unwrap(), None, heard, reached, 3, Some(9))
+    };
+    let loaded = |entries: Vec<EntryV1>| {
+        let (_root, folder) = open();
+        let file = state::StateFile::<Vec<EntryV1>>::new("book.gk".into(), *b"GKbk", 1);
+        file.save(&folder, &entries).unwrap();
+        let LoadedState { value, warning } = folder.load_book().unwrap();
+        assert_eq!(warning, None);
+        value.into_iter().map(|entry| (entry.heard_s, entry.reached_s)).collect::<Vec<_>>()
+    };
+    for newest in [20_000, 1_700_000_000, u32::MAX] {
+        let old = loaded(vec![
+            entry(1, newest - 100, None),
+            entry(2, newest - 50, Some(newest)),
+            entry(3, 0, Some(newest - 19_999)),
+        ]);
+        let oldest = newest.min(86_400);
+        assert_eq!(old, [(100, None), (50, Some(0)), (oldest, Some(19_999))], "newest {newest}");
+    }
+    assert!(loaded(Vec::new()).is_empty());
+}
+
 #[test]
 fn damaged_files_are_moved_aside_with_a_warning() {
     let (root, folder) = open();
@@ -140,11 +168,11 @@ fn damaged_files_are_moved_aside_with_a_warning() {
 fn files_of_a_newer_version_are_left_alone() {
     let (root, folder) = open();
     let path = root.path().join("book.gk");
-    let newer = state::StateFile::<LastRuns>::new("book.gk".into(), *b"GKbk", 2);
+    let newer = state::StateFile::<LastRuns>::new("book.gk".into(), *b"GKbk", 3);
     newer.save(&folder, &[("new things".to_owned(), 7)].into()).unwrap();
     let before = fs::read(&path).unwrap();
     let error = folder.load_book().unwrap_err();
-    assert!(matches!(error, DataError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, DataError::Newer { found: 3, known: 2, .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
     assert!(!root.path().join("book.gk.bad").exists());
 }

@@ -403,12 +403,41 @@ async fn a_forget_that_is_granted_in_part_is_not_recorded_as_refused() {
         Ok(())
     });
     let (ask_outcomes, did_apply) = recorded(forgetful, "forget-addresses", |rig| {
+        // Only a connected node hears, so only then do addresses grow older.
+        rig.peer(50);
+        rig.book.note_hearing(true, Duration::from_secs(60));
         (1..=10).for_each(|n| rig.know(n));
         rig.broadcasts.first_seen([1; 16], rig.clock.coarse());
     })
     .await;
     assert_eq!(ask_outcomes, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
     assert_eq!(did_apply, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_phase_can_forget_a_good_address() {
+    let grants = Grants { forget: Some(ForgetGrant { max_per_tick: 64, min_left: 0 }), ..Grants::default() };
+    let of_a_guest = guest("forgetful", grants, |_, _, plan| {
+        plan.forget_addresses(Duration::ZERO);
+        Ok(())
+    });
+    let of_the_host = closure("forgetful", 1, |_, _, plan| {
+        plan.forget_addresses(Duration::ZERO);
+        Ok(())
+    });
+    for spec in [of_a_guest, of_the_host] {
+        let mut rig = rig(vec![spec], no_rules());
+        rig.peer(50);
+        rig.book.note_hearing(true, Duration::from_secs(60));
+        (1..=3).for_each(|n| rig.know(n));
+        drop(rig.book.connected_guard(address(1)));
+        rig.book.learn(address(4), None, AddressSource::Bootstrap);
+        assert_eq!(rig.tick().await.tally.addresses_forgotten, 2);
+        let second = rig.tick().await.tally;
+        assert_eq!((second.addresses_forgotten, second.refused, rig.book.len()), (0, 1, 2));
+        let words = refusals(&rig, "forgetful", ActionKind::ForgetAddresses);
+        assert_eq!(words, ["every address of that age is among the last 64 good ones, which stay"]);
+    }
 }
 
 fn explorer(dial: Option<DialGrant>) -> PhaseSpec {
@@ -459,6 +488,8 @@ async fn what_is_forgotten_is_the_oldest_part_and_leaves_enough() {
     };
     let grant = ForgetGrant { max_per_tick: 30, min_left: 50 };
     let mut rig = rig(vec![forgetful(grant)], no_rules());
+    rig.peer(200);
+    rig.book.note_hearing(true, Duration::from_secs(60));
     for n in 0..100 {
         if n % 10 == 0 {
             tokio::time::advance(Duration::from_millis(1500)).await;
