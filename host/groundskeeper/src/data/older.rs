@@ -1,11 +1,13 @@
 //! Formats of state files that earlier versions wrote. Reads them, never writes them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Deserialize;
 
 use crate::book::BookEntry;
 use crate::peer::PeerId;
+use crate::registry::{LastRun, LastRuns};
 
 /// Greatest age that a stamp of wall time becomes. Such stamps may come from clocks that were wrong by years. A day
 /// keeps the order of the addresses, and costs none of them: `forget_after` is a week by default.
@@ -40,4 +42,13 @@ pub(super) fn book(content: &[u8]) -> postcard::Result<Vec<BookEntry>> {
         told_by: entry.told_by,
     });
     Ok(upgraded.collect())
+}
+
+/// Reads version 1 of the schedule: seconds since 1970 by name of the phase. The newest stamp counts as the time of the
+/// save.
+pub(super) fn schedule(content: &[u8]) -> postcard::Result<LastRuns> {
+    let stamps: BTreeMap<String, u32> = postcard::from_bytes(content)?;
+    let newest = stamps.values().copied().max().unwrap_or(0);
+    let upgraded = stamps.into_iter().map(|(name, stamp)| (name, LastRun::accepted(newest - stamp)));
+    Ok(LastRuns { taken_unix_s: newest, phases: upgraded.collect() })
 }

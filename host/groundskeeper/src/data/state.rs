@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::older;
 use super::{DataError, DataFolder};
 use crate::book::BookEntry;
+use crate::cycle::KeptLimits;
 use crate::registry::LastRuns;
 
 /// The owner may write, the group may read.
@@ -56,7 +57,11 @@ pub(super) struct StateFile<T> {
 }
 
 pub(super) const BOOK: StateFile<Vec<BookEntry>> = StateFile::version_2("book.gk", *b"GKbk", older::book);
-pub(super) const SCHEDULE: StateFile<LastRuns> = StateFile::new(Cow::Borrowed("schedule.gk"), *b"GKsc", 1);
+pub(super) const SCHEDULE: StateFile<LastRuns> =
+    StateFile::version_2("schedule.gk", *b"GKsc", older::schedule);
+
+/// Bans in force, and what guests have used of their ceilings.
+pub(super) const LIMITS: StateFile<KeptLimits> = StateFile::new(Cow::Borrowed("limits.gk"), *b"GKlm", 1);
 
 /// Starts since the last good one.
 pub(super) const STARTS: StateFile<u32> = StateFile::new(Cow::Borrowed("starts.gk"), *b"GKst", 1);

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::peer::PeerId;
+use crate::registry::LastRun;
 
 /// The folder that the child of `another_process_is_named` must lock.
 const HOLD: &str = "GROUNDSKEEPER_TEST_HOLD";
@@ -93,7 +94,10 @@ fn state_comes_back_as_it_was_saved() {
     let (_root, folder) = open();
     assert_eq!(folder.load_book().unwrap(), LoadedState::default());
     folder.save_book(&entries()).unwrap();
-    let runs: LastRuns = [("reaper".to_owned(), 1), ("exchange-cleanup".to_owned(), u32::MAX)].into();
+    let phases =
+        [("reaper".to_owned(), LastRun::accepted(1)), ("exchange-cleanup".to_owned(), LastRun::default())]
+            .into();
+    let runs = LastRuns { taken_unix_s: 1_700_000_000, phases };
     folder.save_schedule(&runs).unwrap();
     assert_eq!(folder.load_book().unwrap(), LoadedState { value: entries(), warning: None });
     assert_eq!(folder.load_schedule().unwrap().value, runs);
@@ -104,13 +108,11 @@ fn state_comes_back_as_it_was_saved() {
 fn files_of_version_1_are_read() {
     let (root, folder) = open();
     let schedule = b"GKsc\x01\x00\x99\x52\xc7\x5f\x01\x06reaper\x80\xe2\xcf\xaa\x06";
-    folder.save_schedule(&[("reaper".to_owned(), 1_700_000_000)].into()).unwrap();
-    assert_eq!(
-        fs::read(root.path().join("schedule.gk")).unwrap().escape_ascii().to_string(),
-        schedule.escape_ascii().to_string()
-    );
     fs::write(root.path().join("schedule.gk"), schedule).unwrap();
-    assert_eq!(folder.load_schedule().unwrap().value["reaper"], 1_700_000_000);
+    let loaded = folder.load_schedule().unwrap().value;
+    let phases = [("reaper".to_owned(), LastRun::accepted(0))].into();
+    assert_eq!(loaded, LastRuns { taken_unix_s: 1_700_000_000, phases });
+    assert_eq!((loaded.off_s(1_700_000_030), loaded.off_s(0)), (30, 0));
 }
 
 /// Stamps of wall time become ages to the newest stamp, whatever the clock said then and says now.
@@ -168,8 +170,8 @@ fn damaged_files_are_moved_aside_with_a_warning() {
 fn files_of_a_newer_version_are_left_alone() {
     let (root, folder) = open();
     let path = root.path().join("book.gk");
-    let newer = state::StateFile::<LastRuns>::new("book.gk".into(), *b"GKbk", 3);
-    newer.save(&folder, &[("new things".to_owned(), 7)].into()).unwrap();
+    let newer = state::StateFile::<Vec<u32>>::new("book.gk".into(), *b"GKbk", 3);
+    newer.save(&folder, &vec![7]).unwrap();
     let before = fs::read(&path).unwrap();
     let error = folder.load_book().unwrap_err();
     assert!(matches!(error, DataError::Newer { found: 3, known: 2, .. }), "{error}");

@@ -84,7 +84,7 @@ impl Reconfigurer {
         let own = builtins(&new.phases);
         let put = self.ticker.with_cycle(move |cycle| {
             for spec in own {
-                cycle.put(spec, KeptPhase::default(), LastRuns::new(), None)?;
+                cycle.put(spec, KeptPhase::default(), LastRuns::default(), None)?;
             }
             cycle.set_world(thresholds, guests);
             Ok::<(), String>(())

@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::support::guests::*;
 use crate::support::*;
 use groundskeeper::book::AddressSource;
-use groundskeeper::clock::Clock;
+use groundskeeper::clock::{Clock, TokioClock};
+use groundskeeper::cycle::BeatReport;
+use groundskeeper::engine::Executor;
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::policy::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, MemoryGrant, PingGrant,
@@ -440,6 +442,30 @@ async fn no_phase_can_forget_a_good_address() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_restart_gives_a_guest_no_further_disconnects_within_the_hour() {
+    let phases = || vec![drops_everyone("greedy", disconnects(2, 3, 0))];
+    let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+    let start = |kept: &Kept| {
+        let options = Options { executor: Executor::Inline, guests: no_rules(), ..Options::default() };
+        let rig = Rig::with(Arc::clone(&clock), phases(), INTERVAL, kept, options);
+        (1..=10).for_each(|n| _ = rig.peer(n));
+        rig
+    };
+    let dropped =
+        |reports: &[Arc<BeatReport>]| -> u32 { reports.iter().map(|report| report.tally.disconnected).sum() };
+    let mut rig = start(&Kept::default());
+    assert_eq!(dropped(&rig.ticks(4).await), 3);
+    let kept = rig.stop().await;
+    // Neither does a clock that says that an hour has passed, nor one that went back.
+    for step_ms in [3_600_000 * 5, -3_600_000 * 50] {
+        clock.step_wall(step_ms);
+        let mut rig = start(&kept);
+        assert_eq!(dropped(&rig.ticks(20).await), 0);
+        assert!(refusals(&rig, "greedy", ActionKind::Disconnect)[0].contains("max_per_hour = 3"));
+    }
+}
+
 fn explorer(dial: Option<DialGrant>) -> PhaseSpec {
     guest("explorer", Grants { book: true, dial, ..Grants::default() }, |_, view, plan| {
         for address in view.book().take(64) {
@@ -720,8 +746,8 @@ async fn what_is_in_force_above_a_lowered_ceiling_ends() {
     let put = |spec: PhaseSpec| {
         let handle = rig.handle.clone();
         async move {
-            let put =
-                handle.with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::new(), None));
+            let put = handle
+                .with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::default(), None));
             put.await.expect("the ticker runs").expect("a good phase");
         }
     };
