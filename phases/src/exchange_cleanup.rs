@@ -14,7 +14,7 @@ pub const LAST_GOOD: usize = 64;
 #[serde(default, deny_unknown_fields)]
 pub struct ExchangeCleanup {
     /// Addresses not named for longer are forgotten; 1s to 365d, compared in whole seconds. Only time counts in which the
-    /// node was up and connected to a peer. In a week of that, whoever is still there has been named.
+    /// node was up and connected to a peer. In a week of that, every peer that is still there has been named.
     pub forget_after: Span,
 }
 

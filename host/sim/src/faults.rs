@@ -69,7 +69,7 @@ pub(crate) enum Fault {
         host: usize,
         by_ms: i64,
     },
-    /// The wall clock of its next process is off by so many milliseconds: a week or years off, or a machine without a
+    /// The wall clock of its next process is off by this many milliseconds: a week or years off, or a machine without a
     /// battery that starts in 1970.
     WallAtStart {
         host: usize,

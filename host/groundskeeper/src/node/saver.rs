@@ -17,7 +17,7 @@ use crate::ticker::AfterTick;
 const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
 
 /// At most this often, or once a tick if ticks are rarer, the schedule and what guests have used are saved although no
-/// rare phase ran. So much of an age may a crash cost.
+/// rare phase ran. A crash may make an age wrong by this much.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
 /// A start counts as good once it reaches this tick.

@@ -167,7 +167,7 @@ impl DialAttempt {
         self.ended = true;
         let now = self.book.clock.mono();
         let mut known = self.book.known.lock();
-        // An address where a peer was reached stays: whoever redirects connections back to this node must not empty the
+        // An address where a peer was reached stays: an attacker who redirects connections back to this node must not empty the
         // book with that.
         let is_removed = *failure == DialFailure::SelfDial
             && known.get(&self.order.address).is_some_and(|one| !one.was_reached());

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 /// Time in which the node had a live connection, since the book was created. Ages of addresses are differences of it.
 ///
-/// While the node is off, suspended or without a connection, nobody can name an address to it. That time says nothing
+/// While the node is off, suspended or without a connection, no peer can name an address to it. That time says nothing
 /// about an address, so it is not counted.
 #[derive(Debug, Default)]
 pub(super) struct HearingTime {
     counted: Duration,
-    running: Option<Running>,
+    running: Option<HearingSpan>,
 }
 
 /// The node could hear when it was last looked at.
 #[derive(Clone, Copy, Debug)]
-struct Running {
+struct HearingSpan {
     /// Monotonic time of that look.
     since: Duration,
     /// At most this much is counted until the next look: a process that stood still could not hear either.
@@ -53,7 +53,7 @@ impl HearingTime {
     /// Notes whether the node can hear from `mono` on. The next look should follow within `at_most`.
     pub(super) fn look(&mut self, mono: Duration, can_hear: bool, at_most: Duration) {
         self.counted = self.counted_until(mono);
-        self.running = can_hear.then_some(Running { since: mono, at_most });
+        self.running = can_hear.then_some(HearingSpan { since: mono, at_most });
     }
 }
 

@@ -32,23 +32,23 @@ impl Clock for HandClock {
 }
 
 /// One process with its clock.
-struct Process {
+struct BookProcess {
     clock: Arc<HandClock>,
     book: Arc<Book>,
     pool: Arc<Pool>,
 }
 
-fn process(limits: BookLimits, entries: Vec<BookEntry>) -> Process {
+fn process(limits: BookLimits, entries: Vec<BookEntry>) -> BookProcess {
     let clock = Arc::new(HandClock::default());
     let journal = Journal::new(Arc::clone(&clock) as _, JournalLimits::default(), None);
     let id = PeerId::from_bytes([9; 32]);
     let pool = Pool::new(id, PoolLimits::only_capacity(8), Arc::clone(&clock) as _, Arc::clone(&journal));
     let book = Book::new(limits, Arc::clone(&clock) as _, journal);
     book.restore(entries);
-    Process { clock, book, pool }
+    BookProcess { clock, book, pool }
 }
 
-impl Process {
+impl BookProcess {
     /// Lets `time` pass, in which the node could hear or not.
     fn pass(&self, time: Duration, can_hear: bool) {
         self.book.note_hearing(can_hear, time);
@@ -88,7 +88,7 @@ fn a_connection_of_eight_days_does_not_cost_its_address() {
     node.know(2);
     let guard = node.connect(node.know(1));
     node.pass(8 * DAY, true);
-    assert_eq!(node.forget_all_that_is_old(), 1, "the one that nobody names any more");
+    assert_eq!(node.forget_all_that_is_old(), 1, "the one that is not named any more");
     drop(guard);
     assert_eq!(node.addresses(), [at(1)].into());
     assert_eq!(node.book.freeze(&node.pool).heard_s, [0], "its age begins when the connection ends");
@@ -217,7 +217,7 @@ fn addresses_of_a_connected_peer_stay_young_without_a_guard() {
 
 /// One thing that happens to a node.
 #[derive(Clone, Copy, Debug)]
-enum Event {
+enum NodeEvent {
     StepWall(u64),
     Pass { hours: u64, can_hear: bool },
     Connect(u32),
@@ -227,15 +227,15 @@ enum Event {
     Restart { hours_off: u64 },
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = NodeEvent> {
     prop_oneof![
-        any::<u32>().prop_map(|wall_s| Event::StepWall(wall_s.into())),
-        (1_u64..600, any::<bool>()).prop_map(|(hours, can_hear)| Event::Pass { hours, can_hear }),
-        (0_u32..40).prop_map(Event::Connect),
-        (0_u32..40).prop_map(Event::Disconnect),
-        (0_u32..10_000).prop_map(|n| Event::Strangers(1000 + n)),
-        Just(Event::Forget),
-        (0_u64..600).prop_map(|hours_off| Event::Restart { hours_off }),
+        any::<u32>().prop_map(|wall_s| NodeEvent::StepWall(wall_s.into())),
+        (1_u64..600, any::<bool>()).prop_map(|(hours, can_hear)| NodeEvent::Pass { hours, can_hear }),
+        (0_u32..40).prop_map(NodeEvent::Connect),
+        (0_u32..40).prop_map(NodeEvent::Disconnect),
+        (0_u32..10_000).prop_map(|n| NodeEvent::Strangers(1000 + n)),
+        Just(NodeEvent::Forget),
+        (0_u64..600).prop_map(|hours_off| NodeEvent::Restart { hours_off }),
     ]
 }
 
@@ -253,12 +253,12 @@ proptest! {
         let mut good: Vec<(usize, u32)> = Vec::new();
         for (time, event) in events.into_iter().enumerate() {
             match event {
-                Event::StepWall(wall_s) => node.clock.wall_s.store(wall_s, Relaxed),
-                Event::Pass { hours, can_hear } => {
+                NodeEvent::StepWall(wall_s) => node.clock.wall_s.store(wall_s, Relaxed),
+                NodeEvent::Pass { hours, can_hear } => {
                     // A node without connections cannot hear.
                     node.pass(Duration::from_secs(hours * 3600), can_hear && !connected.is_empty());
                 }
-                Event::Connect(n) if connected.len() < GOOD => {
+                NodeEvent::Connect(n) if connected.len() < GOOD => {
                     node.know(n);
                     if !connected.contains_key(&n) && let Some(guard) = node.connect(at(n)) {
                         node.pass(Duration::from_secs(60), true);
@@ -266,20 +266,20 @@ proptest! {
                         good.retain(|(_, other)| *other != n);
                     }
                 }
-                Event::Connect(_) => {}
-                Event::Disconnect(n) => {
+                NodeEvent::Connect(_) => {}
+                NodeEvent::Disconnect(n) => {
                     if connected.remove(&n).is_some() {
                         good.push((time, n));
                         node.pass(Duration::from_secs(60), true);
                     }
                 }
-                Event::Strangers(n) => {
+                NodeEvent::Strangers(n) => {
                     for n in n..n + 30 {
                         drop(node.book.connected_guard(node.know(n)));
                     }
                 }
-                Event::Forget => _ = node.forget_all_that_is_old(),
-                Event::Restart { hours_off } => {
+                NodeEvent::Forget => _ = node.forget_all_that_is_old(),
+                NodeEvent::Restart { hours_off } => {
                     let entries = node.book.entries();
                     let wall_s = node.clock.wall_s.load(Relaxed) + hours_off * 3600;
                     // A process that ends loses its connections all at once.
