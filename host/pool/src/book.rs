@@ -120,7 +120,7 @@ pub struct BookEntry {
     pub heard_s: u32,
     /// Age of the last connection to it, in seconds. None: never.
     pub reached_s: Option<u32>,
-    /// This node was connected there by a dial of its own. If not, only the peer itself has said that it listens there.
+    /// This node was connected there by its own dial. If not, only the peer itself has said that it listens there.
     pub has_answered: bool,
     /// Failures in a row. A connection that lives for `min_life`, or a successful probe, clears them.
     pub failures: u32,

@@ -21,7 +21,7 @@ pub(super) struct KnownAddress {
     pub(super) peer: Option<PeerId>,
     heard: HeardAt,
     reached: Option<HeardAt>,
-    /// This node was connected there by a dial of its own.
+    /// This node was connected there by its own dial.
     has_answered: bool,
     pub(super) failures: u32,
     pub(super) told_by: Option<u32>,
