@@ -12,5 +12,7 @@ mod reconnect;
 
 pub use broadcast_cleanup::BroadcastCleanup;
 pub use exchange_cleanup::ExchangeCleanup;
+#[doc(hidden)]
+pub use exchange_cleanup::LAST_GOOD;
 pub use reaper::Reaper;
 pub use reconnect::Reconnect;

@@ -46,6 +46,29 @@ fn addresses_are_forgotten_when_one_is_too_old() {
 }
 
 #[test]
+fn the_last_good_addresses_are_not_asked_for() {
+    let week = 7 * 86_400;
+    // Addresses that were reached, and whether an old one was never reached.
+    for (good, stranger, expected) in [
+        (1, false, ""),
+        (64, false, ""),
+        (65, false, "forget-addresses 7d\n"),
+        (3, true, "forget-addresses 7d\n"),
+    ] {
+        let mut world = (0..good).fold(world(), |world, n| {
+            world.address(|a| {
+                _ = a.with(address::HEARD, Span::secs(week + 9)).with(address::REACHED, Span::secs(week + n))
+            })
+        });
+        if stranger {
+            world =
+                world.address(|a| _ = a.with(address::HEARD, Span::secs(week + 9)).unknown(address::REACHED));
+        }
+        assert_eq!(world.run(&ExchangeCleanup::default()).unwrap(), expected, "{good} good, {stranger}");
+    }
+}
+
+#[test]
 fn settings_out_of_range_are_named() {
     let broadcasts: BroadcastCleanup = serde_json::from_str(r#"{"forget_after": "500ms"}"#).unwrap();
     assert_eq!(Phase::check(&broadcasts).unwrap_err(), "forget_after = 500ms is out of range: 1s to 1d");

@@ -41,9 +41,12 @@ impl Timing {
         self.again_at.map_or(regular, |at| at.min(regular))
     }
 
-    /// Due runs between the last run and `tick`, without the one at `tick`.
-    pub fn missed(&self, tick: u32, every: u32) -> u32 {
-        let periods = (i64::from(tick) - self.last_run) / i64::from(every);
+    /// Due runs between the last run and `tick`, without the one at `tick`, and without those before the phase joined the
+    /// process: `joined_at` is the last tick before that.
+    pub fn missed(&self, tick: u32, every: u32, joined_at: u32) -> u32 {
+        let first_possible = i64::from(joined_at) + 1;
+        let last_run = self.last_run.max(first_possible - i64::from(every));
+        let periods = (i64::from(tick) - last_run) / i64::from(every);
         u32::try_from(periods - 1).unwrap_or(0)
     }
 
@@ -91,6 +94,17 @@ mod tests {
             })
             .collect();
         assert_eq!(ran, [123, 243, 363]);
+    }
+
+    #[test]
+    fn what_was_due_while_the_node_was_off_was_not_missed() {
+        // Ran at tick 10 of the process before, which is 308 ticks ago.
+        let timing = Timing::ran_before(308);
+        assert_eq!(timing.missed(1, 1, 0), 0);
+        assert_eq!(timing.missed(4, 1, 0), 3, "this process skipped its ticks 1 to 3");
+        assert_eq!(timing.missed(1, 120, 0), 0);
+        assert_eq!(timing.missed(8, 2, 7), 0, "it joined after tick 7");
+        assert_eq!(Timing { last_run: 5, again_at: None }.missed(9, 1, 0), 3);
     }
 
     #[test]

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use groundskeeper_pool::NodeState;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::book::Dial;
-use crate::clock::{CoarseInstant, unix_seconds};
+use crate::clock::CoarseInstant;
 use crate::engine::Executor;
 use crate::engine::beat::{BeatRecorder, RecordCounts};
 use crate::engine::policy::{GuestCeilings, Mode};
 use crate::journal::{ActionKind, Initiator, NewRecord};
+use crate::peer::PeerId;
+use crate::pool::Pool;
 use crate::registry::{KeptPhase, LastRuns, PhaseState, PhaseStatuses, Registered, Registry};
 
 mod apply;
@@ -23,6 +25,8 @@ mod snapshot;
 mod swap;
 mod tally;
 
+#[doc(hidden)]
+pub use ceilings::UsedCeilings;
 use run::{BeatRun, PhaseRunner, is_due};
 pub use snapshot::Thresholds;
 #[doc(hidden)]
@@ -42,6 +46,10 @@ const LEAST_RUN_LIMIT: Duration = Duration::from_secs(1);
 /// starts no new attempt) and a handshake stay within 5 s together.
 const BACKOFF_WHEN_ALONE: Duration = Duration::from_secs(1);
 
+/// From one beat to the next, at most this many intervals count towards the ages of addresses. A late tick counts in full;
+/// a process that was stopped for a week does not make every address a week older.
+const BEATS_TO_HEAR: u32 = 2;
+
 /// What a beat works on.
 #[doc(hidden)]
 pub struct BeatContext {
@@ -57,6 +65,34 @@ impl BeatContext {
     /// Records something that concerns no peer.
     fn note(&self, by: Initiator, what: ActionKind, words: String) {
         self.state.journal.record(NewRecord::new(by, what, words));
+    }
+}
+
+/// Limits in force that outlive the process. Times are up-time: no wall clock ends a ban, or makes it longer.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[doc(hidden)]
+pub struct KeptLimits {
+    /// Each banned peer, and the seconds left.
+    pub bans: Vec<(PeerId, u32)>,
+    /// What guests have used of their ceilings.
+    pub used: UsedCeilings,
+}
+
+impl KeptLimits {
+    /// Refuses the banned peers for the time that was left.
+    pub fn ban_again(&self, pool: &Pool) {
+        self.bans.iter().for_each(|(id, left_s)| pool.ban(*id, Duration::from_secs((*left_s).into())));
+    }
+
+    /// Whether no ban is in force and no guest has used anything.
+    pub fn is_empty(&self) -> bool {
+        self.bans.is_empty() && self.used.amounts().is_empty()
+    }
+
+    /// Whether the other value has other bans, or other amounts used. Compares no times.
+    pub fn differs(&self, other: &Self) -> bool {
+        let banned = |limits: &Self| limits.bans.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        banned(self) != banned(other) || self.used.amounts() != other.used.amounts()
     }
 }
 
@@ -211,6 +247,21 @@ impl Cycle {
         self.kept().find(|(known, ..)| ***known == *name).map(|(_, kept, _)| kept.clone())
     }
 
+    /// Bans in force, and what guests have used of their ceilings, for the next process.
+    pub fn kept_limits(&self) -> KeptLimits {
+        let NodeState { pool, clock, .. } = &self.runner.world.state;
+        let seconds = |left: Duration| u32::try_from(left.as_secs()).unwrap_or(u32::MAX);
+        KeptLimits {
+            bans: pool.bans_left().into_iter().map(|(id, left)| (id, seconds(left))).collect(),
+            used: self.runner.ledger.kept(clock.mono()),
+        }
+    }
+
+    /// Continues with what guests had used in an earlier process. Its bans are the pool's.
+    pub fn restore_ceilings(&mut self, used: &UsedCeilings) {
+        self.runner.ledger.restore(used, self.runner.world.state.clock.mono());
+    }
+
     /// Restores what [`Cycle::snapshot`] returned. False if there is no such phase.
     pub fn restore(&mut self, name: &str, kept: KeptPhase) -> bool {
         let phase = self.registry.phases.iter_mut().find(|phase| *phase.name == *name);
@@ -221,7 +272,7 @@ impl Cycle {
 impl Cycle {
     /// When each phase last ran, for the next process.
     pub fn last_runs(&self, tick: u32) -> LastRuns {
-        self.registry.last_runs(tick, unix_seconds(&*self.runner.world.state.clock), self.runner.interval)
+        self.registry.last_runs(tick, &*self.runner.world.state.clock, self.runner.interval)
     }
 
     /// What each phase keeps across restarts, and a number that rises with each change.
@@ -324,6 +375,7 @@ impl Cycle {
         let is_alone = self.runner.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
         self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
         let BeatContext { state, thresholds, .. } = &self.runner.world;
+        state.book.note_hearing(state.pool.live() > 0, BEATS_TO_HEAR * self.runner.interval);
         let snapshot = TickSnapshot::take(state, *thresholds, now, self.resumed_at.unwrap_or_default());
         let connected_before = snapshot.rows().len() as u32;
         let mut run = BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, names: None };

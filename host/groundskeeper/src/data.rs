@@ -12,11 +12,13 @@ use groundskeeper_base::trust::{self, Access, Credentials, FolderTrust};
 use groundskeeper_base::write::{make_folder, open_own};
 
 use crate::book::BookEntry;
+use crate::cycle::KeptLimits;
 use crate::registry::LastRuns;
 
 mod files;
 #[cfg(feature = "dropin")]
 mod generations;
+mod older;
 mod phases;
 mod state;
 #[cfg(test)]
@@ -190,7 +192,7 @@ impl DataFolder {
                 let bytes = generate().map_err(DataError::NoKey)?;
                 self.files.write(&path, &bytes, KEY_MODE).map_err(DataError::io("cannot write", &path))?;
                 // From now on the folder has state, so a lost key is noticed even if the node never saves more.
-                self.save_schedule(&LastRuns::new())?;
+                self.save_schedule(&LastRuns::default())?;
                 Ok(NodeKey { bytes, is_new: true })
             }
             Err(error) => Err(DataError::io("cannot read", &path)(error)),
@@ -264,7 +266,7 @@ impl DataFolder {
         state::BOOK.save(self, entries)
     }
 
-    /// When each phase last ran, in seconds since 1970.
+    /// When each phase last ran.
     ///
     /// # Errors
     /// As [`DataFolder::load_book`].
@@ -282,6 +284,20 @@ impl DataFolder {
 /// For the crates of this workspace.
 #[doc(hidden)]
 impl DataFolder {
+    /// Bans in force when the last process ended, and what guests had used of their ceilings.
+    ///
+    /// # Errors
+    /// As [`DataFolder::load_book`].
+    pub fn load_limits(&self) -> Result<LoadedState<KeptLimits>, DataError> {
+        state::LIMITS.load(self)
+    }
+
+    /// # Errors
+    /// [`DataError::Io`]; the old file is still there then.
+    pub fn save_limits(&self, limits: &KeptLimits) -> Result<(), DataError> {
+        state::LIMITS.save(self, limits)
+    }
+
     /// Counts a start of the node. Returns the number of earlier starts since the last good one; 0 if it is unknown.
     pub fn note_start(&self) -> u32 {
         let loaded = state::STARTS.load(self).unwrap_or_else(|error| {

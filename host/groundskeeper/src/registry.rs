@@ -8,10 +8,12 @@ use std::time::Duration;
 use groundskeeper_sdk::host::AnyPhase;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::{Clock, unix_seconds};
 use crate::engine::policy::{Grants, Mode, OnFailure, Trust};
 use crate::engine::schedule::Schedule;
 use crate::engine::{BuiltIn, PhaseProgram};
 
+mod last_runs;
 mod lineage;
 mod order;
 mod registered;
@@ -22,10 +24,12 @@ mod tests;
 
 #[doc(hidden)]
 pub use self::{
+    last_runs::Age,
     lineage::{Digest, Former, Lineage},
     registered::Registered,
     swap::{Arrival, Judgement, ProbationVerdict},
 };
+pub use last_runs::{LastRun, LastRuns};
 #[cfg(feature = "dropin")]
 pub(crate) use status::short_digest;
 pub use status::{CandidateStatus, PhaseMetric, PhaseState, PhaseStatus, PhaseStatuses};
@@ -125,9 +129,6 @@ pub enum BadPhases {
     Settings { phase: String, problem: String },
 }
 
-/// When each phase last ran: seconds since 1970 by name. Kept across restarts.
-pub type LastRuns = BTreeMap<String, u32>;
-
 /// The bytes that a phase stored, and the phase's version number for their layout.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeptMemory {
@@ -165,6 +166,8 @@ pub struct PriorState {
     /// Memory and quarantine by phase name.
     pub kept: BTreeMap<String, KeptPhase>,
     pub unix_now: u32,
+    /// Monotonic time of the new process.
+    pub mono_now: Duration,
     /// The interval of the new process.
     pub interval: Duration,
 }
@@ -198,15 +201,19 @@ impl Registry {
 
     /// The last runs to save, so that the next process continues the cadence. A phase that has never run is saved with
     /// the start of its period. Otherwise a node that restarts before each period ends would never run it.
-    pub fn last_runs(&self, tick: u32, unix_now: u32, interval: Duration) -> LastRuns {
-        let unix_at = |last_run: i64| {
-            let ago = i64::from(tick) - last_run;
-            let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
-            let seconds = ago.saturating_mul(interval_ms) / 1000;
-            u32::try_from(i64::from(unix_now) - seconds).unwrap_or(0)
+    pub fn last_runs(&self, tick: u32, clock: &dyn Clock, interval: Duration) -> LastRuns {
+        let mono = clock.mono();
+        let last_run = |phase: &Registered| {
+            let ticks = u64::try_from(i64::from(tick) - phase.timing.last_run).unwrap_or(0);
+            let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+            LastRun {
+                due_s: u32::try_from(ticks.saturating_mul(interval_ms) / 1000).unwrap_or(u32::MAX),
+                ran_s: phase.last_run.map(|age| age.seconds(mono)),
+                accepted_s: phase.last_accepted.map(|age| age.seconds(mono)),
+            }
         };
-        let kept = |phase: &Registered| phase.last_run_unix.unwrap_or_else(|| unix_at(phase.timing.last_run));
-        self.phases.iter().map(|phase| (phase.name.to_string(), kept(phase))).collect()
+        let phases = self.phases.iter().map(|phase| (phase.name.to_string(), last_run(phase))).collect();
+        LastRuns { taken_unix_s: unix_seconds(clock), phases }
     }
 
     /// The output of `phases` with `connected` live peers: phases that run, in order, then those that cannot run.

@@ -1,7 +1,7 @@
 //! The address book: known addresses, their history, and when each may be dialled again. Opens no socket and does not
 //! choose what to dial.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use groundskeeper_base::bounds::{Bound, Span};
 use groundskeeper_base::chance::SharedRng;
-use groundskeeper_base::clock::{Clock, unix_seconds};
+use groundskeeper_base::clock::Clock;
 use groundskeeper_base::peer::{NetGroup, PeerId, canonical, is_public};
 use groundskeeper_base::units::as_span;
 use parking_lot::Mutex;
@@ -19,7 +19,13 @@ use crate::journal::Journal;
 use crate::pool::Pool;
 
 mod dialing;
+mod hearing;
+mod known;
 pub use dialing::{ConnectedGuard, Dial, DialAttempt, DialFailure, DialOrder};
+use hearing::{HeardAt, HearingTime};
+#[doc(hidden)]
+pub use known::LAST_GOOD;
+use known::{KnownAddress, KnownAddresses, best_first, last_good, make_room};
 
 /// Size and backoff of the address book: the config section `[book]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -101,36 +107,35 @@ pub enum LearnOutcome {
 }
 
 /// One address as it is stored on disk.
+///
+/// Ages are in hearing time: seconds in which a node was up and had a live connection. No clock that steps, and no
+/// absence, makes an address older.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookEntry {
     /// Where the peer listens. [`Book`] stores an IPv4-mapped IPv6 address as IPv4.
     pub address: SocketAddr,
     /// The peer last known at the address. A hint: an address proves nothing.
     pub peer: Option<PeerId>,
-    /// When it was last named, in seconds since 1970.
-    pub heard: u32,
-    /// When this node was last connected to it, in seconds since 1970.
-    pub reached: Option<u32>,
+    /// Age of the last time it was named, in seconds.
+    pub heard_s: u32,
+    /// Age of the last connection to it, in seconds. None: never.
+    pub reached_s: Option<u32>,
+    /// This node was connected there by its own dial. If not, only the peer itself has said that it listens there.
+    pub has_answered: bool,
     /// Failures in a row. A connection that lives for `min_life`, or a successful probe, clears them.
     pub failures: u32,
     /// Network group of the peer that first named it, if a peer did.
     pub told_by: Option<u32>,
 }
 
-struct KnownAddress {
-    entry: BookEntry,
-    /// It must not be dialled before this monotonic time.
-    wait_until: Duration,
-    dialing: bool,
-    /// Set if the operator named it; contains the key that the peer must have, if one was given.
-    bootstrap: Option<Option<PeerId>>,
-}
-
-impl KnownAddress {
-    /// Not named since `oldest`; neither a bootstrap node nor being dialled.
-    fn is_forgettable(&self, oldest: u32) -> bool {
-        self.bootstrap.is_none() && !self.dialing && self.entry.heard < oldest
-    }
+/// Addresses that were not named for some time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[doc(hidden)]
+pub struct AgedAddresses {
+    /// [`Book::forget_some`] may forget these.
+    pub forgettable: usize,
+    /// These stay: they are among the [`LAST_GOOD`].
+    pub kept: usize,
 }
 
 /// The address book of one node.
@@ -139,7 +144,9 @@ pub struct Book {
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
     chance: SharedRng,
-    known: Mutex<BTreeMap<SocketAddr, KnownAddress>>,
+    known: Mutex<KnownAddresses>,
+    /// No other lock is taken while this one is held.
+    hearing: Mutex<HearingTime>,
     /// Counts changes that are worth writing to disk.
     changes: AtomicU64,
     /// Upper bound of every backoff, in milliseconds.
@@ -171,12 +178,13 @@ impl Book {
             clock,
             journal,
             known: Mutex::default(),
+            hearing: Mutex::default(),
             changes: AtomicU64::new(0),
             longest_wait: AtomicU64::new(u64::MAX),
         })
     }
 
-    /// Grows when addresses are added or forgotten, and when connections to them begin or end. The copy on disk is then
+    /// Grows when addresses are added or removed, and when connections to them begin or end. The copy on disk is then
     /// outdated.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
@@ -184,6 +192,11 @@ impl Book {
 
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Now, in hearing time.
+    fn hearing_now(&self) -> HeardAt {
+        self.hearing.lock().at(self.clock.mono())
     }
 
     /// The limits that were given to [`Book::new`].
@@ -208,15 +221,15 @@ impl Book {
         if let Some(why) = self.undialable(address, source) {
             return LearnOutcome::Refused(why);
         }
-        let heard = unix_seconds(&*self.clock);
+        let now = self.hearing_now();
         let mut known = self.known.lock();
         if let Some(old) = known.get_mut(&address) {
-            old.entry.heard = heard;
+            old.named(now);
             if source == AddressSource::Bootstrap {
                 old.bootstrap = Some(peer);
             }
-            if old.entry.peer.is_none() || source == AddressSource::Itself {
-                old.entry.peer = peer.or(old.entry.peer);
+            if old.peer.is_none() || source == AddressSource::Itself {
+                old.peer = peer.or(old.peer);
             }
             return LearnOutcome::Known;
         }
@@ -225,19 +238,19 @@ impl Book {
             AddressSource::Bootstrap | AddressSource::Itself => None,
         };
         if told_by.is_some()
-            && known.values().filter(|other| other.entry.told_by == told_by).count()
-                >= self.limits.per_source_group
+            && known.values().filter(|other| other.told_by == told_by).count() >= self.limits.per_source_group
         {
             return LearnOutcome::Refused(
                 "the network group of its source has named its maximum of addresses",
             );
         }
-        if known.len() >= self.limits.capacity && !make_room(&mut known, source) {
+        if known.len() >= self.limits.capacity && !make_room(&mut known, self.limits.capacity, source) {
             return LearnOutcome::Refused("the address book is full of better addresses");
         }
-        let entry = BookEntry { address, peer, heard, reached: None, failures: 0, told_by };
         let bootstrap = (source == AddressSource::Bootstrap).then_some(peer);
-        known.insert(address, KnownAddress { entry, wait_until: Duration::ZERO, dialing: false, bootstrap });
+        let mut newcomer = KnownAddress::new(peer, now, told_by);
+        newcomer.bootstrap = bootstrap;
+        known.insert(address, newcomer);
         self.changed();
         LearnOutcome::New
     }
@@ -259,13 +272,11 @@ impl Book {
     /// since; public unless private ones are allowed.
     pub fn sample(&self, limit: usize) -> Vec<(SocketAddr, Option<PeerId>)> {
         let known = self.known.lock();
-        let told = known.values().filter(|one| {
-            let named_by_itself =
-                one.entry.told_by.is_none() && one.bootstrap.is_none() && one.entry.failures == 0;
-            (one.entry.reached.is_some() || named_by_itself)
-                && (self.limits.allow_private || is_public(one.entry.address.ip()))
+        let told = known.iter().filter(|(address, one)| {
+            let named_by_itself = one.told_by.is_none() && one.bootstrap.is_none() && one.failures == 0;
+            (one.was_reached() || named_by_itself) && (self.limits.allow_private || is_public(address.ip()))
         });
-        let mut chosen: Vec<_> = told.map(|one| (one.entry.address, one.entry.peer)).collect();
+        let mut chosen: Vec<_> = told.map(|(address, one)| (*address, one.peer)).collect();
         drop(known);
         for at in 0..chosen.len().min(limit) {
             let other = at + self.chance.below(chosen.len() - at);
@@ -277,36 +288,35 @@ impl Book {
 
     /// The entries to store on disk. Bootstrap nodes that were never reached are left out: the config has them.
     pub fn entries(&self) -> Vec<BookEntry> {
+        let now = self.hearing_now();
         let known = self.known.lock();
         known
-            .values()
-            .filter(|one| one.bootstrap.is_none() || one.entry.reached.is_some())
-            .map(|one| one.entry.clone())
+            .iter()
+            .filter(|(_, one)| one.bootstrap.is_none() || one.was_reached())
+            .map(|(address, one)| one.entry(*address, now))
             .collect()
     }
 
-    /// Restores entries from disk, up to the book's capacity. All of them may be dialled at once.
+    /// Restores entries from disk, up to the book's capacity: those where a node was connected last come first. All of
+    /// them may be dialled at once.
     pub fn restore(&self, entries: impl IntoIterator<Item = BookEntry>) {
+        let mut entries: Vec<BookEntry> = entries.into_iter().collect();
+        best_first(&mut entries);
+        let now = self.hearing_now();
         let mut known = self.known.lock();
         for entry in entries {
             if known.len() >= self.limits.capacity {
                 return;
             }
-            let address = canonical(entry.address);
-            known.entry(address).or_insert(KnownAddress {
-                entry: BookEntry { address, ..entry },
-                wait_until: Duration::ZERO,
-                dialing: false,
-                bootstrap: None,
-            });
+            known.entry(canonical(entry.address)).or_insert_with(|| KnownAddress::restored(&entry, now));
         }
     }
 
     /// Counts a failure and sets the wait. Full jitter (a uniform wait up to the exponential bound), so that many nodes
     /// that lost one peer do not return together.
     fn back_off(&self, one: &mut KnownAddress, now: Duration) {
-        let doublings = one.entry.failures.min(20);
-        one.entry.failures += 1;
+        let doublings = one.failures.min(20);
+        one.failures = one.failures.saturating_add(1);
         let bound = self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_most);
         let longest = Duration::from_millis(self.longest_wait.load(Ordering::Relaxed));
         one.wait_until = now + self.chance.up_to(bound).min(longest);
@@ -315,23 +325,26 @@ impl Book {
 
 #[doc(hidden)]
 impl Book {
+    /// Counts time from now on towards the ages of addresses if `can_hear`: the node has a live connection. Call it at
+    /// each beat, and at least every `at_most`; more than that is not counted.
+    pub fn note_hearing(&self, can_hear: bool, at_most: Duration) {
+        self.hearing.lock().look(self.clock.mono(), can_hear, at_most);
+    }
+
     /// The rows that phases see. O(n log c) with n addresses and c connections; the pool's lock is taken once.
     pub fn freeze(&self, pool: &Pool) -> BookRows {
-        let (now, unix) = (self.clock.mono(), unix_seconds(&*self.clock));
-        let known = self.known.lock();
-        let idle: Vec<&KnownAddress> = known.values().filter(|one| !one.dialing).collect();
-        let strangers = PeerId::from_bytes([0; 32]);
-        let connected =
-            pool.connected_among(idle.iter().map(|one| one.entry.peer.as_ref().unwrap_or(&strangers)));
+        let (now, mono) = (self.hearing_now(), self.clock.mono());
+        let mut known = self.known.lock();
+        refresh_connected(&mut known, pool, now);
         let mut rows = BookRows::default();
-        for (one, _) in idle.into_iter().zip(connected).filter(|(_, connected)| !connected) {
-            rows.addresses.push(one.entry.address);
-            rows.heard_s.push(unix.saturating_sub(one.entry.heard));
-            rows.reached_s.push(one.entry.reached.map_or(u32::MAX, |at| unix.saturating_sub(at)));
-            rows.failures.push(one.entry.failures);
-            let wait = one.wait_until.saturating_sub(now);
+        for (address, one) in known.iter().filter(|(_, one)| !one.dialing && !one.has_connected_peer) {
+            rows.addresses.push(*address);
+            rows.heard_s.push(one.heard_s(now));
+            rows.reached_s.push(one.reached_s(now).unwrap_or(u32::MAX));
+            rows.failures.push(one.failures);
+            let wait = one.wait_until.saturating_sub(mono);
             rows.wait_s.push(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u32::MAX));
-            rows.groups.push(NetGroup::of(one.entry.address.ip()).0);
+            rows.groups.push(NetGroup::of(address.ip()).0);
         }
         rows
     }
@@ -341,24 +354,34 @@ impl Book {
         self.known.lock().values().filter(|one| one.dialing).count() as u32
     }
 
-    /// Number of addresses that [`Book::forget_some`] may forget. O(n).
-    pub fn forgettable(&self, not_heard_for: Duration) -> usize {
-        let oldest = self.heard_before(not_heard_for);
-        self.known.lock().values().filter(|one| one.is_forgettable(oldest)).count()
+    /// The addresses that were not named for `not_heard_for`. O(n log c).
+    pub fn aged(&self, pool: &Pool, not_heard_for: Duration) -> AgedAddresses {
+        let (forgettable, kept) = self.old_ones(&mut self.known.lock(), pool, not_heard_for);
+        AgedAddresses { forgettable: forgettable.len(), kept }
     }
 
-    fn heard_before(&self, ago: Duration) -> u32 {
-        unix_seconds(&*self.clock).saturating_sub(ago.as_secs().try_into().unwrap_or(u32::MAX))
+    /// Age and address of each one that may be forgotten, and the number of those that are as old and are kept.
+    fn old_ones(
+        &self,
+        known: &mut KnownAddresses,
+        pool: &Pool,
+        not_heard_for: Duration,
+    ) -> (Vec<(u32, SocketAddr)>, usize) {
+        let age_s = u32::try_from(not_heard_for.as_secs()).unwrap_or(u32::MAX);
+        let now = self.hearing_now();
+        refresh_connected(known, pool, now);
+        let good = last_good(known, self.limits.capacity);
+        let old = known.iter().filter(|(_, one)| one.is_older(age_s, now));
+        let (kept, forgettable): (Vec<_>, Vec<_>) = old.partition(|(address, _)| good.contains(address));
+        (forgettable.into_iter().map(|(address, one)| (one.heard_s(now), *address)).collect(), kept.len())
     }
 
-    /// Forgets at most `most` addresses that were not named for `not_heard_for`, oldest first; never bootstrap nodes or
-    /// addresses being dialled. Returns how many. O(n log n).
-    pub fn forget_some(&self, not_heard_for: Duration, most: usize) -> usize {
-        let oldest = self.heard_before(not_heard_for);
+    /// Forgets at most `most` addresses that were not named for `not_heard_for`, oldest first. Never forgets bootstrap
+    /// nodes, addresses of connected peers or being dialled, and the [`LAST_GOOD`]. Returns how many. O(n log n).
+    pub fn forget_some(&self, pool: &Pool, not_heard_for: Duration, most: usize) -> usize {
         let mut known = self.known.lock();
-        let gone = known.iter().filter(|(_, one)| one.is_forgettable(oldest));
-        let mut gone: Vec<(u32, SocketAddr)> = gone.map(|(at, one)| (one.entry.heard, *at)).collect();
-        gone.sort_unstable();
+        let (mut gone, _) = self.old_ones(&mut known, pool, not_heard_for);
+        gone.sort_unstable_by_key(|(age_s, address)| (Reverse(*age_s), *address));
         gone.truncate(most);
         gone.iter().for_each(|(_, address)| _ = known.remove(address));
         if !gone.is_empty() {
@@ -385,17 +408,17 @@ impl Book {
     }
 }
 
-/// Drops the least useful address: never reached, most failures, longest not named. False if none may be dropped.
-fn make_room(known: &mut BTreeMap<SocketAddr, KnownAddress>, newcomer: AddressSource) -> bool {
-    let worst = known
-        .iter()
-        .filter(|(_, one)| one.bootstrap.is_none() && !one.dialing)
-        .filter(|(_, one)| one.entry.failures > 0 || !matches!(newcomer, AddressSource::Told(_)))
-        .max_by_key(|(_, one)| {
-            (one.entry.reached.is_none(), one.entry.failures, std::cmp::Reverse(one.entry.heard))
-        })
-        .map(|(address, _)| *address);
-    worst.is_some_and(|address| known.remove(&address).is_some())
+/// Notes which addresses belong to a connected peer. A connection names its peer's addresses all the time. O(n log c);
+/// the pool's lock is taken once.
+fn refresh_connected(known: &mut KnownAddresses, pool: &Pool, now: HeardAt) {
+    let strangers = PeerId::from_bytes([0; 32]);
+    let connected = pool.connected_among(known.values().map(|one| one.peer.as_ref().unwrap_or(&strangers)));
+    for (one, connected) in known.values_mut().zip(connected) {
+        one.has_connected_peer = connected;
+        if connected {
+            one.named(now);
+        }
+    }
 }
 
 #[cfg(test)]

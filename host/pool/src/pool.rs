@@ -333,6 +333,17 @@ impl Pool {
         self.members.lock().bans.values().filter(|until| **until > now).count()
     }
 
+    /// The bans in force, and how long each will last. Bans expire by the time that the node is up, so these are what
+    /// the next process should impose again with [`Pool::ban`].
+    pub fn bans_left(&self) -> Vec<(PeerId, Duration)> {
+        let now = self.clock.coarse();
+        let members = self.members.lock();
+        let in_force = members.bans.iter().filter(|(_, until)| **until > now);
+        let mut left: Vec<_> = in_force.map(|(id, until)| (*id, until.since(now))).collect();
+        left.sort_unstable();
+        left
+    }
+
     /// Refuses all further connections, for shutdown.
     pub fn refuse_newcomers(&self) {
         self.refusing.store(true, Relaxed);

@@ -198,7 +198,7 @@ impl PhaseTrial {
         let job = PhaseCall {
             tick: Tick {
                 since_last_s: self.last_accepted.as_ref().map(|last| seconds_between(last, beat)),
-                missed: if urgent == 0 && ran_before { timing.missed(tick, every) } else { 0 },
+                missed: if urgent == 0 && ran_before { timing.missed(tick, every, 0) } else { 0 },
                 late,
                 ..beat.tick(namesake.map_or_else(|| seed(beat, &candidate.name), |run| run.tick.seed))
             },

@@ -1,6 +1,7 @@
 //! Cuts one host off from all packets for a while, and measures how long it takes to find the others again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,6 +45,8 @@ pub fn recovery(seed: u64, others: usize, later: Duration) -> Duration {
                 tallies: Arc::new(Tallies::default()),
                 lives: Mutex::default(),
                 book: Mutex::default(),
+                good: Mutex::default(),
+                wall_ms: AtomicI64::new(0),
                 complaints: Arc::clone(&complaints),
             })
         })

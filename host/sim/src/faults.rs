@@ -69,6 +69,12 @@ pub(crate) enum Fault {
         host: usize,
         by_ms: i64,
     },
+    /// The wall clock of its next process is off by this many milliseconds: a week or years off, or a machine without a
+    /// battery that starts in 1970.
+    WallAtStart {
+        host: usize,
+        by_ms: i64,
+    },
     /// Its boot clock has advanced by `time` and its monotonic clock has not. The others have not noticed.
     Suspend {
         host: usize,
@@ -111,7 +117,7 @@ impl Fault {
             | Self::WallStep { host, .. }
             | Self::Suspend { host, .. }
             | Self::Stall { host, .. } => bit(host),
-            Self::Break { .. } => 0,
+            Self::Break { .. } | Self::WallAtStart { .. } => 0,
         }
     }
 }
@@ -144,6 +150,28 @@ pub(crate) fn draw(random: &mut Rng, from: Duration, until: Duration) -> Vec<Tro
     });
     troubles
 }
+
+/// Steps of the wall clock by up to ten years in either direction, and wall clocks of processes that start later. Drawn
+/// apart from the other faults, which are the same with and without these.
+pub(crate) fn draw_clocks(random: &mut Rng, from: Duration, until: Duration) -> Vec<Trouble> {
+    let room = (until - from).as_millis() as u64;
+    let draw_one = |_| {
+        let at = from + Duration::from_millis(random.below(room));
+        let host = random.below(HOSTS as u64) as usize;
+        let years = random.below(2 * TEN_YEARS_MS) as i64 - TEN_YEARS_MS as i64;
+        let fault = match random.below(4) {
+            0 | 1 => Fault::WallStep { host, by_ms: years },
+            2 => Fault::WallAtStart { host, by_ms: i64::MIN },
+            _ => Fault::WallAtStart { host, by_ms: WEEK_MS },
+        };
+        Trouble { from: at, until: at, fault }
+    };
+    (0..CLOCK_FAULTS).map(draw_one).collect()
+}
+
+const CLOCK_FAULTS: usize = 8;
+const TEN_YEARS_MS: u64 = 10 * 366 * 86_400_000;
+const WEEK_MS: i64 = 7 * 86_400_000;
 
 /// Minimum time between two outages of one host.
 const MARGIN: Duration = Duration::from_secs(2);

@@ -1,18 +1,20 @@
 //! One simulated host: the real network, state and maintenance, one process after another at one address. Checks itself
 //! at every tick and every second; faults come from outside.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper::book::{BookEntry, BookLimits};
 use groundskeeper::broadcasts::BroadcastLimits;
-use groundskeeper::clock::TokioClock;
+use groundskeeper::clock::{Clock, TokioClock};
 use groundskeeper::config::{Bootstrap, Config};
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::engine::Executor;
+use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::flow::OutboxLimits;
 use groundskeeper::journal::{Cause, JournalLimits};
 use groundskeeper::net::{Audience, BroadcastVerdict, Handlers, Net, NetConfig, RequestError};
@@ -73,6 +75,10 @@ pub(crate) struct Machine {
     pub(crate) lives: Mutex<Vec<Arc<Life>>>,
     /// The address book for the next process.
     pub(crate) book: Mutex<Vec<BookEntry>>,
+    /// Addresses where it was connected since it last lost its book. It must never forget one of them.
+    pub(crate) good: Mutex<BTreeSet<SocketAddr>>,
+    /// How far the wall clock of the next process is off, in milliseconds. `i64::MIN`: it starts in 1970.
+    pub(crate) wall_ms: AtomicI64,
     pub(crate) complaints: Arc<Mutex<Vec<String>>>,
 }
 
@@ -198,6 +204,10 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
         tokio::time::sleep(Duration::from_millis(machine.drawn(0, 5) % STAGGER_MS)).await;
     }
     let clock = TokioClock::starting_at(EPOCH + now());
+    clock.step_wall(match machine.wall_ms.load(Relaxed) {
+        i64::MIN => -i64::try_from(clock.unix().as_millis()).expect("within ten years of the epoch"),
+        by_ms => by_ms,
+    });
     let state =
         NodeState::new(machine.ids[machine.host], machine.limits(life_number), Arc::clone(&clock) as _, None);
     state.book.restore(std::mem::take(&mut *machine.book.lock()));
@@ -228,6 +238,8 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
         ..Options::default()
     };
     let mut phases = Config::default().phases;
+    // In ten minutes it would not run once, and what it forgets is what matters.
+    phases.exchange_cleanup.schedule = Schedule::every(2);
     if machine.roomy {
         phases.reconnect.settings.target = HOSTS as u32;
     }
@@ -442,9 +454,19 @@ impl Judge {
         holds(book.len() <= HOSTS && book.dialing() <= limits.outbound, &|| {
             format!("{} addresses, {} being dialled", book.len(), book.dialing())
         })?;
+        self.no_good_address_is_lost()?;
         holds(broadcasts.totals(clock.coarse()).held <= 2000, &|| "too many broadcasts are held".into())?;
         let lost = journal.disconnects_by(Cause::OwnerDropped) + journal.disconnects_by(Cause::ProtocolError);
         holds(lost == 0, &|| "a session panicked, or a peer was found to break the rules".into())
+    }
+
+    /// Whatever the clocks do: an address where this host was connected stays in its book.
+    fn no_good_address_is_lost(&self) -> Result<(), String> {
+        let entries = self.state.book.entries();
+        let mut good = self.machine.good.lock();
+        good.extend(entries.iter().filter(|entry| entry.reached_s.is_some()).map(|entry| entry.address));
+        let lost = good.iter().find(|address| !entries.iter().any(|entry| entry.address == **address));
+        lost.map_or(Ok(()), |address| Err(format!("the good address {address} is lost")))
     }
 
     /// Called after everything has stopped.

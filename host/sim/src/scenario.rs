@@ -4,14 +4,14 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use groundskeeper_sdk::rng::Rng;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::faults::{Exit, Fault, How, Trouble, draw, everybody};
+use crate::faults::{Exit, Fault, How, Trouble, draw, draw_clocks, everybody};
 use crate::host::{self, Life, Machine, Order, Tallies};
 use crate::weather::{Mask, Weather, bit, ip_of};
 
@@ -31,6 +31,8 @@ const RECOVERY: Duration = Duration::from_secs(5);
 /// After the last fault, all hosts must be connected to each other within this time, directly or over others. A mute
 /// connection is given up after 90 to 120 s, and the next one or two ticks dial again.
 const MESH: Duration = Duration::from_secs(180);
+/// Tells the random numbers of clocks from those of the other faults.
+const CLOCKS: u64 = 0x636c_6f63_6b73;
 /// When a test of the judges breaks an invariant.
 const SABOTAGE: Duration = Duration::from_secs(100);
 /// When all hosts must shut down.
@@ -175,7 +177,9 @@ struct World {
 impl World {
     fn new(seed: u64, hash: bool, tell: Tell) -> Self {
         let mut random = Rng::new(seed);
-        let coming = draw(&mut random, CALM, HEALED);
+        let mut coming = draw(&mut random, CALM, HEALED);
+        coming.extend(draw_clocks(&mut Rng::new(seed ^ CLOCKS), CALM, HEALED));
+        coming.sort_by_key(|trouble| trouble.from);
         let weather = Arc::new(Weather::new(HOSTS));
         let (ids, tallies) = (Arc::new(host::ids(seed)), Arc::new(Tallies::default()));
         let complaints = Arc::new(Mutex::default());
@@ -199,6 +203,8 @@ impl World {
                 tallies: Arc::clone(&tallies),
                 lives: Mutex::default(),
                 book: Mutex::default(),
+                good: Mutex::default(),
+                wall_ms: AtomicI64::new(0),
                 complaints: Arc::clone(&complaints),
             })
         };
@@ -351,6 +357,9 @@ impl World {
             Fault::WallStep { host, by_ms } => {
                 return self.running(host).into_iter().for_each(|life| life.clock.step_wall(by_ms));
             }
+            Fault::WallAtStart { host, by_ms } => {
+                return self.machines[host].wall_ms.store(by_ms, Relaxed);
+            }
             Fault::Suspend { host, time } => {
                 return self.running(host).into_iter().for_each(|life| life.clock.suspend(time));
             }
@@ -398,6 +407,7 @@ impl World {
                 }
                 if !keeps_book {
                     self.machines[host].book.lock().clear();
+                    self.machines[host].good.lock().clear();
                 }
                 // Its links first: it must not start with links that are still cut.
                 self.set_links();

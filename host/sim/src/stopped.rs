@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -56,6 +57,8 @@ pub fn deliveries(seed: u64, last: Kind) -> (BTreeMap<(usize, u32), u128>, u32) 
                 tallies: Arc::new(Tallies::default()),
                 lives: Mutex::default(),
                 book: Mutex::default(),
+                good: Mutex::default(),
+                wall_ms: AtomicI64::new(0),
                 complaints: Arc::clone(&complaints),
             })
         })

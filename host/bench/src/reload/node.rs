@@ -86,7 +86,7 @@ impl Node {
         let mut reloader = PhaseReloader::new(options, folder, factory, fence, clock);
         let ticker = maintenance.handle().clone();
         let mut ticks = |change: CycleChange| runtime.block_on(ticker.with_cycle(change)).is_some();
-        reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::new()).expect("a folder of our own");
+        reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::default()).expect("a folder of our own");
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { _ = stopped.await };
         let (reload, task) = reload::run(reloader, ticker, stopped);

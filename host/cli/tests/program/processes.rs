@@ -339,6 +339,21 @@ fn a_restarted_node_comes_back_by_its_address_book() {
 }
 
 #[test]
+fn a_killed_node_has_missed_only_what_it_misses_itself() {
+    let root = folder();
+    let home = root.path().join("watched");
+    let watched = Setup::new(&home, "300ms").start();
+    watched.until("some ticks have ended", || watched.tick() >= 12);
+    watched.kill();
+    let again = Setup::new(&home, "300ms").start();
+    again.until("it has ticked", || again.tick() >= 1);
+    let status = again.status();
+    let missed = |phase: &Value| phase["missed"].as_u64().expect("a count");
+    let most = status["phases"].as_array().expect("phases").iter().map(missed).max();
+    assert!(most <= status["tick"].as_u64(), "{status}");
+}
+
+#[test]
 fn a_peer_that_is_restarted_at_once_replaces_its_ghost() {
     let root = folder();
     let watched = Setup { extra: PASSIVE, ..Setup::new(&root.path().join("watched"), "30s") }.start();

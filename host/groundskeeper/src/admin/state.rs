@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use groundskeeper_pool::NodeState;
 use groundskeeper_sdk::phase::Tick;
 
 use super::AdminState;
@@ -199,6 +200,13 @@ impl AdminState {
         let mut why = self.alive().why;
         if self.sources.pulse.finished() == 0 {
             why.push("the first tick has not ended".to_owned());
+        }
+        let NodeState { pool, book, .. } = &self.sources.state;
+        if self.sources.pulse.finished() > 0 && pool.live() == 0 && book.is_empty() {
+            why.push(
+                "no peer is connected, and there is no address to dial; name a node in net.bootstrap"
+                    .to_owned(),
+            );
         }
         for phase in self.sources.phases.read().iter().filter(|phase| &*phase.kind == "built-in") {
             if phase.state == PhaseState::Stuck {

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::answers::{Explanation, Health, JournalPage, NodeStatus, Peers, PhaseList, ResumeAnswer};
 use super::*;
+use crate::book::AddressSource;
 use crate::clock::{Clock, TokioClock};
 use crate::config::Config;
 use crate::journal::{Cause, Initiator};
@@ -55,7 +56,7 @@ struct Node {
     clock: Arc<TokioClock>,
     pulse: Arc<TickerStats>,
     board: Arc<PhaseStatuses>,
-    _slots: Vec<Slot>,
+    slots: Vec<Slot>,
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<()>,
     state: Arc<AdminState>,
@@ -107,7 +108,7 @@ impl Node {
         let socket = AdminSocket::bind(&folder.path().join("admin.sock")).unwrap();
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve_admin(socket, Arc::clone(&state), async move { _ = stopped.await }));
-        Self { folder, clock, pulse, board, _slots: slots, stop: Some(stop), served, state }
+        Self { folder, clock, pulse, board, slots, stop: Some(stop), served, state }
     }
 
     fn path(&self) -> PathBuf {
@@ -225,6 +226,22 @@ async fn not_ready_names_the_phase_that_fails_or_is_stuck() {
     board(PhaseStatus { state: PhaseState::Stuck, ..phase() });
     let health: Health = node.client().get("/readyz").await.unwrap();
     assert!(!health.ok && health.why.len() == 1);
+}
+
+#[tokio::test]
+async fn not_ready_without_a_peer_and_without_an_address_to_dial() {
+    let mut node = Node::start();
+    node.slots.clear();
+    let why = || node.state.ready().why;
+    assert_eq!(why(), ["the first tick has not ended"], "a node that has just started has no peers yet");
+    node.pulse.end_tick(node.clock.mono());
+    assert_eq!(
+        why(),
+        ["no peer is connected, and there is no address to dial; name a node in net.bootstrap"]
+    );
+    let book = &node.state.sources.state.book;
+    book.learn("192.0.2.9:7420".parse().unwrap(), None, AddressSource::Bootstrap);
+    assert!(node.state.ready().ok, "it has an address to dial, even if it waits");
 }
 
 #[tokio::test]

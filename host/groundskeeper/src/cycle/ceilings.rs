@@ -1,10 +1,12 @@
 //! What guests have done and may still do: per tick, per hour and at the same time, each alone and all together.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper_sdk::contract::Interface;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::policy::{Grants, GuestCeilings};
 use crate::peer::PeerId;
@@ -15,6 +17,9 @@ const HEALTH_PEERS: usize = 16_384;
 
 /// With more histories than this, those with no entry left are removed.
 const HISTORIES: usize = 64;
+
+/// Peers for which a guest's changes of health outlive the process; the newest ones. About 40 bytes each on disk.
+const HEALTH_KEPT: usize = 1024;
 
 const HOUR_S: u64 = 3600;
 
@@ -84,9 +89,96 @@ impl UsedAllowance {
     }
 }
 
+/// What guests have used of the ceilings that span more than a tick, for the next process. Protections are not here: they
+/// end with their connections.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct UsedCeilings {
+    /// Up-time of the node over all its processes, in seconds: the clock of everything below.
+    up_s: u64,
+    /// All guests together.
+    all: UsedByGuest,
+    /// Each guest, by name.
+    each: BTreeMap<String, UsedByGuest>,
+}
+
+impl UsedCeilings {
+    /// Disconnects, points of health and bans of each guest.
+    pub(super) fn amounts(&self) -> Vec<(&str, u64)> {
+        let sum = |used: &UsedByGuest| {
+            let disconnects = used.disconnects.iter().map(|(_, n)| u64::from(*n));
+            let points = used.health.iter().map(|(_, _, n)| u64::from(*n));
+            disconnects.chain(points).sum::<u64>() + used.bans.len() as u64
+        };
+        self.each.iter().map(|(name, used)| (name.as_str(), sum(used))).collect()
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+struct UsedByGuest {
+    /// Minute, and how many.
+    disconnects: Vec<(u64, u32)>,
+    /// Peer, minute of the last change, and points.
+    health: Vec<(PeerId, u64, u32)>,
+    /// Peer, and the second at which its ban ends.
+    bans: Vec<(PeerId, u64)>,
+}
+
+impl From<&UsedAllowance> for UsedByGuest {
+    fn from(used: &UsedAllowance) -> Self {
+        let sums = used.health.iter().filter_map(|(id, hour)| {
+            let (last_minute, _) = hour.0.back()?;
+            Some((*id, *last_minute, hour.0.iter().fold(0_u32, |sum, (_, n)| sum.saturating_add(*n))))
+        });
+        let mut health: Vec<_> = sums.collect();
+        health.sort_unstable_by_key(|(id, minute, _)| (Reverse(*minute), *id));
+        health.truncate(HEALTH_KEPT);
+        Self {
+            disconnects: used.disconnects_of_hour.0.iter().copied().collect(),
+            health,
+            bans: used.bans.iter().map(|(id, until)| (*id, until.as_secs())).collect(),
+        }
+    }
+}
+
+impl From<&UsedByGuest> for UsedAllowance {
+    fn from(used: &UsedByGuest) -> Self {
+        let health = used.health.iter().map(|(id, minute, n)| (*id, HourlyCount([(*minute, *n)].into())));
+        let bans = used.bans.iter().map(|(id, until_s)| (*id, Duration::from_secs(*until_s)));
+        Self {
+            disconnects_of_hour: HourlyCount(used.disconnects.iter().copied().collect()),
+            health: health.collect(),
+            bans: bans.collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Ledger {
+    /// What guests have used, without those in shadow mode.
+    pub(super) fn kept(&self, mono: Duration) -> UsedCeilings {
+        let each = self.each.iter().filter(|((_, shadow), used)| !shadow && !used.is_empty());
+        UsedCeilings {
+            up_s: (self.up_before + mono).as_secs(),
+            all: (&self.all).into(),
+            each: each.map(|((name, _), used)| (name.to_string(), used.into())).collect(),
+        }
+    }
+
+    /// Continues with what an earlier process kept.
+    pub(super) fn restore(&mut self, used: &UsedCeilings, mono: Duration) {
+        self.up_before = Duration::from_secs(used.up_s).saturating_sub(mono);
+        self.all = (&used.all).into();
+        for (name, used) in &used.each {
+            self.each.insert((name.as_str().into(), false), used.into());
+        }
+    }
+}
+
 /// What all guests of a node have done. Keyed by name, so that a reload does not reset it.
 #[derive(Default)]
 pub(super) struct Ledger {
+    /// Up-time when the monotonic clock of this process was zero. Times below are up-time.
+    up_before: Duration,
     all: UsedAllowance,
     /// A copy of `all` for the run of a guest in shadow mode.
     scratch: UsedAllowance,
@@ -101,9 +193,10 @@ impl Ledger {
         name: &Arc<str>,
         shadow: bool,
         tick: u32,
-        now: Duration,
+        mono: Duration,
         rules: Rules<'a>,
     ) -> Allowance<'a> {
+        let now = self.up_before + mono;
         if self.each.len() > HISTORIES {
             self.each.retain(|_, used| {
                 used.begin(tick, now);
@@ -454,6 +547,41 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn peer(n: u8) -> PeerId {
+        PeerId::from_bytes([n; 32])
+    }
+
+    #[test]
+    fn a_restart_gives_a_guest_nothing_back_and_takes_nothing_from_it() {
+        let node = GuestCeilings::default();
+        let grants = Grants::default();
+        let rules = Rules { grants: &grants, node: &node, healthy_above: 30, most: 64 };
+        let (name, start) = ("greedy".into(), Duration::from_secs(5000));
+        let mut ledger = Ledger::default();
+        let mut allowance = ledger.allowance(&name, false, 1, start, rules);
+        (0..3).for_each(|_| allowance.disconnected());
+        allowance.banned(peer(1), Duration::from_secs(600));
+        allowance.health_moved(peer(2), 40);
+        ledger.allowance(&name, true, 1, start, rules).disconnected();
+
+        let kept = ledger.kept(start + Duration::from_secs(100));
+        assert_eq!(kept.each.len(), 1, "shadow mode uses up nothing");
+        let mut next = Ledger::default();
+        next.restore(&kept, Duration::ZERO);
+        // As if 100 s had passed when the next process started.
+        for (mono_s, disconnects, bans, health) in
+            [(0, 3, 1, 40), (499, 3, 1, 40), (501, 3, 0, 40), (3499, 3, 0, 40), (3700, 0, 0, 0)]
+        {
+            let now = Duration::from_secs(mono_s);
+            let allowance = next.allowance(&name, false, 1, now, rules);
+            let (own, all, now) = (allowance.own, allowance.all, allowance.now);
+            let moved = own.health.get_mut(&peer(2)).map_or(0, |hour| hour.sum(now));
+            assert_eq!(own.disconnects_of_hour.sum(now), disconnects, "at {mono_s} s");
+            assert_eq!(all.disconnects_of_hour.sum(now), disconnects, "at {mono_s} s");
+            assert_eq!((own.bans.len(), all.bans.len(), moved), (bans, bans, health), "at {mono_s} s");
+        }
+    }
 
     proptest! {
         /// However the work is spread, no hour exceeds the limit, and after a full idle hour there is room.

@@ -21,7 +21,7 @@ use crate::engine::policy::Mode;
 use crate::engine::schedule::WakeOn;
 use crate::engine::{Changes, Executor, FinishedRun, NameOf, PhaseCall, PhaseView, RunOutcome, RunResult};
 use crate::journal::{ActionKind, NewRecord, Outcome};
-use crate::registry::{ProbationVerdict, Registered};
+use crate::registry::{Age, ProbationVerdict, Registered};
 
 /// What the phases of one beat share.
 pub(super) struct BeatRun {
@@ -117,7 +117,7 @@ impl PhaseRunner {
         let ran = self.executor.run(&phase.spec.body, job, limit);
         if run.beat.urgent == 0 {
             phase.timing.ran(tick.number, None);
-            phase.last_run_unix = Some(tick.unix_s);
+            phase.last_run = Some(Age::zero(self.world.state.clock.mono()));
         }
         phase.ran(ran.took, ran.done.cost);
         self.record_run(run, (place, phase), tick, &view, &ran);
@@ -142,15 +142,15 @@ impl PhaseRunner {
         let Beat { tick, urgent, .. } = run.beat;
         let every = phase.spec.schedule.cadence.every_n_ticks(run.connected());
         // Before the very first run there is no run to count from.
-        let ran_before = phase.last_run_unix.is_some();
+        let ran_before = phase.last_run.is_some();
         let mono = self.world.state.clock.mono();
         let unix_s = unix_seconds(&*self.world.state.clock);
-        let since_accepted = phase.last_accepted.map(|at| mono.saturating_sub(at).as_secs());
-        let since_last = since_accepted.or(phase.last_run_unix.map(|at| unix_s.saturating_sub(at).into()));
+        let last = phase.last_accepted.or(phase.last_run);
+        let missed = phase.timing.missed(tick, every, phase.joined_at);
         Tick {
             number: tick,
-            since_last_s: since_last.map(|s| s.try_into().unwrap_or(u32::MAX - 1)),
-            missed: if urgent == 0 && ran_before { phase.timing.missed(tick, every) } else { 0 },
+            since_last_s: last.map(|age| age.seconds(mono)),
+            missed: if urgent == 0 && ran_before { missed } else { 0 },
             late: run.late,
             unix_s,
             seed: seed(self.secret, &run.beat, &phase.name),
@@ -233,7 +233,7 @@ impl PhaseRunner {
         }
         keep(world, phase, memory, metrics);
         phase.succeeded();
-        phase.last_accepted = Some(now);
+        phase.last_accepted = Some(Age::zero(now));
         phase.last_success_unix = Some(unix_seconds(&*world.state.clock));
         tally
     }

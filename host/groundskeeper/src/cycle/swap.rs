@@ -114,6 +114,7 @@ impl Cycle {
                 last_runs,
                 kept: [(name.clone(), kept)].into(),
                 unix_now: unix_seconds(&*state.clock),
+                mono_now: state.clock.mono(),
                 interval: self.runner.interval,
             },
             former,

@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::older;
 use super::{DataError, DataFolder};
 use crate::book::BookEntry;
+use crate::cycle::KeptLimits;
 use crate::registry::LastRuns;
 
 /// The owner may write, the group may read.
@@ -49,11 +51,17 @@ pub(super) struct StateFile<T> {
     path: Cow<'static, str>,
     magic: [u8; 4],
     version: u16,
+    /// Reads the content of version 1, if that was different.
+    version_1: Option<fn(&[u8]) -> postcard::Result<T>>,
     kind: PhantomData<fn() -> T>,
 }
 
-pub(super) const BOOK: StateFile<Vec<BookEntry>> = StateFile::new(Cow::Borrowed("book.gk"), *b"GKbk", 1);
-pub(super) const SCHEDULE: StateFile<LastRuns> = StateFile::new(Cow::Borrowed("schedule.gk"), *b"GKsc", 1);
+pub(super) const BOOK: StateFile<Vec<BookEntry>> = StateFile::version_2("book.gk", *b"GKbk", older::book);
+pub(super) const SCHEDULE: StateFile<LastRuns> =
+    StateFile::version_2("schedule.gk", *b"GKsc", older::schedule);
+
+/// Bans in force, and what guests have used of their ceilings.
+pub(super) const LIMITS: StateFile<KeptLimits> = StateFile::new(Cow::Borrowed("limits.gk"), *b"GKlm", 1);
 
 /// Starts since the last good one.
 pub(super) const STARTS: StateFile<u32> = StateFile::new(Cow::Borrowed("starts.gk"), *b"GKst", 1);
@@ -82,7 +90,17 @@ enum StateFileError {
 
 impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     pub const fn new(path: Cow<'static, str>, magic: [u8; 4], version: u16) -> Self {
-        Self { path, magic, version, kind: PhantomData }
+        Self { path, magic, version, version_1: None, kind: PhantomData }
+    }
+
+    /// A file of version 2, which also reads what version 1 wrote.
+    const fn version_2(
+        path: &'static str,
+        magic: [u8; 4],
+        version_1: fn(&[u8]) -> postcard::Result<T>,
+    ) -> Self {
+        let version_1 = Some(version_1);
+        Self { path: Cow::Borrowed(path), magic, version: 2, version_1, kind: PhantomData }
     }
 
     pub fn path_in(&self, data: &DataFolder) -> PathBuf {
@@ -141,11 +159,12 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         if u32::from_le_bytes([head[2], head[3], head[4], head[5]]) != checksum(version, content) {
             return Err(StateFileError::Corrupt("its checksum does not match"));
         }
-        match version {
-            newer if newer > self.version => Err(StateFileError::Newer(newer)),
-            1 => postcard::from_bytes(content)
-                .map_err(|_| StateFileError::Corrupt("its content cannot be read")),
-            _ => Err(StateFileError::Corrupt("its version was never released")),
-        }
+        let value = match (version, self.version_1) {
+            (newer, _) if newer > self.version => return Err(StateFileError::Newer(newer)),
+            (1, Some(read)) => read(content),
+            (current, _) if current == self.version => postcard::from_bytes(content),
+            _ => return Err(StateFileError::Corrupt("its version was never released")),
+        };
+        value.map_err(|_| StateFileError::Corrupt("its content cannot be read"))
     }
 }

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::peer::PeerId;
+use crate::registry::LastRun;
 
 /// The folder that the child of `another_process_is_named` must lock.
 const HOLD: &str = "GROUNDSKEEPER_TEST_HOLD";
@@ -28,8 +29,9 @@ fn entries() -> Vec<BookEntry> {
     let entry = |n: u8| BookEntry {
         address: format!("[2001:db8::{n}]:7420").parse().unwrap(),
         peer: n.is_multiple_of(2).then(|| PeerId::from_bytes([n; 32])),
-        heard: 1_700_000_000,
-        reached: Some(1_700_000_001),
+        heard_s: 86_400,
+        reached_s: Some(70_000),
+        has_answered: n.is_multiple_of(3),
         failures: n.into(),
         told_by: None,
     };
@@ -92,7 +94,10 @@ fn state_comes_back_as_it_was_saved() {
     let (_root, folder) = open();
     assert_eq!(folder.load_book().unwrap(), LoadedState::default());
     folder.save_book(&entries()).unwrap();
-    let runs: LastRuns = [("reaper".to_owned(), 1), ("exchange-cleanup".to_owned(), u32::MAX)].into();
+    let phases =
+        [("reaper".to_owned(), LastRun::accepted(1)), ("exchange-cleanup".to_owned(), LastRun::default())]
+            .into();
+    let runs = LastRuns { taken_unix_s: 1_700_000_000, phases };
     folder.save_schedule(&runs).unwrap();
     assert_eq!(folder.load_book().unwrap(), LoadedState { value: entries(), warning: None });
     assert_eq!(folder.load_schedule().unwrap().value, runs);
@@ -103,13 +108,38 @@ fn state_comes_back_as_it_was_saved() {
 fn files_of_version_1_are_read() {
     let (root, folder) = open();
     let schedule = b"GKsc\x01\x00\x99\x52\xc7\x5f\x01\x06reaper\x80\xe2\xcf\xaa\x06";
-    folder.save_schedule(&[("reaper".to_owned(), 1_700_000_000)].into()).unwrap();
-    assert_eq!(
-        fs::read(root.path().join("schedule.gk")).unwrap().escape_ascii().to_string(),
-        schedule.escape_ascii().to_string()
-    );
     fs::write(root.path().join("schedule.gk"), schedule).unwrap();
-    assert_eq!(folder.load_schedule().unwrap().value["reaper"], 1_700_000_000);
+    let loaded = folder.load_schedule().unwrap().value;
+    let phases = [("reaper".to_owned(), LastRun::accepted(0))].into();
+    assert_eq!(loaded, LastRuns { taken_unix_s: 1_700_000_000, phases });
+    assert_eq!((loaded.off_s(1_700_000_030), loaded.off_s(0)), (30, 0));
+}
+
+/// Stamps of wall time become ages to the newest stamp, whatever the clock said then and says now.
+#[test]
+fn a_book_of_version_1_is_read_and_no_clock_ages_it() {
+    type EntryV1 = (std::net::SocketAddr, Option<PeerId>, u32, Option<u32>, u32, Option<u32>);
+    let entry = |n: u8, heard: u32, reached: Option<u32>| -> EntryV1 {
+        (format!("8.0.0.{n}:7420").parse().unwrap(), None, heard, reached, 3, Some(9))
+    };
+    let loaded = |entries: Vec<EntryV1>| {
+        let (_root, folder) = open();
+        let file = state::StateFile::<Vec<EntryV1>>::new("book.gk".into(), *b"GKbk", 1);
+        file.save(&folder, &entries).unwrap();
+        let LoadedState { value, warning } = folder.load_book().unwrap();
+        assert_eq!(warning, None);
+        value.into_iter().map(|entry| (entry.heard_s, entry.reached_s)).collect::<Vec<_>>()
+    };
+    for newest in [20_000, 1_700_000_000, u32::MAX] {
+        let old = loaded(vec![
+            entry(1, newest - 100, None),
+            entry(2, newest - 50, Some(newest)),
+            entry(3, 0, Some(newest - 19_999)),
+        ]);
+        let oldest = newest.min(86_400);
+        assert_eq!(old, [(100, None), (50, Some(0)), (oldest, Some(19_999))], "newest {newest}");
+    }
+    assert!(loaded(Vec::new()).is_empty());
 }
 
 #[test]
@@ -140,11 +170,11 @@ fn damaged_files_are_moved_aside_with_a_warning() {
 fn files_of_a_newer_version_are_left_alone() {
     let (root, folder) = open();
     let path = root.path().join("book.gk");
-    let newer = state::StateFile::<LastRuns>::new("book.gk".into(), *b"GKbk", 2);
-    newer.save(&folder, &[("new things".to_owned(), 7)].into()).unwrap();
+    let newer = state::StateFile::<Vec<u32>>::new("book.gk".into(), *b"GKbk", 3);
+    newer.save(&folder, &vec![7]).unwrap();
     let before = fs::read(&path).unwrap();
     let error = folder.load_book().unwrap_err();
-    assert!(matches!(error, DataError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, DataError::Newer { found: 3, known: 2, .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
     assert!(!root.path().join("book.gk.bad").exists());
 }

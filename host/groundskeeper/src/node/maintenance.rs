@@ -19,7 +19,7 @@ use super::start_error::StartError;
 use crate::admin::{AdminServer, AdminSettings, AdminState};
 use crate::book::Dial;
 use crate::clock::unix_seconds;
-use crate::cycle::{BeatContext, Cycle, Stopwatch, Thresholds};
+use crate::cycle::{BeatContext, Cycle, Stopwatch, Thresholds, UsedCeilings};
 #[cfg(feature = "dropin")]
 use crate::data::DataFolder;
 use crate::engine::beat::BeatRecorder;
@@ -48,6 +48,9 @@ pub struct Options {
     pub last_runs: LastRuns,
     /// What phases kept from an earlier process, by name: memory and quarantine.
     pub kept: BTreeMap<String, KeptPhase>,
+    /// What guests used of their ceilings in an earlier process.
+    #[doc(hidden)]
+    pub used_ceilings: UsedCeilings,
     /// Phases that could not be made. They are shown with their reasons.
     pub rejected: Vec<RejectedPhase>,
     /// Ceilings for all guests together.
@@ -60,7 +63,7 @@ pub struct Options {
     pub after_tick: Option<AfterTick>,
     /// Writes every beat to a file, for `groundskeeper replay`.
     pub recorder: Option<Box<dyn BeatRecorder>>,
-    /// Replaces `last_runs` and `kept`.
+    /// Replaces `last_runs`, `kept` and what guests used of their ceilings.
     #[cfg(feature = "dropin")]
     pub data: Option<DataOptions>,
     /// How operators reach the node.
@@ -76,8 +79,9 @@ impl Default for Options {
             dialer: None,
             thresholds: Thresholds::default(),
             executor: Executor::Thread(PhaseThread::default()),
-            last_runs: LastRuns::new(),
+            last_runs: LastRuns::default(),
             kept: BTreeMap::new(),
+            used_ceilings: UsedCeilings::default(),
             rejected: Vec::new(),
             guests: GuestCeilings::default(),
             stopwatch: None,
@@ -179,13 +183,15 @@ impl Maintenance {
         };
         let Options { interval, dialer, thresholds, executor: fence, guests, secret, after_tick, .. } =
             options;
-        let Options { last_runs, kept, rejected, stopwatch, recorder, .. } = options;
+        let Options { last_runs, kept, used_ceilings, rejected, stopwatch, recorder, .. } = options;
         let self_id = state.pool.self_id();
         let spread = |name: &str| spread(&self_id, name);
-        let before = PriorState { last_runs, kept, unix_now: unix_seconds(&*state.clock), interval };
+        let (unix_now, mono_now) = (unix_seconds(&*state.clock), state.clock.mono());
+        let before = PriorState { last_runs, kept, unix_now, mono_now, interval };
         let registry = Registry::new(phases, rejected, spread, &before)?;
         let world = BeatContext { state: state.clone(), dialer, thresholds, guests };
         let mut cycle = Cycle::new(world, registry, fence, interval, secret);
+        cycle.restore_ceilings(&used_ceilings);
         if let Some(stopwatch) = stopwatch {
             cycle = cycle.measured_by(stopwatch);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::NodeState;
 use super::maintenance::Options;
-use crate::cycle::{BeatReport, Cycle};
+use crate::cycle::{BeatReport, Cycle, KeptLimits};
 use crate::data::{DataError, DataFolder};
 use crate::engine::policy::Trust;
 use crate::registry::{KeptPhase, PhaseSpec, RejectedPhase};
@@ -16,12 +16,17 @@ use crate::ticker::AfterTick;
 /// The last run of a phase with a longer period is saved at once: losing it to a crash would cost a whole period.
 const PERIOD_WORTH_SAVING: Duration = Duration::from_secs(300);
 
+/// At most this often, or once a tick if ticks are rarer, the schedule and what guests have used are saved although no
+/// rare phase ran. A crash may make an age wrong by this much.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
 /// A start counts as good once it reaches this tick.
 const FAR: u32 = 2;
 
-/// Loads the addresses that an earlier process knew into `state`.
+/// Loads the addresses that an earlier process knew, and its bans, into `state`. Before the first connection is accepted.
 pub(super) fn restore_book(folder: &DataFolder, state: &NodeState) -> Result<(), DataError> {
     state.book.restore(folder.load_book()?.logged(None));
+    folder.load_limits()?.logged(None).ban_again(&state.pool);
     Ok(())
 }
 
@@ -32,6 +37,7 @@ pub(super) fn restore_phases(
     options: &mut Options,
 ) -> Result<StartFrom, DataError> {
     options.last_runs = folder.load_schedule()?.logged(None);
+    options.used_ceilings = folder.load_limits()?.logged(None).used;
     options.kept = kept(folder, phases, &mut options.rejected)?;
     let (mut save, mut own) = (saver(Arc::clone(folder)), options.after_tick.take());
     options.after_tick = Some(Box::new(move |cycle, report| {
@@ -60,12 +66,14 @@ pub(super) fn save_all(
     let changed = cycle.into_iter().flat_map(Cycle::kept).filter(|(_, _, changes)| *changes > 0);
     let kept: Vec<_> = changed.map(|(name, kept, _)| (Arc::clone(name), kept.clone())).collect();
     let last_runs = cycle.map(|cycle| cycle.last_runs(tick));
+    let limits = cycle.map(Cycle::kept_limits);
     let entries = state.book.entries();
     let saving = tokio::task::spawn_blocking(move || {
         let book = folder.save_book(&entries);
         let schedule = last_runs.map_or(Ok(()), |last_runs| folder.save_schedule(&last_runs));
+        let limits = limits.map_or(Ok(()), |limits| folder.save_limits(&limits));
         let phases = kept.iter().try_for_each(|(name, kept)| folder.save_phase(name, kept));
-        book.and(schedule).and(phases)
+        book.and(schedule).and(limits).and(phases)
     });
     async { saving.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) }
 }
@@ -97,7 +105,8 @@ fn kept(
 /// Writes the state that a crash must not lose, after ticks in which it changed.
 fn saver(folder: Arc<DataFolder>) -> AfterTick {
     let mut saved_changes = 0;
-    let mut saved_once = false;
+    let mut schedule_saved_at: Option<Duration> = None;
+    let mut saved_limits = KeptLimits::default();
     let mut came_far = false;
     let mut saved_phases: HashMap<Arc<str>, u64> = HashMap::new();
     Box::new(move |cycle: &Cycle, report: &BeatReport| {
@@ -124,10 +133,19 @@ fn saver(folder: Arc<DataFolder>) -> AfterTick {
             came_far = true;
         }
         saved_phases.retain(|name, _| cycle.snapshot(name).is_some());
-        if !saved_once || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {
+        let now = cycle.world().state.clock.mono();
+        let is_old = schedule_saved_at.is_none_or(|at| now.saturating_sub(at) >= SAVE_EVERY);
+        if is_old || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {
             match folder.save_schedule(&cycle.last_runs(report.tick)) {
-                Ok(()) => saved_once = true,
+                Ok(()) => schedule_saved_at = Some(now),
                 Err(error) => tracing::error!(%error, "cannot save when phases ran"),
+            }
+        }
+        let limits = cycle.kept_limits();
+        if limits.differs(&saved_limits) || (is_old && !limits.is_empty()) {
+            match folder.save_limits(&limits) {
+                Ok(()) => saved_limits = limits,
+                Err(error) => tracing::error!(%error, "cannot save bans and what guests have used"),
             }
         }
     })

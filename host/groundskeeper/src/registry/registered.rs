@@ -8,6 +8,7 @@ use std::time::Duration;
 use groundskeeper_sdk::contract::{Interface, METRICS};
 use groundskeeper_sdk::host::{Metric, MetricChange, Saved};
 
+use super::last_runs::Age;
 use super::status::short_digest;
 use super::swap::{Arrival, Judgement, Probation, ProbationVerdict};
 use super::{
@@ -43,10 +44,12 @@ pub struct Registered {
     pub stuck: Option<Arc<AtomicBool>>,
     /// The tick at which its due run did not fit into the budget, until it has run.
     pub owed_since: Option<u32>,
-    /// Monotonic time of the last accepted plan; `None` before the first one in this process.
-    pub last_accepted: Option<Duration>,
-    /// Seconds since 1970 of the last run on a tick, also in an earlier process. Urgent beats do not count.
-    pub last_run_unix: Option<u32>,
+    /// The last accepted plan, also in an earlier process.
+    pub last_accepted: Option<Age>,
+    /// The last run on a tick, also in an earlier process. Urgent beats do not count.
+    pub last_run: Option<Age>,
+    /// The last tick before it joined. Due runs until then were not missed: nothing could run.
+    pub joined_at: u32,
     /// Seconds since 1970 of the last accepted plan; `None` before the first one in this process.
     pub last_success_unix: Option<u32>,
     /// Runs in this process by all generations, failed ones included.
@@ -81,6 +84,7 @@ impl Registered {
         let mut phase = Self::new(spec, &|_: &str| spread, &before);
         // Its cadence begins now, not when the process started.
         phase.timing.last_run += i64::from(tick);
+        phase.joined_at = tick;
         phase.timing.again_at = phase.timing.again_at.map(|at| at + tick);
         phase.since_unix = Some(before.unix_now);
         if let Some(former) = former {
@@ -91,13 +95,16 @@ impl Registered {
     }
 
     pub(super) fn new(spec: PhaseSpec, spread: &impl Fn(&str) -> u64, before: &PriorState) -> Self {
-        let saved = before.last_runs.get(&spec.name).copied();
-        let ticks_since = |unix: u32| {
-            let ago = Duration::from_secs(before.unix_now.saturating_sub(unix).into());
-            (ago.as_millis() / before.interval.as_millis().max(1)) as u64
+        let saved = before.last_runs.phases.get(&spec.name).copied();
+        let off_s = before.last_runs.off_s(before.unix_now);
+        let ago_s = |age_s: u32| u64::from(age_s) + u64::from(off_s);
+        let age = |age_s: u32| Age::of(ago_s(age_s), before.mono_now);
+        let ticks = |age_s: u32| {
+            let ago = Duration::from_secs(ago_s(age_s));
+            u64::try_from(ago.as_millis() / before.interval.as_millis().max(1)).unwrap_or(u64::MAX)
         };
         let mut timing = match saved {
-            Some(unix) => Timing::ran_before(ticks_since(unix)),
+            Some(run) => Timing::ran_before(ticks(run.due_s)),
             None => Timing::never(&spec.schedule, spread(&spec.name)),
         };
         if spec.schedule.run_on_start {
@@ -124,8 +131,9 @@ impl Registered {
             is_paused: false,
             stuck: None,
             owed_since: None,
-            last_accepted: None,
-            last_run_unix: saved,
+            last_accepted: saved.and_then(|run| run.accepted_s).map(age),
+            last_run: saved.and_then(|run| run.ran_s).map(age),
+            joined_at: 0,
             last_success_unix: None,
             runs: 0,
             failures: 0,

@@ -2,6 +2,7 @@ use groundskeeper_phases::Reaper;
 use groundskeeper_sdk::host::{Metric, MetricChange, Saved};
 
 use super::*;
+use crate::clock::SystemClock;
 
 fn spec(name: &str, after: &[&str]) -> PhaseSpec {
     let after = after.iter().map(|name| (*name).to_owned()).collect();
@@ -114,21 +115,24 @@ fn waiting_for_an_absent_phase_has_no_effect() {
 #[test]
 fn a_phase_that_never_ran_keeps_its_place_across_restarts() {
     let hourly = || vec![PhaseSpec { schedule: Schedule::every(60), ..spec("hourly", &[]) }];
-    let new = |last_runs: &LastRuns, unix_now| {
-        let before = PriorState { last_runs: last_runs.clone(), unix_now, ..before() };
+    let new = |last_runs: &LastRuns| {
+        let before = PriorState { last_runs: last_runs.clone(), ..before() };
         Registry::new(hourly(), Vec::new(), |_| 59, &before).unwrap()
     };
-    let first = new(&LastRuns::new(), 1_000_000);
+    let first = new(&LastRuns::default());
     assert_eq!(first.phases[0].timing.next_due(60), 60);
-    let kept = first.last_runs(50, 1_000_000 + 50 * 60, Duration::from_secs(60));
-    let second = new(&kept, 1_000_000 + 50 * 60);
+    // The clock of this machine is decades ahead of that of the next process: the node was off for no time.
+    let kept = first.last_runs(50, &*SystemClock::new(), Duration::from_secs(60));
+    let second = new(&kept);
     assert_eq!(second.phases[0].timing.next_due(60), 10);
+    assert_eq!((second.phases[0].last_run, second.phases[0].last_accepted), (None, None), "it never ran");
 }
 
 #[test]
 fn run_on_start_is_the_first_tick_whenever_it_ran_last() {
     let schedule = Schedule { run_on_start: true, ..Schedule::every(60) };
-    let last_runs = LastRuns::from([("hourly".to_owned(), 999_990)]);
+    let phases = [("hourly".to_owned(), LastRun::accepted(0))].into();
+    let last_runs = LastRuns { taken_unix_s: 999_990, phases };
     let spec = PhaseSpec { schedule, ..spec("hourly", &[]) };
     let registry =
         Registry::new(vec![spec], Vec::new(), |_| 30, &PriorState { last_runs, ..before() }).unwrap();

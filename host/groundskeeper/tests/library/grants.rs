@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::support::guests::*;
 use crate::support::*;
 use groundskeeper::book::AddressSource;
-use groundskeeper::clock::Clock;
+use groundskeeper::clock::{Clock, TokioClock};
+use groundskeeper::cycle::BeatReport;
+use groundskeeper::engine::Executor;
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::policy::{
     BanGrant, DialGrant, DisconnectGrant, ForgetGrant, Grants, HealthGrant, MemoryGrant, PingGrant,
@@ -403,12 +405,65 @@ async fn a_forget_that_is_granted_in_part_is_not_recorded_as_refused() {
         Ok(())
     });
     let (ask_outcomes, did_apply) = recorded(forgetful, "forget-addresses", |rig| {
+        // Only a connected node hears, so only then do addresses grow older.
+        rig.peer(50);
+        rig.book.note_hearing(true, Duration::from_secs(60));
         (1..=10).for_each(|n| rig.know(n));
         rig.broadcasts.first_seen([1; 16], rig.clock.coarse());
     })
     .await;
     assert_eq!(ask_outcomes, [AskOutcome::Partial { granted: 4 }, AskOutcome::Refused]);
     assert_eq!(did_apply, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_phase_can_forget_a_good_address() {
+    let grants = Grants { forget: Some(ForgetGrant { max_per_tick: 64, min_left: 0 }), ..Grants::default() };
+    let of_a_guest = guest("forgetful", grants, |_, _, plan| {
+        plan.forget_addresses(Duration::ZERO);
+        Ok(())
+    });
+    let of_the_host = closure("forgetful", 1, |_, _, plan| {
+        plan.forget_addresses(Duration::ZERO);
+        Ok(())
+    });
+    for spec in [of_a_guest, of_the_host] {
+        let mut rig = rig(vec![spec], no_rules());
+        rig.peer(50);
+        rig.book.note_hearing(true, Duration::from_secs(60));
+        (1..=3).for_each(|n| rig.know(n));
+        drop(rig.book.connected_guard(address(1)));
+        rig.book.learn(address(4), None, AddressSource::Bootstrap);
+        assert_eq!(rig.tick().await.tally.addresses_forgotten, 2);
+        let second = rig.tick().await.tally;
+        assert_eq!((second.addresses_forgotten, second.refused, rig.book.len()), (0, 1, 2));
+        let words = refusals(&rig, "forgetful", ActionKind::ForgetAddresses);
+        assert_eq!(words, ["every address of that age is among the last 64 good ones, which stay"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_gives_a_guest_no_further_disconnects_within_the_hour() {
+    let phases = || vec![drops_everyone("greedy", disconnects(2, 3, 0))];
+    let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+    let start = |kept: &Kept| {
+        let options = Options { executor: Executor::Inline, guests: no_rules(), ..Options::default() };
+        let rig = Rig::with(Arc::clone(&clock), phases(), INTERVAL, kept, options);
+        (1..=10).for_each(|n| _ = rig.peer(n));
+        rig
+    };
+    let dropped =
+        |reports: &[Arc<BeatReport>]| -> u32 { reports.iter().map(|report| report.tally.disconnected).sum() };
+    let mut rig = start(&Kept::default());
+    assert_eq!(dropped(&rig.ticks(4).await), 3);
+    let kept = rig.stop().await;
+    // Neither does a clock that says that an hour has passed, nor one that went back.
+    for step_ms in [3_600_000 * 5, -3_600_000 * 50] {
+        clock.step_wall(step_ms);
+        let mut rig = start(&kept);
+        assert_eq!(dropped(&rig.ticks(20).await), 0);
+        assert!(refusals(&rig, "greedy", ActionKind::Disconnect)[0].contains("max_per_hour = 3"));
+    }
 }
 
 fn explorer(dial: Option<DialGrant>) -> PhaseSpec {
@@ -459,6 +514,8 @@ async fn what_is_forgotten_is_the_oldest_part_and_leaves_enough() {
     };
     let grant = ForgetGrant { max_per_tick: 30, min_left: 50 };
     let mut rig = rig(vec![forgetful(grant)], no_rules());
+    rig.peer(200);
+    rig.book.note_hearing(true, Duration::from_secs(60));
     for n in 0..100 {
         if n % 10 == 0 {
             tokio::time::advance(Duration::from_millis(1500)).await;
@@ -689,8 +746,8 @@ async fn what_is_in_force_above_a_lowered_ceiling_ends() {
     let put = |spec: PhaseSpec| {
         let handle = rig.handle.clone();
         async move {
-            let put =
-                handle.with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::new(), None));
+            let put = handle
+                .with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::default(), None));
             put.await.expect("the ticker runs").expect("a good phase");
         }
     };

@@ -8,7 +8,10 @@ use crate::support::*;
 use groundskeeper::clock::{Clock, TokioClock};
 use groundskeeper::engine::Executor;
 use groundskeeper::journal::{ActionKind, Cause, Initiator, Outcome};
+use groundskeeper::registry::{LastRun, LastRuns, PhaseSpec};
 use groundskeeper_sdk::column::peer;
+use groundskeeper_sdk::phase::Tick;
+use parking_lot::Mutex;
 
 #[tokio::test(start_paused = true)]
 async fn a_day_of_ticks_runs_each_phase_as_often_as_it_should() {
@@ -58,7 +61,8 @@ async fn missed_ticks_119_to_122_do_not_cost_the_hourly_phase_its_run() {
 async fn an_hourly_run_that_falls_into_missed_ticks_happens_at_the_next_one() {
     let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
     // As if it had run when the node started: due at tick 120.
-    let kept = Kept { last_runs: [("exchange-cleanup".to_owned(), 1_700_000_000)].into(), ..Kept::default() };
+    let phases = [("exchange-cleanup".to_owned(), LastRun::accepted(0))].into();
+    let kept = Kept { last_runs: LastRuns { taken_unix_s: 1_700_000_000, phases }, ..Kept::default() };
     let mut rig = Rig::resume(clock, builtins(), INTERVAL, &kept, Executor::Inline);
     rig.ticks(118).await;
     tokio::time::advance(INTERVAL * 5).await;
@@ -94,6 +98,53 @@ async fn a_node_that_restarts_each_50_minutes_still_does_its_hourly_work() {
         runs += ran_in(&reports, "exchange-cleanup").len();
         kept = rig.stop().await;
     }
+    assert!((9..=10).contains(&runs), "{runs} runs in ten hours");
+}
+
+/// What a phase was told at each run.
+fn listener(every: u32, ticks: &Arc<Mutex<Vec<Tick>>>) -> PhaseSpec {
+    let ticks = Arc::clone(ticks);
+    closure("listener", every, move |tick, _, _| {
+        ticks.lock().push(*tick);
+        Ok(())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_knows_its_last_run_across_restarts_whatever_the_wall_clock_does() {
+    let hour = 3_600_000_i64;
+    // By how much the wall clock moves while the node is off, and what the phase is told.
+    for (moves_ms, since_s) in
+        [(0, 30), (2 * hour, 30 + 7200), (-10 * 8766 * hour, 30), (10 * 8766 * hour, 30 + 366 * 86_400)]
+    {
+        let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+        let told = Arc::new(Mutex::default());
+        let phases = || vec![listener(1, &told)];
+        let mut rig = Rig::resume(Arc::clone(&clock), phases(), INTERVAL, &Kept::default(), Executor::Inline);
+        rig.ticks(3).await;
+        let kept = rig.stop().await;
+        clock.step_wall(moves_ms);
+        let mut rig = Rig::resume(Arc::clone(&clock), phases(), INTERVAL, &kept, Executor::Inline);
+        rig.ticks(2).await;
+        let told: Vec<_> = told.lock().iter().map(|tick: &Tick| (tick.since_last_s, tick.missed)).collect();
+        let expected = [(None, 0), (Some(30), 0), (Some(30), 0), (Some(since_s), 0), (Some(30), 0)];
+        assert_eq!(told, expected, "a step of {moves_ms} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_goes_back_at_each_restart_does_not_keep_the_hourly_phase_from_running() {
+    let clock = TokioClock::starting_at(Duration::from_secs(1_700_000_000));
+    let told = Arc::new(Mutex::default());
+    let mut kept = Kept::default();
+    for _process in 0..12 {
+        let phases = vec![listener(120, &told)];
+        let mut rig = Rig::resume(Arc::clone(&clock), phases, INTERVAL, &kept, Executor::Inline);
+        rig.ticks(100).await;
+        kept = rig.stop().await;
+        clock.step_wall(-86_400_000);
+    }
+    let runs = told.lock().len();
     assert!((9..=10).contains(&runs), "{runs} runs in ten hours");
 }
 

@@ -119,7 +119,42 @@ async fn an_application_without_the_network_answers_operators_and_follows_its_fo
     assert!(TcpStream::connect(telemetry).await.is_err());
     assert!(!fs::read(&journal).unwrap().is_empty());
     let reopened = DataFolder::open(&home.path().join("data")).unwrap();
-    assert!(reopened.load_schedule().unwrap().value.contains_key("reaper"));
+    assert!(reopened.load_schedule().unwrap().value.phases.contains_key("reaper"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_frees_no_banned_peer_and_costs_no_last_run() {
+    let home = tempfile::tempdir().unwrap();
+    let before = state(None);
+    let options = options(home.path(), None);
+    let folder = Arc::clone(&options.data.as_ref().unwrap().folder);
+    let running = Maintenance::start(&before, builtins(&engine::BuiltInPhases::default()), options).unwrap();
+    before.pool.ban(id(5), Duration::from_secs(3600));
+    let saved = async {
+        while folder.load_limits().unwrap().value.bans.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, saved).await.unwrap();
+    // As in a crash: nothing is saved any more.
+    drop(running);
+    let reopened = async {
+        let weak = Arc::downgrade(&folder);
+        drop(folder);
+        while weak.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reopened).await.unwrap();
+    let after = state(None);
+    let options = self::options(home.path(), None);
+    let last_runs = options.data.as_ref().unwrap().folder.load_schedule().unwrap().value;
+    assert!(last_runs.phases["reaper"].accepted_s.is_some_and(|age| age < 2), "{last_runs:?}");
+    let running = Maintenance::start(&after, builtins(&engine::BuiltInPhases::default()), options).unwrap();
+    let left = after.pool.bans_left();
+    assert!(left.len() == 1 && left[0].0 == id(5), "{left:?}");
+    assert!(left[0].1 > Duration::from_secs(3000) && left[0].1 <= Duration::from_secs(3600), "{left:?}");
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use groundskeeper_base::clock::unix_seconds;
 use groundskeeper_base::peer::PeerId;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +116,9 @@ impl Book {
 
     /// The guard for an inbound peer that listens at `address`.
     pub fn connected_guard(self: &Arc<Self>, address: SocketAddr) -> ConnectedGuard {
+        if let Some(one) = self.known.lock().get_mut(&address) {
+            one.connection_began();
+        }
         ConnectedGuard { book: Arc::clone(self), address, since: self.clock.mono() }
     }
 }
@@ -125,8 +127,9 @@ impl DialAttempt {
     /// The dial succeeded. Hold the returned guard as long as the connection lives.
     pub fn connected(mut self, peer: PeerId) -> ConnectedGuard {
         self.reached(peer, |_| {});
+        let guard = self.book.connected_guard(self.order.address);
         self.book.changed();
-        self.book.connected_guard(self.order.address)
+        guard
     }
 
     /// The probe found `peer` alive. The address then waits for `min_life`, so that the next probe does not follow at
@@ -134,19 +137,17 @@ impl DialAttempt {
     pub fn probe_succeeded(mut self, peer: PeerId) {
         let rest_until = self.book.clock.mono() + self.book.limits.min_life;
         self.reached(peer, |one| {
-            one.entry.failures = 0;
+            one.failures = 0;
             one.wait_until = rest_until;
         });
+        self.book.changed();
     }
 
     fn reached(&mut self, peer: PeerId, more: impl FnOnce(&mut KnownAddress)) {
         self.ended = true;
-        let unix = unix_seconds(&*self.book.clock);
+        let now = self.book.hearing_now();
         if let Some(one) = self.book.known.lock().get_mut(&self.order.address) {
-            one.dialing = false;
-            one.entry.peer = Some(peer);
-            one.entry.heard = unix;
-            one.entry.reached = Some(unix);
+            one.answered(peer, now);
             more(one);
         }
         self.record(Some(peer), Outcome::Applied, Vec::new());
@@ -166,12 +167,17 @@ impl DialAttempt {
         self.ended = true;
         let now = self.book.clock.mono();
         let mut known = self.book.known.lock();
-        if *failure == DialFailure::SelfDial {
+        // An address where a peer was reached stays: an attacker who redirects connections back to this node must not empty the
+        // book with that.
+        let is_removed = *failure == DialFailure::SelfDial
+            && known.get(&self.order.address).is_some_and(|one| !one.was_reached());
+        if is_removed {
             known.remove(&self.order.address);
+            self.book.changed();
         } else if let Some(one) = known.get_mut(&self.order.address) {
             one.dialing = false;
             if *failure == DialFailure::Duplicate {
-                one.entry.peer = peer.or(one.entry.peer);
+                one.peer = peer.or(one.peer);
                 // Without this wait, an address without a known peer would be dialled at each tick.
                 one.wait_until = now + self.book.limits.min_life;
             } else {
@@ -205,12 +211,11 @@ impl Drop for DialAttempt {
 impl Drop for ConnectedGuard {
     fn drop(&mut self) {
         let now = self.book.clock.mono();
-        let unix = unix_seconds(&*self.book.clock);
+        let hearing_now = self.book.hearing_now();
         if let Some(one) = self.book.known.lock().get_mut(&self.address) {
-            one.entry.heard = unix;
-            one.entry.reached = Some(unix);
+            one.connection_ended(hearing_now);
             if now.saturating_sub(self.since) >= self.book.limits.min_life {
-                one.entry.failures = 0;
+                one.failures = 0;
                 one.wait_until = now;
             } else {
                 // A peer that hangs up at once is as bad as one that does not answer.

@@ -135,12 +135,13 @@ async fn every_attempt_ends_in_the_book_and_in_the_journal() {
 
 #[tokio::test(start_paused = true)]
 async fn forgetting_and_restoring_keep_what_matters() {
-    let first = desk(BookLimits::default());
+    let (first, day) = (desk(BookLimits::default()), Duration::from_secs(86_400));
     first.book.learn(at(1), None, AddressSource::Bootstrap);
     first.book.learn(at(2), Some(peer(2)), AddressSource::Itself);
-    tokio::time::advance(Duration::from_secs(8 * 86_400)).await;
+    first.book.note_hearing(true, 8 * day);
+    tokio::time::advance(8 * day).await;
     first.book.learn(at(3), None, AddressSource::Told(NetGroup(7)));
-    assert_eq!(first.book.forget_some(Duration::from_secs(7 * 86_400), usize::MAX), 1);
+    assert_eq!(first.book.forget_some(&first.pool, 7 * day, usize::MAX), 1);
     assert_eq!(first.book.freeze(&first.pool).addresses, [at(1), at(3)]);
     let second = desk(BookLimits::default());
     second.book.restore(first.book.entries());
@@ -148,3 +149,5 @@ async fn forgetting_and_restoring_keep_what_matters() {
     assert_eq!((second.book.len(), told_by), (1, vec![Some(7)]));
     assert!(second.book.sample(10).is_empty(), "told by others and never reached: not worth telling");
 }
+
+mod lasting;

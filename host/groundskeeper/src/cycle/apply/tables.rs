@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use groundskeeper_pool::NodeState;
+use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::Table;
 
 use super::{AskResult, PlanApplication, in_part};
+use crate::book::{AgedAddresses, LAST_GOOD};
 use crate::cycle::tally::Tally;
 use crate::engine::beat::AskOutcome;
 use crate::journal::{ActionKind, NewRecord};
@@ -78,14 +81,25 @@ impl PlanApplication<'_> {
         })
     }
 
+    /// The book keeps the addresses of connected peers, bootstrap nodes and the last good ones from every phase.
     pub(super) fn forget_addresses(&mut self, not_heard_for_s: u32) -> AskResult {
-        let book = &self.world.state.book;
+        let NodeState { book, pool, .. } = &self.world.state;
         let age = Duration::from_secs(not_heard_for_s.into());
+        let draft = self.draft(ActionKind::ForgetAddresses, format!("not heard of for {not_heard_for_s} s"));
+        let AgedAddresses { forgettable, kept } = book.aged(pool, age);
+        let inputs = if kept > 0 { vec![("kept".into(), kept as u32)] } else { Vec::new() };
+        let draft = NewRecord { inputs, ..draft };
+        let may_ask = self.granted((), |allowance| allowance.granted(Interface::Forget)).is_ok();
+        if may_ask && forgettable == 0 && kept > 0 {
+            let words =
+                format!("every address of that age is among the last {LAST_GOOD} good ones, which stay");
+            return Err(self.refused(words, |_| draft));
+        }
         self.forget(ForgetAsk {
-            draft: self.draft(ActionKind::ForgetAddresses, format!("not heard of for {not_heard_for_s} s")),
+            draft,
             held: &|| book.len(),
-            forgettable: &|| book.forgettable(age),
-            forget: &|most| book.forget_some(age, most),
+            forgettable: &|| forgettable,
+            forget: &|most| book.forget_some(pool, age, most),
             count: |tally| &mut tally.addresses_forgotten,
         })
     }

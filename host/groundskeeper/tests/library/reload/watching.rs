@@ -71,7 +71,7 @@ impl Node {
         let (runtime, asked) = (Handle::current(), ticker.clone());
         let begun = tokio::task::spawn_blocking(move || {
             let mut ticks = |change: CycleChange| runtime.block_on(asked.with_cycle(change)).is_some();
-            reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::new()).unwrap();
+            reloader.begin(&mut ticks, StartFrom::Folder, &LastRuns::default()).unwrap();
             reloader
         });
         let reloader = begun.await.unwrap();

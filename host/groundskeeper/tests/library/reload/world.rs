@@ -271,7 +271,7 @@ impl Process {
             change(&mut cycle);
             true
         };
-        let begun = reloader.begin(&mut ticks, trust, &LastRuns::new());
+        let begun = reloader.begin(&mut ticks, trust, &LastRuns::default());
         let saved = BTreeMap::new();
         Self { cycle, reloader, clock: Arc::clone(clock), tick: 0, folder, begun, saved }
     }

@@ -12,7 +12,7 @@ use groundskeeper::book::{AddressSource, Book, ConnectedGuard, Dial, DialAttempt
 use groundskeeper::broadcasts::Broadcasts;
 use groundskeeper::clock::{Clock, TokioClock};
 use groundskeeper::config::Config;
-use groundskeeper::cycle::BeatReport;
+use groundskeeper::cycle::{BeatReport, KeptLimits};
 use groundskeeper::engine::Executor;
 use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::journal::{Journal, JournalLimits};
@@ -201,6 +201,7 @@ pub fn builtins() -> Vec<PhaseSpec> {
 #[derive(Default, Clone)]
 pub struct Kept {
     pub last_runs: LastRuns,
+    pub limits: KeptLimits,
     pub phases: BTreeMap<String, KeptPhase>,
 }
 
@@ -267,6 +268,7 @@ impl Rig {
             dialer: Some(Arc::clone(&network) as _),
             last_runs: kept.last_runs.clone(),
             kept: kept.phases.clone(),
+            used_ceilings: kept.limits.used.clone(),
             secret: 42,
             // Real time is for real machines: here no guest ever has to wait unless a test says so.
             stopwatch: options.stopwatch.or_else(|| Some(Box::new(|| Duration::ZERO))),
@@ -322,7 +324,8 @@ impl Rig {
         let running = self.running.take().expect("stopped once");
         let cycle = running.stop().await.expect("the cycle comes back");
         let phases = cycle.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect();
-        Kept { last_runs: cycle.last_runs(self.handle.stats().tick()), phases }
+        let last_runs = cycle.last_runs(self.handle.stats().tick());
+        Kept { last_runs, limits: cycle.kept_limits(), phases }
     }
 }
 
