@@ -26,7 +26,6 @@ pub use self::{
     registered::Registered,
     swap::{Arrival, Judgement, ProbationVerdict},
 };
-#[cfg(feature = "dropin")]
 pub(crate) use status::short_digest;
 pub use status::{CandidateStatus, PhaseMetric, PhaseState, PhaseStatus, PhaseStatuses};
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::reconfigure::Reconfigurer;
 use crate::cycle::BeatReport;
 use crate::data::{DiskFileSystem, FileStamp, FileSystem as _};
+use crate::journal::Initiator;
 use crate::reload::{ConfigReport, FileTracker, Watcher};
 
 /// After a scan, how long hints wait for the next one.
@@ -59,7 +60,7 @@ pub(super) async fn follow(
         let rested = tracker.dirty_at_rest(now);
         if !rested.is_empty() {
             rested.iter().for_each(|path| tracker.settle(path));
-            let report = reconfigurer.reconfigure().await;
+            let report = reconfigurer.reconfigure(Initiator::Host, "its files have changed").await;
             if report != last_report {
                 report.log();
                 last_report = report;

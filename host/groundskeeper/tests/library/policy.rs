@@ -58,7 +58,7 @@ async fn a_guest_that_fails_pauses_longer_and_longer_and_is_quarantined() {
     broken.store(false, Relaxed);
     assert_eq!(ran_in(&rig.ticks(3).await, "bad"), [21, 22, 23]);
     let told = rig.journal.select(9, |record| record.what == ActionKind::Resume);
-    assert_eq!((told.len(), &told[0].by), (1, &Initiator::Operator));
+    assert_eq!((told.len(), &told[0].by), (1, &Initiator::OPERATOR));
     assert_eq!(told[0].reason, "bad was quarantined");
     assert!(resume(&rig, "baad").await.unwrap_err().contains("the phases are own, bad"));
 }
