@@ -107,6 +107,7 @@ fn from_file(file: &std::path::Path, last: u32, filter: &JournalFilter) -> anyho
         start_unix_ms: 0,
         from_unix_ms: history.from_unix_ms,
         unreadable: history.unreadable,
+        lost: history.lost,
         trouble: history.cut.map(ToOwned::to_owned),
     };
     Ok(JournalPage { records: history.records, past: Some(past) })

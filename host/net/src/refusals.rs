@@ -1,5 +1,5 @@
 //! Journal records of connections that never became live. The first of a kind is recorded at once and later ones in
-//! sums, so that an attack cannot flood the journal. A peer that has proven its key has a sum of its own, so that
+//! sums, so that an attack cannot flood the journal. A peer that has proven its key has a separate sum, so that
 //! strangers cannot hide it. Refuses no connection itself.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 /// The time in which each kind gets at most one record.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Peers with a sum of their own. Keys cost a stranger nothing: beyond this number they are summed by kind.
+/// Peers with a separate sum. Keys cost a stranger nothing: beyond this number they are summed by kind.
 const NAMED: usize = 64;
 
 /// Why a connection did not become live. Each kind has its own sum, so that one cannot hide another.

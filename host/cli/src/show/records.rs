@@ -125,7 +125,7 @@ pub(crate) fn journal(page: &JournalPage) -> String {
 
 /// What is missing from an answer.
 fn how_far_back(past: &JournalPast) -> String {
-    let JournalPast { file, start_unix_ms, from_unix_ms, unreadable, trouble } = past;
+    let JournalPast { file, start_unix_ms, from_unix_ms, unreadable, lost, trouble } = past;
     let Some(file) = file else {
         // An older node says nothing about it.
         if *start_unix_ms == 0 {
@@ -139,6 +139,9 @@ fn how_far_back(past: &JournalPast) -> String {
     if let Some(trouble) = trouble {
         let from = from_unix_ms.map(|from| format!(" before {}", moment(from))).unwrap_or_default();
         text += &format!("records{from} may be missing: {} ({file})\n", printable(trouble));
+    }
+    if *lost > 0 {
+        text += &format!("{lost} records did not reach {file}\n");
     }
     if *unreadable > 0 {
         text += &format!("{unreadable} lines of {file} are damaged and left out\n");

@@ -186,6 +186,9 @@ pub struct JournalPast {
     /// Lines of the file that are not records: torn by a crash, or damaged.
     #[serde(default)]
     pub unreadable: u64,
+    /// Records that did not reach the file.
+    #[serde(default)]
+    pub lost: u64,
     /// Why older records may be missing, other than by age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

@@ -137,7 +137,7 @@ impl AdminState {
     }
 }
 
-/// What is missing, for somebody who looks for what is not there.
+/// What is missing, for an operator who looks for what is not there.
 fn before(past: &JournalPast) -> String {
     match (&past.file, &past.trouble) {
         (None, _) => {

@@ -97,6 +97,7 @@ impl Past {
         };
         past.from_unix_ms = history.from_unix_ms;
         past.unreadable = history.unreadable;
+        past.lost = history.lost;
         past.trouble = history.cut.map(ToOwned::to_owned);
         (merged(journal.start(), held, history.records, limit), past)
     }

@@ -199,10 +199,10 @@ async fn records_without_a_peer_at_its_address_are_shown_apart() {
     assert_eq!(found.at_its_addresses.len(), 1, "another port is another peer's for a dial: {found:?}");
     assert_eq!(found.at_its_addresses[0].what, ActionKind::Refused);
     // The book alone knows a peer, too.
-    let listens = "198.51.100.7:7420".parse().unwrap();
+    let listens = "8.0.0.7:7420".parse().unwrap();
     state.book.learn(listens, Some(id(7)), crate::book::AddressSource::Itself);
     assert_eq!(node.explain(&id(7).to_string()[..8]).await.unwrap().known_at, [listens]);
-    assert_eq!(node.explain("198.51.100.7").await.unwrap().peer, Some(id(7)));
+    assert_eq!(node.explain("8.0.0.7").await.unwrap().peer, Some(id(7)));
 }
 
 #[tokio::test]

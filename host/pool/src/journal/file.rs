@@ -79,7 +79,7 @@ pub(super) fn rotated(path: &Path) -> PathBuf {
     aside.into()
 }
 
-/// Opens a regular file without waiting for anybody and without following a planted link.
+/// Opens a regular file without waiting and without following a planted link.
 pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;

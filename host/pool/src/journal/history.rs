@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use super::Record;
 use super::file::{open_regular, rotated};
 
@@ -45,6 +47,8 @@ pub struct JournalHistory {
     pub from_unix_ms: Option<u64>,
     /// Lines that are not records: torn by a crash, damaged, or written by a newer version.
     pub unreadable: u64,
+    /// Records that the writer reports as lost, in a line `{"lines_lost": 3}` in their place.
+    pub lost: u64,
     /// The limit that ended the reading before the end of the files.
     pub cut: Option<&'static str>,
 }
@@ -87,6 +91,13 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 fn identity(file: &File) -> io::Result<(u64, u64)> {
     let about = file.metadata()?;
     Ok((about.dev(), about.ino()))
+}
+
+/// The line in the place of records that did not reach the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LostLines {
+    lines_lost: u64,
 }
 
 struct Reading<K> {
@@ -154,7 +165,10 @@ impl<K: FnMut(&Record) -> bool> Reading<K> {
                     self.found.records.push(record);
                 }
             }
-            _ => self.found.unreadable += 1,
+            _ => match serde_json::from_slice::<LostLines>(line) {
+                Ok(LostLines { lines_lost }) => self.found.lost = self.found.lost.saturating_add(lines_lost),
+                Err(_) => self.found.unreadable += 1,
+            },
         }
     }
 
@@ -237,9 +251,11 @@ mod tests {
         // The next start begins a line of its own.
         write(&path, 2, 1 << 20);
         append(&path, b"\xff\xfe not text\n{\"what\":\"a newer kind\"}\n\n");
+        append(&path, b"{\"lines_lost\":7}\n");
         append(&path, &vec![0; 3 * LONGEST_LINE]);
         write(&path, 1, 1 << 20);
         assert_eq!((numbers(&read(&path)), read(&path).unreadable), (vec![1, 2, 3, 1, 2, 1], 4));
+        assert_eq!(read(&path).lost, 7);
     }
 
     #[tokio::test(start_paused = true)]

@@ -103,8 +103,8 @@ type Rank = (usize, Reverse<u64>, RecordSource);
 
 struct HeldRecord {
     seq: u64,
-    /// None: dropped before older ones.
-    record: Option<Record>,
+    /// None: dropped before older ones. Boxed, so that closing gaps moves little.
+    record: Option<Box<Record>>,
 }
 
 /// Records of one room, in the order of their numbers.
@@ -140,7 +140,7 @@ impl Room {
         }
         numbers.push_back(record.seq);
         self.ranks.insert((numbers.len(), Reverse(numbers[0]), source));
-        self.records.push_back(HeldRecord { seq: record.seq, record: Some(record) });
+        self.records.push_back(HeldRecord { seq: record.seq, record: Some(Box::new(record)) });
         self.held += 1;
     }
 
@@ -216,7 +216,7 @@ impl Rooms {
         let mut rooms = self
             .rooms
             .each_ref()
-            .map(|room| room.records.iter().rev().filter_map(|held| held.record.as_ref()).peekable());
+            .map(|room| room.records.iter().rev().filter_map(|held| held.record.as_deref()).peekable());
         std::iter::from_fn(move || {
             let mut newest = (0, 0);
             for (at, room) in rooms.iter_mut().enumerate() {
