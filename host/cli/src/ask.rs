@@ -119,7 +119,7 @@ fn order<T: DeserializeOwned>(PhaseArgs { phase, node }: &PhaseArgs, what: &str)
     ask(node, async |client| client.post(&path).await)
 }
 
-fn ask<T>(
+pub(super) fn ask<T>(
     node: &NodeArgs,
     question: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
 ) -> anyhow::Result<T> {

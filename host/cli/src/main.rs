@@ -18,6 +18,7 @@ mod ask;
 mod author;
 mod check;
 mod dev;
+mod journal;
 mod local;
 mod logging;
 mod notify;
@@ -104,13 +105,16 @@ enum CliCommand {
         #[command(flatten)]
         node: NodeArgs,
     },
-    /// Show everything that a running node still knows about a peer: why it was dialled, why it left
+    /// Show everything that a running node still knows about a peer (why it was dialled, why it left) or a phase (what it did)
     Explain {
-        /// Peer id, the beginning of one (at least 4 characters), ip:port or ip
-        peer: String,
+        /// Peer id, the beginning of one (at least 4 characters), ip:port, ip, or the name of a phase
+        #[arg(value_name = "PEER|PHASE")]
+        who: String,
         #[command(flatten)]
         node: NodeArgs,
     },
+    /// List the newest records of the journal, of a running node or of the file that it left; `tap` follows them
+    Journal(journal::JournalArgs),
     /// Run a recording again and compare, or try another phase on the same recording
     Replay(ReplayArgs),
     /// Check whether a running node is alive: exit code 0 or 1, for containers
@@ -368,7 +372,8 @@ fn main() -> ExitCode {
         CliCommand::Tap(node) => ask::tap(&node, json),
         CliCommand::Reload { wait, node } => ask::reload(&node, wait, json),
         CliCommand::Resume(args) => ask::resume(&args, json),
-        CliCommand::Explain { peer, node } => ask::explain(&node, &peer, json),
+        CliCommand::Explain { who, node } => ask::explain(&node, &who, json),
+        CliCommand::Journal(args) => journal::journal(&args, json),
         CliCommand::Replay(args) => replay::replay(&args, json),
         CliCommand::Healthcheck { node, ready } => ask::healthcheck(&node, ready, json),
         CliCommand::Try(args) => author::dry_run(&args, json),
@@ -443,7 +448,13 @@ impl std::fmt::Display for BadConfig {
 
 /// Overrides for a command that needs only a node's folders: manifests are not read.
 fn without_manifests(data_dir: Option<PathBuf>) -> Overrides {
-    Overrides { data_dir, usual_data_dir: usual_data_dir(), without_manifests: true, ..Overrides::default() }
+    Overrides {
+        data_dir,
+        usual_data_dir: usual_data_dir(),
+        usual_journal: Some(JOURNAL_FILE.into()),
+        without_manifests: true,
+        ..Overrides::default()
+    }
 }
 
 fn load_config(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config> {
@@ -467,6 +478,9 @@ fn answer<T: Serialize>(
         _ => Ok(ExitCode::from(code)),
     }
 }
+
+/// The journal's file in the data folder, unless the config names another or none.
+const JOURNAL_FILE: &str = "journal.jsonl";
 
 /// The node's data folder, from flags, config or the user's environment, in this order.
 fn data_dir(config: &Config) -> anyhow::Result<PathBuf> {
@@ -507,6 +521,7 @@ impl RunArgs {
             data_dir: self.data_dir.clone(),
             phases: self.phases.clone(),
             usual_data_dir: usual_data_dir(),
+            usual_journal: Some(JOURNAL_FILE.into()),
             without_manifests: false,
             // Local peers have private addresses: the nodes must accept and share those.
             allow_private: (self.local_peers > 0).then_some(true),

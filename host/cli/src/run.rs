@@ -11,6 +11,7 @@ use groundskeeper::clock::SystemClock;
 use groundskeeper::config::Config;
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
+use groundskeeper::journal::Initiator;
 use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep};
 use groundskeeper::record::{Recorder, RecorderOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -181,7 +182,7 @@ async fn reload_at_hangup(mut hangup: Signal, node: &Node) {
     while hangup.recv().await.is_some() {
         notify::reloading();
         if let Some(reconfigurer) = node.reconfigurer() {
-            reconfigurer.reconfigure().await.log();
+            reconfigurer.reconfigure(Initiator::OPERATOR, "SIGHUP").await.log();
         }
         let report = match node.reload() {
             Some(reload) => reload.reload().await,

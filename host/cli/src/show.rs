@@ -1,18 +1,23 @@
 //! Formats answers for a terminal. Control characters in text from peers are escaped.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peer, Peers, PhaseList, ResumeAnswer};
+use groundskeeper::admin::answers::{Health, NodeStatus, Peer, Peers, PhaseList, ResumeAnswer};
 use groundskeeper::engine::policy::Mode;
 use groundskeeper::flow::{BreakerState, KindSnapshot, LatencySnapshot, TrafficSnapshot};
-use groundskeeper::journal::{Outcome, Record};
+use groundskeeper::journal::Record;
 use groundskeeper::pool::Direction;
 use groundskeeper::pool::PoolStats;
 use groundskeeper::registry::{PhaseState, PhaseStatus};
 use groundskeeper::reload::ReloadReport;
 use groundskeeper_sdk::span::Span;
 use serde_json::Value;
+
+mod records;
+
+use records::record;
+pub(super) use records::{explanation, journal};
 
 pub(super) fn status(status: &NodeStatus) -> String {
     let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
@@ -278,54 +283,6 @@ fn peer(peer: &Peer) -> Vec<String> {
     ]
 }
 
-pub(super) fn explanation(explanation: &Explanation) -> String {
-    let Explanation { peer, connected, records } = explanation;
-    let mut text = peer.map(|peer| format!("peer {peer}\n")).unwrap_or_default();
-    text += &match connected {
-        Some(peer) => format!(
-            "connected at {} for {}, idle for {}, health {}\n",
-            peer.address,
-            age(peer.age_s.into()),
-            age(peer.idle_s.into()),
-            peer.health
-        ),
-        None => "not connected\n".to_owned(),
-    };
-    text.extend(records.iter().map(record));
-    text
-}
-
-/// One line: time, tick, phase, action, target and reason.
-fn record(record: &Record) -> String {
-    let when = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(record.unix_ms));
-    let beat =
-        if record.beat == 0 { record.tick.to_string() } else { format!("{}+{}", record.tick, record.beat) };
-    let what = serde_json::to_value(record.what).ok();
-    let what = what.as_ref().and_then(|what| what.as_str()).unwrap_or_default();
-    let mut line = format!("{when}  tick {beat}  {}  {what}", record.by);
-    if let Some(address) = record.address {
-        line += &format!(" {address}");
-    }
-    if let Some(cause) = record.cause {
-        line += &format!("  cause {}", cause.as_str());
-    }
-    if !record.reason.is_empty() {
-        line += &format!("  \"{}\"", printable(&record.reason));
-    }
-    let inputs: Vec<String> = record
-        .inputs
-        .iter()
-        .map(|(name, value)| if *value == u32::MAX { format!("{name}=?") } else { format!("{name}={value}") })
-        .collect();
-    if !inputs.is_empty() {
-        line += &format!("  ({})", inputs.join(", "));
-    }
-    if record.outcome != Outcome::Applied {
-        line += &format!("  {}", printable(&record.outcome.to_string()));
-    }
-    line + "\n"
-}
-
 pub(super) fn health(health: &Health) -> String {
     if health.ok {
         "ok\n".to_owned()
@@ -383,35 +340,6 @@ pub(super) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use groundskeeper::journal::{ActionKind, Cause, Initiator};
-    use groundskeeper::peer::PeerId;
-
-    #[test]
-    fn a_record_is_one_line_with_everything_in_it() {
-        let by = Initiator::Phase { name: "reaper".into(), version: "0.1.0".into() };
-        let mut one = Record {
-            seq: 1,
-            unix_ms: 1_700_000_000_123,
-            tick: 7,
-            beat: 0,
-            by,
-            what: ActionKind::Disconnect,
-            peer: Some(PeerId::from_bytes([1; 32])),
-            conn: Some(1),
-            address: Some("192.0.2.4:7420".parse().unwrap()),
-            cause: Some(Cause::Phase),
-            reason: "silent for 92 s\n\x1b[2J".into(),
-            inputs: vec![("idle-s".into(), 92), ("rtt-us".into(), u32::MAX)],
-            outcome: Outcome::Applied,
-            count: 1,
-        };
-        let shown = "2023-11-14T22:13:20.123Z  tick 7  reaper 0.1.0  disconnect 192.0.2.4:7420  cause phase  \
-                     \"silent for 92 s\\n\\u{1b}[2J\"  (idle-s=92, rtt-us=?)\n";
-        assert_eq!(record(&one), shown);
-        one.beat = 2;
-        one.outcome = Outcome::Failed("no\nanswer".into());
-        assert!(record(&one).contains("tick 7+2") && record(&one).ends_with("failed: no\\nanswer\n"));
-    }
 
     #[test]
     fn ages_and_durations_are_short() {

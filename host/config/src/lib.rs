@@ -103,6 +103,9 @@ pub struct Overrides {
     pub phases: Option<PathBuf>,
     /// The data folder if neither a flag nor the file names one. The config itself reads no environment variables.
     pub usual_data_dir: Option<PathBuf>,
+    /// The journal's file if the config file does not name one. A program that explains itself after a restart sets it; a
+    /// file of `""` in the config turns it off.
+    pub usual_journal: Option<PathBuf>,
     /// Does not read the drop-in folder. For commands that only look for a running node: a file that is being edited
     /// must not stop them.
     pub without_manifests: bool,

@@ -129,6 +129,10 @@ fn read(from: &mut Document<'_>, overrides: &Overrides) -> Config {
     if overrides.data_dir.is_some() {
         raw.node.data_dir.clone_from(&overrides.data_dir);
     }
+    if raw.journal.file.is_none() {
+        raw.journal.file.clone_from(&overrides.usual_journal);
+    }
+    raw.journal.file.take_if(|file| file.as_os_str().is_empty());
     raw
 }
 

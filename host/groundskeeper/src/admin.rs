@@ -7,19 +7,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::connect_info::Connected;
 use axum::http::{HeaderValue, header};
 use axum::routing::{get, post};
-use axum::serve::Listener as _;
+use axum::serve::{IncomingStream, Listener as _};
 use tokio::net::TcpListener;
 
+use crate::journal::Initiator;
 use crate::metrics::{MetricSources, Metrics};
 use crate::reload::ConfigReport;
 use crate::ticker::TickerHandle;
 
 pub mod answers;
+mod caller;
 mod client;
 mod explain;
+mod explain_phase;
 mod gate;
+mod journal;
+mod past;
 mod routes;
 mod server;
 mod socket;
@@ -28,8 +34,10 @@ mod tap;
 #[cfg(test)]
 mod tests;
 
+use caller::Caller;
 pub use client::{Client, ClientError, path_segment};
 pub use gate::ConnectionLimiter;
+pub use past::Past;
 pub(crate) use server::AdminServer;
 pub use server::{AdminError, AdminSettings};
 pub use socket::{AdminSocket, SocketError};
@@ -46,10 +54,13 @@ pub struct AdminState {
     pub ticker: Option<TickerHandle>,
     /// Reads the config again. `None`: there is no config to read.
     pub reconfigure: Option<Reconfigure>,
+    /// What `explain` and `journal` know beyond the journal in memory.
+    pub past: Arc<Past>,
 }
 
-/// Reads the config again and applies what can change.
-pub type Reconfigure = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ConfigReport> + Send>> + Send + Sync>;
+/// Reads the config again and applies what can change. The journal names the given initiator.
+pub type Reconfigure =
+    Arc<dyn Fn(Initiator) -> Pin<Box<dyn Future<Output = ConfigReport> + Send>> + Send + Sync>;
 
 /// Serves the admin socket until `shutdown` completes, then removes the socket.
 pub async fn serve_admin(
@@ -68,7 +79,7 @@ pub async fn serve_admin(
         .route("/reload", post(routes::reload))
         .route("/reload/hold", post(routes::hold))
         .route("/explain/{who}", get(routes::explain))
-        .route("/journal", get(routes::journal))
+        .route("/journal", get(journal::journal))
         .route("/view", get(routes::view));
     serve(ConnectionLimiter::for_streams(socket), router, node, shutdown).await;
 }
@@ -107,15 +118,17 @@ fn telemetry_routes() -> Router<Arc<AdminState>> {
 }
 
 async fn serve<L>(
-    listener: L,
+    listener: ConnectionLimiter<L>,
     router: Router<Arc<AdminState>>,
     node: Arc<AdminState>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
+    Caller: for<'a> Connected<IncomingStream<'a, ConnectionLimiter<L>>>,
 {
     let router = router.with_state(node).layer(axum::middleware::map_response(one_request_each));
+    let router = router.into_make_service_with_connect_info::<Caller>();
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
     // Errors of `accept` are retried inside. There are no others.
     debug_assert!(served.is_ok());

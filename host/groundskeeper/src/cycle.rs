@@ -62,9 +62,10 @@ pub struct BeatContext {
 }
 
 impl BeatContext {
-    /// Records something that concerns no peer.
-    fn note(&self, by: Initiator, what: ActionKind, words: String) {
-        self.state.journal.record(NewRecord::new(by, what, words));
+    /// Records a change of a phase.
+    fn note(&self, by: Initiator, what: ActionKind, phase: &str, words: String) {
+        let phase = Some(phase.into());
+        self.state.journal.record(NewRecord { phase, ..NewRecord::new(by, what, words) });
     }
 }
 
@@ -204,6 +205,7 @@ impl Cycle {
             ordered: Vec::new(),
             last_tick: 0,
         };
+        cycle.registry.rejected.iter().for_each(|rejected| cycle.note_rejected(rejected));
         cycle.publish();
         cycle
     }
@@ -288,7 +290,15 @@ impl Cycle {
     /// # Errors
     /// The reason why nothing can be resumed, for the operator.
     pub fn resume(&mut self, name: &str) -> Result<PhaseState, String> {
-        self.change_phase(name, ActionKind::Resume, Registered::resume)
+        self.resume_by(name, Initiator::OPERATOR)
+    }
+
+    /// As [`Cycle::resume`]; the journal names `by` as the initiator.
+    ///
+    /// # Errors
+    /// As [`Cycle::resume`].
+    pub fn resume_by(&mut self, name: &str, by: Initiator) -> Result<PhaseState, String> {
+        self.change_phase(name, ActionKind::Resume, by, Registered::resume)
     }
 
     /// Stops the phase `name` until it is resumed or the node restarts. Returns its state before.
@@ -296,7 +306,15 @@ impl Cycle {
     /// # Errors
     /// As [`Cycle::resume`].
     pub fn pause(&mut self, name: &str) -> Result<PhaseState, String> {
-        self.change_phase(name, ActionKind::Pause, |phase| phase.is_paused = true)
+        self.pause_by(name, Initiator::OPERATOR)
+    }
+
+    /// As [`Cycle::pause`]; the journal names `by` as the initiator.
+    ///
+    /// # Errors
+    /// As [`Cycle::resume`].
+    pub fn pause_by(&mut self, name: &str, by: Initiator) -> Result<PhaseState, String> {
+        self.change_phase(name, ActionKind::Pause, by, |phase| phase.is_paused = true)
     }
 
     /// Makes the next beat run only the phase `name`, even if it is not due. Its cadence does not change.
@@ -335,18 +353,19 @@ impl Cycle {
         }
     }
 
-    /// Applies a change of the operator to one phase, and journals it.
+    /// Applies an ordered change to one phase, and journals it.
     fn change_phase(
         &mut self,
         name: &str,
         what: ActionKind,
+        by: Initiator,
         change: impl FnOnce(&mut Registered),
     ) -> Result<PhaseState, String> {
         let connected = self.runner.world.state.pool.live();
         let phase = self.known(name)?;
         let before = phase.status(connected).state;
         change(phase);
-        self.runner.world.note(Initiator::Operator, what, format!("{name} was {}", before.as_str()));
+        self.runner.world.note(by, what, name, format!("{name} was {}", before.as_str()));
         self.publish();
         Ok(before)
     }

@@ -116,7 +116,7 @@ impl Metrics {
         let mut counts = self.counts.lock();
         let counted = counts.seq;
         let wanted = |what| matches!(what, ActionKind::Dial | ActionKind::Probe | ActionKind::Late);
-        for record in journal.select(usize::MAX, |record| record.seq > counted && wanted(record.what)) {
+        for record in journal.select_after(counted, usize::MAX, |record| wanted(record.what)) {
             counts.seq = record.seq;
             if record.what == ActionKind::Late {
                 if record.inputs.iter().any(|(name, value)| name == "slept-s" && *value > 0) {
@@ -321,6 +321,8 @@ impl Scrape {
         let (notable, chatter) = journal.held();
         let rings = [("notable", notable), ("chatter", chatter)];
         out.gauges(&list::JOURNAL_RECORDS, rings.map(|(ring, n)| ([ring], n as f64)))?;
+        let overwritten = journal.rooms().into_iter().map(|room| ([room.name], room.overwritten));
+        out.counters(&list::JOURNAL_OVERWRITTEN, overwritten)?;
         out.counter(&list::JOURNAL_LINES_LOST, journal.lines_lost())?;
         let counts = self.metrics.counts.lock();
         let jumps = ["suspend", "wall-forward", "wall-back"];

@@ -30,7 +30,6 @@ pub use self::{
     swap::{Arrival, Judgement, ProbationVerdict},
 };
 pub use last_runs::{LastRun, LastRuns};
-#[cfg(feature = "dropin")]
 pub(crate) use status::short_digest;
 pub use status::{CandidateStatus, PhaseMetric, PhaseState, PhaseStatus, PhaseStatuses};
 

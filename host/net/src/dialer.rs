@@ -74,24 +74,27 @@ impl Dialer {
             Ok(Err(error)) => return ticket.failed(&no_connection(&error)),
             Err(_) => return ticket.failed(&DialFailure::TimedOut),
         };
-        let mut ticket = Some(ticket);
+        let (mut ticket, mut proven) = (Some(ticket), None);
         let handshake = async {
             let connected = |peer| ticket.take().map(|ticket| ticket.connected(peer));
             match begun {
                 NewConnection::Tls(stream, tls) => {
                     let (stream, peer) = tls.connect(stream).await?;
+                    proven = Some(peer);
                     self.greeter.greet_outbound(stream, peer, outgoing, connected).await?;
                     Ok(peer)
                 }
                 NewConnection::Own(unproven) => {
                     let ProvenStream { stream, peer } = unproven.await?;
+                    proven = Some(peer);
                     self.greeter.greet_outbound(stream, peer, outgoing, connected).await?;
                     Ok(peer)
                 }
             }
         };
         let ended = self.greeter.in_time(handshake).await;
-        let Some(ticket) = ticket else { return };
+        let Some(mut ticket) = ticket else { return };
+        proven.into_iter().for_each(|peer| ticket.proven_by(peer));
         match ended {
             Ok(peer) => ticket.probe_succeeded(peer),
             Err(HandshakeError::Denied { denied: Denied::Duplicate, peer }) => ticket.duplicate(peer),

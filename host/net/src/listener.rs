@@ -115,26 +115,29 @@ impl Acceptor {
             }
             Err(denied) => {
                 drop(begun);
-                self.refusals.note(&self.node.state, Refusal::Limit, address, || denied.to_string());
+                self.refusals.note(&self.node.state, Refusal::Limit, None, address, || denied.to_string());
             }
         }
     }
 
     async fn welcome(&self, begun: NewConnection, address: SocketAddr, admission: Admission) {
+        let mut proven = None;
         let handshake = async {
             match begun {
                 NewConnection::Tls(stream, tls) => {
                     let (stream, peer) = tls.accept(prompt(stream)).await?;
+                    proven = Some(peer);
                     self.greeter.greet_inbound(stream, peer, address, admission).await
                 }
                 NewConnection::Own(unproven) => {
                     let ProvenStream { stream, peer } = unproven.await?;
+                    proven = Some(peer);
                     self.greeter.greet_inbound(stream, peer, address, admission).await
                 }
             }
         };
         if let Err(error) = self.greeter.in_time(handshake).await {
-            self.refusals.note(&self.node.state, error.kind(), address, || error.to_string());
+            self.refusals.note(&self.node.state, error.kind(), proven, address, || error.to_string());
         }
     }
 }

@@ -1,17 +1,28 @@
 //! The record of every action: initiator, reason, inputs, outcome. Stores and answers queries; makes no decisions.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use groundskeeper_base::clock::Clock;
 use groundskeeper_base::peer::PeerId;
+use groundskeeper_base::problem::unknown_name_hint;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 mod file;
+mod filter;
+mod history;
+mod rooms;
+#[cfg(test)]
+mod tests;
+
 pub use file::JournalFile;
+pub use filter::{JournalFilter, RecordPeer};
+pub use history::{JournalHistory, ReadLimits};
+pub use rooms::RoomUse;
+use rooms::Rooms;
 
 /// Why a live connection ended. A closed set: a new reason needs a new variant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -88,8 +99,17 @@ pub enum Initiator {
     Remote,
     /// The application that embeds the host.
     Application,
-    /// A user of the node's admin socket.
-    Operator,
+    /// A user of the node's admin socket, or a person who changed the config or sent a signal.
+    Operator {
+        /// The user id by the credentials of the socket. None if the order came another way: a file or a signal.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        uid: Option<u32>,
+    },
+}
+
+impl Initiator {
+    /// An operator whose user id is not known.
+    pub const OPERATOR: Self = Self::Operator { uid: None };
 }
 
 impl std::fmt::Display for Initiator {
@@ -99,7 +119,8 @@ impl std::fmt::Display for Initiator {
             Initiator::Host => f.write_str("host"),
             Initiator::Remote => f.write_str("remote"),
             Initiator::Application => f.write_str("application"),
-            Initiator::Operator => f.write_str("operator"),
+            Initiator::Operator { uid: None } => f.write_str("operator"),
+            Initiator::Operator { uid: Some(uid) } => write!(f, "operator uid {uid}"),
         }
     }
 }
@@ -150,14 +171,84 @@ pub enum ActionKind {
     Aborted,
     /// The circuit breaker of a peer stops requests, tries one, or lets them through again.
     Breaker,
+    /// A phase was quarantined because it failed too often.
+    Quarantine,
+    /// An operator ran a phase outside of its schedule.
+    RunNow,
+    /// The config was read again; the reason lists what changed.
+    Config,
 }
 
 impl ActionKind {
-    /// Disconnects, bans, dials and probes have a separate ring, so that chatter never pushes out an explanation. An
-    /// ask that was not applied is chatter: a greedy guest can make more of them in one tick than the ring holds.
-    fn is_notable(self, outcome: &Outcome) -> bool {
-        matches!(self, ActionKind::Disconnect | ActionKind::Ban | ActionKind::Dial | ActionKind::Probe)
-            && matches!(outcome, Outcome::Applied | Outcome::Started | Outcome::Failed(_))
+    /// All kinds, in the order of the enum.
+    pub const ALL: [ActionKind; 24] = [
+        ActionKind::Connect,
+        ActionKind::Disconnect,
+        ActionKind::Dial,
+        ActionKind::Probe,
+        ActionKind::Ban,
+        ActionKind::Health,
+        ActionKind::Ping,
+        ActionKind::Protect,
+        ActionKind::ForgetBroadcasts,
+        ActionKind::ForgetAddresses,
+        ActionKind::AgainIn,
+        ActionKind::Refused,
+        ActionKind::PhaseFailed,
+        ActionKind::Memory,
+        ActionKind::Metrics,
+        ActionKind::Resume,
+        ActionKind::Pause,
+        ActionKind::Reload,
+        ActionKind::Late,
+        ActionKind::Aborted,
+        ActionKind::Breaker,
+        ActionKind::Quarantine,
+        ActionKind::RunNow,
+        ActionKind::Config,
+    ];
+
+    /// The name in JSON and on the terminal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ActionKind::Connect => "connect",
+            ActionKind::Disconnect => "disconnect",
+            ActionKind::Dial => "dial",
+            ActionKind::Probe => "probe",
+            ActionKind::Ban => "ban",
+            ActionKind::Health => "health",
+            ActionKind::Ping => "ping",
+            ActionKind::Protect => "protect",
+            ActionKind::ForgetBroadcasts => "forget-broadcasts",
+            ActionKind::ForgetAddresses => "forget-addresses",
+            ActionKind::AgainIn => "again-in",
+            ActionKind::Refused => "refused",
+            ActionKind::PhaseFailed => "phase-failed",
+            ActionKind::Memory => "memory",
+            ActionKind::Metrics => "metrics",
+            ActionKind::Resume => "resume",
+            ActionKind::Pause => "pause",
+            ActionKind::Reload => "reload",
+            ActionKind::Late => "late",
+            ActionKind::Aborted => "aborted",
+            ActionKind::Breaker => "breaker",
+            ActionKind::Quarantine => "quarantine",
+            ActionKind::RunNow => "run-now",
+            ActionKind::Config => "config",
+        }
+    }
+}
+
+impl std::str::FromStr for ActionKind {
+    type Err = String;
+
+    /// # Errors
+    /// The name that was probably meant, or all names.
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str);
+            format!("{name:?} is not a kind of record; {}", unknown_name_hint(name, &names))
+        })
     }
 }
 
@@ -200,9 +291,12 @@ pub type Input = (std::borrow::Cow<'static, str>, u32);
 pub struct NewRecord {
     /// Who wants the action, even if the host refuses it.
     pub by: Initiator,
-    /// Together with `outcome` it decides which ring keeps the record: see [`JournalLimits`].
+    /// Together with `outcome` it decides which room keeps the record: see [`JournalLimits`].
     pub what: ActionKind,
-    /// None if the action concerns no single peer, or if the peer's key is not known.
+    /// The phase that the action concerns, if that is not its initiator.
+    pub phase: Option<Arc<str>>,
+    /// None if the action concerns no single peer, or if the peer's key is not known. The peer of a dial that failed
+    /// before the key was proven is the one that the address book expects there.
     pub peer: Option<PeerId>,
     /// The number of the connection since the host started.
     pub conn: Option<u32>,
@@ -226,6 +320,7 @@ impl NewRecord {
         Self {
             by,
             what,
+            phase: None,
             peer: None,
             conn: None,
             address: None,
@@ -243,6 +338,10 @@ impl NewRecord {
 pub struct Record {
     /// Counts all records since the host started, from 1, without gaps.
     pub seq: u64,
+    /// Wall time at which the host started, in milliseconds since 1970; tells the records of one start from those of
+    /// another. 0 in files of older versions.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub start: u64,
     /// Wall time at which the record was written, in milliseconds since 1970.
     pub unix_ms: u64,
     /// The last tick that had begun when the record was written.
@@ -253,6 +352,9 @@ pub struct Record {
     pub by: Initiator,
     /// See [`NewRecord::what`].
     pub what: ActionKind,
+    /// See [`NewRecord::phase`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub phase: Option<Arc<str>>,
     /// See [`NewRecord::peer`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peer: Option<PeerId>,
@@ -277,12 +379,30 @@ pub struct Record {
     pub count: u32,
 }
 
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Record {
+    /// The phase that initiated the action, or that the action concerns.
+    pub fn about_phase(&self) -> Option<&Arc<str>> {
+        match &self.by {
+            Initiator::Phase { name, .. } => Some(name),
+            _ => self.phase.as_ref(),
+        }
+    }
+}
+
 /// How many records stay in memory. A record takes about 300 bytes.
+///
+/// Each limit is divided into rooms, so that a flood of one kind pushes out only records of its kind. In a full room, the
+/// source with the most records loses its oldest one. A source is an IPv4 address, an IPv6 /48, or a phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct JournalLimits {
-    /// Disconnects, bans, dials and probes.
+    /// Three eighths for disconnects and bans, three for dials and probes, one for refused connections, one for changes
+    /// of phases and config.
     pub notable: usize,
-    /// Everything else.
+    /// Half for what else phases did, half for everything else.
     pub chatter: usize,
 }
 
@@ -292,18 +412,11 @@ impl Default for JournalLimits {
     }
 }
 
-#[derive(Default)]
-struct Rings {
-    seq: u64,
-    notable: VecDeque<Record>,
-    chatter: VecDeque<Record>,
-}
-
 /// The journal of one node. Recording takes one short lock and never touches the disk.
 pub struct Journal {
     clock: Arc<dyn Clock>,
-    limits: JournalLimits,
-    rings: Mutex<Rings>,
+    start: u64,
+    rooms: Mutex<Rooms>,
     /// The current beat: tick in the upper half, number of the urgent beat in the lower.
     beat: AtomicU64,
     disconnects: [AtomicU64; Cause::ALL.len()],
@@ -314,9 +427,9 @@ impl Journal {
     /// Creates an empty journal. With `file`, each record is also written there.
     pub fn new(clock: Arc<dyn Clock>, limits: JournalLimits, file: Option<JournalFile>) -> Arc<Self> {
         Arc::new(Self {
+            start: clock.unix().as_millis() as u64,
             clock,
-            limits,
-            rings: Mutex::default(),
+            rooms: Mutex::new(Rooms::new(limits)),
             beat: AtomicU64::new(0),
             disconnects: Default::default(),
             file,
@@ -335,25 +448,23 @@ impl Journal {
         ((beat >> 32) as u32, beat as u32)
     }
 
-    /// Writes one record and returns its number.
+    /// Writes one record and returns its number. O(log n) of the records held.
     pub fn record(&self, draft: NewRecord) -> u64 {
         let (tick, beat) = self.current_beat();
-        let NewRecord { by, what, peer, conn, address, cause, reason, inputs, outcome, count } = draft;
+        let NewRecord { by, what, phase, peer, conn, address, cause, reason, inputs, outcome, count } = draft;
         debug_assert_eq!(what == ActionKind::Disconnect && outcome == Outcome::Applied, cause.is_some());
         if let Some(cause) = cause {
             self.disconnects[cause as usize].fetch_add(1, Ordering::Relaxed);
         }
-        let unix_ms = self.clock.unix().as_millis() as u64;
-        let mut rings = self.rings.lock();
-        rings.seq += 1;
-        let seq = rings.seq;
-        let record = Record {
-            seq,
-            unix_ms,
+        let mut record = Record {
+            seq: 0,
+            start: self.start,
+            unix_ms: self.clock.unix().as_millis() as u64,
             tick,
             beat,
             by,
             what,
+            phase,
             peer,
             conn,
             address,
@@ -363,22 +474,15 @@ impl Journal {
             outcome,
             count,
         };
+        let mut rooms = self.rooms.lock();
+        record.seq = rooms.next_number();
         if let Some(file) = &self.file {
             file.append(&record);
         }
-        let (ring, cap) = if what.is_notable(&record.outcome) {
-            (&mut rings.notable, self.limits.notable)
-        } else {
-            (&mut rings.chatter, self.limits.chatter)
-        };
-        if ring.len() >= cap {
-            ring.pop_front();
-        }
-        ring.push_back(record);
-        seq
+        rooms.keep(record)
     }
 
-    /// Number of live connections that have ended since the host started. Does not depend on what the rings still hold.
+    /// Number of live connections that have ended since the host started. Does not depend on what is still held.
     pub fn disconnects(&self) -> u64 {
         Cause::ALL.into_iter().map(|cause| self.disconnects_by(cause)).sum()
     }
@@ -388,14 +492,20 @@ impl Journal {
         self.disconnects[cause as usize].load(Ordering::Relaxed)
     }
 
-    /// The newest `limit` records that `keep` accepts, oldest first. O(records held).
-    pub fn select(&self, limit: usize, mut keep: impl FnMut(&Record) -> bool) -> Vec<Record> {
-        let rings = self.rings.lock();
-        let mut found: Vec<Record> =
-            rings.notable.iter().chain(&rings.chatter).filter(|record| keep(record)).cloned().collect();
-        drop(rings);
-        found.sort_unstable_by_key(|record| record.seq);
-        found.split_off(found.len().saturating_sub(limit))
+    /// The newest `limit` records that `keep` accepts, oldest first. Calls `keep` on the newest record first, and stops
+    /// when it has `limit` of them. O(records held).
+    pub fn select(&self, limit: usize, keep: impl FnMut(&Record) -> bool) -> Vec<Record> {
+        self.select_after(0, limit, keep)
+    }
+
+    /// As [`Journal::select`], of the records with a number above `seq`. O(records with such a number).
+    pub fn select_after(&self, seq: u64, limit: usize, mut keep: impl FnMut(&Record) -> bool) -> Vec<Record> {
+        let rooms = self.rooms.lock();
+        let newest = rooms.newest_first().take_while(|record| record.seq > seq);
+        let mut found: Vec<Record> = newest.filter(|record| keep(record)).take(limit).cloned().collect();
+        drop(rooms);
+        found.reverse();
+        found
     }
 
     /// All records still held about one peer, oldest first.
@@ -403,63 +513,33 @@ impl Journal {
         self.select(usize::MAX, |record| record.peer.as_ref() == Some(peer))
     }
 
-    /// Number of records in the two rings: notable, others.
+    /// The number of the newest record; 0 if there is none.
+    pub fn newest(&self) -> u64 {
+        self.rooms.lock().numbered()
+    }
+
+    /// Wall time at which the journal was created, in milliseconds since 1970: [`Record::start`] of its records.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Number of records under the two limits: notable, chatter.
     pub fn held(&self) -> (usize, usize) {
-        let rings = self.rings.lock();
-        (rings.notable.len(), rings.chatter.len())
+        self.rooms.lock().held()
+    }
+
+    /// What each room holds and has dropped.
+    pub fn rooms(&self) -> Vec<RoomUse> {
+        self.rooms.lock().uses()
+    }
+
+    /// The journal's file, if it has one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(JournalFile::path)
     }
 
     /// Lines that could not be written to the journal's file, 0 without one.
     pub fn lines_lost(&self) -> u64 {
         self.file.as_ref().map_or(0, JournalFile::lost)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use groundskeeper_base::clock::TokioClock;
-
-    fn journal(limits: JournalLimits) -> Arc<Journal> {
-        Journal::new(TokioClock::starting_at(Duration::from_secs(1_700_000_000)), limits, None)
-    }
-
-    fn disconnect(peer: u8) -> NewRecord {
-        NewRecord {
-            peer: Some(PeerId::from_bytes([peer; 32])),
-            cause: Some(Cause::RemoteClosed),
-            ..NewRecord::new(Initiator::Remote, ActionKind::Disconnect, "closed")
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn chatter_never_pushes_out_an_explanation() {
-        let journal = journal(JournalLimits { notable: 4, chatter: 4 });
-        journal.record(disconnect(1));
-        for _ in 0..100 {
-            journal.record(NewRecord::new(Initiator::Host, ActionKind::Ping, "keep-alive"));
-        }
-        assert_eq!(journal.explain(&PeerId::from_bytes([1; 32])).len(), 1);
-        assert_eq!(journal.held(), (1, 4));
-        assert_eq!(journal.select(2, |_| true).iter().map(|r| r.seq).collect::<Vec<_>>(), [100, 101]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn totals_outlive_the_ring() {
-        let journal = journal(JournalLimits { notable: 2, chatter: 2 });
-        (0..10).for_each(|i| _ = journal.record(disconnect(i)));
-        assert_eq!((journal.disconnects(), journal.disconnects_by(Cause::RemoteClosed)), (10, 10));
-        assert_eq!(journal.held().0, 2);
-    }
-
-    #[test]
-    fn every_cause_has_its_own_place_and_name() {
-        for (place, cause) in Cause::ALL.into_iter().enumerate() {
-            assert_eq!(cause as usize, place);
-            assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
-            assert!(!["other", "unknown"].contains(&cause.as_str()));
-        }
     }
 }

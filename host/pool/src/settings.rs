@@ -109,18 +109,24 @@ impl PoolSettings {
     }
 }
 
+/// Two files of this size hold some five hours of a node that dials all the time without success, and weeks of a quiet
+/// one, on the smallest disks.
+const DEFAULT_FILE_MAX: u64 = 16 << 20;
+
 /// The config section `[journal]`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct JournalSettings {
-    /// Disconnects, bans, dials and probes kept in memory, about 300 bytes each.
+    /// Records kept in memory, about 300 bytes each: three eighths for disconnects and bans, three for dials and probes,
+    /// one for refused connections, one for changes of phases and config.
     #[cfg_attr(feature = "schema", schemars(with = "u32"))]
     pub notable: usize,
-    /// Other records kept in memory.
+    /// Other records kept in memory: half for phases, half for everything else.
     #[cfg_attr(feature = "schema", schemars(with = "u32"))]
     pub chatter: usize,
-    /// A file for all records as JSON lines, relative to the data folder. None by default.
+    /// A file for all records as JSON lines, relative to the data folder. The program's default is "journal.jsonl", a
+    /// library has none; "" turns it off.
     #[serde(serialize_with = "paths::lossy_option")]
     pub file: Option<PathBuf>,
     /// The file is rotated at this size; one older file is kept.
@@ -132,7 +138,7 @@ pub struct JournalSettings {
 impl Default for JournalSettings {
     fn default() -> Self {
         let JournalLimits { notable, chatter } = JournalLimits::default();
-        Self { notable, chatter, file: None, file_max: 64 << 20 }
+        Self { notable, chatter, file: None, file_max: DEFAULT_FILE_MAX }
     }
 }
 

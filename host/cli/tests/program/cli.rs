@@ -402,6 +402,7 @@ fn node() -> Node {
         local_addrs: Vec::new(),
         ticker: None,
         reconfigure: None,
+        past: Arc::default(),
     };
     let runtime = Runtime::new().unwrap();
     let socket = {

@@ -1,6 +1,7 @@
 //! Tests that start the program, or use what only the program has: authors' tools and the command line. One binary.
 
 mod cli;
+mod explained;
 mod newcomer;
 mod older;
 mod processes;

@@ -19,7 +19,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node in a process of its own. Killed when dropped.
-struct Proc {
+pub(super) struct Proc {
     child: Child,
     folder: PathBuf,
     /// JSON lines of its beats.
@@ -27,34 +27,34 @@ struct Proc {
 }
 
 /// How a node is to be started.
-struct Setup<'a> {
-    folder: &'a Path,
-    interval: &'a str,
-    listen: SocketAddr,
-    bootstrap: Vec<SocketAddr>,
+pub(super) struct Setup<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) interval: &'a str,
+    pub(super) listen: SocketAddr,
+    pub(super) bootstrap: Vec<SocketAddr>,
     /// Further TOML.
-    extra: &'a str,
+    pub(super) extra: &'a str,
 }
 
 /// A node that accepts and answers but dials nobody.
-const PASSIVE: &str = "[phases.reconnect]\nenabled = false\n";
+pub(super) const PASSIVE: &str = "[phases.reconnect]\nenabled = false\n";
 
 fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().expect("a constant address")
 }
 
 /// A port that nobody listens on now. Another process may take it before we do; then the test fails loudly.
-fn free_port() -> SocketAddr {
+pub(super) fn free_port() -> SocketAddr {
     TcpListener::bind(loopback()).and_then(|listener| listener.local_addr()).expect("a loopback port")
 }
 
 impl<'a> Setup<'a> {
-    fn new(folder: &'a Path, interval: &'a str) -> Self {
+    pub(super) fn new(folder: &'a Path, interval: &'a str) -> Self {
         Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "" }
     }
 
     /// A node that can be asked.
-    fn start(&self) -> Proc {
+    pub(super) fn start(&self) -> Proc {
         let proc = self.spawn();
         proc.until("its admin socket answers", || proc.ask(&["status"]).is_some());
         proc
@@ -98,7 +98,7 @@ impl<'a> Setup<'a> {
 
 impl Proc {
     /// What the command line prints of this node as JSON, None while nobody answers.
-    fn ask(&self, verb: &[&str]) -> Option<Value> {
+    pub(super) fn ask(&self, verb: &[&str]) -> Option<Value> {
         let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
             .arg("--json")
             .args(verb)
@@ -113,7 +113,7 @@ impl Proc {
         self.ask(&["status"]).expect("the node answers")
     }
 
-    fn connected(&self) -> u64 {
+    pub(super) fn connected(&self) -> u64 {
         self.status()["pool"]["total"].as_u64().expect("a number")
     }
 
@@ -121,26 +121,26 @@ impl Proc {
         self.status()["tick"].as_u64().expect("a number")
     }
 
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         self.status()["node"].as_str().expect("a peer id").to_owned()
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.status()["listening"][0].as_str().expect("an address").parse().expect("an address")
     }
 
     /// Everything this node's journal knows of a peer.
-    fn explain(&self, peer: &str) -> Vec<Record> {
+    pub(super) fn explain(&self, peer: &str) -> Vec<Record> {
         let Some(answer) = self.ask(&["explain", peer]) else { return Vec::new() };
         serde_json::from_value(answer["records"].clone()).expect("records")
     }
 
-    fn disconnect_of(&self, peer: &str) -> Option<Record> {
+    pub(super) fn disconnect_of(&self, peer: &str) -> Option<Record> {
         self.explain(peer).into_iter().find(|record| record.cause.is_some())
     }
 
     /// Looks again whenever something may have changed, until `done` or the end of all patience.
-    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub(super) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done() {
             let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
@@ -160,7 +160,7 @@ impl Proc {
         kill_process(pid, signal).expect("our own child");
     }
 
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.child.kill().expect("our own child");
         self.child.wait().expect("our own child");
     }
@@ -172,7 +172,7 @@ impl Proc {
     }
 
     /// SIGTERM, and the exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub(super) fn stop(mut self) -> Option<i32> {
         self.assert_all_explained();
         self.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
@@ -192,7 +192,7 @@ impl Drop for Proc {
     }
 }
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 

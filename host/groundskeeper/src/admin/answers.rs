@@ -122,22 +122,90 @@ pub struct ReloadHold {
     pub folder: PathBuf,
 }
 
-/// `GET /explain/{peer id, its beginning, ip:port or ip}`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `GET /explain/{peer id, its beginning, ip:port, ip or name of a phase}`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The peer concerned. `None` for an address without a known peer.
+    /// The peer concerned. `None` for an address without a known peer, and for a phase.
     pub peer: Option<PeerId>,
     /// Its current connection.
     pub connected: Option<Peer>,
-    /// Oldest first.
+    /// Of the peer, of the address or of the phase, from memory and from the journal's file; oldest first.
     pub records: Vec<Record>,
+    /// Records without a peer that happened at addresses of the peer: dials before a key was known, newcomers refused before
+    /// they showed one. Oldest first.
+    #[serde(default)]
+    pub at_its_addresses: Vec<Record>,
+    /// Where the address book has the peer.
+    #[serde(default)]
+    pub known_at: Vec<SocketAddr>,
+    /// If a phase was meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<PhaseExplanation>,
+    /// What else could have been meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// How far back the records go.
+    #[serde(default)]
+    pub past: JournalPast,
 }
 
-/// `GET /journal?limit=`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a phase is and did lately.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseExplanation {
+    pub name: String,
+    /// As `phases` lists it; `None` if only records are left of it.
+    pub status: Option<PhaseStatus>,
+    /// Its last runs since the node started, oldest first.
+    pub runs: Vec<RunSummary>,
+}
+
+/// One run of a phase.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    pub tick: u32,
+    /// 0 for the tick itself, otherwise the number of the urgent beat after it.
+    pub urgent: u32,
+    pub unix_ms: u64,
+    /// As `groundskeeper_phase_runs_total` has it.
+    pub result: String,
+    pub took_us: u64,
+    pub fuel: Option<u64>,
+    /// Outcomes of its asks, without those that are 0.
+    pub tally: BTreeMap<String, u32>,
+    /// The error, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// How far back the records of an answer go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalPast {
+    /// The journal's file. Without one, nothing from before the start is known.
+    pub file: Option<String>,
+    /// When the node started.
+    pub start_unix_ms: u64,
+    /// The oldest record that was read in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_unix_ms: Option<u64>,
+    /// Lines of the file that are not records: torn by a crash, or damaged.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// Records that did not reach the file.
+    #[serde(default)]
+    pub lost: u64,
+    /// Why older records may be missing, other than by age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// `GET /journal?limit=&since_unix_ms=&phase=&peer=&what=`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JournalPage {
     /// The newest records, oldest first.
     pub records: Vec<Record>,
+    /// How far back they go; `None` from a node that does not say.
+    #[serde(default)]
+    pub past: Option<JournalPast>,
 }
 
 /// `GET /healthz`, `GET /readyz`

@@ -14,7 +14,8 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::answers::{ErrorBody, Health, JournalPage};
+use super::answers::{ErrorBody, Health};
+use super::caller::Caller;
 use super::explain::ExplainError;
 use super::{AdminState, answers};
 use crate::cycle::BeatReport;
@@ -37,6 +38,12 @@ impl LimitQuery {
 /// An error answer: a status other than 200, and the reason.
 pub(super) struct ErrorResponse(StatusCode, String);
 
+impl ErrorResponse {
+    pub(super) fn new(code: StatusCode, why: String) -> Self {
+        Self(code, why)
+    }
+}
+
 impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let Self(code, error) = self;
@@ -54,7 +61,7 @@ impl From<ExplainError> for ErrorResponse {
     fn from(no_one: ExplainError) -> Self {
         let code = match no_one {
             ExplainError::NotAName(_) => StatusCode::BAD_REQUEST,
-            ExplainError::Unknown(_) => StatusCode::NOT_FOUND,
+            ExplainError::Unknown { .. } => StatusCode::NOT_FOUND,
             ExplainError::Several(..) => StatusCode::CONFLICT,
         };
         Self(code, no_one.to_string())
@@ -82,24 +89,30 @@ pub(super) async fn view(State(node): AppState) -> Response {
 
 pub(super) async fn resume(
     State(node): AppState,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> AdminResult<answers::ResumeAnswer> {
-    Ok(Json(node.resume(name).await?))
+    Ok(Json(node.resume(name, caller.into()).await?))
 }
 
 pub(super) async fn pause(
     State(node): AppState,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> AdminResult<answers::ResumeAnswer> {
-    Ok(Json(node.pause(name).await?))
+    Ok(Json(node.pause(name, caller.into()).await?))
 }
 
-pub(super) async fn run_now(State(node): AppState, Path(name): Path<String>) -> AdminResult<BeatReport> {
-    Ok(Json(Arc::unwrap_or_clone(node.run_now(&name).await?)))
+pub(super) async fn run_now(
+    State(node): AppState,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> AdminResult<BeatReport> {
+    Ok(Json(Arc::unwrap_or_clone(node.run_now(&name, caller.into()).await?)))
 }
 
-pub(super) async fn reload(State(node): AppState) -> AdminResult<ReloadReport> {
-    Ok(Json(node.reload().await?))
+pub(super) async fn reload(State(node): AppState, caller: Caller) -> AdminResult<ReloadReport> {
+    Ok(Json(node.reload(caller.into()).await?))
 }
 
 #[derive(Deserialize)]
@@ -119,11 +132,7 @@ pub(super) async fn explain(
     State(node): AppState,
     Path(who): Path<String>,
 ) -> AdminResult<answers::Explanation> {
-    Ok(Json(node.explain(&who)?))
-}
-
-pub(super) async fn journal(State(node): AppState, Query(limit): Query<LimitQuery>) -> Json<JournalPage> {
-    Json(JournalPage { records: node.sources.state.journal.select(limit.or_usual(), |_| true) })
+    Ok(Json(node.explain(&who).await?))
 }
 
 pub(super) async fn metrics(State(node): AppState) -> Response {

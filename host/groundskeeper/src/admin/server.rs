@@ -71,6 +71,9 @@ impl AdminServer {
         if let Some(ticker) = &node.ticker {
             let (counted, reports) = (Arc::clone(&node), ticker.reports());
             self.tasks.spawn(async move { counted.metrics.follow(reports, &counted.sources).await });
+            let (past, reports) = (Arc::clone(&node.past), ticker.reports());
+            let clock = Arc::clone(&node.sources.state.clock);
+            self.tasks.spawn(async move { past.follow(reports, clock).await });
         }
         if let Some(listener) = self.telemetry.take() {
             let stopped = self.stop.token().clone().cancelled_owned();

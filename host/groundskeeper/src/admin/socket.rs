@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use axum::serve::Listener;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
-use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
+
+use super::caller::Caller;
 
 /// For owner and group of the file.
 const MODE: u32 = 0o660;
@@ -144,21 +145,23 @@ fn may_talk(uid: u32, gid: u32, file: Owner) -> bool {
 
 impl Listener for AdminSocket {
     type Io = UnixStream;
-    type Addr = SocketAddr;
+    type Addr = Caller;
 
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+    async fn accept(&mut self) -> (UnixStream, Caller) {
         loop {
-            let (stream, from) = Listener::accept(&mut self.listener).await;
+            let (stream, _) = Listener::accept(&mut self.listener).await;
             match stream.peer_cred() {
-                Ok(cred) if may_talk(cred.uid(), cred.gid(), self.owner) => return (stream, from),
+                Ok(cred) if may_talk(cred.uid(), cred.gid(), self.owner) => {
+                    return (stream, Caller { uid: Some(cred.uid()) });
+                }
                 Ok(cred) => tracing::warn!(uid = cred.uid(), pid = cred.pid(), "refused on the admin socket"),
                 Err(error) => tracing::warn!(%error, "cannot tell who is at the admin socket"),
             }
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    fn local_addr(&self) -> io::Result<Caller> {
+        Ok(Caller { uid: None })
     }
 }
 

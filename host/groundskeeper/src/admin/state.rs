@@ -14,6 +14,7 @@ use super::answers::{
 use crate::clock::{CoarseInstant, unix_seconds};
 use crate::cycle::{BeatReport, Cycle, Thresholds, TickSnapshot};
 use crate::engine::PhaseView;
+use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 use crate::pool::{Direction, PeerRows};
 use crate::record::Fixture;
 use crate::registry::PhaseState;
@@ -34,10 +35,11 @@ fn going_down<T>() -> Result<T, String> {
 async fn change(
     ticker: &TickerHandle,
     phase: String,
-    change: fn(&mut Cycle, &str) -> Result<PhaseState, String>,
+    by: Initiator,
+    change: fn(&mut Cycle, &str, Initiator) -> Result<PhaseState, String>,
 ) -> Result<ResumeAnswer, String> {
     let name = phase.clone();
-    let was = ticker.with_cycle(move |cycle| change(cycle, &name)).await.unwrap_or_else(going_down)?;
+    let was = ticker.with_cycle(move |cycle| change(cycle, &name, by)).await.unwrap_or_else(going_down)?;
     Ok(ResumeAnswer { phase, was })
 }
 
@@ -93,14 +95,16 @@ impl AdminState {
     }
 
     /// Reads the drop-in folder now, and applies the changes.
-    pub(super) async fn reload(&self) -> Result<ReloadReport, String> {
+    pub(super) async fn reload(&self, by: Initiator) -> Result<ReloadReport, String> {
         let reload = self.reload_handle()?;
         // The config first: its settings for phases apply to new phases.
         let config = match &self.reconfigure {
-            Some(reconfigure) => Some(reconfigure().await),
+            Some(reconfigure) => Some(reconfigure(by.clone()).await),
             None => None,
         };
         let report = reload.reload().await.map_or_else(going_down, Ok)?;
+        let words = format!("scanned the drop-in folder: {} changes", report.events.len());
+        self.sources.state.journal.record(NewRecord::new(by, ActionKind::Reload, words));
         Ok(ReloadReport { config, ..report })
     }
 
@@ -118,22 +122,29 @@ impl AdminState {
     }
 
     /// Lets a phase run again, even after many failures, and lets its failed bytes be tried again.
-    pub(super) async fn resume(&self, phase: String) -> Result<ResumeAnswer, String> {
+    pub(super) async fn resume(&self, phase: String, by: Initiator) -> Result<ResumeAnswer, String> {
         let ticker = self.ticker()?;
         if let Some(reload) = &self.sources.reload {
             reload.forgive(&phase).await;
         }
-        change(ticker, phase, Cycle::resume).await
+        change(ticker, phase, by, Cycle::resume_by).await
     }
 
     /// Stops a phase until it is resumed.
-    pub(super) async fn pause(&self, phase: String) -> Result<ResumeAnswer, String> {
-        change(self.ticker()?, phase, Cycle::pause).await
+    pub(super) async fn pause(&self, phase: String, by: Initiator) -> Result<ResumeAnswer, String> {
+        change(self.ticker()?, phase, by, Cycle::pause_by).await
     }
 
     /// Runs one phase in a separate beat.
-    pub(super) async fn run_now(&self, phase: &str) -> Result<Arc<BeatReport>, String> {
-        self.ticker()?.run_now(phase).await.map_err(|error| error.to_string())
+    pub(super) async fn run_now(&self, phase: &str, by: Initiator) -> Result<Arc<BeatReport>, String> {
+        let report = self.ticker()?.run_now(phase).await.map_err(|error| error.to_string())?;
+        let failed = report.runs.iter().find_map(|run| run.words.clone());
+        self.sources.state.journal.record(NewRecord {
+            phase: Some(phase.into()),
+            outcome: failed.map_or(Outcome::Applied, Outcome::Failed),
+            ..NewRecord::new(by, ActionKind::RunNow, format!("{phase} was run"))
+        });
+        Ok(report)
     }
 
     fn ticker(&self) -> Result<&TickerHandle, String> {

@@ -61,7 +61,7 @@ pub(super) async fn tap(State(node): State<Arc<AdminState>>) -> Response {
 
 async fn stream_events(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
     let journal = &node.sources.state.journal;
-    let mut seen = journal.select(1, |_| true).last().map_or(0, |record| record.seq);
+    let mut seen = journal.newest();
     let Some(mut beats) = node.ticker.as_ref().map(TickerHandle::reports) else { return };
     let mut reloads = node.sources.reload.as_ref().map(|reload| reload.events());
     let mut look_at = Instant::now();
@@ -86,7 +86,7 @@ async fn stream_events(node: Arc<AdminState>, lines: mpsc::Sender<Bytes>) {
             },
             () = sleep_until(look_at) => {
                 look_at = Instant::now() + LOOK;
-                let records = journal.select(RECORDS, |record| record.seq > seen);
+                let records = journal.select_after(seen, RECORDS, |_| true);
                 let mut new_lines = Vec::new();
                 if let (Some(first), Some(last)) = (records.first(), records.last()) {
                     let lost = first.seq - seen - 1;

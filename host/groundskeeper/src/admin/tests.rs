@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::*;
 use crate::book::AddressSource;
 use crate::clock::{Clock, TokioClock};
 use crate::config::Config;
-use crate::journal::{Cause, Initiator};
+use crate::journal::{ActionKind, Cause, Initiator, NewRecord, Outcome};
 use crate::node::{Maintenance, NodeLimits, NodeState, Options};
 use crate::peer::PeerId;
 use crate::pool::{Direction, Goodbye, Link, LinkTraffic, PeerFacts, Removal, Slot};
@@ -103,6 +104,7 @@ impl Node {
             local_addrs: vec!["127.0.0.1:7420".parse().unwrap()],
             ticker: None,
             reconfigure: None,
+            past: Arc::default(),
         });
         let folder = tempfile::tempdir().unwrap();
         let socket = AdminSocket::bind(&folder.path().join("admin.sock")).unwrap();
@@ -158,7 +160,7 @@ async fn peers_phases_and_journal_come_back_as_they_are() {
     assert_eq!((few.total, few.peers.len()), (2, 1));
     let PhaseList { phases, .. } = node.client().get("/phases").await.unwrap();
     assert_eq!(phases, [phase()]);
-    let JournalPage { records } = node.client().get("/journal?limit=2").await.unwrap();
+    let JournalPage { records, .. } = node.client().get("/journal?limit=2").await.unwrap();
     assert_eq!(records.iter().map(|record| record.seq).collect::<Vec<_>>(), [3, 4]);
 }
 
@@ -179,6 +181,77 @@ async fn a_peer_is_explained_by_id_beginning_and_address() {
     assert!(node.explain("abc").await.unwrap_err().contains("at least 4 characters"));
     assert!(node.explain("../status").await.unwrap_err().contains("is not a peer id"));
     assert!(node.explain("").await.is_err());
+}
+
+#[tokio::test]
+async fn records_without_a_peer_at_its_address_are_shown_apart() {
+    let node = Node::start();
+    let state = &node.state.sources.state;
+    let at = |address: &str, what| NewRecord {
+        address: Some(address.parse().unwrap()),
+        outcome: Outcome::Refused("too many".into()),
+        ..NewRecord::new(Initiator::Host, what, "incoming connection")
+    };
+    state.journal.record(at("192.0.2.4:40000", ActionKind::Refused));
+    state.journal.record(at("192.0.2.4:40000", ActionKind::Dial));
+    state.journal.record(at("192.0.2.5:7420", ActionKind::Refused));
+    let found = node.explain(&id(4).to_string()).await.unwrap();
+    assert!(found.records.iter().all(|record| record.peer == Some(id(4))));
+    assert_eq!(found.at_its_addresses.len(), 1, "another port is another peer's for a dial: {found:?}");
+    assert_eq!(found.at_its_addresses[0].what, ActionKind::Refused);
+    // The book alone knows a peer, too.
+    let listens = "8.0.0.7:7420".parse().unwrap();
+    state.book.learn(listens, Some(id(7)), crate::book::AddressSource::Itself);
+    assert_eq!(node.explain(&id(7).to_string()[..8]).await.unwrap().known_at, [listens]);
+    assert_eq!(node.explain("8.0.0.7").await.unwrap().peer, Some(id(7)));
+}
+
+#[tokio::test]
+async fn a_phase_is_explained_by_its_name() {
+    let node = Node::start();
+    let journal = &node.state.sources.state.journal;
+    let by = Initiator::Phase { name: "reaper".into(), version: "0.1.0".into() };
+    journal.record(NewRecord { count: 3, ..NewRecord::new(by, ActionKind::Ping, "quiet") });
+    let about = NewRecord::new(Initiator::Host, ActionKind::Reload, "old-one is rejected");
+    journal.record(NewRecord { phase: Some("old-one".into()), ..about });
+    let found = node.explain("reaper").await.unwrap();
+    let explained = found.phase.unwrap();
+    assert_eq!((explained.name.as_str(), explained.status), ("reaper", Some(phase())));
+    assert_eq!(found.records.iter().map(|record| record.what).collect::<Vec<_>>(), [ActionKind::Ping]);
+    assert_eq!((found.past.file, found.note), (None, None));
+    // One that is gone is known by its records.
+    let gone = node.explain("old-one").await.unwrap();
+    assert_eq!((gone.phase.unwrap().status, gone.records.len()), (None, 1));
+    let wrong = node.explain("reaperr").await.unwrap_err();
+    assert!(wrong.contains("Did you mean the phase reaper?"), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_name_of_both_a_phase_and_a_peer_means_the_phase_and_says_so() {
+    let node = Node::start();
+    let both = id(2).to_string()[..6].to_owned();
+    node.board.write(vec![PhaseStatus { name: both.as_str().into(), ..phase() }]);
+    let found = node.explain(&both).await.unwrap();
+    assert!(found.phase.is_some() && found.note.unwrap().contains(&id(2).to_string()));
+    assert_eq!(node.explain(&id(2).to_string()[..8]).await.unwrap().peer, Some(id(2)));
+}
+
+#[tokio::test]
+async fn the_journal_is_filtered_and_wrong_filters_are_refused() {
+    let node = Node::start();
+    let page = async |query: &str| {
+        let page = node.client().get::<JournalPage>(&format!("/journal?{query}")).await;
+        page.map(|page| page.records.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(page("").await, Ok(4));
+    assert_eq!(page("what=disconnect").await, Ok(1));
+    assert_eq!(page("what=disconnect,connect&limit=2").await, Ok(2));
+    assert_eq!(page(&format!("peer={}", &id(4).to_string()[..6])).await, Ok(2));
+    assert_eq!(page("peer=192.0.2.2").await, Ok(1));
+    assert_eq!(page("phase=reaper").await, Ok(0));
+    assert_eq!(page("since_unix_ms=9999999999999").await, Ok(0));
+    assert!(page("what=disconect").await.unwrap_err().contains("did you mean \"disconnect\"?"));
+    assert!(page("peer=x").await.unwrap_err().contains("is not a peer id"));
 }
 
 #[tokio::test]
@@ -265,7 +338,12 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
     assert!(error.contains("no phase is called \"reeper\"; the phases are reaper,"), "{error}");
     // Reading changes nothing, so a browser's prefetch or a scraper cannot resume a phase.
     assert!(client.get::<ResumeAnswer>("/phases/reaper/resume").await.is_err());
-    assert_eq!(state.journal.select(9, |record| record.what == crate::journal::ActionKind::Resume).len(), 1);
+    let resumed = state.journal.select(9, |record| record.what == ActionKind::Resume);
+    assert_eq!(resumed.len(), 1);
+    // The system says who asked.
+    let uid = std::fs::metadata(&path).unwrap().uid();
+    assert_eq!(resumed[0].by, Initiator::Operator { uid: Some(uid) });
+    assert_eq!(resumed[0].phase.as_deref(), Some("reaper"));
     served.abort();
 }
 

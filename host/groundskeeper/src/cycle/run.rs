@@ -20,7 +20,7 @@ use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::Mode;
 use crate::engine::schedule::WakeOn;
 use crate::engine::{Changes, Executor, FinishedRun, NameOf, PhaseCall, PhaseView, RunOutcome, RunResult};
-use crate::journal::{ActionKind, NewRecord, Outcome};
+use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 use crate::registry::{Age, ProbationVerdict, Registered};
 
 /// What the phases of one beat share.
@@ -174,6 +174,14 @@ impl PhaseRunner {
         let outcome = Outcome::Failed(words.clone());
         let draft = NewRecord::new(phase.initiator(), ActionKind::PhaseFailed, ended.result());
         self.world.state.journal.record(NewRecord { outcome, ..draft });
+        if phase.breaker.has_given_up() {
+            let until = "it does not run until its bytes change or it is resumed";
+            self.world.state.journal.record(NewRecord {
+                phase: Some(Arc::clone(&phase.name)),
+                outcome: Outcome::Failed(words.clone()),
+                ..NewRecord::new(Initiator::Host, ActionKind::Quarantine, until)
+            });
+        }
         words
     }
 

@@ -17,7 +17,7 @@ use crate::engine::{Changes, Executor, PhaseCall, PhaseView, RunOutcome};
 use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 use crate::registry::{
     Arrival, Former, Judgement, KeptPhase, LastRuns, PhaseSpec, PriorState, ProbationVerdict, Registered,
-    RejectedPhase, spread,
+    RejectedPhase, short_digest, spread,
 };
 
 /// The node's current state, for trial runs of phases that do not run in it yet.
@@ -123,7 +123,7 @@ impl Cycle {
         if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
             self.runner.lower(phase);
         }
-        self.runner.world.note(Initiator::Host, ActionKind::Reload, format!("{name} {version} runs"));
+        self.runner.world.note(Initiator::Host, ActionKind::Reload, &name, format!("{name} {version} runs"));
         self.publish();
         Ok(())
     }
@@ -133,12 +133,14 @@ impl Cycle {
     /// # Errors
     /// The reason, for the operator. Nothing has changed then.
     pub fn put_own(&mut self, specs: Vec<PhaseSpec>) -> Result<(), String> {
-        let words: Vec<String> =
-            specs.iter().map(|spec| format!("{} {} runs", spec.name, spec.version)).collect();
+        let words: Vec<(String, String)> = specs
+            .iter()
+            .map(|spec| (spec.name.clone(), format!("{} {} runs", spec.name, spec.version)))
+            .collect();
         let unix_now = unix_seconds(&*self.runner.world.state.clock);
         self.registry.put_own(specs, self.last_tick, unix_now)?;
-        for words in words {
-            self.runner.world.note(Initiator::Host, ActionKind::Reload, words);
+        for (name, words) in words {
+            self.runner.world.note(Initiator::Host, ActionKind::Reload, &name, words);
         }
         self.publish();
         Ok(())
@@ -149,7 +151,7 @@ impl Cycle {
         let kept = self.registry.take_out(name)?;
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
         end(world, &ledger.lower(&name.into(), &Grants::default()), &format!("phase {name} is taken out"));
-        world.note(Initiator::Host, ActionKind::Reload, format!("{name} is taken out"));
+        world.note(Initiator::Host, ActionKind::Reload, name, format!("{name} is taken out"));
         self.publish();
         Some(kept)
     }
@@ -169,9 +171,25 @@ impl Cycle {
 
     pub fn set_rejected(&mut self, rejected: Vec<RejectedPhase>) {
         if self.registry.rejected != rejected {
+            let new = rejected.iter().filter(|one| !self.registry.rejected.contains(one));
+            new.for_each(|one| self.note_rejected(one));
             self.registry.rejected = rejected;
             self.publish();
         }
+    }
+
+    /// Journals files that do not run. Those that only wait for others are not worth a record.
+    pub(super) fn note_rejected(&self, rejected: &RejectedPhase) {
+        if rejected.is_pending {
+            return;
+        }
+        let digest = rejected.digest.as_ref().map(|digest| format!(" {}", short_digest(digest)));
+        let words = format!("{}{} is rejected", rejected.name, digest.unwrap_or_default());
+        self.runner.world.state.journal.record(NewRecord {
+            phase: Some(rejected.name.as_str().into()),
+            outcome: Outcome::Refused(rejected.problem.clone()),
+            ..NewRecord::new(Initiator::Host, ActionKind::Reload, words)
+        });
     }
 
     /// Results of probations since the last call.
@@ -189,8 +207,14 @@ impl PhaseRunner {
         if let Judgement::Returned { why, .. } = &verdict.outcome {
             let words = format!("{} {} runs again", phase.name, phase.version);
             let outcome = Outcome::Failed(why.clone());
-            let draft = NewRecord { outcome, ..NewRecord::new(Initiator::Host, ActionKind::Reload, words) };
-            self.world.state.journal.record(draft);
+            self.world.state.journal.record(NewRecord {
+                phase: Some(Arc::clone(&phase.name)),
+                outcome,
+                ..NewRecord::new(Initiator::Host, ActionKind::Reload, words)
+            });
+        } else {
+            let words = format!("{} {} is proven", phase.name, phase.version);
+            self.world.note(Initiator::Host, ActionKind::Reload, &phase.name, words);
         }
         self.verdicts.push(verdict);
         returned

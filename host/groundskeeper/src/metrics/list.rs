@@ -102,6 +102,7 @@ metrics! {
     BREAKERS_OPENED = Counter "breakers_opened" by []: "Circuit breakers that have opened";
     BROADCASTS_HELD = Gauge "broadcasts_held" by []: "Broadcasts remembered";
     JOURNAL_RECORDS = Gauge "journal_records" by ["ring"]: "Records in memory: notable, chatter";
+    JOURNAL_OVERWRITTEN = Counter "journal_overwritten" by ["room"]: "Records dropped from memory for newer ones, by room: disconnects, dials, refusals, changes, phases, others";
     JOURNAL_LINES_LOST = Counter "journal_lines_lost" by []: "Lines that could not be written to the journal's file";
     CLOCK_JUMPS = Counter "clock_jumps" by ["kind"]: "Jumps of the clocks: suspend, wall-forward, wall-back";
 }

@@ -12,6 +12,7 @@ use super::empty_config::EmptyConfig;
 use super::reconfigure::Reconfigurer;
 use crate::cycle::BeatReport;
 use crate::data::{DiskFileSystem, FileStamp, FileSystem as _};
+use crate::journal::Initiator;
 use crate::reload::{ConfigReport, FileTracker, Watcher};
 
 /// After a scan, how long hints wait for the next one.
@@ -61,7 +62,7 @@ pub(super) async fn follow(
         let held = empty.hold_back(files.config.as_deref(), &mut rested, now);
         if !rested.is_empty() {
             rested.iter().for_each(|path| tracker.settle(path));
-            let report = reconfigurer.reconfigure().await;
+            let report = reconfigurer.reconfigure(Initiator::Host, "its files have changed").await;
             if report != last_report {
                 report.log();
                 last_report = report;

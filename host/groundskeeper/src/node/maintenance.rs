@@ -264,6 +264,7 @@ impl Maintenance {
             local_addrs: Vec::new(),
             ticker: Some(self.handle.clone()),
             reconfigure: None,
+            past: Arc::default(),
         }
     }
 

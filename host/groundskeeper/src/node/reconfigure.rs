@@ -9,7 +9,7 @@ use super::builtins::builtins;
 use super::maintenance::Maintenance;
 use crate::config::{Config, GuestSettings, PoolSettings, Problem};
 use crate::cycle::Thresholds;
-use crate::journal::{Cause, Initiator};
+use crate::journal::{ActionKind, Cause, Initiator, Journal, NewRecord, Outcome};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
 use crate::reload::ConfigReport;
@@ -32,6 +32,7 @@ pub struct Reconfigurer {
     config: tokio::sync::Mutex<Config>,
     pool: Arc<Pool>,
     net: Arc<Net>,
+    journal: Arc<Journal>,
     ticker: TickerHandle,
     thresholds: Arc<Mutex<Thresholds>>,
 }
@@ -48,13 +49,25 @@ impl Reconfigurer {
             config: tokio::sync::Mutex::new(config),
             pool: Arc::clone(&maintenance.state.pool),
             net,
+            journal: Arc::clone(&maintenance.state.journal),
             ticker: maintenance.handle.clone(),
             thresholds: Arc::clone(&maintenance.thresholds),
         }
     }
 
     /// Reads the config again. Applies what can change between two beats. A config with a problem changes nothing.
-    pub async fn reconfigure(&self) -> ConfigReport {
+    ///
+    /// The journal gets a record that names `by` as the initiator and `how` the order came, unless the host itself looked
+    /// and found nothing.
+    pub async fn reconfigure(&self, by: Initiator, how: &str) -> ConfigReport {
+        let report = self.read_again(&by).await;
+        if by != Initiator::Host || report != ConfigReport::default() {
+            self.journal.record(journalled(&report, by, how));
+        }
+        report
+    }
+
+    async fn read_again(&self, by: &Initiator) -> ConfigReport {
         let mut holds = self.config.lock().await;
         let new = match (self.source.read)() {
             Ok(new) => new,
@@ -67,7 +80,7 @@ impl Reconfigurer {
         if report.changed.is_empty() {
             return report;
         }
-        if let Err(problem) = self.take(&holds, &new, &report).await {
+        if let Err(problem) = self.take(&holds, &new, &report, by).await {
             report.changed.clear();
             report.problems.push(problem);
             return report;
@@ -77,7 +90,13 @@ impl Reconfigurer {
         report
     }
 
-    async fn take(&self, old: &Config, new: &Config, report: &ConfigReport) -> Result<(), String> {
+    async fn take(
+        &self,
+        old: &Config,
+        new: &Config,
+        report: &ConfigReport,
+        by: &Initiator,
+    ) -> Result<(), String> {
         let going_down = || "the node is shutting down".to_owned();
         let (thresholds, guests) = (thresholds(new), new.guests.ceilings(new.pool.least));
         let own = builtins(&new.phases);
@@ -97,19 +116,42 @@ impl Reconfigurer {
         self.net.tune(new.performance.clone(), new.pool.healthy_above());
         let PoolLimits { inbound, outbound, handshakes, .. } = new.pool.limits(new.net.allow_private);
         self.pool.set_limits(inbound, outbound, handshakes);
-        self.lower(Direction::Inbound, inbound, "pool.max_inbound");
-        self.lower(Direction::Outbound, outbound, "pool.max_outbound");
+        self.lower(Direction::Inbound, inbound, "pool.max_inbound", by);
+        self.lower(Direction::Outbound, outbound, "pool.max_outbound", by);
         Ok(())
     }
 
     /// Ends connections above a limit.
-    fn lower(&self, direction: Direction, limit: u32, key: &str) {
+    fn lower(&self, direction: Direction, limit: u32, key: &str, by: &Initiator) {
         let rows = self.pool.freeze();
         for conn in over_limit(&rows, &self.pool.freeze_connected_at(&rows), direction, limit) {
             let reason = format!("{key} was lowered to {limit}");
-            self.pool.disconnect(conn, Removal::new(Initiator::Operator, Cause::Limits, reason), None);
+            self.pool.disconnect(conn, Removal::new(by.clone(), Cause::Limits, reason), None);
         }
     }
+}
+
+/// The record of a config that was read again.
+fn journalled(report: &ConfigReport, by: Initiator, how: &str) -> NewRecord {
+    let ConfigReport { changed, restart, problems, .. } = report;
+    let mut words = vec![how.to_owned()];
+    if !changed.is_empty() {
+        words.push(format!("changed {}", changed.join(", ")));
+    }
+    if !restart.is_empty() {
+        words.push(format!("at the next start {}", restart.join(", ")));
+    }
+    if changed.is_empty() && restart.is_empty() && problems.is_empty() {
+        words.push("nothing has changed".to_owned());
+    }
+    let outcome = match problems.first() {
+        Some(first) if problems.len() > 1 => {
+            Outcome::Refused(format!("{first}, and {} more", problems.len() - 1))
+        }
+        Some(first) => Outcome::Refused(first.clone()),
+        None => Outcome::Applied,
+    };
+    NewRecord { outcome, ..NewRecord::new(by, ActionKind::Config, words.join(": ")) }
 }
 
 pub(super) fn thresholds(config: &Config) -> Thresholds {

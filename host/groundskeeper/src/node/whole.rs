@@ -300,9 +300,9 @@ fn drop_in(guests: &GuestSettings) -> Option<DropIn> {
 /// The operator's command to read the config again.
 #[cfg(feature = "telemetry")]
 fn orders(reconfigurer: Arc<Reconfigurer>) -> Reconfigure {
-    Arc::new(move || {
+    Arc::new(move |by| {
         let reconfigurer = Arc::clone(&reconfigurer);
-        Box::pin(async move { reconfigurer.reconfigure().await })
+        Box::pin(async move { reconfigurer.reconfigure(by, "reload").await })
     })
 }
 

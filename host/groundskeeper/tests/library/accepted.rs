@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use groundskeeper::config::{Config, Overrides, Problem};
+use groundskeeper::journal::Initiator;
 use groundskeeper::node::{ConfigSource, Node};
 use groundskeeper_sdk::span::Span;
 use proptest::prelude::*;
@@ -175,12 +176,12 @@ async fn start_and_change(folder: &Path, first: Config, second: Config) -> Resul
     let node = builder.start().await.map_err(|error| TestCaseError::fail(error.to_string()))?;
     let reconfigurer = Arc::clone(node.reconfigurer().expect("it has a source"));
     // The same config changes nothing.
-    let same = reconfigurer.reconfigure().await;
+    let same = reconfigurer.reconfigure(Initiator::Host, "a test").await;
     prop_assert!(same.changed.is_empty() && same.problems.is_empty(), "{:?}", same);
     *next.lock().unwrap() = second;
-    let report = reconfigurer.reconfigure().await;
+    let report = reconfigurer.reconfigure(Initiator::Host, "a test").await;
     prop_assert_eq!(report.problems, Vec::<String>::new());
-    let again = reconfigurer.reconfigure().await;
+    let again = reconfigurer.reconfigure(Initiator::Host, "a test").await;
     prop_assert!(again.changed.is_empty() && again.problems.is_empty(), "{:?}", again);
     let steps = node.shutdown(Duration::from_secs(10)).await;
     prop_assert!(steps.iter().all(|step| step.trouble.is_none()), "{:?}", steps);

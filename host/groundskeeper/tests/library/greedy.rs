@@ -151,7 +151,7 @@ impl Watch<'_> {
         let now = rig.clock.mono();
         self.by_tick.clear();
         let healthy_above = 30;
-        for record in rig.journal.select(usize::MAX, |record| record.seq > self.seq) {
+        for record in rig.journal.select_after(self.seq, usize::MAX, |_| true) {
             self.seq = record.seq;
             let is_done = matches!(record.outcome, Outcome::Applied | Outcome::Started);
             match record.what {
@@ -288,10 +288,7 @@ async fn live_through(world: &World) -> Result<HashMap<ActionKind, u32>, TestCas
             rig.know(2000 + random.below(100) as u32);
         }
         // What happened between the ticks is nobody's plan.
-        _ = rig.journal.select(0, |record| {
-            watch.seq = watch.seq.max(record.seq);
-            false
-        });
+        watch.seq = rig.journal.newest();
         let stats = |rig: &Rig| rig.pool.stats(30, STALE);
         let (before, addresses) = (stats(&rig), rig.book.len() as u32);
         rig.tick().await;

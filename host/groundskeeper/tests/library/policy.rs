@@ -11,7 +11,7 @@ use groundskeeper::cycle::BeatReport;
 use groundskeeper::engine::Executor;
 use groundskeeper::engine::policy::{Grants, MemoryGrant, Mode, OnFailure};
 use groundskeeper::engine::schedule::{Schedule, WakeOn};
-use groundskeeper::journal::{ActionKind, Initiator};
+use groundskeeper::journal::{ActionKind, Initiator, Outcome};
 use groundskeeper::node::Options;
 use groundskeeper::registry::{PhaseSpec, PhaseState, PhaseStatus, RejectedPhase};
 use groundskeeper_sdk::phase::Failure;
@@ -52,13 +52,16 @@ async fn a_guest_that_fails_pauses_longer_and_longer_and_is_quarantined() {
     let bad = status(&rig, "bad");
     assert_eq!((bad.state, bad.next_due_tick, bad.failures_in_row), (PhaseState::Quarantined, None, 4));
     assert_eq!(bad.last_error.as_deref(), Some("no luck"));
+    let told = rig.journal.select(9, |record| record.what == ActionKind::Quarantine);
+    assert_eq!((told.len(), told[0].phase.as_deref()), (1, Some("bad")));
+    assert_eq!(told[0].outcome, Outcome::Failed("no luck".into()));
 
     assert_eq!(resume(&rig, "bad").await, Ok(PhaseState::Quarantined));
     assert_eq!(status(&rig, "bad").state, PhaseState::Active, "at once, not only after the next beat");
     broken.store(false, Relaxed);
     assert_eq!(ran_in(&rig.ticks(3).await, "bad"), [21, 22, 23]);
     let told = rig.journal.select(9, |record| record.what == ActionKind::Resume);
-    assert_eq!((told.len(), &told[0].by), (1, &Initiator::Operator));
+    assert_eq!((told.len(), &told[0].by), (1, &Initiator::OPERATOR));
     assert_eq!(told[0].reason, "bad was quarantined");
     assert!(resume(&rig, "baad").await.unwrap_err().contains("the phases are own, bad"));
 }
@@ -212,6 +215,10 @@ async fn what_is_off_or_rejected_is_shown_and_does_not_run() {
         ]
     );
     assert!(phases[3].last_error.as_ref().unwrap().contains("did you mean \"off\"?"));
+    let told = rig.journal.select(9, |record| record.what == ActionKind::Reload);
+    let rejected: Vec<_> = told.iter().filter_map(|record| record.phase.as_deref()).collect();
+    assert_eq!(rejected, ["torn", "lost"]);
+    assert_eq!(told[0].outcome, Outcome::Refused("phases.d/torn.toml:3: not TOML".into()));
     assert!(resume(&rig, "torn").await.unwrap_err().contains("torn.toml:3: not TOML"));
 }
 

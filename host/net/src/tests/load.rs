@@ -167,7 +167,7 @@ async fn a_breaker_outlives_the_connection() {
     }
     let key = a.pool.find(&b.id()).unwrap();
     let why = groundskeeper_pool::pool::Removal::new(
-        groundskeeper_pool::journal::Initiator::Operator,
+        groundskeeper_pool::journal::Initiator::OPERATOR,
         Cause::Limits,
         "a test",
     );

@@ -230,6 +230,17 @@ async fn a_banned_peer_gets_a_goodbye() {
     assert!(words.contains("banned"), "{words}");
     closes(&mut raw.stream).await;
     refused_with(&a, "banned").await;
+    let told = a.journal.explain(&raw.identity.peer_id());
+    assert!(told.iter().any(|record| record.what == ActionKind::Refused), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_dial_that_is_turned_away_names_the_peer_behind_the_key() {
+    let (a, b) = (node(), node());
+    b.pool.ban(a.id(), Duration::from_secs(60));
+    assert!(failed(&a.dial(b.address(), None).await).contains("banned"));
+    let told = a.journal.explain(&b.id());
+    assert!(told.iter().any(|record| matches!(record.outcome, Outcome::Failed(_))), "{told:?}");
 }
 
 #[test]

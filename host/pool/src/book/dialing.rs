@@ -81,6 +81,10 @@ pub struct DialAttempt {
     by: Initiator,
     reason: String,
     order: DialOrder,
+    /// The peer that the book had at the address when the dial began.
+    known: Option<PeerId>,
+    /// The peer that has proven its key in this dial.
+    proven: Option<PeerId>,
     ended: bool,
 }
 
@@ -108,9 +112,18 @@ impl Book {
         let one = known.get_mut(&address).filter(|one| !one.dialing)?;
         one.dialing = true;
         let order = DialOrder { address, expect: one.bootstrap.flatten(), probe };
+        let peer_there = one.peer;
         drop(known);
-        let ticket = DialAttempt { book: Arc::clone(self), by, reason: reason.into(), order, ended: false };
-        ticket.record(None, Outcome::Started, inputs);
+        let ticket = DialAttempt {
+            book: Arc::clone(self),
+            by,
+            reason: reason.into(),
+            order,
+            known: peer_there,
+            proven: None,
+            ended: false,
+        };
+        ticket.record(Outcome::Started, inputs);
         Some((order, ticket))
     }
 
@@ -124,6 +137,11 @@ impl Book {
 }
 
 impl DialAttempt {
+    /// `peer` has proven its key at the address: the record of how the dial ends names it.
+    pub fn proven_by(&mut self, peer: PeerId) {
+        self.proven = Some(peer);
+    }
+
     /// The dial succeeded. Hold the returned guard as long as the connection lives.
     pub fn connected(mut self, peer: PeerId) -> ConnectedGuard {
         self.reached(peer, |_| {});
@@ -145,12 +163,13 @@ impl DialAttempt {
 
     fn reached(&mut self, peer: PeerId, more: impl FnOnce(&mut KnownAddress)) {
         self.ended = true;
+        self.proven = Some(peer);
         let now = self.book.hearing_now();
         if let Some(one) = self.book.known.lock().get_mut(&self.order.address) {
             one.answered(peer, now);
             more(one);
         }
-        self.record(Some(peer), Outcome::Applied, Vec::new());
+        self.record(Outcome::Applied, Vec::new());
     }
 
     /// The dial failed.
@@ -165,6 +184,7 @@ impl DialAttempt {
 
     fn end(&mut self, failure: &DialFailure, peer: Option<PeerId>) {
         self.ended = true;
+        self.proven = peer.or(self.proven);
         let now = self.book.clock.mono();
         let mut known = self.book.known.lock();
         // An address where a peer was reached stays: an attacker who redirects connections back to this node must not empty the
@@ -185,13 +205,14 @@ impl DialAttempt {
             }
         }
         drop(known);
-        self.record(peer, Outcome::Failed(failure.to_string()), Vec::new());
+        self.record(Outcome::Failed(failure.to_string()), Vec::new());
     }
 
-    fn record(&self, peer: Option<PeerId>, outcome: Outcome, inputs: Vec<Input>) {
+    /// The record names the peer that was wanted; another peer that answered is in the words of the outcome.
+    fn record(&self, outcome: Outcome, inputs: Vec<Input>) {
         let what = if self.order.probe { ActionKind::Probe } else { ActionKind::Dial };
         self.book.journal.record(NewRecord {
-            peer: peer.or(self.order.expect),
+            peer: self.order.expect.or(self.proven).or(self.known),
             address: Some(self.order.address),
             outcome,
             inputs,

@@ -134,6 +134,24 @@ async fn every_attempt_ends_in_the_book_and_in_the_journal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dial_that_fails_names_the_peer_that_is_known_to_be_there() {
+    let desk = desk(BookLimits::default());
+    desk.book.learn(at(1), Some(peer(1)), AddressSource::Itself);
+    begin(&desk, at(1)).failed(&DialFailure::TimedOut);
+    assert_eq!(desk.journal.explain(&peer(1)).len(), 2, "the start of the dial and its end");
+    // A key that was proven counts for more than what the book has heard.
+    let mut dial = begin(&desk, at(1));
+    dial.proven_by(peer(2));
+    dial.failed(&DialFailure::Denied("banned".into()));
+    let last = desk.journal.explain(&peer(2)).pop().unwrap();
+    assert_eq!(last.outcome, Outcome::Failed("denied: banned".into()));
+    // Nothing is known of this one.
+    desk.book.learn(at(3), None, AddressSource::Itself);
+    begin(&desk, at(3)).failed(&DialFailure::Refused);
+    assert_eq!(desk.journal.select(1, |_| true)[0].peer, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn forgetting_and_restoring_keep_what_matters() {
     let (first, day) = (desk(BookLimits::default()), Duration::from_secs(86_400));
     first.book.learn(at(1), None, AddressSource::Bootstrap);

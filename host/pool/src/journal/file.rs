@@ -1,7 +1,8 @@
 //! The journal's file: JSON lines, written by a separate thread. Recording never waits for the disk.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,17 +10,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use groundskeeper_base::write::open_own;
+use rustix::fs::OFlags;
 
 use super::Record;
 
-/// The journal names peers and their addresses.
-const MODE: u32 = 0o640;
+/// The file names peers with their addresses: its owner alone reads it, whatever the umask is.
+const MODE: u32 = 0o600;
 
 /// Lines that may wait for the disk: a burst of one tick at 10,000 peers. Further lines are counted as lost.
 const WAITING_LINES: usize = 16_384;
 
 /// An open journal file. Dropping it writes the lines that still wait.
 pub struct JournalFile {
+    path: PathBuf,
     lines: Option<SyncSender<Record>>,
     lost: Arc<AtomicU64>,
     writer: Option<JoinHandle<()>>,
@@ -28,8 +31,11 @@ pub struct JournalFile {
 impl JournalFile {
     /// Appends to `path`. When the file passes `max_bytes` it is renamed to `<path>.1`, replacing an older one.
     ///
+    /// A new file has mode 0600, whatever the umask is. Others than owner and group lose the right to use one that is
+    /// there already.
+    ///
     /// # Errors
-    /// If the file cannot be opened for appending.
+    /// If the file cannot be opened for appending, or if it is a link, a pipe or anything else but a regular file.
     pub fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let mut out = JournalOutput::open(path.to_owned(), max_bytes)?;
         let (lines, waiting) = sync_channel(WAITING_LINES);
@@ -38,7 +44,7 @@ impl JournalFile {
         let writer = std::thread::Builder::new()
             .name("gk-journal".into())
             .spawn(move || out.drain(&waiting, &counter))?;
-        Ok(Self { lines: Some(lines), lost, writer: Some(writer) })
+        Ok(Self { path: path.to_owned(), lines: Some(lines), lost, writer: Some(writer) })
     }
 
     pub(super) fn append(&self, record: &Record) {
@@ -46,6 +52,10 @@ impl JournalFile {
         if !sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn lost(&self) -> u64 {
@@ -63,6 +73,24 @@ impl Drop for JournalFile {
     }
 }
 
+/// The name of the older file.
+pub(super) fn rotated(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".1");
+    aside.into()
+}
+
+/// Opens a regular file without waiting and without following a planted link.
+pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
 struct JournalOutput {
     path: PathBuf,
     max_bytes: u64,
@@ -72,8 +100,23 @@ struct JournalOutput {
 
 impl JournalOutput {
     fn open(path: PathBuf, max_bytes: u64) -> io::Result<Self> {
-        let file = open_own(&path, OpenOptions::new().append(true), MODE)?;
-        let written = file.metadata()?.len();
+        let mut options = OpenOptions::new();
+        let mut file = open_own(&path, options.read(true).append(true), MODE)?;
+        let about = file.metadata()?;
+        let mode = about.permissions().mode();
+        if mode & 0o007 != 0 {
+            file.set_permissions(Permissions::from_mode(mode & 0o770))?;
+        }
+        let mut written = about.len();
+        let mut last = [b'\n'];
+        if written > 0 {
+            file.read_exact_at(&mut last, written - 1)?;
+        }
+        if last != [b'\n'] {
+            // A crash tore the last line: the next record must not continue it.
+            file.write_all(b"\n")?;
+            written += 1;
+        }
         Ok(Self { path, max_bytes, written, file: BufWriter::new(file) })
     }
 
@@ -98,9 +141,7 @@ impl JournalOutput {
         line.push(b'\n');
         if self.written > 0 && self.written + line.len() as u64 > self.max_bytes {
             self.file.flush()?;
-            let mut aside = self.path.clone().into_os_string();
-            aside.push(".1");
-            std::fs::rename(&self.path, aside)?;
+            std::fs::rename(&self.path, rotated(&self.path))?;
             *self = Self::open(self.path.clone(), self.max_bytes)?;
         }
         self.file.write_all(&line)?;
