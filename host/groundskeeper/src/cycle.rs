@@ -19,11 +19,14 @@ mod ceilings;
 mod pings;
 mod recording;
 mod run;
+mod silence;
 mod snapshot;
 mod swap;
 mod tally;
 
 use run::{BeatRun, PhaseRunner, is_due};
+#[doc(hidden)]
+pub use silence::SilenceCount;
 pub use snapshot::Thresholds;
 #[doc(hidden)]
 pub use snapshot::TickSnapshot;
@@ -139,8 +142,7 @@ pub struct Cycle {
     registry: Registry,
     board: Arc<PhaseStatuses>,
     stopwatch: Stopwatch,
-    resumed_at: Option<CoarseInstant>,
-    resumed_last_tick: bool,
+    silence: SilenceCount,
     /// If not empty, the next beat runs only these.
     ordered: Vec<Arc<str>>,
     /// Tick of the running beat, or of the last one.
@@ -163,8 +165,7 @@ impl Cycle {
             registry,
             board: Arc::default(),
             stopwatch: Box::new(move || started.elapsed()),
-            resumed_at: None,
-            resumed_last_tick: false,
+            silence: SilenceCount::default(),
             ordered: Vec::new(),
             last_tick: 0,
         };
@@ -324,7 +325,7 @@ impl Cycle {
         let is_alone = self.runner.world.state.pool.live() == 0 || beat.slept > Duration::ZERO;
         self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
         let BeatContext { state, thresholds, .. } = &self.runner.world;
-        let snapshot = TickSnapshot::take(state, *thresholds, now, self.resumed_at.unwrap_or_default());
+        let snapshot = TickSnapshot::take(state, *thresholds, now, self.silence);
         let connected_before = snapshot.rows().len() as u32;
         let mut run = BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, names: None };
         let mut report = BeatReport {
@@ -380,21 +381,12 @@ impl Cycle {
     }
 
     /// After a stall or a suspend, silence is counted from now: peers are not to blame for the node's own pause.
-    ///
-    /// At most once per twice `stale_after`, and never at two ticks in a row, so that a node that is late at every tick
-    /// still reaps.
     fn note_lateness(&mut self, beat: &Beat, now: CoarseInstant) -> bool {
         if beat.urgent > 0 {
             return false;
         }
         let late = beat.skipped > 0 || beat.slept > Duration::ZERO;
-        let long_ago =
-            self.resumed_at.is_none_or(|at| now.since(at) >= 2 * self.runner.world.thresholds.stale_after);
-        let resume = late && long_ago && !self.resumed_last_tick;
-        self.resumed_last_tick = resume;
-        if resume {
-            self.resumed_at = Some(now);
-        }
+        let resume = self.silence.tick(late, now, self.runner.world.thresholds.stale_after);
         if late {
             let slept_s = u32::try_from(beat.slept.as_secs()).unwrap_or(u32::MAX);
             self.runner.world.state.journal.record(NewRecord {

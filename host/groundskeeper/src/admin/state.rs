@@ -11,7 +11,7 @@ use super::answers::{
     ResumeAnswer,
 };
 use crate::clock::{CoarseInstant, unix_seconds};
-use crate::cycle::{BeatReport, Cycle, Thresholds, TickSnapshot};
+use crate::cycle::{BeatReport, Cycle, SilenceCount, Thresholds, TickSnapshot};
 use crate::engine::PhaseView;
 use crate::pool::{Direction, PeerRows};
 use crate::record::Fixture;
@@ -81,7 +81,7 @@ impl AdminState {
     pub fn view(&self) -> Fixture {
         let from = &self.sources;
         let (now, thresholds) = (from.state.clock.coarse(), *from.thresholds.lock());
-        let snapshot = TickSnapshot::take(&from.state, thresholds, now, CoarseInstant::default());
+        let snapshot = TickSnapshot::take(&from.state, thresholds, now, SilenceCount::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.state.clock),

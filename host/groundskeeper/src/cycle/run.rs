@@ -63,6 +63,7 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
     }
     let every = phase.spec.schedule.cadence.every_n_ticks(connected);
     if !phase.timing.is_due(tick, every) {
+        phase.timing.not_due_at = Some(tick);
         phase.owed_since = None;
         return false;
     }

@@ -10,8 +10,8 @@ use groundskeeper_sdk::phase::{Failure, Tick};
 
 use super::ceilings::Excess;
 use super::run::{PhaseRunner, broken_rule};
-use super::{BeatContext, Cycle, Thresholds, TickSnapshot};
-use crate::clock::{CoarseInstant, unix_seconds};
+use super::{BeatContext, Cycle, SilenceCount, Thresholds, TickSnapshot};
+use crate::clock::unix_seconds;
 use crate::engine::policy::{Grants, GuestCeilings, Mode};
 use crate::engine::{Changes, Executor, PhaseCall, PhaseView, RunOutcome};
 use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
@@ -25,6 +25,7 @@ use crate::registry::{
 pub struct TrialContext {
     state: NodeState,
     thresholds: Thresholds,
+    silence: SilenceCount,
     tick: u32,
     /// What each running phase has kept.
     kept: BTreeMap<String, KeptPhase>,
@@ -48,8 +49,7 @@ impl TrialContext {
         limit: Duration,
     ) -> Result<(), String> {
         let clock = &*self.state.clock;
-        let snapshot =
-            TickSnapshot::take(&self.state, self.thresholds, clock.coarse(), CoarseInstant::default());
+        let snapshot = TickSnapshot::take(&self.state, self.thresholds, clock.coarse(), self.silence);
         let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
         let memory = match spec.policy.mode {
             Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
@@ -86,6 +86,7 @@ impl Cycle {
         TrialContext {
             state: self.runner.world.state.clone(),
             thresholds: self.runner.world.thresholds,
+            silence: self.silence,
             tick: self.last_tick,
             kept: self.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect(),
         }
@@ -137,9 +138,17 @@ impl Cycle {
         Some(kept)
     }
 
-    /// Sets the numbers for the next beats. What guests have in force above a lowered ceiling ends.
+    /// Sets the numbers for the next beats. What guests have in force above a lowered ceiling ends. Under a lowered
+    /// `stale_after`, silence is counted from now.
     pub fn set_world(&mut self, thresholds: Thresholds, guests: GuestCeilings) {
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
+        let (old, new, now) =
+            (world.thresholds.stale_after, thresholds.stale_after, world.state.clock.coarse());
+        if self.silence.limit_changed(now, old, new) {
+            let words =
+                format!("stale_after was lowered to {} s: silence is counted from now", new.as_secs());
+            world.note(Initiator::Host, ActionKind::Reload, words);
+        }
         end(world, &ledger.lower_all(&guests), "what all guests may have in force was lowered");
         world.thresholds = thresholds;
         world.guests = guests;

@@ -9,10 +9,11 @@ use super::builtins::builtins;
 use super::maintenance::Maintenance;
 use crate::config::{Config, GuestSettings, PoolSettings, Problem};
 use crate::cycle::Thresholds;
+use crate::engine::BuiltInPhases;
 use crate::journal::{Cause, Initiator};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
-use crate::registry::{KeptPhase, LastRuns};
+use crate::registry::{KeptPhase, LastRuns, PhaseSpec};
 use crate::reload::ConfigReport;
 use crate::ticker::TickerHandle;
 
@@ -81,7 +82,7 @@ impl Reconfigurer {
     async fn take(&self, old: &Config, new: &Config, report: &ConfigReport) -> Result<(), String> {
         let going_down = || "the node is shutting down".to_owned();
         let (thresholds, guests) = (thresholds(new), new.guests.ceilings(new.pool.least));
-        let own = builtins(&new.phases);
+        let own = changed_builtins(&old.phases, &new.phases);
         let put = self.ticker.with_cycle(move |cycle| {
             for spec in own {
                 cycle.put(spec, KeptPhase::default(), LastRuns::new(), None)?;
@@ -113,6 +114,18 @@ impl Reconfigurer {
             self.pool.disconnect(conn, Removal::new(Initiator::Operator, Cause::Limits, reason), None);
         }
     }
+}
+
+/// The built-in phases whose section has changed. The others keep their breakers, durations and metrics.
+fn changed_builtins(old: &BuiltInPhases, new: &BuiltInPhases) -> Vec<PhaseSpec> {
+    let changed = [
+        old.reaper != new.reaper,
+        old.reconnect != new.reconnect,
+        old.broadcast_cleanup != new.broadcast_cleanup,
+        old.exchange_cleanup != new.exchange_cleanup,
+    ];
+    let all = builtins(new).into_iter().zip(changed);
+    all.filter(|(_, has_changed)| *has_changed).map(|(spec, _)| spec).collect()
 }
 
 pub(super) fn thresholds(config: &Config) -> Thresholds {
