@@ -24,14 +24,14 @@ mod snapshot;
 mod swap;
 mod tally;
 
-use run::{BeatRun, PhaseRunner, is_due};
+use run::{BeatRun, PhaseRunner, SHORTAGE, is_due};
 #[doc(hidden)]
 pub use silence::SilenceCount;
 pub use snapshot::Thresholds;
 #[doc(hidden)]
 pub use snapshot::TickSnapshot;
 #[doc(hidden)]
-pub use swap::TrialContext;
+pub use swap::{TrialContext, TrialFailure};
 pub use tally::Tally;
 
 /// The time after which guests wait for the next tick; a third of the interval if that is less. A native phase that takes
@@ -89,7 +89,8 @@ pub struct PhaseRun {
     pub name: Arc<str>,
     /// Real time until the phase returned, or until its time limit ended the wait.
     pub took: Duration,
-    /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut` or `overran`.
+    /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut`, `overran`, or `shortage` if the machine could
+    /// not run it.
     pub result: &'static str,
     /// The error, if the run failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,6 +148,8 @@ pub struct Cycle {
     ordered: Vec<Arc<str>>,
     /// Tick of the running beat, or of the last one.
     last_tick: u32,
+    /// Monotonic time of that tick; of the start before the first one.
+    last_tick_at: Duration,
 }
 
 #[doc(hidden)]
@@ -160,6 +163,7 @@ impl Cycle {
         secret: u64,
     ) -> Self {
         let started = Instant::now();
+        let last_tick_at = world.state.clock.mono();
         let cycle = Self {
             runner: PhaseRunner::new(world, fence, interval, secret),
             registry,
@@ -168,6 +172,7 @@ impl Cycle {
             silence: SilenceCount::default(),
             ordered: Vec::new(),
             last_tick: 0,
+            last_tick_at,
         };
         cycle.publish();
         cycle
@@ -318,6 +323,9 @@ impl Cycle {
         let begun = Instant::now();
         let stopwatch_begun = (self.stopwatch)();
         self.last_tick = beat.tick;
+        if beat.urgent == 0 {
+            self.last_tick_at = self.runner.world.state.clock.mono();
+        }
         self.runner.world.state.journal.begin_beat(beat.tick, beat.urgent);
         self.runner.world.state.pool.expire_protection();
         let now = self.runner.world.state.clock.coarse();
@@ -366,13 +374,15 @@ impl Cycle {
             }
             phase.owed_since = None;
             let phase_run = self.runner.run(place, phase, run);
-            let returned = self.runner.judge(phase, run.beat.tick, phase_run.words.as_deref());
+            let is_skipped = phase_run.result == SHORTAGE;
+            let returned = !is_skipped && self.runner.judge(phase, run.beat.tick, &phase_run);
             report.note(phase_run);
             if returned {
                 // The new generation failed this run, so the former one repeats it.
                 report.note(self.runner.run(place, phase, run));
             }
         }
+        self.registry.phases.retain(|phase| !phase.is_out);
     }
 
     /// Sends at most `most` of the pings that plans asked for. True if more wait.
@@ -414,6 +424,7 @@ impl Cycle {
     }
 
     fn publish(&self) {
-        self.board.write(self.registry.status(self.runner.world.state.pool.live()));
+        let phases = self.registry.status(self.runner.world.state.pool.live());
+        self.board.write(phases, self.runner.executor.stuck());
     }
 }

@@ -22,9 +22,9 @@ mod tests;
 
 #[doc(hidden)]
 pub use self::{
-    lineage::{Digest, Former, Lineage},
-    registered::Registered,
-    swap::{Arrival, Judgement, ProbationVerdict},
+    lineage::{Digest, Former, Lineage, Rollback},
+    registered::{Registered, RunFailed, RunHistory},
+    swap::{Arrival, Judgement, ProbationVerdict, Standing},
 };
 #[cfg(feature = "dropin")]
 pub(crate) use status::short_digest;

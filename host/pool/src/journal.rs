@@ -134,6 +134,8 @@ pub enum ActionKind {
     Refused,
     /// A run of a phase that applied nothing.
     PhaseFailed,
+    /// A due run that the machine could not carry out: it was short of memory, threads or descriptors.
+    PhaseSkipped,
     /// A phase asked to store its memory.
     Memory,
     /// A phase asked to report metrics.

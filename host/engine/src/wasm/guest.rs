@@ -44,6 +44,17 @@ pub enum SetupError {
     NotGranted(Vec<Interface>),
     #[error("its `describe` failed: {0}")]
     Describe(String),
+    #[error("the machine could not run it: {0}")]
+    Shortage(String),
+}
+
+/// Why a phase does not take its settings.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CheckFailure {
+    /// As the phase says it, or how its `check` failed.
+    Refused(String),
+    /// The machine could not run it.
+    Shortage(String),
 }
 
 /// Names the missing grant and the line to add to the manifest.
@@ -121,17 +132,31 @@ impl Guest {
         &self,
         stage: GuestState,
         body: impl FnOnce(&mut Store<StoreState>, &Linked) -> wasmtime::Result<R>,
-    ) -> Result<R, String> {
+    ) -> Result<R, RunOutcome> {
         let _inside = self.wasm.backstop.enter();
-        let mut store = self.store().map_err(|error| format!("{error:#}"))?;
+        let mut store = self.store().map_err(|error| not_started(&error))?;
         let returned = self.code.pre.instantiate(&mut store).and_then(|instance| {
             store.data_mut().stage = stage;
             body(&mut store, &instance)
         });
-        returned.map_err(|error| {
-            let ended = trap::ended(&error, store.data(), &self.setup.limits);
-            ended.plan().err().map_or_else(String::new, |failure| failure.text.into_owned())
-        })
+        returned.map_err(|error| trap::ended(&error, store.data(), &self.setup.limits))
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`CheckFailure`] tells a refusal from a shortage of the machine.
+    pub fn check_settings(&self) -> Result<(), CheckFailure> {
+        let checked = self.once(GuestState::Checking, |store, instance| {
+            let check = self.check_function(store, instance)?;
+            check.call(&mut *store, (Arc::clone(&self.settings),))
+        });
+        match checked {
+            Ok((Ok(()),)) => Ok(()),
+            Ok((Err(problem),)) => Err(CheckFailure::Refused(trap::short(&problem))),
+            Err(RunOutcome::Shortage(words)) => Err(CheckFailure::Shortage(words)),
+            Err(ended) => Err(CheckFailure::Refused(format!("its `check` failed: {}", text(&ended)))),
+        }
     }
 
     fn describe(&self) -> Result<PhaseDescription, SetupError> {
@@ -145,7 +170,10 @@ impl Guest {
             _ = self.run_function(store, instance).map_err(its("its `run`"))?;
             describe.call(&mut *store, ())
         });
-        let (described,) = described.map_err(SetupError::Describe)?;
+        let (described,) = described.map_err(|ended| match ended {
+            RunOutcome::Shortage(words) => SetupError::Shortage(words),
+            ended => SetupError::Describe(text(&ended)),
+        })?;
         let tidy = |text: &str| clean(cut(text, DESCRIBED_BYTES)).into_owned();
         Ok(PhaseDescription {
             summary: tidy(&described.summary),
@@ -195,9 +223,21 @@ impl Guest {
     }
 }
 
+/// The outcome of a run that did not get as far as its store.
+fn not_started(error: &wasmtime::Error) -> RunOutcome {
+    let words = format!("{error:#}");
+    if trap::is_shortage(error) { RunOutcome::Shortage(words) } else { RunOutcome::Trapped(words) }
+}
+
+/// How a run failed, without the kind.
+fn text(ended: &RunOutcome) -> String {
+    ended.plan().err().map_or_else(String::new, |failure| failure.text.into_owned())
+}
+
 fn prepare(inside: &mut StoreState, job: &PhaseCall) {
     inside.stage = GuestState::Running;
     inside.limiter.refused = None;
+    inside.limiter.shortage = None;
     // No limit for rows of the book, because copying the book is expensive; asks about its rows check them.
     inside.plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
     inside.view = Some(Arc::<dyn Frozen>::clone(&job.view));
@@ -216,15 +256,21 @@ impl PhaseProgram for Guest {
     }
 
     fn check(&self) -> Result<(), String> {
-        let checked = self.once(GuestState::Checking, |store, instance| {
-            let check = self.check_function(store, instance)?;
-            check.call(&mut *store, (Arc::clone(&self.settings),))
-        });
-        match checked {
-            Ok((Ok(()),)) => Ok(()),
-            Ok((Err(problem),)) => Err(trap::short(&problem)),
-            Err(words) => Err(format!("its `check` failed: {words}")),
-        }
+        self.check_settings().map_err(|failure| match failure {
+            CheckFailure::Refused(words) => words,
+            CheckFailure::Shortage(words) => format!("the machine could not run its `check`: {words}"),
+        })
+    }
+
+    fn always_returns(&self) -> bool {
+        true
+    }
+
+    fn run_on_trial(&self, job: &PhaseCall) -> RunResult {
+        let done = self.run(job);
+        // A kept instance would show the phase that it has run before.
+        self.warm.lock().take();
+        done
     }
 
     fn digest(&self) -> Option<[u8; 32]> {
@@ -240,7 +286,7 @@ impl PhaseProgram for Guest {
         let limits = &self.setup.limits;
         let mut warm = match self.warm(job) {
             Ok(warm) => warm,
-            Err((error, None)) => return RunOutcome::Trapped(format!("{error:#}")).into(),
+            Err((error, None)) => return not_started(&error).into(),
             Err((error, Some(mut store))) => {
                 let ended = trap::ended(&error, store.data(), limits);
                 let cost = cost(&store, limits);
@@ -253,7 +299,10 @@ impl PhaseProgram for Guest {
         inside.view = None;
         let ended = match returned {
             Ok((Ok(()),)) => RunOutcome::Planned(std::mem::take(&mut inside.plan).into_parts()),
-            Ok((Err(failure),)) => RunOutcome::Failed(tidy(failure)),
+            Ok((Err(failure),)) => match inside.limiter.shortage.take() {
+                Some(words) => RunOutcome::Shortage(words),
+                None => RunOutcome::Failed(tidy(failure)),
+            },
             // An instance that did not return is never used again: it is dropped with its store.
             Err(error) => {
                 // Before `take`, because it reads the last log line.

@@ -80,7 +80,7 @@ impl Node {
         attach(4, "192.0.2.4:7420").retire(words);
         let (pulse, board) = (Arc::new(TickerStats::default()), Arc::new(PhaseStatuses::default()));
         pulse.set_interval(Duration::from_secs(30));
-        board.write(vec![phase()]);
+        board.write(vec![phase()], 0);
         let sources = MetricSources {
             traffic: None,
             state,
@@ -213,7 +213,7 @@ async fn alive_as_long_as_the_ticker_advances() {
 async fn not_ready_names_the_phase_that_fails_or_is_stuck() {
     let node = Node::start();
     node.pulse.end_tick(node.clock.mono());
-    let board = |phase: PhaseStatus| node.board.write(vec![phase]);
+    let board = |phase: PhaseStatus| node.board.write(vec![phase], 0);
     board(PhaseStatus { failures_in_row: 2, ..phase() });
     assert!(node.state.ready().ok);
     board(PhaseStatus { failures_in_row: 3, last_error: Some("boom".into()), ..phase() });

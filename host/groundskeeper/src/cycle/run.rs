@@ -19,9 +19,14 @@ use crate::clock::unix_seconds;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::Mode;
 use crate::engine::schedule::WakeOn;
-use crate::engine::{Changes, Executor, FinishedRun, NameOf, PhaseCall, PhaseView, RunOutcome, RunResult};
+use crate::engine::{
+    Changes, Executor, FailureKind, FinishedRun, NameOf, PhaseCall, PhaseView, RunOutcome, RunResult,
+};
 use crate::journal::{ActionKind, NewRecord, Outcome};
-use crate::registry::{ProbationVerdict, Registered};
+use crate::registry::{ProbationVerdict, Registered, RunHistory};
+
+/// The result of a run that the machine could not carry out.
+pub(super) const SHORTAGE: &str = FailureKind::Shortage.as_str();
 
 /// What the phases of one beat share.
 pub(super) struct BeatRun {
@@ -62,6 +67,9 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
         return wakes && !phase.is_stuck() && !phase.is_paused && !is_held;
     }
     let every = phase.spec.schedule.cadence.every_n_ticks(connected);
+    if phase.waits_for_machine(tick) {
+        return false;
+    }
     if !phase.timing.is_due(tick, every) {
         phase.timing.not_due_at = Some(tick);
         phase.owed_since = None;
@@ -88,7 +96,7 @@ pub(super) struct PhaseRunner {
     /// Results of probations, until they are read.
     pub verdicts: Vec<ProbationVerdict>,
     pub interval: Duration,
-    secret: u64,
+    pub secret: u64,
 }
 
 impl PhaseRunner {
@@ -114,8 +122,12 @@ impl PhaseRunner {
         let view = Arc::new(view.with_names(run.names.clone()));
         let job = PhaseCall { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
         let limit = (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET);
-        phase.missed += u64::from(tick.missed);
         let ran = self.executor.run(&phase.spec.body, job, limit);
+        if let RunOutcome::Shortage(_) = ran.done.ended {
+            self.record_run(run, (place, phase), tick, &view, &ran);
+            return self.skip(phase, &ran, run.beat.tick);
+        }
+        phase.missed += u64::from(tick.missed);
         if run.beat.urgent == 0 {
             phase.timing.ran(tick.number, None);
             phase.last_run_unix = Some(tick.unix_s);
@@ -140,21 +152,32 @@ impl PhaseRunner {
 
     /// What the phase learns about this run.
     fn tick(&self, phase: &Registered, run: &BeatRun) -> Tick {
-        let Beat { tick, urgent, .. } = run.beat;
         let every = phase.spec.schedule.cadence.every_n_ticks(run.connected());
-        // Before the very first run there is no run to count from.
-        let ran_before = phase.last_run_unix.is_some();
-        let mono = self.world.state.clock.mono();
-        let unix_s = unix_seconds(&*self.world.state.clock);
-        let since_accepted = phase.last_accepted.map(|at| mono.saturating_sub(at).as_secs());
-        let since_last = since_accepted.or(phase.last_run_unix.map(|at| unix_s.saturating_sub(at).into()));
-        Tick {
-            number: tick,
-            since_last_s: since_last.map(|s| s.try_into().unwrap_or(u32::MAX - 1)),
-            missed: if urgent == 0 && ran_before { phase.timing.missed(tick, every) } else { 0 },
+        let moment = RunMoment {
+            beat: run.beat,
             late: run.late,
-            unix_s,
-            seed: seed(self.secret, &run.beat, &phase.name),
+            mono: self.world.state.clock.mono(),
+            unix_s: unix_seconds(&*self.world.state.clock),
+        };
+        tick_of(phase.history(), every, moment, seed(self.secret, &run.beat, &phase.name))
+    }
+
+    /// Notes a run that the machine could not carry out. The phase stays due, and nothing counts against it.
+    fn skip(&self, phase: &mut Registered, ran: &FinishedRun, tick: u32) -> PhaseRun {
+        let words = ran.done.ended.words();
+        if phase.skipped(words.clone(), tick) {
+            tracing::warn!(phase = &*phase.name, why = words, "a due run is skipped; it is tried again");
+        }
+        let draft = NewRecord::new(phase.initiator(), ActionKind::PhaseSkipped, SHORTAGE);
+        self.world.state.journal.record(NewRecord { outcome: Outcome::Failed(words.clone()), ..draft });
+        PhaseRun {
+            name: Arc::clone(&phase.name),
+            took: ran.took,
+            result: SHORTAGE,
+            words: Some(words),
+            tally: Tally::default(),
+            fuel: None,
+            memory: None,
         }
     }
 
@@ -240,6 +263,33 @@ impl PhaseRunner {
     }
 }
 
+/// When a run happens.
+#[derive(Clone, Copy)]
+pub(super) struct RunMoment {
+    pub beat: Beat,
+    pub late: bool,
+    pub mono: Duration,
+    pub unix_s: u32,
+}
+
+/// What a run learns about itself: the same in the node and on trial.
+pub(super) fn tick_of(history: RunHistory, every: u32, moment: RunMoment, seed: [u32; 2]) -> Tick {
+    let RunHistory { timing, last_accepted, last_run_unix } = history;
+    let RunMoment { beat: Beat { tick, urgent, .. }, late, mono, unix_s } = moment;
+    // Before the very first run there is no run to count from.
+    let ran_before = last_run_unix.is_some();
+    let since_accepted = last_accepted.map(|at| mono.saturating_sub(at).as_secs());
+    let since_last = since_accepted.or(last_run_unix.map(|at| unix_s.saturating_sub(at).into()));
+    Tick {
+        number: tick,
+        since_last_s: since_last.map(|s| s.try_into().unwrap_or(u32::MAX - 1)),
+        missed: if urgent == 0 && ran_before { timing.missed(tick, every) } else { 0 },
+        late,
+        unix_s,
+        seed,
+    }
+}
+
 /// A rule that only the host can check: a plan stores at most `most` bytes, if it may store any.
 pub(super) fn broken_rule(parts: &Parts, most: Option<usize>) -> Option<String> {
     let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), most?);
@@ -280,7 +330,7 @@ fn log(phase: &Registered, line: &LogLine) {
 }
 
 /// The random bits of one run: the same for the same node, beat and phase, and unpredictable from outside.
-fn seed(secret: u64, beat: &Beat, phase: &str) -> [u32; 2] {
+pub(super) fn seed(secret: u64, beat: &Beat, phase: &str) -> [u32; 2] {
     // SipHash with the secret as the first block: unpredictability is all that is needed here.
     let mut hasher = DefaultHasher::new();
     (secret, beat.tick, beat.urgent, phase).hash(&mut hasher);

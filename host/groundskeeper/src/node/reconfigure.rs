@@ -13,7 +13,7 @@ use crate::engine::BuiltInPhases;
 use crate::journal::{Cause, Initiator};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
-use crate::registry::{KeptPhase, LastRuns, PhaseSpec};
+use crate::registry::{KeptPhase, LastRuns, PhaseSpec, Standing};
 use crate::reload::ConfigReport;
 use crate::ticker::TickerHandle;
 
@@ -85,7 +85,7 @@ impl Reconfigurer {
         let own = changed_builtins(&old.phases, &new.phases);
         let put = self.ticker.with_cycle(move |cycle| {
             for spec in own {
-                cycle.put(spec, KeptPhase::default(), LastRuns::new(), None)?;
+                cycle.put(spec, KeptPhase::default(), LastRuns::new(), Standing::Proven)?;
             }
             cycle.set_world(thresholds, guests);
             Ok::<(), String>(())

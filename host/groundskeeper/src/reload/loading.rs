@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::PhaseFactory;
 use crate::config::{Manifest, ManifestBody, Runtime};
-use crate::cycle::TrialContext;
+use crate::cycle::{TrialContext, TrialFailure};
 use crate::data::Generation;
 use crate::engine::Executor;
 use crate::loader::PhaseRefusal;
@@ -65,7 +65,10 @@ impl GenerationLoader {
         kept: &KeptPhase,
     ) -> Result<(), PhaseRefusal> {
         let trial = context.trial(spec, kept, &mut self.fence, TRIAL_LIMIT);
-        trial.map_err(|why| PhaseRefusal::Bad(format!("on trial: {why}")))
+        trial.map_err(|failure| match failure {
+            TrialFailure::Bad(why) => PhaseRefusal::Bad(format!("on trial: {why}")),
+            TrialFailure::Shortage(why) => PhaseRefusal::Machine(format!("on trial: {why}")),
+        })
     }
 
     fn may_replace_native(&self) -> Result<(), PhaseRefusal> {

@@ -19,7 +19,7 @@ use crate::cycle::TrialContext;
 use crate::data::DataFolder;
 use crate::engine::Executor;
 use crate::loader::PhaseRefusal;
-use crate::registry::RejectedPhase;
+use crate::registry::{RejectedPhase, Standing};
 
 /// Reloads the phases of the drop-in folder.
 pub struct PhaseReloader {
@@ -204,7 +204,10 @@ impl PhaseReloader {
             self.slots.entry(&name).must_save();
             return Err(PhaseRefusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }
-        batch.puts.push(Replacement { spec, kept, former: None, written: Some((digest, head)), if_refused });
+        // Of use only if nothing runs when it is put in.
+        let standing =
+            if head.lineage.is_on_probation() { Standing::Probation(None) } else { Standing::Proven };
+        batch.puts.push(Replacement { spec, kept, standing, written: Some((digest, head)), if_refused });
         Ok(())
     }
 

@@ -133,9 +133,14 @@ impl PhaseSlot {
         if self.is_running {
             head.lineage.offered(digest, kept.clone(), ());
         } else {
-            head.lineage.started(Some(digest));
+            head.lineage.began(digest);
         }
         head
+    }
+
+    /// No generation runs any more.
+    pub fn stopped(&mut self) {
+        self.is_running = false;
     }
 
     /// The current generation has started to run.

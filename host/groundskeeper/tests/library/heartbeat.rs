@@ -11,7 +11,7 @@ use groundskeeper::cycle::Thresholds;
 use groundskeeper::engine::Executor;
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::journal::{ActionKind, Cause, Initiator, Outcome};
-use groundskeeper::registry::{KeptPhase, LastRuns};
+use groundskeeper::registry::{KeptPhase, LastRuns, Standing};
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::span::Span;
 
@@ -147,7 +147,7 @@ async fn limit_silence(rig: &Rig, ping_after: Duration, stale_after: Duration) {
     phases.reaper.settings.stale_after = Span::secs(stale_after.as_secs());
     let reaper = groundskeeper::node::builtins(&phases).swap_remove(0);
     let put = rig.handle.with_cycle(move |cycle| {
-        cycle.put(reaper, KeptPhase::default(), LastRuns::new(), None).expect("a good phase");
+        cycle.put(reaper, KeptPhase::default(), LastRuns::new(), Standing::Proven).expect("a good phase");
         cycle.set_world(Thresholds { stale_after, ..Thresholds::default() }, GuestCeilings::default());
     });
     put.await.expect("the ticker runs");
