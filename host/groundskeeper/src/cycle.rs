@@ -16,6 +16,7 @@ use crate::registry::{KeptPhase, LastRuns, PhaseState, PhaseStatuses, Registered
 
 mod apply;
 mod ceilings;
+mod guest_log;
 mod pings;
 mod recording;
 mod run;
@@ -23,6 +24,7 @@ mod silence;
 mod snapshot;
 mod swap;
 mod tally;
+mod turns;
 
 use run::{BeatRun, PhaseRunner, SHORTAGE, is_due};
 #[doc(hidden)]
@@ -33,6 +35,7 @@ pub use snapshot::TickSnapshot;
 #[doc(hidden)]
 pub use swap::{TrialContext, TrialFailure};
 pub use tally::Tally;
+use turns::TurnFacts;
 
 /// The time after which guests wait for the next tick; a third of the interval if that is less. A native phase that takes
 /// longer than this is stuck ...
@@ -345,7 +348,9 @@ impl Cycle {
             connected_before,
             ..BeatReport::default()
         };
+        self.begin_accounts(&beat);
         self.run_due(&mut run, &mut report, stopwatch_begun);
+        self.runner.report_dropped_lines();
         self.ordered.clear();
         if let Some(recorder) = self.runner.recorder.as_mut().filter(|_| run.is_recorded()) {
             recorder.end(run.changes);
@@ -359,7 +364,7 @@ impl Cycle {
     /// Runs every due phase. Guests wait if the beat's time is used up.
     fn run_due(&mut self, run: &mut BeatRun, report: &mut BeatReport, begun: Duration) {
         let budget = (self.runner.interval / 3).min(BEAT_BUDGET);
-        let turns = self.turns();
+        let turns = self.turns(budget);
         for place in turns {
             let used = (self.stopwatch)().saturating_sub(begun);
             let phase = &mut self.registry.phases[place];
@@ -373,6 +378,7 @@ impl Cycle {
                 continue;
             }
             phase.owed_since = None;
+            let ran_from = (self.stopwatch)();
             let phase_run = self.runner.run(place, phase, run);
             let is_skipped = phase_run.result == SHORTAGE;
             let returned = !is_skipped && self.runner.judge(phase, run.beat.tick, &phase_run);
@@ -381,6 +387,7 @@ impl Cycle {
                 // The new generation failed this run, so the former one repeats it.
                 report.note(self.runner.run(place, phase, run));
             }
+            phase.lately = phase.lately.max((self.stopwatch)().saturating_sub(ran_from));
         }
         self.registry.phases.retain(|phase| !phase.is_out);
     }
@@ -411,16 +418,24 @@ impl Cycle {
         late
     }
 
-    /// The order of the phases in this beat: the usual order, unless guests did not fit into an earlier beat. Then all
-    /// guests run after the host phases, and those that did not fit go first among them, the longest waiting first.
-    /// Fairness takes precedence over `after` and `before`.
-    fn turns(&self) -> Vec<usize> {
-        let phases = &self.registry.phases;
-        let mut turns: Vec<usize> = (0..phases.len()).collect();
-        if phases.iter().any(|phase| phase.owed_since.is_some()) {
-            turns.sort_by_key(|&at| (phases[at].is_guest(), phases[at].owed_since.unwrap_or(u32::MAX)));
+    /// What guests used in earlier ticks fades, and the log budget begins again.
+    fn begin_accounts(&mut self, beat: &Beat) {
+        if beat.urgent == 0 {
+            self.registry.phases.iter_mut().for_each(|phase| phase.lately = turns::faded(phase.lately));
         }
-        turns
+        self.runner
+            .begin_log(beat.tick, self.registry.phases.iter().filter(|phase| phase.is_guest()).count());
+    }
+
+    /// The order of the phases in this beat: see [`turns::turns`].
+    fn turns(&self, budget: Duration) -> Vec<usize> {
+        let facts = |phase: &Registered| TurnFacts {
+            is_guest: phase.is_guest(),
+            owed_since: phase.owed_since,
+            lately: phase.lately,
+        };
+        let facts: Vec<TurnFacts> = self.registry.phases.iter().map(facts).collect();
+        turns::turns(&facts, budget)
     }
 
     fn publish(&self) {

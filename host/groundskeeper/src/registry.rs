@@ -61,7 +61,7 @@ pub struct Policy {
     pub mode: Mode,
     /// Ignored for host phases.
     pub grants: Grants,
-    /// Settings of the circuit breaker. Ignored for host phases.
+    /// Settings of the circuit breaker. A host phase is never quarantined.
     pub on_failure: OnFailure,
 }
 

@@ -11,6 +11,7 @@ use groundskeeper_sdk::phase::{Failure, Tick};
 
 use super::apply::{PlanApplication, PlanResult};
 use super::ceilings::{AskRefusal, Ledger, Rules};
+use super::guest_log::LogBudget;
 use super::pings::PingQueue;
 use super::snapshot::TickSnapshot;
 use super::tally::Tally;
@@ -97,6 +98,9 @@ pub(super) struct PhaseRunner {
     pub verdicts: Vec<ProbationVerdict>,
     pub interval: Duration,
     pub secret: u64,
+    log_budget: LogBudget,
+    /// Guests registered when the beat began.
+    guests: usize,
 }
 
 impl PhaseRunner {
@@ -110,6 +114,8 @@ impl PhaseRunner {
             verdicts: Vec::new(),
             interval,
             secret,
+            log_budget: LogBudget::default(),
+            guests: 0,
         }
     }
 
@@ -135,7 +141,7 @@ impl PhaseRunner {
         phase.ran(ran.took, ran.done.cost);
         self.record_run(run, (place, phase), tick, &view, &ran);
         let FinishedRun { done: RunResult { ended, log: lines, cost }, took } = ran;
-        lines.iter().for_each(|line| log(phase, line));
+        self.log(phase, &lines);
         let broken = match &ended {
             RunOutcome::Planned(parts) => broken_rule(parts, phase.memory_cap()),
             _ => None,
@@ -160,6 +166,40 @@ impl PhaseRunner {
             unix_s: unix_seconds(&*self.world.state.clock),
         };
         tick_of(phase.history(), every, moment, seed(self.secret, &run.beat, &phase.name))
+    }
+
+    /// Begins the log of a beat of `tick` with so many guests.
+    pub fn begin_log(&mut self, tick: u32, guests: usize) {
+        self.log_budget.begin(tick, self.world.guests.log_bytes_per_tick);
+        self.guests = guests;
+    }
+
+    /// Writes the lines of a run; those of a guest as far as the budget of all guests goes.
+    fn log(&mut self, phase: &mut Registered, lines: &[LogLine]) {
+        for line in lines {
+            let budget = self.world.guests.log_bytes_per_tick;
+            let is_over =
+                phase.is_guest() && !self.log_budget.takes(&phase.name, line.text.len(), self.guests, budget);
+            if is_over {
+                phase.log_dropped += 1;
+            } else {
+                log(phase, line);
+            }
+        }
+    }
+
+    /// Says in one line how many lines the beat has dropped.
+    pub fn report_dropped_lines(&mut self) {
+        let (lines, guests) = self.log_budget.take_dropped();
+        if lines > 0 {
+            let budget = self.world.guests.log_bytes_per_tick;
+            tracing::warn!(
+                lines,
+                guests,
+                budget,
+                "log lines of guests were dropped: guests.log_bytes_per_tick"
+            );
+        }
     }
 
     /// Notes a run that the machine could not carry out. The phase stays due, and nothing counts against it.

@@ -65,6 +65,7 @@ metrics! {
     PHASE_MISSED = Counter "phase_missed" by ["phase"]: "Due runs that did not happen";
     PHASE_PUT_OFF = Counter "phase_put_off" by ["phase"]: "Due runs of guests that waited for the next tick because the budget was used up";
     PHASE_SKIPPED = Counter "phase_skipped" by ["phase"]: "Due runs that the machine could not carry out, for want of memory, threads or descriptors";
+    PHASE_LOG_DROPPED = Counter "phase_log_dropped" by ["phase"]: "Log lines dropped because all guests together wrote more than guests.log_bytes_per_tick";
     PHASE_REFUSED = Counter "phase_refused" by ["phase", "grant"]: "Asks that were refused, by the grant they need";
     PHASE_MEMORY = Gauge "phase_memory_peak_bytes" by ["phase"]: "The most linear memory that a run had, where it is measured";
     PHASE_FAILURES_IN_ROW = Gauge "phase_failures_in_row" by ["phase"]: "Failures since the last run that ended well";

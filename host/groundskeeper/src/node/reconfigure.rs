@@ -169,7 +169,7 @@ struct ConfigKey {
 }
 
 /// Keys that take effect while the node runs.
-const LIVE: [ConfigKey; 22] = keys!(
+const LIVE: [ConfigKey; 23] = keys!(
     node.interval,
     pool.max_inbound,
     pool.max_outbound,
@@ -183,6 +183,7 @@ const LIVE: [ConfigKey; 22] = keys!(
     guests.protected,
     guests.bans,
     guests.untouchable,
+    guests.log_bytes_per_tick,
     performance.backpressure,
     performance.circuit_breaker,
     performance.retry,

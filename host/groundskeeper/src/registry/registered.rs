@@ -67,6 +67,10 @@ pub struct Registered {
     pub stuck: Option<Arc<AtomicBool>>,
     /// The tick at which its due run did not fit into the budget, until it has run.
     pub owed_since: Option<u32>,
+    /// The time that it used lately. It fades from tick to tick.
+    pub lately: Duration,
+    /// Log lines dropped because all guests together wrote too much.
+    pub log_dropped: u64,
     /// Monotonic time of the last accepted plan; `None` before the first one in this process.
     pub last_accepted: Option<Duration>,
     /// Seconds since 1970 of the last run on a tick, also in an earlier process. Urgent beats do not count.
@@ -157,6 +161,8 @@ impl Registered {
             is_paused: false,
             stuck: None,
             owed_since: None,
+            lately: Duration::ZERO,
+            log_dropped: 0,
             last_accepted: None,
             last_run_unix: saved,
             last_success_unix: None,
@@ -451,6 +457,7 @@ impl Registered {
             put_off: self.put_off,
             skipped: self.skipped.0,
             skipped_in_row: self.skipped.1,
+            log_dropped: self.log_dropped,
             refused: self.refused.iter().map(|(grant, n)| (grant.name().to_owned(), *n)).collect(),
             last_duration_us: self.took.back().copied().map_or(0, micros),
             median_duration_us: took.get(took.len() / 2).copied().map(micros),
@@ -465,7 +472,7 @@ impl Registered {
 
 fn breaker(policy: &Policy) -> PhaseBreaker {
     match policy.trust {
-        Trust::Host => PhaseBreaker::host(),
+        Trust::Host => PhaseBreaker::host(policy.on_failure),
         Trust::Guest => PhaseBreaker::guest(policy.on_failure),
     }
 }

@@ -179,6 +179,9 @@ pub struct PhaseStatus {
     /// Those since the last run that the machine did carry out.
     #[serde(default)]
     pub skipped_in_row: u32,
+    /// Log lines dropped because all guests together wrote more than `guests.log_bytes_per_tick`.
+    #[serde(default)]
+    pub log_dropped: u64,
     /// Refused asks by grant.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,

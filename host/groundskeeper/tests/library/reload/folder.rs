@@ -421,6 +421,8 @@ fn the_folder_may_go_and_come() {
     }
     room.beats(2, "alpha");
     assert_eq!((room.runs("alpha"), room.memory("alpha")), (Some(1), (1, 3)));
+    // Their probation has ended meanwhile.
+    assert!(room.take_told().iter().all(|(_, change)| *change == PhaseChange::Proven));
     // Back as it was.
     fs::rename(&away, room.path("")).unwrap();
     room.rest();
@@ -448,6 +450,7 @@ fn the_folder_may_go_and_come() {
 fn a_removal_takes_two_looks() {
     let mut room = Room::new(true);
     room.beats(3, "alpha");
+    assert!(room.take_told().iter().all(|(_, change)| *change == PhaseChange::Proven));
     fs::remove_file(room.path("alpha.toml")).unwrap();
     room.pass(0);
     room.pass(299);
