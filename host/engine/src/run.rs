@@ -30,8 +30,9 @@ pub trait PhaseProgram: Send + Sync {
     fn always_returns(&self) -> bool {
         false
     }
-    /// Runs it once and keeps nothing that a later run could see.
-    fn run_on_trial(&self, job: &PhaseCall) -> RunResult {
+    /// Runs it once and keeps nothing that a later run could see. A guest is cut after `wall`, if its own limit is longer.
+    fn run_on_trial(&self, job: &PhaseCall, wall: Duration) -> RunResult {
+        _ = wall;
         self.run(job)
     }
     /// Its settings as JSON, if it can show them. Without them a recording of it cannot be run again.
@@ -256,23 +257,28 @@ impl Executor {
 }
 
 /// A phase of which each run is a trial.
-pub struct TrialRun(pub Arc<dyn PhaseProgram>);
+pub struct TrialRun {
+    /// The phase.
+    pub body: Arc<dyn PhaseProgram>,
+    /// A guest is cut after this time.
+    pub wall: Duration,
+}
 
 impl PhaseProgram for TrialRun {
     fn summary(&self) -> &str {
-        self.0.summary()
+        self.body.summary()
     }
 
     fn check(&self) -> Result<(), String> {
-        self.0.check()
+        self.body.check()
     }
 
     fn run(&self, job: &PhaseCall) -> RunResult {
-        self.0.run_on_trial(job)
+        self.body.run_on_trial(job, self.wall)
     }
 
     fn always_returns(&self) -> bool {
-        self.0.always_returns()
+        self.body.always_returns()
     }
 }
 

@@ -287,6 +287,9 @@ pub enum PhaseRefusal {
     /// A failure of the machine. The files may be good.
     #[error("{0}")]
     Machine(String),
+    /// Others are tried first. It is tried soon.
+    #[error("its trial takes long, and waits for that of other phases")]
+    Waits,
 }
 
 impl PhaseRefusal {

@@ -1,6 +1,7 @@
 //! A phase that consists of compiled code and the setup of its manifest, ready to run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Frozen, Plan, Table, clean};
@@ -116,14 +117,14 @@ impl Guest {
         store.limiter(|inside| &mut inside.limiter);
         // A phase passes all the memory that it may store in one call.
         store.set_hostcall_fuel(HOSTCALL_BYTES + memory);
-        self.arm(&mut store)?;
+        self.arm(&mut store, limits.wall)?;
         Ok(store)
     }
 
     /// Resets fuel and wall time. Also needed before instantiating, because start functions run there.
-    fn arm(&self, store: &mut Store<StoreState>) -> wasmtime::Result<()> {
+    fn arm(&self, store: &mut Store<StoreState>, wall: Duration) -> wasmtime::Result<()> {
         store.set_fuel(self.setup.limits.fuel)?;
-        store.set_epoch_deadline(Backstop::epochs(self.setup.limits.wall));
+        store.set_epoch_deadline(Backstop::epochs(wall));
         Ok(())
     }
 
@@ -195,14 +196,19 @@ impl Guest {
     }
 
     /// The kept instance, or a new one.
-    fn warm(&self, job: &PhaseCall) -> Result<ReusedInstance, (wasmtime::Error, Option<Store<StoreState>>)> {
+    fn warm(
+        &self,
+        job: &PhaseCall,
+        wall: Duration,
+    ) -> Result<ReusedInstance, (wasmtime::Error, Option<Store<StoreState>>)> {
         let waiting = self.warm.lock().take();
         if let Some(mut warm) = waiting {
-            self.arm(&mut warm.store).map_err(|error| (error, None))?;
+            self.arm(&mut warm.store, wall).map_err(|error| (error, None))?;
             prepare(warm.store.data_mut(), job);
             return Ok(warm);
         }
         let mut store = self.store().map_err(|error| (error, None))?;
+        self.arm(&mut store, wall).map_err(|error| (error, None))?;
         // Before instantiating, so that start functions also get WASI's clock and random numbers.
         prepare(store.data_mut(), job);
         store.data_mut().stage = GuestState::Starting;
@@ -266,8 +272,8 @@ impl PhaseProgram for Guest {
         true
     }
 
-    fn run_on_trial(&self, job: &PhaseCall) -> RunResult {
-        let done = self.run(job);
+    fn run_on_trial(&self, job: &PhaseCall, wall: Duration) -> RunResult {
+        let done = self.run_within(job, wall.min(self.setup.limits.wall));
         // A kept instance would show the phase that it has run before.
         self.warm.lock().take();
         done
@@ -282,9 +288,15 @@ impl PhaseProgram for Guest {
     }
 
     fn run(&self, job: &PhaseCall) -> RunResult {
+        self.run_within(job, self.setup.limits.wall)
+    }
+}
+
+impl Guest {
+    fn run_within(&self, job: &PhaseCall, wall: Duration) -> RunResult {
         let _inside = self.wasm.backstop.enter();
         let limits = &self.setup.limits;
-        let mut warm = match self.warm(job) {
+        let mut warm = match self.warm(job, wall) {
             Ok(warm) => warm,
             Err((error, None)) => return not_started(&error).into(),
             Err((error, Some(mut store))) => {

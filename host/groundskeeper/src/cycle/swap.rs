@@ -14,7 +14,8 @@ use super::{Beat, BeatContext, Cycle, PhaseRun, SilenceCount, Thresholds, TickSn
 use crate::clock::unix_seconds;
 use crate::engine::policy::{Grants, GuestCeilings, Mode};
 use crate::engine::{
-    Changes, Executor, FailureKind, PhaseCall, PhaseProgram, PhaseView, RunOutcome, Timing, TrialRun,
+    Changes, Executor, FailureKind, GuestLimit, PhaseCall, PhaseProgram, PhaseView, RunOutcome, Timing,
+    TrialRun,
 };
 use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 use crate::registry::{
@@ -29,6 +30,8 @@ pub enum TrialFailure {
     Bad(String),
     /// The machine could not run it. Another trial may pass.
     Shortage(String),
+    /// It was not done after the time that this trial had, which is less than it may take in the node.
+    Slow,
 }
 
 /// The node's current state, for trial runs of phases that do not run in it yet.
@@ -96,7 +99,8 @@ impl TrialContext {
     }
 
     /// Runs the phase once, as its next run will be, with a copy of what is `kept` for it. Nothing that it sees tells it
-    /// that this is a trial. Its asks are not applied.
+    /// that this is a trial. Its asks are not applied. A guest is cut after `wall`, native code is left behind after
+    /// `limit`.
     ///
     /// # Errors
     /// [`TrialFailure`], if the run ended without a plan. A transient failure is no error here.
@@ -106,6 +110,7 @@ impl TrialContext {
         kept: &KeptPhase,
         fence: &mut Executor,
         limit: Duration,
+        wall: Duration,
     ) -> Result<(), TrialFailure> {
         let now = self.state.clock.coarse();
         let snapshot = TickSnapshot::take(&self.state, self.thresholds, now, self.silence);
@@ -127,13 +132,14 @@ impl TrialContext {
         let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
         let view = PhaseView::new(snapshot, Arc::new(Changes::default()), memory);
         let job = PhaseCall { tick: self.next_tick(spec), view: Arc::new(view) };
-        let body: Arc<dyn PhaseProgram> = Arc::new(TrialRun(Arc::clone(&spec.body)));
+        let body: Arc<dyn PhaseProgram> = Arc::new(TrialRun { body: Arc::clone(&spec.body), wall });
         match fence.run(&body, job, limit).done.ended {
             RunOutcome::Planned(parts) => {
                 broken_rule(&parts, cap).map_or(Ok(()), |rule| Err(TrialFailure::Bad(rule)))
             }
             RunOutcome::Failed(Failure::Transient(_)) => Ok(()),
             RunOutcome::Shortage(words) => Err(TrialFailure::Shortage(words)),
+            RunOutcome::Cut { limit: GuestLimit::Wall, .. } if wall < limit => Err(TrialFailure::Slow),
             ended => Err(TrialFailure::Bad(ended.words())),
         }
     }

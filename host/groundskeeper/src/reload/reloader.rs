@@ -90,6 +90,7 @@ impl PhaseReloader {
     /// Scans the folder and applies the changes.
     pub fn scan(&mut self, ticks: BetweenTicks<'_>, kind: ScanKind) -> ReloadReport {
         self.log.counts.looks += 1;
+        self.loader.begin_scan();
         let now = self.clock.mono();
         let scanned = self.scanner.scan(&mut self.slots, kind, now);
         let wants_context = matches!(&scanned, Ok(Some(scan)) if scan.read.iter().any(Result::is_ok));
@@ -188,6 +189,9 @@ impl PhaseReloader {
     ) -> Result<(), PhaseRefusal> {
         let if_refused = found.rejected();
         let FoundFiles { name, file, manifest, generation, digest } = found;
+        if self.loader.must_wait(&digest) {
+            return Err(PhaseRefusal::Waits);
+        }
         let replaces = self.slots.running(&name).is_some();
         let spec = self.loader.load(&file, &manifest, &generation, replaces)?;
         let kept = match context.kept(&name) {

@@ -93,3 +93,34 @@ fn a_component_that_does_badly_never_replaces_one_that_does_well() {
         assert!(phase.digest != digest && phase.candidate.is_none(), "{name}");
     }
 }
+
+#[test]
+fn guests_that_use_all_their_time_on_trial_do_not_delay_the_others() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("phases.d");
+    fs::create_dir(&dir).unwrap();
+    let options = ReloadOptions::trusting(dir.clone());
+    let (data, clock, files) =
+        (home.path().join("data"), Arc::new(Hand::default()), Arc::new(DiskFileSystem));
+    let loader = Loader::lazy(home.path().join("artifacts"), false);
+    let mut process = Process::start_with(&clock, &data, options, files, StartFrom::Folder, loader);
+    let put = |name: &str, module: &[u8]| {
+        let limits = "[limits]\nfuel = 10000000000\nwall = \"2s\"\n";
+        let manifest = format!("name = \"{name}\"\nkind = \"wasm\"\n{limits}");
+        fs::write(dir.join(format!("{name}.wasm")), module).unwrap();
+        fs::write(dir.join(format!("{name}.toml")), manifest).unwrap();
+    };
+    let endless = Wat::run("(loop $on (br $on)) (i32.const 8)").component();
+    ["a-endless", "b-endless"].iter().for_each(|name| put(name, &endless));
+    put("quick", &Wat::default().component());
+
+    process.step(ScanKind::Ordered);
+    let state = |process: &Process, name: &str| process.phase(name).map(|phase| phase.state);
+    assert_eq!(state(&process, "quick"), Some(PhaseState::Probation), "it does not wait for the others");
+    assert_eq!(state(&process, "a-endless"), Some(PhaseState::Rejected));
+    assert_eq!(state(&process, "b-endless"), Some(PhaseState::Pending));
+    process.come_to_rest();
+    assert_eq!(state(&process, "b-endless"), Some(PhaseState::Rejected));
+    let why = process.phase("b-endless").and_then(|phase| phase.last_error).unwrap();
+    assert!(why.contains("on trial") && why.contains("2000 ms"), "{why}");
+}

@@ -125,7 +125,7 @@ impl PhaseProgram for Script {
         self.act(job, self.runs.fetch_add(1, Relaxed) + 1)
     }
 
-    fn run_on_trial(&self, job: &PhaseCall) -> RunResult {
+    fn run_on_trial(&self, job: &PhaseCall, _: Duration) -> RunResult {
         self.act(job, 0)
     }
 }
