@@ -27,7 +27,8 @@ pub(super) fn turns(phases: &[TurnFacts], budget: Duration) -> Vec<usize> {
     let mut turns: Vec<usize> = (0..phases.len()).collect();
     let guests = phases.iter().filter(|phase| phase.is_guest);
     let total: Duration = guests.clone().map(|phase| phase.lately).sum();
-    if total <= budget && phases.iter().all(|phase| phase.owed_since.is_none()) {
+    // Accounts have faded once since the last tick.
+    if total <= faded(budget) && phases.iter().all(|phase| phase.owed_since.is_none()) {
         return turns;
     }
     let share = budget / u32::try_from(guests.count()).unwrap_or(u32::MAX).max(1);
@@ -95,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_usual_order_holds_while_all_fit() {
-        let quick = TurnFacts { is_guest: true, lately: ms(900), ..TurnFacts::default() };
+        let quick = TurnFacts { is_guest: true, lately: ms(800), ..TurnFacts::default() };
         assert_eq!(turns(&[quick, TurnFacts::default(), quick], BUDGET), [0, 1, 2]);
         let slow = TurnFacts { lately: ms(1200), ..quick };
         assert_eq!(turns(&[slow, TurnFacts::default(), quick, slow], BUDGET), [1, 2, 0, 3]);
