@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// What a line costs besides its text: time, level, name of the phase.
 const LINE_BYTES: u64 = 80;
 
-/// Half of the budget is reserved in equal parts. The other half is for whoever needs more, in equal parts among as many
+/// Half of the budget is reserved in equal parts. The other half is for guests that need more, in equal parts among as many
 /// guests as needed more in the tick before.
 #[derive(Debug, Default)]
 pub(super) struct LogBudget {
@@ -31,7 +31,7 @@ impl LogBudget {
         }
     }
 
-    /// Whether the guest may write a line of so many bytes in this tick. Counts it either way.
+    /// Whether the guest may write a line of `bytes` in this tick. Counts it either way.
     pub fn takes(&mut self, guest: &Arc<str>, bytes: usize, guests: usize, budget: u64) -> bool {
         let cost = bytes as u64 + LINE_BYTES;
         let reserved = budget / 2 / (guests as u64).max(1);

@@ -168,7 +168,7 @@ impl PhaseRunner {
         tick_of(phase.history(), every, moment, seed(self.secret, &run.beat, &phase.name))
     }
 
-    /// Begins the log of a beat of `tick` with so many guests.
+    /// Begins the log of a beat of `tick` with this number of guests.
     pub fn begin_log(&mut self, tick: u32, guests: usize) {
         self.log_budget.begin(tick, self.world.guests.log_bytes_per_tick);
         self.guests = guests;

@@ -142,7 +142,7 @@ impl PhaseSlot {
         head
     }
 
-    /// No generation runs any more.
+    /// No generation runs now.
     pub fn stopped(&mut self) {
         self.is_running = false;
     }
