@@ -57,6 +57,7 @@ impl DryRun {
             RunOutcome::Panicked(words) => (false, format!("panicked: {words}"), Parts::default()),
             RunOutcome::Trapped(words) => (false, format!("trapped: {words}"), Parts::default()),
             RunOutcome::Cut { words, .. } => (false, format!("was cut: it {words}"), Parts::default()),
+            RunOutcome::Shortage(words) => (false, format!("was skipped: {words}"), Parts::default()),
             RunOutcome::Overran { limit, .. } => {
                 (false, format!("did not come back within {} ms", limit.as_millis()), Parts::default())
             }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::book::{AddressSource, Book, BookLimits};
 use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
-use groundskeeper::clock::CoarseInstant;
+
 use groundskeeper::config::Config;
-use groundskeeper::cycle::{Beat, BeatContext, BeatReport, Cycle, Thresholds, TickSnapshot};
+use groundskeeper::cycle::{Beat, BeatContext, BeatReport, Cycle, SilenceCount, Thresholds, TickSnapshot};
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::{Executor, PhaseThread};
 use groundskeeper::node::NodeState;
@@ -137,7 +137,7 @@ impl Ours {
         self.filled.spread(IDLE, STALE);
         let BeatContext { state, thresholds, .. } = self.cycle.world();
         let (freeze, frame) =
-            timed(|| TickSnapshot::take(state, *thresholds, state.clock.coarse(), CoarseInstant::default()));
+            timed(|| TickSnapshot::take(state, *thresholds, state.clock.coarse(), SilenceCount::default()));
         drop(frame);
         self.tick += ALL_DUE;
         let cpu = cpu_micros();

@@ -3,6 +3,7 @@
 
 use groundskeeper_base::bounds::Bound;
 use groundskeeper_engine::BUILTINS;
+use groundskeeper_engine::policy::HostOnFailure;
 use groundskeeper_engine::schedule::MOST_TICKS;
 use groundskeeper_flow::{
     Backpressure, BreakerSettings, NetSettings, Performance, RetrySettings, TimeoutSettings,
@@ -35,7 +36,9 @@ pub(super) fn all() -> Vec<(String, Bound)> {
         bounds.iter().map(move |(key, bound)| (format!("{section}.{key}"), *bound))
     });
     let offset = |name| (format!("phases.{name}.schedule.offset"), Bound::Count(0, MOST_TICKS));
-    of_sections.chain(BUILTINS.map(offset)).collect()
+    let breaker =
+        |name| HostOnFailure::BOUNDS.map(|(key, bound)| (format!("phases.{name}.on_failure.{key}"), bound));
+    of_sections.chain(BUILTINS.map(offset)).chain(BUILTINS.into_iter().flat_map(breaker)).collect()
 }
 
 /// Whether a value, as written, is in the range. True for values of another type, which are reported elsewhere.

@@ -258,7 +258,8 @@ impl ManifestReader<'_> {
             ("limits", "a built-in phase has no limits: it is part of the host"),
             (
                 "on_failure",
-                "a built-in phase is never quarantined: the node needs it, and /readyz reports its failures",
+                "a built-in phase is never quarantined: the node needs it, and /readyz reports its failures; its breaker \
+                 is set in the config, [phases.NAME.on_failure]",
             ),
         ] {
             if self.is_written(key) {

@@ -398,7 +398,8 @@ impl<'a> Resolver<'a> {
         if let Some(file) = self.files.iter_mut().find(|file| file.manifest.name == name) {
             let Manifest { mode, schedule, .. } = file.manifest;
             let settings = file.document.read("settings", &[]);
-            *phase = BuiltInPhase { mode: *mode, schedule: schedule.clone(), settings };
+            let on_failure = phase.on_failure;
+            *phase = BuiltInPhase { mode: *mode, schedule: schedule.clone(), on_failure, settings };
         }
     }
 }

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use groundskeeper_base::bounds::{Bound, Span};
+use groundskeeper_base::bytes::ByteSize;
 use groundskeeper_base::paths;
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_base::units::as_span;
+use groundskeeper_base::units::{as_bytes, as_span};
 use groundskeeper_engine::policy::GuestCeilings;
 use groundskeeper_flow::USUAL_NETWORK;
 use groundskeeper_pool::settings::MOST_CONNECTIONS;
@@ -134,6 +135,10 @@ pub struct GuestSettings {
     /// Ids of peers that no guest may disconnect or ban. No guest may lower their health either.
     #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub untouchable: Vec<PeerId>,
+    /// Bytes of log lines that all guests together may write in one tick. The rest is counted and dropped.
+    #[serde(with = "as_bytes")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub log_bytes_per_tick: u64,
 }
 
 impl Default for GuestSettings {
@@ -151,17 +156,19 @@ impl Default for GuestSettings {
             protected: usual.protected,
             bans: usual.bans,
             untouchable: usual.untouchable,
+            log_bytes_per_tick: usual.log_bytes_per_tick,
         }
     }
 }
 
 impl GuestSettings {
-    pub(super) const BOUNDS: [(&str, Bound); 5] = [
+    pub(super) const BOUNDS: [(&str, Bound); 6] = [
         ("disconnects_per_tick", Bound::Count(0, 4096)),
         ("disconnects_per_hour", Bound::Count(0, MOST_CONNECTIONS)),
         ("floor", Bound::Count(0, MOST_CONNECTIONS)),
         ("protected", Bound::Count(0, 512)),
         ("bans", Bound::Count(0, 1024)),
+        ("log_bytes_per_tick", Bound::Size(ByteSize::kib(4), ByteSize::mib(16))),
     ];
 
     /// What all guests may do together; `least` is `pool.least`.
@@ -174,6 +181,7 @@ impl GuestSettings {
             protected: self.protected,
             bans: self.bans,
             untouchable: self.untouchable.clone(),
+            log_bytes_per_tick: self.log_bytes_per_tick,
         }
     }
 }

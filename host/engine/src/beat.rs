@@ -190,7 +190,8 @@ impl RecordedOutcome {
                 RecordedOutcome::Failed { how: one, text },
                 RecordedOutcome::Failed { how: two, text: other },
             ) => {
-                let is_told_by_kind = matches!(one, FailureKind::Trapped | FailureKind::Cut(_));
+                let is_told_by_kind =
+                    matches!(one, FailureKind::Trapped | FailureKind::Cut(_) | FailureKind::Shortage);
                 one == two && (is_told_by_kind || text == other)
             }
             (RecordedOutcome::Planned(_), RecordedOutcome::Failed { .. })

@@ -2,8 +2,6 @@
 
 use crate::policy::OnFailure;
 
-/// Failures in a row that open the breaker of a host phase (built in, or from the application).
-const BREAKER_FAILURES: u32 = 3;
 /// The longest pause, in due runs, unless the first pause is longer. A repaired phase runs again within this many.
 const BREAKER_MAX_PAUSE: u32 = 32;
 
@@ -23,8 +21,7 @@ pub struct PhaseBreaker {
 
 impl PhaseBreaker {
     /// For host phases, which never give up.
-    pub fn host() -> Self {
-        let rules = OnFailure { trip_after: BREAKER_FAILURES, pause: 1, quarantine_after: u32::MAX };
+    pub fn host(rules: OnFailure) -> Self {
         Self { gives_up: false, ..Self::guest(rules) }
     }
 
@@ -108,7 +105,9 @@ mod tests {
 
     #[test]
     fn a_breaker_of_the_host_opens_at_three_and_doubles_its_pause_for_ever() {
-        let mut breaker = PhaseBreaker::host();
+        let mut patient = PhaseBreaker::host(OnFailure { trip_after: 5, pause: 8, quarantine_after: 1 });
+        assert_eq!(due_runs(&mut patient), [0, 1, 2, 3, 4, 13, 30]);
+        let mut breaker = PhaseBreaker::host(OnFailure::default());
         assert_eq!(due_runs(&mut breaker), [0, 1, 2, 4, 7, 12, 21, 38]);
         breaker.give_up();
         assert!(!breaker.has_given_up());

@@ -7,7 +7,7 @@ use groundskeeper_sdk::host::AnyPhase;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::policy::Mode;
+use crate::policy::{HostOnFailure, Mode};
 use crate::schedule::{Cadence, CadenceStep, Schedule, WakeOn, WrittenSchedule};
 use crate::{BuiltIn, PhaseProgram};
 
@@ -43,6 +43,8 @@ pub struct BuiltInPhase<S> {
     #[serde(deserialize_with = "take_schedule::<S, _>")]
     #[cfg_attr(feature = "schema", schemars(with = "WrittenSchedule", default = "WrittenSchedule::default"))]
     pub schedule: Schedule,
+    /// When it pauses after failures.
+    pub on_failure: HostOnFailure,
     /// The settings of the phase itself.
     #[cfg_attr(feature = "schema", schemars(with = "SettingsSchema<S>"))]
     pub settings: S,
@@ -50,7 +52,12 @@ pub struct BuiltInPhase<S> {
 
 impl<S: Settings> Default for BuiltInPhase<S> {
     fn default() -> Self {
-        Self { mode: Mode::Enforce, schedule: S::schedule(), settings: S::default() }
+        Self {
+            mode: Mode::Enforce,
+            schedule: S::schedule(),
+            on_failure: HostOnFailure::default(),
+            settings: S::default(),
+        }
     }
 }
 

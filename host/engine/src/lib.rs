@@ -13,6 +13,8 @@ pub mod native;
 pub mod policy;
 mod run;
 pub mod schedule;
+#[cfg(any(feature = "dylib", feature = "wasm"))]
+mod shortage;
 mod thread;
 mod timing;
 mod view;
@@ -22,7 +24,7 @@ pub mod wasm;
 
 pub use builtin::{BuiltInPhase, BuiltInPhases};
 pub use run::Executor;
-pub use thread::PhaseThread;
+pub use thread::{MOST_STUCK, PhaseThread};
 
 #[doc(hidden)]
 pub use {
@@ -31,7 +33,7 @@ pub use {
     policy::{MEMORY_BYTES, is_phase_name},
     run::{
         BuiltIn, Cost, FailureKind, FinishedRun, GuestLimit, PhaseCall, PhaseProgram, RunFailure, RunOutcome,
-        RunResult,
+        RunResult, TrialRun,
     },
     timing::{Timing, spread},
     view::{Changes, NameOf, PhaseView, Snapshot},

@@ -14,7 +14,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest as _, Sha256};
 
 use super::log::GuestLog;
-use super::{Cost, PhaseCall, PhaseProgram, RunOutcome, RunResult};
+use super::{Cost, PhaseCall, PhaseProgram, RunOutcome, RunResult, shortage};
 use crate::policy::Limits;
 
 /// Why a library cannot be loaded.
@@ -33,6 +33,17 @@ pub enum NativeError {
     Digest { path: String, found: String },
     #[error("{path} cannot be loaded: {why}")]
     Load { path: String, why: String },
+}
+
+impl NativeError {
+    /// Whether the machine had no memory or descriptor for it. The library may be good then.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => shortage::is_shortage([source as &(dyn std::error::Error + 'static)]),
+            Self::Load { why, .. } => shortage::names_shortage(why),
+            Self::OthersWrite { .. } | Self::Owner { .. } | Self::Digest { .. } => false,
+        }
+    }
 }
 
 /// A phase in a shared library, with its settings.

@@ -7,6 +7,7 @@ use groundskeeper_sdk::contract::Interface;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use groundskeeper_base::bounds::Bound;
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_base::units::{as_bytes, as_span};
 
@@ -361,6 +362,37 @@ impl Default for OnFailure {
     }
 }
 
+/// Settings of a built-in phase's circuit breaker, which counts due runs. A built-in phase is never quarantined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct HostOnFailure {
+    /// Failures in a row that open the circuit breaker.
+    pub trip_after: u32,
+    /// Due runs that the open breaker skips the first time. Doubles each time it opens.
+    pub pause: u32,
+}
+
+impl HostOnFailure {
+    /// The allowed range of each key.
+    #[doc(hidden)]
+    pub const BOUNDS: [(&str, Bound); 2] =
+        [("trip_after", Bound::Count(1, 100)), ("pause", Bound::Count(1, 1000))];
+}
+
+impl Default for HostOnFailure {
+    fn default() -> Self {
+        let OnFailure { trip_after, pause, .. } = OnFailure::default();
+        Self { trip_after, pause }
+    }
+}
+
+impl From<HostOnFailure> for OnFailure {
+    fn from(HostOnFailure { trip_after, pause }: HostOnFailure) -> Self {
+        Self { trip_after, pause, ..Self::default() }
+    }
+}
+
 /// How long one instance of a guest lives.
 #[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -387,6 +419,8 @@ pub struct GuestCeilings {
     pub bans: u32,
     /// Peers that no guest may disconnect or ban, and whose health no guest may lower.
     pub untouchable: Vec<PeerId>,
+    /// Bytes of log lines that they may write in one tick.
+    pub log_bytes_per_tick: u64,
 }
 
 impl Default for GuestCeilings {
@@ -400,6 +434,8 @@ impl Default for GuestCeilings {
             protected: 64,
             bans: 64,
             untouchable: Vec::new(),
+            // At a tick of 30 s some 180 MB a day at worst: an unattended disk survives a week of it.
+            log_bytes_per_tick: 64 << 10,
         }
     }
 }

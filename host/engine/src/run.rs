@@ -26,6 +26,15 @@ pub trait PhaseProgram: Send + Sync {
     fn digest(&self) -> Option<[u8; 32]> {
         None
     }
+    /// Whether each run ends in bounded time by itself, so that it may run on a thread that must come back.
+    fn always_returns(&self) -> bool {
+        false
+    }
+    /// Runs it once and keeps nothing that a later run could see. A guest is cut after `wall`, if its own limit is longer.
+    fn run_on_trial(&self, job: &PhaseCall, wall: Duration) -> RunResult {
+        _ = wall;
+        self.run(job)
+    }
     /// Its settings as JSON, if it can show them. Without them a recording of it cannot be run again.
     fn settings(&self) -> Option<String> {
         None
@@ -67,6 +76,8 @@ pub enum RunOutcome {
         /// Set to false by the phase thread when the phase returns.
         inside: Arc<AtomicBool>,
     },
+    /// The machine had no memory, thread or descriptor for it. Says nothing about the phase.
+    Shortage(String),
 }
 
 impl RunOutcome {
@@ -93,6 +104,7 @@ impl RunOutcome {
             Self::Panicked(text) => (FailureKind::Panicked, text),
             Self::Trapped(text) => (FailureKind::Trapped, text),
             Self::Cut { limit, words } => (FailureKind::Cut(*limit), words),
+            Self::Shortage(text) => (FailureKind::Shortage, text),
             Self::Overran { limit, .. } => {
                 let text = format!("did not come back within {} ms", limit.as_millis());
                 return Err(RunFailure { kind: FailureKind::Overran, text: text.into() });
@@ -117,6 +129,7 @@ impl RunOutcome {
                 format!("broke a rule of the contract: {text}")
             }
             Err(RunFailure { kind: FailureKind::Panicked, text }) => format!("panicked: {text}"),
+            Err(RunFailure { kind: FailureKind::Shortage, text }) => format!("skipped: {text}"),
             Err(RunFailure { text, .. }) => text.into_owned(),
         }
     }
@@ -148,11 +161,13 @@ pub enum FailureKind {
     Cut(GuestLimit),
     /// The phase did not return in time.
     Overran,
+    /// The machine could not run it.
+    Shortage,
 }
 
 impl FailureKind {
     /// The name in reports, metrics and the journal.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Transient | Self::Permanent => "failed",
             Self::Rule => "rule",
@@ -160,6 +175,7 @@ impl FailureKind {
             Self::Trapped => "trapped",
             Self::Cut(_) => "cut",
             Self::Overran => "overran",
+            Self::Shortage => "shortage",
         }
     }
 }
@@ -221,6 +237,14 @@ pub enum Executor {
 }
 
 impl Executor {
+    /// Threads that were left behind with a phase that has not returned.
+    pub fn stuck(&self) -> usize {
+        match self {
+            Executor::Inline => 0,
+            Executor::Thread(thread) => thread.stuck(),
+        }
+    }
+
     /// Runs the phase and waits for it; at most `limit` if it runs on a separate thread.
     pub fn run(&mut self, body: &Arc<dyn PhaseProgram>, job: PhaseCall, limit: Duration) -> FinishedRun {
         let begun = Instant::now();
@@ -229,6 +253,32 @@ impl Executor {
             Executor::Thread(thread) => thread.run(Arc::clone(body), job, limit),
         };
         FinishedRun { done, took: begun.elapsed() }
+    }
+}
+
+/// A phase of which each run is a trial.
+pub struct TrialRun {
+    /// The phase.
+    pub body: Arc<dyn PhaseProgram>,
+    /// A guest is cut after this time.
+    pub wall: Duration,
+}
+
+impl PhaseProgram for TrialRun {
+    fn summary(&self) -> &str {
+        self.body.summary()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.body.check()
+    }
+
+    fn run(&self, job: &PhaseCall) -> RunResult {
+        self.body.run_on_trial(job, self.wall)
+    }
+
+    fn always_returns(&self) -> bool {
+        self.body.always_returns()
     }
 }
 

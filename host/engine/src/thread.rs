@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::Duration;
 
-use groundskeeper_sdk::phase::Failure;
-
 use crate::{PhaseCall, PhaseProgram, RunOutcome, RunResult};
 
 struct QueuedRun {
@@ -16,10 +14,16 @@ struct QueuedRun {
     done: std::sync::mpsc::SyncSender<RunResult>,
 }
 
-/// A thread that runs phases one at a time.
+/// Threads that may be left behind at one time. Each holds its stack, and what the phase holds, until the phase returns.
+pub const MOST_STUCK: usize = 2;
+
+/// A thread that runs phases one at a time. One whose phase does not return is left behind and replaced, up to
+/// [`MOST_STUCK`] times.
 #[derive(Default)]
 pub struct PhaseThread {
     calls: Option<Sender<QueuedRun>>,
+    /// One for each thread that was left behind: true until its phase returns.
+    stuck: Vec<Arc<AtomicBool>>,
 }
 
 impl PhaseThread {
@@ -36,13 +40,28 @@ impl PhaseThread {
         Ok(calls)
     }
 
+    pub(super) fn stuck(&self) -> usize {
+        self.stuck.iter().filter(|inside| inside.load(Ordering::Acquire)).count()
+    }
+
+    /// The thread that waits for calls, or a new one.
+    fn calls(&mut self) -> Result<Sender<QueuedRun>, String> {
+        if let Some(calls) = self.calls.take() {
+            return Ok(calls);
+        }
+        self.stuck.retain(|inside| inside.load(Ordering::Acquire));
+        if self.stuck.len() >= MOST_STUCK {
+            return Err(format!("{MOST_STUCK} native phases have not returned, and each holds a thread"));
+        }
+        Self::start().map_err(|error| format!("no thread to run it on: {error}"))
+    }
+
     pub(super) fn run(&mut self, body: Arc<dyn PhaseProgram>, job: PhaseCall, limit: Duration) -> RunResult {
-        let calls = match self.calls.take().map_or_else(Self::start, Ok) {
+        let calls = match self.calls() {
             Ok(calls) => calls,
-            Err(error) => {
-                return RunOutcome::Failed(Failure::transient(format!("no thread to run it on: {error}")))
-                    .into();
-            }
+            // It comes back by itself, so the caller's thread serves as well.
+            Err(_) if body.always_returns() => return body.run(&job),
+            Err(words) => return RunOutcome::Shortage(words).into(),
         };
         let inside = Arc::new(AtomicBool::new(true));
         let (done, answer) = sync_channel(1);
@@ -53,8 +72,11 @@ impl PhaseThread {
                 self.calls = Some(calls);
                 done
             }
-            // The stuck thread keeps its empty queue. The next run starts another thread.
-            Err(RecvTimeoutError::Timeout) => RunOutcome::Overran { limit, inside }.into(),
+            // The stuck thread keeps its empty queue and ends when its phase returns. The next run starts another thread.
+            Err(RecvTimeoutError::Timeout) => {
+                self.stuck.push(Arc::clone(&inside));
+                RunOutcome::Overran { limit, inside }.into()
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 RunOutcome::Panicked("the phase thread ended".to_owned()).into()
             }

@@ -14,6 +14,8 @@ pub struct Timing {
     pub last_run: i64,
     /// Set by the phase itself: it runs again at this tick or earlier.
     pub again_at: Option<u32>,
+    /// The last tick at which it was found not to be due, by the cadence of that tick.
+    pub not_due_at: Option<u32>,
 }
 
 impl Timing {
@@ -22,12 +24,12 @@ impl Timing {
     pub fn never(schedule: &Schedule, spread: u64) -> Self {
         let period = u64::from(schedule.cadence.longest());
         let first = 1 + (spread % period) as i64 + i64::from(schedule.offset);
-        Self { last_run: first - period as i64, again_at: None }
+        Self { last_run: first - period as i64, again_at: None, not_due_at: None }
     }
 
     /// For a phase that ran `ago` ticks before this process started.
     pub fn ran_before(ago: u64) -> Self {
-        Self { last_run: -i64::try_from(ago).unwrap_or(i64::MAX), again_at: None }
+        Self { last_run: -i64::try_from(ago).unwrap_or(i64::MAX), again_at: None, not_due_at: None }
     }
 
     /// Compares with the last run instead of `tick % n`: one skipped tick must not delay an hourly phase by an hour.
@@ -42,11 +44,13 @@ impl Timing {
     }
 
     /// Due runs between the last run and `tick`, without the one at `tick`, and without those before the phase joined the
-    /// process: `joined_at` is the last tick before that.
+    /// process: `joined_at` is the last tick before that. A cadence that became shorter since makes no earlier tick a missed
+    /// one.
     pub fn missed(&self, tick: u32, every: u32, joined_at: u32) -> u32 {
-        let first_possible = i64::from(joined_at) + 1;
-        let last_run = self.last_run.max(first_possible - i64::from(every));
-        let periods = (i64::from(tick) - last_run) / i64::from(every);
+        let every = i64::from(every);
+        let first_open = joined_at.max(self.not_due_at.unwrap_or(0));
+        let last_run = self.last_run.max(i64::from(first_open) + 1 - every);
+        let periods = (i64::from(tick) - last_run) / every;
         u32::try_from(periods - 1).unwrap_or(0)
     }
 
@@ -82,7 +86,7 @@ mod tests {
 
     #[test]
     fn missing_ticks_119_to_122_does_not_cost_an_hour() {
-        let mut timing = Timing { last_run: 0, again_at: None };
+        let mut timing = Timing { last_run: 0, again_at: None, not_due_at: None };
         let ran: Vec<u32> = (1..=370)
             .filter(|tick| !(119..=122).contains(tick))
             .filter(|&tick| {
@@ -104,7 +108,7 @@ mod tests {
         assert_eq!(timing.missed(4, 1, 0), 3, "this process skipped its ticks 1 to 3");
         assert_eq!(timing.missed(1, 120, 0), 0);
         assert_eq!(timing.missed(8, 2, 7), 0, "it joined after tick 7");
-        assert_eq!(Timing { last_run: 5, again_at: None }.missed(9, 1, 0), 3);
+        assert_eq!(Timing { last_run: 5, again_at: None, not_due_at: None }.missed(9, 1, 0), 3);
     }
 
     #[test]
@@ -120,9 +124,27 @@ mod tests {
                         runs += 1;
                     }
                 }
-                timing = Timing { last_run: timing.last_run - 100, again_at: None };
+                timing = Timing { last_run: timing.last_run - 100, again_at: None, not_due_at: None };
             }
             assert!((9..=10).contains(&runs), "spread {spread}: {runs} runs in 1,200 ticks");
+        }
+    }
+
+    #[test]
+    fn a_shorter_cadence_makes_no_earlier_tick_a_missed_one() {
+        // Ticks: last run, last found not due, now; then the cadence now and what is missed.
+        let table = [
+            (0, None, 123, 120, 0),
+            (0, None, 245, 120, 1),
+            (0, Some(118), 123, 120, 0),
+            (0, Some(49), 50, 1, 0),
+            (0, Some(49), 60, 1, 10),
+            (0, Some(3), 4, 1, 0),
+            (-7, None, 3, 2, 1),
+        ];
+        for (last_run, not_due_at, tick, every, missed) in table {
+            let timing = Timing { last_run, again_at: None, not_due_at };
+            assert_eq!(timing.missed(tick, every, 0), missed, "{timing:?} at {tick}, every {every}");
         }
     }
 

@@ -27,7 +27,7 @@ mod wasi;
 pub use artifacts::Artifacts;
 pub use backstop::Backstop;
 pub use code::{Code, LoadError, ModuleDigest, sha256};
-pub use guest::{Guest, GuestSetup, PhaseDescription, SetupError};
+pub use guest::{CheckFailure, Guest, GuestSetup, PhaseDescription, SetupError};
 pub use inspect::{MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
 
 /// The stack of a guest. A component that needs more recurses without end or was not written for this host.

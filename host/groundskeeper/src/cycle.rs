@@ -18,22 +18,28 @@ use crate::registry::{KeptPhase, LastRuns, PhaseState, PhaseStatuses, Registered
 
 mod apply;
 mod ceilings;
+mod guest_log;
 mod pings;
 mod recording;
 mod run;
+mod silence;
 mod snapshot;
 mod swap;
 mod tally;
+mod turns;
 
 #[doc(hidden)]
 pub use ceilings::UsedCeilings;
-use run::{BeatRun, PhaseRunner, is_due};
+use run::{BeatRun, PhaseRunner, SHORTAGE, is_due};
+#[doc(hidden)]
+pub use silence::SilenceCount;
 pub use snapshot::Thresholds;
 #[doc(hidden)]
 pub use snapshot::TickSnapshot;
 #[doc(hidden)]
-pub use swap::TrialContext;
+pub use swap::{TrialContext, TrialFailure};
 pub use tally::Tally;
+use turns::TurnFacts;
 
 /// The time after which guests wait for the next tick; a third of the interval if that is less. A native phase that takes
 /// longer than this is stuck ...
@@ -123,7 +129,8 @@ pub struct PhaseRun {
     pub name: Arc<str>,
     /// Real time until the phase returned, or until its time limit ended the wait.
     pub took: Duration,
-    /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut` or `overran`.
+    /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut`, `overran`, or `shortage` if the machine could
+    /// not run it.
     pub result: &'static str,
     /// The error, if the run failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,12 +183,13 @@ pub struct Cycle {
     registry: Registry,
     board: Arc<PhaseStatuses>,
     stopwatch: Stopwatch,
-    resumed_at: Option<CoarseInstant>,
-    resumed_last_tick: bool,
+    silence: SilenceCount,
     /// If not empty, the next beat runs only these.
     ordered: Vec<Arc<str>>,
     /// Tick of the running beat, or of the last one.
     last_tick: u32,
+    /// Monotonic time of that tick; of the start before the first one.
+    last_tick_at: Duration,
 }
 
 #[doc(hidden)]
@@ -195,15 +203,16 @@ impl Cycle {
         secret: u64,
     ) -> Self {
         let started = Instant::now();
+        let last_tick_at = world.state.clock.mono();
         let cycle = Self {
             runner: PhaseRunner::new(world, fence, interval, secret),
             registry,
             board: Arc::default(),
             stopwatch: Box::new(move || started.elapsed()),
-            resumed_at: None,
-            resumed_last_tick: false,
+            silence: SilenceCount::default(),
             ordered: Vec::new(),
             last_tick: 0,
+            last_tick_at,
         };
         cycle.registry.rejected.iter().for_each(|rejected| cycle.note_rejected(rejected));
         cycle.publish();
@@ -387,6 +396,9 @@ impl Cycle {
         let begun = Instant::now();
         let stopwatch_begun = (self.stopwatch)();
         self.last_tick = beat.tick;
+        if beat.urgent == 0 {
+            self.last_tick_at = self.runner.world.state.clock.mono();
+        }
         self.runner.world.state.journal.begin_beat(beat.tick, beat.urgent);
         self.runner.world.state.pool.expire_protection();
         let now = self.runner.world.state.clock.coarse();
@@ -395,7 +407,7 @@ impl Cycle {
         self.runner.world.state.book.cap_waits(is_alone.then_some(BACKOFF_WHEN_ALONE));
         let BeatContext { state, thresholds, .. } = &self.runner.world;
         state.book.note_hearing(state.pool.live() > 0, BEATS_TO_HEAR * self.runner.interval);
-        let snapshot = TickSnapshot::take(state, *thresholds, now, self.resumed_at.unwrap_or_default());
+        let snapshot = TickSnapshot::take(state, *thresholds, now, self.silence);
         let connected_before = snapshot.rows().len() as u32;
         let mut run = BeatRun { beat, late, snapshot, changes: Arc::default(), urgent_dials: 0, names: None };
         let mut report = BeatReport {
@@ -407,7 +419,9 @@ impl Cycle {
             connected_before,
             ..BeatReport::default()
         };
+        self.begin_accounts(&beat);
         self.run_due(&mut run, &mut report, stopwatch_begun);
+        self.runner.report_dropped_lines();
         self.ordered.clear();
         if let Some(recorder) = self.runner.recorder.as_mut().filter(|_| run.is_recorded()) {
             recorder.end(run.changes);
@@ -421,7 +435,7 @@ impl Cycle {
     /// Runs every due phase. Guests wait if the beat's time is used up.
     fn run_due(&mut self, run: &mut BeatRun, report: &mut BeatReport, begun: Duration) {
         let budget = (self.runner.interval / 3).min(BEAT_BUDGET);
-        let turns = self.turns();
+        let turns = self.turns(budget);
         for place in turns {
             let used = (self.stopwatch)().saturating_sub(begun);
             let phase = &mut self.registry.phases[place];
@@ -435,14 +449,18 @@ impl Cycle {
                 continue;
             }
             phase.owed_since = None;
+            let ran_from = (self.stopwatch)();
             let phase_run = self.runner.run(place, phase, run);
-            let returned = self.runner.judge(phase, run.beat.tick, phase_run.words.as_deref());
+            let is_skipped = phase_run.result == SHORTAGE;
+            let returned = !is_skipped && self.runner.judge(phase, run.beat.tick, &phase_run);
             report.note(phase_run);
             if returned {
                 // The new generation failed this run, so the former one repeats it.
                 report.note(self.runner.run(place, phase, run));
             }
+            phase.lately = phase.lately.max((self.stopwatch)().saturating_sub(ran_from));
         }
+        self.registry.phases.retain(|phase| !phase.is_out);
     }
 
     /// Sends at most `most` of the pings that plans asked for. True if more wait.
@@ -451,21 +469,12 @@ impl Cycle {
     }
 
     /// After a stall or a suspend, silence is counted from now: peers are not to blame for the node's own pause.
-    ///
-    /// At most once per twice `stale_after`, and never at two ticks in a row, so that a node that is late at every tick
-    /// still reaps.
     fn note_lateness(&mut self, beat: &Beat, now: CoarseInstant) -> bool {
         if beat.urgent > 0 {
             return false;
         }
         let late = beat.skipped > 0 || beat.slept > Duration::ZERO;
-        let long_ago =
-            self.resumed_at.is_none_or(|at| now.since(at) >= 2 * self.runner.world.thresholds.stale_after);
-        let resume = late && long_ago && !self.resumed_last_tick;
-        self.resumed_last_tick = resume;
-        if resume {
-            self.resumed_at = Some(now);
-        }
+        let resume = self.silence.tick(late, now, self.runner.world.thresholds.stale_after);
         if late {
             let slept_s = u32::try_from(beat.slept.as_secs()).unwrap_or(u32::MAX);
             self.runner.world.state.journal.record(NewRecord {
@@ -480,19 +489,28 @@ impl Cycle {
         late
     }
 
-    /// The order of the phases in this beat: the usual order, unless guests did not fit into an earlier beat. Then all
-    /// guests run after the host phases, and those that did not fit go first among them, the longest waiting first.
-    /// Fairness takes precedence over `after` and `before`.
-    fn turns(&self) -> Vec<usize> {
-        let phases = &self.registry.phases;
-        let mut turns: Vec<usize> = (0..phases.len()).collect();
-        if phases.iter().any(|phase| phase.owed_since.is_some()) {
-            turns.sort_by_key(|&at| (phases[at].is_guest(), phases[at].owed_since.unwrap_or(u32::MAX)));
+    /// What guests used in earlier ticks fades, and the log budget begins again.
+    fn begin_accounts(&mut self, beat: &Beat) {
+        if beat.urgent == 0 {
+            self.registry.phases.iter_mut().for_each(|phase| phase.lately = turns::faded(phase.lately));
         }
-        turns
+        self.runner
+            .begin_log(beat.tick, self.registry.phases.iter().filter(|phase| phase.is_guest()).count());
+    }
+
+    /// The order of the phases in this beat: see [`turns::turns`].
+    fn turns(&self, budget: Duration) -> Vec<usize> {
+        let facts = |phase: &Registered| TurnFacts {
+            is_guest: phase.is_guest(),
+            owed_since: phase.owed_since,
+            lately: phase.lately,
+        };
+        let facts: Vec<TurnFacts> = self.registry.phases.iter().map(facts).collect();
+        turns::turns(&facts, budget)
     }
 
     fn publish(&self) {
-        self.board.write(self.registry.status(self.runner.world.state.pool.live()));
+        let phases = self.registry.status(self.runner.world.state.pool.live());
+        self.board.write(phases, self.runner.executor.stuck());
     }
 }

@@ -15,7 +15,7 @@ use crate::engine::PhaseProgram;
 use crate::engine::native::Native;
 use crate::engine::policy::Trust;
 #[cfg(feature = "wasm")]
-use crate::engine::wasm::{Guest, GuestSetup, LoadError, Wasm};
+use crate::engine::wasm::{CheckFailure, Guest, GuestSetup, LoadError, SetupError, Wasm};
 use crate::registry::{PhaseSpec, Policy, RejectedPhase};
 use crate::reload::PhaseFactory;
 
@@ -67,7 +67,10 @@ impl Loader {
         Box::new(move |manifest, guest, path, generation| {
             let loader = match &loader {
                 Some(loader) => loader,
-                None => loader.insert(Self::new(folder.clone(), allow_native).map_err(PhaseRefusal::Bad)?),
+                // Nothing of it depends on the phase.
+                None => {
+                    loader.insert(Self::new(folder.clone(), allow_native).map_err(PhaseRefusal::Machine)?)
+                }
             };
             loader.load(manifest, guest, path, generation)
         })
@@ -144,9 +147,8 @@ impl Loader {
                         .to_owned(),
                 ));
             }
-            Runtime::Native => self.native(guest, path, bytes).map_err(PhaseRefusal::Bad)?,
+            Runtime::Native => self.native(guest, path, bytes)?,
         };
-        body.check().map_err(|problem| PhaseRefusal::Bad(format!("[settings]: {problem}")))?;
         Ok(PhaseSpec::guest(manifest, guest, version, body, generation.digest_with(&module)))
     }
 
@@ -162,6 +164,7 @@ impl Loader {
             LoadError::Empty | LoadError::Broken(_) => {
                 PhaseRefusal::Unfinished(format!("{}: {error}", path.display()))
             }
+            LoadError::Shortage(_) => PhaseRefusal::Machine(format!("{}: {error}", path.display())),
             error => module(&error),
         })?;
         let setup = GuestSetup {
@@ -170,7 +173,14 @@ impl Loader {
             grants: guest.grants.clone(),
             instance: guest.instance,
         };
-        let guest = Guest::new(&self.wasm, code, setup).map_err(|error| module(&error))?;
+        let guest = Guest::new(&self.wasm, code, setup).map_err(|error| match error {
+            SetupError::Shortage(_) => PhaseRefusal::Machine(format!("{}: {error}", path.display())),
+            error => module(&error),
+        })?;
+        guest.check_settings().map_err(|failure| match failure {
+            CheckFailure::Refused(problem) => bad_settings(&problem),
+            CheckFailure::Shortage(words) => PhaseRefusal::Machine(format!("{}: {words}", path.display())),
+        })?;
         let version = guest.described().version.clone();
         Ok((Arc::new(guest), version))
     }
@@ -191,12 +201,18 @@ impl Loader {
         guest: &GuestManifest,
         path: &Path,
         bytes: &[u8],
-    ) -> Result<(Arc<dyn PhaseProgram>, String), String> {
-        let digest = guest.sha256.ok_or("a native phase needs its sha256 in the manifest")?;
+    ) -> Result<(Arc<dyn PhaseProgram>, String), PhaseRefusal> {
+        let bad = |why: &str| PhaseRefusal::Bad(why.to_owned());
+        let digest = guest.sha256.ok_or_else(|| bad("a native phase needs its sha256 in the manifest"))?;
         let phase = Native::load_bytes(path, bytes, digest, guest.settings.clone(), &self.folder);
-        let phase = phase.map_err(|error| error.to_string())?;
+        let phase = phase.map_err(|error| {
+            let words = error.to_string();
+            if error.is_shortage() { PhaseRefusal::Machine(words) } else { PhaseRefusal::Bad(words) }
+        })?;
         let version = phase.version().to_owned();
-        Ok((Arc::new(phase.within(guest.limits)), version))
+        let phase = phase.within(guest.limits);
+        phase.check().map_err(|problem| bad_settings(&problem))?;
+        Ok((Arc::new(phase), version))
     }
 
     #[cfg(not(feature = "dylib"))]
@@ -205,8 +221,8 @@ impl Loader {
         _: &GuestManifest,
         _: &Path,
         _: &[u8],
-    ) -> Result<(Arc<dyn PhaseProgram>, String), String> {
-        Err("this host was built without native phases (feature \"dylib\")".to_owned())
+    ) -> Result<(Arc<dyn PhaseProgram>, String), PhaseRefusal> {
+        Err(PhaseRefusal::Bad("this host was built without native phases (feature \"dylib\")".to_owned()))
     }
 }
 
@@ -253,6 +269,11 @@ pub(crate) fn rejected(
     }
 }
 
+#[cfg(any(feature = "dylib", feature = "wasm"))]
+fn bad_settings(problem: &str) -> PhaseRefusal {
+    PhaseRefusal::Bad(format!("[settings]: {problem}"))
+}
+
 /// Why files do not become a running phase.
 #[doc(hidden)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -266,6 +287,9 @@ pub enum PhaseRefusal {
     /// A failure of the machine. The files may be good.
     #[error("{0}")]
     Machine(String),
+    /// Others are tried first. It is tried soon.
+    #[error("its trial takes long, and waits for that of other phases")]
+    Waits,
 }
 
 impl PhaseRefusal {

@@ -221,6 +221,8 @@ impl Scrape {
         let is_there = |state| !matches!(state, PhaseState::Rejected | PhaseState::Pending);
         let there = || known.iter().filter(|phase| is_there(phase.state));
         out.counters(&list::PHASE_MISSED, there().map(|phase| ([&*phase.name], phase.missed)))?;
+        out.counters(&list::PHASE_SKIPPED, there().map(|phase| ([&*phase.name], phase.skipped)))?;
+        out.counters(&list::PHASE_LOG_DROPPED, there().map(|phase| ([&*phase.name], phase.log_dropped)))?;
         out.counters(&list::PHASE_PUT_OFF, there().map(|phase| ([&*phase.name], phase.put_off)))?;
         let refused = there().flat_map(|phase| {
             phase.refused.iter().map(|(grant, refused)| ([&*phase.name, grant.as_str()], *refused))

@@ -25,9 +25,9 @@ mod tests;
 #[doc(hidden)]
 pub use self::{
     last_runs::Age,
-    lineage::{Digest, Former, Lineage},
-    registered::Registered,
-    swap::{Arrival, Judgement, ProbationVerdict},
+    lineage::{Digest, Former, Lineage, Rollback},
+    registered::{Registered, RunFailed, RunHistory},
+    swap::{Arrival, Judgement, ProbationVerdict, Standing},
 };
 pub use last_runs::{LastRun, LastRuns};
 pub(crate) use status::short_digest;
@@ -64,7 +64,7 @@ pub struct Policy {
     pub mode: Mode,
     /// Ignored for host phases.
     pub grants: Grants,
-    /// Settings of the circuit breaker. Ignored for host phases.
+    /// Settings of the circuit breaker. A host phase is never quarantined.
     pub on_failure: OnFailure,
 }
 

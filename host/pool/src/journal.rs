@@ -155,6 +155,8 @@ pub enum ActionKind {
     Refused,
     /// A run of a phase that applied nothing.
     PhaseFailed,
+    /// A due run that the machine could not carry out: it was short of memory, threads or descriptors.
+    PhaseSkipped,
     /// A phase asked to store its memory.
     Memory,
     /// A phase asked to report metrics.
@@ -181,7 +183,7 @@ pub enum ActionKind {
 
 impl ActionKind {
     /// All kinds, in the order of the enum.
-    pub const ALL: [ActionKind; 24] = [
+    pub const ALL: [ActionKind; 25] = [
         ActionKind::Connect,
         ActionKind::Disconnect,
         ActionKind::Dial,
@@ -195,6 +197,7 @@ impl ActionKind {
         ActionKind::AgainIn,
         ActionKind::Refused,
         ActionKind::PhaseFailed,
+        ActionKind::PhaseSkipped,
         ActionKind::Memory,
         ActionKind::Metrics,
         ActionKind::Resume,
@@ -224,6 +227,7 @@ impl ActionKind {
             ActionKind::AgainIn => "again-in",
             ActionKind::Refused => "refused",
             ActionKind::PhaseFailed => "phase-failed",
+            ActionKind::PhaseSkipped => "phase-skipped",
             ActionKind::Memory => "memory",
             ActionKind::Metrics => "metrics",
             ActionKind::Resume => "resume",

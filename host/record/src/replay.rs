@@ -205,8 +205,14 @@ impl ReplayedPhase {
             None
         };
         let Some(body) = &self.body else { return skip(&mut self.report, None) };
-        if matches!(run.outcome, RecordedOutcome::Failed { how: FailureKind::Overran, .. }) {
-            let why = "it did not return in time, which depends on the clock";
+        if let RecordedOutcome::Failed { how: how @ (FailureKind::Overran | FailureKind::Shortage), .. } =
+            run.outcome
+        {
+            let why = if how == FailureKind::Overran {
+                "it did not return in time, which depends on the clock"
+            } else {
+                "the machine was short of memory, threads or descriptors"
+            };
             return skip(&mut self.report, Some(why));
         }
         let view = beat.view_of(run);

@@ -213,7 +213,7 @@ fn take_changes(bytes: &mut ByteReader<'_>, last: &Arc<Changes>) -> Result<Arc<C
 const PLANNED: u8 = 0;
 
 /// Only append: the index plus 1 is the number in the file.
-const FAILURES: [FailureKind; 10] = [
+const FAILURES: [FailureKind; 11] = [
     FailureKind::Transient,
     FailureKind::Permanent,
     FailureKind::Rule,
@@ -224,6 +224,7 @@ const FAILURES: [FailureKind; 10] = [
     FailureKind::Cut(GuestLimit::Wall),
     FailureKind::Cut(GuestLimit::Memory),
     FailureKind::Cut(GuestLimit::Stack),
+    FailureKind::Shortage,
 ];
 
 fn put_came(out: &mut Vec<u8>, came: &RecordedOutcome) {

@@ -165,7 +165,11 @@ impl PhaseTrial {
             // Ticks restart with the process, time does not.
             (Some(_), Some(unix)) => {
                 let ago_ms = u64::from(beat.moment.unix_s().saturating_sub(unix)) * 1000;
-                Timing { last_run: i64::from(tick) - (ago_ms / interval_ms.max(1)) as i64, again_at: None }
+                Timing {
+                    last_run: i64::from(tick) - (ago_ms / interval_ms.max(1)) as i64,
+                    again_at: None,
+                    not_due_at: None,
+                }
             }
             // As if the process had started at the tick before.
             _ => {
@@ -192,6 +196,9 @@ impl PhaseTrial {
             timing.is_due(tick, every)
         };
         if !due {
+            if urgent == 0 {
+                self.timing = Some(Timing { not_due_at: Some(tick), ..timing });
+            }
             return;
         }
         let ran_before = self.last_run_unix.is_some();

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use groundskeeper::book::{Book, BookLimits};
 use groundskeeper::broadcasts::{BroadcastLimits, Broadcasts};
-use groundskeeper::clock::CoarseInstant;
-use groundskeeper::cycle::{Thresholds, TickSnapshot};
+use groundskeeper::cycle::{SilenceCount, Thresholds, TickSnapshot};
 use groundskeeper::engine::PhaseView;
 use groundskeeper::node::NodeState;
 use groundskeeper_sdk::column::{Peer, peer};
@@ -46,7 +45,7 @@ impl Still {
     pub fn frame(&self) -> Arc<TickSnapshot> {
         let thresholds =
             Thresholds { healthy_above: 30, least: 5, most: u32::MAX, stale_after: Duration::from_secs(90) };
-        TickSnapshot::take(&self.state, thresholds, self.state.clock.coarse(), CoarseInstant::default())
+        TickSnapshot::take(&self.state, thresholds, self.state.clock.coarse(), SilenceCount::default())
     }
 }
 

@@ -7,6 +7,7 @@ mod older;
 mod processes;
 mod ready;
 mod replay;
+mod shortage;
 #[path = "../../../groundskeeper/tests/library/support/mod.rs"]
 mod support;
 mod surroundings;

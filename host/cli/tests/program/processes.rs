@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node in a process of its own. Killed when dropped.
 pub(super) struct Proc {
-    child: Child,
+    pub(super) child: Child,
     folder: PathBuf,
     /// JSON lines of its beats.
     beats: Receiver<Value>,

@@ -14,6 +14,7 @@ use groundskeeper_base::write::{private_folder, write_whole};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::trap::is_shortage;
 use super::{LoadError, MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, ModuleDigest};
 
 /// More than a node has phases. The oldest entries are removed first.
@@ -55,6 +56,8 @@ impl Artifacts {
         // rename. So this compiler made the file, and the file does not change while it is mapped.
         match unsafe { Component::deserialize_file(engine, &path) } {
             Ok(component) => Some(component),
+            // Without memory to map it, the entry may be good.
+            Err(error) if is_shortage(&error) => None,
             Err(error) => {
                 tracing::debug!(path = %path.display(), "compiled code does not fit and is compiled again: {error:#}");
                 _ = fs::remove_file(&path);

@@ -8,7 +8,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
 use super::run::{LifecycleExports, StoreState};
-use super::trap::short;
+use super::trap::{self, short};
 use super::{Wasm, wasi};
 
 /// SHA-256 of a module's bytes.
@@ -67,11 +67,14 @@ pub enum LoadError {
     Artifacts { folder: String, why: String },
     #[error("this machine cannot run WebAssembly: {0}")]
     Machine(String),
+    #[error("the machine is short of memory, threads or descriptors: {0}")]
+    Shortage(String),
 }
 
 impl LoadError {
     pub(super) fn compile(error: &wasmtime::Error) -> Self {
-        Self::Compile(short(&format!("{error:#}")))
+        let words = short(&format!("{error:#}"));
+        if trap::is_shortage(error) { Self::Shortage(words) } else { Self::Compile(words) }
     }
 }
 
@@ -147,8 +150,14 @@ impl Code {
             }
         }
         let exports = LifecycleExports::of(&component)?;
-        let no_fit =
-            |error: wasmtime::Error| LoadError::NoFit { package: PACKAGE, why: short(&format!("{error:#}")) };
+        let no_fit = |error: wasmtime::Error| {
+            let why = short(&format!("{error:#}"));
+            if trap::is_shortage(&error) {
+                LoadError::Shortage(why)
+            } else {
+                LoadError::NoFit { package: PACKAGE, why }
+            }
+        };
         let pre = if stubs.is_empty() {
             wasm.linker.instantiate_pre(&component)
         } else {

@@ -1,6 +1,7 @@
 //! A phase that consists of compiled code and the setup of its manifest, ready to run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use groundskeeper_sdk::contract::Interface;
 use groundskeeper_sdk::host::{Frozen, Plan, Table, clean};
@@ -44,6 +45,17 @@ pub enum SetupError {
     NotGranted(Vec<Interface>),
     #[error("its `describe` failed: {0}")]
     Describe(String),
+    #[error("the machine could not run it: {0}")]
+    Shortage(String),
+}
+
+/// Why a phase does not take its settings.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CheckFailure {
+    /// As the phase says it, or how its `check` failed.
+    Refused(String),
+    /// The machine could not run it.
+    Shortage(String),
 }
 
 /// Names the missing grant and the line to add to the manifest.
@@ -105,14 +117,14 @@ impl Guest {
         store.limiter(|inside| &mut inside.limiter);
         // A phase passes all the memory that it may store in one call.
         store.set_hostcall_fuel(HOSTCALL_BYTES + memory);
-        self.arm(&mut store)?;
+        self.arm(&mut store, limits.wall)?;
         Ok(store)
     }
 
     /// Resets fuel and wall time. Also needed before instantiating, because start functions run there.
-    fn arm(&self, store: &mut Store<StoreState>) -> wasmtime::Result<()> {
+    fn arm(&self, store: &mut Store<StoreState>, wall: Duration) -> wasmtime::Result<()> {
         store.set_fuel(self.setup.limits.fuel)?;
-        store.set_epoch_deadline(Backstop::epochs(self.setup.limits.wall));
+        store.set_epoch_deadline(Backstop::epochs(wall));
         Ok(())
     }
 
@@ -121,17 +133,31 @@ impl Guest {
         &self,
         stage: GuestState,
         body: impl FnOnce(&mut Store<StoreState>, &Linked) -> wasmtime::Result<R>,
-    ) -> Result<R, String> {
+    ) -> Result<R, RunOutcome> {
         let _inside = self.wasm.backstop.enter();
-        let mut store = self.store().map_err(|error| format!("{error:#}"))?;
+        let mut store = self.store().map_err(|error| not_started(&error))?;
         let returned = self.code.pre.instantiate(&mut store).and_then(|instance| {
             store.data_mut().stage = stage;
             body(&mut store, &instance)
         });
-        returned.map_err(|error| {
-            let ended = trap::ended(&error, store.data(), &self.setup.limits);
-            ended.plan().err().map_or_else(String::new, |failure| failure.text.into_owned())
-        })
+        returned.map_err(|error| trap::ended(&error, store.data(), &self.setup.limits))
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`CheckFailure`] tells a refusal from a shortage of the machine.
+    pub fn check_settings(&self) -> Result<(), CheckFailure> {
+        let checked = self.once(GuestState::Checking, |store, instance| {
+            let check = self.check_function(store, instance)?;
+            check.call(&mut *store, (Arc::clone(&self.settings),))
+        });
+        match checked {
+            Ok((Ok(()),)) => Ok(()),
+            Ok((Err(problem),)) => Err(CheckFailure::Refused(trap::short(&problem))),
+            Err(RunOutcome::Shortage(words)) => Err(CheckFailure::Shortage(words)),
+            Err(ended) => Err(CheckFailure::Refused(format!("its `check` failed: {}", text(&ended)))),
+        }
     }
 
     fn describe(&self) -> Result<PhaseDescription, SetupError> {
@@ -145,7 +171,10 @@ impl Guest {
             _ = self.run_function(store, instance).map_err(its("its `run`"))?;
             describe.call(&mut *store, ())
         });
-        let (described,) = described.map_err(SetupError::Describe)?;
+        let (described,) = described.map_err(|ended| match ended {
+            RunOutcome::Shortage(words) => SetupError::Shortage(words),
+            ended => SetupError::Describe(text(&ended)),
+        })?;
         let tidy = |text: &str| clean(cut(text, DESCRIBED_BYTES)).into_owned();
         Ok(PhaseDescription {
             summary: tidy(&described.summary),
@@ -167,14 +196,19 @@ impl Guest {
     }
 
     /// The kept instance, or a new one.
-    fn warm(&self, job: &PhaseCall) -> Result<ReusedInstance, (wasmtime::Error, Option<Store<StoreState>>)> {
+    fn warm(
+        &self,
+        job: &PhaseCall,
+        wall: Duration,
+    ) -> Result<ReusedInstance, (wasmtime::Error, Option<Store<StoreState>>)> {
         let waiting = self.warm.lock().take();
         if let Some(mut warm) = waiting {
-            self.arm(&mut warm.store).map_err(|error| (error, None))?;
+            self.arm(&mut warm.store, wall).map_err(|error| (error, None))?;
             prepare(warm.store.data_mut(), job);
             return Ok(warm);
         }
         let mut store = self.store().map_err(|error| (error, None))?;
+        self.arm(&mut store, wall).map_err(|error| (error, None))?;
         // Before instantiating, so that start functions also get WASI's clock and random numbers.
         prepare(store.data_mut(), job);
         store.data_mut().stage = GuestState::Starting;
@@ -195,9 +229,21 @@ impl Guest {
     }
 }
 
+/// The outcome of a run that did not get as far as its store.
+fn not_started(error: &wasmtime::Error) -> RunOutcome {
+    let words = format!("{error:#}");
+    if trap::is_shortage(error) { RunOutcome::Shortage(words) } else { RunOutcome::Trapped(words) }
+}
+
+/// How a run failed, without the kind.
+fn text(ended: &RunOutcome) -> String {
+    ended.plan().err().map_or_else(String::new, |failure| failure.text.into_owned())
+}
+
 fn prepare(inside: &mut StoreState, job: &PhaseCall) {
     inside.stage = GuestState::Running;
     inside.limiter.refused = None;
+    inside.limiter.shortage = None;
     // No limit for rows of the book, because copying the book is expensive; asks about its rows check them.
     inside.plan = Plan::within(job.view.rows(Table::Peers), u32::MAX);
     inside.view = Some(Arc::<dyn Frozen>::clone(&job.view));
@@ -216,15 +262,21 @@ impl PhaseProgram for Guest {
     }
 
     fn check(&self) -> Result<(), String> {
-        let checked = self.once(GuestState::Checking, |store, instance| {
-            let check = self.check_function(store, instance)?;
-            check.call(&mut *store, (Arc::clone(&self.settings),))
-        });
-        match checked {
-            Ok((Ok(()),)) => Ok(()),
-            Ok((Err(problem),)) => Err(trap::short(&problem)),
-            Err(words) => Err(format!("its `check` failed: {words}")),
-        }
+        self.check_settings().map_err(|failure| match failure {
+            CheckFailure::Refused(words) => words,
+            CheckFailure::Shortage(words) => format!("the machine could not run its `check`: {words}"),
+        })
+    }
+
+    fn always_returns(&self) -> bool {
+        true
+    }
+
+    fn run_on_trial(&self, job: &PhaseCall, wall: Duration) -> RunResult {
+        let done = self.run_within(job, wall.min(self.setup.limits.wall));
+        // A kept instance would show the phase that it has run before.
+        self.warm.lock().take();
+        done
     }
 
     fn digest(&self) -> Option<[u8; 32]> {
@@ -236,11 +288,17 @@ impl PhaseProgram for Guest {
     }
 
     fn run(&self, job: &PhaseCall) -> RunResult {
+        self.run_within(job, self.setup.limits.wall)
+    }
+}
+
+impl Guest {
+    fn run_within(&self, job: &PhaseCall, wall: Duration) -> RunResult {
         let _inside = self.wasm.backstop.enter();
         let limits = &self.setup.limits;
-        let mut warm = match self.warm(job) {
+        let mut warm = match self.warm(job, wall) {
             Ok(warm) => warm,
-            Err((error, None)) => return RunOutcome::Trapped(format!("{error:#}")).into(),
+            Err((error, None)) => return not_started(&error).into(),
             Err((error, Some(mut store))) => {
                 let ended = trap::ended(&error, store.data(), limits);
                 let cost = cost(&store, limits);
@@ -253,7 +311,10 @@ impl PhaseProgram for Guest {
         inside.view = None;
         let ended = match returned {
             Ok((Ok(()),)) => RunOutcome::Planned(std::mem::take(&mut inside.plan).into_parts()),
-            Ok((Err(failure),)) => RunOutcome::Failed(tidy(failure)),
+            Ok((Err(failure),)) => match inside.limiter.shortage.take() {
+                Some(words) => RunOutcome::Shortage(words),
+                None => RunOutcome::Failed(tidy(failure)),
+            },
             // An instance that did not return is never used again: it is dropped with its store.
             Err(error) => {
                 // Before `take`, because it reads the last log line.

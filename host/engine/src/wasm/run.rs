@@ -8,7 +8,7 @@ use groundskeeper_sdk::host::{Frozen, Plan, RuleBroken, Table};
 use wasmtime::component::{Component, ComponentExportIndex};
 use wasmtime::{ResourceLimiter, StoreContextMut, Trap};
 
-use super::LoadError;
+use super::{LoadError, trap};
 use crate::log::GuestLog;
 use crate::policy::Limits;
 
@@ -47,7 +47,7 @@ impl StoreState {
             stage: GuestState::Starting,
             view: None,
             plan: Plan::new(),
-            limiter: Limiter { most: limits.memory, used: 0, elements: 0, refused: None },
+            limiter: Limiter::new(limits.memory),
             log: GuestLog::new(limits),
             memory_bytes,
             unix_s: UNKNOWN,
@@ -101,6 +101,24 @@ pub(super) struct Limiter {
     elements: usize,
     /// Set if the store asked for too much of it.
     pub refused: Option<StoreRefusal>,
+    /// Set if the system had no memory for what this allowed.
+    pub shortage: Option<String>,
+    /// `used` and `elements` before the last growth, in case it fails.
+    before: (u64, usize),
+}
+
+impl Limiter {
+    fn new(most: u64) -> Self {
+        Self { most, used: 0, elements: 0, refused: None, shortage: None, before: (0, 0) }
+    }
+
+    /// A growth that was allowed has failed.
+    fn failed(&mut self, error: &wasmtime::Error) {
+        (self.used, self.elements) = self.before;
+        if trap::is_shortage(error) {
+            self.shortage = Some(trap::short(&format!("{error:#}")));
+        }
+    }
 }
 
 /// What a store asked for too much of.
@@ -130,8 +148,14 @@ impl ResourceLimiter for Limiter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
+        self.before = (self.used, self.elements);
         self.used = used;
         Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed(&error);
+        Ok(())
     }
 
     fn table_growing(
@@ -148,8 +172,14 @@ impl ResourceLimiter for Limiter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
+        self.before = (self.used, self.elements);
         self.elements = elements;
         Ok(true)
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed(&error);
+        Ok(())
     }
 
     fn instances(&self) -> usize {

@@ -8,7 +8,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use super::run::{StoreRefusal, StoreState, TABLE_ELEMENTS};
 use crate::log::cut;
 use crate::policy::Limits;
-use crate::{GuestLimit, RunOutcome};
+use crate::{GuestLimit, RunOutcome, shortage};
 
 /// Frames in a message: the innermost ones.
 const FRAMES: usize = 8;
@@ -17,11 +17,19 @@ const NAME_BYTES: usize = 120;
 /// Maximum bytes of a text from a guest.
 pub(super) const WORDS_BYTES: usize = 1_000;
 
+/// Whether the machine, not the guest, is the cause: no memory, or no descriptor for it.
+pub(super) fn is_shortage(error: &wasmtime::Error) -> bool {
+    error.is::<wasmtime::OutOfMemory>() || shortage::is_shortage(error.chain())
+}
+
 /// The outcome of a run that did not return.
 pub(super) fn ended(error: &wasmtime::Error, inside: &StoreState, limits: &Limits) -> RunOutcome {
     let place = place(error);
     if let Some(rule) = error.downcast_ref::<RuleBroken>() {
         return RunOutcome::Rule(format!("{rule}{place}"));
+    }
+    if is_shortage(error) {
+        return RunOutcome::Shortage(short(&cause(error)));
     }
     let trap = error.downcast_ref::<Trap>().copied();
     let cut_by =
@@ -43,6 +51,10 @@ pub(super) fn ended(error: &wasmtime::Error, inside: &StoreState, limits: &Limit
         }
         _ if inside.limiter.refused == Some(StoreRefusal::Table) => {
             cut_by(GuestLimit::Memory, format!("wanted more than {TABLE_ELEMENTS} elements of tables"))
+        }
+        // A guest cannot go on without memory that it was promised.
+        Some(_) if inside.limiter.shortage.is_some() => {
+            RunOutcome::Shortage(inside.limiter.shortage.clone().unwrap_or_default())
         }
         Some(trap) => {
             let mut words = format!("{trap}");

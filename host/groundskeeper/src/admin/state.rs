@@ -12,8 +12,8 @@ use super::answers::{
     ResumeAnswer,
 };
 use crate::clock::{CoarseInstant, unix_seconds};
-use crate::cycle::{BeatReport, Cycle, Thresholds, TickSnapshot};
-use crate::engine::PhaseView;
+use crate::cycle::{BeatReport, Cycle, SilenceCount, Thresholds, TickSnapshot};
+use crate::engine::{MOST_STUCK, PhaseView};
 use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 use crate::pool::{Direction, PeerRows};
 use crate::record::Fixture;
@@ -24,7 +24,7 @@ use crate::ticker::TickerHandle;
 /// If no tick has ended within this many intervals, the ticker has stopped.
 const INTERVALS_ALIVE: u32 = 3;
 
-/// Failures in a row of a built-in phase after which the node is not ready.
+/// Failures or skipped runs in a row of a built-in phase after which the node is not ready.
 const FAILURES_TOLERATED: u32 = 3;
 
 fn going_down<T>() -> Result<T, String> {
@@ -84,7 +84,7 @@ impl AdminState {
     pub fn view(&self) -> Fixture {
         let from = &self.sources;
         let (now, thresholds) = (from.state.clock.coarse(), *from.thresholds.lock());
-        let snapshot = TickSnapshot::take(&from.state, thresholds, now, CoarseInstant::default());
+        let snapshot = TickSnapshot::take(&from.state, thresholds, now, SilenceCount::default());
         let tick = Tick {
             number: from.pulse.tick(),
             unix_s: unix_seconds(&*from.state.clock),
@@ -219,9 +219,20 @@ impl AdminState {
                     .to_owned(),
             );
         }
+        if self.sources.phases.stuck() >= MOST_STUCK {
+            why.push(format!(
+                "{MOST_STUCK} runs of native phases have not returned, so no native phase runs, built-in ones included"
+            ));
+        }
         for phase in self.sources.phases.read().iter().filter(|phase| &*phase.kind == "built-in") {
             if phase.state == PhaseState::Stuck {
                 why.push(format!("phase {} is stuck in a run that has not returned", phase.name));
+            } else if phase.skipped_in_row >= FAILURES_TOLERATED {
+                let error = phase.last_error.as_deref().unwrap_or("see the journal");
+                why.push(format!(
+                    "phase {} did not run {} times in a row: {error}",
+                    phase.name, phase.skipped_in_row
+                ));
             } else if phase.failures_in_row >= FAILURES_TOLERATED {
                 let error = phase.last_error.as_deref().unwrap_or("see the journal");
                 why.push(format!(

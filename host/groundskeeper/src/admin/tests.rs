@@ -82,7 +82,7 @@ impl Node {
         attach(4, "192.0.2.4:7420").retire(words);
         let (pulse, board) = (Arc::new(TickerStats::default()), Arc::new(PhaseStatuses::default()));
         pulse.set_interval(Duration::from_secs(30));
-        board.write(vec![phase()]);
+        board.write(vec![phase()], 0);
         let sources = MetricSources {
             traffic: None,
             state,
@@ -230,7 +230,7 @@ async fn a_phase_is_explained_by_its_name() {
 async fn a_name_of_both_a_phase_and_a_peer_means_the_phase_and_says_so() {
     let node = Node::start();
     let both = id(2).to_string()[..6].to_owned();
-    node.board.write(vec![PhaseStatus { name: both.as_str().into(), ..phase() }]);
+    node.board.write(vec![PhaseStatus { name: both.as_str().into(), ..phase() }], 0);
     let found = node.explain(&both).await.unwrap();
     assert!(found.phase.is_some() && found.note.unwrap().contains(&id(2).to_string()));
     assert_eq!(node.explain(&id(2).to_string()[..8]).await.unwrap().peer, Some(id(2)));
@@ -287,7 +287,7 @@ async fn alive_as_long_as_the_ticker_advances() {
 async fn not_ready_names_the_phase_that_fails_or_is_stuck() {
     let node = Node::start();
     node.pulse.end_tick(node.clock.mono());
-    let board = |phase: PhaseStatus| node.board.write(vec![phase]);
+    let board = |phase: PhaseStatus| node.board.write(vec![phase], 0);
     board(PhaseStatus { failures_in_row: 2, ..phase() });
     assert!(node.state.ready().ok);
     board(PhaseStatus { failures_in_row: 3, last_error: Some("boom".into()), ..phase() });

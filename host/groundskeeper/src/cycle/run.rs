@@ -11,6 +11,7 @@ use groundskeeper_sdk::phase::{Failure, Tick};
 
 use super::apply::{PlanApplication, PlanResult};
 use super::ceilings::{AskRefusal, Ledger, Rules};
+use super::guest_log::LogBudget;
 use super::pings::PingQueue;
 use super::snapshot::TickSnapshot;
 use super::tally::Tally;
@@ -19,9 +20,14 @@ use crate::clock::unix_seconds;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::Mode;
 use crate::engine::schedule::WakeOn;
-use crate::engine::{Changes, Executor, FinishedRun, NameOf, PhaseCall, PhaseView, RunOutcome, RunResult};
+use crate::engine::{
+    Changes, Executor, FailureKind, FinishedRun, NameOf, PhaseCall, PhaseView, RunOutcome, RunResult,
+};
 use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
-use crate::registry::{Age, ProbationVerdict, Registered};
+use crate::registry::{Age, ProbationVerdict, Registered, RunHistory};
+
+/// The result of a run that the machine could not carry out.
+pub(super) const SHORTAGE: &str = FailureKind::Shortage.as_str();
 
 /// What the phases of one beat share.
 pub(super) struct BeatRun {
@@ -62,7 +68,11 @@ pub(super) fn is_due(phase: &mut Registered, ordered: &[Arc<str>], run: &BeatRun
         return wakes && !phase.is_stuck() && !phase.is_paused && !is_held;
     }
     let every = phase.spec.schedule.cadence.every_n_ticks(connected);
+    if phase.waits_for_machine(tick) {
+        return false;
+    }
     if !phase.timing.is_due(tick, every) {
+        phase.timing.not_due_at = Some(tick);
         phase.owed_since = None;
         return false;
     }
@@ -87,7 +97,10 @@ pub(super) struct PhaseRunner {
     /// Results of probations, until they are read.
     pub verdicts: Vec<ProbationVerdict>,
     pub interval: Duration,
-    secret: u64,
+    pub secret: u64,
+    log_budget: LogBudget,
+    /// Guests registered when the beat began.
+    guests: usize,
 }
 
 impl PhaseRunner {
@@ -101,6 +114,8 @@ impl PhaseRunner {
             verdicts: Vec::new(),
             interval,
             secret,
+            log_budget: LogBudget::default(),
+            guests: 0,
         }
     }
 
@@ -113,8 +128,12 @@ impl PhaseRunner {
         let view = Arc::new(view.with_names(run.names.clone()));
         let job = PhaseCall { tick, view: Arc::clone(&view) as Arc<dyn Frozen> };
         let limit = (self.interval / 3).clamp(LEAST_RUN_LIMIT, BEAT_BUDGET);
-        phase.missed += u64::from(tick.missed);
         let ran = self.executor.run(&phase.spec.body, job, limit);
+        if let RunOutcome::Shortage(_) = ran.done.ended {
+            self.record_run(run, (place, phase), tick, &view, &ran);
+            return self.skip(phase, &ran, run.beat.tick);
+        }
+        phase.missed += u64::from(tick.missed);
         if run.beat.urgent == 0 {
             phase.timing.ran(tick.number, None);
             phase.last_run = Some(Age::zero(self.world.state.clock.mono()));
@@ -122,7 +141,7 @@ impl PhaseRunner {
         phase.ran(ran.took, ran.done.cost);
         self.record_run(run, (place, phase), tick, &view, &ran);
         let FinishedRun { done: RunResult { ended, log: lines, cost }, took } = ran;
-        lines.iter().for_each(|line| log(phase, line));
+        self.log(phase, &lines);
         let broken = match &ended {
             RunOutcome::Planned(parts) => broken_rule(parts, phase.memory_cap()),
             _ => None,
@@ -139,21 +158,66 @@ impl PhaseRunner {
 
     /// What the phase learns about this run.
     fn tick(&self, phase: &Registered, run: &BeatRun) -> Tick {
-        let Beat { tick, urgent, .. } = run.beat;
         let every = phase.spec.schedule.cadence.every_n_ticks(run.connected());
-        // Before the very first run there is no run to count from.
-        let ran_before = phase.last_run.is_some();
-        let mono = self.world.state.clock.mono();
-        let unix_s = unix_seconds(&*self.world.state.clock);
-        let last = phase.last_accepted.or(phase.last_run);
-        let missed = phase.timing.missed(tick, every, phase.joined_at);
-        Tick {
-            number: tick,
-            since_last_s: last.map(|age| age.seconds(mono)),
-            missed: if urgent == 0 && ran_before { missed } else { 0 },
+        let moment = RunMoment {
+            beat: run.beat,
             late: run.late,
-            unix_s,
-            seed: seed(self.secret, &run.beat, &phase.name),
+            mono: self.world.state.clock.mono(),
+            unix_s: unix_seconds(&*self.world.state.clock),
+        };
+        tick_of(phase.history(), every, moment, seed(self.secret, &run.beat, &phase.name))
+    }
+
+    /// Begins the log of a beat of `tick` with this number of guests.
+    pub fn begin_log(&mut self, tick: u32, guests: usize) {
+        self.log_budget.begin(tick, self.world.guests.log_bytes_per_tick);
+        self.guests = guests;
+    }
+
+    /// Writes the lines of a run; those of a guest as far as the budget of all guests goes.
+    fn log(&mut self, phase: &mut Registered, lines: &[LogLine]) {
+        for line in lines {
+            let budget = self.world.guests.log_bytes_per_tick;
+            let is_over =
+                phase.is_guest() && !self.log_budget.takes(&phase.name, line.text.len(), self.guests, budget);
+            if is_over {
+                phase.log_dropped += 1;
+            } else {
+                log(phase, line);
+            }
+        }
+    }
+
+    /// Says in one line how many lines the beat has dropped.
+    pub fn report_dropped_lines(&mut self) {
+        let (lines, guests) = self.log_budget.take_dropped();
+        if lines > 0 {
+            let budget = self.world.guests.log_bytes_per_tick;
+            tracing::warn!(
+                lines,
+                guests,
+                budget,
+                "log lines of guests were dropped: guests.log_bytes_per_tick"
+            );
+        }
+    }
+
+    /// Notes a run that the machine could not carry out. The phase stays due, and nothing counts against it.
+    fn skip(&self, phase: &mut Registered, ran: &FinishedRun, tick: u32) -> PhaseRun {
+        let words = ran.done.ended.words();
+        if phase.skipped(words.clone(), tick) {
+            tracing::warn!(phase = &*phase.name, why = words, "a due run is skipped; it is tried again");
+        }
+        let draft = NewRecord::new(phase.initiator(), ActionKind::PhaseSkipped, SHORTAGE);
+        self.world.state.journal.record(NewRecord { outcome: Outcome::Failed(words.clone()), ..draft });
+        PhaseRun {
+            name: Arc::clone(&phase.name),
+            took: ran.took,
+            result: SHORTAGE,
+            words: Some(words),
+            tally: Tally::default(),
+            fuel: None,
+            memory: None,
         }
     }
 
@@ -247,6 +311,31 @@ impl PhaseRunner {
     }
 }
 
+/// When a run happens.
+#[derive(Clone, Copy)]
+pub(super) struct RunMoment {
+    pub beat: Beat,
+    pub late: bool,
+    pub mono: Duration,
+    pub unix_s: u32,
+}
+
+/// What a run learns about itself: the same in the node and on trial.
+pub(super) fn tick_of(history: RunHistory, every: u32, moment: RunMoment, seed: [u32; 2]) -> Tick {
+    let RunHistory { timing, last_accepted, last_run, joined_at } = history;
+    let RunMoment { beat: Beat { tick, urgent, .. }, late, mono, unix_s } = moment;
+    // Before the very first run there is no run to count from.
+    let ran_before = last_run.is_some();
+    Tick {
+        number: tick,
+        since_last_s: last_accepted.or(last_run).map(|age| age.seconds(mono)),
+        missed: if urgent == 0 && ran_before { timing.missed(tick, every, joined_at) } else { 0 },
+        late,
+        unix_s,
+        seed,
+    }
+}
+
 /// A rule that only the host can check: a plan stores at most `most` bytes, if it may store any.
 pub(super) fn broken_rule(parts: &Parts, most: Option<usize>) -> Option<String> {
     let (bytes, most) = (parts.memory.as_ref()?.bytes.len(), most?);
@@ -287,7 +376,7 @@ fn log(phase: &Registered, line: &LogLine) {
 }
 
 /// The random bits of one run: the same for the same node, beat and phase, and unpredictable from outside.
-fn seed(secret: u64, beat: &Beat, phase: &str) -> [u32; 2] {
+pub(super) fn seed(secret: u64, beat: &Beat, phase: &str) -> [u32; 2] {
     // SipHash with the secret as the first block: unpredictability is all that is needed here.
     let mut hasher = DefaultHasher::new();
     (secret, beat.tick, beat.urgent, phase).hash(&mut hasher);

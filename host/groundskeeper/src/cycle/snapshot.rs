@@ -8,6 +8,7 @@ use groundskeeper_pool::NodeState;
 use groundskeeper_sdk::column::{AddressColumn, PeerColumn};
 use groundskeeper_sdk::host::{BroadcastTotals, Name, Table, Totals, clean};
 
+use super::SilenceCount;
 use crate::book::{Book, BookRows};
 use crate::broadcasts;
 use crate::clock::CoarseInstant;
@@ -41,7 +42,7 @@ pub struct TickSnapshot {
     book: Arc<Book>,
     thresholds: Thresholds,
     now: CoarseInstant,
-    resumed_at: CoarseInstant,
+    silence: SilenceCount,
     rows: PeerRows,
     dialing: u32,
     broadcasts: BroadcastTotals,
@@ -57,7 +58,7 @@ impl TickSnapshot {
         state: &NodeState,
         thresholds: Thresholds,
         now: CoarseInstant,
-        resumed_at: CoarseInstant,
+        silence: SilenceCount,
     ) -> Arc<Self> {
         let NodeState { pool, book, .. } = state;
         let broadcasts::BroadcastStats { held, oldest_s, in_window, window_s } = state.broadcasts.totals(now);
@@ -69,7 +70,7 @@ impl TickSnapshot {
             book: Arc::clone(book),
             thresholds,
             now,
-            resumed_at,
+            silence,
             traffic: OnceLock::new(),
             counts: OnceLock::new(),
             peers: Default::default(),
@@ -110,7 +111,11 @@ impl TickSnapshot {
             let words = || self.rows.words().iter();
             match column {
                 PeerColumn::Conn => words().map(|word| word.conn()).collect(),
-                PeerColumn::Idle => self.pool.freeze_idle(&self.rows, self.now, self.resumed_at),
+                PeerColumn::Idle => {
+                    let mut idle = self.pool.freeze_idle(&self.rows, self.now, self.silence.not_before());
+                    self.silence.apply(&mut idle, self.now);
+                    idle
+                }
                 PeerColumn::Age => {
                     let since = self.pool.freeze_connected_at(&self.rows);
                     since.into_iter().map(|at| self.now.seconds_since(CoarseInstant(at))).collect()
@@ -140,7 +145,7 @@ impl TickSnapshot {
         }
     }
 
-    /// Silence of each row in seconds: since the last sign of life, or since the node woke up if that is later.
+    /// Silence of each row in seconds, as far as it counts: see [`SilenceCount`].
     fn idle_s(&self) -> &[u32] {
         self.peer_column(PeerColumn::Idle)
     }

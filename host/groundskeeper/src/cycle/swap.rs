@@ -9,47 +9,111 @@ use groundskeeper_sdk::host::Saved;
 use groundskeeper_sdk::phase::{Failure, Tick};
 
 use super::ceilings::Excess;
-use super::run::{PhaseRunner, broken_rule};
-use super::{BeatContext, Cycle, Thresholds, TickSnapshot};
-use crate::clock::{CoarseInstant, unix_seconds};
+use super::run::{PhaseRunner, RunMoment, broken_rule, seed, tick_of};
+use super::{Beat, BeatContext, Cycle, PhaseRun, SilenceCount, Thresholds, TickSnapshot};
+use crate::clock::unix_seconds;
 use crate::engine::policy::{Grants, GuestCeilings, Mode};
-use crate::engine::{Changes, Executor, PhaseCall, PhaseView, RunOutcome};
+use crate::engine::{
+    Changes, Executor, FailureKind, GuestLimit, PhaseCall, PhaseProgram, PhaseView, RunOutcome, Timing,
+    TrialRun,
+};
 use crate::journal::{ActionKind, Initiator, NewRecord, Outcome};
 use crate::registry::{
-    Arrival, Former, Judgement, KeptPhase, LastRuns, PhaseSpec, PriorState, ProbationVerdict, Registered,
-    RejectedPhase, short_digest, spread,
+    Arrival, Judgement, KeptPhase, LastRuns, PhaseSpec, PriorState, ProbationVerdict, Registered,
+    RejectedPhase, RunFailed, RunHistory, Standing, short_digest, spread,
 };
+
+/// Why a trial was not passed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TrialFailure {
+    /// How the phase failed.
+    Bad(String),
+    /// The machine could not run it. Another trial may pass.
+    Shortage(String),
+    /// It was not done after the time that this trial had, which is less than it may take in the node.
+    Slow,
+}
 
 /// The node's current state, for trial runs of phases that do not run in it yet.
 #[derive(Clone)]
 pub struct TrialContext {
     state: NodeState,
     thresholds: Thresholds,
-    tick: u32,
-    /// What each running phase has kept.
-    kept: BTreeMap<String, KeptPhase>,
+    silence: SilenceCount,
+    secret: u64,
+    interval: Duration,
+    last_tick: u32,
+    last_tick_at: Duration,
+    /// What each running phase has kept, and when it has run.
+    running: BTreeMap<String, (KeptPhase, RunHistory)>,
+    /// When phases ran in an earlier process, at a start.
+    last_runs: LastRuns,
 }
 
 impl TrialContext {
     /// What the running phase `name` has kept.
     pub fn kept(&self, name: &str) -> Option<&KeptPhase> {
-        self.kept.get(name)
+        self.running.get(name).map(|(kept, _)| kept)
     }
 
-    /// Runs the phase once, as it would run now, with a copy of what is `kept` for it. Its asks are not applied.
+    /// For the start of a node whose phases ran in an earlier process.
+    #[must_use]
+    pub fn continuing(self, last_runs: &LastRuns) -> Self {
+        Self { last_runs: last_runs.clone(), ..self }
+    }
+
+    /// What the next run of the phase will learn about itself if it is due: number, seed and times of that run.
+    fn next_tick(&self, spec: &PhaseSpec) -> Tick {
+        let clock = &*self.state.clock;
+        let (now, unix_now) = (clock.mono(), unix_seconds(clock));
+        let history = match self.running.get(&spec.name) {
+            // A request of the former generation to run sooner does not count.
+            Some((_, known)) => RunHistory { timing: Timing { again_at: None, ..known.timing }, ..*known },
+            None => self.history_of_newcomer(spec, unix_now),
+        };
+        let every = spec.schedule.cadence.every_n_ticks(self.state.pool.live());
+        let next = self.last_tick.saturating_add(1);
+        let tick = history.timing.next_due(every).max(next);
+        let at =
+            self.last_tick_at.saturating_add(self.interval.saturating_mul(tick - self.last_tick)).max(now);
+        let wait = at - now;
+        let beat = Beat { tick, ..Beat::default() };
+        let moment = RunMoment {
+            beat,
+            late: false,
+            mono: at,
+            unix_s: unix_now.saturating_add(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX)),
+        };
+        tick_of(history, every, moment, seed(self.secret, &beat, &spec.name))
+    }
+
+    fn history_of_newcomer(&self, spec: &PhaseSpec, unix_now: u32) -> RunHistory {
+        let (last_runs, interval) = (self.last_runs.clone(), self.interval);
+        let arrival = Arrival {
+            tick: self.last_tick,
+            spread: spread(&self.state.pool.self_id(), &spec.name),
+            before: PriorState { last_runs, unix_now, interval, ..PriorState::default() },
+            standing: Standing::Proven,
+        };
+        Registered::arrived(spec.clone(), arrival).history()
+    }
+
+    /// Runs the phase once, as its next run will be, with a copy of what is `kept` for it. Nothing that it sees tells it
+    /// that this is a trial. Its asks are not applied. A guest is cut after `wall`, native code is left behind after
+    /// `limit`.
     ///
     /// # Errors
-    /// How the run ended, if without a plan. A transient failure is no error here.
+    /// [`TrialFailure`], if the run ended without a plan. A transient failure is no error here.
     pub fn trial(
         &self,
         spec: &PhaseSpec,
         kept: &KeptPhase,
         fence: &mut Executor,
         limit: Duration,
-    ) -> Result<(), String> {
-        let clock = &*self.state.clock;
-        let snapshot =
-            TickSnapshot::take(&self.state, self.thresholds, clock.coarse(), CoarseInstant::default());
+        wall: Duration,
+    ) -> Result<(), TrialFailure> {
+        let now = self.state.clock.coarse();
+        let snapshot = TickSnapshot::take(&self.state, self.thresholds, now, self.silence);
         let cap = spec.policy.grants.memory.map(|grant| grant.max_bytes);
         let memory = match spec.policy.mode {
             Mode::Shadow => kept.shadow_memory.as_ref().or(kept.memory.as_ref()),
@@ -60,21 +124,23 @@ impl TrialContext {
             && memory.bytes.len() > cap
         {
             let bytes = memory.bytes.len();
-            return Err(format!(
+            return Err(TrialFailure::Bad(format!(
                 "it remembers {bytes} bytes, and grants.memory.max_bytes is {cap}; raise it, or have the phase store less \
                  first"
-            ));
+            )));
         }
         let memory = memory.map(|kept| Saved { version: kept.version, bytes: kept.bytes.clone() });
         let view = PhaseView::new(snapshot, Arc::new(Changes::default()), memory);
-        let job = PhaseCall {
-            tick: Tick { number: self.tick, unix_s: unix_seconds(clock), ..Tick::default() },
-            view: Arc::new(view),
-        };
-        match fence.run(&spec.body, job, limit).done.ended {
-            RunOutcome::Planned(parts) => broken_rule(&parts, cap).map_or(Ok(()), Err),
+        let job = PhaseCall { tick: self.next_tick(spec), view: Arc::new(view) };
+        let body: Arc<dyn PhaseProgram> = Arc::new(TrialRun { body: Arc::clone(&spec.body), wall });
+        match fence.run(&body, job, limit).done.ended {
+            RunOutcome::Planned(parts) => {
+                broken_rule(&parts, cap).map_or(Ok(()), |rule| Err(TrialFailure::Bad(rule)))
+            }
             RunOutcome::Failed(Failure::Transient(_)) => Ok(()),
-            ended => Err(ended.words()),
+            RunOutcome::Shortage(words) => Err(TrialFailure::Shortage(words)),
+            RunOutcome::Cut { limit: GuestLimit::Wall, .. } if wall < limit => Err(TrialFailure::Slow),
+            ended => Err(TrialFailure::Bad(ended.words())),
         }
     }
 }
@@ -86,15 +152,20 @@ impl Cycle {
         TrialContext {
             state: self.runner.world.state.clone(),
             thresholds: self.runner.world.thresholds,
-            tick: self.last_tick,
-            kept: self.kept().map(|(name, kept, _)| (name.to_string(), kept.clone())).collect(),
+            silence: self.silence,
+            secret: self.runner.secret,
+            interval: self.runner.interval,
+            last_tick: self.last_tick,
+            last_tick_at: self.last_tick_at,
+            running: self.registry.phases.iter().map(running).collect(),
+            last_runs: LastRuns::default(),
         }
     }
 
     /// Registers a phase, or replaces its running generation.
     ///
-    /// `kept` and `last_runs` are what an earlier process of this node left for a new phase. With a `former` generation,
-    /// the phase begins on probation.
+    /// `kept` and `last_runs` are what an earlier process of this node left for a new phase, and `standing` says whether it
+    /// is on probation. A new generation of a running guest always is.
     ///
     /// # Errors
     /// The reason why it cannot be registered. Nothing has changed then.
@@ -103,7 +174,7 @@ impl Cycle {
         spec: PhaseSpec,
         kept: KeptPhase,
         last_runs: LastRuns,
-        former: Option<Former<PhaseSpec>>,
+        standing: Standing,
     ) -> Result<(), String> {
         let (name, version) = (spec.name.clone(), spec.version.clone());
         let state = &self.runner.world.state;
@@ -117,7 +188,7 @@ impl Cycle {
                 mono_now: state.clock.mono(),
                 interval: self.runner.interval,
             },
-            former,
+            standing,
         };
         self.registry.put(spec, arrival)?;
         if let Some(phase) = self.registry.phases.iter().find(|phase| *phase.name == *name) {
@@ -156,9 +227,17 @@ impl Cycle {
         Some(kept)
     }
 
-    /// Sets the numbers for the next beats. What guests have in force above a lowered ceiling ends.
+    /// Sets the numbers for the next beats. What guests have in force above a lowered ceiling ends. Under a lowered
+    /// `stale_after`, silence is counted from now.
     pub fn set_world(&mut self, thresholds: Thresholds, guests: GuestCeilings) {
         let PhaseRunner { world, ledger, .. } = &mut self.runner;
+        let (old, new, now) =
+            (world.thresholds.stale_after, thresholds.stale_after, world.state.clock.coarse());
+        if self.silence.limit_changed(now, old, new) {
+            let words =
+                format!("stale_after was lowered to {} s: silence is counted from now", new.as_secs());
+            world.state.journal.record(NewRecord::new(Initiator::Host, ActionKind::Config, words));
+        }
         end(world, &ledger.lower_all(&guests), "what all guests may have in force was lowered");
         world.thresholds = thresholds;
         world.guests = guests;
@@ -200,22 +279,30 @@ impl Cycle {
 
 impl PhaseRunner {
     /// Judges a run of a phase that may be on probation. True if the former generation is back.
-    pub(super) fn judge(&mut self, phase: &mut Registered, tick: u32, failed: Option<&str>) -> bool {
+    pub(super) fn judge(&mut self, phase: &mut Registered, tick: u32, run: &PhaseRun) -> bool {
+        let failed = run.words.as_deref().map(|why| RunFailed {
+            why,
+            is_transient: run.result == FailureKind::Transient.as_str() && !phase.breaker.has_given_up(),
+        });
         let Some(verdict) = phase.judge(tick, failed) else { return false };
-        self.lower(phase);
+        let (why, now) = match &verdict.outcome {
+            Judgement::Good => (None, "is proven"),
+            Judgement::Returned { why, .. } => (Some(why.clone()), "runs again"),
+            Judgement::TakenOut { why, .. } => (Some(why.clone()), "is taken out"),
+        };
         let returned = matches!(verdict.outcome, Judgement::Returned { .. });
-        if let Judgement::Returned { why, .. } = &verdict.outcome {
-            let words = format!("{} {} runs again", phase.name, phase.version);
-            let outcome = Outcome::Failed(why.clone());
-            self.world.state.journal.record(NewRecord {
-                phase: Some(Arc::clone(&phase.name)),
-                outcome,
-                ..NewRecord::new(Initiator::Host, ActionKind::Reload, words)
-            });
+        if phase.is_out {
+            let excess = self.ledger.lower(&phase.name, &Grants::default());
+            end(&self.world, &excess, &format!("phase {} is taken out", phase.name));
         } else {
-            let words = format!("{} {} is proven", phase.name, phase.version);
-            self.world.note(Initiator::Host, ActionKind::Reload, &phase.name, words);
+            self.lower(phase);
         }
+        let words = format!("{} {} {now}", phase.name, phase.version);
+        self.world.state.journal.record(NewRecord {
+            phase: Some(Arc::clone(&phase.name)),
+            outcome: why.map_or(Outcome::Applied, Outcome::Failed),
+            ..NewRecord::new(Initiator::Host, ActionKind::Reload, words)
+        });
         self.verdicts.push(verdict);
         returned
     }
@@ -227,6 +314,10 @@ impl PhaseRunner {
             end(&self.world, &excess, &format!("what phase {} may have in force was lowered", phase.name));
         }
     }
+}
+
+fn running(phase: &Registered) -> (String, (KeptPhase, RunHistory)) {
+    (phase.name.to_string(), (phase.kept().0.clone(), phase.history()))
 }
 
 fn end(world: &BeatContext, excess: &Excess, why: &str) {

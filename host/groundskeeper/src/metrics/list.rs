@@ -58,12 +58,14 @@ metrics! {
     INTERVAL = Gauge "tick_interval" in seconds by []: "Time from one tick to the next";
     TICK_LATENESS = Histogram "tick_lateness" in seconds by []: "How long after its grid point a tick began";
     TICK_DURATION = Histogram "tick_duration" in seconds by []: "How long a beat took, all phases together";
-    PHASE_RUNS = Counter "phase_runs" by ["phase", "result"]: "Runs by result: ok, failed, rule, panicked, trapped, cut, overran";
+    PHASE_RUNS = Counter "phase_runs" by ["phase", "result"]: "Runs by result: ok, failed, rule, panicked, trapped, cut, overran, shortage";
     PHASE_DURATION = Histogram "phase_duration" in seconds by ["phase"]: "How long one run took";
     PHASE_FUEL = Counter "phase_fuel" by ["phase"]: "Fuel used by all runs, where it is measured";
     PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, probation, tripped, stuck, quarantined, pending, rejected, paused, off";
     PHASE_MISSED = Counter "phase_missed" by ["phase"]: "Due runs that did not happen";
     PHASE_PUT_OFF = Counter "phase_put_off" by ["phase"]: "Due runs of guests that waited for the next tick because the budget was used up";
+    PHASE_SKIPPED = Counter "phase_skipped" by ["phase"]: "Due runs that the machine could not carry out, for want of memory, threads or descriptors";
+    PHASE_LOG_DROPPED = Counter "phase_log_dropped" by ["phase"]: "Log lines dropped because all guests together wrote more than guests.log_bytes_per_tick";
     PHASE_REFUSED = Counter "phase_refused" by ["phase", "grant"]: "Asks that were refused, by the grant they need";
     PHASE_MEMORY = Gauge "phase_memory_peak_bytes" by ["phase"]: "The most linear memory that a run had, where it is measured";
     PHASE_FAILURES_IN_ROW = Gauge "phase_failures_in_row" by ["phase"]: "Failures since the last run that ended well";

@@ -146,7 +146,7 @@ async fn phases_are_shown_with_state_refusals_and_numbers_of_their_own() {
     };
     // Another file with the same name.
     let rejected = PhaseStatus { state: PhaseState::Rejected, ..phase.clone() };
-    sources.phases.write(vec![phase, rejected]);
+    sources.phases.write(vec![phase, rejected], 0);
     let text = Arc::new(Metrics::default()).render(&sources);
     for (start, expected) in [
         ("phase_state{phase=\"slow-peers\",state=\"quarantined\"}", 1.0),

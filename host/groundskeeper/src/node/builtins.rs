@@ -31,6 +31,7 @@ fn spec<S: AnyPhase + Clone + Serialize + 'static>(name: &str, phase: &BuiltInPh
     let mut spec = PhaseSpec::built_in(name, BUILT_IN, version, settings, phase.schedule.clone());
     spec.body = body;
     spec.policy.mode = phase.mode;
+    spec.policy.on_failure = phase.on_failure.into();
     spec
 }
 

@@ -9,9 +9,11 @@ use super::builtins::builtins;
 use super::maintenance::Maintenance;
 use crate::config::{Config, GuestSettings, PoolSettings, Problem};
 use crate::cycle::Thresholds;
+use crate::engine::BuiltInPhases;
 use crate::journal::{ActionKind, Cause, Initiator, Journal, NewRecord, Outcome};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
+use crate::registry::PhaseSpec;
 use crate::reload::ConfigReport;
 use crate::ticker::TickerHandle;
 
@@ -99,7 +101,7 @@ impl Reconfigurer {
     ) -> Result<(), String> {
         let going_down = || "the node is shutting down".to_owned();
         let (thresholds, guests) = (thresholds(new), new.guests.ceilings(new.pool.least));
-        let own = builtins(&new.phases);
+        let own = changed_builtins(&old.phases, &new.phases);
         let put = self.ticker.with_cycle(move |cycle| {
             cycle.put_own(own)?;
             cycle.set_world(thresholds, guests);
@@ -154,6 +156,18 @@ fn journalled(report: &ConfigReport, by: Initiator, how: &str) -> NewRecord {
     NewRecord { outcome, ..NewRecord::new(by, ActionKind::Config, words.join(": ")) }
 }
 
+/// The built-in phases whose section has changed. The others keep their breakers, durations and metrics.
+fn changed_builtins(old: &BuiltInPhases, new: &BuiltInPhases) -> Vec<PhaseSpec> {
+    let changed = [
+        old.reaper != new.reaper,
+        old.reconnect != new.reconnect,
+        old.broadcast_cleanup != new.broadcast_cleanup,
+        old.exchange_cleanup != new.exchange_cleanup,
+    ];
+    let all = builtins(new).into_iter().zip(changed);
+    all.filter(|(_, has_changed)| *has_changed).map(|(spec, _)| spec).collect()
+}
+
 pub(super) fn thresholds(config: &Config) -> Thresholds {
     let pool = &config.pool;
     let (healthy_above, stale_after) = (pool.healthy_above(), config.stale_after());
@@ -195,7 +209,7 @@ struct ConfigKey {
 }
 
 /// Keys that take effect while the node runs.
-const LIVE: [ConfigKey; 22] = keys!(
+const LIVE: [ConfigKey; 23] = keys!(
     node.interval,
     pool.max_inbound,
     pool.max_outbound,
@@ -209,6 +223,7 @@ const LIVE: [ConfigKey; 22] = keys!(
     guests.protected,
     guests.bans,
     guests.untouchable,
+    guests.log_bytes_per_tick,
     performance.backpressure,
     performance.circuit_breaker,
     performance.retry,

@@ -22,6 +22,15 @@ pub struct Former<G> {
     pub held: G,
 }
 
+/// What runs after a generation has failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Rollback<G> {
+    /// The generation before it.
+    ToFormer(Former<G>),
+    /// No generation: it was the first one of its name.
+    ToNothing,
+}
+
 /// See the module. `G` is what is held of a former generation besides its digest: nothing on disk, its spec in memory.
 ///
 /// The order of the fields is the file format of the generation record.
@@ -51,7 +60,7 @@ impl<G> Lineage<G> {
         self.former.as_ref()
     }
 
-    /// Whether the current generation still needs good runs. If so, there is a former one.
+    /// Whether the current generation still needs good runs. The first one of its name has no former one.
     pub fn is_on_probation(&self) -> bool {
         self.on_probation
     }
@@ -81,15 +90,22 @@ impl<G> Lineage<G> {
         self.current.into_iter().chain(self.former.as_ref().map(|former| former.digest))
     }
 
-    /// `digest` runs, without a former generation.
+    /// `digest` runs, is trusted, and has no former generation.
     pub fn started(&mut self, digest: Option<Digest>) {
         self.current = digest;
         self.former = None;
         self.on_probation = false;
     }
 
-    /// `digest` replaces the current generation, which leaves `kept` and is held as `held`. It is on probation unless it
-    /// is the first. If this takes the current generation back, returns the former one, which runs again.
+    /// `digest` runs where no generation did. It is on probation, unless it has passed one.
+    pub fn began(&mut self, digest: Digest) {
+        self.on_probation = self.proven_current() != Some(digest);
+        self.current = Some(digest);
+        self.former = None;
+    }
+
+    /// `digest` replaces the current generation, which leaves `kept` and is held as `held`. It is on probation. If this
+    /// takes the current generation back, returns the former one, which runs again.
     pub fn offered(&mut self, digest: Digest, kept: KeptPhase, held: G) -> Option<Former<G>> {
         if self.taken_back(&digest).is_some() {
             return self.reverted();
@@ -99,13 +115,13 @@ impl<G> Lineage<G> {
         if !self.on_probation {
             self.former = old.map(|digest| Former { digest, kept, held });
         }
-        self.on_probation = self.former.is_some();
+        self.on_probation = true;
         None
     }
 
     /// The current generation, started by an earlier process, is on probation again.
-    pub fn probation_resumed(&mut self, former: Former<G>) {
-        self.former = Some(former);
+    pub fn probation_resumed(&mut self, former: Option<Former<G>>) {
+        self.former = former;
         self.on_probation = true;
     }
 
@@ -120,19 +136,24 @@ impl<G> Lineage<G> {
         self.on_probation = false;
     }
 
-    /// The current generation is bad, and the former one runs again. `None`, and no change, without a former one.
-    pub fn failed(&mut self, why: String) -> Option<Former<G>> {
-        let failed = self.current;
-        let back = self.reverted();
-        if back.is_some()
-            && let Some(failed) = failed
-        {
-            self.bad.retain(|(bad, _)| *bad != failed);
-            self.bad.push((failed, why));
-            let over = self.bad.len().saturating_sub(MOST_BAD);
-            self.bad.drain(..over);
-        }
-        back
+    /// The current generation is bad: the former one runs again, or none if the current one is the first and on
+    /// probation. `None`, and no change, if the current one is trusted and has no former one.
+    pub fn failed(&mut self, why: String) -> Option<Rollback<G>> {
+        let failed = self.current?;
+        let rollback = match self.reverted() {
+            Some(former) => Rollback::ToFormer(former),
+            None if self.on_probation => {
+                self.current = None;
+                self.on_probation = false;
+                Rollback::ToNothing
+            }
+            None => return None,
+        };
+        self.bad.retain(|(bad, _)| *bad != failed);
+        self.bad.push((failed, why));
+        let over = self.bad.len().saturating_sub(MOST_BAD);
+        self.bad.drain(..over);
+        Some(rollback)
     }
 
     /// The former generation runs again. The current one is not marked as bad.
@@ -181,7 +202,12 @@ mod tests {
                 let current = lineage.current().map_or(0, |digest| digest[0]);
                 return lineage.offered(digest(n), kept(current), held);
             }
-            Failed => return lineage.failed("failed".to_owned()),
+            Failed => {
+                return match lineage.failed("failed".to_owned()) {
+                    Some(Rollback::ToFormer(former)) => Some(former),
+                    Some(Rollback::ToNothing) | None => None,
+                };
+            }
             Reverted => return lineage.reverted(),
             Proven => lineage.proven(),
             FormerLost => lineage.former_lost(),
@@ -191,31 +217,35 @@ mod tests {
     }
 
     /// Events; then expected: current, former, on probation, bad.
-    type Life = (&'static [Event], u8, Option<u8>, bool, &'static [u8]);
+    type Life = (&'static [Event], Option<u8>, Option<u8>, bool, &'static [u8]);
 
     #[test]
     fn a_table_of_lives() {
-        let table: [Life; 11] = [
-            (&[Offered(1)], 1, None, false, &[]),
-            (&[Offered(1), Failed], 1, None, false, &[]),
-            (&[Offered(1), Offered(2)], 2, Some(1), true, &[]),
-            (&[Offered(1), Offered(2), Proven], 2, Some(1), false, &[]),
-            (&[Offered(1), Offered(2), Failed], 1, None, false, &[2]),
+        let table: [Life; 14] = [
+            (&[Offered(1)], Some(1), None, true, &[]),
+            (&[Offered(1), Proven], Some(1), None, false, &[]),
+            (&[Offered(1), Failed], None, None, false, &[1]),
+            (&[Offered(1), Proven, Failed], Some(1), None, false, &[]),
+            // 1 was never good.
+            (&[Offered(1), Offered(2), Failed], None, None, false, &[2]),
+            (&[Offered(1), Proven, Offered(2)], Some(2), Some(1), true, &[]),
+            (&[Offered(1), Proven, Offered(2), Proven], Some(2), Some(1), false, &[]),
+            (&[Offered(1), Proven, Offered(2), Failed], Some(1), None, false, &[2]),
             // 2 was never good.
-            (&[Offered(1), Offered(2), Offered(3)], 3, Some(1), true, &[]),
-            (&[Offered(1), Offered(2), Offered(3), Failed], 1, None, false, &[3]),
-            (&[Offered(1), Offered(2), Offered(1)], 1, None, false, &[]),
+            (&[Offered(1), Proven, Offered(2), Offered(3)], Some(3), Some(1), true, &[]),
+            (&[Offered(1), Proven, Offered(2), Offered(3), Failed], Some(1), None, false, &[3]),
+            (&[Offered(1), Proven, Offered(2), Offered(1)], Some(1), None, false, &[]),
             // Once 2 is good, 1 is a new generation like any other.
-            (&[Offered(1), Offered(2), Proven, Offered(1)], 1, Some(2), true, &[]),
-            (&[Offered(1), Offered(2), FormerLost, Failed], 2, None, false, &[]),
-            (&[Offered(1), Offered(2), Failed, Forgiven, Offered(2)], 2, Some(1), true, &[]),
+            (&[Offered(1), Proven, Offered(2), Proven, Offered(1)], Some(1), Some(2), true, &[]),
+            (&[Offered(1), Proven, Offered(2), FormerLost, Failed], Some(2), None, false, &[]),
+            (&[Offered(1), Proven, Offered(2), Failed, Forgiven, Offered(2)], Some(2), Some(1), true, &[]),
         ];
         for (events, current, former, on_probation, bad) in table {
             let mut lineage = Lineage::default();
             for event in events {
                 apply(&mut lineage, *event, ());
             }
-            assert_eq!(lineage.current(), Some(digest(current)), "{events:?}");
+            assert_eq!(lineage.current(), current.map(digest), "{events:?}");
             assert_eq!(lineage.former().map(|former| former.digest), former.map(digest), "{events:?}");
             assert_eq!(lineage.is_on_probation(), on_probation, "{events:?}");
             let is_bad = |n: &u8| lineage.known_bad(&digest(*n)).is_some();
@@ -227,7 +257,7 @@ mod tests {
     fn a_generation_gets_its_own_memory_back() {
         for back in [Failed, Offered(1), Reverted] {
             let mut lineage = Lineage::default();
-            for event in [Offered(1), Offered(2), Offered(3)] {
+            for event in [Offered(1), Proven, Offered(2), Offered(3)] {
                 apply(&mut lineage, event, ());
             }
             let former = apply(&mut lineage, back, ()).expect("1 is back");
@@ -239,13 +269,28 @@ mod tests {
     fn a_resumed_probation_ends_like_another() {
         let mut lineage = Lineage::default();
         lineage.started(Some(digest(2)));
-        lineage.probation_resumed(Former { digest: digest(1), kept: kept(1), held: "one" });
+        lineage.probation_resumed(Some(Former { digest: digest(1), kept: kept(1), held: "one" }));
         assert!(lineage.is_on_probation() && lineage.proven_current().is_none());
-        assert_eq!(lineage.failed("boom".to_owned()).unwrap().held, "one");
+        let Some(Rollback::ToFormer(former)) = lineage.failed("boom".to_owned()) else { panic!() };
+        assert_eq!(former.held, "one");
         assert_eq!(
             (lineage.proven_current(), lineage.known_bad(&digest(2))),
             (Some(digest(1)), Some("boom"))
         );
+    }
+
+    #[test]
+    fn a_generation_that_begins_again_is_on_probation_unless_it_has_passed_one() {
+        for (is_proven, again, on_probation) in [(true, 1, false), (false, 1, true), (true, 2, true)] {
+            let mut lineage: Lineage<()> = Lineage::default();
+            lineage.began(digest(1));
+            assert!(lineage.is_on_probation());
+            if is_proven {
+                lineage.proven();
+            }
+            lineage.began(digest(again));
+            assert_eq!(lineage.is_on_probation(), on_probation, "{is_proven}, {again}");
+        }
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -265,7 +310,7 @@ mod tests {
         #[test]
         fn a_rollback_target_was_good_and_both_sides_agree(events in events()) {
             let (mut on_disk, mut in_memory) = (Lineage::default(), Lineage::default());
-            // Generations that were the first, passed a probation, or lost their former one.
+            // Generations that passed a probation, or lost their former one.
             let mut good = Vec::new();
             for event in events {
                 let before = on_disk.current();
@@ -283,11 +328,10 @@ mod tests {
                     prop_assert!(good.contains(&former.digest), "{:?} was never good", former.digest);
                     prop_assert!(on_disk.former().is_none() && !on_disk.is_on_probation());
                 }
-                if event == Failed && back.is_some() && before != on_disk.current() {
+                if event == Failed && before != on_disk.current() {
                     prop_assert!(on_disk.known_bad(&before.expect("it failed")).is_some());
                 }
                 good.extend(on_disk.proven_current());
-                prop_assert!(!on_disk.is_on_probation() || on_disk.former().is_some());
                 prop_assert!(on_disk.bad.len() <= MOST_BAD);
                 let bytes = postcard::to_stdvec(&on_disk).unwrap();
                 prop_assert_eq!(&postcard::from_bytes::<Lineage<()>>(&bytes).unwrap(), &on_disk);

@@ -9,8 +9,9 @@ use groundskeeper_sdk::contract::{Interface, METRICS};
 use groundskeeper_sdk::host::{Metric, MetricChange, Saved};
 
 use super::last_runs::Age;
+use super::lineage::Rollback;
 use super::status::short_digest;
-use super::swap::{Arrival, Judgement, Probation, ProbationVerdict};
+use super::swap::{Arrival, Judgement, Probation, ProbationVerdict, Standing};
 use super::{
     Former, KeptMemory, KeptPhase, Lineage, PhaseMetric, PhaseSpec, PhaseState, PhaseStatus, Policy,
     PriorState, Quarantine,
@@ -21,6 +22,31 @@ use crate::journal::Initiator;
 
 /// Durations kept for the median: two hours of a phase that runs every four minutes.
 const DURATIONS: usize = 32;
+
+/// After skipped runs a phase is tried again 1, 2, 4, 4 ... ticks later: a try costs little, and a shortage may end soon.
+const MOST_TICKS_SKIPPED: u32 = 4;
+
+/// When a phase has run, as far as its next run may learn it.
+#[derive(Clone, Copy, Debug)]
+pub struct RunHistory {
+    /// When it is due, in ticks.
+    pub timing: Timing,
+    /// As [`Registered::last_accepted`].
+    pub last_accepted: Option<Age>,
+    /// As [`Registered::last_run`].
+    pub last_run: Option<Age>,
+    /// As [`Registered::joined_at`].
+    pub joined_at: u32,
+}
+
+/// A run without a plan.
+#[derive(Clone, Copy, Debug)]
+pub struct RunFailed<'e> {
+    /// The error, for the operator.
+    pub why: &'e str,
+    /// The phase itself says that the next run may do better.
+    pub is_transient: bool,
+}
 
 /// One phase and its history.
 pub struct Registered {
@@ -44,6 +70,10 @@ pub struct Registered {
     pub stuck: Option<Arc<AtomicBool>>,
     /// The tick at which its due run did not fit into the budget, until it has run.
     pub owed_since: Option<u32>,
+    /// The time that it used lately. It fades from tick to tick.
+    pub lately: Duration,
+    /// Log lines dropped because all guests together wrote too much.
+    pub log_dropped: u64,
     /// The last accepted plan, also in an earlier process.
     pub last_accepted: Option<Age>,
     /// The last run on a tick, also in an earlier process. Urgent beats do not count.
@@ -60,6 +90,10 @@ pub struct Registered {
     pub missed: u64,
     /// Due runs that waited for the next tick because the budget was used up.
     pub put_off: u64,
+    /// Due runs that the machine could not carry out, and those of them since the last run that it did.
+    skipped: (u64, u32),
+    /// After a skipped run: not tried again before this tick.
+    not_before: u32,
     /// Refused asks by grant.
     pub refused: BTreeMap<Interface, u64>,
     took: VecDeque<Duration>,
@@ -67,27 +101,32 @@ pub struct Registered {
     pub cost: Cost,
     memory_peak: Option<u64>,
     metrics: BTreeMap<(bool, String), PhaseMetric>,
-    /// Why the last run failed, or why the phase started in quarantine. `None` after a good run.
+    /// Why the last run failed or was skipped, or why the phase started in quarantine. `None` after a good run.
     pub last_error: Option<String>,
     /// Its generations: the current and the former one.
     lineage: Lineage<PhaseSpec>,
     /// In use while the lineage is on probation.
     probation: Probation,
+    /// What was kept before the first generation of this name ran. Restored if that fails on probation.
+    kept_before: Option<KeptPhase>,
+    /// The first generation has failed on probation. The phase is removed at the end of the beat.
+    pub is_out: bool,
     /// When this generation started, if that was after the node's start.
     since_unix: Option<u32>,
 }
 
 impl Registered {
     /// A phase that joins a running node.
-    pub(super) fn arrived(spec: PhaseSpec, arrival: Arrival) -> Self {
-        let Arrival { tick, spread, before, former } = arrival;
+    pub(crate) fn arrived(spec: PhaseSpec, arrival: Arrival) -> Self {
+        let Arrival { tick, spread, before, standing } = arrival;
         let mut phase = Self::new(spec, &|_: &str| spread, &before);
         // Its cadence begins now, not when the process started.
         phase.timing.last_run += i64::from(tick);
         phase.joined_at = tick;
         phase.timing.again_at = phase.timing.again_at.map(|at| at + tick);
         phase.since_unix = Some(before.unix_now);
-        if let Some(former) = former {
+        if let Standing::Probation(former) = standing {
+            phase.kept_before = former.is_none().then(|| phase.kept.clone());
             phase.lineage.probation_resumed(former);
             phase.probation = Probation::from(tick);
         }
@@ -131,6 +170,8 @@ impl Registered {
             is_paused: false,
             stuck: None,
             owed_since: None,
+            lately: Duration::ZERO,
+            log_dropped: 0,
             last_accepted: saved.and_then(|run| run.accepted_s).map(age),
             last_run: saved.and_then(|run| run.ran_s).map(age),
             joined_at: 0,
@@ -139,6 +180,8 @@ impl Registered {
             failures: 0,
             missed: 0,
             put_off: 0,
+            skipped: (0, 0),
+            not_before: 0,
             refused: BTreeMap::new(),
             took: VecDeque::new(),
             cost: Cost::default(),
@@ -146,6 +189,8 @@ impl Registered {
             metrics: BTreeMap::new(),
             lineage,
             probation: Probation::default(),
+            kept_before: None,
+            is_out: false,
             since_unix: None,
         }
     }
@@ -171,9 +216,14 @@ impl Registered {
         }
     }
 
-    /// Counts a run towards the end of the probation, if there is one.
-    pub fn judge(&mut self, tick: u32, failed: Option<&str>) -> Option<ProbationVerdict> {
+    /// Counts a run towards the end of the probation, if there is one. `failed` if it had no plan.
+    pub fn judge(&mut self, tick: u32, failed: Option<RunFailed<'_>>) -> Option<ProbationVerdict> {
         if !self.lineage.is_on_probation() {
+            return None;
+        }
+        // Going back costs nothing, but without a former generation the phase would be gone. So one that says itself
+        // that it may do better in the next run is left to its breaker.
+        if self.lineage.former().is_none() && failed.is_some_and(|failed| failed.is_transient) {
             return None;
         }
         let (phase, digest) = (Arc::clone(&self.name), self.digest()?);
@@ -183,14 +233,20 @@ impl Registered {
                 self.lineage.proven();
                 Judgement::Good
             }
-            Some(why) => {
-                let Former { kept, held, .. } = self.lineage.failed(why.to_owned())?;
-                self.exchange(held);
-                self.restore(kept.clone());
-                // The failed run was due: the beat runs the former generation next.
-                self.timing.again_at = Some(tick);
-                Judgement::Returned { why: why.to_owned(), to: self.digest(), kept }
-            }
+            Some(RunFailed { why, .. }) => match self.lineage.failed(why.to_owned())? {
+                Rollback::ToFormer(Former { kept, held, .. }) => {
+                    self.exchange(held);
+                    self.restore(kept.clone());
+                    // The failed run was due: the beat runs the former generation next.
+                    self.timing.again_at = Some(tick);
+                    Judgement::Returned { why: why.to_owned(), to: self.digest(), kept }
+                }
+                Rollback::ToNothing => {
+                    self.is_out = true;
+                    let kept = self.kept_before.take().unwrap_or_default();
+                    Judgement::TakenOut { why: why.to_owned(), kept }
+                }
+            },
         };
         Some(ProbationVerdict { phase, digest, outcome })
     }
@@ -295,18 +351,45 @@ impl Registered {
         self.last_error = None;
     }
 
+    /// Counts a due run that the machine could not carry out. True if it is the first in a row.
+    pub fn skipped(&mut self, words: String, tick: u32) -> bool {
+        let (all, in_row) = &mut self.skipped;
+        *all += 1;
+        *in_row = in_row.saturating_add(1);
+        self.not_before = tick.saturating_add((1 << (*in_row - 1).min(31)).min(MOST_TICKS_SKIPPED));
+        self.last_error = Some(words);
+        *in_row == 1
+    }
+
+    /// Whether the next try after a skipped run is still to come.
+    pub fn waits_for_machine(&self, tick: u32) -> bool {
+        tick < self.not_before
+    }
+
     /// Lets the phase run again at once, whatever failed before.
     pub fn resume(&mut self) {
         self.is_paused = false;
+        self.not_before = 0;
         self.breaker.reset();
         if self.kept.quarantine.take().is_some() {
             self.changes += 1;
         }
     }
 
+    /// When it has run.
+    pub fn history(&self) -> RunHistory {
+        RunHistory {
+            timing: self.timing,
+            last_accepted: self.last_accepted,
+            last_run: self.last_run,
+            joined_at: self.joined_at,
+        }
+    }
+
     /// Counts a run, good or failed, with its duration and what it used.
     pub fn ran(&mut self, took: Duration, cost: Cost) {
         self.runs += 1;
+        self.skipped.1 = 0;
         if self.took.len() >= DURATIONS {
             self.took.pop_front();
         }
@@ -376,13 +459,16 @@ impl Registered {
             file: None,
             every_n_ticks: every,
             last_run_tick: u32::try_from(self.timing.last_run).ok().filter(|_| self.runs > 0),
-            next_due_tick: runs_again.then(|| self.timing.next_due(every)),
+            next_due_tick: runs_again.then(|| self.timing.next_due(every).max(self.not_before)),
             runs: self.runs,
             failures: self.failures,
             failures_in_row: self.breaker.failures_in_row(),
             pause_left: self.breaker.pause_left(),
             missed: self.missed,
             put_off: self.put_off,
+            skipped: self.skipped.0,
+            skipped_in_row: self.skipped.1,
+            log_dropped: self.log_dropped,
             refused: self.refused.iter().map(|(grant, n)| (grant.name().to_owned(), *n)).collect(),
             last_duration_us: self.took.back().copied().map_or(0, micros),
             median_duration_us: took.get(took.len() / 2).copied().map(micros),
@@ -397,7 +483,7 @@ impl Registered {
 
 fn breaker(policy: &Policy) -> PhaseBreaker {
     match policy.trust {
-        Trust::Host => PhaseBreaker::host(),
+        Trust::Host => PhaseBreaker::host(policy.on_failure),
         Trust::Guest => PhaseBreaker::guest(policy.on_failure),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -172,6 +173,15 @@ pub struct PhaseStatus {
     /// Due runs that waited for the next tick because the budget was used up.
     #[serde(default)]
     pub put_off: u64,
+    /// Due runs that the machine could not carry out, for want of memory, threads or descriptors.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Those since the last run that the machine did carry out.
+    #[serde(default)]
+    pub skipped_in_row: u32,
+    /// Log lines dropped because all guests together wrote more than `guests.log_bytes_per_tick`.
+    #[serde(default)]
+    pub log_dropped: u64,
     /// Refused asks by grant.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
@@ -191,7 +201,7 @@ pub struct PhaseStatus {
     pub metrics: Vec<PhaseMetric>,
     /// When its last plan was accepted; `None` before the first one since the node started.
     pub last_success_unix_s: Option<u32>,
-    /// Why the last run failed, or why the phase cannot run. `None` after a good run.
+    /// Why the last run failed or was skipped, or why the phase cannot run. `None` after a good run.
     pub last_error: Option<String>,
 }
 
@@ -213,15 +223,25 @@ impl PhaseStatus {
 
 /// The phases of one node as of the last beat.
 #[derive(Default)]
-pub struct PhaseStatuses(Mutex<Arc<Vec<PhaseStatus>>>);
+pub struct PhaseStatuses {
+    phases: Mutex<Arc<Vec<PhaseStatus>>>,
+    stuck: AtomicUsize,
+}
 
 impl PhaseStatuses {
     /// In the order of running, then those that were rejected.
     pub fn read(&self) -> Arc<Vec<PhaseStatus>> {
-        Arc::clone(&self.0.lock())
+        Arc::clone(&self.phases.lock())
     }
 
-    pub(crate) fn write(&self, phases: Vec<PhaseStatus>) {
-        *self.0.lock() = Arc::new(phases);
+    /// Threads that were left behind with a native phase that has not returned. At
+    /// [`MOST_STUCK`](crate::engine::MOST_STUCK) no native phase runs.
+    pub fn stuck(&self) -> usize {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn write(&self, phases: Vec<PhaseStatus>, stuck: usize) {
+        *self.phases.lock() = Arc::new(phases);
+        self.stuck.store(stuck, Ordering::Relaxed);
     }
 }

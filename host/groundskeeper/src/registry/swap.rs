@@ -27,6 +27,13 @@ pub struct ProbationVerdict {
 pub enum Judgement {
     /// The generation has had enough good runs and stays.
     Good,
+    /// It was the first generation of its name, and has failed: the phase is taken out.
+    TakenOut {
+        /// The error of the run that failed.
+        why: String,
+        /// Memory and quarantine from before it ran.
+        kept: KeptPhase,
+    },
     /// The former generation runs again, with what it had kept.
     Returned {
         /// The error of the run that failed.
@@ -46,8 +53,17 @@ pub struct Arrival {
     pub spread: u64,
     /// Time, interval, and what an earlier process kept for the phase.
     pub before: PriorState,
-    /// The generation that ran before an earlier process put this one on probation.
-    pub former: Option<Former<PhaseSpec>>,
+    /// Whether it is on probation.
+    pub standing: Standing,
+}
+
+/// How far a generation that begins to run is trusted.
+#[derive(Clone)]
+pub enum Standing {
+    /// It has passed its probation, or the operator vouches for it.
+    Proven,
+    /// It is on probation. If it fails, the former generation runs again; without one, the phase is taken out.
+    Probation(Option<Former<PhaseSpec>>),
 }
 
 /// What remains of a generation's probation.

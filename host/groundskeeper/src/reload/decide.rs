@@ -100,6 +100,7 @@ mod tests {
     fn head() -> GenerationRecord {
         let mut head = GenerationRecord::default();
         head.lineage.offered([1; 32], KeptPhase::default(), ());
+        head.lineage.proven();
         head.lineage.offered([2; 32], KeptPhase::default(), ());
         head.lineage.failed("boom".to_owned());
         head.lineage.offered([3; 32], KeptPhase::default(), ());

@@ -7,7 +7,9 @@ use std::sync::mpsc::channel;
 
 use crate::cycle::{Cycle, TrialContext};
 use crate::data::GenerationRecord;
-use crate::registry::{Digest, Former, KeptPhase, LastRuns, PhaseSpec, ProbationVerdict, RejectedPhase};
+use crate::registry::{
+    Digest, Judgement, KeptPhase, LastRuns, PhaseSpec, ProbationVerdict, RejectedPhase, Standing,
+};
 
 /// A function to run between two ticks.
 #[doc(hidden)]
@@ -32,8 +34,8 @@ pub(super) struct Replacement {
     pub spec: PhaseSpec,
     /// What a phase that does not run yet has kept. Otherwise what the running generation had kept at the trial.
     pub kept: KeptPhase,
-    /// The former generation, for a phase that does not run yet.
-    pub former: Option<Former<PhaseSpec>>,
+    /// Whether a phase that does not run yet is on probation.
+    pub standing: Standing,
     /// For a new generation: its digest, and the record that was written for it.
     pub written: Option<(Digest, GenerationRecord)>,
     /// What the node shows if the phase cannot be put in.
@@ -83,8 +85,9 @@ impl Batch {
     }
 
     fn apply(self, cycle: &mut Cycle) -> BatchResult {
-        let Self { puts, removals, rejected, last_runs } = self;
+        let Self { mut puts, removals, rejected, last_runs } = self;
         let verdicts = take_verdicts(cycle);
+        forget_taken_out(&mut puts, &verdicts);
         let refused = put_all(cycle, &puts, &last_runs);
         let mut removed = Vec::new();
         for name in removals {
@@ -105,6 +108,16 @@ impl Batch {
     }
 }
 
+/// A generation that failed on probation since the trial leaves nothing to the one that takes its place.
+fn forget_taken_out(puts: &mut [Replacement], verdicts: &[SeenVerdict]) {
+    for (ProbationVerdict { phase, outcome, .. }, _) in verdicts {
+        let Judgement::TakenOut { kept, .. } = outcome else { continue };
+        for put in puts.iter_mut().filter(|put| *put.spec.name == **phase) {
+            put.kept = kept.clone();
+        }
+    }
+}
+
 /// Puts phases in. Returns why the others cannot be registered, by name.
 fn put_all(cycle: &mut Cycle, puts: &[Replacement], last_runs: &LastRuns) -> BTreeMap<String, String> {
     // One phase may wait for another of the same batch: while any gets in, the others are tried again.
@@ -114,8 +127,8 @@ fn put_all(cycle: &mut Cycle, puts: &[Replacement], last_runs: &LastRuns) -> BTr
         let mut refused = BTreeMap::new();
         waiting.retain(|put| {
             let name = &put.if_refused.name;
-            let Replacement { spec, kept, former, .. } = put;
-            if let Err(why) = cycle.put(spec.clone(), kept.clone(), last_runs.clone(), former.clone()) {
+            let Replacement { spec, kept, standing, .. } = put;
+            if let Err(why) = cycle.put(spec.clone(), kept.clone(), last_runs.clone(), standing.clone()) {
                 refused.insert(name.clone(), why);
             }
             refused.contains_key(name)

@@ -19,7 +19,7 @@ use crate::cycle::TrialContext;
 use crate::data::DataFolder;
 use crate::engine::Executor;
 use crate::loader::PhaseRefusal;
-use crate::registry::RejectedPhase;
+use crate::registry::{RejectedPhase, Standing};
 
 /// Reloads the phases of the drop-in folder.
 pub struct PhaseReloader {
@@ -90,6 +90,7 @@ impl PhaseReloader {
     /// Scans the folder and applies the changes.
     pub fn scan(&mut self, ticks: BetweenTicks<'_>, kind: ScanKind) -> ReloadReport {
         self.log.counts.looks += 1;
+        self.loader.begin_scan();
         let now = self.clock.mono();
         let scanned = self.scanner.scan(&mut self.slots, kind, now);
         let wants_context = matches!(&scanned, Ok(Some(scan)) if scan.read.iter().any(Result::is_ok));
@@ -188,6 +189,9 @@ impl PhaseReloader {
     ) -> Result<(), PhaseRefusal> {
         let if_refused = found.rejected();
         let FoundFiles { name, file, manifest, generation, digest } = found;
+        if self.loader.must_wait(&digest) {
+            return Err(PhaseRefusal::Waits);
+        }
         let replaces = self.slots.running(&name).is_some();
         let spec = self.loader.load(&file, &manifest, &generation, replaces)?;
         let kept = match context.kept(&name) {
@@ -204,7 +208,10 @@ impl PhaseReloader {
             self.slots.entry(&name).must_save();
             return Err(PhaseRefusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }
-        batch.puts.push(Replacement { spec, kept, former: None, written: Some((digest, head)), if_refused });
+        // Of use only if nothing runs when it is put in.
+        let standing =
+            if head.lineage.is_on_probation() { Standing::Probation(None) } else { Standing::Proven };
+        batch.puts.push(Replacement { spec, kept, standing, written: Some((digest, head)), if_refused });
         Ok(())
     }
 

@@ -6,15 +6,16 @@ use super::exchange::Replacement;
 use super::reloader::PhaseReloader;
 use super::slot::PhaseSlot;
 use crate::config::Manifest;
+use crate::data::GenerationRecord;
 use crate::loader::PhaseRefusal;
-use crate::registry::{Digest, KeptPhase, PhaseSpec, RejectedPhase};
+use crate::registry::{Digest, KeptPhase, PhaseSpec, RejectedPhase, Standing};
 
 impl PhaseReloader {
     /// Loads the generation `digest` of the phase `name`, with its manifest at `file`. `None` if it is gone or can no
     /// longer be loaded.
     ///
     /// # Errors
-    /// The disk failed: the caller must try again.
+    /// The disk failed, or the machine is short of something: the caller must try again.
     pub(super) fn load_kept_generation(
         &mut self,
         name: &str,
@@ -34,7 +35,11 @@ impl PhaseReloader {
             let why = refusal.to_string();
             tracing::error!(phase = name, why, "cannot load a saved generation");
         }
-        Ok(loaded.ok())
+        match loaded {
+            // Nothing is known about the generation then.
+            Err(refusal @ PhaseRefusal::Machine(_)) => Err(refusal),
+            loaded => Ok(loaded.ok()),
+        }
     }
 
     /// The last good generation of the phase `name`, whatever is in the folder.
@@ -54,7 +59,9 @@ impl PhaseReloader {
             let kept = self.slots.load_kept(name)?;
             return Ok(Some(Replacement::restored(spec, kept, self.slots.entry(name))));
         }
-        let Some(former) = head.lineage.former() else { return Ok(None) };
+        let Some(former) = head.lineage.former() else {
+            return self.on_first_probation(name, &head);
+        };
         let Some(spec) = self.load_kept_generation(name, &head.file, &former.digest)? else {
             return Ok(None);
         };
@@ -65,8 +72,25 @@ impl PhaseReloader {
     }
 }
 
+impl PhaseReloader {
+    /// The first generation of the phase `name`, if it is on probation: there is no better one.
+    fn on_first_probation(
+        &mut self,
+        name: &str,
+        head: &GenerationRecord,
+    ) -> Result<Option<Replacement>, PhaseRefusal> {
+        let Some(current) = head.lineage.current().filter(|_| head.lineage.is_on_probation()) else {
+            return Ok(None);
+        };
+        let Some(spec) = self.load_kept_generation(name, &head.file, &current)? else { return Ok(None) };
+        let kept = self.slots.load_kept(name)?;
+        let standing = Standing::Probation(None);
+        Ok(Some(Replacement { standing, ..Replacement::restored(spec, kept, self.slots.entry(name)) }))
+    }
+}
+
 impl Replacement {
-    /// A phase that does not run yet, with the record of `slot`.
+    /// A phase that does not run yet and is trusted, with the record of `slot`.
     pub fn restored(spec: PhaseSpec, kept: KeptPhase, slot: &PhaseSlot) -> Self {
         let if_refused = RejectedPhase {
             name: spec.name.clone(),
@@ -75,6 +99,6 @@ impl Replacement {
             digest: slot.head().lineage.current(),
             ..RejectedPhase::default()
         };
-        Self { spec, kept, former: None, written: None, if_refused }
+        Self { spec, kept, standing: Standing::Proven, written: None, if_refused }
     }
 }

@@ -80,6 +80,9 @@ impl PhaseReloader {
                     self.slots.save_heads();
                     self.log.note(&phase, PhaseChange::Proven, Some(digest), None);
                 }
+                Judgement::TakenOut { why, kept } => {
+                    self.taken_out(&phase, digest, why, &now_kept.unwrap_or(kept));
+                }
                 Judgement::Returned { why, to, kept } => {
                     // Memory first: after a crash in between, the newer generation is tried again with the memory it
                     // started with.
@@ -103,6 +106,25 @@ impl PhaseReloader {
                 }
             }
         }
+    }
+
+    /// The first generation of a phase has failed on probation: none runs now.
+    fn taken_out(&mut self, name: &str, digest: Digest, why: String, kept: &KeptPhase) {
+        self.slots.save_kept(name, kept);
+        let slot = self.slots.entry(name);
+        slot.stopped();
+        let head = slot.head_mut();
+        head.lineage.failed(why.clone());
+        let rejected = RejectedPhase {
+            name: name.to_owned(),
+            file: Some(head.file.clone()),
+            digest: Some(digest),
+            ..RejectedPhase::default()
+        };
+        self.slots.save_heads();
+        self.slots.folder.remove_generations([digest]);
+        let why = format!("it failed on probation, and there is no generation before it: {why}");
+        self.refuse(PhaseRefusal::Bad(why), rejected);
     }
 
     /// Notes why files do not run.

@@ -13,6 +13,9 @@ const TRIES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1)
 /// Wait before a retry after a failure of the machine, such as a disk error.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// Wait before a retry if others were tried first: they get in meanwhile.
+const SOON: Duration = Duration::from_millis(100);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct PhaseSlot {
@@ -85,6 +88,7 @@ impl PhaseSlot {
             PhaseRefusal::Unfinished(why) => (why, TRIES.get(tries).copied()),
             PhaseRefusal::Bad(why) => (why, None),
             PhaseRefusal::Machine(why) => (why, Some(AGAIN)),
+            PhaseRefusal::Waits => (PhaseRefusal::Waits.to_string(), Some(SOON)),
         };
         rejected.problem = why;
         rejected.is_pending = wait.is_some();
@@ -133,9 +137,14 @@ impl PhaseSlot {
         if self.is_running {
             head.lineage.offered(digest, kept.clone(), ());
         } else {
-            head.lineage.started(Some(digest));
+            head.lineage.began(digest);
         }
         head
+    }
+
+    /// No generation runs now.
+    pub fn stopped(&mut self) {
+        self.is_running = false;
     }
 
     /// The current generation has started to run.

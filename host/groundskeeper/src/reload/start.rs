@@ -11,7 +11,7 @@ use crate::config::ManifestFile;
 use crate::cycle::TrialContext;
 use crate::data::{DataError, GenerationRecord};
 use crate::loader::PhaseRefusal;
-use crate::registry::{Former, LastRuns, PhaseSpec};
+use crate::registry::{Former, LastRuns, Rollback, Standing};
 
 /// How much a starting node takes from its folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +54,7 @@ impl PhaseReloader {
         last_runs: &LastRuns,
     ) -> Result<(), DataError> {
         let context = exchange::observe(ticks, true).and_then(|observed| observed.context);
+        let context = context.map(|context| context.continuing(last_runs));
         for (name, head) in self.slots.folder.load_heads()? {
             self.slots.by_name.insert(name, PhaseSlot::new(head));
         }
@@ -113,7 +114,7 @@ impl PhaseReloader {
     fn go_back(&mut self) {
         for name in self.slots.names(|_, slot| slot.head().lineage.former().is_some()) {
             let why = "the node did not get through its first ticks with it".to_owned();
-            if let Some(former) = self.slots.entry(&name).head_mut().lineage.failed(why) {
+            if let Some(Rollback::ToFormer(former)) = self.slots.entry(&name).head_mut().lineage.failed(why) {
                 self.slots.save_kept(&name, &former.kept);
             }
         }
@@ -157,24 +158,28 @@ impl PhaseReloader {
             kept = former.kept;
             self.slots.save_kept(&name, &kept);
         }
-        let former = self.resumed(&name, &mut head);
+        let standing = self.resumed(&name, &mut head);
         if decision == StartDecision::Try {
             self.slots.folder.save_generation(&name, &generation);
         }
         let slot = self.slots.entry(&name);
         slot.set_head(head);
-        Ok(Replacement { former, ..Replacement::restored(spec, kept, slot) })
+        Ok(Replacement { standing, ..Replacement::restored(spec, kept, slot) })
     }
 
-    /// The former generation of a phase on probation. If it cannot be loaded, the probation ends.
-    fn resumed(&mut self, name: &str, head: &mut GenerationRecord) -> Option<Former<PhaseSpec>> {
-        let Former { digest, kept, .. } =
-            head.lineage.former().filter(|_| head.lineage.is_on_probation())?.clone();
+    /// Whether the phase is on probation, with its former generation. If that cannot be loaded, the probation ends.
+    fn resumed(&mut self, name: &str, head: &mut GenerationRecord) -> Standing {
+        if !head.lineage.is_on_probation() {
+            return Standing::Proven;
+        }
+        let Some(Former { digest, kept, .. }) = head.lineage.former().cloned() else {
+            return Standing::Probation(None);
+        };
         match self.load_kept_generation(name, &head.file, &digest) {
-            Ok(Some(held)) => Some(Former { digest, kept, held }),
+            Ok(Some(held)) => Standing::Probation(Some(Former { digest, kept, held })),
             Ok(None) | Err(_) => {
                 head.lineage.former_lost();
-                None
+                Standing::Proven
             }
         }
     }

@@ -2,14 +2,22 @@
 //!
 //! The parent runs this same binary as the child, so nothing that hangs can take the test with it.
 
+use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use groundskeeper::clock::SystemClock;
+use groundskeeper::cycle::BeatReport;
+use groundskeeper::engine::{PhaseCall, PhaseProgram, RunOutcome, RunResult};
 use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::{PhaseState, PhaseStatus};
+use groundskeeper_sdk::host::Plan;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::broadcast::Receiver;
 
 use crate::support::alone::name;
 use crate::support::closure;
@@ -96,4 +104,93 @@ fn a_panic_and_an_endless_loop_leave_the_rest_running() {
             && state("panics").last_error.is_some_and(|why| why.contains("on purpose"))
     );
     assert_eq!((state("works").runs, state("works").failures), (TICKS as u64, 0));
+}
+
+/// Waits until it is let go.
+#[derive(Default)]
+struct Gate {
+    is_open: Mutex<bool>,
+    moved: Condvar,
+    entered: AtomicU32,
+}
+
+impl Gate {
+    fn pass(&self) {
+        self.entered.fetch_add(1, Relaxed);
+        self.moved.wait_while_for(&mut self.is_open.lock(), |is_open| !*is_open, Duration::from_secs(120));
+    }
+
+    fn open(&self) {
+        *self.is_open.lock() = true;
+        self.moved.notify_all();
+    }
+}
+
+/// What a sandboxed guest is to the executor: it comes back by itself.
+struct Bounded;
+
+impl PhaseProgram for Bounded {
+    fn summary(&self) -> &str {
+        "comes back"
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn run(&self, _: &PhaseCall) -> RunResult {
+        RunOutcome::Planned(Plan::new().into_parts()).into()
+    }
+
+    fn always_returns(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_two_native_phases_that_do_not_return_no_third_one_is_called() {
+    let gates: [Arc<Gate>; 3] = Default::default();
+    let state =
+        NodeState::new(PeerId::from_bytes([1; 32]), NodeLimits::for_connections(8), SystemClock::new(), None);
+    let mut phases: Vec<_> = ["first", "second", "third"]
+        .into_iter()
+        .zip(gates.clone())
+        .map(|(name, gate)| {
+            closure(name, 1, move |_, _, _| {
+                gate.pass();
+                Ok(())
+            })
+        })
+        .collect();
+    phases.push(closure("bounded", 1, |_, _, _| Ok(())));
+    phases[3].body = Arc::new(Bounded);
+    let options = Options { interval: Duration::from_millis(300), ..Options::default() };
+    let running = Maintenance::start(&state, phases, options).expect("good phases");
+    let mut reports = running.handle().reports();
+    let tick = async |reports: &mut Receiver<Arc<BeatReport>>| loop {
+        let report = reports.recv().await.expect("the ticker runs");
+        if report.urgent == 0 {
+            break report
+                .runs
+                .iter()
+                .map(|run| (run.name.to_string(), run.result))
+                .collect::<BTreeMap<_, _>>();
+        }
+    };
+    let first = tick(&mut reports).await;
+    assert_eq!((first["first"], first["second"]), ("overran", "overran"));
+    assert_eq!((first["third"], first["bounded"]), ("shortage", "ok"));
+    assert_eq!((running.statuses().stuck(), gates[2].entered.load(Relaxed)), (2, 0));
+    let third = running.statuses().read()[2].clone();
+    assert_eq!((third.failures, third.skipped, third.state), (0, 1, PhaseState::Active), "{third:?}");
+
+    gates.iter().for_each(|gate| gate.open());
+    let mut results = tick(&mut reports).await;
+    while results.get("third") != Some(&"ok") {
+        results = tick(&mut reports).await;
+    }
+    while running.statuses().stuck() > 0 {
+        tick(&mut reports).await;
+    }
+    assert!(running.stop().await.is_some());
 }

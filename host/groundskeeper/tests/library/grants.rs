@@ -21,7 +21,7 @@ use groundskeeper::record::{
     AppliedPlan, AskOutcome, Event, RecordedOutcome, Recorder, RecorderOptions, Recording, WhatIfPhase,
     what_if,
 };
-use groundskeeper::registry::{KeptPhase, LastRuns, PhaseSpec};
+use groundskeeper::registry::{KeptPhase, LastRuns, PhaseSpec, Standing};
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::memory::Memory;
 use groundskeeper_sdk::plan::Plan;
@@ -746,8 +746,9 @@ async fn what_is_in_force_above_a_lowered_ceiling_ends() {
     let put = |spec: PhaseSpec| {
         let handle = rig.handle.clone();
         async move {
-            let put = handle
-                .with_cycle(move |cycle| cycle.put(spec, KeptPhase::default(), LastRuns::default(), None));
+            let put = handle.with_cycle(move |cycle| {
+                cycle.put(spec, KeptPhase::default(), LastRuns::default(), Standing::Proven)
+            });
             put.await.expect("the ticker runs").expect("a good phase");
         }
     };

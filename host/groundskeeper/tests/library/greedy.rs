@@ -82,6 +82,7 @@ prop_compose! {
             protected: held.0,
             bans: held.1,
             untouchable: untouchable.into_iter().map(id).collect(),
+..GuestCeilings::default()
         };
         World { seed, ticks, peers, addresses, most, rules, grants }
     }

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use crate::support::*;
 use groundskeeper::clock::{Clock, TokioClock};
+use groundskeeper::config::Config;
+use groundskeeper::cycle::Thresholds;
 use groundskeeper::engine::Executor;
+use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::journal::{ActionKind, Cause, Initiator, Outcome};
-use groundskeeper::registry::{LastRun, LastRuns, PhaseSpec};
+use groundskeeper::registry::{KeptPhase, LastRun, LastRuns, PhaseSpec, Standing};
 use groundskeeper_sdk::column::peer;
 use groundskeeper_sdk::phase::Tick;
+use groundskeeper_sdk::span::Span;
 use parking_lot::Mutex;
 
 #[tokio::test(start_paused = true)]
@@ -184,6 +188,53 @@ async fn a_node_that_is_late_at_every_tick_still_reaps_the_dead_and_keeps_the_li
         assert!(dead.is_closed(), "stalls of {stall} s");
         assert!(!living.is_closed(), "stalls of {stall} s");
     }
+}
+
+/// What a reload does that sets the reaper's limits.
+async fn limit_silence(rig: &Rig, ping_after: Duration, stale_after: Duration) {
+    let mut phases = Config::default().phases;
+    phases.reaper.settings.ping_after = Span::secs(ping_after.as_secs());
+    phases.reaper.settings.stale_after = Span::secs(stale_after.as_secs());
+    let reaper = groundskeeper::node::builtins(&phases).swap_remove(0);
+    let put = rig.handle.with_cycle(move |cycle| {
+        cycle.put(reaper, KeptPhase::default(), LastRuns::default(), Standing::Proven).expect("a good phase");
+        cycle.set_world(Thresholds { stale_after, ..Thresholds::default() }, GuestCeilings::default());
+    });
+    put.await.expect("the ticker runs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tightened_limit_drops_no_peer_for_its_silence_before_the_change() {
+    let seconds = Duration::from_secs;
+    let clock = TokioClock::starting_at(seconds(1_700_000_000));
+    let mut rig = Rig::resume(clock, builtins(), seconds(5), &Kept::default(), Executor::Inline);
+    let peers: Vec<_> = (1..=8).map(|n| rig.peer(n)).collect();
+    peers[7].answers.store(false, Relaxed);
+    // 20 s of silence: nobody has been pinged yet.
+    rig.ticks(4).await;
+    assert_eq!(peers.iter().map(|peer| peer.pings.load(Relaxed)).sum::<u32>(), 0);
+    limit_silence(&rig, seconds(4), seconds(12)).await;
+    let reports = rig.ticks(20).await;
+    assert_eq!(reports[0].tally.disconnected, 0, "silence before the change is no offence");
+    let closed: Vec<u32> = peers.iter().filter(|peer| peer.is_closed()).map(|peer| peer.n).collect();
+    assert_eq!(closed, [8], "only the peer that answers no ping is dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_tightened_again_and_again_keeps_no_silent_peer() {
+    let seconds = Duration::from_secs;
+    let clock = TokioClock::starting_at(seconds(1_700_000_000));
+    let mut rig = Rig::resume(clock, builtins(), seconds(5), &Kept::default(), Executor::Inline);
+    let (dead, living) = (rig.peer(1), rig.peer(2));
+    dead.answers.store(false, Relaxed);
+    for _change in 0..10 {
+        rig.ticks(1).await;
+        limit_silence(&rig, seconds(4), seconds(12)).await;
+        rig.ticks(1).await;
+        limit_silence(&rig, seconds(25), seconds(90)).await;
+    }
+    assert!(dead.is_closed(), "the longer limit of 90 s still holds");
+    assert!(!living.is_closed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -146,7 +146,7 @@ fn names(report: &BeatReport) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guests_share_a_beats_budget_and_who_waited_longest_is_first() {
+async fn guests_share_a_beats_budget_by_what_they_used_lately() {
     for (costs, expected) in [
         // Two seconds are enough for all.
         ([10; 5], vec!["own a b c d"; 5]),
@@ -154,7 +154,7 @@ async fn guests_share_a_beats_budget_and_who_waited_longest_is_first() {
         ([0, 1500, 1500, 1500, 1500], vec!["own a b", "own c d", "own a b", "own c d", "own a b"]),
         ([0, 9000, 9000, 9000, 9000], vec!["own a", "own b", "own c", "own d", "own a"]),
         // One that takes everything does not keep the others from their turn.
-        ([0, 9000, 10, 10, 10], vec!["own a", "own b c d a", "own a", "own b c d a", "own a"]),
+        ([0, 9000, 10, 10, 10], vec!["own a", "own b c d a", "own b c d a", "own b c d a", "own b c d a"]),
         // The host's own run whatever they take.
         ([3000, 1, 1, 1, 1], vec!["own"; 5]),
     ] {

@@ -111,7 +111,9 @@ impl Tally {
                 RunOutcome::Rule(_) => self.rule += 1,
                 RunOutcome::Trapped(_) => self.trapped += 1,
                 RunOutcome::Cut { .. } => self.cut += 1,
-                ended @ (RunOutcome::Panicked(_) | RunOutcome::Overran { .. }) => panic!("{ended:?}"),
+                ended @ (RunOutcome::Panicked(_) | RunOutcome::Overran { .. } | RunOutcome::Shortage(_)) => {
+                    panic!("{ended:?}")
+                }
             }
         }
     }

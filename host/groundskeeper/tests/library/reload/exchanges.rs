@@ -66,7 +66,10 @@ fn a_probation_that_ends_during_a_trial_counts_for_its_own_generation() {
         let (memory, data) = (Memory::default(), tempfile::tempdir().unwrap());
         put(&memory, 1, "good");
         let mut process = start(&memory, data.path());
-        process.beat();
+        for _ in 0..3 {
+            process.beat();
+            scan(&mut process, ScanKind::Hint, None);
+        }
         put(&memory, 2, behaviour);
         scan(&mut process, ScanKind::Ordered, None);
         process.beat();

@@ -421,6 +421,8 @@ fn the_folder_may_go_and_come() {
     }
     room.beats(2, "alpha");
     assert_eq!((room.runs("alpha"), room.memory("alpha")), (Some(1), (1, 3)));
+    // Their probation has ended meanwhile.
+    assert!(room.take_told().iter().all(|(_, change)| *change == PhaseChange::Proven));
     // Back as it was.
     fs::rename(&away, room.path("")).unwrap();
     room.rest();
@@ -448,6 +450,7 @@ fn the_folder_may_go_and_come() {
 fn a_removal_takes_two_looks() {
     let mut room = Room::new(true);
     room.beats(3, "alpha");
+    assert!(room.take_told().iter().all(|(_, change)| *change == PhaseChange::Proven));
     fs::remove_file(room.path("alpha.toml")).unwrap();
     room.pass(0);
     room.pass(299);
@@ -587,6 +590,58 @@ fn each_generation_has_its_own_memory_back() {
     room.rest();
     assert_eq!((room.runs("alpha"), room.memory("alpha")), (Some(1), (1, 6)));
     assert_eq!(room.phase("alpha").state, PhaseState::Active);
+}
+
+#[test]
+fn a_first_generation_that_fails_on_probation_is_taken_out_and_known_to_be_bad() {
+    let mut room = Room::new(true);
+    room.put("delta", 1, "trap-run 2", "");
+    room.rest();
+    assert_eq!((room.runs("delta"), room.phase("delta").state), (Some(1), PhaseState::Probation));
+    room.beats(1, "delta");
+    assert_eq!(room.memory("delta"), (1, 1));
+    room.beats(1, "delta");
+    let check = |room: &Room, at: &str| {
+        let phase = room.phase("delta");
+        assert_eq!((room.runs("delta"), phase.state), (None, PhaseState::Rejected), "{at}");
+        let why = phase.last_error.expect("it is shown");
+        assert!(why.contains("scripted, in run 2") || why.contains("have failed before"), "{at}: {why}");
+        let kept = room.process.folder.load_phase("delta").unwrap().value;
+        assert_eq!(kept.memory, None, "{at}: what it stored is gone with it");
+    };
+    check(&room, "after the failure");
+    room.look(ScanKind::Thorough);
+    room.look(ScanKind::Ordered);
+    check(&room, "after an order");
+    let mut room = room.start_anew(StartFrom::Folder);
+    check(&room, "after a start");
+    // Forgiven, it has another chance, and its probation begins again.
+    room.process.reloader.forgive("delta");
+    room.look(ScanKind::Ordered);
+    assert_eq!((room.runs("delta"), room.phase("delta").state), (Some(1), PhaseState::Probation));
+    // Other bytes are on probation too, and pass it.
+    room.put("delta", 2, "good", "");
+    room.rest();
+    room.beats(3, "delta");
+    assert_eq!((room.runs("delta"), room.phase("delta").state), (Some(2), PhaseState::Active));
+    // The neighbours have noticed nothing.
+    assert_eq!((room.runs("alpha"), room.phase("alpha").state), (Some(1), PhaseState::Active));
+}
+
+#[test]
+fn a_first_generation_is_on_probation_from_one_process_to_the_next() {
+    let mut room = Room::new(true);
+    room.put("delta", 1, "trap-run 2", "");
+    room.rest();
+    room.beats(1, "delta");
+    let room = room.start_anew(StartFrom::Folder);
+    assert_eq!((room.runs("delta"), room.phase("delta").state), (Some(1), PhaseState::Probation));
+    // A file that cannot be read does not stop it: nothing better is known.
+    room.write("delta.toml", "name = \"");
+    let mut room = room.start_anew(StartFrom::Folder);
+    assert_eq!((room.runs("delta"), room.phase("delta").state), (Some(1), PhaseState::Probation));
+    room.beats(2, "delta");
+    assert_eq!(room.runs("delta"), None);
 }
 
 #[test]

@@ -10,5 +10,6 @@ mod kills;
 mod signed;
 mod sim;
 mod starts;
+mod trials;
 mod watching;
 mod world;

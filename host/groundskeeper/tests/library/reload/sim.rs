@@ -26,7 +26,7 @@ struct Known {
     wanted: Option<(u32, bool)>,
     /// The version that ran at the last look.
     running: Option<u32>,
-    /// The newest version that has ended its probation, or that ran without one.
+    /// The newest version that has ended its probation.
     proven: Option<u32>,
     /// What ran before that, and could return: in memory, or on a disk that did not take the news of its end.
     former: Vec<u32>,
@@ -49,6 +49,7 @@ struct Sim {
     crashes: u32,
     returned: u32,
     applied: u32,
+    taken_out: u32,
 }
 
 impl Sim {
@@ -70,6 +71,7 @@ impl Sim {
             crashes: 0,
             returned: 0,
             applied: 0,
+            taken_out: 0,
         }
     }
 
@@ -134,7 +136,7 @@ impl Sim {
             match event.change {
                 PhaseChange::Applied => {
                     self.applied += 1;
-                    // The first one of its name has nothing to go back to, and no probation.
+                    // One that is taken back has passed its probation before.
                     let phase = self.process.as_ref().unwrap().phase(&event.phase).unwrap();
                     if phase.state != PhaseState::Probation {
                         known.proven = phase.version.parse().ok();
@@ -146,6 +148,12 @@ impl Sim {
                     known.failed.extend(known.running);
                 }
                 PhaseChange::Removed => *known = Known { wanted: known.wanted, ..Known::default() },
+                PhaseChange::Rejected
+                    if event.why.as_ref().is_some_and(|why| why.contains("no generation before it")) =>
+                {
+                    self.taken_out += 1;
+                    known.failed.extend(known.running.take());
+                }
                 PhaseChange::Rejected | PhaseChange::Pending => {}
             }
         }
@@ -181,7 +189,7 @@ impl Sim {
                 assert!(!known.failed.contains(&version), "{at}: runs {version}, which has failed");
             }
             if let Some(before) = known.running {
-                // What ran, runs, or something newer; never nothing but for a removal.
+                // What ran, runs, or something newer; never nothing but for a removal, or a first one that failed.
                 let now = runs.unwrap_or_else(|| panic!("{at}: nothing runs any more"));
                 let is_back = known.former.contains(&now) || known.proven == Some(now);
                 assert!(now >= before || is_back, "{at}: {now} runs after {before}");
@@ -199,7 +207,7 @@ impl Sim {
     }
 }
 
-fn run(seed: u64) -> (u32, u32, u32) {
+fn run(seed: u64) -> [u32; 4] {
     let data = tempfile::tempdir().unwrap();
     let mut sim = Sim::new(seed, data.path());
     for step in 0..STEPS / SEEDS as u32 {
@@ -254,29 +262,31 @@ fn run(seed: u64) -> (u32, u32, u32) {
     }
     let generations = sim.memory.count(&sim.data.join("generations"));
     assert!(generations <= 3 * NAMES.len(), "seed {seed}: {generations} files of generations");
-    (sim.applied, sim.returned, sim.crashes)
+    [sim.applied, sim.returned, sim.taken_out, sim.crashes]
 }
 
 #[test]
 fn whatever_happens_each_phase_is_at_one_generation_and_it_was_good() {
     let next = AtomicU64::new(0);
     let worker = || {
-        let mut all = (0, 0, 0);
+        let mut all = [0; 4];
         loop {
             let seed = next.fetch_add(1, Relaxed);
             if seed >= SEEDS {
                 return all;
             }
-            let (applied, returned, crashes) = run(seed);
-            all = (all.0 + applied, all.1 + returned, all.2 + crashes);
+            all.iter_mut().zip(run(seed)).for_each(|(all, one)| *all += one);
         }
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let (applied, returned, crashes) = std::thread::scope(|scope| {
+    let [applied, returned, taken_out, crashes] = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
         let counts = workers.into_iter().map(|worker| worker.join().expect("its panic is above"));
-        counts.fold((0, 0, 0), |all, one| (all.0 + one.0, all.1 + one.1, all.2 + one.2))
+        counts.fold([0; 4], |all, one| std::array::from_fn(|at| all[at] + one[at]))
     });
-    println!("{STEPS} steps, {SEEDS} seeds: {applied} applied, {returned} returned, {crashes} crashes");
+    println!(
+        "{STEPS} steps, {SEEDS} seeds: {applied} applied, {returned} returned, {taken_out} taken out, {crashes} crashes"
+    );
     assert!(applied > 1_000 && returned > 100 && crashes > 1_000, "{applied}, {returned}, {crashes}");
+    assert!(taken_out > 50, "{taken_out}");
 }

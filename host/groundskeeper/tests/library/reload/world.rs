@@ -20,7 +20,7 @@ use groundskeeper::reload::{
     CycleChange, PhaseFactory, PhaseReloader, ReloadOptions, ReloadReport, ScanKind, StartFrom,
 };
 use groundskeeper_sdk::host::{Plan, Saved, Table};
-use groundskeeper_sdk::phase::Failure;
+use groundskeeper_sdk::phase::{Failure, Tick};
 use parking_lot::{Condvar, Mutex};
 use sha2::{Digest, Sha256};
 
@@ -103,6 +103,8 @@ struct Script {
     traps_at: Option<u32>,
     gated: Option<Scripts>,
     runs: AtomicU32,
+    /// What the trial and the runs learned about themselves.
+    ticks: Arc<Mutex<Vec<(bool, Tick)>>>,
     digest: [u8; 32],
 }
 
@@ -120,8 +122,19 @@ impl PhaseProgram for Script {
     }
 
     fn run(&self, job: &PhaseCall) -> RunResult {
-        let is_trial = job.tick.seed == [0; 2];
-        let run = if is_trial { 0 } else { self.runs.fetch_add(1, Relaxed) + 1 };
+        self.act(job, self.runs.fetch_add(1, Relaxed) + 1)
+    }
+
+    fn run_on_trial(&self, job: &PhaseCall, _: Duration) -> RunResult {
+        self.act(job, 0)
+    }
+}
+
+impl Script {
+    /// One run; 0 is the trial.
+    fn act(&self, job: &PhaseCall, run: u32) -> RunResult {
+        let is_trial = run == 0;
+        self.ticks.lock().push((is_trial, job.tick));
         let memory = job.view.memory();
         if let Some(memory) = &memory
             && memory.version > self.version
@@ -155,6 +168,8 @@ pub struct Scripts {
     pub runs: Arc<Gate>,
     /// Tick and version of those, as they ended.
     ended: Arc<Mutex<Vec<(u32, u32)>>>,
+    /// What the trials (true) and the runs of all phases learned about themselves.
+    pub ticks: Arc<Mutex<Vec<(bool, Tick)>>>,
 }
 
 impl Scripts {
@@ -194,7 +209,8 @@ impl Scripts {
             _ => return Err(PhaseRefusal::Bad(format!("nobody knows {behaviour:?}"))),
         };
         let gated = (behaviour == "gated").then(|| self.clone());
-        let body = Script { version, traps_at, gated, runs: AtomicU32::new(0), digest };
+        let (runs, ticks) = (AtomicU32::new(0), Arc::clone(&self.ticks));
+        let body = Script { version, traps_at, gated, runs, ticks, digest };
         let digest = generation.digest();
         Ok(PhaseSpec::guest(manifest, guest, format!("{version}"), Arc::new(body), digest))
     }

@@ -47,6 +47,7 @@ pub fn no_rules() -> GuestCeilings {
         protected: 512,
         bans: 1024,
         untouchable: Vec::new(),
+        ..GuestCeilings::default()
     }
 }
 
