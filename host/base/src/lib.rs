@@ -8,6 +8,7 @@ pub mod bytes;
 #[doc(hidden)]
 pub mod chance;
 pub mod clock;
+pub mod descriptors;
 pub mod peer;
 pub mod problem;
 #[doc(hidden)]
