@@ -71,6 +71,7 @@ impl Counters {
             hedged: self.hedged.load(Relaxed),
             breakers_opened: self.breakers_opened.load(Relaxed),
             misbehaved: self.misbehaved.load(Relaxed),
+            ..TrafficSnapshot::default()
         }
     }
 }

@@ -353,7 +353,8 @@ impl Net {
 
 impl TrafficReport for Net {
     fn traffic(&self) -> TrafficSnapshot {
-        self.traffic.snapshot()
+        let newcomers_refused = self.acceptor.refusals.counts();
+        TrafficSnapshot { newcomers_refused, ..self.traffic.snapshot() }
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {

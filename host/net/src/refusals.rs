@@ -2,9 +2,11 @@
 //! sums, so that an attack cannot flood the journal. Refuses no connection itself.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use groundskeeper_base::clock::CoarseInstant;
+use groundskeeper_flow::NewcomerRefusal;
 use groundskeeper_pool::NodeState;
 use groundskeeper_pool::journal::{ActionKind, Initiator, Journal, NewRecord, Outcome};
 use parking_lot::Mutex;
@@ -12,63 +14,53 @@ use parking_lot::Mutex;
 /// The time in which each kind gets at most one record.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Why a connection did not become live. Each kind has its own sum, so that one cannot hide another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Refusal {
-    /// A limit of the pool, before any work was done.
-    Limit,
-    /// The handshake was not done in time.
-    TimedOut,
-    /// It does not speak TLS, or not ours.
-    Garbage,
-    /// It showed no key, or not a proper one.
-    Key,
-    OtherNetwork,
-    /// No common version, or no proper hello.
-    Hello,
-    /// It hung up during the handshake.
-    Closed,
-    /// A ban, a duplicate, or this node itself.
-    Denied,
-}
-
-const KINDS: usize = 8;
-
 #[derive(Clone, Copy, Default)]
 struct RefusalSum {
     recorded: Option<CoarseInstant>,
     since: u32,
 }
 
+/// Each reason has its own sum, so that one cannot hide another.
 #[derive(Default)]
-pub(crate) struct Refusals(Mutex<[RefusalSum; KINDS]>);
+pub(crate) struct Refusals {
+    sums: Mutex<[RefusalSum; NewcomerRefusal::COUNT]>,
+    /// Since the start.
+    counts: [AtomicU64; NewcomerRefusal::COUNT],
+}
 
 impl Refusals {
-    /// Counts one refusal. Writes at most one record per kind and window; its count is the number of refusals it
-    /// covers.
+    /// Counts one refusal. Writes at most one record per reason and window; its count is the number of refusals it
+    /// covers. Returns that number if it wrote one.
     pub(crate) fn note(
         &self,
         state: &NodeState,
-        kind: Refusal,
-        address: SocketAddr,
+        reason: NewcomerRefusal,
+        address: Option<SocketAddr>,
         why: impl FnOnce() -> String,
-    ) {
+    ) -> Option<u32> {
+        self.counts[reason as usize].fetch_add(1, Relaxed);
         let now = state.clock.coarse();
-        let mut sums = self.0.lock();
-        let sum = &mut sums[kind as usize];
+        let mut sums = self.sums.lock();
+        let sum = &mut sums[reason as usize];
         sum.since += 1;
         if sum.recorded.is_some_and(|at| now.since(at) < WINDOW) {
-            return;
+            return None;
         }
         let count = std::mem::take(&mut sum.since);
         sum.recorded = Some(now);
         drop(sums);
-        record(&state.journal, Some(address), why(), count);
+        record(&state.journal, address, why(), count);
+        Some(count)
+    }
+
+    /// Refusals since the start, in the order of [`NewcomerRefusal::ALL`].
+    pub(crate) fn counts(&self) -> [u64; NewcomerRefusal::COUNT] {
+        std::array::from_fn(|at| self.counts[at].load(Relaxed))
     }
 
     /// Records the refusals that are counted but not yet recorded. For shutdown.
     pub(crate) fn flush(&self, journal: &Journal) {
-        let waiting: u32 = self.0.lock().iter_mut().map(|sum| std::mem::take(&mut sum.since)).sum();
+        let waiting: u32 = self.sums.lock().iter_mut().map(|sum| std::mem::take(&mut sum.since)).sum();
         if waiting > 0 {
             record(journal, None, "not recorded one by one".into(), waiting);
         }

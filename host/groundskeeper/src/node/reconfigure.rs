@@ -6,9 +6,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::builtins::builtins;
+use super::limits::within_descriptors;
 use super::maintenance::Maintenance;
 use crate::config::{Config, GuestSettings, PoolSettings, Problem};
 use crate::cycle::Thresholds;
+use crate::descriptors::DescriptorLimit;
 use crate::journal::{Cause, Initiator};
 use crate::net::Net;
 use crate::pool::{Direction, Pool, PoolLimits, Removal, over_limit};
@@ -31,6 +33,8 @@ pub struct Reconfigurer {
     source: ConfigSource,
     /// The config in effect.
     config: tokio::sync::Mutex<Config>,
+    /// What the connections may use. `None` if they use none.
+    descriptors: Option<DescriptorLimit>,
     pool: Arc<Pool>,
     net: Arc<Net>,
     ticker: TickerHandle,
@@ -41,12 +45,14 @@ impl Reconfigurer {
     pub(super) fn new(
         source: ConfigSource,
         config: Config,
+        descriptors: Option<DescriptorLimit>,
         net: Arc<Net>,
         maintenance: &Maintenance,
     ) -> Self {
         Self {
             source,
             config: tokio::sync::Mutex::new(config),
+            descriptors,
             pool: Arc::clone(&maintenance.state.pool),
             net,
             ticker: maintenance.handle.clone(),
@@ -80,6 +86,11 @@ impl Reconfigurer {
 
     async fn take(&self, old: &Config, new: &Config, report: &ConfigReport) -> Result<(), String> {
         let going_down = || "the node is shutting down".to_owned();
+        let mut new = new.clone();
+        if let Some(limit) = self.descriptors {
+            new.pool = within_descriptors(&new.pool, limit);
+        }
+        let new = &new;
         let (thresholds, guests) = (thresholds(new), new.guests.ceilings(new.pool.least));
         let own = builtins(&new.phases);
         let put = self.ticker.with_cycle(move |cycle| {
