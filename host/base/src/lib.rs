@@ -9,6 +9,8 @@ pub mod bytes;
 pub mod chance;
 pub mod clock;
 pub mod descriptors;
+#[doc(hidden)]
+pub mod lock;
 pub mod peer;
 pub mod problem;
 #[doc(hidden)]

@@ -111,6 +111,10 @@ pub struct KindSnapshot {
     pub ends: [u64; AttemptEnd::COUNT],
     /// Latency of the answers.
     pub latency: LatencySnapshot,
+    /// The time-out in force for a peer of which nothing is known yet, in microseconds. A peer that has answered has its
+    /// own, by its own times.
+    #[serde(default)]
+    pub timeout_us: u64,
 }
 
 /// A breaker that is not closed.
@@ -154,6 +158,13 @@ pub struct TrafficSnapshot {
     /// Incoming connections that did not become live, in the order of [`NewcomerRefusal::ALL`].
     #[serde(default)]
     pub newcomers_refused: [u64; NewcomerRefusal::COUNT],
+    /// How long frames at most waited in their queue for a connection that did not take more, by priority. Counts groups
+    /// of frames that were taken together.
+    #[serde(default)]
+    pub frame_waits: [LatencySnapshot; Priority::COUNT],
+    /// How long requests of peers waited for a worker, over all kinds with a capacity.
+    #[serde(default)]
+    pub slot_waits: LatencySnapshot,
 }
 
 /// Reports the traffic of a node. Reading does not block the writers.

@@ -358,7 +358,7 @@ impl TrafficReport for Net {
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
-        self.routed.requests.kinds.snapshot()
+        self.routed.requests.kinds.snapshot(|kind| self.traffic.tuning.timeout_of(kind))
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use groundskeeper_base::bounds::{Bound, Span};
 use groundskeeper_base::chance::SharedRng;
 use groundskeeper_base::clock::{Clock, unix_seconds};
+use groundskeeper_base::lock::{LockWaits, WatchedMutex};
 use groundskeeper_base::peer::{NetGroup, PeerId, canonical, is_public};
 use groundskeeper_base::units::as_span;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
@@ -139,7 +139,7 @@ pub struct Book {
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
     chance: SharedRng,
-    known: Mutex<BTreeMap<SocketAddr, KnownAddress>>,
+    known: WatchedMutex<BTreeMap<SocketAddr, KnownAddress>>,
     /// Counts changes that are worth writing to disk.
     changes: AtomicU64,
     /// Upper bound of every backoff, in milliseconds.
@@ -170,7 +170,7 @@ impl Book {
             limits,
             clock,
             journal,
-            known: Mutex::default(),
+            known: WatchedMutex::default(),
             changes: AtomicU64::new(0),
             longest_wait: AtomicU64::new(u64::MAX),
         })
@@ -194,6 +194,11 @@ impl Book {
     /// Number of addresses.
     pub fn len(&self) -> usize {
         self.known.lock().len()
+    }
+
+    /// How long callers have waited for the book's lock.
+    pub fn lock_waits(&self) -> LockWaits {
+        self.known.waits()
     }
 
     /// Whether the book has no address at all, not even a connected one.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use groundskeeper_base::clock::Clock;
+use groundskeeper_base::lock::{LockWaits, WatchedMutex};
 use groundskeeper_base::peer::PeerId;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 mod file;
@@ -303,7 +303,7 @@ struct Rings {
 pub struct Journal {
     clock: Arc<dyn Clock>,
     limits: JournalLimits,
-    rings: Mutex<Rings>,
+    rings: WatchedMutex<Rings>,
     /// The current beat: tick in the upper half, number of the urgent beat in the lower.
     beat: AtomicU64,
     disconnects: [AtomicU64; Cause::ALL.len()],
@@ -316,7 +316,7 @@ impl Journal {
         Arc::new(Self {
             clock,
             limits,
-            rings: Mutex::default(),
+            rings: WatchedMutex::default(),
             beat: AtomicU64::new(0),
             disconnects: Default::default(),
             file,
@@ -407,6 +407,11 @@ impl Journal {
     pub fn held(&self) -> (usize, usize) {
         let rings = self.rings.lock();
         (rings.notable.len(), rings.chatter.len())
+    }
+
+    /// How long callers have waited for the journal's lock.
+    pub fn lock_waits(&self) -> LockWaits {
+        self.rings.waits()
     }
 
     /// Lines that could not be written to the journal's file, 0 without one.

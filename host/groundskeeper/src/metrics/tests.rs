@@ -44,7 +44,7 @@ impl TrafficReport for Busy {
 
     fn kinds(&self) -> Vec<KindSnapshot> {
         let latency = LatencySnapshot { count: 9, p99_us: 2_500, ..LatencySnapshot::default() };
-        vec![KindSnapshot { kind: "block".into(), ends: [9, 0, 4, 0, 0, 0, 0], latency }]
+        vec![KindSnapshot { kind: "block".into(), ends: [9, 0, 4, 0, 0, 0, 0], latency, timeout_us: 0 }]
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {
