@@ -19,27 +19,29 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node in a process of its own. Killed when dropped.
-struct Proc {
+pub(super) struct Proc {
     child: Child,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// JSON lines of its beats.
     beats: Receiver<Value>,
 }
 
 /// How a node is to be started.
-struct Setup<'a> {
-    folder: &'a Path,
-    interval: &'a str,
-    listen: SocketAddr,
-    bootstrap: Vec<SocketAddr>,
+pub(super) struct Setup<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) interval: &'a str,
+    pub(super) listen: SocketAddr,
+    pub(super) bootstrap: Vec<SocketAddr>,
     /// Further TOML.
-    extra: &'a str,
+    pub(super) extra: &'a str,
+    /// Soft and hard limit of open files.
+    pub(super) files: Option<(u32, u32)>,
 }
 
 /// A node that accepts and answers but dials nobody.
-const PASSIVE: &str = "[phases.reconnect]\nenabled = false\n";
+pub(super) const PASSIVE: &str = "[phases.reconnect]\nenabled = false\n";
 
-fn loopback() -> SocketAddr {
+pub(super) fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().expect("a constant address")
 }
 
@@ -49,12 +51,12 @@ fn free_port() -> SocketAddr {
 }
 
 impl<'a> Setup<'a> {
-    fn new(folder: &'a Path, interval: &'a str) -> Self {
-        Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "" }
+    pub(super) fn new(folder: &'a Path, interval: &'a str) -> Self {
+        Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "", files: None }
     }
 
     /// A node that can be asked.
-    fn start(&self) -> Proc {
+    pub(super) fn start(&self) -> Proc {
         let proc = self.spawn();
         proc.until("its admin socket answers", || proc.ask(&["status"]).is_some());
         proc
@@ -76,7 +78,8 @@ impl<'a> Setup<'a> {
         std::fs::write(&config, text).expect("our folder");
         let data = self.folder.join("data");
         let log = std::fs::File::create(self.folder.join("log")).expect("our folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+        let mut child = self
+            .program()
             .args(["--json", "run", "--config"])
             .arg(&config)
             .arg("--data-dir")
@@ -94,11 +97,20 @@ impl<'a> Setup<'a> {
         });
         Proc { child, folder: self.folder.to_owned(), beats }
     }
+
+    fn program(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_groundskeeper");
+        let Some((soft, hard)) = self.files else { return Command::new(binary) };
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$@\"");
+        command.args(["-c", &limited, "sh", binary]);
+        command
+    }
 }
 
 impl Proc {
     /// What the command line prints of this node as JSON, None while nobody answers.
-    fn ask(&self, verb: &[&str]) -> Option<Value> {
+    pub(super) fn ask(&self, verb: &[&str]) -> Option<Value> {
         let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
             .arg("--json")
             .args(verb)
@@ -109,11 +121,11 @@ impl Proc {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Value {
         self.ask(&["status"]).expect("the node answers")
     }
 
-    fn connected(&self) -> u64 {
+    pub(super) fn connected(&self) -> u64 {
         self.status()["pool"]["total"].as_u64().expect("a number")
     }
 
@@ -125,7 +137,7 @@ impl Proc {
         self.status()["node"].as_str().expect("a peer id").to_owned()
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.status()["listening"][0].as_str().expect("an address").parse().expect("an address")
     }
 
@@ -140,7 +152,7 @@ impl Proc {
     }
 
     /// Looks again whenever something may have changed, until `done` or the end of all patience.
-    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub(super) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done() {
             let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
@@ -155,9 +167,20 @@ impl Proc {
         }
     }
 
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("a process id")
+    }
+
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
-        kill_process(pid, signal).expect("our own child");
+        kill_process(self.pid(), signal).expect("our own child");
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.join("data/admin.sock")
+    }
+
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     fn kill(mut self) {
@@ -172,7 +195,7 @@ impl Proc {
     }
 
     /// SIGTERM, and the exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub(super) fn stop(mut self) -> Option<i32> {
         self.assert_all_explained();
         self.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
@@ -192,7 +215,7 @@ impl Drop for Proc {
     }
 }
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 

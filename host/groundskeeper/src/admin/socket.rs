@@ -1,12 +1,13 @@
 //! The admin socket: its path, who may use it, and the cleanup of a socket that a dead process left.
+//!
+//! The system decides who may connect, by the file's mode, owner, group and access list: a user needs the right to write.
+//! A second check here would have to repeat all of that, supplementary groups included.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use axum::serve::Listener;
-use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
 /// For owner and group of the file.
@@ -30,14 +31,7 @@ pub struct AdminSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
-    owner: Owner,
-}
-
-/// User and group that own the socket's file.
-#[derive(Clone, Copy, Debug)]
-struct Owner {
-    uid: u32,
-    gid: u32,
+    owner: u32,
 }
 
 impl AdminSocket {
@@ -66,12 +60,20 @@ impl AdminSocket {
         fs::set_permissions(&beside, fs::Permissions::from_mode(MODE)).map_err(cannot)?;
         fs::rename(&beside, path).map_err(cannot)?;
         let there = fs::symlink_metadata(path).map_err(cannot)?;
-        let owner = Owner { uid: there.uid(), gid: there.gid() };
-        Ok(Self { listener, path: path.to_owned(), inode: there.ino(), owner })
+        Ok(Self { listener, path: path.to_owned(), inode: there.ino(), owner: there.uid() })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The user who owns the socket's file.
+    pub(super) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
     }
 }
 
@@ -84,41 +86,9 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Allows the node's own user, root, and the group that owns the file.
-fn may_talk(uid: u32, gid: u32, file: Owner) -> bool {
-    uid == 0 || uid == file.uid || gid == file.gid
-}
-
-impl Listener for AdminSocket {
-    type Io = UnixStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
-        loop {
-            let (stream, from) = Listener::accept(&mut self.listener).await;
-            match stream.peer_cred() {
-                Ok(cred) if may_talk(cred.uid(), cred.gid(), self.owner) => return (stream, from),
-                Ok(cred) => tracing::warn!(uid = cred.uid(), pid = cred.pid(), "refused on the admin socket"),
-                Err(error) => tracing::warn!(%error, "cannot tell who is at the admin socket"),
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_owner_root_and_group_may_connect() {
-        let file = Owner { uid: 1000, gid: 100 };
-        let may = |uid, gid| may_talk(uid, gid, file);
-        assert_eq!([may(1000, 5), may(0, 0), may(7, 100), may(7, 7)], [true, true, true, false]);
-    }
 
     #[tokio::test]
     async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
