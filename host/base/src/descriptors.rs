@@ -82,8 +82,8 @@ impl DescriptorLimit {
 
     /// Whether a peer's descriptor of this number is one of the reserve.
     ///
-    /// The system gives out the lowest free number. So all lower ones are in use, whoever in the process opened them, and
-    /// none has to be counted.
+    /// The system gives out the lowest free number. So all lower ones are in use, also those that other parts of the
+    /// process opened, and none has to be counted.
     pub fn is_reserved(self, descriptor: u32) -> bool {
         descriptor >= self.0.saturating_sub(self.reserve())
     }

@@ -22,7 +22,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// Time in which open answers may finish when the node stops.
 const LAST_GRACE: Duration = Duration::from_millis(250);
 
-/// Clients without a place that are told so at one time. Further ones are only closed.
+/// Clients without a place that get the reason at one time. Further ones are only closed.
 const MOST_REFUSING: usize = 16;
 
 /// What connections come from.

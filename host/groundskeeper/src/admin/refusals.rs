@@ -53,7 +53,7 @@ impl Turned {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct LogLine {
+struct RefusalLine {
     last: Option<Instant>,
     /// Clients that no line has counted yet.
     since: u64,
@@ -63,7 +63,7 @@ struct LogLine {
 #[derive(Debug, Default)]
 pub struct ApiRefusals {
     counts: [[AtomicU64; Turned::ALL.len()]; Door::ALL.len()],
-    lines: Mutex<[[LogLine; Turned::ALL.len()]; Door::ALL.len()]>,
+    lines: Mutex<[[RefusalLine; Turned::ALL.len()]; Door::ALL.len()]>,
 }
 
 impl ApiRefusals {

@@ -1,4 +1,4 @@
-//! Who gets which places of a listener. Every party has a share of its own, questions and streams have separate places,
+//! Who gets which places of a listener. Every party has a separate share, questions and streams have separate places,
 //! and a client that lets the node wait makes room for one that does not.
 
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ struct Share {
 /// How the places of one listener are shared out.
 #[derive(Clone, Debug)]
 pub(super) struct Shares {
-    /// Parties whose places nobody else can take.
+    /// Parties whose places no other party can take.
     reserve_for: Vec<Party>,
     questions: Share,
     streams: Share,
@@ -111,7 +111,7 @@ struct ConnState {
 }
 
 #[derive(Debug)]
-struct Conn {
+struct ApiConn {
     number: u64,
     party: Party,
     state: Mutex<ConnState>,
@@ -119,7 +119,7 @@ struct Conn {
     evicted: Notify,
 }
 
-impl Conn {
+impl ApiConn {
     fn is_stream(&self) -> bool {
         self.state.lock().stage == ConnStage::Streaming
     }
@@ -138,7 +138,7 @@ pub(super) struct Places {
 
 #[derive(Debug, Default)]
 struct HeldPlaces {
-    conns: Vec<Arc<Conn>>,
+    conns: Vec<Arc<ApiConn>>,
     next: u64,
 }
 
@@ -155,7 +155,7 @@ impl Places {
         held.next += 1;
         let state = ConnState { stage: ConnStage::Silent, waiting_since: Some(Instant::now()) };
         let conn =
-            Arc::new(Conn { number: held.next, party, state: Mutex::new(state), evicted: Notify::new() });
+            Arc::new(ApiConn { number: held.next, party, state: Mutex::new(state), evicted: Notify::new() });
         held.conns.push(Arc::clone(&conn));
         Ok(Place { places: Arc::clone(self), conn })
     }
@@ -167,7 +167,7 @@ impl Places {
         if own >= if has_reserve { share.reserved } else { share.each } {
             return held.evict(|conn| conn.party == party && conn.is_stream() == stream);
         }
-        let is_other = |conn: &Conn| conn.is_stream() == stream && !self.shares.has_reserve(conn.party);
+        let is_other = |conn: &ApiConn| conn.is_stream() == stream && !self.shares.has_reserve(conn.party);
         if has_reserve || held.conns.iter().filter(|conn| is_other(conn)).count() < share.others {
             return Ok(());
         }
@@ -182,8 +182,8 @@ impl Places {
 
 impl HeldPlaces {
     /// Takes its place from the connection of `among` that has kept the node waiting for longest.
-    fn evict(&mut self, among: impl Fn(&Conn) -> bool) -> Result<(), NoPlace> {
-        let waiting = |conn: &Arc<Conn>| conn.state.lock().waiting_since;
+    fn evict(&mut self, among: impl Fn(&ApiConn) -> bool) -> Result<(), NoPlace> {
+        let waiting = |conn: &Arc<ApiConn>| conn.state.lock().waiting_since;
         let candidates = self.conns.iter().enumerate().filter(|(_, conn)| among(conn));
         let longest = candidates.filter_map(|(at, conn)| Some((waiting(conn)?, at))).min();
         let (_, at) = longest.ok_or(NoPlace)?;
@@ -196,7 +196,7 @@ impl HeldPlaces {
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
-    conn: Arc<Conn>,
+    conn: Arc<ApiConn>,
 }
 
 impl Place {

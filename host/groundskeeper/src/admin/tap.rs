@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// An idle stream gets an empty line this often, so that a closed connection is noticed.
 const NOTHING: Duration = Duration::from_secs(5);
 
-/// Lines that may wait for a slow reader, more than come at once. It loses those beyond, and is told how many. Readers
+/// Lines that may wait for a slow reader, more than come at once. It loses those beyond, and gets their number. Readers
 /// share the lines' bytes.
 const WAITING: usize = 1024;
 
