@@ -8,6 +8,9 @@ pub mod bytes;
 #[doc(hidden)]
 pub mod chance;
 pub mod clock;
+pub mod descriptors;
+#[doc(hidden)]
+pub mod lock;
 #[doc(hidden)]
 pub mod paths;
 pub mod peer;

@@ -130,7 +130,7 @@ pub(super) fn ask<T>(
 
 pub(super) fn code_of(error: &ClientError) -> u8 {
     match error {
-        ClientError::NoNode { .. } => exit::NO_NODE,
+        ClientError::NoNode { .. } | ClientError::NoAnswer { .. } | ClientError::Busy { .. } => exit::NO_NODE,
         ClientError::NotAllowed(_) => exit::NOT_ALLOWED,
         _ => exit::FAILED,
     }

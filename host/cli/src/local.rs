@@ -8,6 +8,7 @@ use groundskeeper::book::AddressSource;
 use groundskeeper::clock::{Clock, SystemClock};
 use groundskeeper::config::Config;
 use groundskeeper::data::DataFolder;
+use groundskeeper::descriptors::DescriptorLimit;
 use groundskeeper::node::{Node, StartError};
 
 /// Number of local nodes that the main node knows at the start. It must discover the others.
@@ -22,10 +23,11 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Starts one node per folder. Each is like the main node except for its port, and knows no other node yet.
+/// Starts one node per folder, each with its part of the process's `descriptors`. Each is like the main node except for its port, and knows no other node yet.
 pub(super) async fn start(
     config: &Config,
     folders: Vec<DataFolder>,
+    descriptors: DescriptorLimit,
     clock: &Arc<SystemClock>,
 ) -> Result<Vec<Node>, StartError> {
     if folders.is_empty() {
@@ -41,7 +43,8 @@ pub(super) async fn start(
     let mut locals = Vec::new();
     for folder in folders {
         let clock = Arc::clone(clock) as Arc<dyn Clock>;
-        locals.push(Node::builder().config(theirs.clone()).data_folder(folder).clock(clock).start().await?);
+        let builder = Node::builder().config(theirs.clone()).data_folder(folder).clock(clock);
+        locals.push(builder.descriptors(descriptors).start().await?);
     }
     Ok(locals)
 }

@@ -36,7 +36,7 @@ mod exit {
     pub const FAILED: u8 = 1;
     /// The flags are wrong or do not go together; clap's code.
     pub const USAGE: u8 = 2;
-    /// No node answers (EX_UNAVAILABLE).
+    /// No node answers, or it is too busy (EX_UNAVAILABLE).
     pub const NO_NODE: u8 = 69;
     /// The data folder cannot be used (EX_CANTCREAT).
     pub const DATA: u8 = 73;
@@ -55,7 +55,7 @@ Exit codes:
    0  done; healthcheck: healthy
    1  failed; healthcheck: not healthy, or no node; replay: a run was different
    2  wrong usage
-  69  no node answers
+  69  no node answers, or it is too busy
   73  the data folder cannot be used
   77  not allowed to talk to the node
   78  the config has problems";

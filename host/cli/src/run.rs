@@ -11,6 +11,7 @@ use groundskeeper::clock::SystemClock;
 use groundskeeper::config::Config;
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
+use groundskeeper::descriptors;
 use groundskeeper::journal::Initiator;
 use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep};
 use groundskeeper::record::{Recorder, RecorderOptions};
@@ -42,6 +43,9 @@ pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     };
     let config = read().map_err(BadConfig)?;
     let set_level = logging::start(&config.log);
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     let applied = Box::new(move |config: &Config| set_level(config.log.level));
     let source = ConfigSource { file: args.config.clone(), read: Box::new(read), applied };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -59,7 +63,7 @@ async fn run_node(
 ) -> anyhow::Result<ExitCode> {
     let path = data_dir(&config)?;
     let data = DataFolder::open(&path)?;
-    let local_peers = (1..=args.local_peers)
+    let local_peers: Vec<_> = (1..=args.local_peers)
         .map(|n| DataFolder::open(&DataFolder::local_peer(&path, n)))
         .collect::<Result<_, _>>()?;
     let admin_socket = if config.admin.enabled { Some(admin_socket(&config)?) } else { None };
@@ -70,10 +74,13 @@ async fn run_node(
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let hangup = signal(SignalKind::hangup())?;
     let clock = SystemClock::new();
+    let nodes = u32::try_from(local_peers.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let descriptors = descriptors::limit().shared_by(nodes);
     // Local nodes first: the main node's first tick finds them, and their start can fail before the main node runs.
-    let locals = local::start(&config, local_peers, &clock).await?;
+    let locals = local::start(&config, local_peers, descriptors, &clock).await?;
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
+    let builder = builder.descriptors(descriptors);
     let builder = credential(KEY_CREDENTIAL).into_iter().fold(builder, NodeBuilder::key_file);
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);

@@ -44,11 +44,30 @@ pub(super) fn status(status: &NodeStatus) -> String {
     ];
     let mut facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]).to_vec();
     facts.extend(status.traffic.iter().map(|traffic| vec!["traffic".to_owned(), traffic_words(traffic)]));
+    facts.push(vec!["waiting".to_owned(), waiting_words(status)]);
     let mut text = table(&[], facts);
     if !status.requests.is_empty() {
         text += &format!("\n{}", request_table(&status.requests));
     }
     text + "\n" + &phase_table(&status.phases)
+}
+
+/// How long frames, requests and users of locks have waited.
+fn waiting_words(status: &NodeStatus) -> String {
+    let mut words = Vec::new();
+    if let Some(traffic) = &status.traffic {
+        let frames = traffic.frame_waits.iter().map(|waits| waits.p99_us).max().unwrap_or(0);
+        words.push(format!(
+            "p99 of frames {}, of requests for a slot {}",
+            micros(frames),
+            micros(traffic.slot_waits.p99_us)
+        ));
+    }
+    let locks = status.locks.iter().map(|(lock, waits)| {
+        format!("{lock} lock {} times, longest {}", waits.contended, micros(waits.longest_us))
+    });
+    words.extend(locks);
+    words.join("; ")
 }
 
 fn traffic_words(traffic: &TrafficSnapshot) -> String {
@@ -66,14 +85,15 @@ fn traffic_words(traffic: &TrafficSnapshot) -> String {
 
 /// Statistics of the requests of each kind.
 fn request_table(requests: &[KindSnapshot]) -> String {
-    let head = ["REQUEST", "ANSWERED", "FAILED", "BUSY", "TIMED OUT", "OTHER", "P50", "P99", "P999"];
+    let head =
+        ["REQUEST", "ANSWERED", "FAILED", "BUSY", "TIMED OUT", "OTHER", "P50", "P99", "P999", "TIME-OUT"];
     let row = |of: &KindSnapshot| {
         let [answered, failed, busy, timed_out, other @ ..] = of.ends;
         let LatencySnapshot { p50_us, p99_us, p999_us, .. } = of.latency;
         let counts = [answered, failed, busy, timed_out, other.iter().sum()].map(|count| count.to_string());
         let mut row = vec![printable(&of.kind)];
         row.extend(counts);
-        row.extend([p50_us, p99_us, p999_us].map(micros));
+        row.extend([p50_us, p99_us, p999_us, of.timeout_us].map(micros));
         row
     };
     table(&head, requests.iter().map(row))

@@ -47,6 +47,61 @@ impl AttemptEnd {
     }
 }
 
+/// Why an incoming connection did not become live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NewcomerRefusal {
+    /// A limit of the pool, before any work was done.
+    Limit,
+    /// The handshake was not done in time.
+    TimedOut,
+    /// It does not speak TLS, or not ours.
+    Garbage,
+    /// It showed no key, or not a proper one.
+    Key,
+    /// It belongs to another network.
+    OtherNetwork,
+    /// No common version, or no proper hello.
+    Hello,
+    /// It hung up during the handshake.
+    Closed,
+    /// A ban, a duplicate, or this node itself.
+    Denied,
+    /// The process has no descriptor or no memory to spare for it.
+    Shortage,
+}
+
+impl NewcomerRefusal {
+    /// Length of an array with one entry per reason.
+    pub const COUNT: usize = 9;
+    /// Every reason. The index is `reason as usize`.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Limit,
+        Self::TimedOut,
+        Self::Garbage,
+        Self::Key,
+        Self::OtherNetwork,
+        Self::Hello,
+        Self::Closed,
+        Self::Denied,
+        Self::Shortage,
+    ];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::TimedOut => "timed-out",
+            Self::Garbage => "garbage",
+            Self::Key => "key",
+            Self::OtherNetwork => "other-network",
+            Self::Hello => "hello",
+            Self::Closed => "closed",
+            Self::Denied => "denied",
+            Self::Shortage => "shortage",
+        }
+    }
+}
+
 /// Requests of one kind, over all peers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KindSnapshot {
@@ -56,6 +111,10 @@ pub struct KindSnapshot {
     pub ends: [u64; AttemptEnd::COUNT],
     /// Latency of the answers in the last one to two minutes.
     pub latency: LatencySnapshot,
+    /// The time-out in force for a peer of which nothing is known yet, in microseconds. A peer that has answered has its
+    /// own, by its own times.
+    #[serde(default)]
+    pub timeout_us: u64,
 }
 
 /// A breaker that is not closed.
@@ -96,6 +155,16 @@ pub struct TrafficSnapshot {
     pub breakers_opened: u64,
     /// Answers that broke the rules: too large, or given twice.
     pub misbehaved: u64,
+    /// Incoming connections that did not become live, in the order of [`NewcomerRefusal::ALL`].
+    #[serde(default)]
+    pub newcomers_refused: [u64; NewcomerRefusal::COUNT],
+    /// How long frames at most waited in their queue for a connection that did not take more, by priority. Counts groups
+    /// of frames that were taken together.
+    #[serde(default)]
+    pub frame_waits: [LatencySnapshot; Priority::COUNT],
+    /// How long requests of peers waited for a worker, over all kinds with a capacity.
+    #[serde(default)]
+    pub slot_waits: LatencySnapshot,
 }
 
 /// Reports the traffic of a node. Reading does not block the writers.

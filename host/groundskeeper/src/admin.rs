@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::connect_info::Connected;
-use axum::http::{HeaderValue, header};
 use axum::routing::{get, post};
-use axum::serve::{IncomingStream, Listener as _};
+use axum::{Extension, Router};
+use groundskeeper_base::descriptors;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::journal::Initiator;
 use crate::metrics::{MetricSources, Metrics};
@@ -21,26 +20,34 @@ use crate::ticker::TickerHandle;
 pub mod answers;
 mod caller;
 mod client;
+mod connection;
 mod explain;
 mod explain_phase;
-mod gate;
 mod journal;
+mod listener;
 mod past;
+mod refusals;
 mod routes;
 mod server;
+mod share;
 mod socket;
 mod state;
 mod tap;
 #[cfg(test)]
 mod tests;
 
-use caller::Caller;
 pub use client::{Client, ClientError, path_segment};
-pub use gate::ConnectionLimiter;
 pub use past::Past;
+pub use refusals::ApiRefusals;
+pub(crate) use refusals::{Door, Turned};
 pub(crate) use server::AdminServer;
 pub use server::{AdminError, AdminSettings};
 pub use socket::{AdminSocket, SocketError};
+
+use connection::Routes;
+use listener::ApiListener;
+use share::Shares;
+use tap::TapHub;
 
 /// Everything that the API reads.
 #[derive(Clone)]
@@ -63,12 +70,38 @@ pub type Reconfigure =
     Arc<dyn Fn(Initiator) -> Pin<Box<dyn Future<Output = ConfigReport> + Send>> + Send + Sync>;
 
 /// Serves the admin socket until `shutdown` completes, then removes the socket.
-pub async fn serve_admin(
-    socket: AdminSocket,
-    node: Arc<AdminState>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) {
-    let router = telemetry_routes()
+pub async fn serve_admin(socket: AdminSocket, node: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
+    let (hub, stop) = (TapHub::new(Arc::clone(&node)), CancellationToken::new());
+    let listener = admin_listener(socket, node.sources.refusals.as_ref().unwrap_or(&Arc::default()));
+    listener.routes.get_or_init(|| admin_routes(node, Arc::clone(&hub)));
+    tokio::join!(listener.run(stop.clone()), hub.run(stop.clone()), async {
+        shutdown.await;
+        stop.cancel();
+    });
+}
+
+fn admin_listener(socket: AdminSocket, refusals: &Arc<ApiRefusals>) -> ApiListener<AdminSocket> {
+    ApiListener {
+        door: Door::Socket,
+        shares: Shares::for_socket(socket.owner(), descriptors::limit().for_local_api() as usize),
+        listener: socket,
+        routes: Routes::default(),
+        refusals: Arc::clone(refusals),
+    }
+}
+
+fn telemetry_listener(listener: TcpListener, refusals: &Arc<ApiRefusals>) -> ApiListener<TcpListener> {
+    ApiListener {
+        door: Door::Telemetry,
+        shares: Shares::for_telemetry(),
+        listener,
+        routes: Routes::default(),
+        refusals: Arc::clone(refusals),
+    }
+}
+
+fn admin_routes(node: Arc<AdminState>, hub: Arc<TapHub>) -> Router {
+    let routes = telemetry_routes()
         .route("/status", get(routes::status))
         .route("/peers", get(routes::peers))
         .route("/phases", get(routes::phases))
@@ -81,61 +114,14 @@ pub async fn serve_admin(
         .route("/explain/{who}", get(routes::explain))
         .route("/journal", get(journal::journal))
         .route("/view", get(routes::view));
-    serve(ConnectionLimiter::for_streams(socket), router, node, shutdown).await;
+    routes.layer(Extension(hub)).with_state(node)
 }
 
-/// Answers on the admin socket that the node is starting, until `started`, and returns the socket. The first compilation
-/// of phases takes seconds; without an answer, a client would only see its own timeout.
-pub async fn serve_starting(socket: AdminSocket, started: impl Future<Output = ()> + Send) -> AdminSocket {
-    let mut gate = ConnectionLimiter::new(socket);
-    tokio::pin!(started);
-    loop {
-        let (stream, _) = tokio::select! {
-            biased;
-            () = &mut started => return gate.into_inner(),
-            accepted = gate.accept() => accepted,
-        };
-        // Ends with its answer, or when the gate's time is up.
-        tokio::spawn(routes::starting(stream));
-    }
-}
-
-/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown` completes.
-pub async fn serve_telemetry(
-    listener: TcpListener,
-    node: Arc<AdminState>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) {
-    serve(ConnectionLimiter::new(listener), telemetry_routes(), node, shutdown).await;
-}
-
+/// `/metrics`, `/healthz` and `/readyz`.
 fn telemetry_routes() -> Router<Arc<AdminState>> {
     Router::new()
         .route("/metrics", get(routes::metrics))
         .route("/healthz", get(routes::healthz))
         .route("/readyz", get(routes::readyz))
         .fallback(routes::nothing_here)
-}
-
-async fn serve<L>(
-    listener: ConnectionLimiter<L>,
-    router: Router<Arc<AdminState>>,
-    node: Arc<AdminState>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-    Caller: for<'a> Connected<IncomingStream<'a, ConnectionLimiter<L>>>,
-{
-    let router = router.with_state(node).layer(axum::middleware::map_response(one_request_each));
-    let router = router.into_make_service_with_connect_info::<Caller>();
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
-    // Errors of `accept` are retried inside. There are no others.
-    debug_assert!(served.is_ok());
-}
-
-/// One request per connection, so that its time can be limited without cutting off a later request.
-async fn one_request_each(mut response: axum::response::Response) -> axum::response::Response {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
 }

@@ -7,7 +7,7 @@
 // Tests and tools may do this. The library reports through return values, the journal and tracing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-pub use groundskeeper_base::{self as base, chance, clock, peer};
+pub use groundskeeper_base::{self as base, chance, clock, descriptors, peer};
 #[cfg(feature = "config")]
 pub use groundskeeper_config as config;
 pub use groundskeeper_engine as engine;

@@ -5,17 +5,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use groundskeeper_base::lock::LockWaits;
 use groundskeeper_pool::NodeState;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeMetric, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::broadcast;
 
+use crate::admin::{ApiRefusals, Door, Turned};
 use crate::clock::{Clock, CoarseInstant};
 use crate::cycle::{BeatReport, Thresholds};
-use crate::flow::{AttemptEnd, BreakerState, Priority, TrafficReport};
+use crate::flow::{AttemptEnd, BreakerState, LatencySnapshot, NewcomerRefusal, Priority, TrafficReport};
 use crate::journal::{ActionKind, Cause, Journal, Outcome};
 use crate::registry::{PhaseState, PhaseStatus, PhaseStatuses};
 use crate::reload::{PhaseChange, ReloadHandle};
@@ -52,6 +56,26 @@ pub struct MetricSources {
     pub reload: Option<ReloadHandle>,
     /// Figures of the network, if the node has one.
     pub traffic: Option<Arc<dyn TrafficReport>>,
+    /// Clients of the local API that were turned away, if it is served.
+    pub refusals: Option<Arc<ApiRefusals>>,
+}
+
+/// Files that do not run and still have series of their own. Enough to see which; `groundskeeper phases` lists all.
+const MOST_UNUSED: usize = 16;
+
+/// Names of phases whose runs are counted. Above it, those that have gone are forgotten.
+const MOST_COUNTED: usize = 512;
+
+fn is_there(state: PhaseState) -> bool {
+    !matches!(state, PhaseState::Rejected | PhaseState::Pending)
+}
+
+impl MetricSources {
+    /// How long users of the node's locks have waited, by lock.
+    pub fn lock_waits(&self) -> [(&'static str, LockWaits); 3] {
+        let NodeState { pool, book, journal, .. } = &self.state;
+        [("pool", pool.lock_waits()), ("book", book.lock_waits()), ("journal", journal.lock_waits())]
+    }
 }
 
 #[derive(Default)]
@@ -65,6 +89,15 @@ struct Counts {
     seq: u64,
     /// Wall time minus boot time at the last beat, in milliseconds.
     wall_ahead_ms: Option<i128>,
+}
+
+impl Counts {
+    fn forget_all_but(&mut self, phases: &[PhaseStatus]) {
+        let there: BTreeSet<&str> = phases.iter().map(|phase| &*phase.name).collect();
+        self.runs.retain(|(name, _), _| there.contains(&**name));
+        self.durations.retain(|name, _| there.contains(&**name));
+        self.fuel.retain(|name, _| there.contains(&**name));
+    }
 }
 
 /// Counts that are updated as events happen.
@@ -106,6 +139,9 @@ impl Metrics {
                 *counts.fuel.entry(Arc::clone(&run.name)).or_default() += run.fuel.unwrap_or(0);
                 let durations = counts.durations.entry(Arc::clone(&run.name));
                 durations.or_insert_with(|| Histogram::new(PHASE)).observe(run.took.as_secs_f64());
+            }
+            if counts.durations.len() > MOST_COUNTED {
+                counts.forget_all_but(&sources.phases.read());
             }
         }
         self.read_journal(&sources.state.journal);
@@ -179,7 +215,9 @@ impl Collector for Scrape {
         self.reloads(&mut out)?;
         self.connections(&mut out)?;
         self.traffic(&mut out)?;
-        self.memories(&mut out)
+        self.memories(&mut out)?;
+        self.locks(&mut out)?;
+        self.local_api(&mut out)
     }
 }
 
@@ -212,13 +250,27 @@ impl Scrape {
         drop(counts);
         // A rejected phase may have the name of a running one.
         let mut names = BTreeSet::new();
-        let known: Vec<&PhaseStatus> = board.iter().filter(|phase| names.insert(&phase.name)).collect();
+        let mut unnamed_left = MOST_UNUSED;
+        let known = board.iter().filter(|phase| {
+            if is_there(phase.state) {
+                return names.insert(&phase.name);
+            }
+            // Strangers may fill the folder with names.
+            let is_new = unnamed_left > 0 && names.insert(&phase.name);
+            unnamed_left -= usize::from(is_new);
+            is_new
+        });
+        let known: Vec<&PhaseStatus> = known.collect();
         let states = known.iter().flat_map(|phase| {
             let is = |state| f64::from(u8::from(phase.state == state));
             PhaseState::ALL.map(|state| ([&*phase.name, state.as_str()], is(state)))
         });
         out.gauges(&list::PHASE_STATE, states)?;
-        let is_there = |state| !matches!(state, PhaseState::Rejected | PhaseState::Pending);
+        let unused = [PhaseState::Rejected, PhaseState::Pending].map(|state| {
+            let files = board.iter().filter(|phase| phase.state == state).count();
+            ([state.as_str()], files as f64)
+        });
+        out.gauges(&list::PHASE_FILES_UNUSED, unused)?;
         let there = || known.iter().filter(|phase| is_there(phase.state));
         out.counters(&list::PHASE_MISSED, there().map(|phase| ([&*phase.name], phase.missed)))?;
         out.counters(&list::PHASE_SKIPPED, there().map(|phase| ([&*phase.name], phase.skipped)))?;
@@ -287,6 +339,8 @@ impl Scrape {
     fn traffic(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
         let Some(report) = &self.from.traffic else { return Ok(()) };
         let (now, kinds, breakers) = (report.traffic(), report.kinds(), report.breakers());
+        let refused = NewcomerRefusal::ALL.map(|why| ([why.as_str()], now.newcomers_refused[why as usize]));
+        out.counters(&list::NEWCOMERS_REFUSED, refused)?;
         out.gauge(&list::QUEUED, now.queued_bytes as f64)?;
         out.gauge(&list::QUEUE_BUDGET, now.budget_bytes as f64)?;
         let fates = [("sent", now.sent), ("full", now.full), ("refused", now.refused), ("shed", now.shed)];
@@ -300,12 +354,19 @@ impl Scrape {
             AttemptEnd::ALL.map(|end| ([&*kind.kind, end.as_str()], kind.ends[end as usize]))
         });
         out.counters(&list::REQUESTS, ends)?;
-        let quantiles = kinds.iter().filter(|kind| kind.latency.count > 0).flat_map(|kind| {
-            let of = &kind.latency;
-            let all = [("0.5", of.p50_us), ("0.95", of.p95_us), ("0.99", of.p99_us), ("0.999", of.p999_us)];
-            all.map(|(quantile, us)| ([&*kind.kind, quantile], us as f64 / 1e6))
+        let latencies = kinds.iter().flat_map(|kind| {
+            quantiles(&kind.latency).map(|(quantile, seconds)| ([&*kind.kind, quantile], seconds))
         });
-        out.gauges(&list::REQUEST_LATENCY, quantiles)?;
+        out.gauges(&list::REQUEST_LATENCY, latencies)?;
+        let timeouts = kinds.iter().map(|kind| ([&*kind.kind], kind.timeout_us as f64 / 1e6));
+        out.gauges(&list::REQUEST_TIMEOUT, timeouts)?;
+        let slots = quantiles(&now.slot_waits).map(|(quantile, seconds)| ([quantile], seconds));
+        out.gauges(&list::REQUEST_SLOT_WAIT, slots)?;
+        let frames = Priority::ALL.into_iter().flat_map(|priority| {
+            let waits = quantiles(&now.frame_waits[priority as usize]);
+            waits.map(move |(quantile, seconds)| ([priority.as_str(), quantile], seconds))
+        });
+        out.gauges(&list::FRAME_WAIT, frames)?;
         out.counter(&list::REQUESTS_RETRIED, now.retried)?;
         out.counter(&list::REQUESTS_HEDGED, now.hedged)?;
         out.counter(&list::ANSWERS_BAD, now.misbehaved)?;
@@ -330,6 +391,23 @@ impl Scrape {
         let jumps = ["suspend", "wall-forward", "wall-back"];
         let jumps = jumps.map(|kind| ([kind], counts.jumps.get(kind).copied().unwrap_or(0)));
         out.counters(&list::CLOCK_JUMPS, jumps)
+    }
+
+    fn locks(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
+        let waits = self.from.lock_waits();
+        out.counters(&list::LOCK_CONTENDED, waits.map(|(lock, waits)| ([lock], waits.contended)))?;
+        out.counters(&list::LOCK_WAIT, waits.map(|(lock, waits)| ([lock], waits.waited_us as f64 / 1e6)))?;
+        let longest = waits.map(|(lock, waits)| ([lock], waits.longest_us as f64 / 1e6));
+        out.gauges(&list::LOCK_WAIT_LONGEST, longest)
+    }
+
+    fn local_api(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
+        let refused = self.from.refusals.iter().flat_map(|refusals| {
+            Door::ALL.into_iter().flat_map(|door| {
+                Turned::ALL.map(|why| ([door.as_str(), why.as_str()], refusals.count(door, why)))
+            })
+        });
+        out.counters(&list::LOCAL_API_REFUSED, refused)
     }
 }
 
@@ -361,18 +439,25 @@ impl MetricWriter<'_, '_> {
         Ok(())
     }
 
-    fn counters<'v, const N: usize>(
+    fn counters<'v, V: EncodeCounterValue, const N: usize>(
         &mut self,
         metric: &MetricSpec,
-        values: impl IntoIterator<Item = ([&'v str; N], u64)>,
+        values: impl IntoIterator<Item = ([&'v str; N], V)>,
     ) -> fmt::Result {
         let mut encoder = self.begin(metric)?;
         for (labels, value) in values {
             let labels = labelled(metric, labels);
-            encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+            encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, V, f64>(&value, None)?;
         }
         Ok(())
     }
+}
+
+/// Some quantiles of what has been measured, in seconds. Empty before the first measurement.
+fn quantiles(of: &LatencySnapshot) -> impl Iterator<Item = (&'static str, f64)> + use<> {
+    let all = [("0.5", of.p50_us), ("0.95", of.p95_us), ("0.99", of.p99_us), ("0.999", of.p999_us)];
+    let is_measured = of.count > 0;
+    all.into_iter().filter(move |_| is_measured).map(|(quantile, us)| (quantile, us as f64 / 1e6))
 }
 
 fn labelled<'v, const N: usize>(metric: &MetricSpec, values: [&'v str; N]) -> [(&'static str, &'v str); N] {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_flow::{Priority, RequestQueue};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::conn::Conn;
 use super::exchange::peers_for;
@@ -45,6 +46,7 @@ struct WorkQueue {
 struct QueuedRequest {
     answer: OpenAnswer,
     payload: Bytes,
+    since: Instant,
 }
 
 impl Answers {
@@ -74,7 +76,7 @@ impl Answers {
 async fn work(kind: Arc<AnsweredKind>, node: Arc<LocalNode>) {
     let Some(queue) = &kind.queue else { return };
     loop {
-        let QueuedRequest { answer, payload } = tokio::select! {
+        let QueuedRequest { answer, payload, since } = tokio::select! {
             biased;
             () = node.tasks.stop.cancelled() => return,
             job = queue.jobs.pop() => job,
@@ -82,6 +84,7 @@ async fn work(kind: Arc<AnsweredKind>, node: Arc<LocalNode>) {
         if answer.is_in_vain() {
             continue;
         }
+        answer.waited(since.elapsed(), node.state.clock.mono());
         let handling = HandlerRun::begin(&kind.handler, answer.peer(), payload);
         tokio::select! {
             biased;
@@ -165,7 +168,7 @@ fn enqueue(queue: &WorkQueue, answer: OpenAnswer, payload: Bytes) {
     if answer.under_way() > share {
         return answer.refuse();
     }
-    if let Err(job) = queue.jobs.push(QueuedRequest { answer, payload }) {
+    if let Err(job) = queue.jobs.push(QueuedRequest { answer, payload, since: Instant::now() }) {
         job.answer.refuse();
     }
 }

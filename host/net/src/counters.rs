@@ -1,8 +1,9 @@
 //! Frames and requests of one node's network, counted over all connections since the start.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
-use groundskeeper_flow::{Budget, Priority, TakenFrames, TrafficSnapshot};
+use groundskeeper_flow::{Budget, Latency, Priority, TakenFrames, TrafficSnapshot};
 
 type ByPriority = [AtomicU64; Priority::COUNT];
 
@@ -12,6 +13,9 @@ pub(crate) struct Counters {
     full: ByPriority,
     shed: ByPriority,
     expired: AtomicU64,
+    frame_waits: [Latency; Priority::COUNT],
+    /// How long requests of peers waited for a worker.
+    pub(crate) slot_waits: Latency,
     pub(crate) retried: AtomicU64,
     pub(crate) hedged: AtomicU64,
     pub(crate) breakers_opened: AtomicU64,
@@ -25,11 +29,20 @@ fn load(counts: &ByPriority) -> [u64; Priority::COUNT] {
 }
 
 impl Counters {
-    /// A session took frames from its send queue.
-    pub(crate) fn taken(&self, taken: &TakenFrames) {
-        for (count, &frames) in self.sent.iter().zip(&taken.frames) {
+    /// A session took frames from its send queue at `now`. They waited at most since its connection took no more, if it did.
+    pub(crate) fn taken(
+        &self,
+        taken: &TakenFrames,
+        blocked_since: Option<Duration>,
+        now: impl Fn() -> Duration,
+    ) {
+        for ((count, waits), &frames) in self.sent.iter().zip(&self.frame_waits).zip(&taken.frames) {
             if frames > 0 {
                 count.fetch_add(frames.into(), Relaxed);
+                if let Some(since) = blocked_since {
+                    let now = now();
+                    waits.record(now.saturating_sub(since), now);
+                }
             }
         }
         if taken.expired > 0 {
@@ -57,7 +70,7 @@ impl Counters {
         self.open.fetch_sub(1, Relaxed);
     }
 
-    pub(crate) fn snapshot(&self, budget: &Budget) -> TrafficSnapshot {
+    pub(crate) fn snapshot(&self, budget: &Budget, now: Duration) -> TrafficSnapshot {
         TrafficSnapshot {
             queued_bytes: budget.used() as u64,
             budget_bytes: budget.limit() as u64,
@@ -71,6 +84,9 @@ impl Counters {
             hedged: self.hedged.load(Relaxed),
             breakers_opened: self.breakers_opened.load(Relaxed),
             misbehaved: self.misbehaved.load(Relaxed),
+            frame_waits: std::array::from_fn(|at| self.frame_waits[at].snapshot(now)),
+            slot_waits: self.slot_waits.snapshot(now),
+            ..TrafficSnapshot::default()
         }
     }
 }

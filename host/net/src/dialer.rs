@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::handshake::{Greeter, OutboundHandshake};
 use super::handshake_error::HandshakeError;
 use super::node::LocalNode;
-use super::transport::{Connector, NewConnection, ProvenStream};
+use super::transport::{Connector, NewConnection, ProvenStream, is_shortage};
 
 /// While no peer is connected, an attempt without an answer gets another beside it after this time. TCP repeats its SYN
 /// after 1, 3 and 7 s: an attempt of 5 s sends nothing in its last two, and the path may come back just then.
@@ -127,6 +127,9 @@ impl Dial for Dialer {
 }
 
 fn no_connection(error: &io::Error) -> DialFailure {
+    if is_shortage(error) {
+        return DialFailure::Denied(format!("no room for another connection: {error}"));
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => DialFailure::Refused,
         io::ErrorKind::TimedOut => DialFailure::TimedOut,

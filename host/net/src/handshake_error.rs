@@ -4,12 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use groundskeeper_base::peer::PeerId;
+use groundskeeper_flow::NewcomerRefusal;
 use groundskeeper_pool::book::DialFailure;
 use groundskeeper_pool::journal::Cause;
 use groundskeeper_pool::pool::Denied;
 use rustls::AlertDescription;
 
-use super::refusals::Refusal;
 use super::wire::{GREATEST_VERSION, LEAST_VERSION};
 
 /// Why a handshake did not end in a connection.
@@ -68,15 +68,15 @@ impl HandshakeError {
         }
     }
 
-    pub(crate) fn kind(&self) -> Refusal {
+    pub(crate) fn kind(&self) -> NewcomerRefusal {
         match self {
-            Self::NoKey | Self::BadKey(_) | Self::WrongKey { .. } => Refusal::Key,
-            Self::OtherNetwork => Refusal::OtherNetwork,
-            Self::Garbage(_) => Refusal::Garbage,
-            Self::TimedOut(_) => Refusal::TimedOut,
-            Self::Version { .. } | Self::BadHello(_) => Refusal::Hello,
-            Self::Closed | Self::Lost(_) | Self::TurnedAway { .. } | Self::Stopped => Refusal::Closed,
-            Self::SelfDial | Self::Denied { .. } => Refusal::Denied,
+            Self::NoKey | Self::BadKey(_) | Self::WrongKey { .. } => NewcomerRefusal::Key,
+            Self::OtherNetwork => NewcomerRefusal::OtherNetwork,
+            Self::Garbage(_) => NewcomerRefusal::Garbage,
+            Self::TimedOut(_) => NewcomerRefusal::TimedOut,
+            Self::Version { .. } | Self::BadHello(_) => NewcomerRefusal::Hello,
+            Self::Closed | Self::Lost(_) | Self::TurnedAway { .. } | Self::Stopped => NewcomerRefusal::Closed,
+            Self::SelfDial | Self::Denied { .. } => NewcomerRefusal::Denied,
         }
     }
 

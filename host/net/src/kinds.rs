@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use groundskeeper_flow::{AttemptEnd, Estimator, KindSnapshot, Latency, MOST_NAMES, OTHER};
+use groundskeeper_flow::{AttemptEnd, Estimator, KindSnapshot, Latency, MOST_NAMES, OTHER, TimeoutSettings};
 use parking_lot::RwLock;
 
 /// One kind of request.
@@ -42,9 +42,11 @@ impl RequestKind {
         (us > 0).then(|| Duration::from_micros(us))
     }
 
-    fn snapshot(&self, now: Duration) -> KindSnapshot {
+    fn snapshot(&self, timeouts: TimeoutSettings, now: Duration) -> KindSnapshot {
         let ends = std::array::from_fn(|end| self.ends[end].load(Relaxed));
-        KindSnapshot { kind: Arc::clone(&self.name), ends, latency: self.latency.snapshot(now) }
+        let timeout = timeouts.after(&Estimator::default(), &self.times);
+        let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
+        KindSnapshot { kind: Arc::clone(&self.name), ends, latency: self.latency.snapshot(now), timeout_us }
     }
 }
 
@@ -66,7 +68,12 @@ impl RequestKinds {
         Arc::clone(kind)
     }
 
-    pub(crate) fn snapshot(&self, now: Duration) -> Vec<KindSnapshot> {
-        self.0.read().values().map(|kind| kind.snapshot(now)).collect()
+    /// All kinds, with the time-outs that `timeouts_of` gives for their names.
+    pub(crate) fn snapshot(
+        &self,
+        now: Duration,
+        timeouts_of: impl Fn(&str) -> TimeoutSettings,
+    ) -> Vec<KindSnapshot> {
+        self.0.read().values().map(|kind| kind.snapshot(timeouts_of(&kind.name), now)).collect()
     }
 }

@@ -358,11 +358,13 @@ impl Net {
 
 impl TrafficReport for Net {
     fn traffic(&self) -> TrafficSnapshot {
-        self.traffic.snapshot()
+        let newcomers_refused = self.acceptor.refusals.counts();
+        TrafficSnapshot { newcomers_refused, ..self.traffic.snapshot(self.node.state.clock.mono()) }
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
-        self.routed.requests.kinds.snapshot(self.node.state.clock.mono())
+        let now = self.node.state.clock.mono();
+        self.routed.requests.kinds.snapshot(now, |kind| self.traffic.tuning.timeout_of(kind))
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {

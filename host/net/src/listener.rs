@@ -1,20 +1,22 @@
-//! Accepts connections. Asks the pool before it spends anything, gives each handshake a deadline, and backs off when the
-//! system has no descriptors. Keeps no connection itself.
+//! Accepts connections. Asks the pool before it spends anything, gives each handshake a deadline, and refuses newcomers
+//! before the process runs out of descriptors. Keeps no connection itself.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use groundskeeper_base::descriptors;
 use groundskeeper_base::peer::canonical;
+use groundskeeper_flow::NewcomerRefusal;
 use groundskeeper_pool::pool::{Admission, Direction};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::handshake::Greeter;
 use super::node::LocalNode;
-use super::refusals::{Refusal, Refusals};
-use super::transport::{BoundListener, NewConnection, ProvenStream, prompt};
+use super::refusals::Refusals;
+use super::transport::{BoundListener, NewConnection, ProvenStream, no_descriptor, prompt};
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: u32 = 1024;
@@ -95,7 +97,8 @@ impl Acceptor {
                     self.admit(begun, canonical(address));
                 }
                 Err(error) if is_about_one_connection(&error) => {}
-                Err(_) => {
+                Err(error) => {
+                    self.note_shortage(None, &error);
                     tokio::select! {
                         biased;
                         () = self.node.tasks.stop.cancelled() => return,
@@ -107,7 +110,20 @@ impl Acceptor {
         }
     }
 
+    /// Too little of something for another connection: one record and one line in the log for all of a window.
+    fn note_shortage(&self, address: Option<SocketAddr>, error: &io::Error) {
+        let why = || format!("no room for another connection: {error}");
+        let noted = self.refusals.note(&self.node.state, NewcomerRefusal::Shortage, None, address, why);
+        if let Some(refused) = noted {
+            let limit = descriptors::limit().get();
+            tracing::warn!(%error, refused, limit, "refusing connections: raise the limit of open files, or lower pool.max_connections");
+        }
+    }
+
     fn admit(self: &Arc<Self>, begun: NewConnection, address: SocketAddr) {
+        if begun.is_of_reserve() {
+            return self.note_shortage(Some(address), &no_descriptor());
+        }
         match self.node.state.pool.admit(Direction::Inbound, address) {
             Ok(admission) => {
                 let acceptor = Arc::clone(self);
@@ -115,7 +131,8 @@ impl Acceptor {
             }
             Err(denied) => {
                 drop(begun);
-                self.refusals.note(&self.node.state, Refusal::Limit, None, address, || denied.to_string());
+                let why = || denied.to_string();
+                self.refusals.note(&self.node.state, NewcomerRefusal::Limit, None, Some(address), why);
             }
         }
     }
@@ -137,16 +154,24 @@ impl Acceptor {
             }
         };
         if let Err(error) = self.greeter.in_time(handshake).await {
-            self.refusals.note(&self.node.state, error.kind(), proven, address, || error.to_string());
+            let why = || error.to_string();
+            self.refusals.note(&self.node.state, error.kind(), proven, Some(address), why);
         }
     }
 }
 
-/// Whether only one connection failed, so that the next accept may succeed. Otherwise descriptors or memory are short.
+/// Whether only one connection failed, so that the next accept may succeed. Linux also reports errors that wait on the new
+/// connection (accept(2)). Otherwise descriptors or memory are short.
 fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::Interrupted
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
     )
 }
 

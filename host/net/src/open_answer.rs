@@ -56,6 +56,11 @@ impl OpenAnswer {
         self.under_way.load(Relaxed) as usize
     }
 
+    /// It waited this long for a worker, until `now`.
+    pub(crate) fn waited(&self, time: Duration, now: Duration) {
+        self.traffic.counters.slot_waits.record(time, now);
+    }
+
     /// Answers when `handling` has ended, or with a failure after `limit`.
     pub(crate) async fn by(self, handling: impl Future<Output = Result<Bytes, String>>, limit: Duration) {
         match tokio::time::timeout(limit, handling).await {

@@ -4,10 +4,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::peer::PeerId;
+use groundskeeper_flow::NewcomerRefusal;
 use groundskeeper_pool::NodeState;
 use groundskeeper_pool::journal::{ActionKind, Initiator, Journal, NewRecord, Outcome};
 use parking_lot::Mutex;
@@ -15,30 +17,8 @@ use parking_lot::Mutex;
 /// The time in which each kind gets at most one record.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Peers with a separate sum. Keys cost a stranger nothing: beyond this number they are summed by kind.
+/// Peers with a separate sum. Keys cost a stranger nothing: beyond this number they are summed by reason.
 const NAMED: usize = 64;
-
-/// Why a connection did not become live. Each kind has its own sum, so that one cannot hide another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Refusal {
-    /// A limit of the pool, before any work was done.
-    Limit,
-    /// The handshake was not done in time.
-    TimedOut,
-    /// It does not speak TLS, or not ours.
-    Garbage,
-    /// It showed no key, or not a proper one.
-    Key,
-    OtherNetwork,
-    /// No common version, or no proper hello.
-    Hello,
-    /// It hung up during the handshake.
-    Closed,
-    /// A ban, a duplicate, or this node itself.
-    Denied,
-}
-
-const KINDS: usize = 8;
 
 #[derive(Clone, Copy, Default)]
 struct RefusalSum {
@@ -64,47 +44,58 @@ impl RefusalSum {
 
 #[derive(Default)]
 struct RefusalSums {
-    kinds: [RefusalSum; KINDS],
+    /// Each reason has its own sum, so that one cannot hide another.
+    reasons: [RefusalSum; NewcomerRefusal::COUNT],
     peers: HashMap<PeerId, RefusalSum>,
 }
 
 #[derive(Default)]
-pub(crate) struct Refusals(Mutex<RefusalSums>);
+pub(crate) struct Refusals {
+    sums: Mutex<RefusalSums>,
+    /// Since the start.
+    counts: [AtomicU64; NewcomerRefusal::COUNT],
+}
 
 impl Refusals {
-    /// Counts one refusal of `peer`, if it has proven its key. Writes at most one record per kind and window, and one for
-    /// each of up to 64 peers; its count is the number of refusals it covers.
+    /// Counts one refusal of `peer`, if it has proven its key. Writes at most one record per reason and window, and one for
+    /// each of up to 64 peers; its count is the number of refusals it covers. Returns that number if it wrote one.
     pub(crate) fn note(
         &self,
         state: &NodeState,
-        kind: Refusal,
+        reason: NewcomerRefusal,
         peer: Option<PeerId>,
-        address: SocketAddr,
+        address: Option<SocketAddr>,
         why: impl FnOnce() -> String,
-    ) {
+    ) -> Option<u32> {
+        self.counts[reason as usize].fetch_add(1, Relaxed);
         let now = state.clock.coarse();
-        let mut sums = self.0.lock();
-        let RefusalSums { kinds, peers } = &mut *sums;
+        let mut sums = self.sums.lock();
+        let RefusalSums { reasons, peers } = &mut *sums;
         let mut over = Vec::new();
         if peers.len() >= NAMED {
             over = peers.extract_if(|_, sum| !sum.is_recent(now)).filter(|(_, sum)| sum.since > 0).collect();
         }
         let own = peer.filter(|peer| peers.len() < NAMED || peers.contains_key(peer));
-        let sum = own.map_or(&mut kinds[kind as usize], |peer| peers.entry(peer).or_default());
+        let sum = own.map_or(&mut reasons[reason as usize], |peer| peers.entry(peer).or_default());
         let due = sum.add(now);
         drop(sums);
         for (peer, RefusalSum { since, .. }) in over {
             record(&state.journal, Some(peer), None, NOT_ONE_BY_ONE.into(), since);
         }
-        if let Some(count) = due {
-            record(&state.journal, peer, Some(address), why(), count);
-        }
+        let count = due?;
+        record(&state.journal, peer, address, why(), count);
+        Some(count)
+    }
+
+    /// Refusals since the start, in the order of [`NewcomerRefusal::ALL`].
+    pub(crate) fn counts(&self) -> [u64; NewcomerRefusal::COUNT] {
+        std::array::from_fn(|at| self.counts[at].load(Relaxed))
     }
 
     /// Records the refusals that are counted but not yet recorded. For shutdown.
     pub(crate) fn flush(&self, journal: &Journal) {
-        let RefusalSums { kinds, peers } = std::mem::take(&mut *self.0.lock());
-        let waiting: u32 = kinds.iter().map(|sum| sum.since).sum();
+        let RefusalSums { reasons, peers } = std::mem::take(&mut *self.sums.lock());
+        let waiting: u32 = reasons.iter().map(|sum| sum.since).sum();
         if waiting > 0 {
             record(journal, None, None, NOT_ONE_BY_ONE.into(), waiting);
         }
@@ -144,7 +135,7 @@ mod tests {
         let refusals = Refusals::default();
         let note = |peer: Option<u8>| {
             let at = "192.0.2.1:7420".parse().unwrap();
-            refusals.note(&state, Refusal::Denied, peer.map(id), at, || "banned".into());
+            refusals.note(&state, NewcomerRefusal::Denied, peer.map(id), Some(at), || "banned".into());
         };
         (0..1_000).for_each(|_| note(None));
         (0..5).for_each(|_| note(Some(1)));

@@ -54,6 +54,8 @@ struct Session<S> {
     batch: VecDeque<Bytes>,
     /// The task has yielded, so that other tasks can add to this batch.
     gathering: bool,
+    /// Since when the connection takes no more of the batch.
+    blocked_since: Option<std::time::Duration>,
     unflushed: bool,
     /// The deadline for its end: goodbye, flush, close, and wait until the other side closes.
     ending: Option<Pin<Box<Sleep>>>,
@@ -99,6 +101,7 @@ impl Sessions {
             reader: FrameReader::default(),
             batch: VecDeque::new(),
             gathering: false,
+            blocked_since: None,
             unflushed: false,
             ending: None,
             closed: false,
@@ -306,6 +309,8 @@ where
             match self.write_batch(cx) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => {
+                    let clock = &self.sessions.node.state.clock;
+                    self.blocked_since.get_or_insert_with(|| clock.mono());
                     self.place.conn().outbox.wait_for_nudge(cx.waker());
                     return Ok(());
                 }
@@ -327,7 +332,7 @@ where
         let (sessions, conn) = (&self.sessions, self.place.conn());
         let now = || sessions.node.state.clock.mono();
         let taken = conn.outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, now, cx.waker());
-        sessions.traffic.counters.taken(&taken);
+        sessions.traffic.counters.taken(&taken, self.blocked_since.take(), now);
         !taken.is_empty()
     }
 

@@ -1,6 +1,7 @@
 //! Puts frames into send queues, within the byte budget of all connections, and counts them. Chooses no connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper_base::clock::Clock;
@@ -43,8 +44,8 @@ impl Traffic {
         self.tuning.set(performance, healthy_above);
     }
 
-    pub(crate) fn snapshot(&self) -> TrafficSnapshot {
-        self.counters.snapshot(&self.budget)
+    pub(crate) fn snapshot(&self, now: Duration) -> TrafficSnapshot {
+        self.counters.snapshot(&self.budget, now)
     }
 
     /// # Errors

@@ -4,14 +4,17 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use groundskeeper_base::descriptors;
 use groundskeeper_base::peer::PeerId;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsStream;
 
 use super::handshake_error::HandshakeError;
@@ -197,10 +200,47 @@ pub(crate) enum NewConnection {
 impl Connector {
     pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<NewConnection> {
         match self {
-            Self::Tls(tls) => Ok(NewConnection::Tls(prompt(TcpStream::connect(address).await?), tls.clone())),
+            Self::Tls(tls) => {
+                let socket = match address {
+                    SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                    SocketAddr::V6(_) => TcpSocket::new_v6()?,
+                };
+                // Before it waits for the other end: many at once may wait for seconds.
+                if is_reserved(&socket) {
+                    return Err(no_descriptor());
+                }
+                Ok(NewConnection::Tls(prompt(socket.connect(address).await?), tls.clone()))
+            }
             Self::Own(transport) => transport.connect(address).await.map(NewConnection::Own),
         }
     }
+}
+
+impl NewConnection {
+    /// Whether it has one of the descriptors that are kept for state files and the local API. A transport of the
+    /// application may use none, and counts its own.
+    pub(crate) fn is_of_reserve(&self) -> bool {
+        match self {
+            Self::Tls(stream, _) => is_reserved(stream),
+            Self::Own(_) => false,
+        }
+    }
+}
+
+fn is_reserved(socket: &impl AsRawFd) -> bool {
+    let number = u32::try_from(socket.as_raw_fd()).unwrap_or(0);
+    descriptors::limit().is_reserved(number)
+}
+
+/// The error of a process that has as many descriptors as it may.
+pub(crate) fn no_descriptor() -> io::Error {
+    Errno::MFILE.into()
+}
+
+/// Whether a connection failed for want of descriptors or memory here, so that the other end has no part in it.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let code = Errno::from_io_error(error);
+    code.is_some_and(|code| [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&code))
 }
 
 impl BoundListener {

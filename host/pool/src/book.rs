@@ -10,6 +10,7 @@ use std::time::Duration;
 use groundskeeper_base::bounds::{Bound, Span};
 use groundskeeper_base::chance::SharedRng;
 use groundskeeper_base::clock::Clock;
+use groundskeeper_base::lock::{LockWaits, WatchedMutex};
 use groundskeeper_base::peer::{NetGroup, PeerId, canonical, is_public};
 use groundskeeper_base::units::as_span;
 use parking_lot::Mutex;
@@ -144,7 +145,7 @@ pub struct Book {
     clock: Arc<dyn Clock>,
     journal: Arc<Journal>,
     chance: SharedRng,
-    known: Mutex<KnownAddresses>,
+    known: WatchedMutex<KnownAddresses>,
     /// No other lock is taken while this one is held.
     hearing: Mutex<HearingTime>,
     /// Counts changes that are worth writing to disk.
@@ -177,7 +178,7 @@ impl Book {
             limits,
             clock,
             journal,
-            known: Mutex::default(),
+            known: WatchedMutex::default(),
             hearing: Mutex::default(),
             changes: AtomicU64::new(0),
             longest_wait: AtomicU64::new(u64::MAX),
@@ -207,6 +208,11 @@ impl Book {
     /// Number of addresses.
     pub fn len(&self) -> usize {
         self.known.lock().len()
+    }
+
+    /// How long callers have waited for the book's lock.
+    pub fn lock_waits(&self) -> LockWaits {
+        self.known.waits()
     }
 
     /// Whether the book has no address at all, not even a connected one.

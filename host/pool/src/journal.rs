@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use groundskeeper_base::clock::Clock;
+use groundskeeper_base::lock::{LockWaits, WatchedMutex};
 use groundskeeper_base::peer::PeerId;
 use groundskeeper_base::problem::unknown_name_hint;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 mod file;
@@ -420,7 +420,7 @@ impl Default for JournalLimits {
 pub struct Journal {
     clock: Arc<dyn Clock>,
     start: u64,
-    rooms: Mutex<Rooms>,
+    rooms: WatchedMutex<Rooms>,
     /// The current beat: tick in the upper half, number of the urgent beat in the lower.
     beat: AtomicU64,
     disconnects: [AtomicU64; Cause::ALL.len()],
@@ -433,7 +433,7 @@ impl Journal {
         Arc::new(Self {
             start: clock.unix().as_millis() as u64,
             clock,
-            rooms: Mutex::new(Rooms::new(limits)),
+            rooms: WatchedMutex::new(Rooms::new(limits)),
             beat: AtomicU64::new(0),
             disconnects: Default::default(),
             file,
@@ -540,6 +540,11 @@ impl Journal {
     /// The journal's file, if it has one.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_ref().map(JournalFile::path)
+    }
+
+    /// How long callers have waited for the journal's lock.
+    pub fn lock_waits(&self) -> LockWaits {
+        self.rooms.waits()
     }
 
     /// Lines that could not be written to the journal's file, 0 without one.

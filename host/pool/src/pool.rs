@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use groundskeeper_base::clock::{Clock, CoarseInstant};
+use groundskeeper_base::lock::{LockWaits, WatchedMutex};
 use groundskeeper_base::peer::{NetGroup, PeerId, canonical};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::journal::{ActionKind, Cause, Initiator, Journal, NewRecord};
@@ -151,7 +151,7 @@ pub struct Pool {
     removals: AtomicU64,
     aborted: AtomicU64,
     isolated: Notify,
-    members: Mutex<Members>,
+    members: WatchedMutex<Members>,
 }
 
 fn column(capacity: u32, value: u32) -> Box<[AtomicU32]> {
@@ -185,7 +185,7 @@ impl Pool {
             removals: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             isolated: Notify::new(),
-            members: Mutex::new(Members::new(capacity, limits)),
+            members: WatchedMutex::new(Members::new(capacity, limits)),
         })
     }
 
@@ -225,6 +225,11 @@ impl Pool {
     /// Closing connections whose owner was aborted.
     pub fn aborted(&self) -> u64 {
         self.aborted.load(Relaxed)
+    }
+
+    /// How long callers have waited for the pool's one lock.
+    pub fn lock_waits(&self) -> LockWaits {
+        self.members.waits()
     }
 
     /// Notified each time the last live connection ends.

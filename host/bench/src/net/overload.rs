@@ -1,5 +1,5 @@
-//! A node that gets four times as many requests as it can serve: how many it answers, how much memory it holds, and
-//! whether its pings get through. The node runs in a separate process; this process sends the requests.
+//! A node that gets four times as many requests as it can serve: how many it answers, how long its answers take, and how
+//! much memory it holds. The node runs in a separate process; this process sends the requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use groundskeeper::net::{Capacity, Handlers, RequestError};
 use groundskeeper::peer::PeerId;
-use groundskeeper::pool::ConnKey;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -40,8 +39,8 @@ const TIMES: f64 = 4.0;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time between two pings.
-const PING_EVERY: Duration = Duration::from_millis(20);
+/// Time between two requests without load.
+const EVERY: Duration = Duration::from_millis(20);
 
 pub fn run(effort: &Effort, report: &mut Report) {
     let time = Duration::from_secs(effort.choose(60, 5));
@@ -53,12 +52,11 @@ pub fn run(effort: &Effort, report: &mut Report) {
     let asker = Arc::new(runtime.block_on(Asker::connected(port)));
     let calm = Duration::from_secs(effort.choose(10, 2));
     let capacity = runtime.block_on(asker.clone().closed(calm));
-    let calm_pings = runtime.block_on(asker.clone().pings(calm / 2));
-    let (offered, held, pings) = runtime.block_on(async {
-        let pings = tokio::spawn(asker.clone().pings(time));
+    let alone = runtime.block_on(asker.paced(calm / 2));
+    let (offered, held) = runtime.block_on(async {
         let held = tokio::spawn(held(child.id(), time));
         let offered = asker.clone().open(capacity * TIMES, time).await;
-        (offered, held.await.expect("it only waits"), pings.await.expect("it only waits"))
+        (offered, held.await.expect("it only waits"))
     });
     let seconds = time.as_secs();
     let subject = format!("offered {TIMES} times its capacity for {seconds} s");
@@ -75,14 +73,15 @@ pub fn run(effort: &Effort, report: &mut Report) {
         cost("memory of the node at the end", end, "KiB").against("after a quarter of the time", quarter),
     );
     report.push(
-        cost("pings to it, p99", at(&pings, 0.99), "ms")
-            .against("without load", at(&calm_pings, 0.99))
+        cost("its answers, p99", at(&offered.times, 0.99), "ms")
+            .against("without load", at(&alone, 0.99))
             .reach(Reach::AtMost(100.0))
             .note(format!(
-                "{} pings, p50 {:.3} ms, longest {:.3} ms",
-                pings.len(),
-                at(&pings, 0.5),
-                at(&pings, 1.0)
+                "{} answers, p50 {:.3} ms, longest {:.3} ms; \"busy\" after p99 {:.3} ms",
+                offered.times.len(),
+                at(&offered.times, 0.5),
+                at(&offered.times, 1.0),
+                at(&offered.busy_times, 0.99)
             )),
     );
 }
@@ -152,7 +151,6 @@ async fn held(process: u32, time: Duration) -> [usize; 2] {
 struct Asker {
     node: BenchNode,
     peer: PeerId,
-    key: ConnKey,
 }
 
 /// Requests per second, by their end.
@@ -165,6 +163,10 @@ struct Offered {
     other: f64,
     /// The first of these errors.
     example: Option<RequestError>,
+    /// Sorted times of answers, in milliseconds.
+    times: Vec<f64>,
+    /// The same of "busy".
+    busy_times: Vec<f64>,
 }
 
 impl Offered {
@@ -192,8 +194,8 @@ impl Asker {
         node.learn(port, 1);
         // It is live at the other end before it is live here.
         node.connect(0, port, || node.live()).await;
-        let (key, naming) = node.state.pool.peers().swap_remove(0);
-        Self { node, peer: naming.id, key }
+        let (_, naming) = node.state.pool.peers().swap_remove(0);
+        Self { node, peer: naming.id }
     }
 
     async fn ask(&self) -> Result<Bytes, RequestError> {
@@ -222,6 +224,7 @@ impl Asker {
         let ends = Arc::new(Ends::default());
         let begun = Instant::now();
         let mut offered = 0_u64;
+        let (mut times, mut busy_times) = (Vec::new(), Vec::new());
         let mut asking = JoinSet::new();
         while begun.elapsed() < time {
             sleep(Duration::from_millis(1)).await;
@@ -230,6 +233,7 @@ impl Asker {
                 offered += 1;
                 let (asker, ends) = (Arc::clone(&self), Arc::clone(&ends));
                 asking.spawn(async move {
+                    let sent = Instant::now();
                     let end = match asker.ask().await {
                         Ok(_) => &ends.answered,
                         Err(RequestError::Busy) => &ends.busy,
@@ -240,10 +244,19 @@ impl Asker {
                         }
                     };
                     end.fetch_add(1, Relaxed);
+                    (std::ptr::eq(end, &ends.answered), std::ptr::eq(end, &ends.busy), millis_since(sent))
                 });
             }
-            while asking.try_join_next().is_some() {}
+            while let Some(Ok((is_answer, is_busy, took))) = asking.try_join_next() {
+                if is_answer {
+                    times.push(took);
+                } else if is_busy {
+                    busy_times.push(took);
+                }
+            }
         }
+        times.sort_by(f64::total_cmp);
+        busy_times.sort_by(f64::total_cmp);
         let seconds = begun.elapsed().as_secs_f64();
         let count = |end: &AtomicU64| end.load(Relaxed) as f64 / seconds;
         Offered {
@@ -253,31 +266,26 @@ impl Asker {
             not_sent: count(&ends.not_sent),
             other: count(&ends.other),
             example: ends.example.get().cloned(),
+            times,
+            busy_times,
         }
     }
 
-    /// Sorted round trips in milliseconds. Pings are sent as by the ticker, each after the answer to the last one.
-    async fn pings(self: Arc<Self>, time: Duration) -> Vec<f64> {
-        let pool = &self.node.state.pool;
-        let link = pool.link(self.key).expect("the connection lasts");
-        let smoothed = || pool.age_and_rtt(self.key).map_or(u32::MAX, |(_, rtt)| rtt);
+    /// Sorted times of answers in milliseconds, of requests that are sent one by one, without other load.
+    async fn paced(&self, time: Duration) -> Vec<f64> {
         let (begun, mut times) = (Instant::now(), Vec::new());
         while begun.elapsed() < time {
-            let before = smoothed();
-            link.ping();
             let sent = Instant::now();
-            // If the average does not change, the round trip equals it, unless the ping is still under way.
-            while smoothed() == before && sent.elapsed() < PING_EVERY * 10 {
-                sleep(Duration::from_millis(1)).await;
+            if self.ask().await.is_ok() {
+                times.push(millis_since(sent));
             }
-            let after = smoothed();
-            if before != u32::MAX {
-                // The pool's average weighs each round trip by an eighth.
-                times.push((8.0 * f64::from(after) - 7.0 * f64::from(before)) / 1000.0);
-            }
-            sleep(PING_EVERY.saturating_sub(sent.elapsed())).await;
+            sleep(EVERY.saturating_sub(sent.elapsed())).await;
         }
         times.sort_by(f64::total_cmp);
         times
     }
+}
+
+fn millis_since(sent: Instant) -> f64 {
+    sent.elapsed().as_secs_f64() * 1000.0
 }

@@ -1,7 +1,9 @@
 //! Tests that start the program, or use what only the program has: authors' tools and the command line. One binary.
 
 mod cli;
+mod descriptors;
 mod explained;
+mod local_api;
 mod newcomer;
 mod older;
 mod processes;

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A node in a process of its own. Killed when dropped.
 pub(super) struct Proc {
     pub(super) child: Child,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// JSON lines of its beats.
     beats: Receiver<Value>,
 }
@@ -34,12 +34,14 @@ pub(super) struct Setup<'a> {
     pub(super) bootstrap: Vec<SocketAddr>,
     /// Further TOML.
     pub(super) extra: &'a str,
+    /// Soft and hard limit of open files.
+    pub(super) files: Option<(u32, u32)>,
 }
 
 /// A node that accepts and answers but dials nobody.
 pub(super) const PASSIVE: &str = "[phases.reconnect]\nenabled = false\n";
 
-fn loopback() -> SocketAddr {
+pub(super) fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().expect("a constant address")
 }
 
@@ -50,7 +52,7 @@ pub(super) fn free_port() -> SocketAddr {
 
 impl<'a> Setup<'a> {
     pub(super) fn new(folder: &'a Path, interval: &'a str) -> Self {
-        Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "" }
+        Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "", files: None }
     }
 
     /// A node that can be asked.
@@ -76,7 +78,8 @@ impl<'a> Setup<'a> {
         std::fs::write(&config, text).expect("our folder");
         let data = self.folder.join("data");
         let log = std::fs::File::create(self.folder.join("log")).expect("our folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+        let mut child = self
+            .program()
             .args(["--json", "run", "--config"])
             .arg(&config)
             .arg("--data-dir")
@@ -94,6 +97,15 @@ impl<'a> Setup<'a> {
         });
         Proc { child, folder: self.folder.to_owned(), beats }
     }
+
+    fn program(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_groundskeeper");
+        let Some((soft, hard)) = self.files else { return Command::new(binary) };
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$@\"");
+        command.args(["-c", &limited, "sh", binary]);
+        command
+    }
 }
 
 impl Proc {
@@ -109,7 +121,7 @@ impl Proc {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Value {
         self.ask(&["status"]).expect("the node answers")
     }
 
@@ -155,9 +167,20 @@ impl Proc {
         }
     }
 
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("a process id")
+    }
+
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
-        kill_process(pid, signal).expect("our own child");
+        kill_process(self.pid(), signal).expect("our own child");
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.join("data/admin.sock")
+    }
+
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     pub(super) fn kill(mut self) {

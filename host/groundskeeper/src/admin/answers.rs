@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use groundskeeper_base::lock::LockWaits;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{BreakerState, KindSnapshot, TrafficSnapshot};
@@ -34,6 +35,9 @@ pub struct NodeStatus {
     /// Requests sent by this node, by kind.
     #[serde(default)]
     pub requests: Vec<KindSnapshot>,
+    /// How long users of the node's locks have waited since the start, by lock.
+    #[serde(default)]
+    pub locks: BTreeMap<String, LockWaits>,
     pub phases: Vec<PhaseStatus>,
 }
 

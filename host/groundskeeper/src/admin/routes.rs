@@ -1,6 +1,5 @@
 //! Maps HTTP requests to answers. Decides only about status codes.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +7,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answers::{ErrorBody, Health};
 use super::caller::Caller;
@@ -36,7 +31,7 @@ impl LimitQuery {
 }
 
 /// An error answer: a status other than 200, and the reason.
-pub(super) struct ErrorResponse(StatusCode, String);
+pub(super) struct ErrorResponse(pub(super) StatusCode, pub(super) String);
 
 impl ErrorResponse {
     pub(super) fn new(code: StatusCode, why: String) -> Self {
@@ -159,12 +154,3 @@ pub(super) async fn nothing_here() -> ErrorResponse {
 
 /// The answer of a starting node to every request.
 pub(super) const STARTING: &str = "the node is starting: it is loading its phases";
-
-/// Answers the one request of a connection.
-pub(super) async fn starting(stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let refused = || ErrorResponse(StatusCode::SERVICE_UNAVAILABLE, STARTING.to_owned());
-    let answer = service_fn(async |_| Ok::<_, Infallible>(refused().into_response()));
-    let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answer).await;
-    // A client that has left does not need the answer.
-    served.unwrap_or_default();
-}

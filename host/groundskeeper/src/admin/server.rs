@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{AdminSocket, AdminState, SocketError, serve_admin, serve_starting, serve_telemetry};
+use super::connection::Routes;
+use super::refusals::ApiRefusals;
+use super::tap::TapHub;
+use super::telemetry_routes;
+use super::{AdminSocket, AdminState, SocketError, admin_listener, admin_routes, telemetry_listener};
 use crate::peer::canonical;
 
-/// Time in which open answers may finish.
+/// Time in which all tasks end. Listeners give open answers half of it.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
 /// How operators reach a node. Not at all by default.
@@ -44,29 +47,41 @@ pub enum AdminError {
 pub(crate) struct AdminServer {
     stop: DropGuard,
     tasks: TaskTracker,
-    ready: Option<oneshot::Sender<Arc<AdminState>>>,
-    telemetry: Option<TcpListener>,
+    refusals: Arc<ApiRefusals>,
+    /// The answers of the admin socket, if there is one.
+    socket: Option<Routes>,
+    /// The same of the telemetry listener.
+    telemetry: Option<Routes>,
 }
 
 impl AdminServer {
-    /// Binds the addresses in `settings`. Until [`AdminServer::open`] the socket answers that the node is starting.
+    /// Binds the addresses in `settings`. Until [`AdminServer::open`] both answer that the node is starting.
     pub(crate) fn start(settings: &AdminSettings) -> Result<Self, AdminError> {
         let socket = settings.socket.as_deref().map(AdminSocket::bind).transpose()?;
         let telemetry = settings.telemetry.map(listen).transpose()?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let ready = socket.map(|socket| {
-            let (ready, node) = oneshot::channel();
-            tasks.spawn(answer(socket, node, stop.clone()));
-            ready
+        let refusals = Arc::<ApiRefusals>::default();
+        let socket = socket.map(|socket| {
+            let listener = admin_listener(socket, &refusals);
+            let routes = Arc::clone(&listener.routes);
+            tasks.spawn(listener.run(stop.clone()));
+            routes
         });
-        Ok(Self { stop: stop.drop_guard(), tasks, ready, telemetry })
+        let telemetry = telemetry.map(|listener| {
+            let listener = telemetry_listener(listener, &refusals);
+            let routes = Arc::clone(&listener.routes);
+            tasks.spawn(listener.run(stop.clone()));
+            routes
+        });
+        Ok(Self { stop: stop.drop_guard(), tasks, refusals, socket, telemetry })
     }
 
     /// From now on, answers for `node`.
-    pub(crate) fn open(&mut self, node: AdminState) {
-        if self.ready.is_none() && self.telemetry.is_none() {
+    pub(crate) fn open(&mut self, mut node: AdminState) {
+        if self.socket.is_none() && self.telemetry.is_none() {
             return;
         }
+        node.sources.refusals = Some(Arc::clone(&self.refusals));
         let node = Arc::new(node);
         if let Some(ticker) = &node.ticker {
             let (counted, reports) = (Arc::clone(&node), ticker.reports());
@@ -75,19 +90,19 @@ impl AdminServer {
             let clock = Arc::clone(&node.sources.state.clock);
             self.tasks.spawn(async move { past.follow(reports, clock).await });
         }
-        if let Some(listener) = self.telemetry.take() {
-            let stopped = self.stop.token().clone().cancelled_owned();
-            self.tasks.spawn(serve_telemetry(listener, Arc::clone(&node), stopped));
+        if let Some(routes) = self.telemetry.take() {
+            routes.get_or_init(|| telemetry_routes().with_state(Arc::clone(&node)));
         }
-        if let Some(ready) = self.ready.take() {
-            // The task ends before this only together with the runtime.
-            _ = ready.send(node);
+        if let Some(routes) = self.socket.take() {
+            let hub = TapHub::new(Arc::clone(&node));
+            self.tasks.spawn(Arc::clone(&hub).run(self.stop.token().clone()));
+            routes.get_or_init(|| admin_routes(node, hub));
         }
     }
 
     /// Ends the tasks. False if they take too long.
     pub(crate) async fn stop(self) -> bool {
-        drop((self.stop, self.ready));
+        drop(self.stop);
         self.tasks.close();
         tokio::time::timeout(LAST_GRACE, self.tasks.wait()).await.is_ok()
     }
@@ -99,13 +114,4 @@ fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
         TcpListener::from_std(listener)
     });
     listener.map_err(|error| AdminError::Telemetry { address, error })
-}
-
-/// If the node does not start, ends when the sender of `ready` is dropped.
-async fn answer(socket: AdminSocket, ready: oneshot::Receiver<Arc<AdminState>>, stop: CancellationToken) {
-    let mut node = None;
-    let socket = serve_starting(socket, async { node = ready.await.ok() }).await;
-    if let Some(node) = node {
-        serve_admin(socket, node, stop.cancelled_owned()).await;
-    }
 }

@@ -1,4 +1,7 @@
 //! The admin socket: its path, who may use it, and the cleanup of a socket that a dead process left.
+//!
+//! The system decides who may connect, by the file's mode, owner, group and access list: a user needs the right to write.
+//! A second check here would have to repeat all of that, supplementary groups included.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,12 +9,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use axum::serve::Listener;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::net::{UnixListener, UnixStream};
-
-use super::caller::Caller;
 
 /// For owner and group of the file.
 const MODE: u32 = 0o660;
@@ -82,14 +82,7 @@ pub struct AdminSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
-    owner: Owner,
-}
-
-/// User and group that own the socket's file.
-#[derive(Clone, Copy, Debug)]
-struct Owner {
-    uid: u32,
-    gid: u32,
+    owner: u32,
 }
 
 impl AdminSocket {
@@ -120,12 +113,20 @@ impl AdminSocket {
         fs::set_permissions(&beside, fs::Permissions::from_mode(MODE)).map_err(cannot)?;
         fs::rename(&beside, path).map_err(cannot)?;
         let there = fs::symlink_metadata(path).map_err(cannot)?;
-        let owner = Owner { uid: there.uid(), gid: there.gid() };
-        Ok(Self { listener, path: path.to_owned(), inode: there.ino(), owner })
+        Ok(Self { listener, path: path.to_owned(), inode: there.ino(), owner: there.uid() })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The user who owns the socket's file.
+    pub(super) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
     }
 }
 
@@ -138,43 +139,9 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Allows the node's own user, root, and the group that owns the file.
-fn may_talk(uid: u32, gid: u32, file: Owner) -> bool {
-    uid == 0 || uid == file.uid || gid == file.gid
-}
-
-impl Listener for AdminSocket {
-    type Io = UnixStream;
-    type Addr = Caller;
-
-    async fn accept(&mut self) -> (UnixStream, Caller) {
-        loop {
-            let (stream, _) = Listener::accept(&mut self.listener).await;
-            match stream.peer_cred() {
-                Ok(cred) if may_talk(cred.uid(), cred.gid(), self.owner) => {
-                    return (stream, Caller { uid: Some(cred.uid()) });
-                }
-                Ok(cred) => tracing::warn!(uid = cred.uid(), pid = cred.pid(), "refused on the admin socket"),
-                Err(error) => tracing::warn!(%error, "cannot tell who is at the admin socket"),
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Caller> {
-        Ok(Caller { uid: None })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_owner_root_and_group_may_connect() {
-        let file = Owner { uid: 1000, gid: 100 };
-        let may = |uid, gid| may_talk(uid, gid, file);
-        assert_eq!([may(1000, 5), may(0, 0), may(7, 100), may(7, 7)], [true, true, true, false]);
-    }
 
     #[tokio::test]
     async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
@@ -204,10 +171,11 @@ mod tests {
         let path = folder.path().join("d".repeat(120)).join("e".repeat(120));
         fs::create_dir_all(&path).unwrap();
         let path = path.join("admin.sock");
-        let mut socket = AdminSocket::bind(&path).unwrap();
+        let socket = AdminSocket::bind(&path).unwrap();
         assert!(matches!(AdminSocket::bind(&path), Err(SocketError::InUse(_))));
-        let (connected, (_stream, _)) = tokio::join!(connect(&path), socket.accept());
+        let (connected, accepted) = tokio::join!(connect(&path), socket.accept());
         connected.unwrap();
+        accepted.unwrap();
         drop(socket);
         assert!(!path.exists());
         let long = folder.path().join("f".repeat(150));

@@ -72,6 +72,7 @@ impl AdminState {
             },
             traffic: from.traffic.as_ref().map(|report| report.traffic()),
             requests: from.traffic.as_ref().map(|report| report.kinds()).unwrap_or_default(),
+            locks: from.lock_waits().map(|(lock, waits)| (lock.to_owned(), waits)).into(),
             phases: from.phases.read().to_vec(),
         }
     }

@@ -61,6 +61,7 @@ struct Node {
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<()>,
     state: Arc<AdminState>,
+    refusals: Arc<ApiRefusals>,
 }
 
 fn id(n: u8) -> PeerId {
@@ -96,6 +97,7 @@ impl Node {
             })),
             started: Duration::ZERO,
             reload: None,
+            refusals: Some(Arc::default()),
         };
         let state = Arc::new(AdminState {
             sources,
@@ -106,15 +108,23 @@ impl Node {
             reconfigure: None,
             past: Arc::default(),
         });
+        let refusals = state.sources.refusals.clone().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = AdminSocket::bind(&folder.path().join("admin.sock")).unwrap();
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve_admin(socket, Arc::clone(&state), async move { _ = stopped.await }));
-        Self { folder, clock, pulse, board, slots, stop: Some(stop), served, state }
+        Self { folder, clock, pulse, board, slots, stop: Some(stop), served, state, refusals }
     }
 
     fn path(&self) -> PathBuf {
         self.folder.path().join("admin.sock")
+    }
+
+    /// Makes a record for `tap`.
+    fn ban(&self, n: u8) {
+        let record =
+            NewRecord { peer: Some(id(n)), ..NewRecord::new(Initiator::Host, ActionKind::Ban, "test") };
+        self.state.sources.state.journal.record(record);
     }
 
     fn client(&self) -> Client {
@@ -135,6 +145,9 @@ async fn status_has_every_promised_key() {
     }
     for key in ["total", "healthy", "stale", "avg_health", "oldest_s", "inbound", "outbound"] {
         assert!(status["pool"][key].is_u64(), "{key}");
+    }
+    for lock in ["pool", "book", "journal"] {
+        assert!(status["locks"][lock]["contended"].is_u64(), "{lock}");
     }
     for key in ["every_n_ticks", "last_run_tick", "next_due_tick", "runs", "failures", "last_duration_us"] {
         assert!(status["phases"][0][key].is_u64(), "{key}");
@@ -351,31 +364,33 @@ async fn a_phase_is_resumed_between_two_beats_and_only_by_asking_for_it() {
 async fn a_starting_node_says_so_and_answers_once_started() {
     let node = Node::start();
     let path = node.folder.path().join("other.sock");
-    let socket = AdminSocket::bind(&path).unwrap();
-    let (start, started) = oneshot::channel::<()>();
-    let starting = tokio::spawn(serve_starting(socket, async move { _ = started.await }));
+    let settings = AdminSettings { socket: Some(path.clone()), ..AdminSettings::default() };
+    let mut server = AdminServer::start(&settings).unwrap();
     let asking = tokio::spawn({
         let client = Client::new(&path);
         async move { client.get::<PhaseList>("/phases").await }
     });
-    let raw = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-            stream.write_all(b"GET /phases HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        })
-    };
-    let raw = raw.await.unwrap();
+    let raw = raw_answer(&path, b"GET /phases HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(raw.starts_with("HTTP/1.1 503") && raw.contains("the node is starting"), "{raw}");
     assert!(!asking.is_finished());
-    start.send(()).unwrap();
-    let socket = starting.await.unwrap();
-    let served = tokio::spawn(serve_admin(socket, Arc::clone(&node.state), std::future::pending()));
+    server.open((*node.state).clone());
     assert_eq!(&*asking.await.unwrap().unwrap().phases[0].name, "reaper");
-    served.abort();
+    assert!(server.stop().await);
+    assert!(!path.exists());
+}
+
+/// Everything that the node says to `request`.
+async fn raw_answer(path: &std::path::Path, request: &'static [u8]) -> String {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    })
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
@@ -392,13 +407,164 @@ async fn shutdown_ends_the_api_and_takes_the_socket_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_client_is_cut_off() {
+async fn a_silent_client_is_told_and_cut_off() {
     let node = Node::start();
     let mut silent = tokio::net::UnixStream::connect(node.path()).await.unwrap();
     let begun = tokio::time::Instant::now();
-    let mut nothing = [0; 1];
-    assert_eq!(tokio::io::AsyncReadExt::read(&mut silent, &mut nothing).await.unwrap(), 0);
-    assert_eq!(begun.elapsed().as_secs(), 10);
+    let mut words = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut silent, &mut words).await.unwrap();
+    assert!(words.starts_with("HTTP/1.1 408") && words.contains("no request came"), "{words}");
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    assert_eq!(node.refusals.count(Door::Socket, Turned::Slow), 1);
+}
+
+/// A byte of a request's head now and then.
+#[tokio::test(start_paused = true)]
+async fn a_slow_head_does_not_extend_its_time() {
+    let node = Node::start();
+    let (mut read, mut write) = tokio::net::UnixStream::connect(node.path()).await.unwrap().into_split();
+    let dripping = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if tokio::io::AsyncWriteExt::write_all(&mut write, b"x").await.is_err() {
+                return;
+            }
+        }
+    });
+    let begun = tokio::time::Instant::now();
+    let mut words = Vec::new();
+    // A reset counts as an end as well.
+    _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut words).await;
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    dripping.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_honest_question_is_answered_among_300_silent_clients_and_100_slow_ones() {
+    let node = Node::start();
+    let mut idle = Vec::new();
+    for n in 0..400 {
+        let client = tokio::net::UnixStream::connect(node.path()).await.unwrap();
+        if n % 4 == 0 {
+            _ = client.try_write(b"GET /status HTTP/1.1\r\nho");
+        }
+        idle.push(client);
+    }
+    for _ in 0..20 {
+        let _: NodeStatus = node.client().get("/status").await.unwrap();
+    }
+    assert!(node.refusals.count(Door::Socket, Turned::Busy) > 300, "older silent clients made room");
+    let mut words = vec![0; 512];
+    let length = tokio::io::AsyncReadExt::read(&mut idle[1], &mut words).await.unwrap();
+    let words = String::from_utf8_lossy(&words[..length]);
+    assert!(words.starts_with("HTTP/1.1 429") && words.contains("the node is busy"), "{words}");
+}
+
+/// Opens a stream and reads its first bytes, so that it certainly has its place.
+async fn open_tap(path: &std::path::Path) -> tokio::net::UnixStream {
+    let mut tap = tokio::net::UnixStream::connect(path).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut tap, b"GET /tap HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut head = [0; 15];
+    tokio::io::AsyncReadExt::read_exact(&mut tap, &mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    tap
+}
+
+#[tokio::test]
+async fn streams_leave_the_places_of_questions_alone_and_a_question_does_not_end_one() {
+    let node = Node::start();
+    let mut taps = Vec::new();
+    for _ in 0..41 {
+        taps.push(open_tap(&node.path()).await);
+    }
+    for _ in 0..20 {
+        let _: NodeStatus = node.client().get("/status").await.unwrap();
+    }
+    node.ban(9);
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("\"event\":\"action\"") {
+        let mut part = [0; 4096];
+        let length = tokio::io::AsyncReadExt::read(&mut taps[40], &mut part).await.unwrap();
+        assert!(length > 0, "the stream goes on");
+        seen.extend_from_slice(&part[..length]);
+    }
+    // The share of streams ends somewhere, with words.
+    let refused = loop {
+        let client = node.client();
+        let tap = tokio::spawn(async move { client.lines("/tap", |_| true).await });
+        tokio::select! {
+            biased;
+            ended = tap => break ended.unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+        taps.push(open_or_refused(&node.path()).await);
+        assert!(taps.len() < 400);
+    };
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(error, ClientError::Busy { .. }) && error.to_string().contains("too many streams"),
+        "{error}"
+    );
+    let _: NodeStatus = node.client().get("/status").await.unwrap();
+}
+
+async fn open_or_refused(path: &std::path::Path) -> tokio::net::UnixStream {
+    let mut tap = tokio::net::UnixStream::connect(path).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut tap, b"GET /tap HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tap
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_lags_loses_events_and_is_told_how_many() {
+    let node = Node::start();
+    let mut tap = tokio::io::BufReader::new(open_tap(&node.path()).await);
+    // More than the system and the node keep for it: some 300 KiB and 1,024 lines.
+    for _ in 0..30 {
+        (0..250).for_each(|_| node.ban(9));
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let mut line = String::new();
+    while !line.contains("\"event\":\"lost\"") {
+        node.ban(9);
+        line.clear();
+        let read = tokio::io::AsyncBufReadExt::read_line(&mut tap, &mut line).await.unwrap();
+        assert!(read > 0, "the stream goes on");
+    }
+    let lost: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
+    assert!(lost["events"].as_u64().unwrap() > 1000, "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_not_read_ends() {
+    let node = Node::start();
+    let tap = open_tap(&node.path()).await;
+    let begun = tokio::time::Instant::now();
+    while node.refusals.count(Door::Socket, Turned::Slow) == 0 {
+        (0..300).for_each(|_| node.ban(9));
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert!(begun.elapsed() < Duration::from_secs(600));
+    }
+    drop(tap);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_without_a_word_is_not_called_forbidden() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let closing = tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.unwrap());
+        }
+    });
+    for error in [
+        Client::new(&path).get::<NodeStatus>("/status").await.unwrap_err(),
+        Client::new(&path).post::<NodeStatus>("/reload").await.unwrap_err(),
+    ] {
+        assert!(matches!(error, ClientError::NoAnswer { .. }), "{error:?}");
+        assert!(!error.to_string().contains("allowed"));
+    }
+    closing.abort();
 }
 
 #[tokio::test]
@@ -424,25 +590,32 @@ async fn garbage_is_answered_or_cut_off() {
     assert!(matches!(node.client().get::<NodeStatus>("/nothing").await, Err(ClientError::Refused(_))));
 }
 
+/// The telemetry listener of `node`, and what stops it.
+async fn telemetry_of(node: &Node) -> (AdminServer, std::net::SocketAddr) {
+    // The port is free until the server takes it, or the test fails loudly.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let settings = AdminSettings { telemetry: Some(port), ..AdminSettings::default() };
+    let mut server = AdminServer::start(&settings).unwrap();
+    server.open((*node.state).clone());
+    (server, port)
+}
+
+async fn http_get(address: std::net::SocketAddr, path: &'static str) -> String {
+    let asking = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    asking.await.unwrap()
+}
+
 #[tokio::test]
 async fn telemetry_has_health_and_metrics_and_nothing_else() {
     let node = Node::start();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let served =
-        tokio::spawn(serve_telemetry(listener, Arc::clone(&node.state), async move { _ = stopped.await }));
-    let ask = |path: &'static str| async move {
-        tokio::task::spawn_blocking(move || {
-            let mut stream = std::net::TcpStream::connect(address).unwrap();
-            write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        })
-        .await
-        .unwrap()
-    };
+    let (server, address) = telemetry_of(&node).await;
+    let ask = |path| http_get(address, path);
     let metrics = ask("/metrics").await;
     assert!(metrics.contains("200 OK") && metrics.contains("application/openmetrics-text"));
     assert!(metrics.contains("groundskeeper_pool_connections{state=\"live\"} 2"), "{metrics}");
@@ -452,6 +625,30 @@ async fn telemetry_has_health_and_metrics_and_nothing_else() {
     for private in ["/status", "/peers", "/journal", "/explain/x"] {
         assert!(ask(private).await.starts_with("HTTP/1.1 404"), "{private}");
     }
-    stop.send(()).unwrap();
-    served.await.unwrap();
+    assert!(server.stop().await);
+}
+
+#[tokio::test]
+async fn a_scrape_and_a_probe_are_answered_among_50_slow_clients() {
+    let node = Node::start();
+    let (server, address) = telemetry_of(&node).await;
+    let mut slow = Vec::new();
+    for n in 0..50 {
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        if n % 2 == 0 {
+            client.writable().await.unwrap();
+            _ = client.try_write(b"GET /metrics HTTP/1.1\r\n");
+        }
+        slow.push(client);
+    }
+    for _ in 0..20 {
+        let metrics = http_get(address, "/metrics").await;
+        assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+        assert!(http_get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    }
+    let metrics = http_get(address, "/metrics").await;
+    let busy = "groundskeeper_local_api_refused_total{listener=\"telemetry\",reason=\"busy\"} ";
+    let turned = metrics.lines().find_map(|line| line.strip_prefix(busy)).unwrap();
+    assert!(turned.parse::<u32>().unwrap() > 30, "{turned}");
+    assert!(server.stop().await, "slow clients do not delay a stop");
 }

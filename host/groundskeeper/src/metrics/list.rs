@@ -62,6 +62,7 @@ metrics! {
     PHASE_DURATION = Histogram "phase_duration" in seconds by ["phase"]: "How long one run took";
     PHASE_FUEL = Counter "phase_fuel" by ["phase"]: "Fuel used by all runs, where it is measured";
     PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, probation, tripped, stuck, quarantined, pending, rejected, paused, off";
+    PHASE_FILES_UNUSED = Gauge "phase_files_unused" by ["state"]: "Files of the drop-in folder that do not run: rejected, pending. Only the first 16 have series of their own in phase_state";
     PHASE_MISSED = Counter "phase_missed" by ["phase"]: "Due runs that did not happen";
     PHASE_PUT_OFF = Counter "phase_put_off" by ["phase"]: "Due runs of guests that waited for the next tick because the budget was used up";
     PHASE_SKIPPED = Counter "phase_skipped" by ["phase"]: "Due runs that the machine could not carry out, for want of memory, threads or descriptors";
@@ -90,6 +91,7 @@ metrics! {
     DIALS = Counter "dials" by ["kind", "result"]: "Dials and probes that ended, by result: connected, failed, refused, void";
     BOOK_ADDRESSES = Gauge "book_addresses" by []: "Addresses known";
     BOOK_DIALING = Gauge "book_dialing" by []: "Dials under way";
+    NEWCOMERS_REFUSED = Counter "newcomers_refused" by ["reason"]: "Incoming connections that did not become live, by reason: limit, timed-out, garbage, key, other-network, hello, closed, denied, shortage (of descriptors or memory)";
     QUEUED = Gauge "send_queue_bytes" by []: "Bytes that wait to be sent, over all connections";
     QUEUE_BUDGET = Gauge "send_queue_budget_bytes" by []: "Bytes that may wait to be sent, over all connections";
     FRAMES = Counter "frames" by ["priority", "fate"]: "Frames by priority and outcome: sent, full (its connection's queue), refused (by the budget), shed (when memory was short)";
@@ -97,6 +99,9 @@ metrics! {
     REQUESTS_OPEN = Gauge "requests_open" by []: "Requests of this node that wait for an answer";
     REQUESTS = Counter "requests" by ["kind", "result"]: "Attempts at requests by kind, at most 65, and by result: answered, failed, busy, timed-out, refused (by a breaker), lost, dropped";
     REQUEST_LATENCY = Gauge "request_latency" in seconds by ["kind", "quantile"]: "How long answers took in the last one to two minutes, right to 6 %; absent if there were none";
+    REQUEST_TIMEOUT = Gauge "request_timeout" in seconds by ["kind"]: "The time-out in force for a peer that has not answered this kind yet; others have their own, by their own times";
+    REQUEST_SLOT_WAIT = Gauge "request_slot_wait" in seconds by ["quantile"]: "How long requests of peers waited for a worker in the last one to two minutes; absent if none did";
+    FRAME_WAIT = Gauge "frame_wait" in seconds by ["priority", "quantile"]: "How long frames waited, at most, for a connection that took no more, in the last one to two minutes; absent if none did";
     REQUESTS_RETRIED = Counter "requests_retried" by []: "Second and further attempts at requests";
     REQUESTS_HEDGED = Counter "requests_hedged" by []: "Second attempts sent because the first one took long";
     ANSWERS_BAD = Counter "answers_bad" by []: "Answers that were too large or given twice";
@@ -106,5 +111,9 @@ metrics! {
     JOURNAL_RECORDS = Gauge "journal_records" by ["ring"]: "Records in memory: notable, chatter";
     JOURNAL_OVERWRITTEN = Counter "journal_overwritten" by ["room"]: "Records dropped from memory for newer ones, by room: disconnects, dials, refusals, changes, phases, others";
     JOURNAL_LINES_LOST = Counter "journal_lines_lost" by []: "Lines that could not be written to the journal's file";
+    LOCK_CONTENDED = Counter "lock_contended" by ["lock"]: "Times that a lock was held by another user: pool, book, journal";
+    LOCK_WAIT = Counter "lock_wait" in seconds by ["lock"]: "Time that users waited for a lock, all together";
+    LOCK_WAIT_LONGEST = Gauge "lock_wait_longest" in seconds by ["lock"]: "The longest wait for a lock since the start";
+    LOCAL_API_REFUSED = Counter "local_api_refused" by ["listener", "reason"]: "Clients of the admin socket and of the telemetry listener that got no answer, by reason: busy (their share of places was taken), slow (no request in time, or an answer that was not read), shortage (of descriptors)";
     CLOCK_JUMPS = Counter "clock_jumps" by ["kind"]: "Jumps of the clocks: suspend, wall-forward, wall-back";
 }

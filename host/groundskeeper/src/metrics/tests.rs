@@ -29,6 +29,7 @@ fn sources(clock: &Arc<TokioClock>) -> MetricSources {
         })),
         started: Duration::ZERO,
         reload: Some(ReloadHandle::without_reloader(ReloadCounts::default())),
+        refusals: Some(Arc::default()),
     }
 }
 
@@ -39,12 +40,17 @@ impl TrafficReport for Busy {
     fn traffic(&self) -> TrafficSnapshot {
         let mut now = TrafficSnapshot::default();
         (now.queued_bytes, now.shed, now.breakers_opened) = (4096, [0, 0, 5, 7], 2);
+        now.newcomers_refused[NewcomerRefusal::Shortage as usize] = 11;
+        now.slot_waits = LatencySnapshot { count: 3, p99_us: 40_000, ..LatencySnapshot::default() };
+        now.frame_waits[Priority::Bulk as usize] =
+            LatencySnapshot { count: 3, p99_us: 90_000, ..LatencySnapshot::default() };
         now
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {
         let latency = LatencySnapshot { count: 9, p99_us: 2_500, ..LatencySnapshot::default() };
-        vec![KindSnapshot { kind: "block".into(), ends: [9, 0, 4, 0, 0, 0, 0], latency }]
+        let timeout_us = 750_000;
+        vec![KindSnapshot { kind: "block".into(), ends: [9, 0, 4, 0, 0, 0, 0], latency, timeout_us }]
     }
 
     fn breakers(&self) -> Vec<PeerBreaker> {
@@ -61,6 +67,10 @@ async fn traffic_is_counted_by_priority_and_kind() {
     assert_eq!(at("groundskeeper_frames_total{priority=\"bulk\",fate=\"shed\"}"), 7.0);
     assert_eq!(at("groundskeeper_requests_total{kind=\"block\",result=\"busy\"}"), 4.0);
     assert_eq!(at("groundskeeper_request_latency_seconds{kind=\"block\",quantile=\"0.99\"}"), 0.0025);
+    assert_eq!(at("groundskeeper_request_timeout_seconds{kind=\"block\"}"), 0.75);
+    assert_eq!(at("groundskeeper_request_slot_wait_seconds{quantile=\"0.99\"}"), 0.04);
+    assert_eq!(at("groundskeeper_frame_wait_seconds{priority=\"bulk\",quantile=\"0.99\"}"), 0.09);
+    assert_eq!(at("groundskeeper_newcomers_refused_total{reason=\"shortage\"}"), 11.0);
     assert_eq!(at("groundskeeper_breakers{state=\"open\"}"), 1.0);
     assert_eq!(at("groundskeeper_breakers_opened_total"), 2.0);
 }
@@ -163,6 +173,51 @@ async fn phases_are_shown_with_state_refusals_and_numbers_of_their_own() {
         text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap().0);
     let series: Vec<&str> = series.collect();
     assert_eq!(series.iter().collect::<BTreeSet<_>>().len(), series.len(), "each series once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_refused_files_make_a_bounded_number_of_series() {
+    let sources = sources(&TokioClock::starting_at(Duration::ZERO));
+    let file = |n: u32, state| PhaseStatus {
+        name: format!("file-{n:04}").into(),
+        kind: "wasm".into(),
+        state,
+        ..PhaseStatus::default()
+    };
+    let series = |statuses| {
+        sources.phases.write(statuses, 0);
+        let text = Arc::new(Metrics::default()).render(&sources);
+        (text.lines().filter(|line| line.starts_with("groundskeeper_phase_state{")).count(), text)
+    };
+    let running = |n| file(n, PhaseState::Active);
+    let (few, _) = series((0..100).map(running).collect());
+    assert_eq!(few, 100 * PhaseState::ALL.len(), "each phase that runs has its series");
+    let refused = (100..3100).map(|n| file(n, PhaseState::Rejected));
+    let pending = (3100..3150).map(|n| file(n, PhaseState::Pending));
+    let (many, text) = series((0..100).map(running).chain(refused).chain(pending).collect());
+    assert!(many <= few + 16 * PhaseState::ALL.len(), "{many}");
+    assert!(text.contains("phase=\"file-0100\",state=\"rejected\"} 1"), "the first are named");
+    assert_eq!(value(&text, "groundskeeper_phase_files_unused{state=\"rejected\"}"), 3000.0);
+    assert_eq!(value(&text, "groundskeeper_phase_files_unused{state=\"pending\"}"), 50.0);
+    assert!(text.len() < 200_000, "{}", text.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn phases_that_have_gone_do_not_stay_in_the_metrics_for_ever() {
+    let sources = sources(&TokioClock::starting_at(Duration::ZERO));
+    let metrics = Arc::new(Metrics::default());
+    for n in 0..2000 {
+        let mut report = report("ok");
+        report.runs[0].name = format!("phase-{n}").into();
+        sources
+            .phases
+            .write(vec![PhaseStatus { name: format!("phase-{n}").into(), ..PhaseStatus::default() }], 0);
+        metrics.observe(&report, &sources);
+    }
+    let text = metrics.render(&sources);
+    let counted = text.lines().filter(|line| line.starts_with("groundskeeper_phase_runs_total{")).count();
+    assert!(counted <= 600, "{counted}");
+    assert!(text.contains("groundskeeper_phase_runs_total{phase=\"phase-1999\",result=\"ok\"} 1"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use crate::book::Dial;
 use crate::clock::Clock;
 use crate::config::{Bootstrap, Config};
 use crate::data::DataFolder;
+use crate::descriptors::DescriptorLimit;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::schedule::Schedule;
 use crate::net::{Handlers, Identity, Net, Transport};
@@ -45,6 +46,7 @@ pub struct NodeBuilder {
     folder: Option<Folder>,
     pub(super) key_file: Option<PathBuf>,
     pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) descriptors: Option<DescriptorLimit>,
     application: Option<(String, String)>,
     pub(super) handlers: Handlers,
     /// The application's phases, still without its version.
@@ -204,6 +206,14 @@ impl NodeBuilder {
     /// The clock. Defaults to the machine's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
+        self
+    }
+
+    /// How many descriptors this node may use. Defaults to the soft limit of the process, which a program raises with
+    /// [`raise_limit`](crate::descriptors::raise_limit) at its start. The node has fewer connections than
+    /// `pool.max_connections` if these do not suffice, and warns of it.
+    pub fn descriptors(mut self, limit: DescriptorLimit) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 

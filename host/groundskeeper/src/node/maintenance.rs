@@ -256,6 +256,7 @@ impl Maintenance {
             started: self.started,
             reload: self.reload().cloned(),
             traffic: None,
+            refusals: None,
         };
         AdminState {
             sources,

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::builtins::builtins;
+use super::limits::within_descriptors;
 use super::maintenance::Maintenance;
 use crate::config::{Config, GuestSettings, PoolSettings, Problem};
 use crate::cycle::Thresholds;
+use crate::descriptors::DescriptorLimit;
 use crate::engine::BuiltInPhases;
 use crate::journal::{ActionKind, Cause, Initiator, Journal, NewRecord, Outcome};
 use crate::net::Net;
@@ -32,6 +34,8 @@ pub struct Reconfigurer {
     source: ConfigSource,
     /// The config in effect.
     config: tokio::sync::Mutex<Config>,
+    /// What the connections may use. `None` if they use none.
+    descriptors: Option<DescriptorLimit>,
     pool: Arc<Pool>,
     net: Arc<Net>,
     journal: Arc<Journal>,
@@ -43,12 +47,14 @@ impl Reconfigurer {
     pub(super) fn new(
         source: ConfigSource,
         config: Config,
+        descriptors: Option<DescriptorLimit>,
         net: Arc<Net>,
         maintenance: &Maintenance,
     ) -> Self {
         Self {
             source,
             config: tokio::sync::Mutex::new(config),
+            descriptors,
             pool: Arc::clone(&maintenance.state.pool),
             net,
             journal: Arc::clone(&maintenance.state.journal),
@@ -100,6 +106,11 @@ impl Reconfigurer {
         by: &Initiator,
     ) -> Result<(), String> {
         let going_down = || "the node is shutting down".to_owned();
+        let mut new = new.clone();
+        if let Some(limit) = self.descriptors {
+            new.pool = within_descriptors(&new.pool, limit);
+        }
+        let new = &new;
         let (thresholds, guests) = (thresholds(new), new.guests.ceilings(new.pool.least));
         let own = changed_builtins(&old.phases, &new.phases);
         let put = self.ticker.with_cycle(move |cycle| {

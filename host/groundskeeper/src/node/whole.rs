@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::builder::NodeBuilder;
 use super::builtins::builtins;
 use super::drop_in::DropIn;
-use super::limits::{net_config, node_limits};
+use super::limits::{net_config, node_limits, warn_of_few_descriptors, within_descriptors};
 use super::maintenance::{DataOptions, Maintenance, Options};
 use super::reconfigure::{Reconfigurer, thresholds};
 use super::saver::{restore_book, save_all};
@@ -22,6 +22,7 @@ use crate::admin::{AdminServer, Reconfigure};
 use crate::clock::SystemClock;
 use crate::config::{Bootstrap, Config, GuestSettings};
 use crate::data::DataFolder;
+use crate::descriptors;
 use crate::engine::{Executor, PhaseThread};
 use crate::journal::JournalFile;
 use crate::net::{Identity, Net};
@@ -66,6 +67,7 @@ impl Node {
     /// Starts the node that `wanted` describes, on the locked `folder`.
     pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
         let (own_phases, agent) = (wanted.take_phases(), wanted.agent());
+        let descriptors = wanted.descriptors.unwrap_or_else(descriptors::limit);
         let NodeBuilder {
             config,
             key_file,
@@ -79,6 +81,13 @@ impl Node {
             ..
         } = wanted;
         let clock = clock.unwrap_or_else(|| SystemClock::new());
+        // A transport of the application counts its descriptors itself, if it uses any.
+        let descriptors = transport.is_none().then_some(descriptors);
+        let mut fitting = config.clone();
+        if let Some(limit) = descriptors {
+            warn_of_few_descriptors(&config.pool, limit);
+            fitting.pool = within_descriptors(&config.pool, limit);
+        }
         let folder = Arc::new(folder);
         let key = match key_file {
             Some(file) => folder.key_from(&file)?,
@@ -87,7 +96,7 @@ impl Node {
         let identity =
             Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
         let state =
-            NodeState::new(identity.peer_id(), node_limits(&config), clock, journal_file(&config, &folder)?);
+            NodeState::new(identity.peer_id(), node_limits(&fitting), clock, journal_file(&config, &folder)?);
         restore_book(&folder, &state)?;
         for entry in config.net.bootstrap.iter().filter_map(Bootstrap::warning) {
             tracing::warn!("{entry}");
@@ -108,7 +117,7 @@ impl Node {
         let options = Options {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
-            thresholds: thresholds(&config),
+            thresholds: thresholds(&fitting),
             executor: Executor::Thread(PhaseThread::default()),
             rejected,
             guests: config.guests.ceilings(config.pool.least),
@@ -125,7 +134,7 @@ impl Node {
             dir: config.guests.dir.clone(),
         });
         let reconfigurer = source.map(|source| {
-            Arc::new(Reconfigurer::new(source, config.clone(), Arc::clone(&net), &maintenance))
+            Arc::new(Reconfigurer::new(source, config.clone(), descriptors, Arc::clone(&net), &maintenance))
         });
         let config_files = files.zip(reconfigurer.clone()).map(|(files, reconfigurer)| {
             tokio::spawn(config_files::follow(files, reconfigurer, maintenance.handle().reports()))

@@ -4,18 +4,21 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper_base::peer::PeerId;
+use groundskeeper_flow::{NewcomerRefusal, TrafficReport as _};
 use groundskeeper_pool::journal::{Cause, Outcome};
 use groundskeeper_pool::pool::PoolLimits;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 
 use super::harness::{PATIENCE, Setup, TestNode, until};
+use crate::transport::is_shortage;
 use crate::{
     Audience, BoxFuture, BroadcastVerdict, Handlers, HandshakeError, Listener, NetConfig, ProvenStream,
     Transport, UnprovenStream,
@@ -194,5 +197,84 @@ async fn failures_keep_their_kind() {
     assert!(taken.to_string().starts_with("cannot listen on 10.0.0.1:7000"), "{taken}");
     for node in [a, b, c] {
         node.is_empty_again().await;
+    }
+}
+
+/// The pipes of a process that may have no descriptor to spare.
+struct Short {
+    pipes: Ours,
+    is_short: Arc<AtomicBool>,
+    accepts: Arc<AtomicU32>,
+}
+
+struct ShortDoor {
+    door: Box<dyn Listener>,
+    is_short: Arc<AtomicBool>,
+    accepts: Arc<AtomicU32>,
+}
+
+impl Transport for Short {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<UnprovenStream>> {
+        self.pipes.connect(address)
+    }
+
+    fn bind(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let door = self.pipes.bind(address).await?;
+            let (is_short, accepts) = (Arc::clone(&self.is_short), Arc::clone(&self.accepts));
+            Ok(Box::new(ShortDoor { door, is_short, accepts }) as Box<dyn Listener>)
+        })
+    }
+}
+
+impl Listener for ShortDoor {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(UnprovenStream, SocketAddr)>> {
+        Box::pin(async move {
+            self.accepts.fetch_add(1, Relaxed);
+            if self.is_short.load(Relaxed) { Err(Errno::MFILE.into()) } else { self.door.accept().await }
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.door.local_addr()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shortage_of_descriptors_slows_accepting_down_and_keeps_the_listener() {
+    let pipes = Arc::default();
+    let (is_short, accepts) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
+    let setup = Setup::default();
+    let ours = Ours {
+        pipes: Arc::clone(&pipes),
+        id: setup.identity.peer_id(),
+        manners: Manners::Proper,
+        proofs: Arc::default(),
+    };
+    let short = Short { pipes: ours, is_short: Arc::clone(&is_short), accepts: Arc::clone(&accepts) };
+    let config = NetConfig { listen: vec![at(2)], ..setup.config };
+    let b = Setup { config, ..setup }.start_over(Arc::new(short)).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let tried = accepts.load(Relaxed);
+    assert!((100..140).contains(&tried), "once a second: {tried}");
+    let refused = b.net.traffic().newcomers_refused[NewcomerRefusal::Shortage as usize];
+    assert_eq!(refused, u64::from(tried));
+    let records = b.refusals();
+    assert!(!records.is_empty() && records.len() < 20, "recorded in sums: {records:?}");
+    assert!(records[0].contains("no room for another connection"), "{records:?}");
+    is_short.store(false, Relaxed);
+    // Longer than its last wait.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (a, _) = node_at(&pipes, 1, Manners::Proper, Setup::default()).await;
+    a.connect(&b).await;
+}
+
+#[test]
+fn only_a_lack_of_descriptors_or_memory_is_a_shortage() {
+    for code in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+        assert!(is_shortage(&code.into()), "{code}");
+    }
+    for code in [Errno::CONNREFUSED, Errno::TIMEDOUT, Errno::CONNABORTED, Errno::NETUNREACH] {
+        assert!(!is_shortage(&code.into()), "{code}");
     }
 }

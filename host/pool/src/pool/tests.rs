@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicUsize;
 
 use groundskeeper_base::clock::TokioClock;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
