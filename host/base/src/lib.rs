@@ -11,6 +11,8 @@ pub mod clock;
 pub mod peer;
 pub mod problem;
 #[doc(hidden)]
+pub mod read;
+#[doc(hidden)]
 pub mod units;
 #[doc(hidden)]
 pub mod write;
