@@ -17,6 +17,7 @@ use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
 #[derive(Debug, Serialize)]
 pub struct Inspection {
     /// The component, also if its manifest was given.
+    #[serde(serialize_with = "groundskeeper::base::path::lossy::serialize")]
     pub file: PathBuf,
     /// Digest of the component: 64 lowercase hex digits.
     pub sha256: String,
@@ -31,6 +32,7 @@ pub struct Inspection {
     /// The version of the contract that it uses.
     pub contract: &'static str,
     /// None if no manifest in its folder names it.
+    #[serde(serialize_with = "groundskeeper::base::path::optional_lossy::serialize")]
     pub manifest: Option<PathBuf>,
     /// The contract's interfaces that it imports.
     pub imports: Vec<Import>,

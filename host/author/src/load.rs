@@ -20,6 +20,7 @@ use super::scratch::ScratchFolder;
 #[derive(Default, Debug, Serialize)]
 pub struct LoadPreview {
     /// The manifest, or a module without one.
+    #[serde(serialize_with = "groundskeeper::base::path::lossy::serialize")]
     pub file: PathBuf,
     /// The phase's name, or one made from the file name if the manifest has none.
     pub name: String,

@@ -28,6 +28,7 @@ const RANDOM_VIEWS: u64 = 500;
 #[derive(Default, Debug, Serialize)]
 pub struct TrialReport {
     /// The component that was built and compared.
+    #[serde(serialize_with = "groundskeeper::base::path::lossy::serialize")]
     pub module: PathBuf,
     /// Views read from the phase's `views/*.json`.
     pub fixtures: usize,

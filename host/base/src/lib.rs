@@ -8,6 +8,8 @@ pub mod bytes;
 #[doc(hidden)]
 pub mod chance;
 pub mod clock;
+#[doc(hidden)]
+pub mod path;
 pub mod peer;
 pub mod problem;
 #[doc(hidden)]

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use groundskeeper_base::read::read_regular_text;
 use groundskeeper_base::units;
 use groundskeeper_engine::BuiltInPhases;
 use groundskeeper_sdk::span::Span;
@@ -42,6 +43,9 @@ pub use sections::{
     AdminSection, GuestSettings, LogFormat, LogLevel, LogSettings, NodeSettings, ShutdownSettings,
     TelemetrySettings, TrustRequirement,
 };
+
+/// A larger file is not a config.
+const MOST_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A whole config. It is valid if one of its functions has read it.
 ///
@@ -146,7 +150,7 @@ impl Config {
     pub fn load_with(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
         let Some(path) = path else { return resolve::resolve("", "defaults", None, overrides) };
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = read_regular_text(path, MOST_CONFIG_BYTES).map_err(|error| {
             vec![
                 Problem::of(&name, format!("cannot be read: {error}"))
                     .with_hint("name another file with --config"),

@@ -7,6 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use groundskeeper_base::read::{open_regular, read_regular};
+use groundskeeper_base::write::remove_temporary_files;
+
 use crate::book::BookEntry;
 use crate::registry::LastRuns;
 
@@ -34,6 +37,9 @@ const LOCK: &str = "lock";
 
 /// Only the owner may read the private key.
 const KEY_MODE: u32 = 0o600;
+
+/// A key is below 100 bytes.
+const MOST_KEY_BYTES: u64 = 64 << 10;
 
 /// Only the owner may write to the folder. The operator may open the admin socket in it to a group.
 const FOLDER_MODE: u32 = 0o750;
@@ -79,7 +85,7 @@ pub struct DataFolder {
     path: PathBuf,
     pub(crate) files: Arc<dyn FileSystem>,
     /// Holds the lock. The system releases it when the process ends in any way.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl std::fmt::Debug for DataFolder {
@@ -147,7 +153,11 @@ impl DataFolder {
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(cannot())?;
-        Ok(Self { path: path.to_owned(), files, _lock: lock })
+        // Nobody else writes here now.
+        for folder in [path.to_owned(), path.join(phases::FOLDER), path.join("generations")] {
+            remove_temporary_files(&folder);
+        }
+        Ok(Self { path: path.to_owned(), files, _lock: Arc::new(lock) })
     }
 
     /// Where the folder is, as it was given to [`DataFolder::open`].
@@ -162,15 +172,14 @@ impl DataFolder {
     /// [`DataError::Io`]. Nothing has changed then.
     pub fn key(&self, generate: impl FnOnce() -> Result<Vec<u8>, String>) -> Result<NodeKey, DataError> {
         let path = self.path.join(KEY);
-        match File::open(&path) {
-            Ok(mut file) => {
-                let cannot = || DataError::io("cannot read", &path);
-                let mode = file.metadata().map_err(cannot())?.permissions().mode() & 0o777;
+        match open_regular(&path, OpenOptions::new().read(true)) {
+            Ok((_, meta)) => {
+                let mode = meta.permissions().mode() & 0o777;
                 if mode & 0o077 != 0 {
                     return Err(DataError::KeyOpen { path, mode });
                 }
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(cannot())?;
+                let bytes =
+                    read_regular(&path, MOST_KEY_BYTES).map_err(DataError::io("cannot read", &path))?;
                 if bytes.is_empty() {
                     return Err(DataError::KeyEmpty { path });
                 }
@@ -238,19 +247,24 @@ impl DataFolder {
             LoadedState::default()
         });
         let earlier = loaded.value;
-        self.save_starts(earlier.saturating_add(1));
+        self.save_starts_logged(earlier.saturating_add(1));
         earlier
     }
 
     /// The node started well, or was asked to stop: the cause of earlier failures is gone.
     pub fn note_far(&self) {
-        self.save_starts(0);
+        self.save_starts_logged(0);
     }
 
-    fn save_starts(&self, starts: u32) {
-        if let Err(error) = state::STARTS.save(self, &starts) {
+    fn save_starts_logged(&self, starts: u32) {
+        if let Err(error) = self.save_starts(starts) {
             tracing::warn!(%error, "cannot count the starts of this node");
         }
+    }
+
+    /// Counts starts since the last good one.
+    pub(crate) fn save_starts(&self, starts: u32) -> Result<(), DataError> {
+        state::STARTS.save(self, &starts)
     }
 
     /// Creates the folder for `file`, unless it exists.

@@ -1,11 +1,12 @@
 //! Reads a recording on disk: its header and records, and the search for a beat. Skips and reports damage; refuses a
 //! file of a newer version.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use groundskeeper_base::read::open_regular;
 use groundskeeper_engine::beat::called;
 
 use super::beat::RecordedBeat;
@@ -101,8 +102,8 @@ impl Recording {
     /// [`ReadError`] if the file is not a recording, is too new, or cannot be read. A damaged record is no error here.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let io = |source| ReadError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let len = file.metadata().map_err(io)?.len();
+        let (file, meta) = open_regular(path, OpenOptions::new().read(true)).map_err(io)?;
+        let len = meta.len();
         let name = path.display().to_string();
         let mut recording = Self { name: name.clone(), file, index: Vec::new(), end: FILE_HEAD as u64, len };
         let mut head = [0; FILE_HEAD];

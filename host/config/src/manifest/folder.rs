@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use groundskeeper_base::problem::Problem;
+use groundskeeper_base::read::read_regular_text;
 use groundskeeper_engine::BUILTINS;
 use groundskeeper_engine::policy::{MOST_PHASE_NAME, is_phase_name};
 
@@ -143,16 +144,7 @@ fn list(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    use std::io::Read;
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let read =
-        file.take(MOST_MANIFEST_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if read as u64 > MOST_MANIFEST_BYTES {
-        Err("it is too large for a manifest".to_owned())
-    } else {
-        Ok(text)
-    }
+    read_regular_text(path, MOST_MANIFEST_BYTES).map_err(|error| error.to_string())
 }
 
 /// The modules of a manifest: the one that it names or, if the manifest is not valid, all that it may mean.

@@ -41,6 +41,7 @@ impl Generation {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct GenerationRecord {
     /// The manifest's file.
+    #[serde(with = "groundskeeper_base::path::exact")]
     pub file: PathBuf,
     pub lineage: Lineage<()>,
 }
