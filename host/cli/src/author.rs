@@ -31,6 +31,7 @@ pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
 
 #[derive(Serialize)]
 struct BuiltJson<'a> {
+    #[serde(serialize_with = "groundskeeper::base::path::lossy::serialize")]
     file: &'a Path,
     sha256: String,
     sizes: Option<Sizes>,

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::admin::answers::ReloadHold;
@@ -10,6 +11,7 @@ use groundskeeper::admin::{Client, ClientError};
 use groundskeeper::reload::{QUIET, ReloadReport, Watcher};
 use groundskeeper_author::{self as author, BuildOutput, DryRun};
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::{DevArgs, ask, exit, print, show};
@@ -25,12 +27,14 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The result of one round.
 #[derive(Default, Serialize)]
 struct DevRound {
+    #[serde(serialize_with = "groundskeeper::base::path::optional_lossy::serialize")]
     built: Option<PathBuf>,
     sha256: Option<String>,
     bytes: Option<usize>,
     /// The views, and what the phase would have done on each.
     tries: Vec<DevAttempt>,
     /// The installed manifest.
+    #[serde(serialize_with = "groundskeeper::base::path::optional_lossy::serialize")]
     installed: Option<PathBuf>,
     reload: Option<ReloadReport>,
     /// The error that ended the round.
@@ -70,8 +74,9 @@ pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Runs a round now and after each change. Ends only with an error of the terminal.
 async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
-    let watchers = (Watcher::start(folder), Watcher::start(&folder.join("src")));
-    let hints = (watchers.0.hint(), watchers.1.hint());
+    let hint = Arc::new(Notify::new());
+    let watch = |folder: &Path| Watcher::of_all_files(folder, Arc::clone(&hint));
+    let _watchers = (watch(folder), watch(&folder.join("src")));
     loop {
         // Taken before the build, so that a file saved during the build counts as a change.
         let seen = author::sources(folder);
@@ -92,8 +97,7 @@ async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<Ex
                 continue;
             }
             tokio::select! {
-                () = hints.0.notified() => {}
-                () = hints.1.notified() => {}
+                () = hint.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
             now = author::sources(folder);

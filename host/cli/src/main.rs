@@ -21,12 +21,14 @@ mod ask;
 mod author;
 mod check;
 mod dev;
+mod lines;
 mod local;
 mod logging;
 mod notify;
 mod replay;
 mod run;
 mod show;
+mod signals;
 
 /// Exit codes of the process. Those above 63 come from sysexits.h.
 mod exit {

@@ -145,6 +145,8 @@ pub struct Cycle {
     ordered: Vec<Arc<str>>,
     /// Tick of the running beat, or of the last one.
     last_tick: u32,
+    /// Beats begun so far.
+    beats: u64,
 }
 
 #[doc(hidden)]
@@ -167,6 +169,7 @@ impl Cycle {
             resumed_last_tick: false,
             ordered: Vec::new(),
             last_tick: 0,
+            beats: 0,
         };
         cycle.publish();
         cycle
@@ -222,6 +225,11 @@ impl Cycle {
     /// When each phase last ran, for the next process.
     pub fn last_runs(&self, tick: u32) -> LastRuns {
         self.registry.last_runs(tick, unix_seconds(&*self.runner.world.state.clock), self.runner.interval)
+    }
+
+    /// The number of beats so far. Of two states of a phase, the one after more beats is newer.
+    pub fn beats(&self) -> u64 {
+        self.beats
     }
 
     /// What each phase keeps across restarts, and a number that rises with each change.
@@ -317,6 +325,7 @@ impl Cycle {
         let begun = Instant::now();
         let stopwatch_begun = (self.stopwatch)();
         self.last_tick = beat.tick;
+        self.beats += 1;
         self.runner.world.state.journal.begin_beat(beat.tick, beat.urgent);
         self.runner.world.state.pool.expire_protection();
         let now = self.runner.world.state.clock.coarse();

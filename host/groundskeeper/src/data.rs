@@ -240,6 +240,11 @@ impl DataFolder {
 /// For the crates of this workspace.
 #[doc(hidden)]
 impl DataFolder {
+    /// The same locked folder, with `files` for all file operations.
+    pub(crate) fn on(&self, files: Arc<dyn FileSystem>) -> Self {
+        Self { path: self.path.clone(), files, _lock: Arc::clone(&self._lock) }
+    }
+
     /// Counts a start of the node. Returns the number of earlier starts since the last good one; 0 if it is unknown.
     pub fn note_start(&self) -> u32 {
         let loaded = state::STARTS.load(self).unwrap_or_else(|error| {

@@ -396,6 +396,7 @@ fn node() -> Node {
             })),
             started: clock.mono(),
             reload: None,
+            disk: Default::default(),
         },
         metrics: Arc::default(),
         network: "test".into(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::DiskTrouble;
 use crate::flow::{BreakerState, KindSnapshot, TrafficSnapshot};
 use crate::journal::Record;
 use crate::peer::PeerId;
@@ -35,6 +36,9 @@ pub struct NodeStatus {
     #[serde(default)]
     pub requests: Vec<KindSnapshot>,
     pub phases: Vec<PhaseStatus>,
+    /// File operations that do not return, and saves that fail.
+    #[serde(default)]
+    pub disk: Vec<DiskTrouble>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,6 +119,7 @@ pub struct ResumeAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadHold {
     /// The drop-in folder.
+    #[serde(with = "groundskeeper_base::path::exact")]
     pub folder: PathBuf,
 }
 

@@ -70,6 +70,7 @@ impl AdminState {
             traffic: from.traffic.as_ref().map(|report| report.traffic()),
             requests: from.traffic.as_ref().map(|report| report.kinds()).unwrap_or_default(),
             phases: from.phases.read().to_vec(),
+            disk: from.disk.troubles(),
         }
     }
 
@@ -209,6 +210,7 @@ impl AdminState {
                 ));
             }
         }
+        why.extend(self.sources.disk.troubles().iter().map(ToString::to_string));
         Health { ok: why.is_empty(), why }
     }
 }

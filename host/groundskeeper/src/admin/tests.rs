@@ -94,6 +94,7 @@ impl Node {
             })),
             started: Duration::ZERO,
             reload: None,
+            disk: Default::default(),
         };
         let state = Arc::new(AdminState {
             sources,
