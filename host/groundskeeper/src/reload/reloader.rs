@@ -60,7 +60,7 @@ impl PhaseReloader {
         let folder = &self.slots.folder;
         let files = WatchedFileSystem::new(Arc::clone(&folder.files), Arc::clone(calls));
         self.slots.folder = Arc::new(folder.on(Arc::clone(&files) as _));
-        self.slots.writer = Some(writer);
+        self.slots.writer = Some((writer, Arc::clone(calls)));
         self.scanner.files_through(files);
         self
     }
