@@ -1,5 +1,5 @@
-//! Lines for standard output and standard error of a node, written by threads of their own. Either may be a pipe that nobody
-//! reads, or a file on a disk that hangs: lines are then dropped and counted, and nothing in the node waits.
+//! Lines for standard output and standard error of a node, written by separate threads. Either may be a pipe that is not
+//! read, or a file on a disk that hangs: lines are then dropped and counted, and nothing in the node waits.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,12 +13,12 @@ const WAITING_LINES: usize = 4096;
 /// Hands lines to the thread that writes them.
 #[derive(Clone)]
 pub(super) struct OutputLines {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<OutputJob>,
     lost: Arc<AtomicU64>,
     is_closed: Arc<AtomicBool>,
 }
 
-enum Job {
+enum OutputJob {
     Line(Vec<u8>),
     /// Dropped when everything before it is written.
     Mark(Sender<()>),
@@ -41,7 +41,7 @@ impl OutputLines {
     /// Waits, at most this long, until the lines so far are written.
     pub fn flush(&self, at_most: Duration) {
         let (mark, written) = channel();
-        if self.jobs.try_send(Job::Mark(mark)).is_ok() {
+        if self.jobs.try_send(OutputJob::Mark(mark)).is_ok() {
             // Ends when the mark is dropped.
             _ = written.recv_timeout(at_most);
         }
@@ -55,7 +55,7 @@ impl OutputLines {
 
 impl Write for OutputLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.jobs.try_send(Job::Line(line.to_vec())).is_err() {
+        if self.jobs.try_send(OutputJob::Line(line.to_vec())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -66,14 +66,14 @@ impl Write for OutputLines {
     }
 }
 
-fn write_lines(mut out: impl Write, waiting: &Receiver<Job>, lost: &AtomicU64, is_closed: &AtomicBool) {
+fn write_lines(mut out: impl Write, waiting: &Receiver<OutputJob>, lost: &AtomicU64, is_closed: &AtomicBool) {
     while let Ok(job) = waiting.recv() {
         match job {
-            Job::Line(line) => {
+            OutputJob::Line(line) => {
                 let is_written = out.write_all(&line).and_then(|()| out.flush()).is_ok();
                 is_closed.store(!is_written, Ordering::Relaxed);
             }
-            Job::Mark(mark) => drop(mark),
+            OutputJob::Mark(mark) => drop(mark),
         }
         let missing = lost.swap(0, Ordering::Relaxed);
         if missing > 0 {
@@ -86,7 +86,7 @@ fn write_lines(mut out: impl Write, waiting: &Receiver<Job>, lost: &AtomicU64, i
 mod tests {
     use super::*;
 
-    /// An output that nobody reads.
+    /// An output that is not read.
     struct Stuck(Receiver<()>);
 
     impl Write for Stuck {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_nobody_reads_costs_its_lines_and_no_wait() {
+    fn an_output_that_is_not_read_costs_its_lines_and_no_wait() {
         let (reader, stuck) = channel();
         let mut lines = OutputLines::start("test", Stuck(stuck)).unwrap();
         for _ in 0..2 * WAITING_LINES {

@@ -26,8 +26,8 @@ const LAST_GRACE: Duration = Duration::from_millis(500);
 /// How long a start waits for the manifests of built-in phases: a busy disk answers within a second or two.
 const FOLDER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// This long after the deadline of the shutdown, the process is ended from outside: then something hangs that nobody
-/// thought of.
+/// This long after the deadline of the shutdown, the process is ended from outside: then something hangs without a
+/// bound.
 const LAST_RESORT: Duration = Duration::from_secs(2);
 
 /// After a reload by SIGHUP, how long the next one waits: signals that come in between are one.

@@ -1,4 +1,4 @@
-//! Signals of the process, on a thread with a runtime of its own: the second stop signal ends the process even if the node's
+//! Signals of the process, on a thread with a separate runtime: the second stop signal ends the process even if the node's
 //! runtime, or its start, hangs.
 
 use std::sync::Arc;

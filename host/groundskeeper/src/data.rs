@@ -153,7 +153,7 @@ impl DataFolder {
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(cannot())?;
-        // Nobody else writes here now.
+        // No other process writes here now.
         for folder in [path.to_owned(), path.join(phases::FOLDER), path.join("generations")] {
             remove_temporary_files(&folder);
         }

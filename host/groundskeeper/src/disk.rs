@@ -19,7 +19,7 @@ mod thread;
 mod writer;
 
 pub(crate) use thread::{DiskThread, NoAnswer, on_own_thread};
-pub(crate) use writer::{StateValue, StateWriter, WriterCounts};
+pub(crate) use writer::{SaveCounts, StateValue, StateWriter};
 
 /// A call that takes longer than this is stuck. A busy disk answers within a second or two.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ impl DiskHealth {
     }
 
     #[cfg(feature = "telemetry")]
-    pub(crate) fn saves(&self) -> WriterCounts {
+    pub(crate) fn saves(&self) -> SaveCounts {
         self.writer.as_ref().map(|writer| writer.counts()).unwrap_or_default()
     }
 }
@@ -166,7 +166,7 @@ pub(crate) struct WatchedFileSystem {
 }
 
 impl WatchedFileSystem {
-    /// The calls of a thread that nobody takes over from.
+    /// The calls of a thread that is never replaced.
     pub fn new(files: Arc<dyn FileSystem>, calls: Arc<DiskCalls>) -> Arc<Self> {
         Arc::new(Self { files, calls, may_replace: Box::new(|| true) })
     }

@@ -1,4 +1,4 @@
-//! A named thread that owns a value and does one job after the other with it. Nobody has to wait for it.
+//! A named thread that owns a value and does one job after the other with it. No caller has to wait for it.
 //!
 //! Not tokio's blocking pool: a runtime waits for that when it ends, and a call that hangs would keep the process alive.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
+type DiskJob<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// Why a job has no result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ pub(crate) enum NoAnswer {
 
 /// See the module. Dropping it ends the thread after the job that it is in.
 pub(crate) struct DiskThread<T> {
-    jobs: Sender<Job<T>>,
+    jobs: Sender<DiskJob<T>>,
     busy_since: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -34,7 +34,7 @@ impl<T: Send + 'static> DiskThread<T> {
     /// # Errors
     /// If the system has no thread left.
     pub fn start(name: &str, make: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
-        let (jobs, waiting) = channel::<Job<T>>();
+        let (jobs, waiting) = channel::<DiskJob<T>>();
         let busy_since = Arc::new(Mutex::new(None));
         let busy = Arc::clone(&busy_since);
         let run = move || {
@@ -89,7 +89,7 @@ impl<T: Send + 'static> DiskThread<T> {
     }
 }
 
-/// Runs `job` on a thread of its own, inside the current runtime, and waits for its result. The caller may stop waiting.
+/// Runs `job` on a separate thread, inside the current runtime, and waits for its result. The caller may stop waiting.
 ///
 /// # Errors
 /// If the system has no thread left, or `job` panics.

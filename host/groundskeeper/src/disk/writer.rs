@@ -1,4 +1,4 @@
-//! Writes the state of a running node: the newest value of each file, on a thread that nobody waits for.
+//! Writes the state of a running node: the newest value of each file, on a thread that no caller waits for.
 //!
 //! All writes of address book, schedule, start count and phase memory go through one [`StateWriter`], so they have one
 //! order. It holds one value per file: a newer one replaces an older one that is not written yet. If a write does not
@@ -87,7 +87,7 @@ struct StateEntry {
     is_saved: bool,
     /// Order of the newest value.
     order: u64,
-    /// Counts the values, and the attempts that failed.
+    /// SaveCounters the values, and the attempts that failed.
     changes: u64,
     failures: u64,
     trouble: Option<SaveTrouble>,
@@ -118,11 +118,11 @@ struct Shared {
     changed: Condvar,
     /// `Queue::writer`, for a look without the lock.
     writer: Arc<AtomicU64>,
-    counts: Counts,
+    counts: SaveCounters,
 }
 
 #[derive(Default)]
-struct Counts {
+struct SaveCounters {
     saved: AtomicU64,
     failed: AtomicU64,
     abandoned: AtomicU64,
@@ -130,7 +130,7 @@ struct Counts {
 
 /// Writes since the start, by result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct WriterCounts {
+pub struct SaveCounts {
     pub saved: u64,
     pub failed: u64,
     /// Writes that did not return in time, so that another thread took over.
@@ -165,7 +165,7 @@ impl StateWriter {
             queue: Mutex::new(queue),
             changed: Condvar::new(),
             writer: Arc::default(),
-            counts: Counts::default(),
+            counts: SaveCounters::default(),
         });
         Shared::spawn_writer(&shared, &mut shared.queue.lock());
         Self { shared }
@@ -293,10 +293,10 @@ impl StateWriter {
         queue.calls.trouble().into_iter().chain(failing).collect()
     }
 
-    pub(crate) fn counts(&self) -> WriterCounts {
-        let Counts { saved, failed, abandoned } = &self.shared.counts;
+    pub(crate) fn counts(&self) -> SaveCounts {
+        let SaveCounters { saved, failed, abandoned } = &self.shared.counts;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        WriterCounts { saved: of(saved), failed: of(failed), abandoned: of(abandoned) }
+        SaveCounts { saved: of(saved), failed: of(failed), abandoned: of(abandoned) }
     }
 }
 
@@ -386,7 +386,7 @@ impl Shared {
                 trouble.error = error.to_string();
                 trouble.again_at = now + wait;
                 if is_closed {
-                    // Nobody is left for whom it could be tried again.
+                    // There will be no further try.
                     entry.is_saved = true;
                 }
             }

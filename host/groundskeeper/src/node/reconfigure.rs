@@ -42,7 +42,7 @@ pub struct Reconfigurer {
     thresholds: Arc<Mutex<Thresholds>>,
 }
 
-/// Reads the config, on a thread of its own.
+/// Reads the config, on a separate thread.
 pub(super) struct ConfigReader {
     file: Option<PathBuf>,
     read: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send + Sync>,

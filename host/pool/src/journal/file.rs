@@ -25,14 +25,14 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// An open journal file. Dropping it writes the lines that still wait, for at most a second.
 pub struct JournalFile {
-    lines: Option<SyncSender<Job>>,
+    lines: Option<SyncSender<JournalJob>>,
     lost: Arc<AtomicU64>,
     /// Disconnected when the writer has ended.
     ended: Mutex<Receiver<()>>,
 }
 
 /// Work for the thread that writes.
-enum Job {
+enum JournalJob {
     Line(Box<Record>),
     /// Dropped when everything before it is written.
     Mark(Sender<()>),
@@ -61,7 +61,7 @@ impl JournalFile {
         let Some(lines) = &self.lines else { return true };
         let (mark, written) = channel();
         let until = Instant::now() + deadline;
-        let mut job = Job::Mark(mark);
+        let mut job = JournalJob::Mark(mark);
         loop {
             match lines.try_send(job) {
                 Ok(()) => break,
@@ -78,7 +78,7 @@ impl JournalFile {
         let sent = self
             .lines
             .as_ref()
-            .is_some_and(|lines| lines.try_send(Job::Line(Box::new(record.clone()))).is_ok());
+            .is_some_and(|lines| lines.try_send(JournalJob::Line(Box::new(record.clone()))).is_ok());
         if !sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -118,7 +118,7 @@ impl JournalOutput {
     }
 
     /// Writes lines until the journal is dropped; flushes whenever no line waits. Marks the places of lost lines.
-    fn drain(&mut self, waiting: &Receiver<Job>, lost: &AtomicU64) {
+    fn drain(&mut self, waiting: &Receiver<JournalJob>, lost: &AtomicU64) {
         let mut marked = 0;
         let mut written = Vec::new();
         while let Ok(first) = waiting.recv() {
@@ -129,11 +129,11 @@ impl JournalOutput {
                     marked = missing;
                 }
                 match job {
-                    Job::Line(record) if self.write(&record).is_err() => {
+                    JournalJob::Line(record) if self.write(&record).is_err() => {
                         _ = lost.fetch_add(1, Ordering::Relaxed)
                     }
-                    Job::Line(_) => {}
-                    Job::Mark(mark) => written.push(mark),
+                    JournalJob::Line(_) => {}
+                    JournalJob::Mark(mark) => written.push(mark),
                 }
                 next = waiting.try_recv().ok();
             }
@@ -192,7 +192,7 @@ mod tests {
         let (jobs, waiting) = sync_channel(4);
         let lost = AtomicU64::new(3);
         let (mark, written) = channel();
-        jobs.send(Job::Mark(mark)).unwrap();
+        jobs.send(JournalJob::Mark(mark)).unwrap();
         drop(jobs);
         out.drain(&waiting, &lost);
         assert_eq!(written.recv(), Err(std::sync::mpsc::RecvError), "everything is written");
