@@ -14,13 +14,29 @@ use rustix::io::Errno;
 /// # Errors
 /// Those of the file system. `path` is then unchanged, unless only the sync of its folder failed.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_whole_if(path, bytes, mode, &|| true)
+}
+
+/// [`write_whole`], unless `may_replace` returns false when the new content is on the disk and is about to replace `path`.
+///
+/// # Errors
+/// As [`write_whole`]; [`ErrorKind::Interrupted`](io::ErrorKind::Interrupted) if `path` may not be replaced.
+pub fn write_whole_if(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    may_replace: &dyn Fn() -> bool,
+) -> io::Result<()> {
     let beside = beside(path);
     let written = write_synced(&beside, bytes, mode).and_then(|()| {
+        if !may_replace() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "another thread has taken over the file"));
+        }
         fs::rename(&beside, path)?;
         sync_folder_of(path)
     });
     if written.is_err() {
-        // If this fails too, the next write removes the temporary file.
+        // If this fails too, the next start of the node removes the temporary file.
         _ = fs::remove_file(&beside);
     }
     written
@@ -58,19 +74,29 @@ pub fn write_together(files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()>
     renamed
 }
 
-/// The temporary file that is renamed to `path`.
+/// Ends the names of temporary files.
+const TEMPORARY: &str = "tmp";
+
+/// The temporary file that is renamed to `path`. Its name is unique: two threads that write the same file do not mix their
+/// content, even if one of them hangs for minutes in between.
 fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
+    beside.push(format!(".{:08x}.{TEMPORARY}", rand::random::<u32>()));
     beside.into()
 }
 
-fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    // A crash may have left this file with other permissions; `mode` only applies to a file that is created.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// Removes the temporary files that a crash left in `folder`. Only for a folder to which no other process writes. Ignores
+/// errors: such a file only takes space.
+pub fn remove_temporary_files(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|end| end == TEMPORARY) {
+            _ = fs::remove_file(path);
+        }
     }
+}
+
+fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = create(path, OpenOptions::new().write(true), mode)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -197,15 +223,42 @@ mod tests {
             names
         };
         fs::write(at("b"), "old").unwrap();
-        fs::write(at("a.tmp"), "left by a crash").unwrap();
         let files = |text: &str| [(at("a"), text.into()), (at("b"), text.into())];
         write_together(&files("new"), 0o640).unwrap();
         assert_eq!((fs::read(at("a")).unwrap(), fs::read(at("b")).unwrap()), (b"new".into(), b"new".into()));
+        assert_eq!(names(), ["a", "b"]);
+
+        fs::write(at("a.0.tmp"), "left by a crash").unwrap();
+        remove_temporary_files(folder.path());
         assert_eq!(names(), ["a", "b"]);
 
         // The second file cannot be created: no file has changed, and no temporary file is left.
         let files = [(at("a"), b"newer".to_vec()), (at("none/b"), b"newer".to_vec())];
         write_together(&files, 0o640).unwrap_err();
         assert_eq!((fs::read(at("a")).unwrap(), names()), (b"new".to_vec(), vec!["a".into(), "b".into()]));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        // There is room for this name, and none for that of the temporary file.
+        let path = folder.path().join("x".repeat(250));
+        fs::write(&path, "old").unwrap();
+        write_whole(&path, b"new", 0o640).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_writer_that_was_replaced_while_it_hung_does_not_overwrite_the_newer_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let newer_came_first = || {
+            write_whole(&path, b"newer", 0o640).unwrap();
+            false
+        };
+        let error = write_whole_if(&path, b"older", 0o640, &newer_came_first).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 }

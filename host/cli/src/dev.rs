@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::admin::answers::ReloadHold;
@@ -10,6 +11,7 @@ use groundskeeper::admin::{Client, ClientError};
 use groundskeeper::reload::{QUIET, ReloadReport, Watcher};
 use groundskeeper_author::{self as author, BuildOutput, DryRun};
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::output::{complain, print, print_json, reader_left, with_sources};
@@ -77,8 +79,9 @@ pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Runs a round now and after each change. Ends only with an error of the terminal.
 async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
-    let watchers = (Watcher::start(folder), Watcher::start(&folder.join("src")));
-    let hints = (watchers.0.hint(), watchers.1.hint());
+    let hint = Arc::new(Notify::new());
+    let watch = |folder: &Path| Watcher::of_all_files(folder, Arc::clone(&hint));
+    let _watchers = (watch(folder), watch(&folder.join("src")));
     loop {
         // Taken before the build, so that a file saved during the build counts as a change.
         let seen = author::sources(folder);
@@ -99,8 +102,7 @@ async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<Ex
                 continue;
             }
             tokio::select! {
-                () = hints.0.notified() => {}
-                () = hints.1.notified() => {}
+                () = hint.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
             now = author::sources(folder);

@@ -5,9 +5,11 @@ use std::io::{self, IsTerminal, Write};
 use groundskeeper::base::text::{printable_coloured, printable_json};
 use groundskeeper::config::{LogFormat, LogLevel, LogSettings};
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt;
+
+use super::lines::OutputLines;
 
 /// Changes the log level at run time.
 pub(super) type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
@@ -22,13 +24,14 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Standard error, one event per write. Names and reasons in an event cannot begin a line of their own; tracing has escaped
+/// The lines of the log, one event each. Names and reasons in an event cannot begin a line of their own; tracing has escaped
 /// their escape sequences.
-struct LogLines {
+struct LogLines<W> {
+    out: W,
     pretty: bool,
 }
 
-impl LogLines {
+impl<W> LogLines<W> {
     fn line(&self, event: &[u8]) -> String {
         let text = String::from_utf8_lossy(event);
         let line = text.strip_suffix('\n').unwrap_or(&text);
@@ -37,9 +40,10 @@ impl LogLines {
     }
 }
 
-impl Write for LogLines {
+impl<W: Write> Write for LogLines<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(self.line(event).as_bytes())?;
+        let line = self.line(event);
+        self.out.write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
@@ -54,29 +58,41 @@ fn takes_colours() -> bool {
     !is_off && std::env::var_os("TERM").is_some_and(|terminal| terminal != "dumb" && !terminal.is_empty())
 }
 
-/// Starts the log. Called once, when the node's config is known. Returns the function that changes the level later.
-pub(super) fn start(log: &LogSettings) -> SetLevel {
-    let terminal = std::io::stderr().is_terminal();
+/// Starts the log. Called once, when the node's config is known. Returns the function that changes the level later, and the
+/// lines, to wait for them at the end.
+///
+/// # Errors
+/// If the system has no thread left.
+pub(super) fn start(log: &LogSettings) -> io::Result<(SetLevel, OutputLines)> {
+    let terminal = io::stderr().is_terminal();
     let pretty = match log.format {
         LogFormat::Auto => terminal,
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     };
     let (level, set_level) = reload::Layer::new(filter(log.level));
+    let written = OutputLines::start("gk-log", io::stderr())?;
+    let out = written.clone();
     // If standard error is closed, the node goes on. The layer would panic when it says so there.
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(move || LogLines { pretty }).log_internal_errors(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(move || LogLines { out: out.clone(), pretty })
+        .log_internal_errors(false);
     let subscriber = tracing_subscriber::registry().with(level);
-    if pretty {
-        subscriber.with(lines.with_ansi(terminal && takes_colours()).with_target(false).compact()).init();
+    // Not `init`, which also takes the records of the crate `log`: the watcher logs each event of a file there, and a log file
+    // beside the config would then cause events with each of its own lines.
+    let is_first = if pretty {
+        let colours = terminal && takes_colours();
+        set_global_default(subscriber.with(lines.with_ansi(colours).with_target(false).compact()))
     } else {
-        subscriber.with(lines.json().flatten_event(true)).init();
-    }
-    Box::new(move |level| {
+        set_global_default(subscriber.with(lines.json().flatten_event(true)))
+    };
+    is_first.map_err(io::Error::other)?;
+    let set_level: SetLevel = Box::new(move |level| {
         if let Err(error) = set_level.reload(filter(level)) {
             tracing::warn!(%error, "the log level stays as it is");
         }
-    })
+    });
+    Ok((set_level, written))
 }
 
 #[cfg(test)]
@@ -85,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_and_keeps_its_colours() {
-        let line = |pretty, event: &str| LogLines { pretty }.line(event.as_bytes());
+        let line = |pretty, event: &str| LogLines { out: io::sink(), pretty }.line(event.as_bytes());
         let event = "\x1b[32m INFO\x1b[0m file=a\n2026-01-01 forged\r\u{9b}2J\n";
         assert_eq!(line(true, event), "\x1b[32m INFO\x1b[0m file=a\\n2026-01-01 forged\\r\\u{9b}2J\n");
         assert_eq!(line(false, "{\"file\":\"a\u{9b}\"}\n"), "{\"file\":\"a\\u009b\"}\n");

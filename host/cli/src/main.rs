@@ -19,6 +19,7 @@ mod author;
 mod check;
 mod dev;
 mod journal;
+mod lines;
 mod local;
 mod logging;
 mod notify;
@@ -26,6 +27,7 @@ mod output;
 mod replay;
 mod run;
 mod show;
+mod signals;
 
 use output::{ClosedOutput, complain, print, with_sources};
 

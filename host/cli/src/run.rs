@@ -4,21 +4,24 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use groundskeeper::base::text::{printable_json, printable_lines};
 use groundskeeper::clock::SystemClock;
-use groundskeeper::config::Config;
+use groundskeeper::config::{Config, Overrides};
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
 use groundskeeper::descriptors;
 use groundskeeper::journal::Initiator;
 use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep};
 use groundskeeper::record::{Recorder, RecorderOptions};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::lines::OutputLines;
+use super::signals::Signals;
 use super::{BadConfig, RunArgs, admin_socket, data_dir, exit, local, logging, notify};
 
 /// The credential with the node's key.
@@ -27,6 +30,16 @@ const KEY_CREDENTIAL: &str = "node.key";
 /// How long to wait for threads that do not end, after the deadline of the shutdown.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a start waits for the manifests of built-in phases: a busy disk answers within a second or two.
+const FOLDER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// This long after the deadline of the shutdown, the process is ended from outside: then something hangs without a
+/// bound.
+const LAST_RESORT: Duration = Duration::from_secs(2);
+
+/// After a reload by SIGHUP, how long the next one waits: signals that come in between are one.
+const HANGUP_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs a node until it gets a signal to stop.
 ///
 /// # Errors
@@ -34,45 +47,124 @@ const LAST_GRACE: Duration = Duration::from_millis(500);
 pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let (file, overrides, on_one_machine) =
         (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
-    let read = move || {
+    let read = move |without_manifests| {
+        let overrides = Overrides { without_manifests, ..overrides.clone() };
         let mut config = Config::load_with(file.as_deref(), &overrides)?;
         if on_one_machine {
             local::keep_to_this_machine(&mut config);
         }
         Ok(config)
     };
-    let config = read().map_err(BadConfig)?;
-    let set_level = logging::start(&config.log);
+    // A signal still ends the process here, even if the file system hangs.
+    let whole = within(FOLDER_PATIENCE, read.clone())?;
+    let is_whole = whole.is_some();
+    let config = whole.unwrap_or_else(|| read(true)).map_err(BadConfig)?;
+    let (set_level, log) = logging::start(&config.log)?;
+    if !is_whole {
+        tracing::error!(
+            "the drop-in folder does not answer: the node starts with the built-in phases as the config file has them"
+        );
+    }
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     let applied = Box::new(move |config: &Config| set_level(config.log.level));
-    let source = ConfigSource { file: args.config.clone(), read: Box::new(read), applied };
+    let source = ConfigSource { file: args.config.clone(), read: Box::new(move || read(false)), applied };
+    // Signals come before the node: from here on a stop signal means an orderly stop, and SIGHUP a reload once it runs.
+    let signals = Signals::start(config.shutdown.deadline + LAST_RESORT, log.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run_node(args, config, source, json));
-    // A phase that never returns keeps a thread; the process does not wait for it.
+    let ended = runtime.block_on(run_until_told(args, config, source, signals, json));
+    // A phase or a file operation that never returns keeps a thread; the process does not wait for it.
     runtime.shutdown_timeout(LAST_GRACE);
+    log.flush(LAST_GRACE);
     ended
 }
 
-async fn run_node(
+/// What `read` returns, if it returns within `patience`. It may hang: the drop-in folder can be on a mount that is gone.
+fn within<R: Send + 'static>(
+    patience: Duration,
+    read: impl FnOnce(bool) -> R + Send + 'static,
+) -> std::io::Result<Option<R>> {
+    let (result_tx, result) = std::sync::mpsc::channel();
+    // The receiver may be gone by then.
+    std::thread::Builder::new().name("gk-config".into()).spawn(move || _ = result_tx.send(read(false)))?;
+    match result.recv_timeout(patience) {
+        Ok(result) => Ok(Some(result)),
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        Err(RecvTimeoutError::Disconnected) => Err(std::io::Error::other("reading the config panicked")),
+    }
+}
+
+/// Starts a node, runs it until a signal or the last tick, and stops it.
+async fn run_until_told(
     args: &RunArgs,
     config: Config,
     source: ConfigSource,
+    mut signals: Signals,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let path = data_dir(&config)?;
-    let data = DataFolder::open(&path)?;
-    let local_peers: Vec<_> = (1..=args.local_peers)
-        .map(|n| DataFolder::open(&DataFolder::local_peer(&path, n)))
-        .collect::<Result<_, _>>()?;
-    let admin_socket = if config.admin.enabled { Some(admin_socket(&config)?) } else { None };
-    let max_bytes = args.record_max.0;
-    let recorder = |path| Recorder::start(path, RecorderOptions { max_bytes, ..RecorderOptions::default() });
-    let recorder = args.record.as_deref().map(recorder).transpose()?;
-    // Signals come before the node: from here on a stop signal means an orderly stop, and SIGHUP a reload once it runs.
-    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let hangup = signal(SignalKind::hangup())?;
+    let deadline = config.shutdown.deadline;
+    let interval = config.node.interval;
+    let starting = start(args, config, source);
+    tokio::pin!(starting);
+    let (mut stop, hangup) = (signals.stop(), signals.hangup());
+    let (started, told) = tokio::select! {
+        started = &mut starting => (started, None),
+        name = stop.told() => {
+            tracing::info!(name, "told to stop while starting");
+            let at = Instant::now();
+            let Ok(started) = tokio::time::timeout(deadline, &mut starting).await else {
+                tracing::warn!("the start did not end in time and is abandoned");
+                return Ok(ExitCode::from(exit::FAILED));
+            };
+            (started, Some((name, at)))
+        }
+    };
+    let (config, node, locals) = started?;
+    warn_of_short_watchdog(interval);
+    let lines = json || std::io::stdout().is_terminal() || args.ticks.is_some();
+    let mut out = BeatPrinter { json, lines, out: OutputLines::start("gk-out", std::io::stdout())? };
+    out.greet(&config, &node, locals.len());
+    let why = match told {
+        Some((name, _)) => name,
+        None => tokio::select! {
+            () = follow(node.maintenance().handle().reports(), args.ticks, &mut out) => "the last tick has run",
+            () = reload_at_hangup(hangup, &node) => "signals have ended",
+            name = stop.told() => name,
+        },
+    };
+    let left = told.map_or(deadline, |(_, at)| deadline.saturating_sub(at.elapsed()));
+    tracing::info!(why, "shutting down");
+    notify::stopping();
+    // A second signal ends the process, whatever happens here.
+    let is_clean = shut_down(node, locals, left).await;
+    out.out.flush(LAST_GRACE);
+    Ok(ExitCode::from(exit::done_if(is_clean)))
+}
+
+/// Starts the node and its local peers. File operations are on threads of their own, so the caller can stop waiting.
+async fn start(
+    args: &RunArgs,
+    config: Config,
+    source: ConfigSource,
+) -> anyhow::Result<(Config, Node, Vec<Node>)> {
+    let (path, local_peers) = (data_dir(&config)?, args.local_peers);
+    let (record, max_bytes) = (args.record.clone(), args.record_max.0);
+    let (socket_config, is_asked) = (config.clone(), config.admin.enabled);
+    let opening = move || -> anyhow::Result<_> {
+        let data = DataFolder::open(&path)?;
+        let locals = (1..=local_peers)
+            .map(|n| DataFolder::open(&DataFolder::local_peer(&path, n)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let admin_socket = if is_asked { Some(admin_socket(&socket_config)?) } else { None };
+        let options = RecorderOptions { max_bytes, ..RecorderOptions::default() };
+        let recorder = record.as_deref().map(|path| Recorder::start(path, options)).transpose()?;
+        Ok((data, locals, admin_socket, recorder))
+    };
+    let (opened_tx, opened) = tokio::sync::oneshot::channel();
+    // If the receiver is gone, the process is ending.
+    std::thread::Builder::new().name("gk-open".into()).spawn(move || _ = opened_tx.send(opening()))?;
+    let (data, local_peers, admin_socket, recorder) = opened.await??;
     let clock = SystemClock::new();
     let nodes = u32::try_from(local_peers.len()).unwrap_or(u32::MAX).saturating_add(1);
     let descriptors = descriptors::limit().shared_by(nodes);
@@ -84,32 +176,14 @@ async fn run_node(
     let builder = credential(KEY_CREDENTIAL).into_iter().fold(builder, NodeBuilder::key_file);
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
-    let node = match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
-        Ok(node) => node,
+    match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
+        Ok(node) => {
+            local::introduce(&locals, &node);
+            Ok((config, node, locals))
+        }
         Err(error) => {
             leave(locals, config.shutdown.deadline).await;
-            return Err(error.into());
-        }
-    };
-    local::introduce(&locals, &node);
-    warn_of_short_watchdog(config.node.interval);
-    let mut out =
-        BeatPrinter { json, lines: json || std::io::stdout().is_terminal() || args.ticks.is_some() };
-    out.greet(&config, &node, locals.len());
-    let why = tokio::select! {
-        () = follow(node.maintenance().handle().reports(), args.ticks, &mut out) => "the last tick has run",
-        () = reload_at_hangup(hangup, &node) => "signals have ended",
-        name = told_to_stop(&mut signals) => name,
-    };
-    tracing::info!(why, "shutting down");
-    notify::stopping();
-    tokio::select! {
-        is_clean = shut_down(node, locals, config.shutdown.deadline) => {
-            Ok(ExitCode::from(exit::done_if(is_clean)))
-        }
-        name = told_to_stop(&mut signals) => {
-            tracing::warn!(name, "told to stop a second time: ending at once");
-            Ok(ExitCode::from(exit::FAILED))
+            Err(error.into())
         }
     }
 }
@@ -140,7 +214,9 @@ async fn leave(locals: Vec<Node>, deadline: Duration) {
 
 /// True if every step succeeded.
 async fn shut_down(node: Node, locals: Vec<Node>, deadline: Duration) -> bool {
+    let begun = Instant::now();
     leave(locals, deadline).await;
+    let deadline = deadline.saturating_sub(begun.elapsed());
     let mut is_clean = true;
     for ShutdownStep { number, what, took, trouble } in node.shutdown(deadline).await {
         let took_ms = took.as_millis() as u64;
@@ -184,9 +260,10 @@ async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: 
     }
 }
 
-/// Reads the config and scans the drop-in folder at each SIGHUP.
-async fn reload_at_hangup(mut hangup: Signal, node: &Node) {
-    while hangup.recv().await.is_some() {
+/// Reads the config and scans the drop-in folder after SIGHUP. Signals that come during that lead to one more reload.
+async fn reload_at_hangup(hangup: Arc<Notify>, node: &Node) {
+    loop {
+        hangup.notified().await;
         notify::reloading();
         if let Some(reconfigurer) = node.reconfigurer() {
             reconfigurer.reconfigure(Initiator::OPERATOR, "SIGHUP").await.log();
@@ -203,13 +280,7 @@ async fn reload_at_hangup(mut hangup: Signal, node: &Node) {
                 "looked at the phases: SIGHUP"
             );
         }
-    }
-}
-
-async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) -> &'static str {
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+        tokio::time::sleep(HANGUP_PAUSE).await;
     }
 }
 
@@ -217,13 +288,15 @@ async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) -> &'static str 
 struct BeatPrinter {
     json: bool,
     lines: bool,
+    out: OutputLines,
 }
 
 impl BeatPrinter {
     fn line(&mut self, text: &str) {
         // If the reader closed the pipe, output stops and the node goes on.
         let text = if self.json { printable_json(text) } else { printable_lines(text) };
-        self.lines = self.lines && writeln!(std::io::stdout(), "{text}").is_ok();
+        self.lines =
+            self.lines && !self.out.is_closed() && self.out.write_all(format!("{text}\n").as_bytes()).is_ok();
     }
 
     fn greet(&mut self, config: &Config, node: &Node, locals: usize) {

@@ -44,6 +44,7 @@ pub(super) fn status(status: &NodeStatus) -> String {
     ];
     let mut facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]).to_vec();
     facts.extend(status.traffic.iter().map(|traffic| vec!["traffic".to_owned(), traffic_words(traffic)]));
+    facts.extend(status.disk.iter().map(|trouble| vec!["DISK".to_owned(), trouble.to_string()]));
     facts.push(vec!["waiting".to_owned(), waiting_words(status)]);
     let mut text = table(&[], facts);
     if !status.requests.is_empty() {

@@ -8,6 +8,7 @@ use std::mem::ManuallyDrop;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use groundskeeper_base::read::read_regular;
 use groundskeeper_sdk::abi::{ENTRY, NativePhase, gk_phase};
 use groundskeeper_sdk::host::{Plan, Table};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -16,6 +17,9 @@ use sha2::{Digest as _, Sha256};
 use super::log::GuestLog;
 use super::{Cost, PhaseCall, PhaseProgram, RunOutcome, RunResult, shortage};
 use crate::policy::Limits;
+
+/// As much as a component may have: larger files are not phases.
+const MOST_LIBRARY_BYTES: u64 = 64 << 20;
 
 /// Why a library cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +71,7 @@ impl Native {
     ) -> Result<Self, NativeError> {
         let cannot =
             |source| NativeError::Io { what: "cannot read", path: path.display().to_string(), source };
-        let bytes = fs::read(path).map_err(cannot)?;
+        let bytes = read_regular(path, MOST_LIBRARY_BYTES).map_err(cannot)?;
         Self::load_bytes(path, &bytes, digest, settings, scratch)
     }
 

@@ -190,6 +190,8 @@ pub struct Cycle {
     last_tick: u32,
     /// Monotonic time of that tick; of the start before the first one.
     last_tick_at: Duration,
+    /// Beats begun so far.
+    beats: u64,
 }
 
 #[doc(hidden)]
@@ -213,6 +215,7 @@ impl Cycle {
             ordered: Vec::new(),
             last_tick: 0,
             last_tick_at,
+            beats: 0,
         };
         cycle.registry.rejected.iter().for_each(|rejected| cycle.note_rejected(rejected));
         cycle.publish();
@@ -284,6 +287,11 @@ impl Cycle {
     /// When each phase last ran, for the next process.
     pub fn last_runs(&self, tick: u32) -> LastRuns {
         self.registry.last_runs(tick, &*self.runner.world.state.clock, self.runner.interval)
+    }
+
+    /// The number of beats so far. Of two states of a phase, the one after more beats is newer.
+    pub fn beats(&self) -> u64 {
+        self.beats
     }
 
     /// What each phase keeps across restarts, and a number that rises with each change.
@@ -399,6 +407,7 @@ impl Cycle {
         if beat.urgent == 0 {
             self.last_tick_at = self.runner.world.state.clock.mono();
         }
+        self.beats += 1;
         self.runner.world.state.journal.begin_beat(beat.tick, beat.urgent);
         self.runner.world.state.pool.expire_protection();
         let now = self.runner.world.state.clock.coarse();

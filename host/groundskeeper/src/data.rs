@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use groundskeeper_base::read::read_regular;
 use groundskeeper_base::trust::{self, Access, Credentials, FolderTrust};
-use groundskeeper_base::write::{make_folder, open_own};
+use groundskeeper_base::write::{make_folder, open_own, remove_temporary_files};
 
 use crate::book::BookEntry;
 use crate::cycle::KeptLimits;
@@ -102,7 +102,7 @@ pub struct DataFolder {
     path: PathBuf,
     pub(crate) files: Arc<dyn FileSystem>,
     /// Holds the lock. The system releases it when the process ends in any way.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl std::fmt::Debug for DataFolder {
@@ -165,7 +165,11 @@ impl DataFolder {
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(cannot())?;
-        Ok(Self { path: path.to_owned(), files, _lock: lock })
+        // No other process writes here now.
+        for folder in [path.to_owned(), path.join(phases::FOLDER), path.join("generations")] {
+            remove_temporary_files(&folder);
+        }
+        Ok(Self { path: path.to_owned(), files, _lock: Arc::new(lock) })
     }
 
     /// Where the folder is, as it was given to [`DataFolder::open`].
@@ -298,6 +302,11 @@ impl DataFolder {
         state::LIMITS.save(self, limits)
     }
 
+    /// The same locked folder, with `files` for all file operations.
+    pub(crate) fn on(&self, files: Arc<dyn FileSystem>) -> Self {
+        Self { path: self.path.clone(), files, _lock: Arc::clone(&self._lock) }
+    }
+
     /// Counts a start of the node. Returns the number of earlier starts since the last good one; 0 if it is unknown.
     pub fn note_start(&self) -> u32 {
         let loaded = state::STARTS.load(self).unwrap_or_else(|error| {
@@ -305,19 +314,24 @@ impl DataFolder {
             LoadedState::default()
         });
         let earlier = loaded.value;
-        self.save_starts(earlier.saturating_add(1));
+        self.save_starts_logged(earlier.saturating_add(1));
         earlier
     }
 
     /// The node started well, or was asked to stop: the cause of earlier failures is gone.
     pub fn note_far(&self) {
-        self.save_starts(0);
+        self.save_starts_logged(0);
     }
 
-    fn save_starts(&self, starts: u32) {
-        if let Err(error) = state::STARTS.save(self, &starts) {
+    fn save_starts_logged(&self, starts: u32) {
+        if let Err(error) = self.save_starts(starts) {
             tracing::warn!(%error, "cannot count the starts of this node");
         }
+    }
+
+    /// Counts starts since the last good one.
+    pub(crate) fn save_starts(&self, starts: u32) -> Result<(), DataError> {
+        state::STARTS.save(self, &starts)
     }
 
     /// Creates the folder for `file`, unless it exists.

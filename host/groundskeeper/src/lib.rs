@@ -28,6 +28,9 @@ pub mod cycle;
 #[cfg(feature = "data")]
 pub mod data;
 #[cfg(feature = "dropin")]
+#[doc(hidden)]
+pub mod disk;
+#[cfg(feature = "dropin")]
 pub mod loader;
 #[cfg(feature = "telemetry")]
 #[doc(hidden)]

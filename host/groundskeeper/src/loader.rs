@@ -110,7 +110,7 @@ impl Loader {
         };
         let ManifestBody::Guest(guest) = &manifest.body else { return Ok(None) };
         let path = file.path.parent().unwrap_or(Path::new("")).join(&guest.module);
-        let module = DiskFileSystem.read(&path, MOST_BYTES as u64 + 1);
+        let module = DiskFileSystem.read(&path, MOST_BYTES as u64);
         let module = module.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
         let generation = Generation { manifest: file.text.clone(), module };
         self.load(manifest, guest, &path, &generation).map(Some).map_err(|error| error.to_string())

@@ -19,6 +19,7 @@ use tokio::sync::broadcast;
 use crate::admin::{ApiRefusals, Door, Turned};
 use crate::clock::{Clock, CoarseInstant};
 use crate::cycle::{BeatReport, Thresholds};
+use crate::disk::{DiskHealth, DiskUser};
 use crate::flow::{AttemptEnd, BreakerState, LatencySnapshot, NewcomerRefusal, Priority, TrafficReport};
 use crate::journal::{ActionKind, Cause, Journal, Outcome};
 use crate::registry::{PhaseState, PhaseStatus, PhaseStatuses};
@@ -56,6 +57,8 @@ pub struct MetricSources {
     pub reload: Option<ReloadHandle>,
     /// Figures of the network, if the node has one.
     pub traffic: Option<Arc<dyn TrafficReport>>,
+    /// What the node waits for on its disks.
+    pub disk: DiskHealth,
     /// Clients of the local API that were turned away, if it is served.
     pub refusals: Option<Arc<ApiRefusals>>,
 }
@@ -213,6 +216,7 @@ impl Collector for Scrape {
         self.ticks(&mut out)?;
         self.phases(&mut out)?;
         self.reloads(&mut out)?;
+        self.disks(&mut out)?;
         self.connections(&mut out)?;
         self.traffic(&mut out)?;
         self.memories(&mut out)?;
@@ -310,6 +314,18 @@ impl Scrape {
         out.gauge(&list::LIBRARIES, counts.libraries as f64)?;
         out.counter(&list::RELOAD_LOOKS, counts.looks)?;
         out.counter(&list::RELOAD_DIGESTS, counts.digests)
+    }
+
+    fn disks(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {
+        let troubles = self.from.disk.troubles();
+        let longest = DiskUser::ALL.map(|user| {
+            let of_user = troubles.iter().filter(|trouble| trouble.user == user);
+            ([user.as_str()], of_user.map(|trouble| trouble.for_s).max().unwrap_or(0) as f64)
+        });
+        out.gauges(&list::DISK_TROUBLE, longest)?;
+        let saves = self.from.disk.saves();
+        let results = [("saved", saves.saved), ("failed", saves.failed), ("abandoned", saves.abandoned)];
+        out.counters(&list::SAVES, results.map(|(result, n)| ([result], n)))
     }
 
     fn connections(&self, out: &mut MetricWriter<'_, '_>) -> fmt::Result {

@@ -23,7 +23,9 @@ mod report;
 mod required;
 mod restore;
 mod run;
+mod runner;
 mod scanner;
+mod scans;
 mod settle;
 mod slot;
 mod slots;
@@ -42,6 +44,8 @@ pub use self::{
 };
 pub use report::{ConfigReport, PhaseChange, ReloadCounts, ReloadEvent, ReloadReport};
 pub use run::ReloadHandle;
+pub(crate) use run::ScanThread;
+pub(crate) use runner::good_for;
 
 /// Makes a phase from a manifest, its section about the guest, the path of the module, and the files as they were read.
 #[doc(hidden)]

@@ -440,6 +440,12 @@ impl Journal {
         })
     }
 
+    /// Waits, at most this long, until all records are in the file. Blocks the caller. False if they are not.
+    #[doc(hidden)]
+    pub fn finish_file(&self, deadline: std::time::Duration) -> bool {
+        self.file.as_ref().is_none_or(|file| file.finish(deadline))
+    }
+
     /// Later records belong to this beat.
     #[doc(hidden)]
     pub fn begin_beat(&self, tick: u32, beat: u32) {

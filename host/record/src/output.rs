@@ -6,6 +6,8 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use groundskeeper_base::read::open_regular;
+
 use super::file::{ReadError, Recording};
 use super::head::{FILE_HEAD, file_head};
 use super::recorder::RecordError;
@@ -70,14 +72,9 @@ impl RecordingOutput {
 }
 
 fn create(path: &Path, new: bool) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .create_new(new)
-        .truncate(false)
-        .mode(MODE)
-        .open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).create_new(new).truncate(false).mode(MODE);
+    Ok(open_regular(path, &mut options)?.0)
 }
 
 impl RecordSink for RecordingOutput {

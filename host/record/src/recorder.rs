@@ -213,7 +213,9 @@ impl BeatRecorder for Recorder {
     fn end(&mut self, after: Arc<Changes>) {
         let Some(beat) = self.taking.take() else { return };
         let tick = beat.moment.tick;
-        match self.places.recv_timeout(self.patience) {
+        // Waited for once: while the disk hangs, beats go on without a wait.
+        let patience = if self.gap.is_some() { Duration::ZERO } else { self.patience };
+        match self.places.recv_timeout(patience) {
             Ok(()) => {
                 let named = |conn| Some((conn, Arc::clone(self.names.get(&conn)?)));
                 let news = self.untold.drain(..).filter_map(named).collect();

@@ -397,6 +397,7 @@ fn node() -> Node {
             started: clock.mono(),
             reload: None,
             refusals: None,
+            disk: Default::default(),
         },
         metrics: Arc::default(),
         network: "test".into(),

@@ -4,6 +4,7 @@
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +15,8 @@ use groundskeeper::data::DataFolder;
 use groundskeeper::journal::{ActionKind, Cause, Initiator, Outcome, Record};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+mod hanging;
 
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +37,8 @@ pub(super) struct Setup<'a> {
     pub(super) bootstrap: Vec<SocketAddr>,
     /// Further TOML.
     pub(super) extra: &'a str,
+    /// Variables of its environment.
+    env: Vec<(&'static str, PathBuf)>,
     /// Soft and hard limit of open files.
     pub(super) files: Option<(u32, u32)>,
 }
@@ -52,7 +57,15 @@ pub(super) fn free_port() -> SocketAddr {
 
 impl<'a> Setup<'a> {
     pub(super) fn new(folder: &'a Path, interval: &'a str) -> Self {
-        Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "", files: None }
+        Self {
+            folder,
+            interval,
+            listen: loopback(),
+            bootstrap: Vec::new(),
+            extra: "",
+            env: Vec::new(),
+            files: None,
+        }
     }
 
     /// A node that can be asked.
@@ -84,6 +97,7 @@ impl<'a> Setup<'a> {
             .arg(&config)
             .arg("--data-dir")
             .arg(&data)
+            .envs(self.env.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -422,8 +436,14 @@ fn a_second_sigterm_ends_the_node_at_once() {
         while !log("shutting down") && Instant::now() < deadline {
             _ = node.beats.recv_timeout(Duration::from_millis(20));
         }
-        node.signal(Signal::TERM);
-        let code = node.child.wait().expect("our own child").code();
+        // Two at once are one, so again and again.
+        let code = loop {
+            node.signal(Signal::TERM);
+            _ = node.beats.recv_timeout(Duration::from_millis(100));
+            if let Some(status) = node.child.try_wait().expect("our own child") {
+                break status.code();
+            }
+        };
         peer.signal(Signal::CONT);
         code == Some(1) && log("a second time")
     });
@@ -510,6 +530,68 @@ fn a_hangup_while_a_node_starts_is_a_reload_and_not_its_end() {
     node.until("it has a key", || root.path().join("data/node.key").exists());
     node.signal(Signal::HUP);
     node.until("its admin socket answers", || node.ask(&["status"]).is_some());
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
+fn many_hangups_are_few_reloads() {
+    let root = folder();
+    let mut node = Setup::new(&root.path().join("node"), "30s").start();
+    let begun = Instant::now();
+    for _ in 0..300 {
+        node.signal(Signal::HUP);
+        std::thread::yield_now();
+    }
+    let reloads = || {
+        let log = std::fs::read_to_string(root.path().join("node/log")).unwrap_or_default();
+        log.matches("looked at the phases: SIGHUP").count()
+    };
+    node.until("it reloads", || reloads() > 0);
+    node.signal(Signal::TERM);
+    node.child.wait().expect("our own child");
+    // One at once, and one a second at most.
+    assert!(reloads() as u64 <= begun.elapsed().as_secs() + 2, "{} reloads", reloads());
+}
+
+#[test]
+fn two_stop_signals_at_once_are_one() {
+    let root = folder();
+    for attempt in 0..3 {
+        let home = root.path().join(format!("node-{attempt}"));
+        let mut node = Setup::new(&home, "30s").start();
+        // As `timeout` sends them: to the process, and to its group.
+        node.signal(Signal::TERM);
+        node.signal(Signal::TERM);
+        let code = node.child.wait().expect("our own child").code();
+        let log = std::fs::read_to_string(home.join("log")).expect("our folder");
+        assert!(code == Some(0) && !log.contains("a second time"), "{code:?}\n{log}");
+        assert!(home.join("data/book.gk").exists(), "its state is saved");
+    }
+}
+
+#[test]
+fn a_file_name_that_is_not_utf_8_is_shown_and_breaks_nothing() {
+    let root = folder();
+    let home = root.path().join("node");
+    let dir = home.join("data/phases.d");
+    std::fs::create_dir_all(&dir).expect("our folder");
+    let odd = |name: &[u8]| dir.join(std::ffi::OsStr::from_bytes(name));
+    std::fs::write(odd(b"bad\xff.toml"), "name = \"bad\"\n").expect("our folder");
+    std::fs::write(odd(b"alone\xff.wasm"), "no module").expect("our folder");
+    let node = Setup::new(&home, "300ms").start();
+    for verb in ["status", "phases"] {
+        let answer = node.ask(&[verb]).expect("an answer").to_string();
+        for name in ["bad\u{fffd}.toml", "alone\u{fffd}.wasm"] {
+            assert!(answer.contains(name), "{verb}: {answer}");
+        }
+    }
+    let checked = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
+        .args(["--json", "check", "--phases"])
+        .arg(&dir)
+        .output()
+        .expect("the binary starts");
+    let report: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    assert!(report.to_string().contains("bad\u{fffd}.toml"), "{report}");
     assert_eq!(node.stop(), Some(0));
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use groundskeeper_base::lock::LockWaits;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::DiskTrouble;
 use crate::flow::{BreakerState, KindSnapshot, TrafficSnapshot};
 use crate::journal::Record;
 use crate::peer::PeerId;
@@ -39,6 +40,9 @@ pub struct NodeStatus {
     #[serde(default)]
     pub locks: BTreeMap<String, LockWaits>,
     pub phases: Vec<PhaseStatus>,
+    /// File operations that do not return, and saves that fail.
+    #[serde(default)]
+    pub disk: Vec<DiskTrouble>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

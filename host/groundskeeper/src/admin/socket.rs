@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
@@ -15,6 +17,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// For owner and group of the file.
 const MODE: u32 = 0o660;
+
+/// How long the end of a socket waits for the removal of its file.
+const REMOVAL: Duration = Duration::from_millis(300);
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
@@ -132,9 +137,19 @@ impl AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
-            // A file that cannot be removed is replaced at the next start.
-            _ = fs::remove_file(&self.path);
+        let (path, inode) = (std::mem::take(&mut self.path), self.inode);
+        let (removed_tx, removed) = channel::<()>();
+        let remove = move || {
+            if fs::symlink_metadata(&path).is_ok_and(|there| there.ino() == inode) {
+                // A file that cannot be removed is replaced at the next start.
+                _ = fs::remove_file(&path);
+            }
+            drop(removed_tx);
+        };
+        // On a thread: the disk may hang, and this one may be the runtime's.
+        if std::thread::Builder::new().name("gk-socket".into()).spawn(remove).is_ok() {
+            // Ends when the sender is dropped.
+            _ = removed.recv_timeout(REMOVAL);
         }
     }
 }

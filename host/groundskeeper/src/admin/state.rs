@@ -74,6 +74,7 @@ impl AdminState {
             requests: from.traffic.as_ref().map(|report| report.kinds()).unwrap_or_default(),
             locks: from.lock_waits().map(|(lock, waits)| (lock.to_owned(), waits)).into(),
             phases: from.phases.read().to_vec(),
+            disk: from.disk.troubles(),
         }
     }
 
@@ -242,6 +243,7 @@ impl AdminState {
                 ));
             }
         }
+        why.extend(self.sources.disk.troubles().iter().map(ToString::to_string));
         Health { ok: why.is_empty(), why }
     }
 }

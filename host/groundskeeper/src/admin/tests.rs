@@ -98,6 +98,7 @@ impl Node {
             started: Duration::ZERO,
             reload: None,
             refusals: Some(Arc::default()),
+            disk: Default::default(),
         };
         let state = Arc::new(AdminState {
             sources,

@@ -1,13 +1,14 @@
 //! The file operations behind all state that must survive a crash. Tests replace them, to make the k-th operation fail or
 //! to end the process there.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use groundskeeper_base::read::read_regular;
 use groundskeeper_base::trust;
-use groundskeeper_base::write::{make_folder, sync_folder_of, write_together, write_whole};
+use groundskeeper_base::write::{make_folder, sync_folder_of, write_together, write_whole, write_whole_if};
 
 /// What the file system reports about a file without reading it. If two stamps are equal, the file was not written to in
 /// between, as far as the file system can tell.
@@ -45,7 +46,7 @@ pub trait FileSystem: Send + Sync {
     /// The stamp of one file, without reading it.
     fn stamp(&self, file: &Path) -> io::Result<FileStamp>;
 
-    /// The first `most` bytes of a file.
+    /// The content of a regular file of at most `most` bytes: [`read_regular`].
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>>;
 
     /// Why a file must not be run, if another user could have written it.
@@ -54,6 +55,17 @@ pub trait FileSystem: Send + Sync {
     /// Replaces `file` as a whole, and returns when it is on disk. After a crash, the old or the new one is there; after
     /// an error, the old one.
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
+
+    /// [`FileSystem::write`], unless `may_replace` returns false when the new content is about to replace `file`.
+    fn write_if(
+        &self,
+        file: &Path,
+        bytes: &[u8],
+        mode: u32,
+        may_replace: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
+        if may_replace() { self.write(file, bytes, mode) } else { Err(io::ErrorKind::Interrupted.into()) }
+    }
 
     /// Replaces several files, each as [`FileSystem::write`], and returns when all are on disk. After a crash or an error, a
     /// prefix of them is new and the others are old.
@@ -95,9 +107,7 @@ impl FileSystem for DiskFileSystem {
     }
 
     fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(file)?.take(most).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        read_regular(file, most)
     }
 
     fn distrust(&self, file: &Path) -> Option<String> {
@@ -106,6 +116,16 @@ impl FileSystem for DiskFileSystem {
 
     fn write(&self, file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         write_whole(file, bytes, mode)
+    }
+
+    fn write_if(
+        &self,
+        file: &Path,
+        bytes: &[u8],
+        mode: u32,
+        may_replace: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
+        write_whole_if(file, bytes, mode, may_replace)
     }
 
     fn write_all(&self, files: &[(PathBuf, Vec<u8>)], mode: u32) -> io::Result<()> {

@@ -7,6 +7,9 @@ use super::{DataError, DataFolder};
 use crate::engine::is_phase_name;
 use crate::registry::KeptPhase;
 
+/// Subfolder of the data folder.
+pub(super) const FOLDER: &str = "memory";
+
 /// Names of application phases may contain anything; file names may not.
 fn file_name(phase: &str) -> String {
     if is_phase_name(phase) {
@@ -17,7 +20,7 @@ fn file_name(phase: &str) -> String {
 }
 
 fn file(phase: &str) -> StateFile<KeptPhase> {
-    StateFile::new(format!("memory/{}", file_name(phase)).into(), *b"GKph", 1)
+    StateFile::new(format!("{FOLDER}/{}", file_name(phase)).into(), *b"GKph", 1)
 }
 
 impl DataFolder {

@@ -125,12 +125,15 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
 
     pub fn load(&self, data: &DataFolder) -> Result<LoadedState<T>, DataError> {
         let path = self.path_in(data);
-        let bytes = match data.files.read(&path, LARGEST + 1) {
-            Ok(bytes) => bytes,
+        let content = match data.files.read(&path, LARGEST) {
+            Ok(bytes) => self.decode(&bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LoadedState::default()),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Err(StateFileError::Corrupt("it is too large"))
+            }
             Err(error) => return Err(DataError::io("cannot read", &path)(error)),
         };
-        match self.decode(&bytes) {
+        match content {
             Ok(value) => Ok(LoadedState { value, warning: None }),
             Err(StateFileError::Newer(found)) => Err(DataError::Newer { path, found, known: self.version }),
             Err(StateFileError::Corrupt(why)) => {
@@ -146,9 +149,6 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<T, StateFileError> {
-        if bytes.len() as u64 > LARGEST {
-            return Err(StateFileError::Corrupt("it is too large"));
-        }
         let (head, content) =
             bytes.split_at_checked(HEAD).ok_or(StateFileError::Corrupt("it is too short"))?;
         let (magic, head) = head.split_at(4);

@@ -180,24 +180,31 @@ fn files_of_a_newer_version_are_left_alone() {
 }
 
 #[test]
-fn a_failed_write_leaves_the_old_file() {
+fn leftovers_of_a_crash_are_removed_by_the_next_start() {
     let (root, folder) = open();
-    folder.save_book(&entries()).unwrap();
-    // A folder in the place of the temporary file makes every write fail, for root as well.
-    fs::create_dir(root.path().join("book.gk.tmp")).unwrap();
-    fs::write(root.path().join("book.gk.tmp/x"), "").unwrap();
-    assert!(matches!(folder.save_book(&Vec::new()), Err(DataError::Io { .. })));
-    assert_eq!(folder.load_book().unwrap().value, entries());
+    key(&folder).unwrap();
+    let leftover = root.path().join("node.key.0a0b0c0d.tmp");
+    fs::write(&leftover, "half a k").unwrap();
+    drop(folder);
+    let folder = DataFolder::open(root.path()).unwrap();
+    assert!(folder.key(never).is_ok() && !leftover.exists());
 }
 
 #[test]
-fn leftovers_of_a_crash_do_no_harm() {
-    let (root, folder) = open();
-    let leftover = root.path().join("node.key.tmp");
-    fs::write(&leftover, "half a k").unwrap();
-    fs::set_permissions(&leftover, fs::Permissions::from_mode(0o666)).unwrap();
-    key(&folder).unwrap();
-    assert!(folder.key(never).is_ok() && !leftover.exists());
+fn a_pipe_in_the_place_of_the_key_or_of_a_state_file_is_refused_by_name() {
+    for name in ["node.key", "book.gk"] {
+        let (root, folder) = open();
+        let path = root.path().join(name);
+        let made = Command::new("mkfifo").arg("-m600").arg(&path).status().unwrap();
+        assert!(made.success());
+        let error = if name == "node.key" {
+            folder.key(never).map(drop).unwrap_err()
+        } else {
+            folder.load_book().map(drop).unwrap_err()
+        };
+        let error = error.to_string();
+        assert!(error.contains("is a named pipe, not a regular file") && error.contains(name), "{error}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::*;
 use crate::book::AddressSource;
 use crate::clock::TokioClock;
 use crate::cycle::{PhaseRun, Tally};
+use crate::disk::DiskHealth;
 use crate::flow::{KindSnapshot, LatencySnapshot, PeerBreaker, TrafficSnapshot};
 use crate::journal::{Initiator, NewRecord};
 use crate::node::NodeLimits;
@@ -30,6 +31,7 @@ fn sources(clock: &Arc<TokioClock>) -> MetricSources {
         started: Duration::ZERO,
         reload: Some(ReloadHandle::without_reloader(ReloadCounts::default())),
         refusals: Some(Arc::default()),
+        disk: DiskHealth::default(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Bootstrap, Config};
 use crate::data::DataFolder;
 use crate::descriptors::DescriptorLimit;
+use crate::disk::on_own_thread;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::schedule::Schedule;
 use crate::net::{Handlers, Identity, Net, Transport};
@@ -26,6 +27,12 @@ use crate::registry::{PhaseSpec, RejectedPhase};
 
 /// The kind of an application's phases in `phases`. Other kinds are `built-in`, `wasm` and `native`.
 const KIND: &str = "application";
+
+/// Opens a data folder without holding up the runtime.
+async fn open(path: PathBuf) -> Result<DataFolder, StartError> {
+    let opened = on_own_thread("gk-start", move || DataFolder::open(&path));
+    Ok(opened.await.map_err(StartError::Thread)??)
+}
 
 /// Makes a node's dialer from its state and network.
 pub(super) type MakeDialer = Box<dyn FnOnce(&NodeState, &Arc<Net>) -> Arc<dyn Dial> + Send>;
@@ -286,11 +293,15 @@ impl NodeBuilder {
         self.config.check("the application").map_err(StartError::Settings)?;
         let folder = match self.folder.take() {
             Some(Folder::Open(folder)) => folder,
-            Some(Folder::At(path)) => DataFolder::open(&path)?,
-            None => DataFolder::open(self.config.node.data_dir.as_deref().ok_or(StartError::NoFolder)?)?,
+            Some(Folder::At(path)) => open(path).await?,
+            None => open(self.config.node.data_dir.clone().ok_or(StartError::NoFolder)?).await?,
         };
         #[cfg(feature = "telemetry")]
-        let admin = AdminServer::start(&self.admin)?;
+        let admin = {
+            let settings = self.admin.clone();
+            let starting = on_own_thread("gk-start", move || AdminServer::start(&settings));
+            starting.await.map_err(StartError::Thread)??
+        };
         let started = Node::start(self, folder).await;
         #[cfg(feature = "telemetry")]
         let started = match started {

@@ -1,22 +1,24 @@
 //! Watches the files of the config, and has it read again when they have changed and are at rest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
 
 use super::empty_config::EmptyConfig;
 use super::reconfigure::Reconfigurer;
 use crate::cycle::BeatReport;
-use crate::data::{DiskFileSystem, FileStamp, FileSystem as _};
+use crate::data::{DiskFileSystem, FileStamp, FileSystem};
+use crate::disk::{DiskCalls, NoAnswer, WatchedFileSystem};
 use crate::journal::Initiator;
-use crate::reload::{ConfigReport, FileTracker, Watcher};
+use crate::reload::{ConfigReport, FileTracker, Watcher, good_for};
 
-/// After a scan, how long hints wait for the next one.
+/// After a look, how long hints wait for the next one, and how many times as long as it took.
 const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_PER_LOOK: u32 = 9;
 
 /// The files of the config.
 pub(super) struct ConfigFiles {
@@ -26,56 +28,135 @@ pub(super) struct ConfigFiles {
     pub dir: Option<PathBuf>,
 }
 
-impl ConfigFiles {
+/// The files of the config as they were last looked at, on the thread that reads them.
+pub(super) struct FollowedFiles {
+    files: ConfigFiles,
+    disk: Arc<WatchedFileSystem>,
+    calls: Arc<DiskCalls>,
+    watchers: Vec<Watcher>,
+    tracker: FileTracker,
+    empty: EmptyConfig,
+    begun: Instant,
+}
+
+/// What a look at the files found.
+struct Look {
+    /// Files that have changed and are at rest.
+    rested: Vec<PathBuf>,
+    /// When the next file is at rest, from now on.
+    wait: Option<Duration>,
+    is_watched: bool,
+    took: Duration,
+}
+
+impl FollowedFiles {
+    fn start(files: ConfigFiles, calls: &Arc<DiskCalls>, hint: &Arc<Notify>) -> Self {
+        let disk = WatchedFileSystem::new(Arc::new(DiskFileSystem), Arc::clone(calls));
+        let folder = |path: &Path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let folders = files.config.as_deref().map(folder).into_iter().chain(files.dir.clone());
+        let watchers = folders
+            .map(|folder| calls.during("watch", &folder, || Watcher::start(&folder, Arc::clone(hint))))
+            .collect();
+        let (calls, tracker) = (Arc::clone(calls), FileTracker::default());
+        let empty = EmptyConfig::default();
+        let mut followed = Self { files, disk, calls, watchers, tracker, empty, begun: Instant::now() };
+        followed.tracker.update(followed.list(), Duration::ZERO);
+        followed.tracker.settle_all();
+        followed
+    }
+
     fn list(&self) -> Vec<(PathBuf, FileStamp)> {
-        let config =
-            self.config.iter().filter_map(|path| Some((path.clone(), DiskFileSystem.stamp(path).ok()?)));
-        let manifests = self.dir.iter().flat_map(|dir| DiskFileSystem.list(dir).unwrap_or_default());
+        let Self { files: ConfigFiles { config, dir }, disk, .. } = self;
+        let config = config.iter().filter_map(|path| Some((path.clone(), disk.stamp(path).ok()?)));
+        let manifests = dir.iter().flat_map(|dir| disk.list(dir).unwrap_or_default());
         config
             .chain(manifests.filter(|(path, _)| path.extension().is_some_and(|end| end == "toml")))
             .collect()
     }
+
+    fn look(&mut self) -> Look {
+        let begun = Instant::now();
+        let now = self.begun.elapsed();
+        self.tracker.update(self.list(), now);
+        let mut rested = self.tracker.dirty_at_rest(now);
+        let config = self.files.config.as_deref();
+        let place = config.or(self.files.dir.as_deref()).unwrap_or(Path::new("."));
+        let empty = &mut self.empty;
+        let held = self.calls.during("read", place, || empty.hold_back(config, &mut rested, now));
+        for watcher in &mut self.watchers {
+            let files: Vec<PathBuf> = self.files.config.iter().cloned().collect();
+            self.calls.during("watch", place, || watcher.follow(files.iter(), files.iter().cloned()));
+        }
+        Look {
+            rested,
+            wait: held.or(self.tracker.next().map(|at| at.saturating_sub(now).max(PAUSE))),
+            is_watched: self.watchers.iter().all(Watcher::is_complete),
+            took: begun.elapsed(),
+        }
+    }
 }
 
-/// Follows the files until the ticker of `beats` ends: reads them on a hint and at each tick.
+/// Follows the files until the ticker of `beats` ends: reads them on a hint, and at ticks. Looks and reads on the thread of
+/// `reconfigurer`.
 pub(super) async fn follow(
     files: ConfigFiles,
     reconfigurer: Arc<Reconfigurer>,
     mut beats: Receiver<Arc<BeatReport>>,
 ) {
-    let folder = |path: &PathBuf| match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    // The drop-in folder has its own watcher. This one is for the config file.
-    let mut watcher = files.config.as_ref().map(|config| Watcher::start(&folder(config)));
-    let hint = watcher.as_ref().map(Watcher::hint).unwrap_or_default();
-    let begun = Instant::now();
-    let mut tracker = FileTracker::default();
-    tracker.update(files.list(), Duration::ZERO);
-    tracker.dirty_at_rest(Duration::MAX).iter().for_each(|path| tracker.settle(path));
-    let (mut last_report, mut empty) = (ConfigReport::default(), EmptyConfig::default());
+    let hint = Arc::new(Notify::new());
+    let hint_tx = Arc::clone(&hint);
+    drop(reconfigurer.reader.give(move |reader| {
+        reader.followed = Some(FollowedFiles::start(files, &reader.calls, &hint_tx));
+    }));
+    let mut last_report = ConfigReport::default();
+    // The files may have changed since the start read them, or did not answer then.
+    let mut is_unread = true;
+    let mut last_look = Instant::now();
     loop {
-        let now = begun.elapsed();
-        tracker.update(files.list(), now);
-        let mut rested = tracker.dirty_at_rest(now);
-        let held = empty.hold_back(files.config.as_deref(), &mut rested, now);
-        if !rested.is_empty() {
-            rested.iter().for_each(|path| tracker.settle(path));
-            let report = reconfigurer.reconfigure(Initiator::Host, "its files have changed").await;
-            if report != last_report {
-                report.log();
-                last_report = report;
+        let look = reconfigurer.on_disk(|reader| reader.followed.as_mut().map(FollowedFiles::look)).await;
+        let look = match look {
+            Ok(Some(look)) => look,
+            // Looked at again at the next beat.
+            Ok(None) | Err(NoAnswer::Busy(_)) => {
+                Look { rested: Vec::new(), wait: None, is_watched: false, took: Duration::ZERO }
+            }
+            Err(NoAnswer::Ended) => return,
+        };
+        last_look = if look.is_watched { Instant::now() } else { last_look };
+        if is_unread || !look.rested.is_empty() {
+            let read = reconfigurer.try_reconfigure(Initiator::Host, "its files have changed").await;
+            is_unread = read.is_err();
+            if let Ok(report) = read {
+                let rested = look.rested;
+                drop(reconfigurer.reader.give(move |reader| {
+                    let followed = reader.followed.iter_mut();
+                    followed
+                        .for_each(|followed| rested.iter().for_each(|path| followed.tracker.settle(path)));
+                }));
+                if report != last_report {
+                    report.log();
+                    last_report = report;
+                }
+            }
+            if !is_unread {
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
         }
-        if let (Some(watcher), Some(config)) = (&mut watcher, &files.config) {
-            watcher.follow(std::iter::once(config));
-        }
-        let wait = held.or(tracker.next().map(|at| at.saturating_sub(begun.elapsed()).max(PAUSE)));
-        tokio::select! {
-            () = hint.notified() => tokio::time::sleep(PAUSE).await,
-            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
-            beat = beats.recv() => if let Err(RecvError::Closed) = beat { return },
+        tokio::time::sleep(PAUSE.max(look.took * PAUSE_PER_LOOK)).await;
+        loop {
+            tokio::select! {
+                () = hint.notified() => break,
+                () = tokio::time::sleep(look.wait.unwrap_or_default()), if look.wait.is_some() => break,
+                beat = beats.recv() => match beat {
+                    Err(RecvError::Closed) => return,
+                    _ if look.is_watched && last_look.elapsed() < good_for(look.took) => {}
+                    _ => break,
+                },
+            }
         }
     }
 }

@@ -22,6 +22,10 @@ use crate::clock::unix_seconds;
 use crate::cycle::{BeatContext, Cycle, Stopwatch, Thresholds, UsedCeilings};
 #[cfg(feature = "dropin")]
 use crate::data::DataFolder;
+#[cfg(feature = "telemetry")]
+use crate::disk::{DiskCalls, DiskHealth};
+#[cfg(feature = "dropin")]
+use crate::disk::{StateValue, StateWriter};
 use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::GuestCeilings;
 use crate::engine::{Executor, PhaseThread};
@@ -33,6 +37,10 @@ use crate::registry::{
 #[cfg(feature = "dropin")]
 use crate::reload::{ReloadHandle, StartFrom};
 use crate::ticker::{AfterTick, Ticker, TickerHandle};
+
+/// How long [`Maintenance::stop`] waits for the disk: as long as the default deadline of a node's shutdown.
+#[cfg(feature = "dropin")]
+const LAST_SAVE: Duration = Duration::from_secs(10);
 
 /// Options of maintenance.
 pub struct Options {
@@ -121,7 +129,7 @@ pub struct Maintenance {
     #[cfg(feature = "dropin")]
     pub(super) reload: Option<ReloadTask>,
     #[cfg(feature = "dropin")]
-    data: Option<Arc<DataFolder>>,
+    pub(super) writer: Option<Arc<StateWriter>>,
     #[cfg(feature = "telemetry")]
     admin: Option<AdminServer>,
 }
@@ -143,7 +151,7 @@ impl<R> OwnedTask<R> {
 
 impl Maintenance {
     /// Starts the ticker on the current tokio runtime. The first tick is one interval from now. While no connection is
-    /// live, phases that wake on isolation run within half a second.
+    /// live, phases that wake on isolation run within half a second. With a data folder, reads it on the caller's thread.
     ///
     /// # Errors
     /// [`StartError`]; nothing was started then.
@@ -177,9 +185,11 @@ impl Maintenance {
         #[cfg(feature = "dropin")]
         let data = options.data.take();
         #[cfg(feature = "dropin")]
-        let from = match &data {
-            Some(data) => restore_phases(&data.folder, &mut phases, &mut options)?,
-            None => StartFrom::Folder,
+        let writer = data.as_ref().map(|data| Arc::new(StateWriter::start(&data.folder)));
+        #[cfg(feature = "dropin")]
+        let from = match (&data, &writer) {
+            (Some(data), Some(writer)) => restore_phases(&data.folder, writer, &mut phases, &mut options)?,
+            _ => StartFrom::Folder,
         };
         let Options { interval, dialer, thresholds, executor: fence, guests, secret, after_tick, .. } =
             options;
@@ -199,9 +209,9 @@ impl Maintenance {
             cycle.record_into(recorder);
         }
         #[cfg(feature = "dropin")]
-        let begun = match &data {
-            Some(DataOptions { folder, drop_in: Some(drop_in) }) => {
-                Some(drop_in.begin(folder, &mut cycle, from, &before.last_runs)?)
+        let begun = match (&data, &writer) {
+            (Some(DataOptions { folder, drop_in: Some(drop_in) }), Some(writer)) => {
+                Some(drop_in.begin(folder, writer, &mut cycle, from, &before.last_runs)?)
             }
             _ => None,
         };
@@ -222,7 +232,7 @@ impl Maintenance {
             #[cfg(feature = "dropin")]
             reload: begun.map(|reloader| ReloadTask::run(reloader, &handle)),
             #[cfg(feature = "dropin")]
-            data: data.map(|data| data.folder),
+            writer,
             #[cfg(feature = "telemetry")]
             admin: None,
             handle,
@@ -245,6 +255,14 @@ impl Maintenance {
         self.reload.as_ref().map(|reload| &reload.handle)
     }
 
+    /// What this waits for on its disks. `config` is the reader of the config, if there is one.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn disk_health(&self, config: Option<&Arc<DiskCalls>>) -> DiskHealth {
+        let reload = self.reload.as_ref().map(|reload| &reload.calls);
+        let calls = reload.into_iter().chain(config).cloned().collect();
+        DiskHealth::new(calls, self.writer.clone())
+    }
+
     /// The state that answers operators, without network and config.
     #[cfg(feature = "telemetry")]
     pub(super) fn admin_state(&self) -> AdminState {
@@ -257,6 +275,7 @@ impl Maintenance {
             reload: self.reload().cloned(),
             traffic: None,
             refusals: None,
+            disk: self.disk_health(None),
         };
         AdminState {
             sources,
@@ -269,8 +288,8 @@ impl Maintenance {
         }
     }
 
-    /// Ends reloads, then the ticker after the beat it is in, saves the state, and ends the answers to operators. Returns
-    /// the cycle, or `None` if the runtime is shutting down.
+    /// Ends reloads, then the ticker after the beat it is in, saves the state for at most 10 s, and ends the answers to
+    /// operators. Returns the cycle, or `None` if the runtime is shutting down.
     pub async fn stop(self) -> Option<Cycle> {
         #[cfg(feature = "dropin")]
         if let Some(reload) = self.reload {
@@ -278,10 +297,10 @@ impl Maintenance {
         }
         let cycle = self.ticker.stop().await.flatten();
         #[cfg(feature = "dropin")]
-        if let Some(folder) = self.data {
-            folder.note_far();
+        if let Some(writer) = self.writer {
+            writer.put(StateValue::Starts(0), u64::MAX);
             let tick = self.handle.stats().tick();
-            if let Err(trouble) = save_all(folder, &self.state, cycle.as_ref(), tick).await {
+            if let Err(trouble) = save_all(writer, &self.state, cycle.as_ref(), tick, LAST_SAVE).await {
                 tracing::error!(trouble, "cannot save the state at the end");
             }
         }

@@ -1,16 +1,18 @@
 //! Changes of the config while the node runs: what takes effect at once, and what waits for the next start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::builtins::builtins;
+use super::config_files::FollowedFiles;
 use super::limits::within_descriptors;
 use super::maintenance::Maintenance;
 use crate::config::{Config, GuestSettings, PoolSettings, Problem};
 use crate::cycle::Thresholds;
 use crate::descriptors::DescriptorLimit;
+use crate::disk::{DiskCalls, DiskThread, DiskUser, NoAnswer, PATIENCE};
 use crate::engine::BuiltInPhases;
 use crate::journal::{ActionKind, Cause, Initiator, Journal, NewRecord, Outcome};
 use crate::net::Net;
@@ -31,7 +33,10 @@ pub struct ConfigSource {
 
 /// Gives a running node another config.
 pub struct Reconfigurer {
-    source: ConfigSource,
+    /// Reads the config: a file system that hangs holds up nothing else.
+    pub(super) reader: DiskThread<ConfigReader>,
+    pub(super) calls: Arc<DiskCalls>,
+    applied: Box<dyn Fn(&Config) + Send + Sync>,
     /// The config in effect.
     config: tokio::sync::Mutex<Config>,
     /// What the connections may use. `None` if they use none.
@@ -43,6 +48,21 @@ pub struct Reconfigurer {
     thresholds: Arc<Mutex<Thresholds>>,
 }
 
+/// Reads the config, on a separate thread.
+pub(super) struct ConfigReader {
+    file: Option<PathBuf>,
+    read: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send + Sync>,
+    pub calls: Arc<DiskCalls>,
+    pub followed: Option<FollowedFiles>,
+}
+
+impl ConfigReader {
+    fn read(&self) -> Result<Config, Vec<Problem>> {
+        let place = self.file.as_deref().unwrap_or(Path::new("the config"));
+        self.calls.during("read", place, &self.read)
+    }
+}
+
 impl Reconfigurer {
     pub(super) fn new(
         source: ConfigSource,
@@ -50,9 +70,14 @@ impl Reconfigurer {
         descriptors: Option<DescriptorLimit>,
         net: Arc<Net>,
         maintenance: &Maintenance,
-    ) -> Self {
-        Self {
-            source,
+    ) -> std::io::Result<Self> {
+        let ConfigSource { file, read, applied } = source;
+        let calls = DiskCalls::new(DiskUser::Config);
+        let reader = ConfigReader { file, read, calls: Arc::clone(&calls), followed: None };
+        Ok(Self {
+            reader: DiskThread::start("gk-config", || reader)?,
+            calls,
+            applied,
             config: tokio::sync::Mutex::new(config),
             descriptors,
             pool: Arc::clone(&maintenance.state.pool),
@@ -60,7 +85,15 @@ impl Reconfigurer {
             journal: Arc::clone(&maintenance.state.journal),
             ticker: maintenance.handle.clone(),
             thresholds: Arc::clone(&maintenance.thresholds),
-        }
+        })
+    }
+
+    /// Has the thread that reads the config do a job, with a bound on the wait.
+    pub(super) async fn on_disk<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut ConfigReader) -> R + Send + 'static,
+    ) -> Result<R, NoAnswer> {
+        self.reader.ask(PATIENCE, job).await
     }
 
     /// Reads the config again. Applies what can change between two beats. A config with a problem changes nothing.
@@ -68,34 +101,51 @@ impl Reconfigurer {
     /// The journal gets a record that names `by` as the initiator and `how` the order came, unless the host itself looked
     /// and found nothing.
     pub async fn reconfigure(&self, by: Initiator, how: &str) -> ConfigReport {
-        let report = self.read_again(&by).await;
+        self.try_reconfigure(by, how).await.unwrap_or_else(|no_answer| {
+            let problem = match no_answer {
+                NoAnswer::Busy(since) => {
+                    format!("still reading it (since {} s): its file system does not answer", since.as_secs())
+                }
+                NoAnswer::Ended => "the thread that reads it has panicked; restart the node".to_owned(),
+            };
+            ConfigReport { problems: vec![problem], ..ConfigReport::default() }
+        })
+    }
+
+    /// As [`Reconfigurer::reconfigure`].
+    ///
+    /// # Errors
+    /// The files could not be read yet.
+    pub(super) async fn try_reconfigure(&self, by: Initiator, how: &str) -> Result<ConfigReport, NoAnswer> {
+        let report = self.read_again(&by).await?;
         if by != Initiator::Host || report != ConfigReport::default() {
             self.journal.record(journalled(&report, by, how));
         }
-        report
+        Ok(report)
     }
 
-    async fn read_again(&self, by: &Initiator) -> ConfigReport {
+    async fn read_again(&self, by: &Initiator) -> Result<ConfigReport, NoAnswer> {
         let mut holds = self.config.lock().await;
-        let new = match (self.source.read)() {
-            Ok(new) => new,
-            Err(problems) => {
+        let new = match self.on_disk(|reader| reader.read()).await {
+            Ok(Ok(new)) => new,
+            Ok(Err(problems)) => {
                 let problems = problems.iter().map(Problem::to_string).collect();
-                return ConfigReport { problems, ..ConfigReport::default() };
+                return Ok(ConfigReport { problems, ..ConfigReport::default() });
             }
+            Err(no_answer) => return Err(no_answer),
         };
         let mut report = compare(&holds, &new);
         if report.changed.is_empty() {
-            return report;
+            return Ok(report);
         }
         if let Err(problem) = self.take(&holds, &new, &report, by).await {
             report.changed.clear();
             report.problems.push(problem);
-            return report;
+            return Ok(report);
         }
         let now = live_part(&holds, new);
         *holds = now;
-        report
+        Ok(report)
     }
 
     async fn take(
@@ -125,7 +175,7 @@ impl Reconfigurer {
         if old.node.interval != new.node.interval {
             self.ticker.set_interval(new.node.interval).await.ok_or_else(going_down)?;
         }
-        (self.source.applied)(new);
+        (self.applied)(new);
         self.net.tune(new.performance.clone(), new.pool.healthy_above());
         let PoolLimits { inbound, outbound, handshakes, .. } = new.pool.limits(new.net.allow_private);
         self.pool.set_limits(inbound, outbound, handshakes);

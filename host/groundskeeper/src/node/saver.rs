@@ -8,6 +8,7 @@ use super::NodeState;
 use super::maintenance::Options;
 use crate::cycle::{BeatReport, Cycle, KeptLimits};
 use crate::data::{DataError, DataFolder};
+use crate::disk::{StateValue, StateWriter};
 use crate::engine::policy::Trust;
 use crate::registry::{KeptPhase, PhaseSpec, RejectedPhase};
 use crate::reload::StartFrom;
@@ -30,16 +31,17 @@ pub(super) fn restore_book(folder: &DataFolder, state: &NodeState) -> Result<(),
     Ok(())
 }
 
-/// Loads what an earlier process left of `phases` into `options`, and saves it from now on. Returns what a start takes.
+/// Loads what an earlier process left of `phases` into `options`, and has it saved from now on. Returns what a start takes.
 pub(super) fn restore_phases(
     folder: &Arc<DataFolder>,
+    writer: &Arc<StateWriter>,
     phases: &mut Vec<PhaseSpec>,
     options: &mut Options,
 ) -> Result<StartFrom, DataError> {
     options.last_runs = folder.load_schedule()?.logged(None);
     options.used_ceilings = folder.load_limits()?.logged(None).used;
     options.kept = kept(folder, phases, &mut options.rejected)?;
-    let (mut save, mut own) = (saver(Arc::clone(folder)), options.after_tick.take());
+    let (mut save, mut own) = (saver(Arc::clone(writer)), options.after_tick.take());
     options.after_tick = Some(Box::new(move |cycle, report| {
         save(cycle, report);
         own.iter_mut().for_each(|own| own(cycle, report));
@@ -53,29 +55,28 @@ pub(super) fn restore_phases(
     Ok(from)
 }
 
-/// Writes everything that changed, off the async threads, after maintenance has stopped at `tick`.
+/// Has everything that changed written, after maintenance has stopped at `tick`, and waits for it at most `deadline`.
 ///
 /// # Errors
-/// What could not be written.
+/// What could not be written, or not in time.
 pub(super) fn save_all(
-    folder: Arc<DataFolder>,
+    writer: Arc<StateWriter>,
     state: &NodeState,
     cycle: Option<&Cycle>,
     tick: u32,
+    deadline: Duration,
 ) -> impl Future<Output = Result<(), String>> + Send + use<> {
-    let changed = cycle.into_iter().flat_map(Cycle::kept).filter(|(_, _, changes)| *changes > 0);
-    let kept: Vec<_> = changed.map(|(name, kept, _)| (Arc::clone(name), kept.clone())).collect();
-    let last_runs = cycle.map(|cycle| cycle.last_runs(tick));
-    let limits = cycle.map(Cycle::kept_limits);
-    let entries = state.book.entries();
-    let saving = tokio::task::spawn_blocking(move || {
-        let book = folder.save_book(&entries);
-        let schedule = last_runs.map_or(Ok(()), |last_runs| folder.save_schedule(&last_runs));
-        let limits = limits.map_or(Ok(()), |limits| folder.save_limits(&limits));
-        let phases = kept.iter().try_for_each(|(name, kept)| folder.save_phase(name, kept));
-        book.and(schedule).and(limits).and(phases)
-    });
-    async { saving.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string()) }
+    if let Some(cycle) = cycle {
+        for (name, kept, _) in cycle.kept().filter(|(_, _, changes)| *changes > 0) {
+            writer.put(StateValue::Phase(Arc::clone(name), kept.clone()), cycle.beats());
+        }
+        writer.put(StateValue::Schedule(cycle.last_runs(tick)), cycle.beats());
+        writer.put(StateValue::Limits(cycle.kept_limits()), cycle.beats());
+    }
+    writer.put(StateValue::Book(state.book.entries()), u64::MAX);
+    // The wait has a deadline, so the runtime may wait for this thread.
+    let finishing = tokio::task::spawn_blocking(move || writer.finish(deadline));
+    async { finishing.await.map_err(|error| error.to_string())? }
 }
 
 /// What each phase has kept. A guest with an unusable file is rejected: it would start from nothing, and overwrite what a
@@ -102,51 +103,45 @@ fn kept(
     Ok(kept)
 }
 
-/// Writes the state that a crash must not lose, after ticks in which it changed.
-fn saver(folder: Arc<DataFolder>) -> AfterTick {
+/// Hands over the state that a crash must not lose, after ticks in which it changed. Never waits for the disk.
+fn saver(writer: Arc<StateWriter>) -> AfterTick {
     let mut saved_changes = 0;
     let mut schedule_saved_at: Option<Duration> = None;
     let mut saved_limits = KeptLimits::default();
     let mut came_far = false;
     let mut saved_phases: HashMap<Arc<str>, u64> = HashMap::new();
     Box::new(move |cycle: &Cycle, report: &BeatReport| {
+        let order = cycle.beats();
         let book = &cycle.world().state.book;
         let changes = book.changes();
         if changes != saved_changes {
-            match folder.save_book(&book.entries()) {
-                Ok(()) => saved_changes = changes,
-                Err(error) => tracing::error!(%error, "cannot save the address book; it is kept in memory"),
-            }
+            writer.put(StateValue::Book(book.entries()), order);
+            saved_changes = changes;
         }
         for (name, kept, changes) in cycle.kept() {
-            if changes == saved_phases.get(name).copied().unwrap_or(0) {
-                continue;
-            }
-            match folder.save_phase(name, kept) {
-                Ok(()) => _ = saved_phases.insert(Arc::clone(name), changes),
-                Err(error) => tracing::error!(%error, phase = &**name, "cannot save what it remembers"),
+            if changes != saved_phases.get(name).copied().unwrap_or(0) {
+                writer.put(StateValue::Phase(Arc::clone(name), kept.clone()), order);
+                saved_phases.insert(Arc::clone(name), changes);
             }
         }
         // At or after it: a slow start skips ticks.
         if !came_far && report.tick >= FAR {
-            folder.note_far();
+            writer.put(StateValue::Starts(0), order);
             came_far = true;
         }
-        saved_phases.retain(|name, _| cycle.snapshot(name).is_some());
+        saved_phases.retain(|name, _| cycle.kept().any(|(known, ..)| known == name));
+        writer.forget_phases(|name| saved_phases.contains_key(name));
         let now = cycle.world().state.clock.mono();
         let is_old = schedule_saved_at.is_none_or(|at| now.saturating_sub(at) >= SAVE_EVERY);
         if is_old || cycle.ran_rare(report, PERIOD_WORTH_SAVING) {
-            match folder.save_schedule(&cycle.last_runs(report.tick)) {
-                Ok(()) => schedule_saved_at = Some(now),
-                Err(error) => tracing::error!(%error, "cannot save when phases ran"),
-            }
+            writer.put(StateValue::Schedule(cycle.last_runs(report.tick)), order);
+            schedule_saved_at = Some(now);
         }
         let limits = cycle.kept_limits();
         if limits.differs(&saved_limits) || (is_old && !limits.is_empty()) {
-            match folder.save_limits(&limits) {
-                Ok(()) => saved_limits = limits,
-                Err(error) => tracing::error!(%error, "cannot save bans and what guests have used"),
-            }
+            writer.put(StateValue::Limits(limits.clone()), order);
+            saved_limits = limits;
         }
+        writer.supervise();
     })
 }

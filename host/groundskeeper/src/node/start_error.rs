@@ -33,6 +33,8 @@ pub enum StartError {
     Journal { path: String, source: io::Error },
     #[error("{source}; choose another address with net.listen")]
     Listen { listen: String, source: io::Error },
+    #[error("no thread for the node: {0}")]
+    Thread(io::Error),
     #[error(transparent)]
     Phases(#[from] BadPhases),
     #[cfg(feature = "telemetry")]

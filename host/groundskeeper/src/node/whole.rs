@@ -1,6 +1,7 @@
 //! A whole node: data folder, state, network, maintenance. Responsible for the order of starting and stopping.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,12 @@ use super::supply::supply;
 use super::{NodeState, config_files};
 #[cfg(feature = "telemetry")]
 use crate::admin::{AdminServer, Reconfigure};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Bootstrap, Config, GuestSettings};
+use crate::cycle::Cycle;
 use crate::data::DataFolder;
 use crate::descriptors;
+use crate::disk::{StateValue, on_own_thread};
 use crate::engine::{Executor, PhaseThread};
 use crate::journal::JournalFile;
 use crate::net::{Identity, Net};
@@ -31,6 +34,14 @@ use crate::reload::{ReloadHandle, ReloadOptions};
 
 /// How often a caller that waits for connections looks at the pool: they take a round trip or more.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Of the time that is left, the part in which the running beat may end ...
+const BEAT_SHARE: f64 = 0.6;
+/// ... and then the part for goodbyes. The rest is for saving.
+const GOODBYE_SHARE: f64 = 0.8;
+
+/// Files are given this long even if nothing is left of the deadline: usually there is nothing to write.
+const LAST_LOOK: Duration = Duration::from_millis(200);
 
 /// A running node.
 pub struct Node {
@@ -64,7 +75,8 @@ pub struct ShutdownStep {
 }
 
 impl Node {
-    /// Starts the node that `wanted` describes, on the locked `folder`.
+    /// Starts the node that `wanted` describes, on the locked `folder`. All file operations are on threads of their own: a
+    /// caller whose disk hangs can stop waiting.
     pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
         let (own_phases, agent) = (wanted.take_phases(), wanted.agent());
         let descriptors = wanted.descriptors.unwrap_or_else(descriptors::limit);
@@ -89,15 +101,9 @@ impl Node {
             fitting.pool = within_descriptors(&config.pool, limit);
         }
         let folder = Arc::new(folder);
-        let key = match key_file {
-            Some(file) => folder.key_from(&file)?,
-            None => folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?,
-        };
-        let identity =
-            Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
-        let state =
-            NodeState::new(identity.peer_id(), node_limits(&fitting), clock, journal_file(&config, &folder)?);
-        restore_book(&folder, &state)?;
+        let (at, theirs, pool) = (Arc::clone(&folder), config.clone(), fitting.clone());
+        let read = on_own_thread("gk-start", move || read_folder(&at, key_file, &theirs, &pool, clock));
+        let FolderContent { identity, is_new, state } = read.await.map_err(StartError::Thread)??;
         for entry in config.net.bootstrap.iter().filter_map(Bootstrap::warning) {
             tracing::warn!("{entry}");
         }
@@ -125,7 +131,9 @@ impl Node {
             data: Some(DataOptions { folder: Arc::clone(&folder), drop_in: drop_in(&config.guests) }),
             ..Options::default()
         };
-        let maintenance = Maintenance::start_alone(&state, phases, options)?;
+        let maintained = state.clone();
+        let starting = move || Maintenance::start_alone(&maintained, phases, options);
+        let maintenance = on_own_thread("gk-start", starting).await.map_err(StartError::Thread)??;
         let stop = CancellationToken::new();
         let reports = maintenance.handle().reports();
         let supply = tokio::spawn(supply(Arc::clone(&net), state.clone(), reports, stop.clone()));
@@ -133,13 +141,16 @@ impl Node {
             config: source.file.clone(),
             dir: config.guests.dir.clone(),
         });
-        let reconfigurer = source.map(|source| {
-            Arc::new(Reconfigurer::new(source, config.clone(), descriptors, Arc::clone(&net), &maintenance))
-        });
+        let reconfigurer = source
+            .map(|source| {
+                Reconfigurer::new(source, config.clone(), descriptors, Arc::clone(&net), &maintenance)
+            })
+            .transpose()
+            .map_err(StartError::Thread)?
+            .map(Arc::new);
         let config_files = files.zip(reconfigurer.clone()).map(|(files, reconfigurer)| {
             tokio::spawn(config_files::follow(files, reconfigurer, maintenance.handle().reports()))
         });
-        let is_new = key.is_new;
         Ok(Self {
             identity,
             state,
@@ -165,6 +176,8 @@ impl Node {
         state.network.clone_from(&self.config.node.network);
         state.local_addrs = self.net.local_addrs();
         state.reconfigure = self.reconfigurer.clone().map(orders);
+        let config_calls = self.reconfigurer.as_ref().map(|reconfigurer| &reconfigurer.calls);
+        state.sources.disk = self.maintenance.disk_health(config_calls);
         admin.open(state);
         Self { admin: Some(admin), ..self }
     }
@@ -235,43 +248,50 @@ impl Node {
         self.reconfigurer.as_ref()
     }
 
-    /// Stops in numbered steps, within about `deadline`. A step that takes too long is abandoned and reported.
+    /// Stops in numbered steps, within about `deadline`. A step that takes too long is abandoned and reported. Waits for no
+    /// file operation any longer than that.
     pub async fn shutdown(self, deadline: Duration) -> Vec<ShutdownStep> {
-        let Self { state, net, maintenance, folder, supply, stop, config_files, .. } = self;
-        let Maintenance { handle, ticker, reload, .. } = maintenance;
+        let Self { state, net, maintenance, supply, stop, config_files, .. } = self;
+        let Maintenance { handle, ticker, reload, writer, .. } = maintenance;
         let begun = Instant::now();
         let left = || deadline.saturating_sub(begun.elapsed());
         let mut steps = ShutdownSteps { steps: Vec::new(), since: Instant::now() };
 
         state.pool.refuse_newcomers();
         stop.cancel();
-        supply.abort();
-        // Aborted or ended: both are fine.
-        _ = supply.await;
+        for task in [Some(supply), config_files].into_iter().flatten() {
+            task.abort();
+            // Aborted or ended: both are fine.
+            _ = task.await;
+        }
         if let Some(reload) = reload {
+            // Not its thread: a scan that hangs is left alone.
             reload.task.stop().await;
         }
-        folder.note_far();
+        if let Some(writer) = &writer {
+            // Asked to stop: the cause of earlier failures is gone.
+            writer.put(StateValue::Starts(0), u64::MAX);
+        }
         steps.done("refuse newcomers", None);
 
         let tick = handle.stats().tick();
-        let cycle = tokio::time::timeout(left(), ticker.stop()).await.ok().flatten().flatten();
+        let cycle =
+            tokio::time::timeout(left().mul_f64(BEAT_SHARE), ticker.stop()).await.ok().flatten().flatten();
         let trouble = cycle.is_none().then(|| "the beat did not end in time".to_owned());
         steps.done("finish the beat and stop the ticker", trouble);
 
-        let stopped = net.shutdown(left().mul_f64(0.8)).await;
+        let stopped = net.shutdown(left().mul_f64(GOODBYE_SHARE)).await;
         let trouble =
             (stopped.aborted > 0).then(|| format!("{} connections had to be aborted", stopped.aborted));
         steps.done("say goodbye and close connections", trouble);
 
-        let trouble = save_all(folder, &state, cycle.as_ref(), tick).await.err();
-        // This drops the recorder, which waits until it has written everything.
-        drop(cycle);
-        steps.done("save address book, schedule and what phases remember", trouble);
+        let saved = match writer {
+            Some(writer) => save_all(writer, &state, cycle.as_ref(), tick, left()).await,
+            None => Ok(()),
+        };
+        let written = write_files(&state, cycle, left().max(LAST_LOOK)).await;
+        steps.done("save address book, schedule and what phases remember", saved.and(written).err());
 
-        if let Some(config_files) = config_files {
-            config_files.abort();
-        }
         #[cfg(feature = "telemetry")]
         if let Some(admin) = self.admin
             && !admin.stop().await
@@ -289,6 +309,48 @@ fn warn_of_missing_ipv6(listen: &[SocketAddr], bound: &[SocketAddr]) {
         tracing::warn!(
             "this machine has no IPv6: listening on IPv4 only; net.listen = [\"0.0.0.0:PORT\"] says the same"
         );
+    }
+}
+
+/// What a node reads from its data folder before it has a network.
+struct FolderContent {
+    identity: Identity,
+    is_new: bool,
+    state: NodeState,
+}
+
+/// `fitting` is the config with limits that the descriptors of this process allow.
+fn read_folder(
+    folder: &DataFolder,
+    key_file: Option<PathBuf>,
+    config: &Config,
+    fitting: &Config,
+    clock: Arc<dyn Clock>,
+) -> Result<FolderContent, StartError> {
+    let key = match key_file {
+        Some(file) => folder.key_from(&file)?,
+        None => folder.key(|| Ok(Identity::generate().to_pkcs8().to_vec()))?,
+    };
+    let identity = Identity::from_pkcs8(&key.bytes).map_err(|error| StartError::Key(error.to_string()))?;
+    let journal = journal_file(config, folder)?;
+    let state = NodeState::new(identity.peer_id(), node_limits(fitting), clock, journal);
+    restore_book(folder, &state)?;
+    Ok(FolderContent { identity, is_new: key.is_new, state })
+}
+
+/// Ends the recording, which is in `cycle`, and writes the journal's last lines.
+async fn write_files(state: &NodeState, cycle: Option<Cycle>, deadline: Duration) -> Result<(), String> {
+    let journal = Arc::clone(&state.journal);
+    let ended = on_own_thread("gk-end", move || {
+        drop(cycle);
+        journal.finish_file(deadline)
+    });
+    match tokio::time::timeout(deadline, ended).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Ok(false)) | Err(_) => {
+            Err("the disk did not answer in time: the end of journal or recording is lost".to_owned())
+        }
     }
 }
 

@@ -152,6 +152,7 @@ pub struct PhaseStatus {
     pub candidate: Option<CandidateStatus>,
     /// The file that was rejected.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(serialize_with = "groundskeeper_base::paths::lossy_option")]
     pub file: Option<PathBuf>,
     /// The cadence now. Adaptive cadences change with the number of connections.
     pub every_n_ticks: u32,

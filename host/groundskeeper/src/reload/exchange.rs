@@ -20,7 +20,12 @@ pub type CycleChange = Box<dyn FnOnce(&mut Cycle) + Send>;
 pub type BetweenTicks<'a> = &'a mut dyn FnMut(CycleChange) -> bool;
 
 /// The result of a probation, and what the phase has kept since.
-pub(super) type SeenVerdict = (ProbationVerdict, Option<KeptPhase>);
+pub(super) struct SeenVerdict {
+    pub verdict: ProbationVerdict,
+    pub kept: Option<KeptPhase>,
+    /// Beats before this was seen: what a later beat kept is newer.
+    pub beats: u64,
+}
 
 /// What a scan needs from the cycle.
 pub(super) struct CycleObservation {
@@ -110,7 +115,7 @@ impl Batch {
 
 /// A generation that failed on probation since the trial leaves nothing to the one that takes its place.
 fn forget_taken_out(puts: &mut [Replacement], verdicts: &[SeenVerdict]) {
-    for (ProbationVerdict { phase, outcome, .. }, _) in verdicts {
+    for SeenVerdict { verdict: ProbationVerdict { phase, outcome, .. }, .. } in verdicts {
         let Judgement::TakenOut { kept, .. } = outcome else { continue };
         for put in puts.iter_mut().filter(|put| *put.spec.name == **phase) {
             put.kept = kept.clone();
@@ -142,7 +147,12 @@ fn put_all(cycle: &mut Cycle, puts: &[Replacement], last_runs: &LastRuns) -> BTr
 fn take_verdicts(cycle: &mut Cycle) -> Vec<SeenVerdict> {
     // A restored generation may have run since, and has then saved newer memory than the verdict holds.
     let verdicts = cycle.take_verdicts().into_iter();
-    verdicts.map(|verdict| (verdict.clone(), cycle.snapshot(&verdict.phase))).collect()
+    verdicts
+        .map(|verdict| {
+            let kept = cycle.snapshot(&verdict.phase);
+            SeenVerdict { verdict, kept, beats: cycle.beats() }
+        })
+        .collect()
 }
 
 /// [`BetweenTicks`] with an answer.

@@ -17,6 +17,7 @@ use super::{PhaseFactory, ReloadOptions, ScanKind};
 use crate::clock::{Clock, unix_seconds};
 use crate::cycle::TrialContext;
 use crate::data::DataFolder;
+use crate::disk::{DiskCalls, StateWriter, WatchedFileSystem};
 use crate::engine::Executor;
 use crate::loader::PhaseRefusal;
 use crate::registry::{RejectedPhase, Standing};
@@ -46,12 +47,22 @@ impl PhaseReloader {
         Self {
             loader: GenerationLoader::new(factory, fence, options.reload_native),
             scanner: FolderScanner::new(options, Arc::clone(&folder.files)),
-            slots: PhaseSlots { by_name: BTreeMap::new(), folder },
+            slots: PhaseSlots { by_name: BTreeMap::new(), folder, writer: None },
             log: ReloadLog::new(Arc::clone(&clock)),
             clock,
             trouble: None,
             shown: None,
         }
+    }
+
+    /// Notes every file operation in `calls`, and has what phases keep written by `writer`.
+    pub(crate) fn watched(mut self, calls: &Arc<DiskCalls>, writer: Arc<StateWriter>) -> Self {
+        let folder = &self.slots.folder;
+        let files = WatchedFileSystem::new(Arc::clone(&folder.files), Arc::clone(calls));
+        self.slots.folder = Arc::new(folder.on(Arc::clone(&files) as _));
+        self.slots.writer = Some((writer, Arc::clone(calls)));
+        self.scanner.files_through(files);
+        self
     }
 
     /// Counts since the reloader was made, and the generations in memory now.

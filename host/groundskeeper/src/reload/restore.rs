@@ -65,7 +65,7 @@ impl PhaseReloader {
         let Some(spec) = self.load_kept_generation(name, &head.file, &former.digest)? else {
             return Ok(None);
         };
-        self.slots.save_kept(name, &former.kept);
+        self.slots.save_kept(name, former.kept.clone(), None);
         let slot = self.slots.entry(name);
         slot.head_mut().lineage.reverted();
         Ok(Some(Replacement::restored(spec, former.kept.clone(), slot)))

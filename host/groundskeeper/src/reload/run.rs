@@ -1,33 +1,24 @@
-//! Runs the reloader of a running ticker: scans on a hint, at each tick, and on command.
+//! The interface to the reloader of a running ticker, and the thread on which it scans.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
-use super::ScanKind;
-use super::exchange::CycleChange;
 use super::reloader::PhaseReloader;
 use super::report::{ReloadCounts, ReloadEvent, ReloadReport};
-use super::watch::Watcher;
+use super::runner::Runner;
+use super::scans::{AskedChange, Scans};
 use crate::clock::Clock;
-use crate::cycle::BeatReport;
+use crate::disk::{DiskCalls, DiskThread, DiskUser};
 use crate::ticker::TickerHandle;
-
-/// After a scan, hints wait this long for the next one: a thousand events per second become twenty scans.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Ticks between two scans that read everything, in case a change left no trace: an hour of ticks of 30 s.
-const THOROUGH_EVERY: u32 = 120;
 
 /// A build takes less time, or renews the hold.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
-enum ReloadCommand {
+pub(super) enum ReloadCommand {
     Reload(oneshot::Sender<ReloadReport>),
     /// Lets what has failed under this name run again.
     Forgive(String),
@@ -95,120 +86,72 @@ impl ReloadHandle {
 }
 
 /// Runs `reloader` for `ticker` on the current tokio runtime, until `stop` completes.
+///
+/// # Panics
+/// If the system has no thread left.
 pub fn run(
     reloader: PhaseReloader,
     ticker: TickerHandle,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> (ReloadHandle, tokio::task::JoinHandle<()>) {
-    let (orders, ordered) = mpsc::channel(8);
-    let counts = Arc::new(Mutex::new(reloader.counts()));
-    let (folder, events) = (Arc::from(reloader.scanner.dir()), reloader.log.sender.clone());
-    let (watcher, beats) = (Watcher::start(&folder), ticker.reports());
-    let handle = ReloadHandle { folder, orders, events, counts: Arc::clone(&counts) };
-    let clock = Arc::clone(&reloader.clock);
-    let runner = Runner { reloader: Some((reloader, watcher)), ticker, clock, counts, held_until: None };
-    let task = tokio::spawn(async move {
-        tokio::select! {
-            () = stop => {}
-            () = runner.run(ordered, beats) => {}
-        }
-    });
-    (handle, task)
+    let scanning =
+        ScanThread::start(reloader, DiskCalls::new(DiskUser::Phases)).expect("a thread to scan on");
+    scanning.run(ticker, stop)
 }
 
-struct Runner {
-    /// `None` only while it is on a blocking thread.
-    reloader: Option<(PhaseReloader, Watcher)>,
-    ticker: TickerHandle,
+/// The thread that scans, before its ticker runs.
+pub(crate) struct ScanThread {
+    thread: DiskThread<Scans>,
+    pub calls: Arc<DiskCalls>,
+    /// What scans want done between two ticks.
+    pub changes: mpsc::UnboundedReceiver<AskedChange>,
+    folder: Arc<Path>,
+    events: broadcast::Sender<ReloadEvent>,
+    counts: ReloadCounts,
     clock: Arc<dyn Clock>,
-    counts: Arc<Mutex<ReloadCounts>>,
-    held_until: Option<Duration>,
 }
 
-impl Runner {
-    async fn run(
-        mut self,
-        mut orders: mpsc::Receiver<ReloadCommand>,
-        mut beats: broadcast::Receiver<Arc<BeatReport>>,
-    ) {
-        let Some(hint) = self.reloader.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
-        // First scan for changes since the node started.
-        let mut wanted: (ScanKind, Option<oneshot::Sender<ReloadReport>>) = (ScanKind::Hint, None);
-        let mut is_hinted = false;
-        loop {
-            let (kind, reply_tx) = wanted;
-            let Some(report) = self.scan(kind).await else { return };
-            if std::mem::take(&mut is_hinted) {
-                tokio::time::sleep(PAUSE).await;
-            }
-            if let Some(reply_tx) = reply_tx {
-                // The caller may have stopped waiting for the answer.
-                _ = reply_tx.send(report);
-            }
-            let held = self.held_until();
-            let next = held.or_else(|| self.reloader.as_ref()?.0.next());
-            let wait = next.map(|at| at.saturating_sub(self.clock.mono()).max(PAUSE));
-            wanted = tokio::select! {
-                order = orders.recv() => match order {
-                    Some(ReloadCommand::Reload(reply_tx)) => (ScanKind::Ordered, Some(reply_tx)),
-                    Some(ReloadCommand::Forgive(name)) => {
-                        self.reloader.iter_mut().for_each(|(reloader, _)| reloader.forgive(&name));
-                        // No file has changed, so a scan for changes would skip them.
-                        (ScanKind::Thorough, None)
-                    }
-                    Some(ReloadCommand::Hold(time)) => {
-                        self.held_until = Some(self.clock.mono() + time);
-                        // Scan for what has changed meanwhile, if this ends the hold.
-                        (ScanKind::Hint, None)
-                    }
-                    None => return,
-                },
-                beat = beats.recv() => match beat {
-                    Ok(beat) if beat.urgent == 0 && beat.tick.is_multiple_of(THOROUGH_EVERY) => {
-                        (ScanKind::Thorough, None)
-                    }
-                    // Also during a hold: probations end at beats.
-                    Ok(_) | Err(RecvError::Lagged(_)) => (ScanKind::Hint, None),
-                    Err(RecvError::Closed) => return,
-                },
-                () = hint.notified(), if held.is_none() => {
-                    is_hinted = true;
-                    (ScanKind::Hint, None)
-                }
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (ScanKind::Hint, None),
-            };
-        }
+impl ScanThread {
+    /// Starts the thread. `reloader` notes its file operations in `calls`.
+    pub fn start(reloader: PhaseReloader, calls: Arc<DiskCalls>) -> std::io::Result<Self> {
+        let (folder, events) = (Arc::from(reloader.scanner.dir()), reloader.log.sender.clone());
+        let (counts, clock) = (reloader.counts(), Arc::clone(&reloader.clock));
+        let (asked, changes) = mpsc::unbounded_channel();
+        let noted = Arc::clone(&calls);
+        let thread = DiskThread::start("gk-reload", move || Scans::new(reloader, asked, noted))?;
+        Ok(Self { thread, calls, changes, folder, events, counts, clock })
     }
 
-    fn held_until(&self) -> Option<Duration> {
-        self.held_until.filter(|until| *until > self.clock.mono())
+    /// Gives the thread a job. Its changes between ticks arrive in `changes`.
+    pub fn give<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Scans) -> R + Send + 'static,
+    ) -> oneshot::Receiver<R> {
+        self.thread.give(job)
     }
 
-    /// One scan, off the async threads: it reads, compiles and waits for the end of a tick. `None`: no reloader is left.
-    async fn scan(&mut self, kind: ScanKind) -> Option<ReloadReport> {
-        let (mut reloader, mut watcher) = self.reloader.take()?;
-        let (ticker, runtime) = (self.ticker.clone(), Handle::current());
-        let held = self.held_until().is_some();
-        let scanned = tokio::task::spawn_blocking(move || {
-            let mut ticks = |change: CycleChange| runtime.block_on(ticker.with_cycle(change)).is_some();
-            let report = if held && kind != ScanKind::Ordered {
-                reloader.judge_only(&mut ticks)
-            } else {
-                reloader.scan(&mut ticks, kind)
-            };
-            watcher.follow(reloader.scanner.files());
-            (reloader, watcher, report)
+    /// See [`run`].
+    pub fn run(
+        self,
+        ticker: TickerHandle,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> (ReloadHandle, tokio::task::JoinHandle<()>) {
+        let Self { thread, calls, changes, folder, events, counts, clock } = self;
+        let (orders, ordered) = mpsc::channel(8);
+        let counts = Arc::new(Mutex::new(counts));
+        let (beats, hint) = (ticker.reports(), Arc::new(Notify::new()));
+        let hint_tx = Arc::clone(&hint);
+        // The result is not needed: the next scan sees whether the folder is watched.
+        drop(thread.give(move |scans| scans.watch(hint_tx)));
+        let handle =
+            ReloadHandle { folder: Arc::clone(&folder), orders, events, counts: Arc::clone(&counts) };
+        let runner = Runner::new(thread, calls, folder, ticker, clock, counts);
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = stop => {}
+                () = runner.run(ordered, beats, changes, hint) => {}
+            }
         });
-        match scanned.await {
-            Ok((reloader, watcher, report)) => {
-                *self.counts.lock() = reloader.counts();
-                self.reloader = Some((reloader, watcher));
-                Some(report)
-            }
-            Err(error) => {
-                tracing::error!(%error, "reload has ended; phases keep running and are not reloaded until the node restarts");
-                None
-            }
-        }
+        (handle, task)
     }
 }

@@ -62,6 +62,11 @@ impl FolderScanner {
         Self { options, files, tracker, parsed: BTreeMap::new(), unread: BTreeSet::new(), digests: 0 }
     }
 
+    /// Uses `files` from now on.
+    pub fn files_through(&mut self, files: Arc<dyn FileSystem>) {
+        self.files = files;
+    }
+
     pub fn dir(&self) -> &Path {
         &self.options.dir
     }
@@ -69,6 +74,11 @@ impl FolderScanner {
     /// Every file that was there at the last scan.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.tracker.there()
+    }
+
+    /// The module of every manifest, whether it is there or not.
+    pub fn modules(&self) -> impl Iterator<Item = PathBuf> {
+        self.parsed.values().filter_map(ManifestFile::module)
     }
 
     /// When to scan again without a hint: something is not at rest, or a retry is due.
@@ -149,13 +159,12 @@ impl FolderScanner {
     }
 
     fn read_manifest(&mut self, path: &Path) -> Result<String, String> {
-        let bytes = self.files.read(path, MOST_MANIFEST_BYTES + 1).map_err(|error| {
-            self.unread.insert(path.to_owned());
+        let bytes = self.files.read(path, MOST_MANIFEST_BYTES).map_err(|error| {
+            if !is_wrong_file(&error) {
+                self.unread.insert(path.to_owned());
+            }
             error.to_string()
         })?;
-        if bytes.len() as u64 > MOST_MANIFEST_BYTES {
-            return Err("it is too large for a manifest".to_owned());
-        }
         String::from_utf8(bytes).map_err(|error| error.to_string())
     }
 
@@ -217,12 +226,15 @@ impl FolderScanner {
                 return Err(unusable(PhaseRefusal::Bad(why)));
             }
         }
-        let bytes = self.files.read(&module, MOST_BYTES as u64 + 1);
+        let bytes = self.files.read(&module, MOST_BYTES as u64);
         self.digests += 1;
         let bytes = bytes.map_err(|error| {
             let why = format!("{}: cannot be read: {error}", module.display());
-            let is_gone = error.kind() == io::ErrorKind::NotFound;
-            unusable(if is_gone { PhaseRefusal::Unfinished(why) } else { PhaseRefusal::Machine(why) })
+            unusable(match error.kind() {
+                io::ErrorKind::NotFound => PhaseRefusal::Unfinished(why),
+                _ if is_wrong_file(&error) => PhaseRefusal::Bad(why),
+                _ => PhaseRefusal::Machine(why),
+            })
         })?;
         let generation = Generation { manifest: file.text.clone(), module: bytes };
         let digest = generation.digest();
@@ -240,6 +252,11 @@ impl FolderScanner {
             PhaseRefusal::Bad(why)
         }
     }
+}
+
+/// Whether a read failed because of the file itself, so that another try would fail too: it is no regular file, or too large.
+fn is_wrong_file(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge)
 }
 
 impl FoundFiles {

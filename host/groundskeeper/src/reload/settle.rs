@@ -37,7 +37,7 @@ impl PhaseReloader {
         for (name, kept) in removed {
             let running = self.slots.running(&name);
             if let Some(kept) = kept {
-                self.slots.save_kept(&name, &kept);
+                self.slots.save_kept(&name, kept, None);
             }
             self.slots.forget(&name);
             self.log.note(&name, PhaseChange::Removed, running, None);
@@ -72,7 +72,8 @@ impl PhaseReloader {
 
     /// Notes probations that have ended.
     pub(super) fn judge(&mut self, verdicts: Vec<SeenVerdict>) {
-        for (ProbationVerdict { phase, digest, outcome }, now_kept) in verdicts {
+        for SeenVerdict { verdict, kept: now_kept, beats } in verdicts {
+            let ProbationVerdict { phase, digest, outcome } = verdict;
             let Some(slot) = self.slots.by_name.get_mut(&*phase) else { continue };
             match outcome {
                 Judgement::Good => {
@@ -81,12 +82,12 @@ impl PhaseReloader {
                     self.log.note(&phase, PhaseChange::Proven, Some(digest), None);
                 }
                 Judgement::TakenOut { why, kept } => {
-                    self.taken_out(&phase, digest, why, &now_kept.unwrap_or(kept));
+                    self.taken_out(&phase, digest, why, now_kept.unwrap_or(kept), beats);
                 }
                 Judgement::Returned { why, to, kept } => {
                     // Memory first: after a crash in between, the newer generation is tried again with the memory it
                     // started with.
-                    self.slots.save_kept(&phase, &now_kept.unwrap_or(kept));
+                    self.slots.save_kept(&phase, now_kept.unwrap_or(kept), Some(beats));
                     let slot = self.slots.entry(&phase);
                     let head = slot.head_mut();
                     head.lineage.failed(why.clone());
@@ -109,8 +110,8 @@ impl PhaseReloader {
     }
 
     /// The first generation of a phase has failed on probation: none runs now.
-    fn taken_out(&mut self, name: &str, digest: Digest, why: String, kept: &KeptPhase) {
-        self.slots.save_kept(name, kept);
+    fn taken_out(&mut self, name: &str, digest: Digest, why: String, kept: KeptPhase, beats: u64) {
+        self.slots.save_kept(name, kept, Some(beats));
         let slot = self.slots.entry(name);
         slot.stopped();
         let head = slot.head_mut();

@@ -9,6 +9,7 @@ use super::decide;
 use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
 use crate::data::{DataError, DataFolder};
+use crate::disk::{DiskCalls, StateWriter};
 use crate::loader::PhaseRefusal;
 use crate::registry::{Digest, KeptPhase, RejectedPhase};
 
@@ -16,6 +17,8 @@ use crate::registry::{Digest, KeptPhase, RejectedPhase};
 pub(super) struct PhaseSlots {
     pub by_name: BTreeMap<String, PhaseSlot>,
     pub folder: Arc<DataFolder>,
+    /// Writes what phases keep, in one order with what the ticks save, and shows who waits for that. None: written here.
+    pub writer: Option<(Arc<StateWriter>, Arc<DiskCalls>)>,
 }
 
 impl PhaseSlots {
@@ -97,6 +100,9 @@ impl PhaseSlots {
 
     /// What a phase that does not run has kept.
     pub fn load_kept(&self, name: &str) -> Result<KeptPhase, PhaseRefusal> {
+        if let Some(kept) = self.writer.as_ref().and_then(|(writer, _)| writer.unsaved_phase(name)) {
+            return Ok(kept);
+        }
         let loaded = self.folder.load_phase(name).map_err(|error| match error {
             DataError::Newer { .. } => PhaseRefusal::Bad(error.to_string()),
             _ => PhaseRefusal::Machine(error.to_string()),
@@ -104,8 +110,11 @@ impl PhaseSlots {
         Ok(loaded.logged(Some(name)))
     }
 
-    pub fn save_kept(&self, name: &str, kept: &KeptPhase) {
-        if let Err(error) = self.folder.save_phase(name, kept) {
+    /// Writes what a phase keeps, as it was after this many `beats`; `None` if the phase does not run.
+    pub fn save_kept(&self, name: &str, kept: KeptPhase, beats: Option<u64>) {
+        if let Some((writer, calls)) = &self.writer {
+            calls.during("save", self.folder.path(), || writer.put_phase_and_wait(name, kept, beats));
+        } else if let Err(error) = self.folder.save_phase(name, &kept) {
             tracing::error!(%error, phase = name, "cannot save what it remembers");
         }
     }

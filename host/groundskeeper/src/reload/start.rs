@@ -115,7 +115,7 @@ impl PhaseReloader {
         for name in self.slots.names(|_, slot| slot.head().lineage.former().is_some()) {
             let why = "the node did not get through its first ticks with it".to_owned();
             if let Some(Rollback::ToFormer(former)) = self.slots.entry(&name).head_mut().lineage.failed(why) {
-                self.slots.save_kept(&name, &former.kept);
+                self.slots.save_kept(&name, former.kept, None);
             }
         }
     }
@@ -156,7 +156,7 @@ impl PhaseReloader {
             && let Some(former) = head.lineage.offered(digest, kept.clone(), ())
         {
             kept = former.kept;
-            self.slots.save_kept(&name, &kept);
+            self.slots.save_kept(&name, kept.clone(), None);
         }
         let standing = self.resumed(&name, &mut head);
         if decision == StartDecision::Try {

@@ -6,8 +6,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Serialize;
 
 use groundskeeper_base::write::open_own;
 use rustix::fs::OFlags;
@@ -20,12 +23,26 @@ const MODE: u32 = 0o600;
 /// Lines that may wait for the disk: a burst of one tick at 10,000 peers. Further lines are counted as lost.
 const WAITING_LINES: usize = 16_384;
 
-/// An open journal file. Dropping it writes the lines that still wait.
+/// How often a caller looks whether the queue has room again.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Maximum time that dropping a file waits for its lines: a disk that hangs must not hold up the end of a node.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// An open journal file. Dropping it writes the lines that still wait, for at most a second.
 pub struct JournalFile {
     path: PathBuf,
-    lines: Option<SyncSender<Record>>,
+    lines: Option<SyncSender<JournalJob>>,
     lost: Arc<AtomicU64>,
-    writer: Option<JoinHandle<()>>,
+    /// Disconnected when the writer has ended.
+    ended: Mutex<Receiver<()>>,
+}
+
+/// Work for the thread that writes.
+enum JournalJob {
+    Line(Box<Record>),
+    /// Dropped when everything before it is written.
+    Mark(Sender<()>),
 }
 
 impl JournalFile {
@@ -41,14 +58,37 @@ impl JournalFile {
         let (lines, waiting) = sync_channel(WAITING_LINES);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&lost);
-        let writer = std::thread::Builder::new()
-            .name("gk-journal".into())
-            .spawn(move || out.drain(&waiting, &counter))?;
-        Ok(Self { path: path.to_owned(), lines: Some(lines), lost, writer: Some(writer) })
+        let (ended_tx, ended) = channel();
+        std::thread::Builder::new().name("gk-journal".into()).spawn(move || {
+            out.drain(&waiting, &counter);
+            drop(ended_tx);
+        })?;
+        Ok(Self { path: path.to_owned(), lines: Some(lines), lost, ended: Mutex::new(ended) })
+    }
+
+    /// Waits, at most this long, until all lines are written. False if they are not.
+    pub(super) fn finish(&self, deadline: Duration) -> bool {
+        let Some(lines) = &self.lines else { return true };
+        let (mark, written) = channel();
+        let until = Instant::now() + deadline;
+        let mut job = JournalJob::Mark(mark);
+        loop {
+            match lines.try_send(job) {
+                Ok(()) => break,
+                Err(TrySendError::Full(back)) if Instant::now() < until => job = back,
+                Err(_) => return false,
+            }
+            std::thread::sleep(LOOK);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        matches!(written.recv_timeout(left), Err(RecvTimeoutError::Disconnected))
     }
 
     pub(super) fn append(&self, record: &Record) {
-        let sent = self.lines.as_ref().is_some_and(|lines| lines.try_send(record.clone()).is_ok());
+        let sent = self
+            .lines
+            .as_ref()
+            .is_some_and(|lines| lines.try_send(JournalJob::Line(Box::new(record.clone()))).is_ok());
         if !sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -66,10 +106,8 @@ impl JournalFile {
 impl Drop for JournalFile {
     fn drop(&mut self) {
         self.lines = None;
-        if let Some(writer) = self.writer.take() {
-            // If the writer panicked, its panic message has already been printed.
-            _ = writer.join();
-        }
+        // Ends with an error in any case; if the writer panicked, its panic message has already been printed.
+        _ = self.ended.lock().recv_timeout(LAST_WAIT);
     }
 }
 
@@ -89,6 +127,12 @@ pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
     }
+}
+
+/// The line in the place of lines that could not be written.
+#[derive(Serialize)]
+struct LostLines {
+    lines_lost: u64,
 }
 
 struct JournalOutput {
@@ -120,23 +164,34 @@ impl JournalOutput {
         Ok(Self { path, max_bytes, written, file: BufWriter::new(file) })
     }
 
-    /// Writes lines until the journal is dropped; flushes whenever no line waits.
-    fn drain(&mut self, waiting: &Receiver<Record>, lost: &AtomicU64) {
+    /// Writes lines until the journal is dropped; flushes whenever no line waits. Marks the places of lost lines.
+    fn drain(&mut self, waiting: &Receiver<JournalJob>, lost: &AtomicU64) {
+        let mut marked = 0;
+        let mut written = Vec::new();
         while let Ok(first) = waiting.recv() {
             let mut next = Some(first);
-            while let Some(record) = next {
-                if self.write(&record).is_err() {
-                    lost.fetch_add(1, Ordering::Relaxed);
+            while let Some(job) = next {
+                let missing = lost.load(Ordering::Relaxed);
+                if missing > marked && self.write(&LostLines { lines_lost: missing - marked }).is_ok() {
+                    marked = missing;
+                }
+                match job {
+                    JournalJob::Line(record) if self.write(&record).is_err() => {
+                        _ = lost.fetch_add(1, Ordering::Relaxed)
+                    }
+                    JournalJob::Line(_) => {}
+                    JournalJob::Mark(mark) => written.push(mark),
                 }
                 next = waiting.try_recv().ok();
             }
             if self.file.flush().is_err() {
                 lost.fetch_add(1, Ordering::Relaxed);
             }
+            written.clear();
         }
     }
 
-    fn write(&mut self, record: &Record) -> io::Result<()> {
+    fn write(&mut self, record: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
         if self.written > 0 && self.written + line.len() as u64 > self.max_bytes {
@@ -152,8 +207,6 @@ impl JournalOutput {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::{ActionKind, Initiator, Journal, JournalLimits, NewRecord};
     use super::*;
     use groundskeeper_base::clock::TokioClock;
@@ -174,5 +227,20 @@ mod tests {
         assert!(newest.len() <= 2_000 && folder.path().join("journal.jsonl.1").exists());
         let last: Record = serde_json::from_str(newest.lines().last().unwrap()).unwrap();
         assert_eq!((last.seq, last.reason.as_str()), (20, "round 19"));
+    }
+
+    #[test]
+    fn lines_that_were_lost_are_marked_in_their_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let mut out = JournalOutput::open(path.clone(), 2_000).unwrap();
+        let (jobs, waiting) = sync_channel(4);
+        let lost = AtomicU64::new(3);
+        let (mark, written) = channel();
+        jobs.send(JournalJob::Mark(mark)).unwrap();
+        drop(jobs);
+        out.drain(&waiting, &lost);
+        assert_eq!(written.recv(), Err(std::sync::mpsc::RecvError), "everything is written");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"lines_lost\":3}\n");
     }
 }

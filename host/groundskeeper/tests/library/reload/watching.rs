@@ -249,6 +249,24 @@ async fn a_thousand_touches_a_second_cost_few_looks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ticks_and_a_log_file_in_the_folder_cost_no_scan() {
+    let mut node = Node::start(home(), SOON).await;
+    // After a reload, nothing is left to settle.
+    node.handle.reload().await.expect("it runs");
+    node.write("alpha.wasm", &module(2, "good"));
+    node.told("alpha", PhaseChange::Proven).await;
+    let before = node.handle.counts().looks;
+    for n in 0..20 {
+        node.beat().await;
+        // Another program's file, or the node's own log.
+        node.write("node.log", &"a line\n".repeat(n));
+    }
+    let looks = node.handle.counts().looks - before;
+    assert!(looks <= 2, "{looks} scans in 20 ticks");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_compilation_delays_no_tick() {
     let mut node = Node::start(home(), SOON).await;
     let loads = Arc::clone(&node.scripts.loads);
