@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::maintenance::OwnedTask;
 use crate::cycle::Cycle;
 use crate::data::{DataError, DataFolder};
+#[cfg(feature = "wasm")]
+use crate::engine::Compiler;
 use crate::engine::{Executor, PhaseThread};
 use crate::loader::Loader;
 use crate::registry::LastRuns;
@@ -21,12 +23,20 @@ pub struct DropIn {
     pub reload: ReloadOptions,
     /// Also loads shared libraries. They are trusted: nothing limits them.
     pub allow_native: bool,
+    /// Compiles the components.
+    #[cfg(feature = "wasm")]
+    pub compiler: Compiler,
 }
 
 impl DropIn {
     /// The components in `dir`, without required signatures.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self { reload: ReloadOptions::trusting(dir.into()), allow_native: false }
+        Self {
+            reload: ReloadOptions::trusting(dir.into()),
+            allow_native: false,
+            #[cfg(feature = "wasm")]
+            compiler: Compiler::in_process(),
+        }
     }
 
     /// Creates the reloader of the folder, and puts the phases it starts with into `cycle`.
@@ -38,9 +48,18 @@ impl DropIn {
         last_runs: &LastRuns,
     ) -> Result<PhaseReloader, DataError> {
         let (options, clock) = (self.reload.clone(), Arc::clone(&cycle.world().state.clock));
-        let factory = Loader::lazy(data.artifacts(), self.allow_native);
+        let compiled = Arc::new(Notify::new());
+        let folder = data.artifacts();
+        #[cfg(feature = "wasm")]
+        let factory = {
+            let compiler = self.compiler.clone();
+            Loader::lazy_queued(folder, self.allow_native, compiler, Arc::clone(&compiled))
+        };
+        #[cfg(not(feature = "wasm"))]
+        let factory = Loader::lazy(folder, self.allow_native);
         let fence = Executor::Thread(PhaseThread::default());
-        let mut reloader = PhaseReloader::new(options, Arc::clone(data), factory, fence, clock);
+        let mut reloader =
+            PhaseReloader::new(options, Arc::clone(data), factory, fence, clock).hinted_by(compiled);
         let mut ticks = |change: CycleChange| {
             change(cycle);
             true

@@ -65,6 +65,8 @@ impl Node {
     /// Starts the node that `wanted` describes, on the locked `folder`.
     pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
         let (own_phases, agent) = (wanted.take_phases(), wanted.agent());
+        #[cfg(feature = "wasm")]
+        let compiler = std::mem::take(&mut wanted.compiler);
         let NodeBuilder { config, clock, handlers, rejected, transport, dialer, recorder, source, .. } =
             wanted;
         let clock = clock.unwrap_or_else(|| SystemClock::new());
@@ -90,6 +92,9 @@ impl Node {
         let net = Arc::new(net);
         let mut phases = builtins(&config.phases);
         phases.extend(own_phases);
+        let drop_in = drop_in(&config.guests);
+        #[cfg(feature = "wasm")]
+        let drop_in = drop_in.map(|drop_in| DropIn { compiler, ..drop_in });
         let options = Options {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
@@ -98,7 +103,7 @@ impl Node {
             rejected,
             guests: config.guests.ceilings(config.pool.least),
             recorder,
-            data: Some(DataOptions { folder: Arc::clone(&folder), drop_in: drop_in(&config.guests) }),
+            data: Some(DataOptions { folder: Arc::clone(&folder), drop_in }),
             ..Options::default()
         };
         let maintenance = Maintenance::start_alone(&state, phases, options)?;
@@ -269,7 +274,7 @@ fn journal_file(config: &Config, folder: &DataFolder) -> Result<Option<JournalFi
 fn drop_in(guests: &GuestSettings) -> Option<DropIn> {
     let GuestSettings { dir, allow_native, reload_native, require, public_key, .. } = guests.clone();
     let reload = ReloadOptions { dir: dir?, reload_native, require, public_key };
-    Some(DropIn { reload, allow_native })
+    Some(DropIn { reload, allow_native, ..DropIn::at("") })
 }
 
 /// The operator's command to read the config again.

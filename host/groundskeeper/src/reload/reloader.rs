@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::decide::{self, ReadDecision};
 use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::loading::GenerationLoader;
@@ -28,6 +30,8 @@ pub struct PhaseReloader {
     pub(super) slots: PhaseSlots,
     pub(super) log: ReloadLog,
     pub(super) clock: Arc<dyn Clock>,
+    /// Notified when a compile has ended.
+    pub(super) compiled: Arc<Notify>,
     /// Why the folder could not be listed at the last scan.
     trouble: Option<String>,
     /// What the node shows as rejected, if that is known.
@@ -49,9 +53,16 @@ impl PhaseReloader {
             slots: PhaseSlots { by_name: BTreeMap::new(), folder },
             log: ReloadLog::new(Arc::clone(&clock)),
             clock,
+            compiled: Arc::default(),
             trouble: None,
             shown: None,
         }
+    }
+
+    /// Scans when `compiled` is notified.
+    pub fn hinted_by(mut self, compiled: Arc<Notify>) -> Self {
+        self.compiled = compiled;
+        self
     }
 
     /// Counts since the reloader was made, and the generations in memory now.
@@ -92,7 +103,7 @@ impl PhaseReloader {
         self.log.counts.looks += 1;
         let now = self.clock.mono();
         let scanned = self.scanner.scan(&mut self.slots, kind, now);
-        let wants_context = matches!(&scanned, Ok(Some(scan)) if scan.read.iter().any(Result::is_ok));
+        let wants_context = matches!(&scanned, Ok(Some(scan)) if !scan.due.is_empty());
         if let Some(observed) = exchange::observe(ticks, wants_context) {
             self.judge(observed.verdicts);
             self.slots.save_heads();
@@ -107,7 +118,8 @@ impl PhaseReloader {
                 Err(error) => self.cannot_scan(&error),
             }
             // What could not be read before, or was not taken at the start.
-            let waits = |name: &str, slot: &PhaseSlot| !batch.replaces(name) && decide::restores(slot, kind);
+            let is_put = |name: &str| batch.puts.iter().any(|put| put.spec.name == name);
+            let waits = |name: &str, slot: &PhaseSlot| !is_put(name) && decide::restores(slot, kind);
             for name in self.slots.names(waits) {
                 batch.puts.extend(self.last_good(&name));
             }
@@ -140,11 +152,12 @@ impl PhaseReloader {
         now: Duration,
         batch: &mut Batch,
     ) {
-        for read in scan.read {
-            match (read, context) {
-                (Ok(found), Some(context)) => self.consider(found, context, kind, now, batch),
-                (Ok(_), None) => unreachable!("the context is asked for if anything was read"),
-                (Err(unusable), _) => self.refuse(unusable.refusal, *unusable.rejected),
+        for due in &scan.due {
+            match (self.scanner.read_due(&scan.files, due, kind, now), context) {
+                (Some(Ok(found)), Some(context)) => self.consider(found, context, kind, now, batch),
+                (Some(Ok(_)), None) => unreachable!("the context is asked for if anything is read"),
+                (Some(Err(unusable)), _) => self.refuse(unusable.refusal, *unusable.rejected),
+                (None, _) => {}
             }
         }
         for name in self.slots.gone(&scan.files, kind, now) {
@@ -172,20 +185,21 @@ impl PhaseReloader {
             ReadDecision::StillRefused => {}
             ReadDecision::KnownBad(why) => self.refuse(PhaseRefusal::known_bad(&why), rejected),
             ReadDecision::Stage => {
-                if let Err(refusal) = self.stage(found, context, batch) {
-                    self.refuse(refusal, rejected);
+                let put = if slot.is_starting && slot.running().is_none() {
+                    self.put_of(found, context)
+                } else {
+                    self.stage(found, context)
+                };
+                match put {
+                    Ok(put) => batch.puts.push(put),
+                    Err(refusal) => self.refuse(refusal, rejected),
                 }
             }
         }
     }
 
     /// Loads a generation, tries it, and saves it as the current one. After a crash, a start then finds it on disk.
-    fn stage(
-        &mut self,
-        found: FoundFiles,
-        context: &TrialContext,
-        batch: &mut Batch,
-    ) -> Result<(), PhaseRefusal> {
+    fn stage(&mut self, found: FoundFiles, context: &TrialContext) -> Result<Replacement, PhaseRefusal> {
         let if_refused = found.rejected();
         let FoundFiles { name, file, manifest, generation, digest } = found;
         let replaces = self.slots.running(&name).is_some();
@@ -204,8 +218,7 @@ impl PhaseReloader {
             self.slots.entry(&name).must_save();
             return Err(PhaseRefusal::Machine(format!("it cannot be kept, so it is not put in: {error}")));
         }
-        batch.puts.push(Replacement { spec, kept, former: None, written: Some((digest, head)), if_refused });
-        Ok(())
+        Ok(Replacement { spec, kept, former: None, written: Some((digest, head)), if_refused })
     }
 
     /// Sends the changes, if there are any, to the cycle, and notes their outcome. `kind` is `None` at a start.

@@ -131,7 +131,11 @@ impl Runner {
         mut orders: mpsc::Receiver<ReloadCommand>,
         mut beats: broadcast::Receiver<Arc<BeatReport>>,
     ) {
-        let Some(hint) = self.reloader.as_ref().map(|(_, watcher)| watcher.hint()) else { return };
+        let hints = self
+            .reloader
+            .as_ref()
+            .map(|(reloader, watcher)| (watcher.hint(), Arc::clone(&reloader.compiled)));
+        let Some((hint, compiled)) = hints else { return };
         // First scan for changes since the node started.
         let mut wanted: (ScanKind, Option<oneshot::Sender<ReloadReport>>) = (ScanKind::Hint, None);
         let mut is_hinted = false;
@@ -175,6 +179,7 @@ impl Runner {
                     is_hinted = true;
                     (ScanKind::Hint, None)
                 }
+                () = compiled.notified(), if held.is_none() => (ScanKind::Hint, None),
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => (ScanKind::Hint, None),
             };
         }

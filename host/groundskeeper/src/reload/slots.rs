@@ -47,11 +47,12 @@ impl PhaseSlots {
         known.map_or_else(|| file.name.clone(), |(name, _)| name.clone())
     }
 
-    /// When a retry is due or a missing file counts as gone.
+    /// When a retry is due, a missing file counts as gone, or a last good generation can be put in.
     pub fn next(&self) -> Option<Duration> {
         let retries = self.by_name.values().filter_map(PhaseSlot::again_at);
         let missing = self.by_name.values().filter_map(PhaseSlot::missing_since).map(|at| at + super::QUIET);
-        retries.chain(missing).min()
+        let restores = self.by_name.values().filter_map(PhaseSlot::restores_at);
+        retries.chain(missing).chain(restores).min()
     }
 
     pub fn are_missing(&self) -> bool {

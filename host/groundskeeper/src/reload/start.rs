@@ -81,6 +81,7 @@ impl PhaseReloader {
             }
         }
         for UnusableFiles { refusal, rejected } in refused {
+            self.slots.entry(&rejected.name).is_starting = matches!(refusal, PhaseRefusal::Compiling(_));
             self.refuse(refusal, *rejected);
         }
         let batch = Batch { puts, last_runs: last_runs.clone(), ..Batch::default() };
@@ -138,7 +139,12 @@ impl PhaseReloader {
         self.put_of(found, context).map_err(|refusal| UnusableFiles { refusal, rejected: Box::new(rejected) })
     }
 
-    fn put_of(&mut self, found: FoundFiles, context: &TrialContext) -> Result<Replacement, PhaseRefusal> {
+    /// A phase with the files that the process has found at its start, also if they had to be compiled since.
+    pub(super) fn put_of(
+        &mut self,
+        found: FoundFiles,
+        context: &TrialContext,
+    ) -> Result<Replacement, PhaseRefusal> {
         let FoundFiles { name, file, manifest, generation, digest } = found;
         let mut head = self.slots.entry(&name).head().clone();
         let decision = decide::on_start(&head, &digest);
@@ -151,13 +157,13 @@ impl PhaseReloader {
             self.loader.try_out(context, &spec, &kept)?;
         }
         head.file = file;
-        if decision != StartDecision::Continue
-            && let Some(former) = head.lineage.offered(digest, kept.clone(), ())
-        {
+        let is_new = decision != StartDecision::Continue;
+        let taken_back = if is_new { head.lineage.offered(digest, kept.clone(), ()) } else { None };
+        let former = self.resumed(&name, &mut head)?;
+        if let Some(former) = taken_back {
             kept = former.kept;
             self.slots.save_kept(&name, &kept);
         }
-        let former = self.resumed(&name, &mut head);
         if decision == StartDecision::Try {
             self.slots.folder.save_generation(&name, &generation);
         }
@@ -167,14 +173,24 @@ impl PhaseReloader {
     }
 
     /// The former generation of a phase on probation. If it cannot be loaded, the probation ends.
-    fn resumed(&mut self, name: &str, head: &mut GenerationRecord) -> Option<Former<PhaseSpec>> {
-        let Former { digest, kept, .. } =
-            head.lineage.former().filter(|_| head.lineage.is_on_probation())?.clone();
+    ///
+    /// # Errors
+    /// It is being compiled.
+    fn resumed(
+        &mut self,
+        name: &str,
+        head: &mut GenerationRecord,
+    ) -> Result<Option<Former<PhaseSpec>>, PhaseRefusal> {
+        let Some(former) = head.lineage.former().filter(|_| head.lineage.is_on_probation()) else {
+            return Ok(None);
+        };
+        let Former { digest, kept, .. } = former.clone();
         match self.load_kept_generation(name, &head.file, &digest) {
-            Ok(Some(held)) => Some(Former { digest, kept, held }),
+            Ok(Some(held)) => Ok(Some(Former { digest, kept, held })),
+            Err(compiling @ PhaseRefusal::Compiling(_)) => Err(compiling),
             Ok(None) | Err(_) => {
                 head.lineage.former_lost();
-                None
+                Ok(None)
             }
         }
     }
