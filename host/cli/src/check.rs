@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use groundskeeper::config::{
     Config, Manifest, ManifestBody, ManifestFile, Overrides, Problem, read_manifests,
 };
+use groundskeeper::engine::Compiler;
 use groundskeeper::node::compare;
 use groundskeeper_author::{LoadPreview, load_folder};
 use serde::Serialize;
 
 use super::show::table;
-use super::{answer, exit, usual_data_dir};
+use super::{answer, code, exit, usual_data_dir};
 
 #[derive(Serialize)]
 struct CheckReport {
@@ -25,7 +26,12 @@ struct CheckReport {
     at_start: Vec<String>,
 }
 
-pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn check(
+    file: Option<&Path>,
+    phases: Option<PathBuf>,
+    compiler: &Compiler,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { phases, usual_data_dir: usual_data_dir(), ..Overrides::default() };
     let mut name = file.map_or("the built-in defaults".to_owned(), |file| file.display().to_string());
     let mut checked =
@@ -33,7 +39,8 @@ pub(super) fn check(file: Option<&Path>, phases: Option<PathBuf>, json: bool) ->
     let dir = match Config::load_with(file, &overrides) {
         Ok(config) => {
             if let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) {
-                checked.phases = load_folder(dir, config.guests.allow_native)?;
+                let wasm = code::engine(compiler, file, None)?;
+                checked.phases = load_folder(dir, config.guests.allow_native, &wasm)?;
             }
             if let Ok(defaults) = Config::load_with(None, &overrides) {
                 checked.at_start = compare(&defaults, &config).restart;

@@ -15,11 +15,13 @@ use serde::Serialize;
 
 use groundskeeper::config::{self, ByteSize, Config, Overrides, Problem};
 use groundskeeper::data::{DataError, DataFolder};
+use groundskeeper::engine::Compiler;
 use groundskeeper::node::StartError;
 
 mod ask;
 mod author;
 mod check;
+mod code;
 mod dev;
 mod local;
 mod logging;
@@ -337,18 +339,22 @@ struct InstallArgs {
 }
 
 fn main() -> ExitCode {
+    // In a child process that compiles, this does not return.
+    let compiler = Compiler::of_this_program();
     let Cli { json, verb } = Cli::parse();
     let done = match verb {
-        CliCommand::Run(args) => run::run(&args, json),
+        CliCommand::Run(args) => run::run(&args, compiler, json),
         CliCommand::Check(CheckArgs { file: Some(file), config, .. }) if author::is_phase(&file) => {
-            author::check(&file, config.as_deref(), json)
+            author::check(&file, config.as_deref(), &compiler, json)
         }
         CliCommand::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
             let (file, config) = (file.display(), config.display());
             eprintln!("groundskeeper: {file} is a config, and so is --config {config}; name one of them");
             Ok(ExitCode::from(exit::USAGE))
         }
-        CliCommand::Check(args) => check::check(args.config.or(args.file).as_deref(), args.phases, json),
+        CliCommand::Check(args) => {
+            check::check(args.config.or(args.file).as_deref(), args.phases, &compiler, json)
+        }
         CliCommand::Status(node) => ask::status(&node, json),
         CliCommand::Peers { node, limit } => ask::peers(&node, limit, json),
         CliCommand::Phases(node) => ask::phases(&node, json),
@@ -358,12 +364,12 @@ fn main() -> ExitCode {
         CliCommand::Reload { wait, node } => ask::reload(&node, wait, json),
         CliCommand::Resume(args) => ask::resume(&args, json),
         CliCommand::Explain { peer, node } => ask::explain(&node, &peer, json),
-        CliCommand::Replay(args) => replay::replay(&args, json),
+        CliCommand::Replay(args) => replay::replay(&args, &compiler, json),
         CliCommand::Healthcheck { node, ready } => ask::healthcheck(&node, ready, json),
-        CliCommand::Try(args) => author::dry_run(&args, json),
-        CliCommand::Test(args) => author::test(&args, json),
-        CliCommand::Install(args) => author::install(&args),
-        CliCommand::Dev(args) => dev::dev(&args, json),
+        CliCommand::Try(args) => author::dry_run(&args, &compiler, json),
+        CliCommand::Test(args) => author::test(&args, &compiler, json),
+        CliCommand::Install(args) => author::install(&args, &compiler),
+        CliCommand::Dev(args) => dev::dev(&args, &compiler, json),
         CliCommand::New(args) => author::new(&args),
         CliCommand::Build(args) => author::build(&args, json),
         CliCommand::Schema { manifest } => {

@@ -9,6 +9,7 @@ use groundskeeper::clock::SystemClock;
 use groundskeeper::config::Config;
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
+use groundskeeper::engine::Compiler;
 use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep};
 use groundskeeper::record::{Recorder, RecorderOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +25,7 @@ const LAST_GRACE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// Any reason why a node cannot run.
-pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &RunArgs, compiler: Compiler, json: bool) -> anyhow::Result<ExitCode> {
     let (file, overrides, on_one_machine) =
         (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
     let read = move || {
@@ -39,7 +40,7 @@ pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let applied = Box::new(move |config: &Config| set_level(config.log.level));
     let source = ConfigSource { file: args.config.clone(), read: Box::new(read), applied };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run_node(args, config, source, json));
+    let ended = runtime.block_on(run_node(args, config, source, compiler, json));
     // A phase that never returns keeps a thread; the process does not wait for it.
     runtime.shutdown_timeout(LAST_GRACE);
     ended
@@ -49,6 +50,7 @@ async fn run_node(
     args: &RunArgs,
     config: Config,
     source: ConfigSource,
+    compiler: Compiler,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let path = data_dir(&config)?;
@@ -68,6 +70,7 @@ async fn run_node(
     let locals = local::start(&config, local_peers, &clock).await?;
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
+    let builder = builder.compiler(compiler);
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
     let node = match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {

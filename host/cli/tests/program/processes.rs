@@ -19,15 +19,15 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node in a process of its own. Killed when dropped.
-struct Proc {
-    child: Child,
+pub(super) struct Proc {
+    pub(super) child: Child,
     folder: PathBuf,
     /// JSON lines of its beats.
     beats: Receiver<Value>,
 }
 
 /// How a node is to be started.
-struct Setup<'a> {
+pub(super) struct Setup<'a> {
     folder: &'a Path,
     interval: &'a str,
     listen: SocketAddr,
@@ -49,12 +49,12 @@ fn free_port() -> SocketAddr {
 }
 
 impl<'a> Setup<'a> {
-    fn new(folder: &'a Path, interval: &'a str) -> Self {
+    pub(super) fn new(folder: &'a Path, interval: &'a str) -> Self {
         Self { folder, interval, listen: loopback(), bootstrap: Vec::new(), extra: "" }
     }
 
     /// A node that can be asked.
-    fn start(&self) -> Proc {
+    pub(super) fn start(&self) -> Proc {
         let proc = self.spawn();
         proc.until("its admin socket answers", || proc.ask(&["status"]).is_some());
         proc
@@ -98,7 +98,7 @@ impl<'a> Setup<'a> {
 
 impl Proc {
     /// What the command line prints of this node as JSON, None while nobody answers.
-    fn ask(&self, verb: &[&str]) -> Option<Value> {
+    pub(super) fn ask(&self, verb: &[&str]) -> Option<Value> {
         let output = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
             .arg("--json")
             .args(verb)
@@ -117,7 +117,7 @@ impl Proc {
         self.status()["pool"]["total"].as_u64().expect("a number")
     }
 
-    fn tick(&self) -> u64 {
+    pub(super) fn tick(&self) -> u64 {
         self.status()["tick"].as_u64().expect("a number")
     }
 
@@ -140,7 +140,7 @@ impl Proc {
     }
 
     /// Looks again whenever something may have changed, until `done` or the end of all patience.
-    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub(super) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done() {
             let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
@@ -160,7 +160,7 @@ impl Proc {
         kill_process(pid, signal).expect("our own child");
     }
 
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.child.kill().expect("our own child");
         self.child.wait().expect("our own child");
     }
@@ -172,7 +172,7 @@ impl Proc {
     }
 
     /// SIGTERM, and the exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub(super) fn stop(mut self) -> Option<i32> {
         self.assert_all_explained();
         self.signal(Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
