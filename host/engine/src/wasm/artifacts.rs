@@ -13,9 +13,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use groundskeeper_base::write::sync_folder_of;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -108,7 +108,10 @@ impl Artifacts {
 
 /// Writes down that an entry was used. If that fails, it only looks older than it is.
 fn note_use(path: &Path) {
-    _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: omit, last_modification: now };
+    _ = File::open(path).and_then(|file| Ok(futimens(&file, &times)?));
 }
 
 /// An entry that is being written. Unless it is finished, it is removed.
@@ -248,8 +251,10 @@ mod tests {
         let at = |number: usize| home.path().join(format!("{number:04}.cwasm"));
         for number in 0..MOST_ENTRIES + 2 {
             let file = File::create(at(number)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64))
-                .unwrap();
+            file.set_modified(
+                std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64),
+            )
+            .unwrap();
         }
         fs::write(home.path().join("copy.so"), "").unwrap();
         note_use(&at(0));

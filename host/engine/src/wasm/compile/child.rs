@@ -1,5 +1,6 @@
 //! The parent's side of a compile: starts the child process, feeds it, ends it, and says why there is no code.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -21,6 +22,12 @@ use super::{CompileLimits, CompileRequest, share};
 
 /// A child that gets less than a tenth of a core is ended, and the compile is tried again later.
 const SLOWEST: u32 = 10;
+
+/// It gets this long in any case: its priority is low.
+const LEAST_PATIENCE: Duration = Duration::from_secs(300);
+
+/// All that the program may need of the environment.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
 /// How often the parent asks whether the result is still wanted.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -46,8 +53,13 @@ pub(super) fn compile(
         Err(error) if is_forbidden(&error) => return Err(error),
         Err(error) => return Ok(Err(interrupted(&format!("{}: {error}", program.display())))),
     };
-    let deadline = Instant::now() + limits.cpu * SLOWEST;
+    let deadline = Instant::now() + (limits.cpu * SLOWEST).max(LEAST_PATIENCE);
     let ended = running.talk(job, deadline);
+    if let Ok(status) = &ended
+        && status.signal() == Some(Signal::SYS.as_raw())
+    {
+        return Err(io::Error::other("seccomp ended it"));
+    }
     let words = String::from_utf8_lossy(&running.words).into_owned();
     Ok(match ended {
         Ok(status) => verdict(status, &words, limits, &granted),
@@ -73,6 +85,7 @@ fn start(program: &Path, limits: &CompileLimits, output: &File) -> io::Result<Ru
     command
         .args(worker::arguments(limits))
         .env_clear()
+        .envs(env::var_os(LIBRARIES).map(|path| (LIBRARIES, path)))
         .current_dir("/")
         // Ctrl-C is for the parent, which then ends the child.
         .process_group(0)
@@ -209,7 +222,6 @@ fn verdict(
             let last = clean(words.trim().lines().last().unwrap_or_default()).into_owned();
             LoadError::Crashed(short(format!("signal {}, {last}", signal.as_raw()).trim_end_matches(", ")))
         }
-        // Seccomp: the child did what this process may not do. It gets no further next time.
         other => interrupted(&format!("signal {} ended the compiler", other.as_raw())),
     })
 }

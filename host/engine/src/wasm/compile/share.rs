@@ -1,7 +1,9 @@
-//! How much memory a compile may use where a control group limits this process.
+//! How much memory a compile may use where this process has limits.
 
 use std::fs;
 use std::path::Path;
+
+use rustix::process::{Resource, getrlimit};
 
 /// Two compiles run at once; the last third stays with the node.
 const PARTS: u64 = 3;
@@ -9,10 +11,12 @@ const PARTS: u64 = 3;
 /// Less does not compile the smallest phase.
 const LEAST: u64 = 64 << 20;
 
-/// `most` bytes, or a third of what the memory limits of this process's control groups (version 2) leave.
+/// `most` bytes, or a third of what the memory limits of this process's control groups (version 2) leave. At most half of
+/// the limit of address space: the child inherits it, and its program needs some.
 pub(super) fn of(most: u64) -> u64 {
     let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    within(most, Path::new("/sys/fs/cgroup"), &group)
+    let inherited = getrlimit(Resource::As).current.map_or(most, |limit| limit / 2);
+    within(most, Path::new("/sys/fs/cgroup"), &group).min(inherited)
 }
 
 fn within(most: u64, root: &Path, groups: &str) -> u64 {

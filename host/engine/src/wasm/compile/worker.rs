@@ -9,7 +9,9 @@ use std::os::fd::AsFd;
 use std::panic;
 use std::process;
 
-use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit,
+};
 use wasmtime::Engine;
 
 use super::super::inspect::unpanicked;
@@ -65,6 +67,10 @@ pub(super) fn arguments(limits: &CompileLimits) -> Vec<String> {
 }
 
 /// Compiles and ends the process if it was started for that.
+#[expect(
+    clippy::exit,
+    reason = "the process was started for this alone; what its program does otherwise must not run"
+)]
 pub(super) fn serve_if_asked() {
     let mut arguments = env::args_os().skip(1);
     if arguments.next().is_none_or(|first| first != VERB) {
@@ -109,9 +115,12 @@ fn serve(limits: [u64; 3]) -> Result<(), (WorkerError, String)> {
 
 /// Limits this process, before it reads the module.
 fn restrict([cpu_s, memory, code]: [u64; 3]) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Where it is forbidden, the closed pipes or the limit of CPU time end this process.
+    _ = set_parent_process_death_signal(Some(Signal::KILL));
     let limit = |resource, soft: u64, hard: u64| {
-        setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
+        // The machine's own limit may be lower, and cannot be raised.
+        let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        setrlimit(resource, Rlimit { current: Some(soft.min(most)), maximum: Some(hard.min(most)) })
     };
     // Address space that is there already counts too: the program, its libraries, its stack.
     let memory = memory.saturating_add(address_space());
