@@ -123,7 +123,13 @@ impl PhaseReloader {
             for name in self.slots.names(waits) {
                 batch.puts.extend(self.last_good(&name));
             }
+            // Their records are written after they are put in, as at a start.
+            let are_late = batch.puts.iter().any(|put| put.written.is_none());
             self.hand_over(batch, Some(kind), ticks);
+            if are_late {
+                self.slots.save_heads();
+                self.slots.prune_generations();
+            }
         }
         let events = std::mem::take(&mut self.log.events);
         let is_whole = self.trouble.is_none() && self.slots.rejected().next().is_none();

@@ -31,7 +31,7 @@ impl PhaseReloader {
         };
         match self.loader.load(file, &manifest, &generation, false) {
             Ok(spec) => Ok(Some(spec)),
-            Err(compiling @ PhaseRefusal::Compiling(_)) => Err(compiling),
+            Err(later @ (PhaseRefusal::Compiling(_) | PhaseRefusal::Machine(_))) => Err(later),
             Err(refusal) => {
                 let why = refusal.to_string();
                 tracing::error!(phase = name, why, "cannot load a saved generation");

@@ -13,6 +13,9 @@ const TRIES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1)
 /// Wait before a retry after a failure of the machine, such as a disk error.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The same after a compile that was interrupted: it may have used its minute of CPU time.
+const COMPILE_AGAIN: Duration = Duration::from_secs(120);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct PhaseSlot {
@@ -117,10 +120,12 @@ impl PhaseSlot {
         let before = self.candidate.take();
         let same = before.as_ref().filter(|before| before.rejected.digest == rejected.digest);
         let tries = same.map_or(0, |before| before.tries);
+        let was_compiling = same.is_some_and(|before| before.compiling.is_some());
         let why = refusal.to_string();
         let (wait, compiling) = match refusal {
             PhaseRefusal::Unfinished(_) => (TRIES.get(tries).copied(), None),
             PhaseRefusal::Bad(_) => (None, None),
+            PhaseRefusal::Machine(_) if was_compiling => (Some(COMPILE_AGAIN), None),
             PhaseRefusal::Machine(_) => (Some(AGAIN), None),
             PhaseRefusal::Compiling(ticket) => (None, Some(ticket)),
         };
@@ -210,6 +215,11 @@ impl PhaseSlot {
     /// The disk may hold a record that was given up, so this one must be written.
     pub fn must_save(&mut self) {
         self.is_unsaved = true;
+    }
+
+    /// Whether the disk has the record as it is in memory.
+    pub fn is_saved(&self) -> bool {
+        !self.is_unsaved
     }
 
     /// Writes the record of the phase `name`, unless it is on disk.

@@ -96,6 +96,13 @@ impl PhaseSlots {
         }
     }
 
+    /// Removes generations that no record names, if the disk has every record.
+    pub fn prune_generations(&self) {
+        if self.by_name.values().all(PhaseSlot::is_saved) {
+            self.folder.prune_generations(self.by_name.values().map(PhaseSlot::head));
+        }
+    }
+
     /// What a phase that does not run has kept.
     pub fn load_kept(&self, name: &str) -> Result<KeptPhase, PhaseRefusal> {
         let loaded = self.folder.load_phase(name).map_err(|error| match error {

@@ -87,7 +87,7 @@ impl PhaseReloader {
         let batch = Batch { puts, last_runs: last_runs.clone(), ..Batch::default() };
         self.hand_over(batch, None, ticks);
         self.slots.save_heads();
-        self.slots.folder.prune_generations(self.slots.by_name.values().map(PhaseSlot::head));
+        self.slots.prune_generations();
         // A start is no change: it is logged, but sends no events.
         self.log.events.clear();
         Ok(())

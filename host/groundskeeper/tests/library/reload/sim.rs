@@ -66,7 +66,7 @@ impl Sim {
         memory.make_folder(Path::new(DIR), 0).unwrap();
         let scripts = Scripts::default();
         // In half of the runs, modules must be compiled first.
-        scripts.compiler.lock().is_slow = seed % 2 == 0;
+        scripts.compiler.lock().is_slow = seed.is_multiple_of(2);
         let process = start(&clock, data, &memory, &scripts);
         Self {
             random: Rng::new(seed),
