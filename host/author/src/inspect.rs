@@ -8,10 +8,13 @@ use groundskeeper::config::{GuestManifest as Declaration, Manifest, ManifestBody
 use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::schedule::Schedule;
-use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, PhaseDescription, Sizes, Wasm};
+use groundskeeper::engine::wasm::{
+    Code, Guest, GuestSetup, InspectedBytes, LoadError, PhaseDescription, Sizes, Wasm,
+};
 use serde::Serialize;
 
 use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
+use super::progress::CompileProgress;
 
 /// What a component is, in addition to its manifest.
 #[derive(Debug, Serialize)]
@@ -74,9 +77,9 @@ impl InspectedModule {
     ///
     /// # Errors
     /// If the file cannot be read or is no phase.
-    pub fn load(file: &Path) -> Result<Self> {
+    pub fn load(file: &Path, wasm: &Wasm) -> Result<Self> {
         if file.extension().is_none_or(|end| end != "toml") {
-            return Self::of(file.to_owned(), manifest_of(file, Runtime::Wasm));
+            return Self::of(file.to_owned(), manifest_of(file, Runtime::Wasm), wasm);
         }
         let manifest = ManifestFile::read(file.to_owned());
         let module = match &manifest.manifest {
@@ -84,10 +87,10 @@ impl InspectedModule {
             Ok(_) => bail!("{} is about a built-in phase", file.display()),
             Err(problems) => bail!(told(problems, "\n")),
         };
-        Self::of(module, Some(manifest)).with_context(|| format!("{} is about it", file.display()))
+        Self::of(module, Some(manifest), wasm).with_context(|| format!("{} is about it", file.display()))
     }
 
-    fn of(file: PathBuf, manifest: Option<ManifestFile>) -> Result<Self> {
+    fn of(file: PathBuf, manifest: Option<ManifestFile>, wasm: &Wasm) -> Result<Self> {
         let bytes = read(&file)?;
         if runtime_of(&bytes) == Runtime::Native {
             bail!(
@@ -95,10 +98,10 @@ impl InspectedModule {
                 file.display()
             );
         }
-        let wasm = Wasm::new(None)?;
-        let code = wasm.load(&bytes).with_context(|| format!("{} is no phase", file.display()))?;
+        let code =
+            compiled(&bytes, &file, wasm).with_context(|| format!("{} is no phase", file.display()))?;
         let sizes = Sizes::of(&bytes)?;
-        Ok(Self { file, sizes, wasm, code, manifest })
+        Ok(Self { file, sizes, wasm: wasm.clone(), code, manifest })
     }
 
     /// The manifest's declaration, if it can be read and is for a component.
@@ -151,12 +154,26 @@ impl InspectedModule {
     }
 }
 
+/// Compiles the module `file` unless the engine's store has its code. Shows that on a terminal.
+fn compiled(bytes: &[u8], file: &Path, wasm: &Wasm) -> Result<Arc<Code>, LoadError> {
+    match wasm.inspect(bytes)? {
+        InspectedBytes::Compiled(code) => Ok(code),
+        InspectedBytes::Uncompiled(module) => {
+            let progress = CompileProgress::of(file);
+            wasm.compile(&module, &|| {
+                progress.show();
+                true
+            })
+        }
+    }
+}
+
 /// Inspects the component `file`, or the one that the manifest `file` names, together with its manifest.
 ///
 /// # Errors
 /// If the file cannot be read or is no phase. What only keeps a node from loading it is a problem in the result.
-pub fn inspect(file: &Path) -> Result<Inspection> {
-    let subject = InspectedModule::load(file)?;
+pub fn inspect(file: &Path, wasm: &Wasm) -> Result<Inspection> {
+    let subject = InspectedModule::load(file, wasm)?;
     let InspectedModule { file, sizes, wasm, code, manifest } = &subject;
     let mut problems = Vec::new();
     if let Some(manifest) = manifest {

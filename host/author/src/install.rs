@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use groundskeeper::config::{Manifest, ManifestFile, Runtime};
 use groundskeeper::data::write_whole;
-use groundskeeper::engine::wasm::sha256;
+use groundskeeper::engine::wasm::{Wasm, sha256};
 use toml::Value;
 
 use super::beside::{manifest_of, read, runtime_of, stem, told, wrong_kind};
@@ -28,12 +28,12 @@ pub struct InstalledFiles {
 
 /// Checks `file` and puts it into `folder` together with its manifest. The manifest then pins the module's digest.
 ///
-/// If there is no manifest, it generates one in shadow mode that grants what the module imports with the usual
+/// The compiled code is left in the store of `wasm`. If there is no manifest, it generates one in shadow mode that grants what the module imports with the usual
 /// ceilings. So nothing happens before the operator has read it.
 ///
 /// # Errors
 /// If the module is no phase, its manifest has problems, or the folder cannot be written. The folder is unchanged then.
-pub fn install(file: &Path, folder: &Path) -> Result<InstalledFiles> {
+pub fn install(file: &Path, folder: &Path, wasm: &Wasm) -> Result<InstalledFiles> {
     let bytes = read(file)?;
     let runtime = runtime_of(&bytes);
     let is_native = runtime == Runtime::Native;
@@ -41,7 +41,7 @@ pub fn install(file: &Path, folder: &Path) -> Result<InstalledFiles> {
     if let Some(problem) = beside.as_ref().and_then(|manifest| wrong_kind(manifest, file, runtime)) {
         bail!("{} is not installed:\n  {problem}", file.display());
     }
-    let inspected = if is_native { None } else { Some(inspect(file)?) };
+    let inspected = if is_native { None } else { Some(inspect(file, wasm)?) };
     if let Some(Inspection { problems, .. }) = &inspected
         && !problems.is_empty()
     {
@@ -70,7 +70,7 @@ pub fn install(file: &Path, folder: &Path) -> Result<InstalledFiles> {
         .with_context(|| format!("cannot write {}", manifest.display()))?;
     let misses = match &beside {
         Some(_) => None,
-        None => InspectedModule::load(&module)?.guest().err().map(|error| format!("{error:#}")),
+        None => InspectedModule::load(&module, wasm)?.guest().err().map(|error| format!("{error:#}")),
     };
     Ok(InstalledFiles { module, manifest, replaced, made_up: beside.is_none(), misses })
 }
@@ -98,9 +98,10 @@ fn made_up(name: &str, inspected: Option<&Inspection>) -> String {
 pub(super) fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
     let is_key =
         |line: &str, key: &str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
-    let top_ends = text.lines().position(|line| line.trim_start().starts_with('[')).unwrap_or(usize::MAX);
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     for (key, value) in keys.iter().rev() {
+        // Changes with each line that is added.
+        let top_ends = lines.iter().position(|line| line.trim_start().starts_with('[')).unwrap_or(usize::MAX);
         let line = format!("{key} = \"{value}\"");
         let found = lines.iter().take(top_ends).position(|line| is_key(line, key));
         match found {
@@ -119,6 +120,15 @@ pub(super) fn with_keys(text: &str, keys: &[(&str, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_on_the_last_line_before_a_table_is_not_added_twice() {
+        let set = with_keys(
+            "kind = \"wasm\"\nmodule = \"a.wasm\"\n[settings]\n",
+            &[("module", "b.wasm"), ("sha256", "1")],
+        );
+        assert_eq!(set, "kind = \"wasm\"\nsha256 = \"1\"\nmodule = \"b.wasm\"\n[settings]\n");
+    }
 
     #[test]
     fn keys_are_set_where_they_are_and_added_where_they_are_not() {

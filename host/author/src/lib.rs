@@ -8,6 +8,7 @@ mod dry;
 mod inspect;
 mod install;
 mod load;
+mod progress;
 mod scratch;
 mod source;
 mod template;

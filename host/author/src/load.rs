@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use groundskeeper::config::{ManifestFile, Runtime, read_drop_in};
 use groundskeeper::engine::PhaseProgram;
-use groundskeeper::engine::wasm::{ModuleDigest, sha256};
+use groundskeeper::engine::wasm::{ModuleDigest, Wasm, sha256};
 use groundskeeper::loader::Loader;
 use serde::Serialize;
 
@@ -68,13 +68,13 @@ impl LoadPreview {
     }
 }
 
-/// Loads every phase of a drop-in folder, in the order of file names. Compiles without a cache.
+/// Loads every phase of a drop-in folder, in the order of file names. Components run on `wasm`.
 ///
 /// # Errors
 /// If this machine cannot run guests. A failure of one phase is that phase's problem.
-pub fn load_folder(dir: &Path, allow_native: bool) -> Result<Vec<LoadPreview>> {
+pub fn load_folder(dir: &Path, allow_native: bool, wasm: &Wasm) -> Result<Vec<LoadPreview>> {
     let scratch = ScratchFolder::new()?;
-    let loader = loader(&scratch, allow_native)?;
+    let loader = loader(&scratch, allow_native)?.running_on(wasm);
     Ok(read_drop_in(dir).iter().map(|found| LoadPreview::of(&loader, found)).collect())
 }
 
@@ -96,8 +96,10 @@ pub fn load_native(file: &Path, allow_native: bool) -> Result<Option<LoadPreview
 ///
 /// # Errors
 /// If it cannot be loaded, or is a native phase and that is not allowed.
-pub fn load(file: &Path, allow_native: bool) -> Result<Arc<dyn PhaseProgram>> {
-    let Some(manifest) = native(file)? else { return Ok(Arc::new(InspectedModule::load(file)?.guest()?)) };
+pub fn load(file: &Path, allow_native: bool, wasm: &Wasm) -> Result<Arc<dyn PhaseProgram>> {
+    let Some(manifest) = native(file)? else {
+        return Ok(Arc::new(InspectedModule::load(file, wasm)?.guest()?));
+    };
     if !allow_native {
         bail!("{}: {NOT_TRUSTED}", file.display());
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::native::Native;
+use groundskeeper::engine::wasm::Wasm;
 use groundskeeper::record::Fixture;
 use groundskeeper_sdk::host::Saved;
 use serde::Serialize;
@@ -54,7 +55,7 @@ pub struct TrialReport {
 ///
 /// # Errors
 /// If a test fails, the build fails, or the manifest has problems. Differences are a result, not an error.
-pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<TrialReport> {
+pub fn trial(folder: &Path, seed: u64, wasm: &Wasm, note: &mut dyn FnMut(&str)) -> Result<TrialReport> {
     let is_rust = folder.join("Cargo.toml").is_file();
     if is_rust {
         note("cargo test");
@@ -64,7 +65,7 @@ pub fn trial(folder: &Path, seed: u64, note: &mut dyn FnMut(&str)) -> Result<Tri
         }
     }
     let module = build(folder, None, note)?.file;
-    let subject = InspectedModule::load(&module)?;
+    let subject = InspectedModule::load(&module, wasm)?;
     let setup = subject.setup();
     let settings: Value = serde_json::from_str(&setup.settings)?;
     let component = subject.guest()?;

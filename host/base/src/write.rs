@@ -181,6 +181,12 @@ pub fn private_folder(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether `folder` exists and belongs to the user of this process.
+pub fn is_own_folder(folder: &Path) -> bool {
+    let is_own = |meta: fs::Metadata| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
+    fs::metadata(folder).is_ok_and(is_own)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

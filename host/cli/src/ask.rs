@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use groundskeeper::admin::answers::{Explanation, Health, NodeStatus, Peers, PhaseList, ResumeAnswer};
 use groundskeeper::admin::{Client, ClientError, path_segment};
 use groundskeeper::record::Fixture;
+use groundskeeper::registry::{PhaseState, PhaseStatus};
 use groundskeeper::reload::{PhaseChange, ReloadEvent, ReloadReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,20 +64,31 @@ pub(super) fn tap(node: &NodeArgs, json: bool) -> anyhow::Result<ExitCode> {
 const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
 const RELOAD_AGAIN: Duration = Duration::from_millis(500);
 
+/// How long `reload` waits for the compiler, and with `--wait`: a compile may use 60 s of CPU time.
+const COMPILE_PATIENCE: Duration = Duration::from_secs(10);
+const LONG_COMPILE_PATIENCE: Duration = Duration::from_secs(90);
+
 pub(super) fn reload(node: &NodeArgs, wait: bool, json: bool) -> anyhow::Result<ExitCode> {
     let report = ask(node, async |client| have_reloaded(client, wait).await)?;
     answer(&report, exit::done_if(report.is_good()), json, show::reloaded)
 }
 
-/// Makes the node scan its drop-in folder; with `wait` it repeats until nothing is pending.
+/// Makes the node scan its drop-in folder, and waits for its compiler; with `wait` it repeats until nothing is pending.
 pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadReport, ClientError> {
     let begun = Instant::now();
+    let compile_patience = if wait { LONG_COMPILE_PATIENCE } else { COMPILE_PATIENCE };
     let mut seen: Vec<ReloadEvent> = Vec::new();
     loop {
         let mut report: ReloadReport = client.post("/reload").await?;
+        if report.events.iter().any(is_compiling) && begun.elapsed() < compile_patience {
+            wait_for_compiler(client, begun + compile_patience).await?;
+            seen.append(&mut report.events);
+            continue;
+        }
         let is_pending = report.events.iter().any(|event| event.change == PhaseChange::Pending);
         if !wait || !is_pending || begun.elapsed() > RELOAD_PATIENCE {
             // Changes from earlier scans are part of the answer.
+            note_compiled(client, &mut seen).await?;
             seen.retain(|event| event.change.is_good());
             seen.append(&mut report.events);
             return Ok(ReloadReport { events: seen, ..report });
@@ -84,6 +96,45 @@ pub(super) async fn have_reloaded(client: &Client, wait: bool) -> Result<ReloadR
         seen.append(&mut report.events);
         tokio::time::sleep(RELOAD_AGAIN).await;
     }
+}
+
+fn is_compiling(event: &ReloadEvent) -> bool {
+    event.change == PhaseChange::Compiling
+}
+
+/// Returns when the node compiles nothing, or at `deadline`.
+async fn wait_for_compiler(client: &Client, deadline: Instant) -> Result<(), ClientError> {
+    while Instant::now() < deadline {
+        tokio::time::sleep(RELOAD_AGAIN).await;
+        let phases: PhaseList = client.get("/phases").await?;
+        let waits = |phase: &PhaseStatus| {
+            let candidate = phase.candidate.as_ref().map(|candidate| candidate.state);
+            [Some(phase.state), candidate].contains(&Some(PhaseState::Compiling))
+        };
+        if !phases.phases.iter().any(waits) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Phases that were compiled while this command waited were put in by a scan of which it has no report.
+async fn note_compiled(client: &Client, seen: &mut [ReloadEvent]) -> Result<(), ClientError> {
+    if !seen.iter().any(is_compiling) {
+        return Ok(());
+    }
+    let phases: PhaseList = client.get("/phases").await?;
+    for event in seen.iter_mut().filter(|event| is_compiling(event)) {
+        let runs = |phase: &PhaseStatus| {
+            let is_put_in =
+                !matches!(phase.state, PhaseState::Compiling | PhaseState::Pending | PhaseState::Rejected);
+            is_put_in && *phase.name == *event.phase && phase.digest == event.digest
+        };
+        if event.digest.is_some() && phases.phases.iter().any(runs) {
+            (event.change, event.why) = (PhaseChange::Applied, None);
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::Result<ExitCode> {
@@ -94,6 +145,12 @@ pub(super) fn healthcheck(node: &NodeArgs, ready: bool, json: bool) -> anyhow::R
         asked => asked?,
     };
     answer(&health, exit::done_if(health.ok), json, show::health)
+}
+
+/// The drop-in folder of a running node. `None` if no node answers; `Some(None)` if it has no such folder.
+pub(super) fn drop_in(node: &NodeArgs) -> Option<Option<String>> {
+    let status = ask(node, async |client| client.get::<NodeStatus>("/status").await);
+    status.ok().map(|status| status.drop_in)
 }
 
 /// The current view of a running node.

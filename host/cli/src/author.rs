@@ -10,19 +10,20 @@ use std::process::ExitCode;
 use anyhow::Context;
 use groundskeeper::base::read::open_regular;
 use groundskeeper::config::{Overrides, is_manifest};
-use groundskeeper::engine::wasm::Sizes;
+use groundskeeper::engine::Compiler;
+use groundskeeper::engine::wasm::{LoadError, Sizes};
 use groundskeeper::record::{Event, Fixture, Recording};
 use groundskeeper_author::{
     self as author, BuildOutput, DryRun, Inspection, InstalledFiles, Lang, LoadPreview, TrialReport,
 };
 use serde::Serialize;
 
-use super::check;
 use super::output::{ClosedOutput, complain, print, with_sources};
 use super::{
-    BadConfig, BuildArgs, InstallArgs, NewArgs, NoFolder, TestArgs, TryArgs, answer, ask, exit, load_config,
-    without_manifests,
+    BadConfig, BuildArgs, InstallArgs, NewArgs, NoFolder, NodeArgs, TestArgs, TryArgs, answer, ask, exit,
+    load_config, without_manifests,
 };
+use super::{check, code};
 
 pub(super) fn new(args: &NewArgs) -> anyhow::Result<ExitCode> {
     let sdk = args.sdk.clone().or_else(author::sdk_nearby);
@@ -67,7 +68,7 @@ pub(super) fn note(text: &str) {
     complain(&format!("groundskeeper: {text}"));
 }
 
-pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn dry_run(args: &TryArgs, compiler: &Compiler, json: bool) -> anyhow::Result<ExitCode> {
     let mut fixture = if let Some(file) = &args.from.view {
         author::read_fixture(file)?
     } else if let Some(recording) = &args.from.recording {
@@ -75,7 +76,9 @@ pub(super) fn dry_run(args: &TryArgs, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ask::view(&args.node)?
     };
-    let phase = author::load(&args.module, allows_native(args.node.config.as_deref())?)?;
+    let NodeArgs { config, data_dir, .. } = &args.node;
+    let wasm = code::engine(compiler, config.as_deref(), data_dir.as_deref())?;
+    let phase = author::load(&args.module, allows_native(config.as_deref())?, &wasm)?;
     let mut runs = Vec::new();
     for _ in 0..args.runs {
         let run = DryRun::of(&*phase, fixture.tick, fixture.view());
@@ -119,8 +122,9 @@ fn recorded(written: &OsStr) -> anyhow::Result<Fixture> {
     Ok(Fixture::of_beat(&beat))
 }
 
-pub(super) fn test(args: &TestArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let trial = author::trial(&args.folder, args.seed, &mut note)?;
+pub(super) fn test(args: &TestArgs, compiler: &Compiler, json: bool) -> anyhow::Result<ExitCode> {
+    let wasm = code::engine(compiler, None, None)?;
+    let trial = author::trial(&args.folder, args.seed, &wasm, &mut note)?;
     answer(&trial, exit::done_if(trial.different.is_empty()), json, |trial| compared(trial, args.seed))
 }
 
@@ -169,26 +173,38 @@ fn allows_native(config: Option<&Path>) -> anyhow::Result<bool> {
 }
 
 /// A phase that cannot be read or is no phase is a problem too, and not a failure of the command.
-pub(super) fn check(file: &Path, config: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
-    match inspected(file, config, json) {
+pub(super) fn check(
+    file: &Path,
+    config: Option<&Path>,
+    compiler: &Compiler,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    match inspected(file, config, compiler, json) {
         Err(error) if error.is::<ClosedOutput>() || error.is::<BadConfig>() => Err(error),
+        Err(error) if error.downcast_ref().is_some_and(LoadError::is_machines) => Err(error),
         Err(error) => check::refused(file, with_sources(&error), json),
         ended => ended,
     }
 }
 
-fn inspected(file: &Path, config: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
-    let code = |ok| if ok { exit::DONE } else { exit::CONFIG };
+fn inspected(
+    file: &Path,
+    config: Option<&Path>,
+    compiler: &Compiler,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let code_of = |ok| if ok { exit::DONE } else { exit::CONFIG };
     if let Some(native) = author::load_native(file, allows_native(config)?)? {
-        return answer(&native, code(native.problem.is_none()), json, loading);
+        return answer(&native, code_of(native.problem.is_none()), json, loading);
     }
     if file.extension().is_some_and(|end| end == "toml")
         && let Some(ended) = check::manifest(file, json)?
     {
         return Ok(ended);
     }
-    let inspection = author::inspect(file)?;
-    answer(&inspection, code(inspection.problems.is_empty()), json, shown)
+    let wasm = code::engine(compiler, config, None)?;
+    let inspection = author::inspect(file, &wasm)?;
+    answer(&inspection, code_of(inspection.problems.is_empty()), json, shown)
 }
 
 /// The report on a native phase.
@@ -238,7 +254,7 @@ fn line(head: &str, words: &str) -> String {
     format!("  {head:8}  {words}\n")
 }
 
-pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn install(args: &InstallArgs, compiler: &Compiler) -> anyhow::Result<ExitCode> {
     let folder = match &args.phases {
         Some(folder) => folder.clone(),
         None => {
@@ -247,8 +263,9 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
             load_config(args.config.as_deref(), &overrides)?.guests.dir.ok_or(NoFolder("--phases"))?
         }
     };
+    let wasm = code::engine(compiler, args.config.as_deref(), args.data_dir.as_deref())?;
     let InstalledFiles { module, manifest, replaced, made_up, misses } =
-        author::install(&args.module, &folder)?;
+        author::install(&args.module, &folder, &wasm)?;
     let mut text = format!("{}\n{}\n", module.display(), manifest.display());
     if made_up {
         text += "  manifest generated, in shadow mode: read it, then set mode = \"enforce\"\n";
@@ -257,11 +274,26 @@ pub(super) fn install(args: &InstallArgs) -> anyhow::Result<ExitCode> {
         text += &format!("  a node does not load it until its manifest is complete: {misses}\n");
     }
     let is_native = module.extension().is_some_and(|end| end == "so");
-    text += match (replaced, is_native) {
-        (true, true) => "  replaces an earlier one; restart the node to run it\n",
-        (true, false) => "  replaces an earlier one; a running node tries it now\n",
-        (false, _) => "  a running node loads it now, others at their start\n",
+    let node = NodeArgs { data_dir: args.data_dir.clone(), socket: None, config: args.config.clone() };
+    text += &match ask::drop_in(&node) {
+        None => "  no node runs; the next one that starts with this folder runs it\n".to_owned(),
+        Some(followed) if !followed.as_deref().is_some_and(|path| is_same_folder(path, &folder)) => {
+            let path = followed.as_deref().unwrap_or("no folder");
+            format!(
+                "  the running node does not run it: it follows {path}; start it with --phases to change that\n"
+            )
+        }
+        Some(_) if replaced && is_native => {
+            "  replaces an earlier one; restart the node to run it\n".to_owned()
+        }
+        Some(_) if replaced => "  replaces an earlier one; the running node tries it now\n".to_owned(),
+        Some(_) => "  the running node loads it now\n".to_owned(),
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_same_folder(one: &str, other: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    real(Path::new(one)).is_some_and(|one| Some(one) == real(other))
 }

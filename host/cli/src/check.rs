@@ -6,12 +6,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use groundskeeper::config::{Config, Manifest, ManifestBody, ManifestFile, Overrides, Problem, read_drop_in};
+use groundskeeper::engine::Compiler;
 use groundskeeper::node::compare;
 use groundskeeper_author::{LoadPreview, load_folder};
 use serde::Serialize;
 
 use super::show::{printable, table};
-use super::{answer, exit, problems_found};
+use super::{answer, code, exit, problems_found};
 
 #[derive(Serialize)]
 struct CheckReport {
@@ -23,14 +24,20 @@ struct CheckReport {
     at_start: Vec<String>,
 }
 
-pub(super) fn check(file: Option<&Path>, overrides: &Overrides, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn check(
+    file: Option<&Path>,
+    overrides: &Overrides,
+    compiler: &Compiler,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let mut name = file.map_or("the built-in defaults".to_owned(), |file| file.display().to_string());
     let mut checked =
         CheckReport { ok: true, problems: Vec::new(), phases: Vec::new(), at_start: Vec::new() };
     let dir = match Config::load_with(file, overrides) {
         Ok(config) => {
             if let Some(dir) = config.guests.dir.as_deref().filter(|dir| dir.is_dir()) {
-                checked.phases = load_folder(dir, config.guests.allow_native)?;
+                let wasm = code::engine(compiler, file, None)?;
+                checked.phases = load_folder(dir, config.guests.allow_native, &wasm)?;
             }
             if let Ok(defaults) = Config::load_with(None, overrides) {
                 checked.at_start = compare(&defaults, &config).restart;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use groundskeeper::admin::answers::ReloadHold;
 use groundskeeper::admin::{Client, ClientError};
+use groundskeeper::engine::Compiler;
+use groundskeeper::engine::wasm::Wasm;
 use groundskeeper::reload::{QUIET, ReloadReport, Watcher};
 use groundskeeper_author::{self as author, BuildOutput, DryRun};
 use serde::Serialize;
@@ -15,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::output::{complain, print, print_json, reader_left, with_sources};
-use super::{DevArgs, ask, exit, show};
+use super::{DevArgs, NodeArgs, ask, code, exit, show};
 
 /// During a round, this often ...
 const HOLD_AGAIN: Duration = Duration::from_secs(5);
@@ -50,12 +52,14 @@ struct DevAttempt {
     run: DryRun,
 }
 
-pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn dev(args: &DevArgs, compiler: &Compiler, json: bool) -> anyhow::Result<ExitCode> {
+    let NodeArgs { config, data_dir, .. } = &args.node;
+    let wasm = code::engine(compiler, config.as_deref(), data_dir.as_deref())?;
     let client = ask::client(&args.node)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         if args.once {
-            let done = round(&args.folder, &client).await;
+            let done = round(&args.folder, &client, &wasm).await;
             done.tell(json)?;
             return Ok(ExitCode::from(done.code));
         }
@@ -65,7 +69,7 @@ pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
                 release(&client).await;
                 Ok(ExitCode::SUCCESS)
             }
-            ended = rounds(&args.folder, &client, json) => ended,
+            ended = rounds(&args.folder, &client, &wasm, json) => ended,
             () = reader_left() => {
                 release(&client).await;
                 Ok(ExitCode::SUCCESS)
@@ -78,14 +82,14 @@ pub(super) fn dev(args: &DevArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs a round now and after each change. Ends only with an error of the terminal.
-async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
+async fn rounds(folder: &Path, client: &Client, wasm: &Wasm, json: bool) -> anyhow::Result<ExitCode> {
     let hint = Arc::new(Notify::new());
     let watch = |folder: &Path| Watcher::of_all_files(folder, Arc::clone(&hint));
     let _watchers = (watch(folder), watch(&folder.join("src")));
     loop {
         // Taken before the build, so that a file saved during the build counts as a change.
         let seen = author::sources(folder);
-        round(folder, client).await.tell(json)?;
+        round(folder, client, wasm).await.tell(json)?;
         if !json {
             print(&format!("watching {}; Ctrl-C ends\n", folder.display()))?;
         }
@@ -111,13 +115,13 @@ async fn rounds(folder: &Path, client: &Client, json: bool) -> anyhow::Result<Ex
 }
 
 /// Build, check, try, install, reload; stops at the first failure.
-async fn round(folder: &Path, client: &Client) -> DevRound {
+async fn round(folder: &Path, client: &Client, wasm: &Wasm) -> DevRound {
     let mut round = DevRound::default();
     let held = HoldGuard::begin(client).await;
-    let of = folder.to_owned();
+    let (of, engine) = (folder.to_owned(), wasm.clone());
     let making = tokio::task::spawn_blocking(move || {
         let mut round = DevRound::default();
-        if let Err(error) = round.make(&of) {
+        if let Err(error) = round.make(&of, &engine) {
             round.fail(exit::FAILED, with_sources(&error));
         }
         round
@@ -130,7 +134,7 @@ async fn round(folder: &Path, client: &Client) -> DevRound {
         && let Some(module) = round.built.clone()
     {
         match &held {
-            Ok(hold) => round.put_in(&module, &hold.folder, client).await,
+            Ok(hold) => round.put_in(&module, &hold.folder, client, wasm).await,
             Err(error) => round.fail(ask::code_of(error), error.to_string()),
         }
     }
@@ -141,13 +145,13 @@ async fn round(folder: &Path, client: &Client) -> DevRound {
 
 impl DevRound {
     /// Everything that needs no node.
-    fn make(&mut self, folder: &Path) -> anyhow::Result<()> {
+    fn make(&mut self, folder: &Path, wasm: &Wasm) -> anyhow::Result<()> {
         let BuildOutput { file, digest, sizes } = author::build(folder, None, &mut super::author::note)?;
         (self.sha256, self.bytes) = (Some(digest.to_string()), sizes.map(|sizes| sizes.whole));
         self.built = Some(file.clone());
-        let problems = author::inspect(&file)?.problems;
+        let problems = author::inspect(&file, wasm)?.problems;
         if problems.is_empty() {
-            return self.try_out(&file, &folder.join("views"));
+            return self.try_out(&file, &folder.join("views"), wasm);
         }
         self.fail(exit::CONFIG, problems.join("\n"));
         Ok(())
@@ -158,8 +162,8 @@ impl DevRound {
     }
 
     /// One dry run over each of the phase's own views.
-    fn try_out(&mut self, file: &Path, views: &Path) -> anyhow::Result<()> {
-        let phase = author::load(file, false)?;
+    fn try_out(&mut self, file: &Path, views: &Path, wasm: &Wasm) -> anyhow::Result<()> {
+        let phase = author::load(file, false, wasm)?;
         for (view, fixture) in author::read_fixtures(views)? {
             let run = DryRun::of(&*phase, fixture.tick, fixture.view());
             if !run.ok {
@@ -170,8 +174,8 @@ impl DevRound {
         Ok(())
     }
 
-    async fn put_in(&mut self, module: &Path, folder: &Path, client: &Client) {
-        let manifest = match author::install(module, folder) {
+    async fn put_in(&mut self, module: &Path, folder: &Path, client: &Client, wasm: &Wasm) {
+        let manifest = match author::install(module, folder, wasm) {
             Ok(installed) => installed.manifest,
             Err(error) => return self.fail(exit::FAILED, with_sources(&error)),
         };

@@ -12,11 +12,13 @@ use serde::Serialize;
 
 use groundskeeper::config::{self, ByteSize, Config, Overrides, Problem};
 use groundskeeper::data::{DataError, DataFolder};
+use groundskeeper::engine::Compiler;
 use groundskeeper::node::StartError;
 
 mod ask;
 mod author;
 mod check;
+mod code;
 mod dev;
 mod journal;
 mod lines;
@@ -349,11 +351,13 @@ struct InstallArgs {
 }
 
 fn main() -> ExitCode {
+    // In a child process that compiles, this does not return.
+    let compiler = Compiler::of_this_program();
     let Cli { json, verb } = Cli::parse();
     let done = match verb {
-        CliCommand::Run(args) => run::run(&args, json),
+        CliCommand::Run(args) => run::run(&args, compiler, json),
         CliCommand::Check(CheckArgs { file: Some(file), config, .. }) if author::is_phase(&file) => {
-            author::check(&file, config.as_deref(), json)
+            author::check(&file, config.as_deref(), &compiler, json)
         }
         CliCommand::Check(CheckArgs { file: Some(file), config: Some(config), .. }) => {
             let (file, config) = (file.display(), config.display());
@@ -364,7 +368,7 @@ fn main() -> ExitCode {
         }
         CliCommand::Check(args) => {
             let overrides = args.overrides();
-            check::check(args.config.or(args.file).as_deref(), &overrides, json)
+            check::check(args.config.or(args.file).as_deref(), &overrides, &compiler, json)
         }
         CliCommand::Status(node) => ask::status(&node, json),
         CliCommand::Peers { node, limit } => ask::peers(&node, limit, json),
@@ -376,12 +380,12 @@ fn main() -> ExitCode {
         CliCommand::Resume(args) => ask::resume(&args, json),
         CliCommand::Explain { who, node } => ask::explain(&node, &who, json),
         CliCommand::Journal(args) => journal::journal(&args, json),
-        CliCommand::Replay(args) => replay::replay(&args, json),
+        CliCommand::Replay(args) => replay::replay(&args, &compiler, json),
         CliCommand::Healthcheck { node, ready } => ask::healthcheck(&node, ready, json),
-        CliCommand::Try(args) => author::dry_run(&args, json),
-        CliCommand::Test(args) => author::test(&args, json),
-        CliCommand::Install(args) => author::install(&args),
-        CliCommand::Dev(args) => dev::dev(&args, json),
+        CliCommand::Try(args) => author::dry_run(&args, &compiler, json),
+        CliCommand::Test(args) => author::test(&args, &compiler, json),
+        CliCommand::Install(args) => author::install(&args, &compiler),
+        CliCommand::Dev(args) => dev::dev(&args, &compiler, json),
         CliCommand::New(args) => author::new(&args),
         CliCommand::Build(args) => author::build(&args, json),
         CliCommand::Schema { manifest } => {

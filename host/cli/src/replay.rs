@@ -11,9 +11,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use groundskeeper::base::read::read_regular;
 use groundskeeper::config::{Config, ManifestBody, Overrides, read_manifests};
-use groundskeeper::engine::PhaseProgram;
 use groundskeeper::engine::policy::{Grants, Instance, Limits};
 use groundskeeper::engine::wasm::{Code, Guest, GuestSetup, MOST_BYTES, Wasm, sha256};
+use groundskeeper::engine::{Compiler, PhaseProgram};
 use groundskeeper::node::builtins;
 use groundskeeper::record::{
     self, ActionCount, DroppedConnection, Fixture, RecordedBeat, Recording, RecordingExtent, Report, RunInfo,
@@ -23,24 +23,25 @@ use groundskeeper_author::InspectedModule;
 
 use super::output::print_json;
 use super::show::{age, printable, table};
-use super::{ReplayArgs, answer, exit, load_config, usual_data_dir};
+use super::{ReplayArgs, answer, code, exit, load_config, usual_data_dir};
 
 /// Maximum number of peers listed on a terminal; `--json` lists all.
 const LISTED: usize = 20;
 
-pub(super) fn replay(args: &ReplayArgs, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn replay(args: &ReplayArgs, compiler: &Compiler, json: bool) -> anyhow::Result<ExitCode> {
     let recording = Recording::open(&args.file)?;
     if let Some(tick) = args.dump {
         let beat = recording.beat(tick)?;
         print_json(&fixture(&beat, args.seen_by.as_deref())?.to_json())?;
         return Ok(ExitCode::SUCCESS);
     }
+    let wasm = code::engine(compiler, args.config.as_deref(), None)?;
     let Some(phase) = &args.phase else {
-        let modules = Modules::of(args)?;
+        let modules = Modules::of(args, wasm)?;
         let report = record::replay(&recording, &|info| record::builtin(info).or_else(|| modules.find(info)));
         return answer(&report, exit::done_if(report.different() == 0), json, again);
     };
-    let candidate = candidate(phase, args.config.as_deref())?;
+    let candidate = candidate(phase, args.config.as_deref(), &wasm)?;
     answer(&record::what_if(&recording, &candidate, args.within), exit::DONE, json, what_if)
 }
 
@@ -53,7 +54,7 @@ struct Modules {
 
 impl Modules {
     /// The components of the drop-in folder; none if there is no such folder.
-    fn of(args: &ReplayArgs) -> anyhow::Result<Self> {
+    fn of(args: &ReplayArgs, wasm: Wasm) -> anyhow::Result<Self> {
         let overrides = Overrides {
             phases: args.phases.clone(),
             usual_data_dir: usual_data_dir(),
@@ -71,7 +72,7 @@ impl Modules {
             let bytes = read_regular(&module, MOST_BYTES as u64).ok()?;
             Some((sha256(&bytes).0, (module, guest.limits)))
         });
-        Ok(Self { wasm: Wasm::new(None)?, codes: RefCell::default(), files: files.collect() })
+        Ok(Self { wasm, codes: RefCell::default(), files: files.collect() })
     }
 
     /// The component that ran as `info`, with its settings of that time.
@@ -92,10 +93,10 @@ impl Modules {
 }
 
 /// The phase to try: a component set up by its manifest, or a built-in set up by the config.
-fn candidate(name: &OsStr, config: Option<&Path>) -> anyhow::Result<WhatIfPhase> {
+fn candidate(name: &OsStr, config: Option<&Path>, wasm: &Wasm) -> anyhow::Result<WhatIfPhase> {
     let file = Path::new(name);
     if file.is_file() {
-        let subject = InspectedModule::load(file)?;
+        let subject = InspectedModule::load(file, wasm)?;
         let (name, schedule) = subject.named(file);
         return Ok(WhatIfPhase { name, body: Arc::new(subject.guest()?), schedule });
     }

@@ -13,6 +13,7 @@ use groundskeeper::config::{Config, Overrides};
 use groundskeeper::cycle::BeatReport;
 use groundskeeper::data::DataFolder;
 use groundskeeper::descriptors;
+use groundskeeper::engine::Compiler;
 use groundskeeper::journal::Initiator;
 use groundskeeper::node::{ConfigSource, Node, NodeBuilder, ShutdownStep};
 use groundskeeper::record::{Recorder, RecorderOptions};
@@ -44,7 +45,7 @@ const HANGUP_PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Any reason why a node cannot run.
-pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &RunArgs, compiler: Compiler, json: bool) -> anyhow::Result<ExitCode> {
     let (file, overrides, on_one_machine) =
         (args.config.clone(), args.overrides(), args.local_peers > 0 && args.config.is_none());
     let read = move |without_manifests| {
@@ -73,7 +74,7 @@ pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     // Signals come before the node: from here on a stop signal means an orderly stop, and SIGHUP a reload once it runs.
     let signals = Signals::start(config.shutdown.deadline + LAST_RESORT, log.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run_until_told(args, config, source, signals, json));
+    let ended = runtime.block_on(run_until_told(args, config, source, compiler, signals, json));
     // A phase or a file operation that never returns keeps a thread; the process does not wait for it.
     runtime.shutdown_timeout(LAST_GRACE);
     log.flush(LAST_GRACE);
@@ -100,12 +101,13 @@ async fn run_until_told(
     args: &RunArgs,
     config: Config,
     source: ConfigSource,
+    compiler: Compiler,
     mut signals: Signals,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let deadline = config.shutdown.deadline;
     let interval = config.node.interval;
-    let starting = start(args, config, source);
+    let starting = start(args, config, source, compiler);
     tokio::pin!(starting);
     let (mut stop, hangup) = (signals.stop(), signals.hangup());
     let (started, told) = tokio::select! {
@@ -147,6 +149,7 @@ async fn start(
     args: &RunArgs,
     config: Config,
     source: ConfigSource,
+    compiler: Compiler,
 ) -> anyhow::Result<(Config, Node, Vec<Node>)> {
     let (path, local_peers) = (data_dir(&config)?, args.local_peers);
     let (record, max_bytes) = (args.record.clone(), args.record_max.0);
@@ -172,7 +175,7 @@ async fn start(
     let locals = local::start(&config, local_peers, descriptors, &clock).await?;
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
-    let builder = builder.descriptors(descriptors);
+    let builder = builder.descriptors(descriptors).compiler(compiler);
     let builder = credential(KEY_CREDENTIAL).into_iter().fold(builder, NodeBuilder::key_file);
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);

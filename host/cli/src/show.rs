@@ -212,6 +212,12 @@ fn phase_table(phases: &[PhaseStatus]) -> String {
             let digest = candidate.digest.as_deref().map(|digest| format!(" {digest}")).unwrap_or_default();
             let since =
                 candidate.since_unix_s.map(|at| format!(" {} ago", age_since(at))).unwrap_or_default();
+            if candidate.state == PhaseState::Compiling {
+                let time =
+                    candidate.since_unix_s.map(|at| format!(" for {}", age_since(at))).unwrap_or_default();
+                text += &format!("{}: another generation{digest} is being compiled{time}\n", phase.name);
+                continue;
+            }
             let lines: Vec<String> = candidate.why.lines().map(printable).collect();
             text += &format!(
                 "{}: another generation{digest} is {}{since}: {}\n",
@@ -241,6 +247,15 @@ fn phase_row(phase: &PhaseStatus) -> Vec<String> {
         },
         (state, _) => state.as_str().to_owned(),
     };
+    if phase.state == PhaseState::Compiling {
+        let time = phase.since_unix_s.map(|at| format!(" for {}", age_since(at))).unwrap_or_default();
+        return vec![
+            printable(&phase.name),
+            phase.kind.to_string(),
+            "-".to_owned(),
+            format!("{state}{time}"),
+        ];
+    }
     if matches!(phase.state, PhaseState::Rejected | PhaseState::Pending) {
         return vec![printable(&phase.name), phase.kind.to_string(), "-".to_owned(), state];
     }

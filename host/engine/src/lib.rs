@@ -25,6 +25,8 @@ pub mod wasm;
 pub use builtin::{BuiltInPhase, BuiltInPhases};
 pub use run::Executor;
 pub use thread::{MOST_STUCK, PhaseThread};
+#[cfg(feature = "wasm")]
+pub use wasm::{CompileLimits, Compiler};
 
 #[doc(hidden)]
 pub use {

@@ -1,7 +1,7 @@
 //! WebAssembly guests: components in a sandbox, with bounded fuel, memory and time. Their plans are applied elsewhere.
 //!
-//! [`Wasm::load`] makes [`Code`] of a module's bytes: it inspects them, converts them to a component, and compiles it
-//! unless the artifact store has it. [`Guest::new`] combines code and a setup; a guest runs like any other
+//! [`Wasm::load`] makes [`Code`] of a module's bytes: it inspects them, converts them to a component, and has a
+//! [`Compiler`] compile it unless the artifact store has it. [`Guest::new`] combines code and a setup; a guest runs like any other
 //! [`PhaseProgram`](super::PhaseProgram). Each run has a new store unless the setup says otherwise. A run that does not return normally
 //! always ends its store.
 
@@ -9,15 +9,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, OptLevel};
 
 mod artifacts;
 mod backstop;
 mod code;
+mod compile;
 mod guest;
 mod imports;
 mod inspect;
+mod outline;
 mod run;
 mod shapes;
 mod trap;
@@ -25,10 +27,14 @@ mod types;
 mod wasi;
 
 pub use artifacts::Artifacts;
+use artifacts::NewArtifact;
 pub use backstop::Backstop;
 pub use code::{Code, LoadError, ModuleDigest, sha256};
+pub use compile::{CompileLimits, Compiler, MOST_CODE_IN_PROCESS};
+use compile::{CompileRequest, CompileRunner};
 pub use guest::{CheckFailure, Guest, GuestSetup, PhaseDescription, SetupError};
 pub use inspect::{MOST_BYTES, MOST_DEPTH, MOST_FUNCTIONS, MOST_LOCALS, Sizes, component_of, with_contract};
+use outline::ModuleOutline;
 
 /// The stack of a guest. A component that needs more recurses without end or was not written for this host.
 const STACK_BYTES: usize = 512 << 10;
@@ -44,6 +50,33 @@ pub struct Wasm {
     linker: Arc<Linker<run::StoreState>>,
     backstop: Arc<Backstop>,
     artifacts: Option<Arc<Artifacts>>,
+    compiler: Arc<CompileRunner>,
+}
+
+/// The result of looking at a module's bytes without compiling.
+pub enum InspectedBytes {
+    /// It was compiled before.
+    Compiled(Arc<Code>),
+    /// It must be compiled before it can run.
+    Uncompiled(UncompiledModule),
+}
+
+/// A component that may become a phase if it compiles.
+pub struct UncompiledModule {
+    digest: ModuleDigest,
+    component: Vec<u8>,
+}
+
+impl UncompiledModule {
+    /// Digest of the module, as it was before its conversion to a component.
+    pub fn digest(&self) -> ModuleDigest {
+        self.digest
+    }
+
+    /// Bytes of the component.
+    pub fn bytes(&self) -> usize {
+        self.component.len()
+    }
 }
 
 impl Wasm {
@@ -72,11 +105,15 @@ impl Wasm {
         let mut linker = Linker::new(&engine);
         imports::link(&mut linker).map_err(|error| machine(&error))?;
         let backstop = backstop(engine.clone()).map_err(|error| machine(&error))?;
-        let artifacts = match artifacts {
-            Some(folder) => Some(Arc::new(Artifacts::open(folder, &engine)?)),
-            None => None,
-        };
-        Ok(Self { engine, linker: Arc::new(linker), backstop: Arc::new(backstop), artifacts })
+        let artifacts = artifacts.and_then(|folder| Artifacts::open(folder, &engine)).map(Arc::new);
+        let compiler = Arc::new(CompileRunner::new(Compiler::in_process()));
+        Ok(Self { engine, linker: Arc::new(linker), backstop: Arc::new(backstop), artifacts, compiler })
+    }
+
+    /// The same engine with another compiler. The default compiles in this process.
+    pub fn compiled_by(mut self, compiler: Compiler) -> Self {
+        self.compiler = Arc::new(CompileRunner::new(compiler));
+        self
     }
 
     /// The wall clock limit of runs.
@@ -84,44 +121,65 @@ impl Wasm {
         &self.backstop
     }
 
-    /// Compiles a component, or a core module that contains the contract's metadata.
+    /// Inspects and compiles a component, or a core module that contains the contract's metadata.
     ///
-    /// Takes milliseconds to seconds of CPU time unless the artifact store has the code, so do not call it in a tick.
+    /// Takes milliseconds to a minute unless the artifact store has the code, so do not call it in a tick.
     ///
     /// # Errors
     /// [`LoadError`] says what is wrong with the bytes and how to fix it.
     pub fn load(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
+        match self.inspect(bytes)? {
+            InspectedBytes::Compiled(code) => Ok(code),
+            InspectedBytes::Uncompiled(module) => self.compile(&module, &|| true),
+        }
+    }
+
+    /// Looks for compiled code, or inspects the bytes: size, kind, counts, imports and exports. O(bytes).
+    ///
+    /// # Errors
+    /// [`LoadError`] says what is wrong with the bytes and how to fix it.
+    pub fn inspect(&self, bytes: &[u8]) -> Result<InspectedBytes, LoadError> {
         inspect::few_bytes(bytes)?;
         let digest = sha256(bytes);
         // No inspection in this case: the same bytes were inspected before they were compiled, by the same rules.
         let kept = self.artifacts.as_ref().and_then(|artifacts| artifacts.load(&self.engine, &digest));
-        let compiled = match kept {
-            Some(compiled) => compiled,
-            None => {
-                let component = inspect::component_of(bytes)?;
-                let compiled = inspect::unpanicked(|| self.engine.precompile_component(&component))?;
-                let compiled = compiled.map_err(|error| LoadError::compile(&error))?;
-                self.keep(&digest, &compiled)?
-            }
-        };
-        Code::new(self, compiled, digest).map(Arc::new)
+        if let Some(component) = kept {
+            return Ok(InspectedBytes::Compiled(Arc::new(Code::new(self, component, digest)?)));
+        }
+        let component = inspect::component_of(bytes)?.into_owned();
+        ModuleOutline::of(&component)?.check()?;
+        Ok(InspectedBytes::Uncompiled(UncompiledModule { digest, component }))
     }
 
-    fn keep(&self, digest: &ModuleDigest, compiled: &[u8]) -> Result<Component, LoadError> {
-        if let Some(artifacts) = &self.artifacts {
-            match artifacts.keep(digest, compiled) {
-                // Map the code from the file, so that the system can reclaim its pages.
-                Ok(()) => {
-                    if let Some(component) = artifacts.load(&self.engine, digest) {
-                        return Ok(component);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "compiled code could not be stored; it is compiled again next time")
-                }
+    /// Compiles until the code is there or `is_wanted` returns false. Stores the code if there is an artifact store.
+    ///
+    /// # Errors
+    /// [`LoadError`] says why there is no code.
+    pub fn compile(
+        &self,
+        module: &UncompiledModule,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Arc<Code>, LoadError> {
+        let UncompiledModule { digest, component } = module;
+        let machine = |error: std::io::Error| LoadError::Interrupted(error.to_string());
+        let entry = self.artifacts.as_ref().and_then(|artifacts| artifacts.begin(digest));
+        let memory;
+        let output = match &entry {
+            Some(entry) => entry.file(),
+            None => {
+                memory = compile::memory_file().map_err(machine)?;
+                &memory
             }
-        }
-        artifacts::from_memory(&self.engine, compiled)
+        };
+        self.compiler.run(&self.engine, &CompileRequest { component, output, is_wanted })?;
+        // Map the code from the store, so that the system can reclaim its pages.
+        let stored = entry.as_ref().is_some_and(NewArtifact::finish);
+        let stored = self.artifacts.as_ref().filter(|_| stored);
+        let component = match stored.and_then(|artifacts| artifacts.load(&self.engine, digest)) {
+            Some(component) => component,
+            None => artifacts::from_memory(&self.engine, &compile::content(output).map_err(machine)?)?,
+        };
+        Code::new(self, component, *digest).map(Arc::new)
     }
 }
 
@@ -140,7 +198,9 @@ fn config() -> Config {
         .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)
-        .wasm_multi_memory(false);
+        // For the adapters that wasmtime generates between the parts of a composed component. Modules of guests with
+        // several memories are refused by inspection.
+        .wasm_multi_memory(true);
     config
 }
 

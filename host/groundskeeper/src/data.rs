@@ -37,6 +37,7 @@ pub use state::LoadedState;
 
 const KEY: &str = "node.key";
 const LOCK: &str = "lock";
+const ARTIFACTS: &str = "artifacts";
 
 /// Only the owner may read the private key.
 const KEY_MODE: u32 = 0o600;
@@ -347,7 +348,14 @@ impl DataFolder {
 
     /// The folder of compiled phases.
     pub fn artifacts(&self) -> PathBuf {
-        self.path.join("artifacts")
+        self.path.join(ARTIFACTS)
+    }
+
+    /// The folder of compiled phases in the data folder `path`, if that exists and belongs to the user of this process.
+    /// For commands: code that they compile is there when the node needs it.
+    #[doc(hidden)]
+    pub fn own_artifacts(path: &Path) -> Option<PathBuf> {
+        groundskeeper_base::write::is_own_folder(path).then(|| path.join(ARTIFACTS))
     }
 
     /// The folder of the `n`-th additional node of `run --local-peers`, from 1.

@@ -5,19 +5,33 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "dylib")]
 use groundskeeper_base::write::private_folder;
 use sha2::{Digest, Sha256};
+#[cfg(feature = "wasm")]
+use tokio::sync::Notify;
 
 use crate::config::{GuestManifest, Manifest, ManifestBody, ManifestFile, Problem, Runtime, read_drop_in};
 use crate::data::{DiskFileSystem, FileSystem, Generation};
+#[cfg(feature = "wasm")]
+use crate::engine::Compiler;
 use crate::engine::PhaseProgram;
 #[cfg(feature = "dylib")]
 use crate::engine::native::Native;
 use crate::engine::policy::Trust;
 #[cfg(feature = "wasm")]
-use crate::engine::wasm::{CheckFailure, Guest, GuestSetup, LoadError, SetupError, Wasm};
+use crate::engine::wasm::{
+    CheckFailure, Code, Guest, GuestSetup, InspectedBytes, LoadError, SetupError, Wasm,
+};
 use crate::registry::{PhaseSpec, Policy, RejectedPhase};
 use crate::reload::PhaseFactory;
+
+#[cfg(feature = "wasm")]
+mod compiling;
+mod ticket;
+
+#[doc(hidden)]
+pub use ticket::CompileTicket;
 
 /// The result of loading a folder.
 #[derive(Default)]
@@ -38,45 +52,91 @@ pub(crate) const MOST_BYTES: usize = 64 << 20;
 pub struct Loader {
     #[cfg(feature = "wasm")]
     wasm: Wasm,
+    /// Without one, loading waits for the compiler.
+    #[cfg(feature = "wasm")]
+    queue: Option<compiling::CompileQueue>,
     allow_native: bool,
     #[cfg(feature = "dylib")]
     folder: PathBuf,
 }
 
 impl Loader {
-    /// A loader that uses `folder` for compiled code, and for copies of shared libraries while they are loaded.
+    /// A loader that uses `folder` for compiled code, and for copies of shared libraries while they are loaded. Compiles
+    /// in this process, under strict limits: see [`Compiler`](crate::engine::Compiler).
     ///
     /// # Errors
-    /// If this machine cannot run guests, or the folder cannot be created or other users can access it.
+    /// If this machine cannot run guests.
     pub fn new(folder: PathBuf, allow_native: bool) -> Result<Self, String> {
-        private_folder(&folder)
-            .map_err(|why| format!("folder {} for compiled code: {why}", folder.display()))?;
+        #[cfg(feature = "wasm")]
+        let wasm = Wasm::new(Some(folder.clone())).map_err(|error| error.to_string())?;
         Ok(Self {
             #[cfg(feature = "wasm")]
-            wasm: Wasm::new(Some(folder.clone())).map_err(|error| error.to_string())?,
+            wasm,
+            #[cfg(feature = "wasm")]
+            queue: None,
             allow_native,
             #[cfg(feature = "dylib")]
             folder,
         })
     }
 
+    /// The same with another engine, and so with its compiler and its store of compiled code.
+    #[cfg(feature = "wasm")]
+    #[doc(hidden)]
+    pub fn running_on(mut self, wasm: &Wasm) -> Self {
+        self.wasm = wasm.clone();
+        self
+    }
+
+    /// The same with another compiler.
+    #[cfg(feature = "wasm")]
+    pub fn compiled_by(mut self, compiler: Compiler) -> Self {
+        self.wasm = self.wasm.compiled_by(compiler);
+        self
+    }
+
+    /// The same, but a phase that must be compiled is refused as [`PhaseRefusal::Compiling`] until it is, and then `hint`
+    /// is notified.
+    #[cfg(feature = "wasm")]
+    fn queued(mut self, hint: Arc<Notify>) -> Self {
+        self.queue = Some(compiling::CompileQueue::new(self.wasm.clone(), hint));
+        self
+    }
+
     /// Creates the loader when the first phase is loaded: most nodes that share a process with others never need one.
     #[doc(hidden)]
     pub fn lazy(folder: PathBuf, allow_native: bool) -> PhaseFactory {
+        Self::made_by(move || Self::new(folder.clone(), allow_native))
+    }
+
+    /// The same with a compiler that works in the background and notifies `hint`.
+    #[cfg(feature = "wasm")]
+    #[doc(hidden)]
+    pub fn lazy_queued(
+        folder: PathBuf,
+        allow_native: bool,
+        compiler: Compiler,
+        hint: Arc<Notify>,
+    ) -> PhaseFactory {
+        Self::made_by(move || {
+            let loader = Self::new(folder.clone(), allow_native)?;
+            Ok(loader.compiled_by(compiler.clone()).queued(Arc::clone(&hint)))
+        })
+    }
+
+    fn made_by(make: impl Fn() -> Result<Self, String> + Send + 'static) -> PhaseFactory {
         let mut loader = None;
         Box::new(move |manifest, guest, path, generation| {
             let loader = match &loader {
                 Some(loader) => loader,
                 // Nothing of it depends on the phase.
-                None => {
-                    loader.insert(Self::new(folder.clone(), allow_native).map_err(PhaseRefusal::Machine)?)
-                }
+                None => loader.insert(make().map_err(PhaseRefusal::Machine)?),
             };
             loader.load(manifest, guest, path, generation)
         })
     }
 
-    /// Loads every phase of `folder` that is not built in. Compiles, so it takes milliseconds to seconds.
+    /// Loads every phase of `folder` that is not built in. Compiles, so it takes milliseconds to minutes.
     pub fn folder(&self, folder: &Path) -> LoadedFolder {
         let mut loaded = LoadedFolder::default();
         for file in read_drop_in(folder) {
@@ -160,12 +220,13 @@ impl Loader {
         bytes: &[u8],
     ) -> Result<(Arc<dyn PhaseProgram>, String), PhaseRefusal> {
         let module = |why: &dyn std::fmt::Display| PhaseRefusal::Bad(format!("{}: {why}", path.display()));
-        let code = self.wasm.load(bytes).map_err(|error| match error {
-            LoadError::Empty | LoadError::Broken(_) => {
-                PhaseRefusal::Unfinished(format!("{}: {error}", path.display()))
+        let code = self.code(bytes)?.map_err(|error| {
+            let why = format!("{}: {error}", path.display());
+            match error {
+                LoadError::Empty | LoadError::Broken(_) => PhaseRefusal::Unfinished(why),
+                error if error.is_machines() => PhaseRefusal::Machine(why),
+                _ => PhaseRefusal::Bad(why),
             }
-            LoadError::Shortage(_) => PhaseRefusal::Machine(format!("{}: {error}", path.display())),
-            error => module(&error),
         })?;
         let setup = GuestSetup {
             settings: guest.settings.clone(),
@@ -183,6 +244,17 @@ impl Loader {
         })?;
         let version = guest.described().version.clone();
         Ok((Arc::new(guest), version))
+    }
+
+    /// The code of a module. The outer error: it is being compiled.
+    #[cfg(feature = "wasm")]
+    fn code(&self, bytes: &[u8]) -> Result<Result<Arc<Code>, LoadError>, PhaseRefusal> {
+        let Some(queue) = &self.queue else { return Ok(self.wasm.load(bytes)) };
+        match self.wasm.inspect(bytes) {
+            Ok(InspectedBytes::Compiled(code)) => Ok(Ok(code)),
+            Ok(InspectedBytes::Uncompiled(module)) => queue.code(module),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     #[cfg(not(feature = "wasm"))]
@@ -204,6 +276,9 @@ impl Loader {
     ) -> Result<(Arc<dyn PhaseProgram>, String), PhaseRefusal> {
         let bad = |why: &str| PhaseRefusal::Bad(why.to_owned());
         let digest = guest.sha256.ok_or_else(|| bad("a native phase needs its sha256 in the manifest"))?;
+        private_folder(&self.folder).map_err(|why| {
+            PhaseRefusal::Bad(format!("folder {} for libraries: {why}", self.folder.display()))
+        })?;
         let phase = Native::load_bytes(path, bytes, digest, guest.settings.clone(), &self.folder);
         let phase = phase.map_err(|error| {
             let words = error.to_string();
@@ -290,6 +365,9 @@ pub enum PhaseRefusal {
     /// Others are tried first. It is tried soon.
     #[error("its trial takes long, and waits for that of other phases")]
     Waits,
+    /// It is being compiled.
+    #[error("it is being compiled")]
+    Compiling(CompileTicket),
 }
 
 impl PhaseRefusal {

@@ -107,6 +107,8 @@ pub struct RejectedPhase {
     pub problem: String,
     /// The host will look at it again without being asked: other files of it may still arrive.
     pub is_pending: bool,
+    /// Its module is being compiled; it is loaded after that.
+    pub is_compiling: bool,
     /// Digest of the rejected files, if enough of them was there.
     pub digest: Option<[u8; 32]>,
     /// Seconds since 1970.

@@ -1,6 +1,8 @@
 //! Tests that start the program, or use what only the program has: authors' tools and the command line. One binary.
 
+mod bombs;
 mod cli;
+mod compiling;
 mod descriptors;
 mod explained;
 mod local_api;
@@ -14,3 +16,5 @@ mod shortage;
 mod support;
 mod surroundings;
 mod three_ways;
+#[path = "../../../groundskeeper/tests/library/support/wat.rs"]
+mod wat;

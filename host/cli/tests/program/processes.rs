@@ -38,7 +38,7 @@ pub(super) struct Setup<'a> {
     /// Further TOML.
     pub(super) extra: &'a str,
     /// Variables of its environment.
-    env: Vec<(&'static str, PathBuf)>,
+    pub(super) env: Vec<(&'static str, PathBuf)>,
     /// Soft and hard limit of open files.
     pub(super) files: Option<(u32, u32)>,
 }
@@ -143,7 +143,7 @@ impl Proc {
         self.status()["pool"]["total"].as_u64().expect("a number")
     }
 
-    fn tick(&self) -> u64 {
+    pub(super) fn tick(&self) -> u64 {
         self.status()["tick"].as_u64().expect("a number")
     }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use groundskeeper::config::{ManifestBody, read_manifests};
-use groundskeeper::engine::wasm::{Guest, sha256};
+use groundskeeper::engine::wasm::{Guest, Wasm, sha256};
 use groundskeeper::record::Fixture;
 use groundskeeper_author::{DryRun, InspectedModule, build, c_compiler, views};
 use serde_json::Value;
@@ -65,8 +65,11 @@ fn every_ready_component_is_what_its_source_builds_to() {
             "{} has other bytes than its source builds to with {here}; make it anew with `cargo xtask ready`",
             file.name
         );
-        let (ours, theirs) =
-            (InspectedModule::load(&module).unwrap(), InspectedModule::load(&built.file).unwrap());
+        let wasm = Wasm::new(None).unwrap();
+        let (ours, theirs) = (
+            InspectedModule::load(&module, &wasm).unwrap(),
+            InspectedModule::load(&built.file, &wasm).unwrap(),
+        );
         let settings: Value = serde_json::from_str(&guest.settings).unwrap();
         let ours_guest = ours.guest().unwrap();
         let theirs = Guest::new(&theirs.wasm, Arc::clone(&theirs.code), ours.setup()).unwrap();

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use groundskeeper_sdk::contract::{Interface, PACKAGE, Role};
+use groundskeeper_sdk::contract::{Interface, PACKAGE};
 use sha2::{Digest as _, Sha256};
-use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
+use super::outline::{ModuleInterfaces, ModuleOutline};
 use super::run::{LifecycleExports, StoreState};
 use super::trap::{self, short};
 use super::{Wasm, wasi};
@@ -33,7 +33,7 @@ pub fn sha256(bytes: &[u8]) -> ModuleDigest {
 }
 
 /// Why a module cannot be loaded.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
     #[error("the file is empty")]
@@ -55,6 +55,18 @@ pub enum LoadError {
     Compile(String),
     #[error("the compiler panicked on it; please report this with the module: {0}")]
     Panicked(String),
+    #[error("the compiler crashed on it; please report this with the module: {0}")]
+    Crashed(String),
+    #[error("compiling it needs more than {0}")]
+    TooCostly(String),
+    #[error(
+        "it has {count} {what}, and this process, which compiles without a child process, takes {most}: see \"Compiling\" in \
+         docs/grants.md"
+    )]
+    NeedsChild { what: &'static str, count: u64, most: u64 },
+    /// The module may be good.
+    #[error("compiling it was interrupted: {0}")]
+    Interrupted(String),
     #[error("it imports {import}, which this host does not have: it speaks {package}; {way_out}")]
     UnknownImport { import: String, package: &'static str, way_out: &'static str },
     #[error("it was built for {found}, and this host speaks {package}; {way_out}")]
@@ -63,8 +75,6 @@ pub enum LoadError {
     NoFit { package: &'static str, why: String },
     #[error("it is a component, but no phase: it does not export {0}")]
     NoPhase(String),
-    #[error("folder {folder} for compiled code: {why}")]
-    Artifacts { folder: String, why: String },
     #[error("this machine cannot run WebAssembly: {0}")]
     Machine(String),
     #[error("the machine is short of memory, threads or descriptors: {0}")]
@@ -76,31 +86,11 @@ impl LoadError {
         let words = short(&format!("{error:#}"));
         if trap::is_shortage(error) { Self::Shortage(words) } else { Self::Compile(words) }
     }
-}
 
-/// The `name` in `namespace:package/name@version`, if the package is the contract's. Ignores the version.
-pub(super) fn interface(import: &str) -> Option<&str> {
-    let (package, rest) = import.split_once('/')?;
-    let ours = PACKAGE.split_once('@').map_or(PACKAGE, |(name, _)| name);
-    (package == ours).then(|| rest.split_once('@').map_or(rest, |(name, _)| name))
-}
-
-/// The contract version that `import` names, if this host cannot link it. A host of 0.1 links `0.1.9`, but not `0.2.0`.
-fn other_contract(import: &str) -> Option<&str> {
-    interface(import)?;
-    let version = |text: &str| -> Option<[u64; 3]> {
-        let numbers: Vec<u64> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-        numbers.try_into().ok()
-    };
-    let (_, found) = import.split_once('@')?;
-    let (_, ours) = PACKAGE.split_once('@')?;
-    let links = match (version(found), version(ours)) {
-        (Some([0, 0, patch]), Some(ours)) => ours == [0, 0, patch],
-        (Some([0, minor, _]), Some(ours)) => ours[..2] == [0, minor],
-        (Some([major, ..]), Some(ours)) => ours[0] == major,
-        _ => false,
-    };
-    (!links).then_some(found)
+    /// Whether the machine failed, so that the same bytes may load later.
+    pub fn is_machines(&self) -> bool {
+        matches!(self, Self::Machine(_) | Self::Interrupted(_) | Self::Shortage(_))
+    }
 }
 
 /// A compiled module. It can be used with several manifests.
@@ -114,41 +104,7 @@ pub struct Code {
 
 impl Code {
     pub(super) fn new(wasm: &Wasm, component: Component, digest: ModuleDigest) -> Result<Self, LoadError> {
-        let mut imports = Vec::new();
-        let mut stubs = Vec::new();
-        let ty = component.component_type();
-        let imported = ty.imports(&wasm.engine).map(|(name, _)| name);
-        let exported = ty.exports(&wasm.engine).map(|(name, _)| name);
-        if let Some(version) = imported.chain(exported).find_map(other_contract) {
-            let name = PACKAGE.split_once('@').map_or(PACKAGE, |(name, _)| name);
-            return Err(LoadError::OtherContract {
-                found: short(&format!("{name}@{version}")),
-                package: PACKAGE,
-                way_out: "rebuild it with an SDK of this contract, or update this host",
-            });
-        }
-        for (name, item) in ty.imports(&wasm.engine) {
-            if let Some(known) = interface(name).and_then(Interface::from_name) {
-                if known.entry().role != Role::Types {
-                    imports.push(known);
-                }
-                continue;
-            }
-            match interface(name) {
-                None if wasi::is_wasi(name) => stubs.push(name.to_owned()),
-                _ => {
-                    let way_out = match (interface(name), &item.ty) {
-                        (Some(_), _) => "rebuild it with an older SDK, or update this host",
-                        (None, ComponentItem::ComponentInstance(_)) => {
-                            "a phase reads and asks through the contract alone"
-                        }
-                        (None, _) => "import interfaces of the contract, not functions of your own",
-                    };
-                    let import = short(name);
-                    return Err(LoadError::UnknownImport { import, package: PACKAGE, way_out });
-                }
-            }
-        }
+        let ModuleInterfaces { imports, stubs } = ModuleOutline::of_compiled(wasm, &component).check()?;
         let exports = LifecycleExports::of(&component)?;
         let no_fit = |error: wasmtime::Error| {
             let why = short(&format!("{error:#}"));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use groundskeeper_sdk::contract::{PACKAGE, WIT};
 use groundskeeper_sdk::host::{NativeExit, guard};
-use wasmparser::{ComponentImport, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
+use wasmparser::{ComponentImport, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload, TypeRef};
 
 use super::trap::short;
 use super::{LoadError, types};
@@ -90,7 +90,7 @@ fn simple(metadata: &[u8]) -> Result<(), LoadError> {
         match (&contract, package) {
             // An interface without a package belongs to the world.
             _ if !name.contains(':') => Ok(()),
-            (None, package @ Some(_)) if super::code::interface(name).is_some() => {
+            (None, package @ Some(_)) if super::outline::interface(name).is_some() => {
                 contract = package;
                 Ok(())
             }
@@ -141,6 +141,8 @@ fn look<'a>(
 ) -> Result<(), LoadError> {
     let mut functions: u32 = 0;
     let mut depth: u32 = 0;
+    // Of the modules that are open, outermost first. A component has none.
+    let mut memories: Vec<u64> = vec![0];
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(broken)?;
         let own = depth == 0;
@@ -152,9 +154,20 @@ fn look<'a>(
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
                 at_most("components within components", depth.into(), MOST_DEPTH.into())?;
+                memories.push(0);
             }
-            // Saturates, because the outermost one was not counted.
-            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::End(_) => {
+                // Saturates, because the outermost one was not counted.
+                depth = depth.saturating_sub(1);
+                memories.pop();
+            }
+            Payload::ImportSection(section) => {
+                for import in section.clone().into_imports() {
+                    let is_memory = matches!(import.map_err(broken)?.ty, TypeRef::Memory(_));
+                    few_memories(&mut memories, u64::from(is_memory))?;
+                }
+            }
+            Payload::MemorySection(section) => few_memories(&mut memories, section.count().into())?,
             Payload::ComponentTypeSection(section) => {
                 let range = section.range();
                 types::walk(&bytes[range.clone()], range.start, &mut |_| Ok(()))?;
@@ -174,6 +187,13 @@ fn look<'a>(
         }
     }
     Ok(())
+}
+
+/// Notes memories of the innermost module. The compiler would take several, but a phase has one.
+fn few_memories(memories: &mut [u64], more: u64) -> Result<(), LoadError> {
+    let Some(count) = memories.last_mut() else { return Ok(()) };
+    *count = count.saturating_add(more);
+    at_most("memories in one module", *count, 1)
 }
 
 /// Adds the contract's metadata to a core module with the contract's imports and exports.

@@ -27,6 +27,9 @@ pub struct NodeStatus {
     pub interval_ms: u64,
     pub uptime_s: u64,
     pub listening: Vec<SocketAddr>,
+    /// The absolute path of the drop-in folder, if the node has one. Bytes that are not UTF-8 are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_in: Option<String>,
     pub pool: PoolStatus,
     pub book: BookStatus,
     pub journal: JournalStatus,

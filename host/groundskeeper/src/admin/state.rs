@@ -1,5 +1,6 @@
 //! Builds the answers from the current state of the node.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ async fn change(
     Ok(ResumeAnswer { phase, was })
 }
 
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+}
+
 impl AdminState {
     pub fn status(&self) -> NodeStatus {
         let from = &self.sources;
@@ -57,6 +62,7 @@ impl AdminState {
             interval_ms: from.pulse.interval().as_millis() as u64,
             uptime_s: from.state.clock.mono().saturating_sub(from.started).as_secs(),
             listening: self.local_addrs.clone(),
+            drop_in: from.reload.as_ref().map(|reload| absolute(reload.folder())),
             pool: PoolStatus {
                 stats,
                 capacity: from.state.pool.capacity(),

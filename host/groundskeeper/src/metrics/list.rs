@@ -61,7 +61,7 @@ metrics! {
     PHASE_RUNS = Counter "phase_runs" by ["phase", "result"]: "Runs by result: ok, failed, rule, panicked, trapped, cut, overran, shortage";
     PHASE_DURATION = Histogram "phase_duration" in seconds by ["phase"]: "How long one run took";
     PHASE_FUEL = Counter "phase_fuel" by ["phase"]: "Fuel used by all runs, where it is measured";
-    PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, probation, tripped, stuck, quarantined, pending, rejected, paused, off";
+    PHASE_STATE = Gauge "phase_state" by ["phase", "state"]: "1 for the state a phase is in: active, probation, tripped, stuck, quarantined, compiling, pending, rejected, paused, off";
     PHASE_FILES_UNUSED = Gauge "phase_files_unused" by ["state"]: "Files of the drop-in folder that do not run: rejected, pending. Only the first 16 have series of their own in phase_state";
     PHASE_MISSED = Counter "phase_missed" by ["phase"]: "Due runs that did not happen";
     PHASE_PUT_OFF = Counter "phase_put_off" by ["phase"]: "Due runs of guests that waited for the next tick because the budget was used up";
@@ -73,7 +73,7 @@ metrics! {
     PHASE_LAST_SUCCESS = Gauge "phase_last_success_timestamp" in seconds by ["phase"]: "When a run last ended well, in seconds since 1970; absent before the first";
     PHASE_METRIC = Gauge "phase_metric" by ["phase", "name", "mode"]: "What a phase last set by metrics.set; at most 16 names a phase";
     PHASE_METRIC_ADDED = Counter "phase_metric_added" by ["phase", "name", "mode"]: "What a phase has added by metrics.add; at most 16 names a phase";
-    RELOADS = Counter "reloads" by ["result"]: "Changes of dropped-in phases: applied, removed, rejected, pending, returned, proven";
+    RELOADS = Counter "reloads" by ["result"]: "Changes of dropped-in phases: applied, removed, rejected, pending, compiling, returned, proven";
     RELOAD_SUCCESSFUL = Gauge "config_last_reload_successful" by []: "1 if the running phases match the drop-in folder, else 0";
     RELOAD_SUCCESS = Gauge "config_last_reload_success_timestamp" in seconds by []: "When a change last made the running phases match the drop-in folder, in seconds since 1970; 0 if none did";
     GENERATIONS = Gauge "phase_generations" by []: "Generations of dropped-in phases in memory: those that run, and those that could return";

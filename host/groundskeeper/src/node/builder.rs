@@ -20,6 +20,8 @@ use crate::config::{Bootstrap, Config};
 use crate::data::DataFolder;
 use crate::descriptors::DescriptorLimit;
 use crate::disk::on_own_thread;
+#[cfg(feature = "wasm")]
+use crate::engine::Compiler;
 use crate::engine::beat::BeatRecorder;
 use crate::engine::schedule::Schedule;
 use crate::net::{Handlers, Identity, Net, Transport};
@@ -64,6 +66,8 @@ pub struct NodeBuilder {
     pub(super) dialer: Option<MakeDialer>,
     pub(super) recorder: Option<Box<dyn BeatRecorder>>,
     pub(super) source: Option<ConfigSource>,
+    #[cfg(feature = "wasm")]
+    pub(super) compiler: Compiler,
     #[cfg(feature = "telemetry")]
     pub(super) admin: AdminSettings,
 }
@@ -259,6 +263,14 @@ impl NodeBuilder {
     /// The folder of phases to load, try and replace while the node runs.
     pub fn drop_in(mut self, folder: impl Into<PathBuf>) -> Self {
         self.config.guests.dir = Some(folder.into());
+        self
+    }
+
+    /// Compiles the phases of the drop-in folder, usually [`Compiler::of_this_program`]. Without it they are compiled in
+    /// this process, which refuses large ones and keeps the compiler's memory.
+    #[cfg(feature = "wasm")]
+    pub fn compiler(mut self, compiler: Compiler) -> Self {
+        self.compiler = compiler;
         self
     }
 

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Notify, oneshot};
 
 use super::maintenance::OwnedTask;
 use super::start_error::StartError;
 use crate::cycle::Cycle;
 use crate::data::DataFolder;
 use crate::disk::{DiskCalls, DiskUser, StateWriter};
+#[cfg(feature = "wasm")]
+use crate::engine::Compiler;
 use crate::engine::{Executor, PhaseThread};
 use crate::loader::Loader;
 use crate::registry::LastRuns;
@@ -34,12 +36,20 @@ pub struct DropIn {
     pub reload: ReloadOptions,
     /// Also loads shared libraries. They are trusted: nothing limits them.
     pub allow_native: bool,
+    /// Compiles the components.
+    #[cfg(feature = "wasm")]
+    pub compiler: Compiler,
 }
 
 impl DropIn {
     /// The components in `dir`, without required signatures.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self { reload: ReloadOptions::trusting(dir.into()), allow_native: false }
+        Self {
+            reload: ReloadOptions::trusting(dir.into()),
+            allow_native: false,
+            #[cfg(feature = "wasm")]
+            compiler: Compiler::in_process(),
+        }
     }
 
     /// Starts the thread that reads the folder, and puts the phases it starts with into `cycle`. If a call into the file
@@ -53,11 +63,19 @@ impl DropIn {
         last_runs: &LastRuns,
     ) -> Result<ScanThread, StartError> {
         let (options, clock) = (self.reload.clone(), Arc::clone(&cycle.world().state.clock));
-        let factory = Loader::lazy(data.artifacts(), self.allow_native);
+        let compiled = Arc::new(Notify::new());
+        let folder = data.artifacts();
+        #[cfg(feature = "wasm")]
+        let factory = {
+            let compiler = self.compiler.clone();
+            Loader::lazy_queued(folder, self.allow_native, compiler, Arc::clone(&compiled))
+        };
+        #[cfg(not(feature = "wasm"))]
+        let factory = Loader::lazy(folder, self.allow_native);
         let fence = Executor::Thread(PhaseThread::default());
         let calls = DiskCalls::new(DiskUser::Phases);
         let reloader = PhaseReloader::new(options, Arc::clone(data), factory, fence, clock);
-        let reloader = reloader.watched(&calls, Arc::clone(writer));
+        let reloader = reloader.watched(&calls, Arc::clone(writer)).hinted_by(compiled);
         let mut scanning = ScanThread::start(reloader, calls).map_err(StartError::Thread)?;
         let (last_runs, begun_at) = (last_runs.clone(), Instant::now());
         let is_late = Arc::new(AtomicBool::new(false));

@@ -80,6 +80,8 @@ impl Node {
     pub(super) async fn start(mut wanted: NodeBuilder, folder: DataFolder) -> Result<Self, StartError> {
         let (own_phases, agent) = (wanted.take_phases(), wanted.agent());
         let descriptors = wanted.descriptors.unwrap_or_else(descriptors::limit);
+        #[cfg(feature = "wasm")]
+        let compiler = std::mem::take(&mut wanted.compiler);
         let NodeBuilder {
             config,
             key_file,
@@ -120,6 +122,9 @@ impl Node {
         warn_of_missing_ipv6(&config.net.listen, &net.local_addrs());
         let mut phases = builtins(&config.phases);
         phases.extend(own_phases);
+        let drop_in = drop_in(&config.guests);
+        #[cfg(feature = "wasm")]
+        let drop_in = drop_in.map(|drop_in| DropIn { compiler, ..drop_in });
         let options = Options {
             interval: config.node.interval,
             dialer: Some(dialer.map_or_else(|| net.dialer(), |make| make(&state, &net))),
@@ -128,7 +133,7 @@ impl Node {
             rejected,
             guests: config.guests.ceilings(config.pool.least),
             recorder,
-            data: Some(DataOptions { folder: Arc::clone(&folder), drop_in: drop_in(&config.guests) }),
+            data: Some(DataOptions { folder: Arc::clone(&folder), drop_in }),
             ..Options::default()
         };
         let maintained = state.clone();
@@ -365,7 +370,7 @@ fn journal_file(config: &Config, folder: &DataFolder) -> Result<Option<JournalFi
 fn drop_in(guests: &GuestSettings) -> Option<DropIn> {
     let GuestSettings { dir, allow_native, reload_native, require, public_key, .. } = guests.clone();
     let reload = ReloadOptions { dir: dir?, reload_native, require, public_key };
-    Some(DropIn { reload, allow_native })
+    Some(DropIn { reload, allow_native, ..DropIn::at("") })
 }
 
 /// The operator's command to read the config again.

@@ -27,6 +27,8 @@ pub enum PhaseState {
     Quarantined,
     /// A new generation that needs more good runs. If it fails, the former one returns.
     Probation,
+    /// Wanted, and its module is being compiled since `candidate.since_unix_s` or `since_unix_s`.
+    Compiling,
     /// Wanted, but not complete yet: `last_error` says what is missing.
     Pending,
     /// Wanted, but cannot run: `last_error` says why.
@@ -39,12 +41,13 @@ pub enum PhaseState {
 
 impl PhaseState {
     /// Every state, for metrics that have one series per state.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Active,
         Self::Probation,
         Self::Tripped,
         Self::Stuck,
         Self::Quarantined,
+        Self::Compiling,
         Self::Pending,
         Self::Rejected,
         Self::Paused,
@@ -59,6 +62,7 @@ impl PhaseState {
             Self::Stuck => "stuck",
             Self::Quarantined => "quarantined",
             Self::Probation => "probation",
+            Self::Compiling => "compiling",
             Self::Pending => "pending",
             Self::Rejected => "rejected",
             Self::Paused => "paused",
@@ -87,7 +91,7 @@ pub struct PhaseMetric {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CandidateStatus {
-    /// `pending` or `rejected`.
+    /// `compiling`, `pending` or `rejected`.
     pub state: PhaseState,
     /// The problem with its files, in words for the operator.
     pub why: String,
@@ -112,7 +116,11 @@ impl From<&RejectedPhase> for CandidateStatus {
 
 impl RejectedPhase {
     fn state(&self) -> PhaseState {
-        if self.is_pending { PhaseState::Pending } else { PhaseState::Rejected }
+        match self {
+            Self { is_compiling: true, .. } => PhaseState::Compiling,
+            Self { is_pending: true, .. } => PhaseState::Pending,
+            _ => PhaseState::Rejected,
+        }
     }
 }
 

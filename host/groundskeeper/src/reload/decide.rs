@@ -58,7 +58,7 @@ pub(super) fn takes_out(kind: ScanKind, missing_since: Duration, now: Duration) 
 /// Whether to put in the last good generation of the phase although no file asks for it.
 pub(super) fn restores(slot: &PhaseSlot, kind: ScanKind) -> bool {
     let is_ordered = kind == ScanKind::Ordered && slot.head().lineage.current().is_some();
-    slot.running().is_none() && (slot.waits_for_restore || is_ordered)
+    slot.running().is_none() && (slot.may_restore() || is_ordered)
 }
 
 /// What a start does with the bytes in the folder.

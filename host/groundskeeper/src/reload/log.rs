@@ -33,7 +33,7 @@ impl ReloadLog {
         let (result, digest) = (change.as_str(), event.digest.as_deref().unwrap_or("-"));
         match &event.why {
             None => tracing::info!(phase, result, digest, "reload"),
-            Some(why) if change == PhaseChange::Pending => {
+            Some(why) if matches!(change, PhaseChange::Pending | PhaseChange::Compiling) => {
                 tracing::info!(phase, result, digest, why, "reload")
             }
             Some(why) => tracing::warn!(phase, result, digest, why, "reload"),

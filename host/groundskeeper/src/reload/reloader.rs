@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::decide::{self, ReadDecision};
 use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::loading::GenerationLoader;
@@ -29,6 +31,8 @@ pub struct PhaseReloader {
     pub(super) slots: PhaseSlots,
     pub(super) log: ReloadLog,
     pub(super) clock: Arc<dyn Clock>,
+    /// Notified when a compile has ended.
+    pub(super) compiled: Arc<Notify>,
     /// Why the folder could not be listed at the last scan.
     trouble: Option<String>,
     /// What the node shows as rejected, if that is known.
@@ -50,6 +54,7 @@ impl PhaseReloader {
             slots: PhaseSlots { by_name: BTreeMap::new(), folder, writer: None },
             log: ReloadLog::new(Arc::clone(&clock)),
             clock,
+            compiled: Arc::default(),
             trouble: None,
             shown: None,
         }
@@ -62,6 +67,12 @@ impl PhaseReloader {
         self.slots.folder = Arc::new(folder.on(Arc::clone(&files) as _));
         self.slots.writer = Some((writer, Arc::clone(calls)));
         self.scanner.files_through(files);
+        self
+    }
+
+    /// Scans when `compiled` is notified.
+    pub fn hinted_by(mut self, compiled: Arc<Notify>) -> Self {
+        self.compiled = compiled;
         self
     }
 
@@ -104,7 +115,7 @@ impl PhaseReloader {
         self.loader.begin_scan();
         let now = self.clock.mono();
         let scanned = self.scanner.scan(&mut self.slots, kind, now);
-        let wants_context = matches!(&scanned, Ok(Some(scan)) if scan.read.iter().any(Result::is_ok));
+        let wants_context = matches!(&scanned, Ok(Some(scan)) if !scan.due.is_empty());
         if let Some(observed) = exchange::observe(ticks, wants_context) {
             self.judge(observed.verdicts);
             self.slots.save_heads();
@@ -119,11 +130,18 @@ impl PhaseReloader {
                 Err(error) => self.cannot_scan(&error),
             }
             // What could not be read before, or was not taken at the start.
-            let waits = |name: &str, slot: &PhaseSlot| !batch.replaces(name) && decide::restores(slot, kind);
+            let is_put = |name: &str| batch.puts.iter().any(|put| put.spec.name == name);
+            let waits = |name: &str, slot: &PhaseSlot| !is_put(name) && decide::restores(slot, kind);
             for name in self.slots.names(waits) {
                 batch.puts.extend(self.last_good(&name));
             }
+            // Their records are written after they are put in, as at a start.
+            let are_late = batch.puts.iter().any(|put| put.written.is_none());
             self.hand_over(batch, Some(kind), ticks);
+            if are_late {
+                self.slots.save_heads();
+                self.slots.prune_generations();
+            }
         }
         let events = std::mem::take(&mut self.log.events);
         let is_whole = self.trouble.is_none() && self.slots.rejected().next().is_none();
@@ -152,11 +170,12 @@ impl PhaseReloader {
         now: Duration,
         batch: &mut Batch,
     ) {
-        for read in scan.read {
-            match (read, context) {
-                (Ok(found), Some(context)) => self.consider(found, context, kind, now, batch),
-                (Ok(_), None) => unreachable!("the context is asked for if anything was read"),
-                (Err(unusable), _) => self.refuse(unusable.refusal, *unusable.rejected),
+        for due in &scan.due {
+            match (self.scanner.read_due(&scan.files, due, kind, now), context) {
+                (Some(Ok(found)), Some(context)) => self.consider(found, context, kind, now, batch),
+                (Some(Ok(_)), None) => unreachable!("the context is asked for if anything is read"),
+                (Some(Err(unusable)), _) => self.refuse(unusable.refusal, *unusable.rejected),
+                (None, _) => {}
             }
         }
         for name in self.slots.gone(&scan.files, kind, now) {
@@ -184,20 +203,21 @@ impl PhaseReloader {
             ReadDecision::StillRefused => {}
             ReadDecision::KnownBad(why) => self.refuse(PhaseRefusal::known_bad(&why), rejected),
             ReadDecision::Stage => {
-                if let Err(refusal) = self.stage(found, context, batch) {
-                    self.refuse(refusal, rejected);
+                let put = if slot.is_starting && slot.running().is_none() {
+                    self.put_of(found, context)
+                } else {
+                    self.stage(found, context)
+                };
+                match put {
+                    Ok(put) => batch.puts.push(put),
+                    Err(refusal) => self.refuse(refusal, rejected),
                 }
             }
         }
     }
 
     /// Loads a generation, tries it, and saves it as the current one. After a crash, a start then finds it on disk.
-    fn stage(
-        &mut self,
-        found: FoundFiles,
-        context: &TrialContext,
-        batch: &mut Batch,
-    ) -> Result<(), PhaseRefusal> {
+    fn stage(&mut self, found: FoundFiles, context: &TrialContext) -> Result<Replacement, PhaseRefusal> {
         let if_refused = found.rejected();
         let FoundFiles { name, file, manifest, generation, digest } = found;
         if self.loader.must_wait(&digest) {
@@ -222,8 +242,7 @@ impl PhaseReloader {
         // Of use only if nothing runs when it is put in.
         let standing =
             if head.lineage.is_on_probation() { Standing::Probation(None) } else { Standing::Proven };
-        batch.puts.push(Replacement { spec, kept, standing, written: Some((digest, head)), if_refused });
-        Ok(())
+        Ok(Replacement { spec, kept, standing, written: Some((digest, head)), if_refused })
     }
 
     /// Sends the changes, if there are any, to the cycle, and notes their outcome. `kind` is `None` at a start.

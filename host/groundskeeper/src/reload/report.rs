@@ -14,6 +14,8 @@ pub enum PhaseChange {
     Rejected,
     /// The files are incomplete, and are read again.
     Pending,
+    /// The module is being compiled. The phase runs on as before.
+    Compiling,
     /// The new generation failed its probation, and the former one runs again.
     Returned,
     /// The new generation has passed its probation.
@@ -22,8 +24,15 @@ pub enum PhaseChange {
 
 impl PhaseChange {
     /// Every change, in the order in which they are declared.
-    pub const ALL: [Self; 6] =
-        [Self::Applied, Self::Removed, Self::Rejected, Self::Pending, Self::Returned, Self::Proven];
+    pub const ALL: [Self; 7] = [
+        Self::Applied,
+        Self::Removed,
+        Self::Rejected,
+        Self::Pending,
+        Self::Compiling,
+        Self::Returned,
+        Self::Proven,
+    ];
 
     /// The name in metrics, JSON and on the terminal.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +41,7 @@ impl PhaseChange {
             Self::Removed => "removed",
             Self::Rejected => "rejected",
             Self::Pending => "pending",
+            Self::Compiling => "compiling",
             Self::Returned => "returned",
             Self::Proven => "proven",
         }

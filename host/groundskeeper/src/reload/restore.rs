@@ -15,7 +15,7 @@ impl PhaseReloader {
     /// longer be loaded.
     ///
     /// # Errors
-    /// The disk failed, or the machine is short of something: the caller must try again.
+    /// The disk failed, the machine is short of something, or the module is being compiled: the caller must try again.
     pub(super) fn load_kept_generation(
         &mut self,
         name: &str,
@@ -30,15 +30,14 @@ impl PhaseReloader {
         let Ok(manifest) = Manifest::parse(&generation.manifest, &file.display().to_string()) else {
             return Ok(None);
         };
-        let loaded = self.loader.load(file, &manifest, &generation, false);
-        if let Err(refusal) = &loaded {
-            let why = refusal.to_string();
-            tracing::error!(phase = name, why, "cannot load a saved generation");
-        }
-        match loaded {
-            // Nothing is known about the generation then.
-            Err(refusal @ PhaseRefusal::Machine(_)) => Err(refusal),
-            loaded => Ok(loaded.ok()),
+        match self.loader.load(file, &manifest, &generation, false) {
+            Ok(spec) => Ok(Some(spec)),
+            Err(later @ (PhaseRefusal::Compiling(_) | PhaseRefusal::Machine(_))) => Err(later),
+            Err(refusal) => {
+                let why = refusal.to_string();
+                tracing::error!(phase = name, why, "cannot load a saved generation");
+                Ok(None)
+            }
         }
     }
 
@@ -46,8 +45,7 @@ impl PhaseReloader {
     pub(super) fn last_good(&mut self, name: &str) -> Option<Replacement> {
         let put = self.find_last_good(name);
         // A brief disk failure is no reason to discard what the phase has stored.
-        let is_disk_failure = matches!(put, Err(PhaseRefusal::Machine(_)));
-        self.slots.entry(name).waits_for_restore = is_disk_failure;
+        self.slots.entry(name).restore_later(put.as_ref().err());
         put.ok().flatten()
     }
 

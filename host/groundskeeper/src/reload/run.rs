@@ -109,6 +109,8 @@ pub(crate) struct ScanThread {
     events: broadcast::Sender<ReloadEvent>,
     counts: ReloadCounts,
     clock: Arc<dyn Clock>,
+    /// Notified when a module was compiled, and by the watcher.
+    compiled: Arc<Notify>,
 }
 
 impl ScanThread {
@@ -116,10 +118,11 @@ impl ScanThread {
     pub fn start(reloader: PhaseReloader, calls: Arc<DiskCalls>) -> std::io::Result<Self> {
         let (folder, events) = (Arc::from(reloader.scanner.dir()), reloader.log.sender.clone());
         let (counts, clock) = (reloader.counts(), Arc::clone(&reloader.clock));
+        let compiled = Arc::clone(&reloader.compiled);
         let (asked, changes) = mpsc::unbounded_channel();
         let noted = Arc::clone(&calls);
         let thread = DiskThread::start("gk-reload", move || Scans::new(reloader, asked, noted))?;
-        Ok(Self { thread, calls, changes, folder, events, counts, clock })
+        Ok(Self { thread, calls, changes, folder, events, counts, clock, compiled })
     }
 
     /// Gives the thread a job. Its changes between ticks arrive in `changes`.
@@ -136,10 +139,10 @@ impl ScanThread {
         ticker: TickerHandle,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> (ReloadHandle, tokio::task::JoinHandle<()>) {
-        let Self { thread, calls, changes, folder, events, counts, clock } = self;
+        let Self { thread, calls, changes, folder, events, counts, clock, compiled: hint } = self;
         let (orders, ordered) = mpsc::channel(8);
         let counts = Arc::new(Mutex::new(counts));
-        let (beats, hint) = (ticker.reports(), Arc::new(Notify::new()));
+        let beats = ticker.reports();
         let hint_tx = Arc::clone(&hint);
         // The result is not needed: the next scan sees whether the folder is watched.
         drop(thread.give(move |scans| scans.watch(hint_tx)));

@@ -39,8 +39,16 @@ pub(super) struct UnusableFiles {
 /// What a scan of the folder found.
 pub(super) struct FolderScan {
     pub files: Vec<ManifestFile>,
-    /// Results for the files that were read.
-    pub read: Vec<Result<FoundFiles, UnusableFiles>>,
+    /// Phases to read, one after the other: together their modules may be larger than memory.
+    pub due: Vec<DueFiles>,
+}
+
+/// A phase of the folder whose files must be read.
+pub(super) struct DueFiles {
+    /// Its manifest's place in [`FolderScan::files`].
+    at: usize,
+    name: String,
+    parts: Vec<PathBuf>,
 }
 
 /// See the module.
@@ -86,7 +94,7 @@ impl FolderScanner {
         slots.next().into_iter().chain(self.tracker.next()).min()
     }
 
-    /// Reads changed files that are at rest. `None` if there is no reason to read manifests.
+    /// Finds changed files that are at rest. `None` if there is no reason to read manifests.
     ///
     /// # Errors
     /// If the folder cannot be listed.
@@ -102,10 +110,10 @@ impl FolderScanner {
             return Ok(None);
         }
         let files = self.manifests();
-        let mut read = Vec::new();
+        let mut due = Vec::new();
         // A retry is due only for the first file of a phase: two files that alternate would retry forever.
         let mut retried = BTreeSet::new();
-        for file in files.iter().filter(|file| !file.is_built_in) {
+        for (at, file) in files.iter().enumerate().filter(|(_, file)| !file.is_built_in) {
             let name = slots.name_of(file);
             let parts = self.parts(file);
             let state = FileState {
@@ -114,13 +122,13 @@ impl FolderScanner {
                 is_due: slots.again_at(&name).is_some_and(|at| now >= at) && retried.insert(name.clone()),
             };
             if decide::reads(kind, state) {
-                read.extend(self.read_parts(file, &name, &parts, kind, now));
+                due.push(DueFiles { at, name, parts });
             } else if state.is_due {
                 slots.entry(&name).postpone();
             }
         }
         self.settle_unclaimed(&files, now);
-        Ok(Some(FolderScan { files, read }))
+        Ok(Some(FolderScan { files, due }))
     }
 
     /// All manifests for a node that starts, at rest or not.
@@ -176,15 +184,15 @@ impl FolderScanner {
     }
 
     /// Reads the files of a phase. `None` if they changed meanwhile, unless the operator ordered the scan.
-    fn read_parts(
+    pub fn read_due(
         &mut self,
-        file: &ManifestFile,
-        name: &str,
-        parts: &[PathBuf],
+        files: &[ManifestFile],
+        due: &DueFiles,
         kind: ScanKind,
         now: Duration,
     ) -> Option<Result<FoundFiles, UnusableFiles>> {
-        let read = self.read(file, name);
+        let DueFiles { at, name, parts } = due;
+        let read = self.read(&files[*at], name);
         if read.is_ok() {
             let stamps: Vec<_> = parts.iter().map(|part| self.files.stamp(part).ok()).collect();
             let mut is_still = true;

@@ -130,13 +130,23 @@ impl PhaseReloader {
 
     /// Notes why files do not run.
     pub(super) fn refuse(&mut self, refusal: PhaseRefusal, mut rejected: RejectedPhase) {
-        rejected.since_unix_s = Some(unix_seconds(&*self.clock));
+        let now = unix_seconds(&*self.clock);
+        rejected.since_unix_s = Some(now);
         let (name, digest) = (rejected.name.clone(), rejected.digest);
         let slot = self.slots.entry(&name);
         let is_news = slot.refuse(refusal, rejected, self.clock.mono());
         let Some(rejected) = slot.rejected() else { return };
-        let change = if rejected.is_pending { PhaseChange::Pending } else { PhaseChange::Rejected };
-        let why = Some(rejected.problem.clone());
+        let change = match rejected {
+            RejectedPhase { is_compiling: true, .. } => PhaseChange::Compiling,
+            RejectedPhase { is_pending: true, .. } => PhaseChange::Pending,
+            _ => PhaseChange::Rejected,
+        };
+        let why = match (change, rejected.since_unix_s) {
+            (PhaseChange::Compiling, Some(since)) if !is_news => {
+                Some(format!("still compiling, for {} s", now.saturating_sub(since)))
+            }
+            _ => Some(rejected.problem.clone()),
+        };
         if is_news {
             self.log.note(&name, change, digest, why);
         } else {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::data::{DataFolder, GenerationRecord};
-use crate::loader::PhaseRefusal;
+use crate::loader::{CompileTicket, PhaseRefusal};
 use crate::registry::{Digest, KeptPhase, RejectedPhase};
 
 /// Waits before an incomplete file is read again. After the last one it counts as broken.
@@ -16,6 +16,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Wait before a retry if others were tried first: they get in meanwhile.
 const SOON: Duration = Duration::from_millis(100);
 
+/// The same after a compile that was interrupted: it may have used its minute of CPU time.
+const COMPILE_AGAIN: Duration = Duration::from_secs(120);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct PhaseSlot {
@@ -26,6 +29,10 @@ pub(super) struct PhaseSlot {
     is_unsaved: bool,
     /// Its last good generation does not run, and is put in at the next scan.
     pub waits_for_restore: bool,
+    /// Its last good generation is being compiled.
+    restoring: Option<CompileTicket>,
+    /// The process has not put in what its files held at the start, because that is being compiled.
+    pub is_starting: bool,
     candidate: Option<CandidateFiles>,
     /// When the files were first found missing.
     missing_since: Option<Duration>,
@@ -36,6 +43,18 @@ struct CandidateFiles {
     rejected: RejectedPhase,
     tries: usize,
     again_at: Option<Duration>,
+    compiling: Option<CompileTicket>,
+}
+
+impl CandidateFiles {
+    fn again_at(&self) -> Option<Duration> {
+        self.again_at.or_else(|| ended(self.compiling.as_ref()))
+    }
+}
+
+/// At once, if the compile has ended.
+fn ended(ticket: Option<&CompileTicket>) -> Option<Duration> {
+    ticket.filter(|ticket| ticket.is_done()).map(|_| Duration::ZERO)
 }
 
 impl PhaseSlot {
@@ -65,7 +84,27 @@ impl PhaseSlot {
 
     /// When to scan again even if no file changes.
     pub fn again_at(&self) -> Option<Duration> {
-        self.candidate.as_ref()?.again_at
+        self.candidate.as_ref()?.again_at()
+    }
+
+    /// When to put in the last good generation, if it had to be compiled.
+    pub fn restores_at(&self) -> Option<Duration> {
+        ended(self.restoring.as_ref())
+    }
+
+    /// Whether the last good generation is wanted and can be loaded now.
+    pub fn may_restore(&self) -> bool {
+        self.waits_for_restore && self.restoring.as_ref().is_none_or(CompileTicket::is_done)
+    }
+
+    /// The last good generation could not be loaded: it is wanted later, unless it is bad.
+    pub fn restore_later(&mut self, refusal: Option<&PhaseRefusal>) {
+        self.waits_for_restore =
+            matches!(refusal, Some(PhaseRefusal::Machine(_) | PhaseRefusal::Compiling(_)));
+        self.restoring = match refusal {
+            Some(PhaseRefusal::Compiling(ticket)) => Some(ticket.clone()),
+            _ => None,
+        };
     }
 
     pub fn missing_since(&self) -> Option<Duration> {
@@ -75,7 +114,7 @@ impl PhaseSlot {
     /// Whether these bytes were refused before, and no retry is due.
     pub fn was_refused(&self, digest: &Digest, now: Duration) -> bool {
         self.candidate.as_ref().is_some_and(|candidate| {
-            candidate.rejected.digest == Some(*digest) && candidate.again_at.is_none_or(|at| now < at)
+            candidate.rejected.digest == Some(*digest) && candidate.again_at().is_none_or(|at| now < at)
         })
     }
 
@@ -84,14 +123,19 @@ impl PhaseSlot {
         let before = self.candidate.take();
         let same = before.as_ref().filter(|before| before.rejected.digest == rejected.digest);
         let tries = same.map_or(0, |before| before.tries);
-        let (why, wait) = match refusal {
-            PhaseRefusal::Unfinished(why) => (why, TRIES.get(tries).copied()),
-            PhaseRefusal::Bad(why) => (why, None),
-            PhaseRefusal::Machine(why) => (why, Some(AGAIN)),
-            PhaseRefusal::Waits => (PhaseRefusal::Waits.to_string(), Some(SOON)),
+        let was_compiling = same.is_some_and(|before| before.compiling.is_some());
+        let why = refusal.to_string();
+        let (wait, compiling) = match refusal {
+            PhaseRefusal::Unfinished(_) => (TRIES.get(tries).copied(), None),
+            PhaseRefusal::Bad(_) => (None, None),
+            PhaseRefusal::Machine(_) if was_compiling => (Some(COMPILE_AGAIN), None),
+            PhaseRefusal::Machine(_) => (Some(AGAIN), None),
+            PhaseRefusal::Waits => (Some(SOON), None),
+            PhaseRefusal::Compiling(ticket) => (None, Some(ticket)),
         };
         rejected.problem = why;
         rejected.is_pending = wait.is_some();
+        rejected.is_compiling = compiling.is_some();
         if let Some(before) = same.filter(|before| before.rejected.problem == rejected.problem) {
             rejected.since_unix_s = before.rejected.since_unix_s;
         }
@@ -100,7 +144,7 @@ impl PhaseSlot {
                 != (&rejected.problem, rejected.is_pending, rejected.digest)
         });
         let again_at = wait.map(|wait| now + wait);
-        self.candidate = Some(CandidateFiles { rejected, tries: tries + 1, again_at });
+        self.candidate = Some(CandidateFiles { rejected, tries: tries + 1, again_at, compiling });
         is_news
     }
 
@@ -108,6 +152,7 @@ impl PhaseSlot {
     pub fn postpone(&mut self) {
         if let Some(candidate) = &mut self.candidate {
             candidate.again_at = None;
+            candidate.compiling = None;
         }
     }
 
@@ -151,6 +196,8 @@ impl PhaseSlot {
     pub fn started(&mut self) {
         self.is_running = true;
         self.waits_for_restore = false;
+        self.restoring = None;
+        self.is_starting = false;
     }
 
     /// The generation of `head` runs, and `written` is on disk. True if they differ.
@@ -177,6 +224,11 @@ impl PhaseSlot {
     /// The disk may hold a record that was given up, so this one must be written.
     pub fn must_save(&mut self) {
         self.is_unsaved = true;
+    }
+
+    /// Whether the disk has the record as it is in memory.
+    pub fn is_saved(&self) -> bool {
+        !self.is_unsaved
     }
 
     /// Writes the record of the phase `name`, unless it is on disk.

@@ -50,11 +50,12 @@ impl PhaseSlots {
         known.map_or_else(|| file.name.clone(), |(name, _)| name.clone())
     }
 
-    /// When a retry is due or a missing file counts as gone.
+    /// When a retry is due, a missing file counts as gone, or a last good generation can be put in.
     pub fn next(&self) -> Option<Duration> {
         let retries = self.by_name.values().filter_map(PhaseSlot::again_at);
         let missing = self.by_name.values().filter_map(PhaseSlot::missing_since).map(|at| at + super::QUIET);
-        retries.chain(missing).min()
+        let restores = self.by_name.values().filter_map(PhaseSlot::restores_at);
+        retries.chain(missing).chain(restores).min()
     }
 
     pub fn are_missing(&self) -> bool {
@@ -95,6 +96,13 @@ impl PhaseSlots {
     pub fn save_heads(&mut self) {
         for (name, slot) in &mut self.by_name {
             slot.save(name, &self.folder);
+        }
+    }
+
+    /// Removes generations that no record names, if the disk has every record.
+    pub fn prune_generations(&self) {
+        if self.by_name.values().all(PhaseSlot::is_saved) {
+            self.folder.prune_generations(self.by_name.values().map(PhaseSlot::head));
         }
     }
 

@@ -82,12 +82,13 @@ impl PhaseReloader {
             }
         }
         for UnusableFiles { refusal, rejected } in refused {
+            self.slots.entry(&rejected.name).is_starting = matches!(refusal, PhaseRefusal::Compiling(_));
             self.refuse(refusal, *rejected);
         }
         let batch = Batch { puts, last_runs: last_runs.clone(), ..Batch::default() };
         self.hand_over(batch, None, ticks);
         self.slots.save_heads();
-        self.slots.folder.prune_generations(self.slots.by_name.values().map(PhaseSlot::head));
+        self.slots.prune_generations();
         // A start is no change: it is logged, but sends no events.
         self.log.events.clear();
         Ok(())
@@ -139,7 +140,12 @@ impl PhaseReloader {
         self.put_of(found, context).map_err(|refusal| UnusableFiles { refusal, rejected: Box::new(rejected) })
     }
 
-    fn put_of(&mut self, found: FoundFiles, context: &TrialContext) -> Result<Replacement, PhaseRefusal> {
+    /// A phase with the files that the process has found at its start, also if they had to be compiled since.
+    pub(super) fn put_of(
+        &mut self,
+        found: FoundFiles,
+        context: &TrialContext,
+    ) -> Result<Replacement, PhaseRefusal> {
         let FoundFiles { name, file, manifest, generation, digest } = found;
         let mut head = self.slots.entry(&name).head().clone();
         let decision = decide::on_start(&head, &digest);
@@ -152,13 +158,13 @@ impl PhaseReloader {
             self.loader.try_out(context, &spec, &kept)?;
         }
         head.file = file;
-        if decision != StartDecision::Continue
-            && let Some(former) = head.lineage.offered(digest, kept.clone(), ())
-        {
+        let is_new = decision != StartDecision::Continue;
+        let taken_back = if is_new { head.lineage.offered(digest, kept.clone(), ()) } else { None };
+        let standing = self.resumed(&name, &mut head)?;
+        if let Some(former) = taken_back {
             kept = former.kept;
             self.slots.save_kept(&name, kept.clone(), None);
         }
-        let standing = self.resumed(&name, &mut head);
         if decision == StartDecision::Try {
             self.slots.folder.save_generation(&name, &generation);
         }
@@ -168,18 +174,22 @@ impl PhaseReloader {
     }
 
     /// Whether the phase is on probation, with its former generation. If that cannot be loaded, the probation ends.
-    fn resumed(&mut self, name: &str, head: &mut GenerationRecord) -> Standing {
+    ///
+    /// # Errors
+    /// It is being compiled.
+    fn resumed(&mut self, name: &str, head: &mut GenerationRecord) -> Result<Standing, PhaseRefusal> {
         if !head.lineage.is_on_probation() {
-            return Standing::Proven;
+            return Ok(Standing::Proven);
         }
         let Some(Former { digest, kept, .. }) = head.lineage.former().cloned() else {
-            return Standing::Probation(None);
+            return Ok(Standing::Probation(None));
         };
         match self.load_kept_generation(name, &head.file, &digest) {
-            Ok(Some(held)) => Standing::Probation(Some(Former { digest, kept, held })),
+            Ok(Some(held)) => Ok(Standing::Probation(Some(Former { digest, kept, held }))),
+            Err(compiling @ PhaseRefusal::Compiling(_)) => Err(compiling),
             Ok(None) | Err(_) => {
                 head.lineage.former_lost();
-                Standing::Proven
+                Ok(Standing::Proven)
             }
         }
     }

@@ -103,7 +103,7 @@ async fn an_application_without_the_network_answers_operators_and_follows_its_fo
     let event = async {
         loop {
             let event = events.recv().await.unwrap();
-            if event.change != PhaseChange::Pending {
+            if !matches!(event.change, PhaseChange::Pending | PhaseChange::Compiling) {
                 return event;
             }
         }

@@ -1,5 +1,6 @@
 //! Phases that change while the node runs: the protocol in simulation and on real files, and what a crash leaves.
 
+mod compiling;
 #[cfg(feature = "wasm")]
 mod components;
 mod disk;

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use groundskeeper::data::FileSystem;
 use groundskeeper::registry::PhaseState;
-use groundskeeper::reload::{PhaseChange, ScanKind, StartFrom};
+use groundskeeper::reload::{PhaseChange, ReloadOptions, ScanKind, StartFrom};
 use groundskeeper_sdk::rng::Rng;
 
 use super::disk::{Memory, Weather};
-use super::world::{Hand, Process, manifest, module};
+use super::world::{Hand, Process, Scripts, manifest, module};
 
 const NAMES: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
 const DIR: &str = "/phases.d";
@@ -32,6 +32,8 @@ struct Known {
     former: Vec<u32>,
     /// Versions that failed on probation: none of them may run again.
     failed: Vec<u32>,
+    /// What ran before a restart is being compiled.
+    is_starting: bool,
 }
 
 struct Sim {
@@ -40,6 +42,7 @@ struct Sim {
     data: PathBuf,
     clock: Arc<Hand>,
     process: Option<Process>,
+    scripts: Scripts,
     known: BTreeMap<&'static str, Known>,
     versions: u32,
     /// What each version does, and what else its manifest says.
@@ -52,18 +55,27 @@ struct Sim {
     taken_out: u32,
 }
 
+fn start(clock: &Arc<Hand>, data: &Path, memory: &Memory, scripts: &Scripts) -> Process {
+    let options = ReloadOptions::trusting(DIR.into());
+    let factory = scripts.clone().factory();
+    Process::start_with(clock, data, options, Arc::new(memory.clone()), StartFrom::Folder, factory)
+}
+
 impl Sim {
     fn new(seed: u64, data: &Path) -> Self {
         let (memory, clock) = (Memory::default(), Arc::new(Hand::default()));
         memory.make_folder(Path::new(DIR), 0).unwrap();
-        let process =
-            Process::start(&clock, data, Path::new(DIR), Arc::new(memory.clone()), StartFrom::Folder);
+        let scripts = Scripts::default();
+        // In half of the runs, modules must be compiled first.
+        scripts.compiler.lock().is_slow = seed.is_multiple_of(2);
+        let process = start(&clock, data, &memory, &scripts);
         Self {
             random: Rng::new(seed),
             memory,
             data: data.to_owned(),
             clock,
             process: Some(process),
+            scripts,
             known: NAMES.iter().map(|name| (*name, Known::default())).collect(),
             versions: 0,
             written: BTreeMap::new(),
@@ -154,7 +166,7 @@ impl Sim {
                     self.taken_out += 1;
                     known.failed.extend(known.running.take());
                 }
-                PhaseChange::Rejected | PhaseChange::Pending => {}
+                PhaseChange::Rejected | PhaseChange::Pending | PhaseChange::Compiling => {}
             }
         }
     }
@@ -169,15 +181,17 @@ impl Sim {
         self.in_sync = true;
         drop(self.process.take());
         self.memory.set(Weather::Fine);
-        let files = Arc::new(self.memory.clone());
-        self.process =
-            Some(Process::start(&self.clock, &self.data, Path::new(DIR), files, StartFrom::Folder));
+        if self.random.below(3) == 0 {
+            self.scripts.compiler.lock().update();
+        }
+        self.process = Some(start(&self.clock, &self.data, &self.memory, &self.scripts));
     }
 
     /// What holds whatever happens.
     fn check(&mut self, seed: u64, step: u32, restarted: bool) {
         let process = self.process.as_ref().unwrap();
         let phases = process.phases();
+        let is_slow = self.scripts.compiler.lock().is_slow;
         for (name, known) in &mut self.known {
             // Only put into words when it is wanted: this is done 400,000 times.
             let story = known.clone();
@@ -188,6 +202,12 @@ impl Sim {
             if let Some(version) = runs {
                 assert!(!known.failed.contains(&version), "{at}: runs {version}, which has failed");
             }
+            if is_slow && runs.is_none() && known.running.is_some() && (restarted || known.is_starting) {
+                // A process that has just started: it puts in what ran when that is compiled.
+                known.is_starting = true;
+                continue;
+            }
+            let restarted = restarted || std::mem::take(&mut known.is_starting);
             if let Some(before) = known.running {
                 // What ran, runs, or something newer; never nothing but for a removal, or a first one that failed.
                 let now = runs.unwrap_or_else(|| panic!("{at}: nothing runs any more"));
@@ -214,7 +234,8 @@ fn run(seed: u64) -> [u32; 4] {
         let mut restarted = false;
         match sim.random.below(20) {
             0..=2 => sim.edit(),
-            3..=8 => sim.look(ScanKind::Hint),
+            3..=7 => sim.look(ScanKind::Hint),
+            8 => _ = sim.scripts.compiler.lock().finish(),
             9 => sim.look(ScanKind::Thorough),
             10..=13 => {
                 let ms = [10, 200, 400, 3_000][sim.random.below(4) as usize];
@@ -254,8 +275,16 @@ fn run(seed: u64) -> [u32; 4] {
         sim.look(ScanKind::Hint);
     }
     sim.process().come_to_rest();
+    // What was put in last may have had to wait for the one before.
+    while sim.scripts.compiler.lock().finish() {
+        sim.process().come_to_rest();
+    }
     let process = sim.process.as_ref().unwrap();
     for (name, known) in &sim.known {
+        // What ran before the last restart has come back, unless its manifest is gone.
+        let is_wanted = sim.memory.read(&PathBuf::from(format!("{DIR}/{name}.toml")), 1 << 20).is_ok();
+        let is_back = !known.is_starting || !is_wanted || process.runs(name).is_some();
+        assert!(is_back, "seed {seed}, at the end, {name}: {known:?}");
         if let Some((version, true)) = known.wanted {
             assert_eq!(process.runs(name), Some(version), "seed {seed}, at the end, {name}: {known:?}");
         }

@@ -1,6 +1,6 @@
 //! A node without a network whose phases are scripts: a module is one line that says how its phase behaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use groundskeeper::cycle::{Beat, BeatContext, BeatReport, Cycle, Thresholds};
 use groundskeeper::data::{DataError, DataFolder, FileSystem, Generation};
 use groundskeeper::engine::policy::GuestCeilings;
 use groundskeeper::engine::{Executor, PhaseCall, PhaseProgram, RunOutcome, RunResult};
-use groundskeeper::loader::PhaseRefusal;
+use groundskeeper::loader::{CompileTicket, PhaseRefusal};
 use groundskeeper::node::{NodeLimits, NodeState};
 use groundskeeper::peer::PeerId;
 use groundskeeper::registry::{LastRuns, PhaseSpec, PhaseStatus, PriorState, Registry};
@@ -159,9 +159,44 @@ impl Script {
     }
 }
 
+/// A compiler that is told when it has compiled.
+#[derive(Default)]
+pub struct FakeCompiler {
+    /// Otherwise every script compiles at once.
+    pub is_slow: bool,
+    stored: BTreeSet<[u8; 32]>,
+    tickets: BTreeMap<[u8; 32], CompileTicket>,
+}
+
+impl FakeCompiler {
+    fn compile(&mut self, digest: [u8; 32]) -> Result<(), PhaseRefusal> {
+        if !self.is_slow || self.stored.contains(&digest) {
+            return Ok(());
+        }
+        Err(PhaseRefusal::Compiling(self.tickets.entry(digest).or_default().clone()))
+    }
+
+    /// Everything that is being compiled is now in the store. False if that was nothing.
+    pub fn finish(&mut self) -> bool {
+        let is_busy = !self.tickets.is_empty();
+        for (digest, ticket) in std::mem::take(&mut self.tickets) {
+            self.stored.insert(digest);
+            ticket.end();
+        }
+        is_busy
+    }
+
+    /// Another version of the compiler: nothing in the store fits.
+    pub fn update(&mut self) {
+        self.stored.clear();
+        self.tickets.clear();
+    }
+}
+
 /// Makes phases of scripts.
 #[derive(Clone, Default)]
 pub struct Scripts {
+    pub compiler: Arc<Mutex<FakeCompiler>>,
     /// Every load goes through it.
     pub loads: Arc<Gate>,
     /// And every run of a phase that says `gated`.
@@ -209,6 +244,7 @@ impl Scripts {
             _ => return Err(PhaseRefusal::Bad(format!("nobody knows {behaviour:?}"))),
         };
         let gated = (behaviour == "gated").then(|| self.clone());
+        self.compiler.lock().compile(digest)?;
         let (runs, ticks) = (AtomicU32::new(0), Arc::clone(&self.ticks));
         let body = Script { version, traps_at, gated, runs, ticks, digest };
         let digest = generation.digest();
