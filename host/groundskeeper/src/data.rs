@@ -11,6 +11,8 @@ use groundskeeper_base::read::read_regular;
 use groundskeeper_base::trust::{self, Access, Credentials, FolderTrust};
 use groundskeeper_base::write::{make_folder, open_own, remove_temporary_files};
 
+use tokio::sync::watch;
+
 use crate::book::BookEntry;
 use crate::cycle::KeptLimits;
 use crate::registry::LastRuns;
@@ -103,7 +105,15 @@ pub struct DataFolder {
     path: PathBuf,
     pub(crate) files: Arc<dyn FileSystem>,
     /// Holds the lock. The system releases it when the process ends in any way.
-    _lock: Arc<File>,
+    lock: Arc<FolderLock>,
+}
+
+/// The lock of a folder, shared by the threads that write to it.
+struct FolderLock {
+    /// Holds the lock until it is closed.
+    _file: File,
+    /// The field after it, so that it is dropped when the lock is free.
+    is_held: watch::Sender<()>,
 }
 
 impl std::fmt::Debug for DataFolder {
@@ -170,7 +180,8 @@ impl DataFolder {
         for folder in [path.to_owned(), path.join(phases::FOLDER), path.join("generations")] {
             remove_temporary_files(&folder);
         }
-        Ok(Self { path: path.to_owned(), files, _lock: Arc::new(lock) })
+        let lock = FolderLock { _file: lock, is_held: watch::Sender::new(()) };
+        Ok(Self { path: path.to_owned(), files, lock: Arc::new(lock) })
     }
 
     /// Where the folder is, as it was given to [`DataFolder::open`].
@@ -303,9 +314,15 @@ impl DataFolder {
         state::LIMITS.save(self, limits)
     }
 
+    /// Completes when this process has released the folder: after a shutdown, its threads may hold it a little longer.
+    pub(crate) fn released(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut is_held = self.lock.is_held.subscribe();
+        async move { while is_held.changed().await.is_ok() {} }
+    }
+
     /// The same locked folder, with `files` for all file operations.
     pub(crate) fn on(&self, files: Arc<dyn FileSystem>) -> Self {
-        Self { path: self.path.clone(), files, _lock: Arc::clone(&self._lock) }
+        Self { path: self.path.clone(), files, lock: Arc::clone(&self.lock) }
     }
 
     /// Counts a start of the node. Returns the number of earlier starts since the last good one; 0 if it is unknown.

@@ -43,6 +43,9 @@ const GOODBYE_SHARE: f64 = 0.8;
 /// Files are given this long even if nothing is left of the deadline: usually there is nothing to write.
 const LAST_LOOK: Duration = Duration::from_millis(200);
 
+/// Longest wait for threads that end to release the data folder.
+const FOLDER_RELEASE: Duration = Duration::from_secs(1);
+
 /// A running node.
 pub struct Node {
     identity: Identity,
@@ -303,6 +306,10 @@ impl Node {
         {
             steps.done("end answers to operators", Some("they did not end in time".to_owned()));
         }
+        // The threads that read and write files end now, unless they hang. Then another node can use the folder.
+        let released = self.folder.released();
+        drop(self.folder);
+        _ = tokio::time::timeout(left().clamp(LAST_LOOK, FOLDER_RELEASE), released).await;
         steps.steps
     }
 }
