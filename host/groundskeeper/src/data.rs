@@ -105,7 +105,7 @@ pub struct DataFolder {
     path: PathBuf,
     pub(crate) files: Arc<dyn FileSystem>,
     /// Holds the lock. The system releases it when the process ends in any way.
-    lock: Arc<FolderLock>,
+    _lock: Arc<FolderLock>,
 }
 
 /// The lock of a folder, shared by the threads that write to it.
@@ -113,6 +113,10 @@ struct FolderLock {
     /// Holds the lock until it is closed.
     _file: File,
     /// The field after it, so that it is dropped when the lock is free.
+    #[cfg_attr(
+        not(feature = "node"),
+        allow(dead_code, reason = "only a whole node does not wait for its disks")
+    )]
     is_held: watch::Sender<()>,
 }
 
@@ -181,7 +185,7 @@ impl DataFolder {
             remove_temporary_files(&folder);
         }
         let lock = FolderLock { _file: lock, is_held: watch::Sender::new(()) };
-        Ok(Self { path: path.to_owned(), files, lock: Arc::new(lock) })
+        Ok(Self { path: path.to_owned(), files, _lock: Arc::new(lock) })
     }
 
     /// Where the folder is, as it was given to [`DataFolder::open`].
@@ -315,14 +319,16 @@ impl DataFolder {
     }
 
     /// Completes when this process has released the folder: after a shutdown, its threads may hold it a little longer.
+    #[cfg(feature = "node")]
     pub(crate) fn released(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut is_held = self.lock.is_held.subscribe();
+        let mut is_held = self._lock.is_held.subscribe();
         async move { while is_held.changed().await.is_ok() {} }
     }
 
     /// The same locked folder, with `files` for all file operations.
+    #[cfg(feature = "dropin")]
     pub(crate) fn on(&self, files: Arc<dyn FileSystem>) -> Self {
-        Self { path: self.path.clone(), files, lock: Arc::clone(&self.lock) }
+        Self { path: self.path.clone(), files, _lock: Arc::clone(&self._lock) }
     }
 
     /// Counts a start of the node. Returns the number of earlier starts since the last good one; 0 if it is unknown.

@@ -18,8 +18,12 @@ mod tests;
 mod thread;
 mod writer;
 
-pub(crate) use thread::{DiskThread, NoAnswer, on_own_thread};
-pub(crate) use writer::{SaveCounts, StateValue, StateWriter};
+pub(crate) use thread::DiskThread;
+#[cfg(feature = "node")]
+pub(crate) use thread::{NoAnswer, on_own_thread};
+#[cfg(feature = "telemetry")]
+pub(crate) use writer::SaveCounts;
+pub(crate) use writer::{StateValue, StateWriter};
 
 /// A call that takes longer than this is stuck. A busy disk answers within a second or two.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -83,6 +87,7 @@ pub struct DiskHealth {
 }
 
 impl DiskHealth {
+    #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "only operators ask for it"))]
     pub(crate) fn new(calls: Vec<Arc<DiskCalls>>, writer: Option<Arc<StateWriter>>) -> Self {
         Self { calls, writer }
     }

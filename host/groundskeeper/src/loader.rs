@@ -66,6 +66,10 @@ impl Loader {
     ///
     /// # Errors
     /// If this machine cannot run guests.
+    #[cfg_attr(
+        not(any(feature = "wasm", feature = "dylib")),
+        expect(unused_variables, reason = "without guests nothing is stored")
+    )]
     pub fn new(folder: PathBuf, allow_native: bool) -> Result<Self, String> {
         #[cfg(feature = "wasm")]
         let wasm = Wasm::new(Some(folder.clone())).map_err(|error| error.to_string())?;

@@ -45,6 +45,7 @@ pub use self::{
 pub use report::{ConfigReport, PhaseChange, ReloadCounts, ReloadEvent, ReloadReport};
 pub use run::ReloadHandle;
 pub(crate) use run::ScanThread;
+#[cfg(feature = "node")]
 pub(crate) use runner::good_for;
 
 /// Makes a phase from a manifest, its section about the guest, the path of the module, and the files as they were read.

@@ -423,7 +423,7 @@ fn files_have_their_modes_whatever_the_umask() {
         assert_eq!(node.stop(), Some(0), "{}", log(home.path()));
         let data = home.path().join("a/data");
         for (name, expected) in
-            [("", 0o750), ("lock", 0o640), ("node.key", 0o600), ("book.gk", 0o640), ("journal.jsonl", 0o640)]
+            [("", 0o750), ("lock", 0o640), ("node.key", 0o600), ("book.gk", 0o640), ("journal.jsonl", 0o600)]
         {
             assert_eq!(mode(&data.join(name)), expected, "{name} under {umask}");
         }

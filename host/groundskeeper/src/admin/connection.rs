@@ -125,7 +125,7 @@ async fn respond(
     request.extensions_mut().insert(place.party());
     let answered = timeout(WORK, TowerToHyperService::new(router).call(request)).await;
     let late = || ErrorResponse(StatusCode::GATEWAY_TIMEOUT, STILL_AT_WORK.to_owned()).into_response();
-    Ok(answered.unwrap_or_else(|_| Ok(late()))?)
+    answered.unwrap_or_else(|_| Ok(late()))
 }
 
 /// Tells a client that there is no place for it. Waits for it to read that, for a short time.

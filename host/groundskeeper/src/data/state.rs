@@ -46,13 +46,16 @@ impl<T> LoadedState<T> {
     }
 }
 
+/// Reads the content of an older version.
+type ReadOlder<T> = fn(&[u8]) -> postcard::Result<T>;
+
 /// A state file, perhaps in a subfolder of the data folder.
 pub(super) struct StateFile<T> {
     path: Cow<'static, str>,
     magic: [u8; 4],
     version: u16,
     /// Reads the content of version 1, if that was different.
-    version_1: Option<fn(&[u8]) -> postcard::Result<T>>,
+    version_1: Option<ReadOlder<T>>,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -94,11 +97,7 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
     }
 
     /// A file of version 2, which also reads what version 1 wrote.
-    const fn version_2(
-        path: &'static str,
-        magic: [u8; 4],
-        version_1: fn(&[u8]) -> postcard::Result<T>,
-    ) -> Self {
+    const fn version_2(path: &'static str, magic: [u8; 4], version_1: ReadOlder<T>) -> Self {
         let version_1 = Some(version_1);
         Self { path: Cow::Borrowed(path), magic, version: 2, version_1, kind: PhantomData }
     }

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 type DiskJob<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// Why a job has no result.
+#[cfg_attr(not(feature = "node"), allow(dead_code, reason = "only a whole node does not wait for its disks"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NoAnswer {
     /// The job has not ended. It runs on, and its result is dropped.
@@ -25,6 +26,10 @@ pub(crate) enum NoAnswer {
 /// See the module. Dropping it ends the thread after the job that it is in.
 pub(crate) struct DiskThread<T> {
     jobs: Sender<DiskJob<T>>,
+    #[cfg_attr(
+        not(feature = "node"),
+        allow(dead_code, reason = "only a whole node does not wait for its disks")
+    )]
     busy_since: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -66,6 +71,10 @@ impl<T: Send + 'static> DiskThread<T> {
     }
 
     /// How long the current job has taken; `None` if there is none.
+    #[cfg_attr(
+        not(feature = "node"),
+        allow(dead_code, reason = "only a whole node does not wait for its disks")
+    )]
     pub fn busy(&self) -> Option<Duration> {
         self.busy_since.lock().map(|since| since.elapsed())
     }
@@ -74,6 +83,10 @@ impl<T: Send + 'static> DiskThread<T> {
     ///
     /// # Errors
     /// [`NoAnswer`].
+    #[cfg_attr(
+        not(feature = "node"),
+        allow(dead_code, reason = "only a whole node does not wait for its disks")
+    )]
     pub async fn ask<R: Send + 'static>(
         &self,
         patience: Duration,
@@ -93,6 +106,7 @@ impl<T: Send + 'static> DiskThread<T> {
 ///
 /// # Errors
 /// If the system has no thread left, or `job` panics.
+#[cfg_attr(not(feature = "node"), allow(dead_code, reason = "only a whole node does not wait for its disks"))]
 pub(crate) async fn on_own_thread<R: Send + 'static>(
     name: &str,
     job: impl FnOnce() -> R + Send + 'static,

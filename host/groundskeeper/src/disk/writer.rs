@@ -136,6 +136,7 @@ struct SaveCounters {
 }
 
 /// Writes since the start, by result.
+#[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "only operators ask for it"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SaveCounts {
     pub saved: u64,
@@ -300,6 +301,7 @@ impl StateWriter {
         queue.calls.trouble().into_iter().chain(failing).collect()
     }
 
+    #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "only operators ask for it"))]
     pub(crate) fn counts(&self) -> SaveCounts {
         let SaveCounters { saved, failed, abandoned } = &self.shared.counts;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);

@@ -123,6 +123,7 @@ impl DropIn {
 pub(super) struct ReloadTask {
     pub handle: ReloadHandle,
     pub task: OwnedTask<()>,
+    #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "only operators ask for it"))]
     pub calls: Arc<DiskCalls>,
 }
 

@@ -14,7 +14,7 @@ pub(super) fn within_descriptors(pool: &PoolSettings, limit: DescriptorLimit) ->
         max_inbound: pool.max_inbound.map(|inbound| inbound.min(most)),
         max_outbound: pool.max_outbound.map(|outbound| outbound.min(most)),
         most: pool.most.map(|wanted| wanted.min(most)),
-        ..pool.clone()
+        ..*pool
     }
 }
 

@@ -35,6 +35,7 @@ pub struct ConfigSource {
 pub struct Reconfigurer {
     /// Reads the config: a file system that hangs holds up nothing else.
     pub(super) reader: DiskThread<ConfigReader>,
+    #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "only operators ask for it"))]
     pub(super) calls: Arc<DiskCalls>,
     applied: Box<dyn Fn(&Config) + Send + Sync>,
     /// The config in effect.

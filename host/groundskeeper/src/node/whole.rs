@@ -376,8 +376,10 @@ fn journal_file(config: &Config, folder: &DataFolder) -> Result<Option<JournalFi
 /// The drop-in folder of the config.
 fn drop_in(guests: &GuestSettings) -> Option<DropIn> {
     let GuestSettings { dir, allow_native, reload_native, require, public_key, .. } = guests.clone();
-    let reload = ReloadOptions { dir: dir?, reload_native, require, public_key };
-    Some(DropIn { reload, allow_native, ..DropIn::at("") })
+    let mut drop_in = DropIn::at(dir?);
+    drop_in.reload = ReloadOptions { reload_native, require, public_key, ..drop_in.reload };
+    drop_in.allow_native = allow_native;
+    Some(drop_in)
 }
 
 /// The operator's command to read the config again.

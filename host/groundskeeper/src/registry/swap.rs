@@ -59,6 +59,7 @@ pub struct Arrival {
 
 /// How far a generation that begins to run is trusted.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each generation that is put in")]
 pub enum Standing {
     /// It has passed its probation, or the operator vouches for it.
     Proven,

@@ -132,7 +132,10 @@ fn a_data_folder_that_hangs_while_a_node_runs_costs_no_tick_and_is_reported() {
     for_each(&WRITING, |call, root| {
         let home = root.join("node");
         let disk = Disk::new(root, home.join("data"));
-        let mut node = Setup { extra: TIMES, env: disk.env(), ..Setup::new(&home, "300ms") }.start();
+        // With an address to dial, it is ready.
+        let bootstrap = vec![free_port()];
+        let mut node =
+            Setup { extra: TIMES, env: disk.env(), bootstrap, ..Setup::new(&home, "300ms") }.start();
         node.until("it is ready", || node.ask(&["healthcheck", "--ready"]).is_some());
         disk.hang(call);
         // A peer is news for the address book.
