@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 use groundskeeper::admin::answers::{JournalPage, JournalPast};
 use groundskeeper::admin::{ClientError, path_segment};
+use groundskeeper::clock::{Clock as _, SystemClock};
 use groundskeeper::journal::{ActionKind, JournalFilter, JournalHistory, ReadLimits, RecordPeer};
 use groundskeeper_sdk::span::Span;
 
@@ -36,13 +37,14 @@ pub(super) struct JournalArgs {
 
 /// Milliseconds since 1970.
 fn since(text: &str) -> Result<u64, String> {
-    let now = SystemTime::now();
     let at = match text.parse::<Span>() {
-        Ok(ago) => now.checked_sub(Duration::from_millis(ago.as_millis())).unwrap_or(UNIX_EPOCH),
+        Ok(ago) => SystemClock::new().unix().saturating_sub(Duration::from_millis(ago.as_millis())),
         Err(_) => humantime::parse_rfc3339_weak(text)
-            .map_err(|_| "write it like 10m, 2h or 7d, or like 2026-03-01T10:20:30Z".to_owned())?,
+            .map_err(|_| "write it like 10m, 2h or 7d, or like 2026-03-01T10:20:30Z".to_owned())?
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default(),
     };
-    Ok(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64)
+    Ok(at.as_millis() as u64)
 }
 
 impl JournalArgs {

@@ -117,6 +117,7 @@ async fn handle(
 }
 
 /// Ends the process, whatever its threads do.
+#[expect(clippy::exit, reason = "the main thread may hang, and no drop gives anything back then")]
 fn end_now(why: &'static str, log: &OutputLines) -> ! {
     _ = std::thread::Builder::new().name("gk-kill".into()).spawn(|| {
         std::thread::sleep(LAST_EXIT);

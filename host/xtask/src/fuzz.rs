@@ -19,6 +19,9 @@ const SLOWEST: &str = "-timeout=30";
 /// A reader that needs more memory is a finding.
 const MOST_MEMORY: &str = "-rss_limit_mb=2048";
 
+/// Inputs of a target that are committed, the smallest ones: a test runs them within seconds.
+const MOST_INPUTS: usize = 200;
+
 /// Tells the compiler to count edges and to report comparisons: what libFuzzer's feedback is made of.
 const INSTRUMENTED: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -122,7 +125,7 @@ impl Fuzzer<'_> {
         steps.run(&format!("fuzz {}", self.name), fuzz)
     }
 
-    /// Replaces the committed corpus with the fewest inputs that reach the same code.
+    /// Replaces the committed corpus with the smallest of the fewest inputs that reach the same code.
     fn save(&self, steps: &mut Steps) -> Result<()> {
         let reduced = self.folder.join("reduced").join(self.name);
         if reduced.exists() {
@@ -134,9 +137,15 @@ impl Fuzzer<'_> {
         steps.run(&format!("reduce {}", self.name), self.command(&words))?;
         fs::remove_dir_all(self.committed)?;
         fs::create_dir_all(self.committed)?;
+        let mut inputs = Vec::new();
         for entry in fs::read_dir(&reduced)? {
             let entry = entry?;
-            fs::copy(entry.path(), self.committed.join(entry.file_name()))?;
+            inputs.push((entry.metadata()?.len(), entry.path()));
+        }
+        inputs.sort();
+        for (_, input) in inputs.iter().take(MOST_INPUTS) {
+            let name = input.file_name().context("an entry of a folder has a name")?;
+            fs::copy(input, self.committed.join(name))?;
         }
         Ok(())
     }

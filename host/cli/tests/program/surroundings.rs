@@ -360,7 +360,7 @@ fn log_on_a_terminal(environment: &[(&str, &str)]) -> Vec<u8> {
     // The other end is closed when the child has ended: reading then ends with an error.
     drop(command);
     let mut written = Vec::new();
-    let mut reader = File::from(OwnedFd::from(terminal));
+    let mut reader = File::from(terminal);
     let mut part = [0; 4096];
     while let Ok(count @ 1..) = reader.read(&mut part) {
         written.extend_from_slice(&part[..count]);
