@@ -79,7 +79,7 @@ pub(super) fn start(log: &LogSettings) -> io::Result<(SetLevel, OutputLines)> {
         .log_internal_errors(false);
     let subscriber = tracing_subscriber::registry().with(level);
     // Not `init`, which also takes the records of the crate `log`: the watcher logs each event of a file there, and a log file
-    // beside the config would then cause events with each of its own lines.
+    // beside the config would then cause events with each of its lines.
     let is_first = if pretty {
         let colours = terminal && takes_colours();
         set_global_default(subscriber.with(lines.with_ansi(colours).with_target(false).compact()))

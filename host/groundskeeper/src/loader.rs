@@ -62,7 +62,7 @@ pub struct Loader {
 
 impl Loader {
     /// A loader that uses `folder` for compiled code, and for copies of shared libraries while they are loaded. Compiles
-    /// in this process, under strict limits: see [`Compiler`](crate::engine::Compiler).
+    /// in this process, under strict limits: see [`crate::engine::Compiler`].
     ///
     /// # Errors
     /// If this machine cannot run guests.

@@ -60,7 +60,7 @@ impl AdminState {
 
     async fn search(&self, phase: Option<Arc<str>>, subject: Option<RecordPeer>) -> FoundRecords {
         let journal = &self.sources.state.journal;
-        let mut wanted = Wanted { phase, subject, ..Wanted::default() };
+        let mut wanted = RecordQuery { phase, subject, ..RecordQuery::default() };
         wanted.start_from(self);
         // Records in memory name further peers and addresses, which older records are about.
         journal.select(RECORDS, |record| wanted.wants(record));
@@ -166,14 +166,14 @@ pub(super) struct FoundRecords {
 
 /// Which records belong to an explanation. Each one that does may name a further peer or address.
 #[derive(Default)]
-struct Wanted {
+struct RecordQuery {
     phase: Option<Arc<str>>,
     subject: Option<RecordPeer>,
     peers: BTreeSet<PeerId>,
     addresses: BTreeSet<SocketAddr>,
 }
 
-impl Wanted {
+impl RecordQuery {
     /// Learns from the pool and the book.
     fn start_from(&mut self, node: &AdminState) {
         let state = &node.sources.state;

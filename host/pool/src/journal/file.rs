@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendErr
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use groundskeeper_base::write::open_own;
 use rustix::fs::OFlags;
@@ -130,9 +130,10 @@ pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result
 }
 
 /// The line in the place of lines that could not be written.
-#[derive(Serialize)]
-struct LostLines {
-    lines_lost: u64,
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LostLines {
+    pub(super) lines_lost: u64,
 }
 
 struct JournalOutput {

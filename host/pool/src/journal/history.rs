@@ -6,10 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-
 use super::Record;
-use super::file::{open_regular, rotated};
+use super::file::{LostLines, open_regular, rotated};
 
 /// Bytes read at once.
 const BLOCK: usize = 64 * 1024;
@@ -91,13 +89,6 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 fn identity(file: &File) -> io::Result<(u64, u64)> {
     let about = file.metadata()?;
     Ok((about.dev(), about.ino()))
-}
-
-/// The line in the place of records that did not reach the file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LostLines {
-    lines_lost: u64,
 }
 
 struct Reading<K> {
