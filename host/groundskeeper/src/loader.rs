@@ -228,6 +228,7 @@ impl Loader {
             let why = format!("{}: {error}", path.display());
             match error {
                 LoadError::Empty | LoadError::Broken(_) => PhaseRefusal::Unfinished(why),
+                LoadError::Interrupted(_) => PhaseRefusal::NotCompiled(why),
                 error if error.is_machines() => PhaseRefusal::Machine(why),
                 _ => PhaseRefusal::Bad(why),
             }
@@ -366,6 +367,9 @@ pub enum PhaseRefusal {
     /// A failure of the machine. The files may be good.
     #[error("{0}")]
     Machine(String),
+    /// As `Machine`, but the attempt may have used a minute of CPU time.
+    #[error("{0}")]
+    NotCompiled(String),
     /// Others are tried first. It is tried soon.
     #[error("its trial takes long, and waits for that of other phases")]
     Waits,
@@ -375,6 +379,11 @@ pub enum PhaseRefusal {
 }
 
 impl PhaseRefusal {
+    /// Whether nothing is known about the files yet: another attempt may succeed.
+    pub(crate) fn is_for_now(&self) -> bool {
+        matches!(self, Self::Compiling(_) | Self::Machine(_) | Self::NotCompiled(_))
+    }
+
     pub(crate) fn known_bad(why: &str) -> Self {
         Self::Bad(format!("these bytes have failed before: {why}"))
     }

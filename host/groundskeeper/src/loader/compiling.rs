@@ -17,6 +17,10 @@ use crate::engine::wasm::{Code, LoadError, ModuleDigest, UncompiledModule, Wasm}
 /// Compiles at one time. A third would take time from the node on a small machine.
 const AT_ONCE: usize = 2;
 
+/// While both compile, one more compiles if its module is at most this large, in bytes: a phase in Rust or C has 10 to 60 KiB
+/// and compiles in less than a second, and must not wait for a minute behind two that are large or made to take long.
+const SMALL: usize = 64 << 10;
+
 /// Bytes of modules that may wait. The others are read again when there is room.
 const MOST_WAITING_BYTES: usize = 64 << 20;
 
@@ -37,6 +41,8 @@ struct SharedQueue {
 struct Jobs {
     by_digest: BTreeMap<ModuleDigest, CompileJob>,
     threads: usize,
+    /// The thread for small modules runs.
+    is_small_thread: bool,
 }
 
 struct CompileJob {
@@ -112,10 +118,11 @@ impl Jobs {
         waiting == 0 || waiting + bytes <= MOST_WAITING_BYTES
     }
 
-    /// The smallest module that waits.
-    fn take_next(&mut self) -> Option<(Weak<AtomicBool>, UncompiledModule)> {
+    /// The smallest module that waits, of at most `largest` bytes.
+    fn take_next(&mut self, largest: usize) -> Option<(Weak<AtomicBool>, UncompiledModule)> {
         self.remove_abandoned();
-        let digest = self.waiting().min_by_key(|(_, job)| job.bytes).map(|(digest, _)| *digest)?;
+        let smallest = self.waiting().min_by_key(|(_, job)| job.bytes);
+        let digest = smallest.filter(|(_, job)| job.bytes <= largest).map(|(digest, _)| *digest)?;
         let job = self.by_digest.get_mut(&digest)?;
         match std::mem::replace(&mut job.state, JobState::Running) {
             JobState::Waiting(module) => Some((job.ticket.clone(), module)),
@@ -144,24 +151,36 @@ impl Jobs {
 impl SharedQueue {
     fn start_threads(self: &Arc<Self>, jobs: &mut Jobs) -> Result<(), PhaseRefusal> {
         while jobs.threads < AT_ONCE.min(jobs.threads + jobs.waiting().count()) {
-            let shared = Arc::clone(self);
-            let started = thread::Builder::new().name("compile".to_owned()).spawn(move || shared.work());
-            match started {
-                Ok(_) => jobs.threads += 1,
-                Err(_) if jobs.threads > 0 => break,
+            match self.start_thread(usize::MAX) {
+                Ok(()) => jobs.threads += 1,
+                Err(_) if jobs.threads > 0 => return Ok(()),
                 Err(error) => return Err(PhaseRefusal::Machine(format!("no thread to compile it: {error}"))),
             }
+        }
+        let is_small = jobs.waiting().any(|(_, job)| job.bytes <= SMALL);
+        if is_small && jobs.threads == AT_ONCE && !jobs.is_small_thread {
+            // Without another thread it waits.
+            jobs.is_small_thread = self.start_thread(SMALL).is_ok();
         }
         Ok(())
     }
 
-    /// Compiles until nothing waits.
-    fn work(&self) {
+    fn start_thread(self: &Arc<Self>, largest: usize) -> std::io::Result<()> {
+        let shared = Arc::clone(self);
+        thread::Builder::new().name("compile".to_owned()).spawn(move || shared.work(largest)).map(drop)
+    }
+
+    /// Compiles modules of at most `largest` bytes until none waits.
+    fn work(&self, largest: usize) {
         loop {
             let mut jobs = self.jobs.lock();
             let is_closed = self.is_closed.load(Ordering::Acquire);
-            let Some((ticket, module)) = jobs.take_next().filter(|_| !is_closed) else {
-                jobs.threads -= 1;
+            let Some((ticket, module)) = jobs.take_next(largest).filter(|_| !is_closed) else {
+                if largest == SMALL {
+                    jobs.is_small_thread = false;
+                } else {
+                    jobs.threads -= 1;
+                }
                 return;
             };
             drop(jobs);

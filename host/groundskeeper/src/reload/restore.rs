@@ -32,7 +32,7 @@ impl PhaseReloader {
         };
         match self.loader.load(file, &manifest, &generation, false) {
             Ok(spec) => Ok(Some(spec)),
-            Err(later @ (PhaseRefusal::Compiling(_) | PhaseRefusal::Machine(_))) => Err(later),
+            Err(later) if later.is_for_now() => Err(later),
             Err(refusal) => {
                 let why = refusal.to_string();
                 tracing::error!(phase = name, why, "cannot load a saved generation");

@@ -99,8 +99,7 @@ impl PhaseSlot {
 
     /// The last good generation could not be loaded: it is wanted later, unless it is bad.
     pub fn restore_later(&mut self, refusal: Option<&PhaseRefusal>) {
-        self.waits_for_restore =
-            matches!(refusal, Some(PhaseRefusal::Machine(_) | PhaseRefusal::Compiling(_)));
+        self.waits_for_restore = refusal.is_some_and(PhaseRefusal::is_for_now);
         self.restoring = match refusal {
             Some(PhaseRefusal::Compiling(ticket)) => Some(ticket.clone()),
             _ => None,
@@ -123,12 +122,11 @@ impl PhaseSlot {
         let before = self.candidate.take();
         let same = before.as_ref().filter(|before| before.rejected.digest == rejected.digest);
         let tries = same.map_or(0, |before| before.tries);
-        let was_compiling = same.is_some_and(|before| before.compiling.is_some());
         let why = refusal.to_string();
         let (wait, compiling) = match refusal {
             PhaseRefusal::Unfinished(_) => (TRIES.get(tries).copied(), None),
             PhaseRefusal::Bad(_) => (None, None),
-            PhaseRefusal::Machine(_) if was_compiling => (Some(COMPILE_AGAIN), None),
+            PhaseRefusal::NotCompiled(_) => (Some(COMPILE_AGAIN), None),
             PhaseRefusal::Machine(_) => (Some(AGAIN), None),
             PhaseRefusal::Waits => (Some(SOON), None),
             PhaseRefusal::Compiling(ticket) => (None, Some(ticket)),

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use groundskeeper::config::{Config, Overrides, Problem};
 use groundskeeper::journal::Initiator;
 use groundskeeper::node::{ConfigSource, Node};
 use groundskeeper_sdk::span::Span;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
@@ -169,7 +170,7 @@ async fn start_and_change(folder: &Path, first: Config, second: Config) -> Resul
     let read = Arc::clone(&next);
     let source = ConfigSource {
         file: None,
-        read: Box::new(move || Ok(read.lock().unwrap().clone())),
+        read: Box::new(move || Ok(read.lock().clone())),
         applied: Box::new(|_| ()),
     };
     let builder = Node::builder().config(first).data_dir(folder.join("data")).config_source(source);
@@ -178,7 +179,7 @@ async fn start_and_change(folder: &Path, first: Config, second: Config) -> Resul
     // The same config changes nothing.
     let same = reconfigurer.reconfigure(Initiator::Host, "a test").await;
     prop_assert!(same.changed.is_empty() && same.problems.is_empty(), "{:?}", same);
-    *next.lock().unwrap() = second;
+    *next.lock() = second;
     let report = reconfigurer.reconfigure(Initiator::Host, "a test").await;
     prop_assert_eq!(report.problems, Vec::<String>::new());
     let again = reconfigurer.reconfigure(Initiator::Host, "a test").await;

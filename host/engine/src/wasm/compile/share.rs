@@ -5,13 +5,13 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Two compiles run at once; the last third stays with the node.
-const PARTS: u64 = 3;
+/// Three compiles run at once, one of them of a small module; the last quarter stays with the node.
+const PARTS: u64 = 4;
 
 /// Less does not compile the smallest phase.
 const LEAST: u64 = 64 << 20;
 
-/// `most` bytes, or a third of what the memory limits of this process's control groups (version 2) leave. At most half of
+/// `most` bytes, or a quarter of what the memory limits of this process's control groups (version 2) leave. At most half of
 /// the limit of address space: the child inherits it, and its program needs some.
 pub(super) fn of(most: u64) -> u64 {
     let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -43,7 +43,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn a_compile_takes_a_third_of_what_the_tightest_group_leaves() {
+    fn a_compile_takes_a_quarter_of_what_the_tightest_group_leaves() {
         let root = tempfile::tempdir().unwrap();
         let group = |path: &str, files: &[(&str, String)]| {
             let folder = root.path().join(path);
@@ -61,7 +61,7 @@ mod tests {
             "system",
             &[("memory.max", bytes(1000)), ("memory.current", bytes(600)), ("memory.stat", stat)],
         );
-        assert_eq!(of("0::/system/node\n"), 200, "a third of 1000 - (600 - 200)");
+        assert_eq!(of("0::/system/node\n"), 150, "a quarter of 1000 - (600 - 200)");
         group("system/node", &[("memory.max", bytes(910))]);
         assert_eq!(of("0::/system/node\n"), 64, "the least");
     }
