@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use groundskeeper::loader::Loader;
 
 /// Components with their manifests.
 const READY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/ready");
@@ -31,6 +32,15 @@ impl Phases {
         }
         let manifest = fs::read_to_string(dir.join(CHANGED).with_extension("toml"))?;
         Ok(Self { dir, manifest, changes: 0 })
+    }
+
+    /// Compiles the phases into `store`, the folder of compiled code of the data folder: a run then measures the node, and
+    /// not the compiler.
+    pub(crate) fn compile(&self, store: PathBuf) -> Result<()> {
+        let loader = Loader::new(store, false).map_err(anyhow::Error::msg)?;
+        let refused = loader.folder(&self.dir).refused;
+        ensure!(refused.is_empty(), "{refused:?}");
+        Ok(())
     }
 
     /// Replaces a file as a whole.

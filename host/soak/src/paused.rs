@@ -64,6 +64,7 @@ async fn soak(ticks: u32, folder: &Path, seed: u64) -> Result<Soaked> {
     let mut phases = Phases::fill(folder.join("phases.d"))?;
     let dials = Arc::new(Dials::default());
     let data = Arc::new(DataFolder::open(&folder.join("data"))?);
+    phases.compile(data.artifacts())?;
     let options = Options {
         interval: INTERVAL,
         dialer: Some(Arc::clone(&dials) as _),

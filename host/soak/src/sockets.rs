@@ -49,6 +49,7 @@ struct Neighbour {
 /// If a node does not start, or the local API does not answer.
 pub async fn run(ticks: u32, interval: Duration, folder: &Path) -> Result<Soaked> {
     let mut phases = Phases::fill(folder.join("phases.d"))?;
+    phases.compile(folder.join("watched/artifacts"))?;
     let socket = folder.join("admin.sock");
     let watched = Node::builder()
         .data_dir(folder.join("watched"))
