@@ -54,6 +54,7 @@ mod transport;
 mod tuning;
 #[doc(hidden)]
 pub mod wire;
+mod write_progress;
 
 pub use asking::{Answer, Ask};
 pub use bootstrap::ResolvedBootstrap;
@@ -70,6 +71,7 @@ pub use transport::{
 
 use answering::Answers;
 use asking::RoutedRequests;
+use bootstrap::Lookups;
 use broadcasting::Broadcaster;
 use dialer::Dialer;
 use exchange::ask_for_peers;
@@ -182,7 +184,14 @@ impl Net {
         let roster = Arc::new(Roster::new(state.pool.capacity()));
         let traffic = Traffic::new(&config, &roster, &state.clock);
         let tasks = Tasks::new(Handle::current());
-        let node = Arc::new(LocalNode { config, state, tasks, bound, boot_nonce: chance.number() });
+        let node = Arc::new(LocalNode {
+            config,
+            state,
+            tasks,
+            bound,
+            boot_nonce: chance.number(),
+            lookups: Lookups::default(),
+        });
 
         let routed = RoutedRequests::new(node.clone(), roster.clone(), traffic.clone(), turns_seed);
         let answers = Answers::start(node.clone(), traffic.clone(), handlers.requests);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use groundskeeper_pool::NodeState;
 
+use super::bootstrap::Lookups;
 use super::settings::NetConfig;
 use super::tasks::Tasks;
 use super::wire::MAX_LISTEN;
@@ -16,6 +17,7 @@ pub(crate) struct LocalNode {
     /// The addresses that it listens on, with the ports that the system chose.
     pub(crate) bound: Vec<SocketAddr>,
     pub(crate) boot_nonce: u64,
+    pub(crate) lookups: Lookups,
 }
 
 impl LocalNode {

@@ -33,6 +33,7 @@ use super::round_trip::RoundTrip;
 use super::traffic::Traffic;
 use super::transport::SessionStream;
 use super::wire::{FAREWELL, Message, ResponseStatus, cause_of, code_of, printable};
+use super::write_progress::WriteProgress;
 
 /// On the stack during a poll, so an idle connection holds no read buffer. One TLS record fits.
 const READ_BUFFER: usize = 16 * 1024;
@@ -57,6 +58,7 @@ struct Session<S> {
     /// Since when the connection takes no more of the batch.
     blocked_since: Option<std::time::Duration>,
     unflushed: bool,
+    write_progress: WriteProgress,
     /// The deadline for its end: goodbye, flush, close, and wait until the other side closes.
     ending: Option<Pin<Box<Sleep>>>,
     /// Whether this side has closed, after the goodbye.
@@ -103,6 +105,7 @@ impl Sessions {
             gathering: false,
             blocked_since: None,
             unflushed: false,
+            write_progress: WriteProgress::default(),
             ending: None,
             closed: false,
             answering: ConnAnswers::default(),
@@ -140,6 +143,15 @@ where
 {
     fn talk(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         self.answering.poll_done(cx);
+        // A peer that neither reads nor sends is ended by its silence; one that sends wakes this task.
+        let clock = &self.sessions.node.state.clock;
+        if self.write_progress.is_stuck(|| clock.mono()) {
+            return Err(over(
+                Initiator::Host,
+                Cause::WriteFailure,
+                "it took nothing of what it was sent for 60 s",
+            ));
+        }
         let more = self.read(cx)?;
         loop {
             if let Err(error) = self.write(cx) {
@@ -279,6 +291,8 @@ where
     fn ping(&mut self) {
         let clock = &self.sessions.node.state.clock;
         let slot = self.place.slot();
+        // Nothing arrives from a quiet peer, so its estimate is read here.
+        self.round_trip.sample(|| self.io.rtt(), slot, clock.coarse());
         let (nonce, lost) = self.pings.next(clock.mono(), clock.coarse(), slot.last_seen());
         slot.set_pings_lost(lost);
         // If the lane is full, the peer does not read: this ping counts as sent, and later as lost.
@@ -294,8 +308,14 @@ where
                         self.batch = VecDeque::new();
                     }
                     return match self.flush(cx) {
-                        Poll::Ready(flushed) => flushed,
-                        Poll::Pending => Ok(()),
+                        Poll::Ready(flushed) => {
+                            self.write_progress.moved();
+                            flushed
+                        }
+                        Poll::Pending => {
+                            self.write_progress.blocked(self.sessions.node.state.clock.mono());
+                            Ok(())
+                        }
                     };
                 }
                 if self.expects_more() {
@@ -310,7 +330,9 @@ where
                 Poll::Ready(written) => written?,
                 Poll::Pending => {
                     let clock = &self.sessions.node.state.clock;
-                    self.blocked_since.get_or_insert_with(|| clock.mono());
+                    let now = clock.mono();
+                    self.blocked_since.get_or_insert(now);
+                    self.write_progress.blocked(now);
                     self.place.conn().outbox.wait_for_nudge(cx.waker());
                     return Ok(());
                 }
@@ -345,6 +367,7 @@ where
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.place.conn().count_out(written);
+            self.write_progress.moved();
             self.unflushed = true;
             while let Some(front) = self.batch.front_mut()
                 && written > 0

@@ -10,8 +10,9 @@ use groundskeeper_pool::pool::{Direction, Link, PeerFacts, Removal};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use super::harness::{MAX_FRAME, PATIENCE, Raw, TestNode, closes, hello, node, until};
-use crate::Identity;
 use crate::wire::Message;
+use crate::write_progress::WRITE_DEADLINE;
+use crate::{Audience, Identity};
 
 #[tokio::test]
 async fn a_remote_goodbye_is_recorded_with_its_text() {
@@ -25,6 +26,29 @@ async fn a_remote_goodbye_is_recorded_with_its_text() {
     raw.say(Message::Goodbye { code: 200, text: "a later version's reason" }).await;
     a.is_empty_again().await;
     assert_eq!(a.ends()[1], (Cause::RemoteGoodbye, "code 200: a later version's reason".to_owned()));
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_and_never_reads_does_not_keep_its_place() {
+    let a = node();
+    let mut raw = Raw::greeted_by(&a).await;
+    // More than both sockets hold.
+    let waiting = || a.pool.freeze_traffic(&a.pool.freeze()).first().map_or(0, |traffic| traffic.kib_queued);
+    let mut number = 0_u64;
+    while waiting() < 256 {
+        number += 1;
+        assert!(number < 100_000, "its socket takes everything");
+        // A full queue drops it.
+        _ = a.net.broadcast("news", &[&number.to_le_bytes()[..], &[7; 32 * 1024]].concat(), Audience::All);
+        raw.say(Message::Ping { nonce: number }).await;
+        tokio::task::yield_now().await;
+    }
+    a.clock.later(WRITE_DEADLINE);
+    raw.say(Message::Ping { nonce: 0 }).await;
+    a.is_empty_again().await;
+    let ends = a.ends();
+    assert_eq!(ends[0].0, Cause::WriteFailure);
+    assert!(ends[0].1.contains("took nothing"), "{ends:?}");
 }
 
 #[tokio::test]
