@@ -33,7 +33,7 @@ use super::round_trip::RoundTrip;
 use super::traffic::Traffic;
 use super::transport::SessionStream;
 use super::wire::{FAREWELL, Message, ResponseStatus, cause_of, code_of, printable};
-use super::write_progress::WriteProgress;
+use super::write_progress::{WRITE_DEADLINE, WriteProgress};
 
 /// On the stack during a poll, so an idle connection holds no read buffer. One TLS record fits.
 const READ_BUFFER: usize = 16 * 1024;
@@ -143,15 +143,6 @@ where
 {
     fn talk(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         self.answering.poll_done(cx);
-        // A peer that neither reads nor sends is ended by its silence; one that sends wakes this task.
-        let clock = &self.sessions.node.state.clock;
-        if self.write_progress.is_stuck(|| clock.mono()) {
-            return Err(over(
-                Initiator::Host,
-                Cause::WriteFailure,
-                "it took nothing of what it was sent for 60 s",
-            ));
-        }
         let more = self.read(cx)?;
         loop {
             if let Err(error) = self.write(cx) {
@@ -165,6 +156,13 @@ where
                 break;
             }
             self.ping();
+        }
+        // After the write: a peer that reads again keeps its place. One that neither reads nor sends is ended by its silence;
+        // one that sends wakes this task.
+        let clock = &self.sessions.node.state.clock;
+        if self.write_progress.is_stuck(|| clock.mono()) {
+            let reason = format!("it took nothing of what it was sent for {} s", WRITE_DEADLINE.as_secs());
+            return Err(over(Initiator::Host, Cause::WriteFailure, reason));
         }
         if more {
             cx.waker().wake_by_ref();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{Direction, Link, PeerFacts, Removal};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use super::harness::{MAX_FRAME, PATIENCE, Raw, TestNode, closes, hello, node, until};
 use crate::wire::Message;
@@ -28,27 +28,46 @@ async fn a_remote_goodbye_is_recorded_with_its_text() {
     assert_eq!(a.ends()[1], (Cause::RemoteGoodbye, "code 200: a later version's reason".to_owned()));
 }
 
-#[tokio::test]
-async fn a_peer_that_sends_and_never_reads_does_not_keep_its_place() {
-    let a = node();
-    let mut raw = Raw::greeted_by(&a).await;
-    // More than both sockets hold.
-    let waiting = || a.pool.freeze_traffic(&a.pool.freeze()).first().map_or(0, |traffic| traffic.kib_queued);
+/// Sends its peer, which does not read, more than both sockets hold.
+async fn fill(a: &TestNode) {
     let mut number = 0_u64;
-    while waiting() < 256 {
+    while a.pool.freeze_traffic(&a.pool.freeze()).first().map_or(0, |traffic| traffic.kib_queued) < 256 {
         number += 1;
         assert!(number < 100_000, "its socket takes everything");
         // A full queue drops it.
         _ = a.net.broadcast("news", &[&number.to_le_bytes()[..], &[7; 32 * 1024]].concat(), Audience::All);
-        raw.say(Message::Ping { nonce: number }).await;
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_and_never_reads_does_not_keep_its_place() {
+    let a = node();
+    let mut raw = Raw::greeted_by(&a).await;
+    fill(&a).await;
     a.clock.later(WRITE_DEADLINE);
     raw.say(Message::Ping { nonce: 0 }).await;
     a.is_empty_again().await;
     let ends = a.ends();
     assert_eq!(ends[0].0, Cause::WriteFailure);
     assert!(ends[0].1.contains("took nothing"), "{ends:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_again_after_the_deadline_keeps_its_place() {
+    let a = node();
+    let mut raw = Raw::greeted_by(&a).await;
+    fill(&a).await;
+    a.clock.later(WRITE_DEADLINE);
+    // Its socket has room again, and that is what wakes the session.
+    let waits =
+        || a.pool.freeze_traffic(&a.pool.freeze()).first().map_or(0, |traffic| traffic.kib_queued) > 0;
+    let mut bytes = vec![0; 1 << 16];
+    while waits() {
+        let read = tokio::time::timeout(PATIENCE, raw.stream.read(&mut bytes)).await;
+        assert!(read.unwrap().unwrap() > 0, "{:?}", a.ends());
+    }
+    assert_eq!((a.pool.live(), a.ends()), (1, vec![]));
 }
 
 #[tokio::test]
