@@ -199,7 +199,7 @@ mod tests {
         }
         let config_map = Access { is_read_only: true, ..access(0, 0, 0o777) };
         assert_eq!(config_map.as_own_folder(&own), FolderTrust::Trusted);
-        // Root trusts nobody else either.
+        // Root trusts no other user either.
         let root = Credentials { uid: 0, gids: vec![0] };
         assert!(matches!(access(1000, 1000, 0o700).as_own_folder(&root), FolderTrust::Untrusted(_)));
     }

@@ -1,6 +1,6 @@
 //! `run`: runs a node from flags to shutdown, with one readable line per tick. The node itself is elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -191,10 +191,13 @@ async fn start(
     }
 }
 
-/// A file in the folder of CREDENTIALS_DIRECTORY, which systemd sets.
+/// A file in the folder of CREDENTIALS_DIRECTORY, which systemd sets. None only if there is certainly no such file: otherwise a
+/// new folder would get another key.
 fn credential(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty())?;
-    Some(Path::new(&folder).join(name)).filter(|file| file.exists())
+    let file = Path::new(&folder).join(name);
+    let is_missing = file.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    (!is_missing).then_some(file)
 }
 
 fn warn_of_short_watchdog(interval: Duration) {

@@ -46,7 +46,7 @@ fn status_answers_among_taps_that_never_read_slow_heads_and_silent_clients() {
     assert_eq!(node.stop(), Some(0));
 }
 
-/// Runs `status` as nobody, with or without a supplementary group. The exit code.
+/// Runs `status` as the user "nobody", with or without a supplementary group. The exit code.
 fn status_as_nobody(binary: &Path, socket: &Path, groups: &str) -> Option<i32> {
     let status = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", groups])
@@ -72,7 +72,7 @@ fn a_member_of_the_sockets_group_by_supplementary_group_is_let_in_and_a_stranger
         std::fs::set_permissions(path, open.clone()).expect("our folder");
     }
     std::os::unix::fs::chown(node.socket(), None, Some(4242)).expect("we are root");
-    // Where nobody can run it.
+    // Where that user can run it.
     let binary = folder.path().join("groundskeeper");
     std::fs::copy(env!("CARGO_BIN_EXE_groundskeeper"), &binary).expect("our folder");
     assert_eq!(status_as_nobody(&binary, &node.socket(), "--clear-groups"), Some(77));

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A user that owns nothing here.
 const STRANGER: u32 = 54321;
 
-/// A node that nobody reaches and that reaches nobody.
+/// A node without peers.
 const ALONE: &str = "[node]\ninterval = \"100ms\"\n[net]\nlisten = [\"127.0.0.1:0\"]\n";
 
 /// The program in `home`, without any of the caller's environment.

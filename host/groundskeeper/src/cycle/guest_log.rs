@@ -84,7 +84,7 @@ mod tests {
             assert_eq!(dropped, 1000 - written.iter().sum::<u64>() / 580);
             assert!(guests >= 48, "{guests}");
             if n > 1 {
-                assert_eq!(written.iter().min(), written.iter().max(), "tick {n}: nobody has more");
+                assert_eq!(written.iter().min(), written.iter().max(), "tick {n}: all have equal shares");
             }
         }
     }

@@ -173,10 +173,10 @@ impl PhaseReloader {
         Ok(Replacement { standing, ..Replacement::restored(spec, kept, slot) })
     }
 
-    /// Whether the phase is on probation, with its former generation. If that cannot be loaded, the probation ends.
+    /// Whether the phase is on probation, with its former generation. If that is gone or bad, the probation ends.
     ///
     /// # Errors
-    /// It is being compiled.
+    /// It cannot be loaded now: the disk failed, the machine is short of something, or it is being compiled.
     fn resumed(&mut self, name: &str, head: &mut GenerationRecord) -> Result<Standing, PhaseRefusal> {
         if !head.lineage.is_on_probation() {
             return Ok(Standing::Proven);
@@ -186,8 +186,9 @@ impl PhaseReloader {
         };
         match self.load_kept_generation(name, &head.file, &digest) {
             Ok(Some(held)) => Ok(Standing::Probation(Some(Former { digest, kept, held }))),
-            Err(compiling @ PhaseRefusal::Compiling(_)) => Err(compiling),
-            Ok(None) | Err(_) => {
+            // Nothing is known about it yet: the phase is tried again, with its probation.
+            Err(later) => Err(later),
+            Ok(None) => {
                 head.lineage.former_lost();
                 Ok(Standing::Proven)
             }

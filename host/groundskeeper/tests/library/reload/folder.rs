@@ -645,6 +645,45 @@ fn a_first_generation_is_on_probation_from_one_process_to_the_next() {
 }
 
 #[test]
+fn a_disk_that_fails_at_a_start_costs_no_generation_to_go_back_to() {
+    let mut room = Room::new(true);
+    room.beats(4, "alpha");
+    let folder = room.home.path().join("data/generations");
+    let files = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(&folder).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| !fs::read(path).unwrap().is_empty()).collect()
+    };
+    let before = files();
+    room.put("alpha", 2, "trap-run 3", "");
+    room.rest();
+    room.beats(1, "alpha");
+    assert_eq!(room.phase("alpha").state, PhaseState::Probation);
+    // The former generations cannot be read for a while: folders are in their places.
+    let aside = room.home.path().join("aside");
+    fs::create_dir(&aside).unwrap();
+    let generations: Vec<&PathBuf> = before
+        .iter()
+        .filter(|path| fs::read(path).unwrap().windows(9).any(|part| part == b"version 1"))
+        .collect();
+    assert!(!generations.is_empty());
+    for path in &generations {
+        fs::rename(path, aside.join(path.file_name().unwrap())).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+    let mut room = room.start_anew(StartFrom::Folder);
+    assert_eq!(room.runs("alpha"), None, "it waits: there would be nothing to go back to");
+    for path in &generations {
+        fs::remove_dir(path).unwrap();
+        fs::rename(aside.join(path.file_name().unwrap()), path).unwrap();
+    }
+    room.rest();
+    assert_eq!((room.runs("alpha"), room.phase("alpha").state), (Some(2), PhaseState::Probation));
+    room.beats(3, "alpha");
+    assert_eq!(room.runs("alpha"), Some(1), "it went back");
+}
+
+#[test]
 fn a_start_knows_a_broken_file_by_its_place() {
     // The file is not called like its phase, so while it is torn nothing in it says whose it is.
     let mut room = Room::new(false);
