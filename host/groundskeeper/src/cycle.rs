@@ -21,6 +21,7 @@ mod ceilings;
 mod guest_log;
 mod pings;
 mod recording;
+mod report;
 mod run;
 mod silence;
 mod snapshot;
@@ -30,6 +31,9 @@ mod turns;
 
 #[doc(hidden)]
 pub use ceilings::UsedCeilings;
+#[doc(hidden)]
+pub use report::Beat;
+pub use report::{BeatReport, PhaseRun};
 use run::{BeatRun, PhaseRunner, SHORTAGE, is_due};
 #[doc(hidden)]
 pub use silence::SilenceCount;
@@ -105,77 +109,6 @@ impl KeptLimits {
 
 /// Returns the time since a fixed moment; measures the budget of a beat. Real time, except in tests.
 pub type Stopwatch = Box<dyn Fn() -> Duration + Send>;
-
-/// Identifies a beat and its delay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[doc(hidden)]
-pub struct Beat {
-    pub tick: u32,
-    /// 0 for the tick itself, otherwise the number of the urgent beat after it.
-    pub urgent: u32,
-    /// Grid points without a tick since the last one.
-    pub skipped: u32,
-    /// How long the machine was suspended since the last beat.
-    pub slept: Duration,
-    /// Time from the grid point to the start of the tick.
-    pub lateness: Duration,
-}
-
-/// The result of one phase in a beat.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct PhaseRun {
-    /// The phase's name, as in [`PhaseStatus`](crate::registry::PhaseStatus).
-    pub name: Arc<str>,
-    /// Real time until the phase returned, or until its time limit ended the wait.
-    pub took: Duration,
-    /// `ok`, `failed`, `rule`, `panicked`, `trapped`, `cut`, `overran`, or `shortage` if the machine could
-    /// not run it.
-    pub result: &'static str,
-    /// The error, if the run failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub words: Option<String>,
-    /// The outcomes of its asks; all zero if the run failed.
-    pub tally: Tally,
-    /// What it used, if it is measured.
-    pub fuel: Option<u64>,
-    /// Bytes of linear memory at the end of the run, if it is measured.
-    pub memory: Option<u64>,
-}
-
-/// What one beat did.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct BeatReport {
-    /// Number of the tick. For an urgent beat: of the tick before it.
-    pub tick: u32,
-    /// 0 for the tick itself, otherwise the number of the urgent beat after it.
-    pub urgent: u32,
-    /// Grid points were skipped, or the machine was suspended, before this tick. False for urgent beats.
-    pub late: bool,
-    /// Grid points without a tick since the last one; 0 for urgent beats.
-    pub skipped: u32,
-    /// Time from the grid point to the start of the tick; zero for urgent beats.
-    pub lateness: Duration,
-    /// Live connections when the beat began.
-    pub connected_before: u32,
-    /// Live connections when the beat ended.
-    pub connected: u32,
-    /// Real time of the whole beat.
-    pub took: Duration,
-    /// The phases that ran, in order.
-    pub runs: Vec<PhaseRun>,
-    /// Guests that were due but must wait for the next tick.
-    pub put_off: Vec<Arc<str>>,
-    /// The sum over `runs`.
-    pub tally: Tally,
-}
-
-impl BeatReport {
-    fn note(&mut self, run: PhaseRun) {
-        self.tally += run.tally;
-        self.runs.push(run);
-    }
-}
 
 /// The phases of one node, and the state that is kept between beats.
 pub struct Cycle {
