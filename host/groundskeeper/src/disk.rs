@@ -21,6 +21,8 @@ mod writer;
 pub(crate) use thread::DiskThread;
 #[cfg(feature = "node")]
 pub(crate) use thread::{NoAnswer, on_own_thread};
+#[doc(hidden)]
+pub use writer::PendingSaves;
 #[cfg(feature = "telemetry")]
 pub(crate) use writer::SaveCounts;
 pub(crate) use writer::{StateValue, StateWriter};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::disk::SimulatedDisk;
 use crate::host::{self, Machine, Tallies};
 use crate::weather::{Weather, bit, ip_of};
 
@@ -44,8 +45,9 @@ pub fn recovery(seed: u64, others: usize, later: Duration) -> Duration {
                 heard: Mutex::default(),
                 tallies: Arc::new(Tallies::default()),
                 lives: Mutex::default(),
-                book: Mutex::default(),
+                disk: SimulatedDisk::new().expect("a temporary folder"),
                 good: Mutex::default(),
+                saved: Mutex::default(),
                 wall_ms: AtomicI64::new(0),
                 complaints: Arc::clone(&complaints),
             })

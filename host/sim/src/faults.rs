@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use groundskeeper_sdk::rng::Rng;
 
+use crate::disk::Writes;
 use crate::scenario::HOSTS;
 use crate::weather::{Mask, bit};
 
@@ -80,6 +81,11 @@ pub(crate) enum Fault {
         host: usize,
         time: Duration,
     },
+    /// What it saves fails or does not return.
+    Disk {
+        host: usize,
+        writes: Writes,
+    },
     /// It did not run for `time` by its own clock. The others have not noticed.
     Stall {
         host: usize,
@@ -117,7 +123,7 @@ impl Fault {
             | Self::WallStep { host, .. }
             | Self::Suspend { host, .. }
             | Self::Stall { host, .. } => bit(host),
-            Self::Break { .. } | Self::WallAtStart { .. } => 0,
+            Self::Break { .. } | Self::WallAtStart { .. } | Self::Disk { .. } => 0,
         }
     }
 }
@@ -168,6 +174,23 @@ pub(crate) fn draw_clocks(random: &mut Rng, from: Duration, until: Duration) -> 
     };
     (0..CLOCK_FAULTS).map(draw_one).collect()
 }
+
+/// Disks that fail or hang. Drawn apart from the other faults, as the clocks are.
+pub(crate) fn draw_disks(random: &mut Rng, from: Duration, until: Duration) -> Vec<Trouble> {
+    let room = (until - from).as_millis() as u64;
+    let draw_one = |_| {
+        let begin = from + Duration::from_millis(random.below(room));
+        let host = random.below(HOSTS as u64) as usize;
+        let writes = if random.below(2) == 0 { Writes::Fail } else { Writes::Hang };
+        let lasts = Duration::from_millis(DISK_MS.0 + random.below(DISK_MS.1 - DISK_MS.0));
+        Trouble { from: begin, until: (begin + lasts).min(until), fault: Fault::Disk { host, writes } }
+    };
+    (0..DISK_FAULTS).map(draw_one).collect()
+}
+
+const DISK_FAULTS: usize = 8;
+/// The shortest and the longest: less than a tick, and several.
+const DISK_MS: (u64, u64) = (10_000, 200_000);
 
 const CLOCK_FAULTS: usize = 8;
 const TEN_YEARS_MS: u64 = 10 * 366 * 86_400_000;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +13,13 @@ use groundskeeper::broadcasts::BroadcastLimits;
 use groundskeeper::clock::{Clock, TokioClock};
 use groundskeeper::config::{Bootstrap, Config};
 use groundskeeper::cycle::BeatReport;
+use groundskeeper::disk::PendingSaves;
 use groundskeeper::engine::Executor;
 use groundskeeper::engine::schedule::Schedule;
 use groundskeeper::flow::OutboxLimits;
 use groundskeeper::journal::{Cause, JournalLimits};
 use groundskeeper::net::{Audience, BroadcastVerdict, Handlers, Net, NetConfig, RequestError};
-use groundskeeper::node::{Maintenance, NodeLimits, NodeState, Options, builtins};
+use groundskeeper::node::{DataOptions, Maintenance, NodeLimits, NodeState, Options, builtins};
 use groundskeeper::peer::PeerId;
 use groundskeeper::pool::{Direction, PoolLimits};
 use groundskeeper_sdk::rng::Rng;
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc};
 
+use crate::disk::{SimulatedDisk, Writes};
 use crate::scenario::HOSTS;
 use crate::transport::Plain;
 use crate::weather::{Weather, ip_of};
@@ -41,6 +43,8 @@ const ENOUGH_TO_DIAL: usize = 8;
 const MUCH: u32 = 200;
 /// All hosts start within this time: one tick.
 const STAGGER_MS: u64 = 30_000;
+/// Real time for a thread that writes to memory.
+const SETTLED: Duration = Duration::from_secs(60);
 /// For a shutdown.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -73,10 +77,12 @@ pub(crate) struct Machine {
     pub(crate) heard: Mutex<Vec<(u32, Duration)>>,
     pub(crate) tallies: Arc<Tallies>,
     pub(crate) lives: Mutex<Vec<Arc<Life>>>,
-    /// The address book for the next process.
-    pub(crate) book: Mutex<Vec<BookEntry>>,
-    /// Addresses where it was connected since it last lost its book. It must never forget one of them.
+    /// What the next process reads.
+    pub(crate) disk: Arc<SimulatedDisk>,
+    /// Addresses where it was connected, by its book. Its process must never forget one of them.
     pub(crate) good: Mutex<BTreeSet<SocketAddr>>,
+    /// Those that were saved. The next process must know them.
+    pub(crate) saved: Mutex<BTreeSet<SocketAddr>>,
     /// How far the wall clock of the next process is off, in milliseconds. `i64::MIN`: it starts in 1970.
     pub(crate) wall_ms: AtomicI64,
     pub(crate) complaints: Arc<Mutex<Vec<String>>>,
@@ -91,6 +97,9 @@ pub(crate) struct Tallies {
     pub(crate) unanswered: AtomicU64,
     pub(crate) beats: AtomicU64,
     pub(crate) checks: AtomicU64,
+    /// Ticks after which everything was on disk, and those after which it was not.
+    pub(crate) saved: AtomicU64,
+    pub(crate) unsaved: AtomicU64,
 }
 
 /// One process.
@@ -101,6 +110,9 @@ pub(crate) struct Life {
     /// It ended properly and released everything.
     pub(crate) ended: AtomicBool,
     pub(crate) since: Duration,
+    saves: OnceLock<PendingSaves>,
+    /// The good addresses of the book that was last handed over for saving.
+    handed_over: Mutex<BTreeSet<SocketAddr>>,
 }
 
 impl Life {
@@ -119,6 +131,11 @@ pub(crate) fn ids(seed: u64) -> Vec<PeerId> {
     (0..HOSTS as u64).map(id).collect()
 }
 
+/// The addresses where a host was connected, by its book.
+fn reached(entries: &[BookEntry]) -> BTreeSet<SocketAddr> {
+    entries.iter().filter(|entry| entry.reached_s.is_some()).map(|entry| entry.address).collect()
+}
+
 fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
@@ -127,6 +144,34 @@ impl Machine {
     /// The current process, or the last one.
     pub(crate) fn life(&self) -> Option<Arc<Life>> {
         self.lives.lock().last().cloned()
+    }
+
+    /// After what `life` has handed over for saving: waits until it is on disk or has failed. Does not wait for a disk that
+    /// hangs. So what a crash finds on the disk follows from the seed.
+    pub(crate) fn settle_saves(&self, life: &Life) {
+        let hangs = self.disk.writes() == Writes::Hang;
+        let is_saved = !hangs && life.saves.get().is_none_or(|saves| saves.settle(SETTLED).is_ok());
+        let tally = if is_saved { &self.tallies.saved } else { &self.tallies.unsaved };
+        tally.fetch_add(1, Relaxed);
+        if !hangs && !is_saved && self.disk.writes() == Writes::Work {
+            self.complain("what a process knows is not saved, and its disk works");
+        }
+        if is_saved {
+            self.saved.lock().clone_from(&life.handed_over.lock());
+        }
+    }
+
+    /// Checks that a new process knows what was saved. Returns the good addresses that it knows.
+    fn look_at_restored(&self, entries: &[BookEntry]) -> BTreeSet<SocketAddr> {
+        let saved = self.saved.lock();
+        let is_known = |address: &&SocketAddr| entries.iter().any(|entry| entry.address == **address);
+        if let Some(lost) = saved.iter().find(|address| !is_known(address)) {
+            self.complain(&format!("the good address {lost} was saved, and a restart has lost it"));
+        }
+        drop(saved);
+        let good = reached(entries);
+        self.good.lock().clone_from(&good);
+        good
     }
 
     /// A number derived from the seed, for this host and purpose.
@@ -210,10 +255,16 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     });
     let state =
         NodeState::new(machine.ids[machine.host], machine.limits(life_number), Arc::clone(&clock) as _, None);
-    state.book.restore(std::mem::take(&mut *machine.book.lock()));
     let (orders, mut ordered) = mpsc::unbounded_channel();
-    let life =
-        Arc::new(Life { state: state.clone(), clock, orders, ended: AtomicBool::new(false), since: now() });
+    let life = Arc::new(Life {
+        state: state.clone(),
+        clock,
+        orders,
+        ended: AtomicBool::new(false),
+        since: now(),
+        saves: OnceLock::new(),
+        handed_over: Mutex::default(),
+    });
     machine.lives.lock().push(Arc::clone(&life));
 
     let transport =
@@ -227,14 +278,21 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
         net: Arc::downgrade(&net),
         last_tick: Mutex::new(None),
     });
-    let at_tick = Arc::clone(&judge);
+    let (at_tick, living) = (Arc::clone(&judge), Arc::downgrade(&life));
     let options = Options {
         interval: machine.interval,
         dialer: Some(net.dialer()),
         executor: Executor::Inline,
         stopwatch: Some(Box::new(|| Duration::ZERO)),
         secret: machine.drawn(life_number, 3),
-        after_tick: Some(Box::new(move |_, report| at_tick.after(report))),
+        after_tick: Some(Box::new(move |_, report| {
+            at_tick.after(report);
+            if let Some(life) = living.upgrade() {
+                *life.handed_over.lock() = reached(&life.state.book.entries());
+                at_tick.machine.settle_saves(&life);
+            }
+        })),
+        data: Some(DataOptions { folder: Arc::new(machine.disk.data_folder()?), drop_in: None }),
         ..Options::default()
     };
     let mut phases = Config::default().phases;
@@ -245,6 +303,10 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     }
     let maintenance = Maintenance::start(&state, builtins(&phases), options)?;
     let reports = maintenance.handle().reports();
+    *life.handed_over.lock() = machine.look_at_restored(&state.book.entries());
+    if let Some(saves) = maintenance.pending_saves() {
+        _ = life.saves.set(saves);
+    }
     let supply = tokio::spawn(supply(Arc::clone(&net), state.clone(), reports));
     let talk = tokio::spawn(talk(Arc::clone(&machine), Arc::clone(&net), state.clone(), life_number));
 
@@ -274,7 +336,9 @@ pub(crate) async fn run(machine: Arc<Machine>) -> turmoil::Result {
     net.shutdown(DEADLINE).await;
     judge.afterwards();
     drop(leaked);
-    *machine.book.lock() = state.book.entries();
+    if machine.disk.writes() == Writes::Work {
+        *machine.saved.lock() = reached(&state.book.entries());
+    }
     life.ended.store(true, Relaxed);
     Ok(())
 }
@@ -464,7 +528,7 @@ impl Judge {
     fn no_good_address_is_lost(&self) -> Result<(), String> {
         let entries = self.state.book.entries();
         let mut good = self.machine.good.lock();
-        good.extend(entries.iter().filter(|entry| entry.reached_s.is_some()).map(|entry| entry.address));
+        good.append(&mut reached(&entries));
         let lost = good.iter().find(|address| !entries.iter().any(|entry| entry.address == **address));
         lost.map_or(Ok(()), |address| Err(format!("the good address {address} is lost")))
     }

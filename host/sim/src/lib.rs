@@ -2,6 +2,7 @@
 //! plain transport, with faults that follow from a seed. Checks invariants; changes nothing in the host.
 
 mod alone;
+mod disk;
 mod faults;
 mod host;
 mod many;

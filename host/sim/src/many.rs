@@ -55,6 +55,8 @@ impl Ended {
             unanswered: sum.unanswered + one.unanswered,
             beats: sum.beats + one.beats,
             checks: sum.checks + one.checks,
+            saved: sum.saved + one.saved,
+            unsaved: sum.unsaved + one.unsaved,
             isolations: sum.isolations + one.isolations,
             recovered_within: longest(sum.recovered_within, one.recovered_within),
             mesh_within: longest(sum.mesh_within, one.mesh_within),

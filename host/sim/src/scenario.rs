@@ -11,7 +11,8 @@ use groundskeeper_sdk::rng::Rng;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::faults::{Exit, Fault, How, Trouble, draw, draw_clocks, everybody};
+use crate::disk::{SimulatedDisk, Writes};
+use crate::faults::{Exit, Fault, How, Trouble, draw, draw_clocks, draw_disks, everybody};
 use crate::host::{self, Life, Machine, Order, Tallies};
 use crate::weather::{Mask, Weather, bit, ip_of};
 
@@ -33,6 +34,8 @@ const RECOVERY: Duration = Duration::from_secs(5);
 const MESH: Duration = Duration::from_secs(180);
 /// Tells the random numbers of clocks from those of the other faults.
 const CLOCKS: u64 = 0x636c_6f63_6b73;
+/// The same for disks.
+const DISKS: u64 = 0x0064_6973_6b73;
 /// When a test of the judges breaks an invariant.
 const SABOTAGE: Duration = Duration::from_secs(100);
 /// When all hosts must shut down.
@@ -65,6 +68,9 @@ pub struct Figures {
     pub unanswered: u64,
     pub beats: u64,
     pub checks: u64,
+    /// Ticks after which the state was on disk, and those after which it was not.
+    pub saved: u64,
+    pub unsaved: u64,
     /// How often a host was without any connection.
     pub isolations: u64,
     /// The longest time without a connection after all faults had ended for that host.
@@ -113,6 +119,8 @@ pub enum Sabotage {
     CutOff,
     /// A task of a host panics.
     Panic,
+    /// Host 9 is killed, and its disk has lost what was saved.
+    DiskEmptied,
 }
 
 /// Runs `seed` with one sabotage and no faults.
@@ -179,6 +187,7 @@ impl World {
         let mut random = Rng::new(seed);
         let mut coming = draw(&mut random, CALM, HEALED);
         coming.extend(draw_clocks(&mut Rng::new(seed ^ CLOCKS), CALM, HEALED));
+        coming.extend(draw_disks(&mut Rng::new(seed ^ DISKS), CALM, HEALED));
         coming.sort_by_key(|trouble| trouble.from);
         let weather = Arc::new(Weather::new(HOSTS));
         let (ids, tallies) = (Arc::new(host::ids(seed)), Arc::new(Tallies::default()));
@@ -202,8 +211,9 @@ impl World {
                 heard: Mutex::default(),
                 tallies: Arc::clone(&tallies),
                 lives: Mutex::default(),
-                book: Mutex::default(),
+                disk: SimulatedDisk::new().expect("a temporary folder"),
                 good: Mutex::default(),
+                saved: Mutex::default(),
                 wall_ms: AtomicI64::new(0),
                 complaints: Arc::clone(&complaints),
             })
@@ -291,6 +301,12 @@ impl World {
         match sabotage {
             Sabotage::SlotLeaked => self.order(9, Order::LeakSlot),
             Sabotage::Panic => self.order(9, Order::Panic),
+            Sabotage::DiskEmptied => {
+                self.crash(9);
+                self.machines[9].disk.wipe();
+                self.sim.bounce(ip_of(9));
+                self.standings[9].up = true;
+            }
             Sabotage::CutOff => {
                 for other in 0..9 {
                     self.weather.set_unheard(other, bit(9));
@@ -363,11 +379,16 @@ impl World {
             Fault::Suspend { host, time } => {
                 return self.running(host).into_iter().for_each(|life| life.clock.suspend(time));
             }
+            Fault::Disk { host, writes } => self.machines[host].disk.set_writes(writes),
             Fault::Stall { host, time } => return self.order(host, Order::Stall(time)),
             Fault::Far { side, latency } => self.across(side, |world, a, b| {
                 world.sim.set_link_max_message_latency(ip_of(a), ip_of(b), latency);
             }),
             Fault::Down { host, exit: Exit::Orderly, .. } => {
+                // Otherwise the end of its process waits for its deadline, in real time.
+                if self.machines[host].disk.writes() == Writes::Hang {
+                    self.machines[host].disk.set_writes(Writes::Fail);
+                }
                 self.order(host, Order::Leave);
                 self.standings[host].up = false;
             }
@@ -405,14 +426,20 @@ impl World {
                     }
                     self.seal(host);
                 }
+                let machine = &self.machines[host];
+                machine.disk.set_writes(Writes::Work);
                 if !keeps_book {
-                    self.machines[host].book.lock().clear();
-                    self.machines[host].good.lock().clear();
+                    machine.disk.wipe();
+                    machine.saved.lock().clear();
                 }
                 // Its links first: it must not start with links that are still cut.
                 self.set_links();
                 self.sim.bounce(ip_of(host));
                 self.standings[host] = Standing { up: true, alone: None, clear: now, told: false };
+            }
+            Fault::Disk { host, .. } => {
+                self.machines[host].disk.set_writes(Writes::Work);
+                self.running(host).into_iter().for_each(|life| self.machines[host].settle_saves(&life));
             }
             _ => {}
         }
@@ -420,9 +447,7 @@ impl World {
 
     fn crash(&mut self, host: usize) {
         self.seal(host);
-        if let Some(life) = self.running(host) {
-            *self.machines[host].book.lock() = life.state.book.entries();
-        }
+        self.machines[host].disk.kill();
         self.standings[host].up = false;
         self.sim.crash(ip_of(host));
     }
@@ -670,6 +695,8 @@ impl World {
                 unanswered: tallies.unanswered.load(Relaxed),
                 beats: tallies.beats.load(Relaxed),
                 checks: tallies.checks.load(Relaxed),
+                saved: tallies.saved.load(Relaxed),
+                unsaved: tallies.unsaved.load(Relaxed),
                 ..self.figures
             },
         }

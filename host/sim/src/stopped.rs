@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::disk::SimulatedDisk;
 use crate::host::{self, Machine, Tallies};
 use crate::scenario::HOSTS;
 use crate::weather::{Weather, bit, ip_of};
@@ -56,8 +57,9 @@ pub fn deliveries(seed: u64, last: Kind) -> (BTreeMap<(usize, u32), u128>, u32) 
                 heard: Mutex::default(),
                 tallies: Arc::new(Tallies::default()),
                 lives: Mutex::default(),
-                book: Mutex::default(),
+                disk: SimulatedDisk::new().expect("a temporary folder"),
                 good: Mutex::default(),
+                saved: Mutex::default(),
                 wall_ms: AtomicI64::new(0),
                 complaints: Arc::clone(&complaints),
             })

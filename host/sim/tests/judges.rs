@@ -20,6 +20,11 @@ fn a_host_that_is_alone_and_a_mesh_in_two_pieces_are_found() {
 }
 
 #[test]
+fn an_address_that_was_saved_and_is_gone_after_a_restart_is_found() {
+    is_found(Sabotage::DiskEmptied, &["was saved, and a restart has lost it"]);
+}
+
+#[test]
 fn a_panic_in_a_task_is_found() {
     is_found(Sabotage::Panic, &["something panicked"]);
 }

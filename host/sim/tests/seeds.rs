@@ -16,6 +16,7 @@ fn two_hundred_seeds_hold_every_invariant() {
     assert!(sum.faults > 5 * SEEDS && sum.processes > HOSTS as u64 * SEEDS + SEEDS, "{sum:#?}");
     assert!(sum.isolations > HOSTS as u64 * SEEDS && sum.disconnects > 50 * SEEDS, "{sum:#?}");
     assert!(sum.delivered > 1000 * SEEDS && sum.queue_full > SEEDS, "{sum:#?}");
+    assert!(sum.saved > 50 * SEEDS && sum.unsaved > 5 * SEEDS, "{sum:#?}");
     assert!(sum.answered > 50 * SEEDS && sum.unanswered > SEEDS, "{sum:#?}");
 }
 

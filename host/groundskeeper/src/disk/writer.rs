@@ -6,8 +6,8 @@
 //! may have replaced nevertheless is written again when it returns.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -306,6 +306,24 @@ impl StateWriter {
         let SaveCounters { saved, failed, abandoned } = &self.shared.counts;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         SaveCounts { saved: of(saved), failed: of(failed), abandoned: of(abandoned) }
+    }
+}
+
+/// For simulations: what a node's state still has to be written.
+#[doc(hidden)]
+pub struct PendingSaves(Weak<StateWriter>);
+
+impl PendingSaves {
+    pub(crate) fn of(writer: &Arc<StateWriter>) -> Self {
+        Self(Arc::downgrade(writer))
+    }
+
+    /// Has failed writes tried again now, and waits at most `deadline` until everything is written. Blocks the caller.
+    ///
+    /// # Errors
+    /// What is not on disk.
+    pub fn settle(&self, deadline: Duration) -> Result<(), String> {
+        self.0.upgrade().map_or(Ok(()), |writer| writer.finish(deadline))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::data::DataFolder;
 #[cfg(feature = "telemetry")]
 use crate::disk::{DiskCalls, DiskHealth};
 #[cfg(feature = "dropin")]
-use crate::disk::{StateValue, StateWriter};
+use crate::disk::{PendingSaves, StateValue, StateWriter};
 use crate::engine::beat::BeatRecorder;
 use crate::engine::policy::GuestCeilings;
 use crate::engine::{Executor, PhaseThread};
@@ -253,6 +253,13 @@ impl Maintenance {
     #[cfg(feature = "dropin")]
     pub fn reload(&self) -> Option<&ReloadHandle> {
         self.reload.as_ref().map(|reload| &reload.handle)
+    }
+
+    /// What of the state is not saved yet; `None` without a data folder.
+    #[cfg(feature = "dropin")]
+    #[doc(hidden)]
+    pub fn pending_saves(&self) -> Option<PendingSaves> {
+        self.writer.as_ref().map(PendingSaves::of)
     }
 
     /// What this waits for on its disks. `config` is the reader of the config, if there is one.

@@ -132,6 +132,7 @@ impl Book {
         if let Some(one) = self.known.lock().get_mut(&address) {
             one.connection_began();
         }
+        self.changed();
         ConnectedGuard { book: Arc::clone(self), address, since: self.clock.mono() }
     }
 }
@@ -145,9 +146,7 @@ impl DialAttempt {
     /// The dial succeeded. Hold the returned guard as long as the connection lives.
     pub fn connected(mut self, peer: PeerId) -> ConnectedGuard {
         self.reached(peer, |_| {});
-        let guard = self.book.connected_guard(self.order.address);
-        self.book.changed();
-        guard
+        self.book.connected_guard(self.order.address)
     }
 
     /// The probe found `peer` alive. The address then waits for `min_life`, so that the next probe does not follow at

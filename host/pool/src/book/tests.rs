@@ -169,3 +169,22 @@ async fn forgetting_and_restoring_keep_what_matters() {
 }
 
 mod lasting;
+
+/// Without this, a crash soon after an incoming connection forgets that its address is good.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_begins_or_ends_is_worth_saving_whoever_dialled() {
+    let desk = desk(BookLimits::default());
+    desk.book.learn(at(1), None, AddressSource::Bootstrap);
+    desk.book.learn(at(2), None, AddressSource::Itself);
+    for (words, connect) in [
+        ("dialled", Box::new(|| begin(&desk, at(1)).connected(peer(1))) as Box<dyn Fn() -> ConnectedGuard>),
+        ("accepted", Box::new(|| desk.book.connected_guard(at(2)))),
+    ] {
+        let before = desk.book.changes();
+        let guard = connect();
+        let begun = desk.book.changes();
+        assert!(begun > before, "{words}");
+        drop(guard);
+        assert!(desk.book.changes() > begun, "{words}");
+    }
+}
