@@ -30,6 +30,7 @@ mod replay;
 mod run;
 mod show;
 mod signals;
+mod watchdog;
 
 use output::{ClosedOutput, complain, print, with_sources};
 

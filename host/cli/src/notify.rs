@@ -4,15 +4,20 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The first tick has ended: units that wait for this one may start.
+/// The node has started, or has reloaded its config: units that wait for this one may start.
 pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A tick has ended. Sends one line for `systemctl status` and a sign of life for the watchdog. Nothing else may call
-/// this, so that systemd restarts a node with a stuck ticker.
+/// A tick has ended. Sends one line for `systemctl status`.
 pub fn tick_ended(status: &str) {
-    send(&[NotifyState::Watchdog, NotifyState::Status(status)]);
+    send(&[NotifyState::Status(status)]);
+}
+
+/// A sign of life for the watchdog. Only [`super::watchdog`] sends it, so that systemd restarts a node with a stuck
+/// ticker.
+pub fn alive() {
+    send(&[NotifyState::Watchdog]);
 }
 
 /// A reload of the config begins; [`ready`] ends it.
@@ -28,7 +33,7 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// How often the watchdog expects a sign of life, if it is on. Must exceed the interval, or the unit is killed.
+/// How often the watchdog expects a sign of life, if it is on.
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
@@ -51,8 +56,9 @@ mod tests {
     #[test]
     fn systemd_hears_ready_watchdog_and_stopping() {
         if std::env::var_os(CHILD).is_some() {
-            ready("tick 1");
+            ready("started");
             tick_ended("tick 2");
+            alive();
             stopping();
             assert_eq!(watchdog(), Some(Duration::from_secs(3)));
             return;
@@ -76,8 +82,9 @@ mod tests {
             let length = socket.recv(&mut bytes).unwrap();
             String::from_utf8_lossy(&bytes[..length]).into_owned()
         };
-        assert_eq!(heard(), "READY=1\nSTATUS=tick 1\n");
-        assert_eq!(heard(), "WATCHDOG=1\nSTATUS=tick 2\n");
+        assert_eq!(heard(), "READY=1\nSTATUS=started\n");
+        assert_eq!(heard(), "STATUS=tick 2\n");
+        assert_eq!(heard(), "WATCHDOG=1\n");
         assert_eq!(heard(), "STOPPING=1\n");
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::lines::OutputLines;
 use super::signals::Signals;
-use super::{BadConfig, RunArgs, admin_socket, data_dir, exit, local, logging, notify};
+use super::{BadConfig, RunArgs, admin_socket, data_dir, exit, local, logging, notify, watchdog};
 
 /// The credential with the node's key.
 const KEY_CREDENTIAL: &str = "node.key";
@@ -106,7 +106,6 @@ async fn run_until_told(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let deadline = config.shutdown.deadline;
-    let interval = config.node.interval;
     let starting = start(args, config, source, compiler);
     tokio::pin!(starting);
     let (mut stop, hangup) = (signals.stop(), signals.hangup());
@@ -123,7 +122,9 @@ async fn run_until_told(
         }
     };
     let (config, node, locals) = started?;
-    warn_of_short_watchdog(interval);
+    if told.is_none() {
+        notify::ready("started");
+    }
     let lines = json || std::io::stdout().is_terminal() || args.ticks.is_some();
     let mut out = BeatPrinter { json, lines, out: OutputLines::start("gk-out", std::io::stdout())? };
     out.greet(&config, &node, locals.len());
@@ -132,6 +133,7 @@ async fn run_until_told(
         None => tokio::select! {
             () = follow(node.maintenance().handle().reports(), args.ticks, &mut out) => "the last tick has run",
             () = reload_at_hangup(hangup, &node) => "signals have ended",
+            never = watchdog::feed(&node) => match never {},
             name = stop.told() => name,
         },
     };
@@ -200,17 +202,6 @@ fn credential(name: &str) -> Option<PathBuf> {
     (!is_missing).then_some(file)
 }
 
-fn warn_of_short_watchdog(interval: Duration) {
-    if let Some(watchdog) = notify::watchdog().filter(|watchdog| *watchdog <= interval) {
-        tracing::warn!(
-            ?watchdog,
-            ?interval,
-            "systemd's watchdog is shorter than a tick and \
-            will end this node; set WatchdogSec to at least three intervals"
-        );
-    }
-}
-
 /// Shuts the local nodes down in parallel: each would otherwise wait for the goodbyes of the others.
 async fn leave(locals: Vec<Node>, deadline: Duration) {
     let mut leaving: tokio::task::JoinSet<_> =
@@ -254,12 +245,7 @@ async fn follow(mut reports: Receiver<Arc<BeatReport>>, last: Option<u32>, out: 
             continue;
         }
         ticks += 1;
-        let status = format!("tick {}, {} connected", report.tick, report.connected);
-        if ticks == 1 {
-            notify::ready(&status);
-        } else {
-            notify::tick_ended(&status);
-        }
+        notify::tick_ended(&format!("tick {}, {} connected", report.tick, report.connected));
         if last == Some(ticks) {
             return;
         }

@@ -15,6 +15,7 @@ mod shortage;
 #[path = "../../../groundskeeper/tests/library/support/mod.rs"]
 mod support;
 mod surroundings;
+mod systemd;
 mod three_ways;
 #[path = "../../../groundskeeper/tests/library/support/wat.rs"]
 mod wat;

@@ -22,9 +22,6 @@ use crate::registry::PhaseState;
 use crate::reload::{ReloadHandle, ReloadReport};
 use crate::ticker::TickerHandle;
 
-/// If no tick has ended within this many intervals, the ticker has stopped.
-const INTERVALS_ALIVE: u32 = 3;
-
 /// Failures or skipped runs in a row of a built-in phase after which the node is not ready.
 const FAILURES_TOLERATED: u32 = 3;
 
@@ -206,12 +203,12 @@ impl AdminState {
     /// Whether the ticker advances. If not, a restart of the process helps.
     pub fn alive(&self) -> Health {
         let from = &self.sources;
-        let last = from.pulse.finished_at().unwrap_or(from.started);
-        let (ago, interval) = (from.state.clock.mono().saturating_sub(last), from.pulse.interval());
-        let (ago_s, interval_s) = (ago.as_secs(), interval.as_secs_f32());
-        let is_late = ago > interval * INTERVALS_ALIVE;
-        let late = format!("no tick has ended for {ago_s} s, with an interval of {interval_s} s");
-        Health { ok: !is_late, why: is_late.then_some(late).into_iter().collect() }
+        let overdue = from.pulse.overdue(from.started, from.state.clock.mono());
+        let interval_s = from.pulse.interval().as_secs_f32();
+        let late = |ago: Duration| {
+            format!("no tick has ended for {} s, with an interval of {interval_s} s", ago.as_secs())
+        };
+        Health { ok: overdue.is_none(), why: overdue.map(late).into_iter().collect() }
     }
 
     /// Whether the node does its work.

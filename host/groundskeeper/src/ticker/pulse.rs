@@ -4,6 +4,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
+/// If no tick has ended within this many intervals, the ticker has stopped.
+const INTERVALS_ALIVE: u32 = 3;
+
 /// The ticker's last beat, its interval and its counts.
 #[derive(Default, Debug)]
 pub struct TickerStats {
@@ -36,6 +39,14 @@ impl TickerStats {
     /// Monotonic time (as [`crate::clock::Clock::mono`]) at which the last tick ended; `None` before the first.
     pub fn finished_at(&self) -> Option<Duration> {
         (self.finished() > 0).then(|| Duration::from_millis(self.finished_at_ms.load(Relaxed)))
+    }
+
+    /// How long ago the last tick ended, if at `now` that is so long that the ticker has stopped. For a node that started
+    /// at `started`; both in monotonic time.
+    #[doc(hidden)]
+    pub fn overdue(&self, started: Duration, now: Duration) -> Option<Duration> {
+        let ago = now.saturating_sub(self.finished_at().unwrap_or(started));
+        Some(ago).filter(|ago| *ago > self.interval() * INTERVALS_ALIVE)
     }
 
     /// Grid points without a tick.
