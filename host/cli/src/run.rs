@@ -164,12 +164,12 @@ async fn start(
         let admin_socket = if is_asked { Some(admin_socket(&socket_config)?) } else { None };
         let options = RecorderOptions { max_bytes, ..RecorderOptions::default() };
         let recorder = record.as_deref().map(|path| Recorder::start(path, options)).transpose()?;
-        Ok((data, locals, admin_socket, recorder))
+        Ok((data, locals, admin_socket, recorder, credential(KEY_CREDENTIAL)))
     };
     let (opened_tx, opened) = tokio::sync::oneshot::channel();
     // If the receiver is gone, the process is ending.
     std::thread::Builder::new().name("gk-open".into()).spawn(move || _ = opened_tx.send(opening()))?;
-    let (data, local_peers, admin_socket, recorder) = opened.await??;
+    let (data, local_peers, admin_socket, recorder, key_file) = opened.await??;
     let clock = SystemClock::new();
     let nodes = u32::try_from(local_peers.len()).unwrap_or(u32::MAX).saturating_add(1);
     let descriptors = descriptors::limit().shared_by(nodes);
@@ -178,7 +178,7 @@ async fn start(
     let builder =
         Node::builder().config(config.clone()).config_source(source).data_folder(data).clock(clock.clone());
     let builder = builder.descriptors(descriptors).compiler(compiler);
-    let builder = credential(KEY_CREDENTIAL).into_iter().fold(builder, NodeBuilder::key_file);
+    let builder = key_file.into_iter().fold(builder, NodeBuilder::key_file);
     let builder = admin_socket.into_iter().fold(builder, NodeBuilder::admin_socket);
     let builder = config.telemetry.listen.into_iter().fold(builder, NodeBuilder::telemetry);
     match recorder.into_iter().fold(builder, NodeBuilder::recorder).start().await {
@@ -194,7 +194,7 @@ async fn start(
 }
 
 /// A file in the folder of CREDENTIALS_DIRECTORY, which systemd sets. None only if there is certainly no such file: otherwise a
-/// new folder would get another key.
+/// new folder would get another key. Blocks while the file system does not answer.
 fn credential(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty())?;
     let file = Path::new(&folder).join(name);
