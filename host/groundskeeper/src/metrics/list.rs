@@ -110,7 +110,7 @@ metrics! {
     BREAKERS = Gauge "breakers" by ["state"]: "Circuit breakers of connected peers that are not closed: open, half-open";
     BREAKERS_OPENED = Counter "breakers_opened" by []: "Circuit breakers that have opened";
     BROADCASTS_HELD = Gauge "broadcasts_held" by []: "Broadcasts remembered";
-    JOURNAL_RECORDS = Gauge "journal_records" by ["ring"]: "Records in memory: notable, chatter";
+    JOURNAL_RECORDS = Gauge "journal_records" by ["ring"]: "Records in memory: notable (rooms disconnects, dials, refusals, changes), chatter (phases, others)";
     JOURNAL_OVERWRITTEN = Counter "journal_overwritten" by ["room"]: "Records dropped from memory for newer ones, by room: disconnects, dials, refusals, changes, phases, others";
     JOURNAL_LINES_LOST = Counter "journal_lines_lost" by []: "Lines that could not be written to the journal's file";
     LOCK_CONTENDED = Counter "lock_contended" by ["lock"]: "Times that a lock was held by another user: pool, book, journal";
