@@ -21,10 +21,12 @@ use crate::rounds::cpu_micros;
 use crate::seeds::{OneMap, SeedPool, ip, keep_alive};
 use crate::tick::{built_ins, world};
 
+mod folder;
 mod sockets;
 
 pub const HOW: &str = "idle: 1,000 connections, real time, 65 s (35 s with --quick) in a process for each, the other ends of \
-    sockets in yet others; whole process by getrusage, per hour by the pings that happened (120,000 an hour), never by a scaled interval.";
+    sockets in yet others; whole process by getrusage, per hour by the pings that happened (120,000 an hour), never by a scaled interval. \
+    The folder: a whole node with ticks of 1 s.";
 
 const GROUP: &str = "idle";
 const PEERS: usize = 1_000;
@@ -95,6 +97,7 @@ pub fn run(effort: &Effort, report: &mut Report) {
                 .note(one.words()),
         );
     }
+    folder::report(seconds, report);
     let subject = "an empty runtime, for comparison";
     report.push(Row::cost(GROUP, "CPU", subject, nothing.per_hour(nothing.cpu_ms), "ms/h"));
     report.push(Row::cost(GROUP, "context switches", subject, nothing.per_hour(nothing.switches), "1/h"));
@@ -124,6 +127,8 @@ pub fn child(variant: &str, seconds: &str) -> ExitCode {
             "ticker" => ticker(time).await,
             "sockets" => sockets::connected(time, 0).await,
             "one-stopped" => sockets::connected(time, 1).await,
+            "empty-folder" => folder::node(time, false).await,
+            "full-folder" => folder::node(time, true).await,
             _ => used_in(time, || 0).await,
         }
     });
