@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use groundskeeper::admin::answers::{Health, NodeStatus, Peer, Peers, PhaseList, ResumeAnswer};
 use groundskeeper::engine::policy::Mode;
-use groundskeeper::flow::{BreakerState, KindSnapshot, LatencySnapshot, TrafficSnapshot};
+use groundskeeper::flow::{BreakerState, KeyConflict, KindSnapshot, LatencySnapshot, TrafficSnapshot};
 use groundskeeper::journal::Record;
 use groundskeeper::pool::Direction;
 use groundskeeper::pool::PoolStats;
@@ -44,6 +44,8 @@ pub(super) fn status(status: &NodeStatus) -> String {
     ];
     let mut facts = facts.map(|(name, fact)| vec![name.to_owned(), fact]).to_vec();
     facts.extend(status.traffic.iter().map(|traffic| vec!["traffic".to_owned(), traffic_words(traffic)]));
+    let conflict = status.traffic.iter().filter_map(|traffic| traffic.key_conflict.as_ref());
+    facts.extend(conflict.map(|conflict| vec!["KEY".to_owned(), key_words(conflict)]));
     facts.extend(status.disk.iter().map(|trouble| vec!["DISK".to_owned(), trouble.to_string()]));
     facts.push(vec!["waiting".to_owned(), waiting_words(status)]);
     let mut text = table(&[], facts);
@@ -51,6 +53,14 @@ pub(super) fn status(status: &NodeStatus) -> String {
         text += &format!("\n{}", request_table(&status.requests));
     }
     text + "\n" + &phase_table(&status.phases)
+}
+
+fn key_words(KeyConflict { signs, last_s, last }: &KeyConflict) -> String {
+    let ago = age(*last_s);
+    format!(
+        "another process runs with this node's key: {signs} signs, the last {ago} ago: {}",
+        printable(last)
+    )
 }
 
 /// How long frames, requests and users of locks have waited.

@@ -23,7 +23,9 @@ pub use breaker::{BreakerSettings, BreakerState};
 pub use budget::Pressure;
 pub use latency::LatencySnapshot;
 pub use outbox::{NotQueued, OutboxLimits, Priority};
-pub use report::{AttemptEnd, KindSnapshot, NewcomerRefusal, PeerBreaker, TrafficReport, TrafficSnapshot};
+pub use report::{
+    AttemptEnd, KeyConflict, KindSnapshot, NewcomerRefusal, PeerBreaker, TrafficReport, TrafficSnapshot,
+};
 pub use retry::RetrySettings;
 pub use routing::Route;
 pub use settings::{Backpressure, NetSettings, Performance};

@@ -165,6 +165,20 @@ pub struct TrafficSnapshot {
     /// How long requests of peers waited for a worker, over all kinds with a capacity.
     #[serde(default)]
     pub slot_waits: LatencySnapshot,
+    /// Signs that another process runs with this node's key; none if there was none in the last day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_conflict: Option<KeyConflict>,
+}
+
+/// Another process runs with this node's key: each of the two takes the other's peers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KeyConflict {
+    /// Signs of it since the start.
+    pub signs: u64,
+    /// Seconds since the last one.
+    pub last_s: u64,
+    /// The last one, in words; they may be those of a peer.
+    pub last: String,
 }
 
 /// Reports the traffic of a node. Reading does not block the writers.

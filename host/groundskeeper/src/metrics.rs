@@ -357,6 +357,7 @@ impl Scrape {
         let (now, kinds, breakers) = (report.traffic(), report.kinds(), report.breakers());
         let refused = NewcomerRefusal::ALL.map(|why| ([why.as_str()], now.newcomers_refused[why as usize]));
         out.counters(&list::NEWCOMERS_REFUSED, refused)?;
+        out.counter(&list::KEY_CONFLICTS, now.key_conflict.map_or(0, |conflict| conflict.signs))?;
         out.gauge(&list::QUEUED, now.queued_bytes as f64)?;
         out.gauge(&list::QUEUE_BUDGET, now.budget_bytes as f64)?;
         let fates = [("sent", now.sent), ("full", now.full), ("refused", now.refused), ("shed", now.shed)];

@@ -83,7 +83,10 @@ impl Greeter {
         admission: Admission,
     ) -> Result<Option<(ConnGuard, Option<ConnectedGuard>)>, HandshakeError> {
         if peer == self.node.state.pool.self_id() {
-            return Err(HandshakeError::SelfDial);
+            let hello = read_hello(stream).await;
+            // The dialer, too, must find out who this is. A lost answer changes nothing here.
+            _ = say_hello(&self.node, stream, 0).await;
+            return Err(self.own_key(hello, address));
         }
         let hello = read_hello(stream).await?;
         if hello.features & FEATURE_PROBE != 0 {
@@ -134,7 +137,8 @@ impl Greeter {
     ) -> Result<Option<ConnGuard>, HandshakeError> {
         let pool = &self.node.state.pool;
         if peer == pool.self_id() {
-            return Err(HandshakeError::SelfDial);
+            say_hello(&self.node, stream, FEATURE_PROBE).await?;
+            return Err(self.own_key(read_hello(stream).await, order.address));
         }
         if order.expect.is_some_and(|expected| expected != peer) {
             return Err(HandshakeError::WrongKey { got: peer });
@@ -148,6 +152,19 @@ impl Greeter {
         }
         let conn = new_conn(&self.node, &self.roster, peer, admission.key(), &hello);
         ConnGuard::enter(&self.node, &self.roster, admission, conn).map(Some)
+    }
+
+    /// What is at `address`, which has proven this node's own key: this process, or another one. Versions before this check
+    /// hang up without a hello; they count as this process.
+    fn own_key(&self, hello: Result<Hello, HandshakeError>, address: SocketAddr) -> HandshakeError {
+        let LocalNode { state, boot_nonce, key_watch, .. } = &*self.node;
+        match hello {
+            Ok(hello) if hello.boot_nonce != *boot_nonce => {
+                key_watch.met(state, address);
+                HandshakeError::KeyConflict
+            }
+            _ => HandshakeError::SelfDial,
+        }
     }
 
     /// Drops our end of a connection that the peer says it does not have, if the peer has not restarted since.

@@ -42,6 +42,8 @@ pub enum HandshakeError {
     TurnedAway { cause: Option<Cause>, text: String },
     #[error("it is this node itself")]
     SelfDial,
+    #[error("it is another process with this node's key")]
+    KeyConflict,
     /// The pool of this node refused the connection to `peer`.
     #[error("{denied}")]
     Denied { denied: Denied, peer: PeerId },
@@ -76,16 +78,18 @@ impl HandshakeError {
             Self::TimedOut(_) => NewcomerRefusal::TimedOut,
             Self::Version { .. } | Self::BadHello(_) => NewcomerRefusal::Hello,
             Self::Closed | Self::Lost(_) | Self::TurnedAway { .. } | Self::Stopped => NewcomerRefusal::Closed,
-            Self::SelfDial | Self::Denied { .. } => NewcomerRefusal::Denied,
+            Self::SelfDial | Self::KeyConflict | Self::Denied { .. } => NewcomerRefusal::Denied,
         }
     }
 
     /// The cause and text of the goodbye, if the other side gets one.
     pub(crate) fn farewell(&self) -> Option<(Cause, String)> {
         let cause = match self {
-            Self::Version { .. } | Self::BadHello(_) | Self::WrongKey { .. } | Self::SelfDial => {
-                Cause::ProtocolError
-            }
+            Self::Version { .. }
+            | Self::BadHello(_)
+            | Self::WrongKey { .. }
+            | Self::SelfDial
+            | Self::KeyConflict => Cause::ProtocolError,
             Self::Denied { denied, .. } => match denied {
                 Denied::Duplicate => Cause::Replaced,
                 Denied::Banned(_) => Cause::Banned,

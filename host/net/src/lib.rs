@@ -27,6 +27,7 @@ mod handshake;
 mod handshake_error;
 mod hello;
 mod identity;
+mod key_watch;
 mod kinds;
 mod listener;
 mod node;
@@ -83,6 +84,7 @@ use groundskeeper_flow::{
 use groundskeeper_pool::book::{Dial, DialOrder};
 use groundskeeper_pool::pool::{Direction, PeerFacts};
 use handshake::{Greeter, OutboundHandshake};
+use key_watch::KeyWatch;
 use listener::Acceptor;
 use node::LocalNode;
 use place::disconnect_for_shutdown;
@@ -191,6 +193,7 @@ impl Net {
             bound,
             boot_nonce: chance.number(),
             lookups: Lookups::default(),
+            key_watch: KeyWatch::default(),
         });
 
         let routed = RoutedRequests::new(node.clone(), roster.clone(), traffic.clone(), turns_seed);
@@ -367,8 +370,10 @@ impl Net {
 
 impl TrafficReport for Net {
     fn traffic(&self) -> TrafficSnapshot {
+        let now = self.node.state.clock.mono();
         let newcomers_refused = self.acceptor.refusals.counts();
-        TrafficSnapshot { newcomers_refused, ..self.traffic.snapshot(self.node.state.clock.mono()) }
+        let key_conflict = self.node.key_watch.snapshot(now);
+        TrafficSnapshot { newcomers_refused, key_conflict, ..self.traffic.snapshot(now) }
     }
 
     fn kinds(&self) -> Vec<KindSnapshot> {

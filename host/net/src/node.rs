@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use groundskeeper_pool::NodeState;
 
 use super::bootstrap::Lookups;
+use super::key_watch::KeyWatch;
 use super::settings::NetConfig;
 use super::tasks::Tasks;
 use super::wire::MAX_LISTEN;
@@ -18,6 +19,7 @@ pub(crate) struct LocalNode {
     pub(crate) bound: Vec<SocketAddr>,
     pub(crate) boot_nonce: u64,
     pub(crate) lookups: Lookups,
+    pub(crate) key_watch: KeyWatch,
 }
 
 impl LocalNode {

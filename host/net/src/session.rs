@@ -15,7 +15,7 @@ use groundskeeper_base::chance::SharedRng;
 use groundskeeper_base::peer::NetGroup;
 use groundskeeper_pool::book::ConnectedGuard;
 use groundskeeper_pool::journal::{Cause, Initiator};
-use groundskeeper_pool::pool::{Goodbye, Removal};
+use groundskeeper_pool::pool::{CAME_BACK, Goodbye, Removal};
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
@@ -70,7 +70,7 @@ struct Session<S> {
     group: NetGroup,
     place: ConnGuard,
     sessions: Arc<Sessions>,
-    _tenure: Option<ConnectedGuard>,
+    tenure: Option<ConnectedGuard>,
 }
 
 /// Starts the sessions of a node, and holds the parts that handle their messages.
@@ -115,7 +115,7 @@ impl Sessions {
             group: NetGroup::of(address.ip()),
             place,
             sessions: Arc::clone(self),
-            _tenure: tenure,
+            tenure,
         };
         conn.owned_by(tasks.spawn(session));
         if tasks.stop.is_cancelled() {
@@ -239,7 +239,12 @@ where
                 }
             },
             Message::Goodbye { code, text } => {
-                let cause = match cause_of(code) {
+                let cause = cause_of(code);
+                if cause == Some(Cause::Replaced) && text.starts_with(CAME_BACK) {
+                    node.key_watch.taken_over(&node.state, self.place.conn().peer, text);
+                    self.tenure.iter_mut().for_each(ConnectedGuard::taken_over);
+                }
+                let cause = match cause {
                     Some(cause) => cause.as_str().to_owned(),
                     None => format!("code {code}"),
                 };

@@ -5,6 +5,7 @@ mod duplicates;
 mod endings;
 mod exchange;
 mod harness;
+mod key;
 mod load;
 mod rounds;
 mod slow;

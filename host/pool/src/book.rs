@@ -321,11 +321,24 @@ impl Book {
     /// Counts a failure and sets the wait. Full jitter (a uniform wait up to the exponential bound), so that many nodes
     /// that lost one peer do not return together.
     fn back_off(&self, one: &mut KnownAddress, now: Duration) {
-        let doublings = one.failures.min(20);
-        one.failures = one.failures.saturating_add(1);
-        let bound = self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_most);
+        let bound = self.next_bound(one);
         let longest = Duration::from_millis(self.longest_wait.load(Ordering::Relaxed));
         one.wait_until = now + self.chance.up_to(bound).min(longest);
+    }
+
+    /// The same for an address whose peer answers, but prefers another process with this node's key. A node that has lost
+    /// all its peers to that process waits too: otherwise each of the two takes them back at once. At least half the
+    /// bound, because here two nodes must not return together.
+    fn rest(&self, one: &mut KnownAddress, now: Duration) {
+        let half = self.next_bound(one) / 2;
+        one.rest_until = now + half + self.chance.up_to(half);
+    }
+
+    /// Counts a failure. Returns the upper bound of the wait after it.
+    fn next_bound(&self, one: &mut KnownAddress) -> Duration {
+        let doublings = one.failures.min(20);
+        one.failures = one.failures.saturating_add(1);
+        self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_most)
     }
 }
 
@@ -348,7 +361,7 @@ impl Book {
             rows.heard_s.push(one.heard_s(now));
             rows.reached_s.push(one.reached_s(now).unwrap_or(u32::MAX));
             rows.failures.push(one.failures);
-            let wait = one.wait_until.saturating_sub(mono);
+            let wait = one.wait_until.max(one.rest_until).saturating_sub(mono);
             rows.wait_s.push(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u32::MAX));
             rows.groups.push(NetGroup::of(address.ip()).0);
         }
@@ -397,7 +410,7 @@ impl Book {
     }
 
     /// Limits current and future backoffs to `most`; none lifts the limit for future ones. Used when the node is
-    /// isolated, and after a suspend.
+    /// isolated, and after a suspend. Waits after [`ConnectedGuard::taken_over`] stay.
     pub fn cap_waits(&self, most: Option<Duration>) {
         let millis = most.map_or(u64::MAX, |most| most.as_millis() as u64);
         let mut known = self.known.lock();

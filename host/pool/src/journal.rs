@@ -179,11 +179,13 @@ pub enum ActionKind {
     RunNow,
     /// The config was read again; the reason lists what changed.
     Config,
+    /// Another process runs with this node's key; the reason says how that showed.
+    KeyConflict,
 }
 
 impl ActionKind {
     /// All kinds, in the order of the enum.
-    pub const ALL: [ActionKind; 25] = [
+    pub const ALL: [ActionKind; 26] = [
         ActionKind::Connect,
         ActionKind::Disconnect,
         ActionKind::Dial,
@@ -209,6 +211,7 @@ impl ActionKind {
         ActionKind::Quarantine,
         ActionKind::RunNow,
         ActionKind::Config,
+        ActionKind::KeyConflict,
     ];
 
     /// The name in JSON and on the terminal.
@@ -239,6 +242,7 @@ impl ActionKind {
             ActionKind::Quarantine => "quarantine",
             ActionKind::RunNow => "run-now",
             ActionKind::Config => "config",
+            ActionKind::KeyConflict => "key-conflict",
         }
     }
 }

@@ -44,6 +44,11 @@ use tag::Tag;
 #[doc(hidden)]
 pub use tag::{State, TagValue};
 
+/// A goodbye with the cause `replaced` begins with this if the peer's key came from another process: after a restart, or
+/// because two processes use the key. Nodes recognise it, so it never changes.
+#[doc(hidden)]
+pub const CAME_BACK: &str = "the peer came back";
+
 /// Health of a connection that has done nothing yet.
 const HEALTH_AT_START: u8 = 100;
 
@@ -279,7 +284,13 @@ impl Pool {
             if same_boot && !self.new_one_wins(&id, self.tags[old as usize].load(), direction) {
                 return Err(Denied::Duplicate);
             }
-            let reason = if same_boot { "dialled from both sides" } else { "the peer came back" };
+            let reason = if same_boot {
+                "dialled from both sides".to_owned()
+            } else {
+                // The other process has proven the same key, so both may know the addresses.
+                let (new, old) = (members.address(key.slot), members.address(old));
+                format!("{CAME_BACK}: {new} replaces {old}")
+            };
             let removal = Removal::new(Initiator::Host, Cause::Replaced, reason);
             let old_key = ConnKey { slot: old, conn: self.tags[old as usize].load().conn() };
             replaced = self.close_locked(&mut members, old_key, removal);

@@ -8,6 +8,7 @@ mod explained;
 mod local_api;
 mod newcomer;
 mod older;
+mod one_key;
 mod processes;
 mod ready;
 mod replay;

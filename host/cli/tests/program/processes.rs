@@ -185,7 +185,7 @@ impl Proc {
         Pid::from_raw(self.child.id().cast_signed()).expect("a process id")
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("our own child");
     }
 

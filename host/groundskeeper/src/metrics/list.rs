@@ -94,6 +94,7 @@ metrics! {
     BOOK_ADDRESSES = Gauge "book_addresses" by []: "Addresses known";
     BOOK_DIALING = Gauge "book_dialing" by []: "Dials under way";
     NEWCOMERS_REFUSED = Counter "newcomers_refused" by ["reason"]: "Incoming connections that did not become live, by reason: limit, timed-out, garbage, key, other-network, hello, closed, denied, shortage (of descriptors or memory)";
+    KEY_CONFLICTS = Counter "key_conflicts" by []: "Signs that another process runs with this node's key: it has proven the key to this node, or peers say so";
     QUEUED = Gauge "send_queue_bytes" by []: "Bytes that wait to be sent, over all connections";
     QUEUE_BUDGET = Gauge "send_queue_budget_bytes" by []: "Bytes that may wait to be sent, over all connections";
     FRAMES = Counter "frames" by ["priority", "fate"]: "Frames by priority and outcome: sent, full (its connection's queue), refused (by the budget), shed (when memory was short)";

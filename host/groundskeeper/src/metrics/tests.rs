@@ -8,7 +8,7 @@ use crate::book::AddressSource;
 use crate::clock::TokioClock;
 use crate::cycle::{PhaseRun, Tally};
 use crate::disk::DiskHealth;
-use crate::flow::{KindSnapshot, LatencySnapshot, PeerBreaker, TrafficSnapshot};
+use crate::flow::{KeyConflict, KindSnapshot, LatencySnapshot, PeerBreaker, TrafficSnapshot};
 use crate::journal::{Initiator, NewRecord};
 use crate::node::NodeLimits;
 use crate::peer::PeerId;
@@ -43,6 +43,7 @@ impl TrafficReport for Busy {
         let mut now = TrafficSnapshot::default();
         (now.queued_bytes, now.shed, now.breakers_opened) = (4096, [0, 0, 5, 7], 2);
         now.newcomers_refused[NewcomerRefusal::Shortage as usize] = 11;
+        now.key_conflict = Some(KeyConflict { signs: 4, ..KeyConflict::default() });
         now.slot_waits = LatencySnapshot { count: 3, p99_us: 40_000, ..LatencySnapshot::default() };
         now.frame_waits[Priority::Bulk as usize] =
             LatencySnapshot { count: 3, p99_us: 90_000, ..LatencySnapshot::default() };
@@ -73,6 +74,7 @@ async fn traffic_is_counted_by_priority_and_kind() {
     assert_eq!(at("groundskeeper_request_slot_wait_seconds{quantile=\"0.99\"}"), 0.04);
     assert_eq!(at("groundskeeper_frame_wait_seconds{priority=\"bulk\",quantile=\"0.99\"}"), 0.09);
     assert_eq!(at("groundskeeper_newcomers_refused_total{reason=\"shortage\"}"), 11.0);
+    assert_eq!(at("groundskeeper_key_conflicts_total"), 4.0);
     assert_eq!(at("groundskeeper_breakers{state=\"open\"}"), 1.0);
     assert_eq!(at("groundskeeper_breakers_opened_total"), 2.0);
 }

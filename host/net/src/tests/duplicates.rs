@@ -75,9 +75,16 @@ async fn a_node_that_came_back_replaces_its_ghost() {
     let (b, identity) = (node(), Identity::generate());
     let mut ghost = Raw::greeted_with(identity.clone(), hello(), &b).await;
     let _new = Raw::greeted_with(identity, Hello { boot_nonce: 8, ..hello() }, &b).await;
-    assert_eq!(ghost.hear_goodbye().await, (7, "the peer came back".into()));
+    let (code, text) = ghost.hear_goodbye().await;
+    assert_eq!(code, 7);
+    // Whoever has the key learns where it is used.
+    let old = ghost.stream.get_ref().0.local_addr().unwrap();
+    assert!(
+        text.starts_with("the peer came back: 127.0.0.1:") && text.ends_with(&format!(" replaces {old}")),
+        "{text}"
+    );
     closes(&mut ghost.stream).await;
-    assert_eq!(b.ends(), [(Cause::Replaced, "the peer came back".into())]);
+    assert_eq!(b.ends(), [(Cause::Replaced, text)]);
     assert_eq!(b.pool.live(), 1);
 }
 

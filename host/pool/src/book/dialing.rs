@@ -93,6 +93,7 @@ pub struct ConnectedGuard {
     book: Arc<Book>,
     address: SocketAddr,
     since: Duration,
+    is_taken_over: bool,
 }
 
 impl Book {
@@ -133,7 +134,15 @@ impl Book {
             one.connection_began();
         }
         self.changed();
-        ConnectedGuard { book: Arc::clone(self), address, since: self.clock.mono() }
+        ConnectedGuard { book: Arc::clone(self), address, since: self.clock.mono(), is_taken_over: false }
+    }
+}
+
+impl ConnectedGuard {
+    /// The peer ends the connection because another process with this node's key has connected to it. The address then waits
+    /// like one that failed, however long the connection lived, and also while the node has no other peer.
+    pub fn taken_over(&mut self) {
+        self.is_taken_over = true;
     }
 }
 
@@ -234,7 +243,9 @@ impl Drop for ConnectedGuard {
         let hearing_now = self.book.hearing_now();
         if let Some(one) = self.book.known.lock().get_mut(&self.address) {
             one.connection_ended(hearing_now);
-            if now.saturating_sub(self.since) >= self.book.limits.min_life {
+            if self.is_taken_over {
+                self.book.rest(one, now);
+            } else if now.saturating_sub(self.since) >= self.book.limits.min_life {
                 one.failures = 0;
                 one.wait_until = now;
             } else {

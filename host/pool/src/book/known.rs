@@ -31,6 +31,8 @@ pub(super) struct KnownAddress {
     pub(super) has_connected_peer: bool,
     /// It must not be dialled before this monotonic time.
     pub(super) wait_until: Duration,
+    /// The same, whatever limits the waits.
+    pub(super) rest_until: Duration,
     pub(super) dialing: bool,
     /// Set if the operator named it; contains the key that the peer must have, if one was given.
     pub(super) bootstrap: Option<Option<PeerId>>,
@@ -49,6 +51,7 @@ impl KnownAddress {
             connections: 0,
             has_connected_peer: false,
             wait_until: Duration::ZERO,
+            rest_until: Duration::ZERO,
             dialing: false,
             bootstrap: None,
         }

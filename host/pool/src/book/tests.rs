@@ -102,6 +102,27 @@ async fn failures_back_off_with_jitter_within_their_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_prefers_another_process_with_our_key_is_left_alone_for_longer_each_time() {
+    let limits = BookLimits::default();
+    let desk = desk(limits);
+    desk.book.learn(at(1), None, AddressSource::Itself);
+    desk.book.cap_waits(Some(Duration::from_secs(1)));
+    for round in 0..12_u32 {
+        let mut guard = begin(&desk, at(1)).connected(peer(1));
+        // It lived, so another end would clear the failures.
+        tokio::time::advance(2 * limits.min_life).await;
+        guard.taken_over();
+        drop(guard);
+        desk.book.cap_waits(Some(Duration::from_secs(1)));
+        let rows = desk.book.freeze(&desk.pool);
+        let bound = (limits.backoff_first * 2_u32.pow(round)).min(limits.backoff_most);
+        assert_eq!(rows.failures, [round + 1]);
+        let wait = Duration::from_secs(rows.wait_s[0].into());
+        assert!(wait >= bound / 2 && wait <= bound + Duration::from_secs(1), "round {round}: {wait:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_a_connection_that_lived_clears_failures() {
     let desk = desk(BookLimits::default());
     desk.book.learn(at(1), None, AddressSource::Itself);

@@ -48,7 +48,8 @@ impl RoomName {
             | ActionKind::Resume
             | ActionKind::Quarantine
             | ActionKind::RunNow
-            | ActionKind::Config => Self::Changes,
+            | ActionKind::Config
+            | ActionKind::KeyConflict => Self::Changes,
             _ if matches!(record.by, Initiator::Phase { .. }) => Self::Phases,
             _ => Self::Others,
         }
