@@ -321,12 +321,19 @@ fn peer(peer: &Peer) -> Vec<String> {
         peer.health.to_string(),
         age(peer.idle_s.into()),
         age(peer.age_s.into()),
-        or_dash(peer.rtt_us.map(|rtt| micros(rtt.into()))),
+        round_trip(peer),
         format!("{} KiB", peer.kib_in),
         format!("{} KiB", peer.kib_out),
         or_dash((!breakers.is_empty()).then(|| breakers.join(", "))),
         printable(&peer.agent),
     ]
+}
+
+/// With the age of the figure.
+fn round_trip(peer: &Peer) -> String {
+    let Some(rtt) = peer.rtt_us else { return "-".to_owned() };
+    let measured = peer.rtt_age_s.map(|seconds| format!(" ({} ago)", age(seconds.into())));
+    micros(rtt.into()) + &measured.unwrap_or_default()
 }
 
 pub(super) fn health(health: &Health) -> String {

@@ -13,7 +13,8 @@ pub enum Route {
     /// of them, at the cost of two (Mitzenmacher 2001, "The power of two choices").
     #[default]
     LeastLoaded,
-    /// The usable peer with the shortest ping round trip.
+    /// The usable peer with the shortest round trip. A figure older than 90 s comes after every younger one, an unknown one
+    /// comes last.
     LowestRtt,
 }
 
@@ -44,8 +45,8 @@ impl Balancer {
 
     /// Chooses among the candidates `0..count`. None if none is usable.
     ///
-    /// `usable` says whether a candidate can be asked. `cost` is what asking it costs: its open requests, or the round
-    /// trip for [`Route::LowestRtt`]. O(1) while most are usable, O(count) when few are, always O(count) for the lowest
+    /// `usable` says whether a candidate can be asked. `cost` is what asking it costs: its open requests, or the rank
+    /// of its round trip for [`Route::LowestRtt`]. O(1) while most are usable, O(count) when few are, always O(count) for the lowest
     /// round trip.
     pub fn choose(
         &self,

@@ -33,8 +33,7 @@ impl RoutedRequests {
                 && among.is_none_or(|among| among.contains(&conn.peer))
         };
         let cost = |at: usize| match route {
-            // A peer that has not answered a ping yet comes last.
-            Route::LowestRtt => node.state.pool.age_and_rtt(conns[at].key).map_or(u32::MAX, |(_, rtt)| rtt),
+            Route::LowestRtt => node.state.pool.rtt_rank(conns[at].key).unwrap_or(u32::MAX),
             Route::RoundRobin | Route::LeastLoaded => conns[at].open_requests(),
         };
         let at = self.turns.choose(route, conns.len(), usable, cost)?;

@@ -55,7 +55,7 @@ const HEALTH_AT_START: u8 = 100;
 /// Round-trip time of a connection that has not answered a ping yet.
 const RTT_NOT_KNOWN: u32 = u32::MAX;
 
-/// A round-trip time counts this long against an answer that took longer. Quiet peers are pinged each 25 s, and two pings
+/// A round-trip time counts this long against an answer that took longer, and against fresher ones of other peers. Quiet peers are pinged each 25 s, and two pings
 /// may be lost.
 const RTT_COUNTS: Duration = Duration::from_secs(90);
 

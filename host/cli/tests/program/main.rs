@@ -12,6 +12,7 @@ mod one_key;
 mod processes;
 mod ready;
 mod replay;
+mod round_trips;
 mod shortage;
 #[path = "../../../groundskeeper/tests/library/support/mod.rs"]
 mod support;

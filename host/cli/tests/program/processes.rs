@@ -1,6 +1,7 @@
 //! Real processes of the built binary on loopback: killed, stopped, restarted. Order and tick numbers come from the
 //! journal of the node that is watched; how long things took is printed and not judged.
 
+use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -35,6 +36,10 @@ pub(super) struct Setup<'a> {
     pub(super) interval: &'a str,
     pub(super) listen: SocketAddr,
     pub(super) bootstrap: Vec<SocketAddr>,
+    /// Further bootstrap nodes, by name.
+    pub(super) names: Vec<String>,
+    /// A command that runs its arguments, in the same process.
+    pub(super) wrapper: Vec<OsString>,
     /// Further TOML.
     pub(super) extra: &'a str,
     /// Variables of its environment.
@@ -62,6 +67,8 @@ impl<'a> Setup<'a> {
             interval,
             listen: loopback(),
             bootstrap: Vec::new(),
+            names: Vec::new(),
+            wrapper: Vec::new(),
             extra: "",
             env: Vec::new(),
             files: None,
@@ -79,8 +86,9 @@ impl<'a> Setup<'a> {
     fn spawn(&self) -> Proc {
         std::fs::create_dir_all(self.folder).expect("our folder");
         let config = self.folder.join("config.toml");
+        let addresses = self.bootstrap.iter().map(ToString::to_string);
         let bootstrap: Vec<String> =
-            self.bootstrap.iter().map(|at| format!("{:?}", at.to_string())).collect();
+            addresses.chain(self.names.iter().cloned()).map(|at| format!("{at:?}")).collect();
         let text = format!(
             "[node]\ninterval = {:?}\n[net]\nlisten = [{:?}]\nallow_private = true\nbootstrap = [{}]\n{}",
             self.interval,
@@ -114,6 +122,11 @@ impl<'a> Setup<'a> {
 
     fn program(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_groundskeeper");
+        if let [first, others @ ..] = &self.wrapper[..] {
+            let mut command = Command::new(first);
+            command.args(others).arg(binary);
+            return command;
+        }
         let Some((soft, hard)) = self.files else { return Command::new(binary) };
         let mut command = Command::new("sh");
         let limited = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$@\"");

@@ -9,7 +9,9 @@ use groundskeeper_base::clock::CoarseInstant;
 use groundskeeper_base::peer::{NetGroup, PeerLabel};
 
 use super::members::NONE;
-use super::{ConnKey, Direction, Link, LinkTraffic, Pool, RTT_COUNTS, State, TagValue, in_micros};
+use super::{
+    ConnKey, Direction, Link, LinkTraffic, Pool, RTT_COUNTS, RTT_NOT_KNOWN, State, TagValue, in_micros,
+};
 
 /// Slots read under one lock, about 5 us, so that other threads do not wait for a long list.
 const NAMES_PER_LOCK: usize = 256;
@@ -213,13 +215,33 @@ impl Pool {
         self.is_live(key).then_some(read)
     }
 
+    /// Orders live connections by round trip, for choosing the fastest peer; None if the connection has ended.
+    ///
+    /// Below 2^31 it is the round trip in microseconds. A figure older than 90 s comes after every younger one, because the peer
+    /// may have become slow or silent since. An unknown one comes last.
+    #[inline]
+    pub fn rtt_rank(&self, key: ConnKey) -> Option<u32> {
+        const OLD: u32 = 1 << 31;
+        let at = key.slot as usize;
+        let rank = match self.rtt_us.get(at)?.load(Relaxed) {
+            RTT_NOT_KNOWN => RTT_NOT_KNOWN,
+            rtt if self.is_rtt_old(at) => OLD + rtt.min(OLD - 2),
+            rtt => rtt.min(OLD - 1),
+        };
+        self.is_live(key).then_some(rank)
+    }
+
+    fn is_rtt_old(&self, at: usize) -> bool {
+        let measured = CoarseInstant(self.rtt_at[at].load(Relaxed));
+        self.clock.coarse().since(measured) > RTT_COUNTS
+    }
+
     /// Records that a live connection answered a request within `took`. Its round trip takes no longer, so this replaces a
     /// figure that is larger, not known, or older than 90 s. Applications that send requests themselves call it.
     pub fn answered_within(&self, key: ConnKey, took: Duration) {
         let Some(cell) = self.rtt_us.get(key.slot as usize) else { return };
         let bound = in_micros(took);
-        let measured = CoarseInstant(self.rtt_at[key.slot as usize].load(Relaxed));
-        let is_old = self.clock.coarse().since(measured) > RTT_COUNTS;
+        let is_old = self.is_rtt_old(key.slot as usize);
         if (bound < cell.load(Relaxed) || is_old) && self.is_live(key) {
             cell.store(bound, Relaxed);
             self.rtt_measured(key.slot);
