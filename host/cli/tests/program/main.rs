@@ -6,6 +6,7 @@ mod compiling;
 mod descriptors;
 mod explained;
 mod local_api;
+mod name_servers;
 mod newcomer;
 mod older;
 mod one_key;
