@@ -6,13 +6,14 @@ mod budget;
 mod latency;
 mod outbox;
 mod queue;
+mod receiving;
 mod report;
 mod retry;
 mod routing;
 mod settings;
 mod sync {
     pub(super) use crossbeam_queue::ArrayQueue;
-    pub(super) use parking_lot::Mutex;
+    pub(super) use parking_lot::{Mutex, MutexGuard};
     pub(super) use tokio::sync::Notify;
 }
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use self::{
     latency::{Latency, MOST_NAMES, OTHER},
     outbox::{Outbox, QueueRoom, QueuedFrame, TakenFrames},
     queue::RequestQueue,
+    receiving::{FrameCharge, ReceiveBudget, SMALL_FRAME, UNCOUNTED},
     retry::{RetryBudget, SAVED},
     routing::Balancer,
     settings::{MAX_NETWORK, USUAL_NETWORK},

@@ -135,6 +135,18 @@ pub struct TrafficSnapshot {
     pub queued_bytes: u64,
     /// Bytes that may wait.
     pub budget_bytes: u64,
+    /// Bytes of large frames that are being received or handled.
+    #[serde(default)]
+    pub receiving_bytes: u64,
+    /// Bytes of large frames that may be received or handled at once.
+    #[serde(default)]
+    pub receiving_budget_bytes: u64,
+    /// How often a connection was not read because there was no room for its frame.
+    #[serde(default)]
+    pub receiving_pauses: u64,
+    /// Connections that ended because of an unfinished frame: it came too slowly, or there was no room for it.
+    #[serde(default)]
+    pub receiving_given_up: u64,
     /// Frames taken from queues to be written.
     pub sent: [u64; Priority::COUNT],
     /// Frames that found their connection's queue full.
