@@ -18,6 +18,7 @@ use super::exchange::peers_for;
 use super::handlers::RequestHandler;
 use super::node::LocalNode;
 use super::open_answer::{HandlerRun, OpenAnswer};
+use super::receiving::ReceivedPayload;
 use super::traffic::Traffic;
 use super::wire::ResponseStatus;
 
@@ -120,7 +121,7 @@ impl ConnAnswers {
         conn: &Arc<Conn>,
         id: u64,
         kind: &str,
-        payload: Bytes,
+        ReceivedPayload { bytes: payload, charge }: ReceivedPayload,
     ) {
         let Answers { node, traffic, kinds } = answers;
         match kind {
@@ -134,7 +135,7 @@ impl ConnAnswers {
         if self.under_way.load(Relaxed) as usize >= node.config.answers_at_once {
             return traffic.refuse(conn, id);
         }
-        let answer = OpenAnswer::new(traffic, conn, id, kind.handler.priority, &self.under_way);
+        let answer = OpenAnswer::new(traffic, conn, id, kind.handler.priority, &self.under_way, charge);
         if let Some(queue) = &kind.queue {
             return enqueue(queue, answer, payload);
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use groundskeeper_flow::{Budget, Latency, Priority, TakenFrames, TrafficSnapshot};
+use groundskeeper_flow::{Budget, Latency, Priority, ReceiveBudget, TakenFrames, TrafficSnapshot};
 
 type ByPriority = [AtomicU64; Priority::COUNT];
 
@@ -70,10 +70,19 @@ impl Counters {
         self.open.fetch_sub(1, Relaxed);
     }
 
-    pub(crate) fn snapshot(&self, budget: &Budget, now: Duration) -> TrafficSnapshot {
+    pub(crate) fn snapshot(
+        &self,
+        budget: &Budget,
+        receiving: &ReceiveBudget,
+        now: Duration,
+    ) -> TrafficSnapshot {
         TrafficSnapshot {
             queued_bytes: budget.used() as u64,
             budget_bytes: budget.limit() as u64,
+            receiving_bytes: receiving.used() as u64,
+            receiving_budget_bytes: receiving.limit() as u64,
+            receiving_pauses: receiving.pauses(),
+            receiving_given_up: receiving.given_up(),
             sent: load(&self.sent),
             full: load(&self.full),
             refused: Priority::ALL.map(|priority| budget.refused(priority)),

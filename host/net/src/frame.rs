@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use groundskeeper_flow::UNCOUNTED;
 
 /// Bytes before the body: a little-endian `u32` that counts what follows it, and the kind.
 pub const HEADER: usize = 5;
@@ -96,12 +97,18 @@ pub struct FrameReader {
     header: [u8; HEADER],
     /// Bytes of the header received so far.
     have: u8,
-    body: Option<(FrameKind, usize, BytesMut)>,
+    body: Option<(FrameKind, usize, Vec<u8>)>,
 }
 
-/// The first allocation for a body: this, or twice the bytes that have arrived. The body grows as its bytes arrive, so
-/// a claimed length alone costs no memory, and a body that has nearly arrived is allocated once.
+/// The first allocation for a body: this, or up to [`UNCOUNTED`] twice the bytes that have arrived. The body grows as
+/// its bytes arrive, so a claimed length alone costs no memory, and a body that has nearly arrived is allocated once.
 const FIRST_PIECE: usize = 4096;
+
+/// The capacity of `body` once `arriving` more bytes are in it. Doubles, but never past the frame.
+fn grown(body: &Vec<u8>, arriving: usize, size: usize) -> usize {
+    let needed = body.len() + arriving;
+    if needed <= body.capacity() { body.capacity() } else { size.min(needed.max(2 * body.len())) }
+}
 
 impl FrameReader {
     /// Takes bytes from the front of `input` up to the end of the next frame. None if the frame needs more bytes.
@@ -126,22 +133,18 @@ impl FrameReader {
                     self.have = 0;
                     return Ok(Some(Frame { kind, body: Bytes::copy_from_slice(whole) }));
                 }
-                let paid = input.len().saturating_mul(2).max(FIRST_PIECE);
-                self.body.insert((kind, size, BytesMut::with_capacity(size.min(paid))))
+                let paid = (2 * input.len()).clamp(FIRST_PIECE, UNCOUNTED).max(input.len());
+                self.body.insert((kind, size, Vec::with_capacity(size.min(paid))))
             }
         };
         let taken = input.len().min(*size - body.len());
-        if body.capacity() < body.len() + taken {
-            // Doubling, but never past the frame.
-            let most = *size - body.len();
-            body.reserve(taken.max(body.len()).min(most));
-        }
+        body.reserve_exact(grown(body, taken, *size) - body.len());
         body.extend_from_slice(&input[..taken]);
         *input = &input[taken..];
         if body.len() < *size {
             return Ok(None);
         }
-        let frame = Frame { kind: *kind, body: std::mem::take(body).freeze() };
+        let frame = Frame { kind: *kind, body: Bytes::from(std::mem::take(body)) };
         *self = Self::default();
         Ok(Some(frame))
     }
@@ -151,7 +154,22 @@ impl FrameReader {
         self.have > 0 || self.body.is_some()
     }
 
-    /// Bytes held for an unfinished frame.
+    /// The kind of the unfinished frame.
+    pub(crate) fn kind(&self) -> Option<FrameKind> {
+        self.body.as_ref().map(|(kind, ..)| *kind)
+    }
+
+    /// Body of the unfinished frame: bytes that have arrived, and bytes that it will have.
+    pub(crate) fn progress(&self) -> (usize, usize) {
+        self.body.as_ref().map_or((0, 0), |(_, size, body)| (body.len(), *size))
+    }
+
+    /// At most what [`FrameReader::held`] is after `bytes` more have arrived for the unfinished frame.
+    pub(crate) fn held_after(&self, bytes: usize) -> usize {
+        self.body.as_ref().map_or(0, |(_, size, body)| grown(body, bytes.min(size - body.len()), *size))
+    }
+
+    /// Bytes allocated for an unfinished frame.
     pub fn held(&self) -> usize {
         self.body.as_ref().map_or(0, |(_, _, body)| body.capacity())
     }

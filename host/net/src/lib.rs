@@ -37,6 +37,7 @@ mod peer_record;
 mod pending;
 mod pings;
 mod place;
+mod receiving;
 mod refusals;
 mod request_error;
 mod requests;

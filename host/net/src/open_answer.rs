@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper_base::peer::PeerId;
-use groundskeeper_flow::Priority;
+use groundskeeper_flow::{FrameCharge, Priority};
 
 use super::conn::Conn;
 use super::handlers::{HandlerFuture, RequestHandler};
@@ -26,6 +26,8 @@ pub(crate) struct OpenAnswer {
     priority: Priority,
     /// Answers that are open at this connection.
     under_way: Arc<AtomicU32>,
+    /// Counts the request's frame until the answer is given.
+    _charge: Option<FrameCharge>,
     given: bool,
 }
 
@@ -36,10 +38,11 @@ impl OpenAnswer {
         id: u64,
         priority: Priority,
         under_way: &Arc<AtomicU32>,
+        charge: Option<FrameCharge>,
     ) -> Self {
         under_way.fetch_add(1, Relaxed);
         let (traffic, conn, under_way) = (Arc::clone(traffic), Arc::clone(conn), Arc::clone(under_way));
-        Self { traffic, conn, id, priority, under_way, given: false }
+        Self { traffic, conn, id, priority, under_way, _charge: charge, given: false }
     }
 
     pub(crate) fn peer(&self) -> PeerId {

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use groundskeeper_flow::FrameCharge;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::receiving::ReceivedPayload;
 use super::request_error::{MAX_PENDING, RequestError};
 use super::wire::{MAX_WORDS, ResponseStatus, clipped, printable};
 
@@ -16,7 +18,7 @@ const GIVEN_UP: usize = 128;
 /// The receiver of an answer.
 pub(crate) enum Waiter {
     Caller {
-        reply: oneshot::Sender<Result<Bytes, RequestError>>,
+        reply: oneshot::Sender<Result<ReceivedPayload, RequestError>>,
         /// Maximum bytes of an answer.
         most: usize,
     },
@@ -102,13 +104,14 @@ impl Pending {
         }
     }
 
-    /// Delivers the answer to request `id`. `payload` must be a part of `frame`.
+    /// Delivers the answer to request `id`. `payload` must be a part of `frame`, which `charge` counts.
     pub(crate) fn answer(
         &self,
         id: u64,
         status: ResponseStatus,
         payload: &[u8],
         frame: &Bytes,
+        charge: Option<FrameCharge>,
     ) -> AnswerOutcome {
         let mut open = self.0.lock();
         let waiter = open.remove(id);
@@ -130,7 +133,7 @@ impl Pending {
             Some(Waiter::Caller { reply, .. }) => {
                 // A caller that has just stopped waiting needs no answer, so a failure to send is ignored.
                 _ = reply.send(match status {
-                    ResponseStatus::Ok => Ok(frame.slice_ref(payload)),
+                    ResponseStatus::Ok => Ok(ReceivedPayload { bytes: frame.slice_ref(payload), charge }),
                     ResponseStatus::NotHandled => Err(RequestError::NotHandled),
                     ResponseStatus::Busy => Err(RequestError::Busy),
                     ResponseStatus::Failed => {

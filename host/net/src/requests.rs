@@ -148,7 +148,8 @@ impl Requests {
         sent.store(true, Relaxed);
         let answer = answer.await;
         open.answered = answer.is_ok();
-        answer.unwrap_or(Err(RequestError::Disconnected))
+        // From here on the bytes are the caller's, who may keep them: they are no longer counted.
+        answer.unwrap_or(Err(RequestError::Disconnected)).map(|answer| answer.bytes)
     }
 }
 

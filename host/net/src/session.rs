@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use groundskeeper_base::chance::SharedRng;
 use groundskeeper_base::peer::NetGroup;
+use groundskeeper_flow::{FrameCharge, UNCOUNTED};
 use groundskeeper_pool::book::ConnectedGuard;
 use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{CAME_BACK, Goodbye, Removal};
@@ -29,6 +30,7 @@ use super::node::LocalNode;
 use super::pending::AnswerOutcome;
 use super::pings::{Pings, PongOutcome};
 use super::place::{ConnGuard, disconnect_for_shutdown};
+use super::receiving::{ReceivedPayload, Receiving};
 use super::round_trip::RoundTrip;
 use super::traffic::Traffic;
 use super::transport::SessionStream;
@@ -36,7 +38,7 @@ use super::wire::{FAREWELL, Message, ResponseStatus, cause_of, code_of, printabl
 use super::write_progress::{WRITE_DEADLINE, WriteProgress};
 
 /// On the stack during a poll, so an idle connection holds no read buffer. One TLS record fits.
-const READ_BUFFER: usize = 16 * 1024;
+const READ_BUFFER: usize = UNCOUNTED;
 
 /// Reads in one poll; then other tasks have their turn.
 const READS_PER_POLL: usize = 8;
@@ -52,6 +54,7 @@ struct Session<S> {
     /// The first field, so that the descriptor is closed before the slot is freed.
     io: S,
     reader: FrameReader,
+    receiving: Receiving,
     batch: VecDeque<Bytes>,
     /// The task has yielded, so that other tasks can add to this batch.
     gathering: bool,
@@ -101,6 +104,7 @@ impl Sessions {
         let session = Session {
             io,
             reader: FrameReader::default(),
+            receiving: Receiving::default(),
             batch: VecDeque::new(),
             gathering: false,
             blocked_since: None,
@@ -164,6 +168,10 @@ where
             let reason = format!("it took nothing of what it was sent for {} s", WRITE_DEADLINE.as_secs());
             return Err(over(Initiator::Host, Cause::WriteFailure, reason));
         }
+        if let Err(given_up) = self.receiving.poll_deadlines(cx, &self.reader, more, &**clock) {
+            self.sessions.traffic.receiving.count_given_up();
+            return Err(self.part(Removal::new(Initiator::Host, Cause::Limits, given_up.to_string())));
+        }
         if more {
             cx.waker().wake_by_ref();
         }
@@ -175,6 +183,13 @@ where
         let mut stack = [const { MaybeUninit::<u8>::uninit() }; READ_BUFFER];
         for _ in 0..READS_PER_POLL {
             let clock = Arc::clone(&self.sessions.node.state.clock);
+            let budget = &self.sessions.traffic.receiving;
+            let expects_answer = || self.place.conn().open_requests() > 0;
+            if self.receiving.poll_room(cx, &self.reader, budget, &*clock, expects_answer).is_pending() {
+                // It cannot be heard now, and that is not its fault: no phase may take it for silent.
+                self.place.slot().peer_seen(clock.coarse());
+                return Ok(false);
+            }
             if self.allowance.poll(cx, &*clock).is_pending() {
                 return Ok(false);
             }
@@ -206,7 +221,10 @@ where
         let max_frame = sessions.node.config.max_frame;
         loop {
             match self.reader.next(&mut bytes, max_frame) {
-                Ok(Some(frame)) => self.receive(cx, &sessions, frame)?,
+                Ok(Some(frame)) => {
+                    let charge = self.receiving.finish(frame.body.len(), &sessions.traffic.receiving);
+                    self.receive(cx, &sessions, frame, charge)?;
+                }
                 Ok(None) => return Ok(()),
                 Err(bad) => return Err(self.broke_rules(&bad)),
             }
@@ -218,6 +236,7 @@ where
         cx: &mut Context<'_>,
         sessions: &Sessions,
         Frame { kind, body }: Frame,
+        charge: Option<FrameCharge>,
     ) -> Result<(), SessionEnd> {
         let Sessions { node, traffic, answers, broadcaster, .. } = sessions;
         let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
@@ -255,12 +274,12 @@ where
                 broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
             }
             Message::Request { id, kind, payload } => {
-                let payload = body.slice_ref(payload);
+                let payload = ReceivedPayload { bytes: body.slice_ref(payload), charge };
                 self.answering.serve(cx, answers, self.place.conn(), id, kind, payload);
             }
             Message::Response { id, status, payload } => {
                 let conn = self.place.conn();
-                match conn.pending.answer(id, status, payload, &body) {
+                match conn.pending.answer(id, status, payload, &body, charge) {
                     AnswerOutcome::Delivered | AnswerOutcome::Late => {}
                     AnswerOutcome::Again => conn_health::answered_twice(&node.state, &traffic.counters, conn),
                     AnswerOutcome::TooMuch => {
@@ -284,7 +303,11 @@ where
 
     /// Removes the connection from the pool now. The goodbye tells the peer what it did.
     fn broke_rules(&self, what: &dyn std::fmt::Display) -> SessionEnd {
-        let removal = Removal::new(Initiator::Remote, Cause::ProtocolError, what.to_string());
+        self.part(Removal::new(Initiator::Remote, Cause::ProtocolError, what.to_string()))
+    }
+
+    /// Removes the connection from the pool now, with a goodbye that has the reason.
+    fn part(&self, removal: Removal) -> SessionEnd {
         let goodbye = Goodbye { cause: removal.cause, text: removal.reason.clone() };
         self.place.disconnect(removal);
         // If the pool had closed it already, the goodbye has that reason.
@@ -292,6 +315,10 @@ where
     }
 
     fn ping(&mut self) {
+        if self.receiving.is_paused() {
+            // Its answer would not be read.
+            return;
+        }
         let clock = &self.sessions.node.state.clock;
         let slot = self.place.slot();
         // Nothing arrives from a quiet peer, so its estimate is read here.
@@ -409,6 +436,8 @@ where
 
     fn begin_ending(&mut self, Goodbye { cause, text }: Goodbye) {
         let conn = self.place.conn();
+        // Nothing more is received.
+        (self.reader, self.receiving) = (FrameReader::default(), Receiving::default());
         self.batch.extend(conn.outbox.end());
         conn.pending.end();
         self.batch.push_back(Message::Goodbye { code: code_of(cause), text: &text }.encode_bounded());

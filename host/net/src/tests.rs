@@ -7,6 +7,7 @@ mod exchange;
 mod harness;
 mod key;
 mod load;
+mod receiving;
 mod rounds;
 mod slow;
 mod strangers;

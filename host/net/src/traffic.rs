@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use groundskeeper_base::clock::Clock;
-use groundskeeper_flow::{Budget, NotQueued, Performance, Pressure, Priority, QueuedFrame, TrafficSnapshot};
+use groundskeeper_flow::{
+    Budget, NotQueued, Performance, Pressure, Priority, QueuedFrame, ReceiveBudget, TrafficSnapshot,
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::conn::Conn;
 use super::counters::Counters;
+use super::frame::MOST_EVER;
 use super::roster::Roster;
 use super::settings::NetConfig;
 use super::tuning::Tuning;
@@ -20,6 +23,8 @@ pub(crate) struct Traffic {
     pub(crate) counters: Counters,
     /// Counts the bytes in all send queues.
     budget: Arc<Budget>,
+    /// Counts the bytes of large frames that are being received or handled. As large as the budget of the send queues.
+    pub(crate) receiving: Arc<ReceiveBudget>,
     roster: Arc<Roster>,
     clock: Arc<dyn Clock>,
     max_frame: usize,
@@ -30,6 +35,7 @@ impl Traffic {
         let bounds = &config.performance.backpressure;
         Arc::new(Self {
             budget: Budget::new(bounds.queue_budget, bounds.memory_pressure_threshold),
+            receiving: ReceiveBudget::new(bounds.queue_budget, config.max_frame.min(MOST_EVER)),
             tuning: Tuning::new(config.performance.clone(), config.healthy_above),
             counters: Counters::default(),
             roster: Arc::clone(roster),
@@ -41,11 +47,12 @@ impl Traffic {
     pub(crate) fn tune(&self, performance: Performance, healthy_above: u8) {
         let bounds = &performance.backpressure;
         self.budget.set(bounds.queue_budget, bounds.memory_pressure_threshold);
+        self.receiving.set(bounds.queue_budget);
         self.tuning.set(performance, healthy_above);
     }
 
     pub(crate) fn snapshot(&self, now: Duration) -> TrafficSnapshot {
-        self.counters.snapshot(&self.budget, now)
+        self.counters.snapshot(&self.budget, &self.receiving, now)
     }
 
     /// # Errors
