@@ -80,6 +80,7 @@ impl BenchNode {
             outbox,
             // Traffic has no limit either.
             bytes_per_second_per_peer: u64::MAX,
+            broadcasts_per_second_per_peer: u32::MAX,
             ..NetConfig::default()
         };
         let net = match masks {

@@ -167,6 +167,10 @@ pub struct TrafficSnapshot {
     pub breakers_opened: u64,
     /// Answers that broke the rules: too large, or given twice.
     pub misbehaved: u64,
+    /// Broadcasts and one-way messages of peers that were dropped: above their number a second, and above the time that they
+    /// may take.
+    #[serde(default)]
+    pub deliveries_dropped: [u64; 2],
     /// Incoming connections that did not become live, in the order of [`NewcomerRefusal::ALL`].
     #[serde(default)]
     pub newcomers_refused: [u64; NewcomerRefusal::COUNT],

@@ -48,6 +48,9 @@ pub struct NetSettings {
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub bytes_per_second_per_peer: u64,
+    /// Broadcasts and one-way messages that are taken from one peer per second. The rest is dropped. They may also take up
+    /// to a tenth of each second in the node's handlers.
+    pub broadcasts_per_second_per_peer: u32,
     /// Bytes that may wait to be sent to one peer. At least max_frame.
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
@@ -68,6 +71,8 @@ impl Default for NetSettings {
             handshake_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(10),
             bytes_per_second_per_peer: 4 << 20,
+            // What bytes_per_second_per_peer lets in if each has 1 KiB: larger ones wait at the sender and are not dropped.
+            broadcasts_per_second_per_peer: 4096,
             queue_bytes: OutboxLimits::default().data_bytes,
             max_frame: 1 << 20,
         }
@@ -77,10 +82,11 @@ impl Default for NetSettings {
 impl NetSettings {
     /// The ranges of its keys.
     #[doc(hidden)]
-    pub const BOUNDS: [(&str, Bound); 5] = [
+    pub const BOUNDS: [(&str, Bound); 6] = [
         ("handshake_timeout", Bound::Time(Span::millis(500), Span::mins(1))),
         ("request_timeout", Bound::Time(Span::millis(100), Span::mins(5))),
         ("bytes_per_second_per_peer", Bound::Size(ByteSize::kib(16), ByteSize::gib(16))),
+        ("broadcasts_per_second_per_peer", Bound::Count(1, 1_000_000)),
         ("queue_bytes", Bound::Size(ByteSize::kib(64), ByteSize::gib(1))),
         ("max_frame", Bound::Size(ByteSize::kib(4), ByteSize::mib(64))),
     ];

@@ -387,6 +387,8 @@ impl Scrape {
         out.counter(&list::REQUESTS_RETRIED, now.retried)?;
         out.counter(&list::REQUESTS_HEDGED, now.hedged)?;
         out.counter(&list::ANSWERS_BAD, now.misbehaved)?;
+        let [number, time] = now.deliveries_dropped;
+        out.counters(&list::DELIVERIES_DROPPED, [(["number"], number), (["time"], time)])?;
         let not_closed = [BreakerState::Open, BreakerState::HalfOpen].map(|state| {
             ([state.as_str()], breakers.iter().filter(|breaker| breaker.state == state).count() as f64)
         });

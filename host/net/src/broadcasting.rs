@@ -206,19 +206,27 @@ impl Broadcaster {
         out
     }
 
-    /// Delivers and passes on what `from` sent, the first time it is seen. Ignores topics without a handler.
-    pub(crate) fn take(&self, from: &Conn, topic: &str, payload: Bytes) {
-        let Some(handler) = self.handlers.get(topic) else { return };
+    /// Delivers and passes on what `from` sent, the first time it is seen. Ignores topics without a handler. Returns the time
+    /// of digest and handler; passing it on is not the sender's cost.
+    pub(crate) fn take(&self, from: &Conn, topic: &str, payload: Bytes) -> Duration {
+        let Some(handler) = self.handlers.get(topic) else { return Duration::ZERO };
         let NodeState { broadcasts, clock, .. } = &self.node.state;
-        if !broadcasts.first_seen(id_of(topic, &payload), clock.coarse()) {
-            return;
+        let began = clock.mono();
+        let id = id_of(topic, &payload);
+        if !broadcasts.first_seen(id, clock.coarse()) {
+            return clock.mono().saturating_sub(began);
         }
         // A panic in the handler must not end the connection: the peer did nothing wrong.
         let verdict = catch_unwind(AssertUnwindSafe(|| handler(&from.peer, &payload)))
             .unwrap_or(BroadcastVerdict::Keep);
+        let took = clock.mono().saturating_sub(began);
         match verdict {
             BroadcastVerdict::Keep => {}
-            BroadcastVerdict::Punish => conn_health::bad_broadcast(&self.node.state, from, topic),
+            BroadcastVerdict::Punish => {
+                // Forged broadcasts must not push good ones out of the memory.
+                broadcasts.forget(&id);
+                conn_health::bad_broadcast(&self.node.state, from, topic);
+            }
             BroadcastVerdict::Relay => {
                 // It came in under the cap, so it goes out under it.
                 if let Ok(frame) = self.traffic.encode(&Message::Broadcast { topic, payload: &payload })
@@ -228,5 +236,6 @@ impl Broadcaster {
                 }
             }
         }
+        took
     }
 }

@@ -41,6 +41,7 @@ pub(crate) struct Conn {
     bytes_out: AtomicU64,
     agent: Box<str>,
     boot_nonce: u64,
+    features: u64,
 }
 
 /// Orders to a session since it last looked.
@@ -74,6 +75,7 @@ impl Conn {
             bytes_out: AtomicU64::new(0),
             agent: hello.agent.as_str().into(),
             boot_nonce: hello.boot_nonce,
+            features: hello.features,
         }
     }
 
@@ -114,6 +116,11 @@ impl Conn {
             }
         }
         shed
+    }
+
+    /// Whether the peer has all of these features.
+    pub(crate) fn has(&self, features: u64) -> bool {
+        self.features & features == features
     }
 
     /// Requests of ours that are open here.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use groundskeeper_flow::{Budget, Latency, Priority, ReceiveBudget, TakenFrames, TrafficSnapshot};
 
+use super::allowance::DeliveryLimit;
+
 type ByPriority = [AtomicU64; Priority::COUNT];
 
 #[derive(Debug, Default)]
@@ -20,6 +22,8 @@ pub(crate) struct Counters {
     pub(crate) hedged: AtomicU64,
     pub(crate) breakers_opened: AtomicU64,
     pub(crate) misbehaved: AtomicU64,
+    /// Broadcasts and messages dropped because of their number, and because of the time that their peer's have taken.
+    dropped: [AtomicU64; 2],
     /// Requests of this node that are open now.
     open: AtomicUsize,
 }
@@ -61,6 +65,11 @@ impl Counters {
         }
     }
 
+    /// A broadcast or message was above what its peer may cost.
+    pub(crate) fn dropped(&self, limit: DeliveryLimit) {
+        self.dropped[limit as usize].fetch_add(1, Relaxed);
+    }
+
     /// Counts a request as open. Returns how many were open before.
     pub(crate) fn request_opened(&self) -> usize {
         self.open.fetch_add(1, Relaxed)
@@ -93,6 +102,7 @@ impl Counters {
             hedged: self.hedged.load(Relaxed),
             breakers_opened: self.breakers_opened.load(Relaxed),
             misbehaved: self.misbehaved.load(Relaxed),
+            deliveries_dropped: std::array::from_fn(|limit| self.dropped[limit].load(Relaxed)),
             frame_waits: std::array::from_fn(|at| self.frame_waits[at].snapshot(now)),
             slot_waits: self.slot_waits.snapshot(now),
             ..TrafficSnapshot::default()

@@ -22,10 +22,12 @@ pub enum FrameKind {
     Broadcast = 4,
     Request = 5,
     Response = 6,
+    /// Only to peers with `FEATURE_ONE_WAY`.
+    OneWay = 7,
 }
 
 impl FrameKind {
-    pub const ALL: [FrameKind; 7] = [
+    pub const ALL: [FrameKind; 8] = [
         FrameKind::Hello,
         FrameKind::Ping,
         FrameKind::Pong,
@@ -33,6 +35,7 @@ impl FrameKind {
         FrameKind::Broadcast,
         FrameKind::Request,
         FrameKind::Response,
+        FrameKind::OneWay,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -46,14 +49,17 @@ impl FrameKind {
             // Kind and a varint of a `u64`.
             FrameKind::Ping | FrameKind::Pong => 1 + 10,
             FrameKind::Goodbye => 256,
-            FrameKind::Broadcast | FrameKind::Request | FrameKind::Response => max_frame.min(MOST_EVER),
+            FrameKind::Broadcast | FrameKind::Request | FrameKind::Response | FrameKind::OneWay => {
+                max_frame.min(MOST_EVER)
+            }
         }
     }
 }
 
 impl fmt::Display for FrameKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = ["hello", "ping", "pong", "goodbye", "broadcast", "request", "response"];
+        let names =
+            ["hello", "ping", "pong", "goodbye", "broadcast", "request", "response", "one-way message"];
         f.write_str(names[*self as usize])
     }
 }

@@ -23,6 +23,7 @@ pub enum BroadcastVerdict {
 }
 
 pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
+pub(crate) type MessageHandler = Box<dyn Fn(&PeerId, &Bytes) + Send + Sync>;
 pub(crate) type BroadcastHandler = Box<dyn Fn(&PeerId, &Bytes) -> BroadcastVerdict + Send + Sync>;
 
 /// The handler of one kind of request.
@@ -44,18 +45,19 @@ pub struct Capacity {
     pub waiting: usize,
 }
 
-/// The handlers of one node, by request kind and by topic.
+/// The handlers of one node, by request kind, by topic and by kind of message.
 #[derive(Default)]
 pub struct Handlers {
     pub(crate) requests: HashMap<String, RequestHandler>,
     pub(crate) broadcasts: HashMap<String, BroadcastHandler>,
+    pub(crate) messages: HashMap<String, MessageHandler>,
 }
 
 /// Request kinds that the host answers itself.
 const BUILT_IN: [&str; 2] = ["ping", "peers"];
 
 impl Handlers {
-    /// No handlers: the node answers only `ping` and `peers`, and ignores broadcasts.
+    /// No handlers: the node answers only `ping` and `peers`, and ignores broadcasts and messages.
     pub fn new() -> Self {
         Self::default()
     }
@@ -107,7 +109,8 @@ impl Handlers {
         handler.unwrap_or_else(|| panic!("request kind {kind:?} has no handler yet"))
     }
 
-    /// Handles broadcasts on `topic`, each once. `handler` runs on the connection's task: it must not block.
+    /// Handles broadcasts on `topic`, each once. `handler` runs on the connection's task: it must not block. Its time counts:
+    /// of a peer whose broadcasts and messages take more than a tenth of each second, the rest is dropped.
     ///
     /// # Panics
     /// If `topic` is empty, longer than 64 bytes, or handled already: a mistake in the program.
@@ -117,6 +120,20 @@ impl Handlers {
     {
         let handler: BroadcastHandler = Box::new(handler);
         insert(&mut self.broadcasts, topic, handler);
+        self
+    }
+
+    /// Handles one-way messages of `kind` that peers send with [`Net::send`](super::Net::send), in the order of each sender.
+    /// `handler` runs as one of broadcasts does.
+    ///
+    /// # Panics
+    /// If `kind` is empty, longer than 64 bytes, or handled already: a mistake in the program.
+    pub fn on_message<F>(mut self, kind: &str, handler: F) -> Self
+    where
+        F: Fn(&PeerId, &Bytes) + Send + Sync + 'static,
+    {
+        let handler: MessageHandler = Box::new(handler);
+        insert(&mut self.messages, kind, handler);
         self
     }
 }
@@ -132,6 +149,7 @@ impl fmt::Debug for Handlers {
         f.debug_struct("Handlers")
             .field("requests", &self.requests.keys())
             .field("broadcasts", &self.broadcasts.keys())
+            .field("messages", &self.messages.keys())
             .finish()
     }
 }

@@ -6,14 +6,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::frame::{Frame, HEADER, read_header};
 use super::handshake_error::HandshakeError;
 use super::node::LocalNode;
-use super::wire::{GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, Message, cause_of, clipped, printable};
+use super::wire::{
+    FEATURE_ONE_WAY, GREATEST_VERSION, Hello, LEAST_VERSION, MAX_AGENT, Message, cause_of, clipped, printable,
+};
 
-/// This node's hello, as a frame.
+/// This node's hello, as a frame. `features` are those of this connection; what the node itself can do is added.
 pub(crate) fn own_hello(node: &LocalNode, features: u64) -> Bytes {
     let hello = Hello {
         least_version: LEAST_VERSION,
         greatest_version: GREATEST_VERSION,
-        features,
+        features: features | FEATURE_ONE_WAY,
         boot_nonce: node.boot_nonce,
         listen: node.told_addresses().to_vec(),
         agent: clipped(&node.config.agent, MAX_AGENT).to_owned(),

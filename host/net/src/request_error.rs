@@ -1,4 +1,4 @@
-//! Why a request has no answer, and what that says about the peer.
+//! Why a request has no answer, and what that says about the peer; why a one-way message was not sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +63,25 @@ pub enum AskError {
     /// The request cannot be sent to any peer: its kind or size is invalid, or too many requests are open.
     #[error(transparent)]
     Bad(RequestError),
+}
+
+/// Why a one-way message was not sent.
+#[expect(missing_docs, reason = "the messages say it")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    #[error("not connected to {0}")]
+    NotConnected(PeerId),
+    #[error("{peer} runs {agent:?}, which knows no one-way messages; send it a request")]
+    NotSupported { peer: PeerId, agent: String },
+    #[error("message kind {0:?} is not 1 to 64 bytes long")]
+    BadKind(String),
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    #[error(transparent)]
+    NotQueued(#[from] NotQueued),
+    #[error(transparent)]
+    Pressure(#[from] Pressure),
 }
 
 impl RequestError {

@@ -20,13 +20,14 @@ use groundskeeper_pool::pool::{CAME_BACK, Goodbye, Removal};
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
-use super::allowance::ReadAllowance;
+use super::allowance::{DeliveryAllowance, ReadAllowance};
 use super::answering::{Answers, ConnAnswers};
 use super::broadcasting::Broadcaster;
 use super::conn_health;
 use super::exchange::{ask_for_peers, learn_peers};
 use super::frame::{Frame, FrameReader};
 use super::node::LocalNode;
+use super::one_way::OneWayMessages;
 use super::pending::AnswerOutcome;
 use super::pings::{Pings, PongOutcome};
 use super::place::{ConnGuard, disconnect_for_shutdown};
@@ -68,6 +69,7 @@ struct Session<S> {
     closed: bool,
     answering: ConnAnswers,
     allowance: ReadAllowance,
+    deliveries: DeliveryAllowance,
     pings: Pings,
     round_trip: RoundTrip,
     group: NetGroup,
@@ -83,6 +85,7 @@ pub(crate) struct Sessions {
     pub(crate) chance: SharedRng,
     pub(crate) answers: Answers,
     pub(crate) broadcaster: Broadcaster,
+    pub(crate) one_way: OneWayMessages,
 }
 
 impl Sessions {
@@ -114,6 +117,7 @@ impl Sessions {
             closed: false,
             answering: ConnAnswers::default(),
             allowance: ReadAllowance::new(config.bytes_per_second_per_peer, state.clock.coarse()),
+            deliveries: DeliveryAllowance::new(config.broadcasts_per_second_per_peer, state.clock.coarse()),
             pings: Pings::new(self.chance.number()),
             round_trip,
             group: NetGroup::of(address.ip()),
@@ -238,7 +242,7 @@ where
         Frame { kind, body }: Frame,
         charge: Option<FrameCharge>,
     ) -> Result<(), SessionEnd> {
-        let Sessions { node, traffic, answers, broadcaster, .. } = sessions;
+        let Sessions { node, traffic, answers, broadcaster, one_way, .. } = sessions;
         let message = Message::decode(kind, &body).map_err(|bad| self.broke_rules(&bad))?;
         match message {
             Message::Hello(_) => return Err(self.broke_rules(&"a second hello")),
@@ -271,7 +275,16 @@ where
                 return Err(over(Initiator::Remote, Cause::RemoteGoodbye, reason));
             }
             Message::Broadcast { topic, payload } => {
-                broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
+                if self.may_deliver(sessions)? {
+                    let took = broadcaster.take(self.place.conn(), topic, body.slice_ref(payload));
+                    self.deliveries.spent(took);
+                }
+            }
+            Message::OneWay { kind, payload } => {
+                if self.may_deliver(sessions)? {
+                    let took = one_way.take(self.place.conn(), kind, body.slice_ref(payload));
+                    self.deliveries.spent(took);
+                }
             }
             Message::Request { id, kind, payload } => {
                 let payload = ReceivedPayload { bytes: body.slice_ref(payload), charge };
@@ -299,6 +312,18 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Whether a broadcast or message of this peer is taken, or dropped and counted. Ends a peer that floods.
+    fn may_deliver(&mut self, Sessions { node, traffic, .. }: &Sessions) -> Result<bool, SessionEnd> {
+        let Err(limit) = self.deliveries.take(|| node.state.clock.coarse()) else { return Ok(true) };
+        traffic.counters.dropped(limit);
+        if self.deliveries.is_flooded() {
+            let most = node.config.broadcasts_per_second_per_peer;
+            let reason = format!("it sends far more than {most} broadcasts and messages a second");
+            return Err(self.part(Removal::new(Initiator::Host, Cause::Limits, reason)));
+        }
+        Ok(false)
     }
 
     /// Removes the connection from the pool now. The goodbye tells the peer what it did.

@@ -43,6 +43,9 @@ pub struct NetConfig {
     /// Bytes per second that are read from one peer on average; bursts of one second's worth pass. The rest waits at
     /// the sender.
     pub bytes_per_second_per_peer: u64,
+    /// Broadcasts and one-way messages that are taken from one peer per second on average; bursts of one second's worth pass.
+    /// The rest is dropped and counted, and a peer that sends far more is ended.
+    pub broadcasts_per_second_per_peer: u32,
     /// For simulations: the source of boot nonce, ping nonces and random choices. None: no peer can guess them.
     pub seed: Option<u64>,
 }
@@ -73,6 +76,7 @@ impl NetConfig {
             performance: Performance::default(),
             healthy_above: PoolSettings::default().healthy_above(),
             bytes_per_second_per_peer: net.bytes_per_second_per_peer,
+            broadcasts_per_second_per_peer: net.broadcasts_per_second_per_peer,
             seed: None,
         }
     }
@@ -90,6 +94,7 @@ mod tests {
         let (usual, net) = (NetConfig::default(), NetSettings::default());
         assert_eq!(usual.bytes_per_second_per_peer, net.bytes_per_second_per_peer);
         assert_eq!(usual.bytes_per_second_per_peer, 4 << 20);
+        assert_eq!(usual.broadcasts_per_second_per_peer, net.broadcasts_per_second_per_peer);
         assert_eq!((usual.outbox, usual.outbox.data_bytes), (OutboxLimits::default(), net.queue_bytes));
         assert_eq!(usual.outbox.data_bytes, 4 << 20);
         assert_eq!((usual.max_frame, net.max_frame), (1 << 20, 1 << 20));

@@ -28,7 +28,7 @@ pub(crate) const MAX_LISTEN: usize = 8;
 /// once.
 pub(crate) const MAX_PEERS_TOLD: usize = 32;
 
-/// Maximum bytes of a topic or of a request kind.
+/// Maximum bytes of a topic, or of a kind of request or message.
 pub(crate) const MAX_NAME: usize = 64;
 
 /// Maximum bytes of the text in a goodbye.
@@ -42,6 +42,9 @@ pub(crate) const FEATURE_PROBE: u64 = 1;
 
 /// The dialer has no live connection to the node that it dials. If that node has one, it is a ghost.
 pub(crate) const FEATURE_ALONE: u64 = 2;
+
+/// The node takes one-way messages. Nodes without this bit end the connection when they get one.
+pub(crate) const FEATURE_ONE_WAY: u64 = 4;
 
 /// Time allowed for a goodbye to arrive.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -83,6 +86,7 @@ pub enum Message<'a> {
     Broadcast { topic: &'a str, payload: &'a [u8] },
     Request { id: u64, kind: &'a str, payload: &'a [u8] },
     Response { id: u64, status: ResponseStatus, payload: &'a [u8] },
+    OneWay { kind: &'a str, payload: &'a [u8] },
 }
 
 /// Why bytes are not a message. The text goes to the journal and to the peer.
@@ -123,6 +127,9 @@ impl<'a> Message<'a> {
                 &(id, kind, RawBytes(payload)),
                 max_frame,
             ),
+            Message::OneWay { kind, payload } => {
+                frame(FrameKind::OneWay, kind.len() + payload.len(), &(kind, RawBytes(payload)), max_frame)
+            }
             Message::Response { id, status, payload } => {
                 frame(FrameKind::Response, payload.len(), &(id, status, RawBytes(payload)), max_frame)
             }
@@ -152,6 +159,9 @@ impl<'a> Message<'a> {
             FrameKind::Request => {
                 read(body).map(|((id, kind, payload), rest)| (Message::Request { id, kind, payload }, rest))
             }
+            FrameKind::OneWay => {
+                read(body).map(|((kind, payload), rest)| (Message::OneWay { kind, payload }, rest))
+            }
             FrameKind::Response => read(body)
                 .map(|((id, status, payload), rest)| (Message::Response { id, status, payload }, rest)),
         }
@@ -160,7 +170,9 @@ impl<'a> Message<'a> {
             return Err(BadMessage::Trailing { kind, extra: rest.len() });
         }
         match &message {
-            Message::Broadcast { topic: name, .. } | Message::Request { kind: name, .. }
+            Message::Broadcast { topic: name, .. }
+            | Message::Request { kind: name, .. }
+            | Message::OneWay { kind: name, .. }
                 if name.is_empty() || name.len() > MAX_NAME =>
             {
                 Err(BadMessage::Name(kind))

@@ -94,6 +94,16 @@ impl Broadcasts {
         true
     }
 
+    /// Forgets `id`, as if it had not been seen. O(broadcasts first seen since).
+    pub fn forget(&self, id: &BroadcastId) {
+        let mut memory = self.memory.lock();
+        if memory.seen.remove(id).is_some()
+            && let Some(place) = memory.order.iter().rposition(|(_, other)| other == id)
+        {
+            memory.order.remove(place);
+        }
+    }
+
     /// Counts one broadcast in the current window.
     ///
     /// # Errors
@@ -169,6 +179,18 @@ mod tests {
         (0..10).for_each(|i| assert!(broadcasts.first_seen([i; 16], at(i.into()))));
         assert_eq!(broadcasts.totals(at(10)).held, 3);
         assert!(!broadcasts.first_seen([9; 16], at(10)) && broadcasts.first_seen([0; 16], at(10)));
+    }
+
+    #[test]
+    fn what_is_forgotten_at_once_makes_no_other_be_forgotten() {
+        let broadcasts = Broadcasts::new(BroadcastLimits { held: 2, ..BroadcastLimits::default() });
+        assert!(broadcasts.first_seen([100; 16], at(0)));
+        for forged in 0..10 {
+            assert!(broadcasts.first_seen([forged; 16], at(1)));
+            broadcasts.forget(&[forged; 16]);
+        }
+        assert!(!broadcasts.first_seen([100; 16], at(2)));
+        assert_eq!(broadcasts.totals(at(2)).held, 1);
     }
 
     #[test]

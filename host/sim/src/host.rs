@@ -149,13 +149,20 @@ impl Machine {
     /// After what `life` has handed over for saving: waits until it is on disk or has failed. Does not wait for a disk that
     /// hangs. So what a crash finds on the disk follows from the seed.
     pub(crate) fn settle_saves(&self, life: &Life) {
-        let hangs = self.disk.writes() == Writes::Hang;
-        let is_saved = !hangs && life.saves.get().is_none_or(|saves| saves.settle(SETTLED).is_ok());
+        let is_saved = match self.disk.writes() {
+            Writes::Hang => false,
+            writes => {
+                let Some(settled) = life.saves.get().and_then(|saves| saves.settle(SETTLED)) else { return };
+                if writes == Writes::Work
+                    && let Err(unsaved) = &settled
+                {
+                    self.complain(&format!("the disk works, and {unsaved}"));
+                }
+                settled.is_ok()
+            }
+        };
         let tally = if is_saved { &self.tallies.saved } else { &self.tallies.unsaved };
         tally.fetch_add(1, Relaxed);
-        if !hangs && !is_saved && self.disk.writes() == Writes::Work {
-            self.complain("what a process knows is not saved, and its disk works");
-        }
         if is_saved {
             self.saved.lock().clone_from(&life.handed_over.lock());
         }

@@ -318,12 +318,10 @@ impl PendingSaves {
         Self(Arc::downgrade(writer))
     }
 
-    /// Has failed writes tried again now, and waits at most `deadline` until everything is written. Blocks the caller.
-    ///
-    /// # Errors
-    /// What is not on disk.
-    pub fn settle(&self, deadline: Duration) -> Result<(), String> {
-        self.0.upgrade().map_or(Ok(()), |writer| writer.finish(deadline))
+    /// Has failed writes tried again now, and waits at most `deadline` until everything is written. Blocks the caller. `None`
+    /// if the node has ended; otherwise what is not on disk, as an error.
+    pub fn settle(&self, deadline: Duration) -> Option<Result<(), String>> {
+        self.0.upgrade().map(|writer| writer.finish(deadline))
     }
 }
 

@@ -108,6 +108,7 @@ metrics! {
     REQUESTS_RETRIED = Counter "requests_retried" by []: "Second and further attempts at requests";
     REQUESTS_HEDGED = Counter "requests_hedged" by []: "Second attempts sent because the first one took long";
     ANSWERS_BAD = Counter "answers_bad" by []: "Answers that were too large or given twice";
+    DELIVERIES_DROPPED = Counter "deliveries_dropped" by ["limit"]: "Broadcasts and one-way messages of peers that were dropped, by limit: number, time";
     BREAKERS = Gauge "breakers" by ["state"]: "Circuit breakers of connected peers that are not closed: open, half-open";
     BREAKERS_OPENED = Counter "breakers_opened" by []: "Circuit breakers that have opened";
     BROADCASTS_HELD = Gauge "broadcasts_held" by []: "Broadcasts remembered";

@@ -298,7 +298,7 @@ const LIVE: [ConfigKey; 23] = keys!(
 );
 
 /// Keys that take effect at the next start.
-const AT_START: [ConfigKey; 35] = keys!(
+const AT_START: [ConfigKey; 36] = keys!(
     node.network,
     node.data_dir,
     pool.max_connections,
@@ -317,6 +317,7 @@ const AT_START: [ConfigKey; 35] = keys!(
     net.handshake_timeout,
     net.request_timeout,
     net.bytes_per_second_per_peer,
+    net.broadcasts_per_second_per_peer,
     net.queue_bytes,
     net.max_frame,
     book.capacity,

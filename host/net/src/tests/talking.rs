@@ -9,9 +9,13 @@ use groundskeeper_pool::broadcasts::BroadcastLimits;
 use groundskeeper_pool::journal::{Cause, Outcome};
 use tokio::sync::{Notify, mpsc};
 
-use super::harness::{PATIENCE, Raw, Setup, node, until};
-use crate::wire::{Message, ResponseStatus};
-use crate::{Audience, BroadcastError, BroadcastVerdict, Handlers, NetConfig, RequestError, SendReport};
+use groundskeeper_flow::TrafficReport;
+
+use super::harness::{PATIENCE, Raw, Setup, TestNode, node, until};
+use crate::wire::{Message, ResponseStatus, cause_of};
+use crate::{
+    Audience, BroadcastError, BroadcastVerdict, Handlers, NetConfig, RequestError, SendError, SendReport,
+};
 
 #[tokio::test]
 async fn two_nodes_connect_ping_and_say_goodbye() {
@@ -196,4 +200,111 @@ async fn a_probe_finds_a_node_alive_and_leaves_no_connection() {
     b.is_empty_again().await;
     assert_eq!((a.pool.removals(), b.pool.removals()), (0, 0));
     assert_eq!(a.book.freeze(&a.pool).failures, [0]);
+}
+
+/// A node that tells what messages of kind "hint" it gets.
+fn message_node() -> (TestNode, mpsc::UnboundedReceiver<Bytes>) {
+    let (sender, received) = mpsc::unbounded_channel();
+    let handlers = Handlers::new()
+        .on_message("hint", move |_, payload| sender.send(payload.clone()).unwrap())
+        .on_message("panic", |_, _| panic!("a handler's mistake"));
+    (Setup { handlers, ..Setup::default() }.start(), received)
+}
+
+#[tokio::test]
+async fn one_way_messages_arrive_in_order_and_equal_ones_more_than_once() {
+    let (a, (b, mut at_b)) = (node(), message_node());
+    assert_eq!(a.net.send(b.id(), "hint", b"0"), Err(SendError::NotConnected(b.id())));
+    a.connect(&b).await;
+    for kind in ["", &"k".repeat(65)] {
+        assert_eq!(a.net.send(b.id(), kind, b"0"), Err(SendError::BadKind(kind.to_owned())));
+    }
+    assert!(matches!(a.net.send(b.id(), "hint", &[0; 1 << 20]), Err(SendError::TooLarge(_))));
+    let sent: Vec<Bytes> = (0..500_u32).map(|n| Bytes::copy_from_slice(&(n / 2).to_le_bytes())).collect();
+    a.net.send(b.id(), "panic", b"").unwrap();
+    a.net.send(b.id(), "nobody", b"").unwrap();
+    sent.iter().for_each(|payload| a.net.send(b.id(), "hint", payload).unwrap());
+    for payload in &sent {
+        assert_eq!(at_b.recv().await.unwrap(), *payload);
+    }
+    assert_eq!((a.pool.live(), b.pool.live(), b.net.traffic().deliveries_dropped), (1, 1, [0, 0]));
+}
+
+#[tokio::test]
+async fn a_peer_of_an_older_version_gets_no_one_way_message_and_stays() {
+    let a = node();
+    let mut raw = Raw::greeted_by(&a).await;
+    let refused = a.net.send(raw.identity.peer_id(), "hint", b"0").unwrap_err();
+    assert!(refused.to_string().contains("runs \"raw\", which knows no one-way messages"), "{refused}");
+    raw.say(Message::Request { id: 5, kind: "ping", payload: b"still here" }).await;
+    while !raw.hear(|m| matches!(m, Message::Response { id: 5, payload: b"still here", .. })).await {}
+}
+
+#[tokio::test]
+async fn a_flood_of_broadcasts_costs_other_peers_nothing_and_ends_the_one_that_floods() {
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let handlers = Handlers::new().on_broadcast("news", move |from, _| {
+        sender.send(*from).unwrap();
+        BroadcastVerdict::Keep
+    });
+    let base = Setup::default();
+    let config = NetConfig { broadcasts_per_second_per_peer: 20, ..base.config };
+    let b = Setup { config, handlers, ..base }.start();
+    let a = node();
+    a.connect(&b).await;
+    let mut raw = Raw::greeted_by(&b).await;
+    let flooder = raw.identity.peer_id();
+    for round in 0..100_u32 {
+        let frames: Vec<u8> = (0..100_u32)
+            .flat_map(|n| {
+                let payload = (round * 100 + n).to_le_bytes();
+                Message::Broadcast { topic: "news", payload: &payload }.encode(1 << 20).unwrap()
+            })
+            .collect();
+        if raw.try_send(&frames).await.is_err() {
+            break;
+        }
+    }
+    let (code, words) = raw.hear_goodbye().await;
+    assert_eq!(cause_of(code), Some(Cause::Limits));
+    assert_eq!(words, "it sends far more than 20 broadcasts and messages a second");
+    until("the flooder is gone", || b.pool.find(&flooder).is_none()).await;
+    // As many as it may send: all of them arrive, and its requests are answered.
+    for n in 0..20_u64 {
+        a.net.broadcast("news", &n.to_le_bytes(), Audience::All).unwrap();
+    }
+    a.net.request(b.id(), "ping", b"", PATIENCE).await.unwrap();
+    let taken: Vec<PeerId> = std::iter::from_fn(|| received.try_recv().ok()).collect();
+    assert_eq!(taken.iter().filter(|from| **from == a.id()).count(), 20);
+    let [number, time] = b.net.traffic().deliveries_dropped;
+    assert!(number > 200 && time == 0, "{number} {time}");
+    assert!(taken.len() < 1000, "{}", taken.len());
+}
+
+#[tokio::test]
+async fn expensive_messages_are_dropped_for_the_peer_that_sends_them_and_for_no_other() {
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let handlers = Handlers::new().on_message("hint", move |from, payload| {
+        if payload.starts_with(b"dear") {
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        sender.send(*from).unwrap();
+    });
+    let b = Setup { handlers, ..Setup::default() }.start();
+    let (a, greedy) = (node(), node());
+    a.connect(&b).await;
+    greedy.connect(&b).await;
+    for _ in 0..50 {
+        greedy.net.send(b.id(), "hint", b"dear").unwrap();
+    }
+    // Answers come in order, so the messages before it were taken or dropped.
+    greedy.net.request(b.id(), "ping", b"", PATIENCE).await.unwrap();
+    a.net.send(b.id(), "hint", b"cheap").unwrap();
+    a.net.request(b.id(), "ping", b"", PATIENCE).await.unwrap();
+    let taken: Vec<PeerId> = std::iter::from_fn(|| received.try_recv().ok()).collect();
+    assert!(taken.contains(&a.id()));
+    assert!(taken.iter().filter(|from| **from == greedy.id()).count() < 40, "{}", taken.len());
+    let [number, time] = b.net.traffic().deliveries_dropped;
+    assert!(number == 0 && time > 10, "{number} {time}");
+    assert_eq!(b.pool.live(), 2);
 }

@@ -31,6 +31,7 @@ fn version_1() -> Vec<(&'static str, Message<'static>)> {
             Message::Response { id: 2, status: ResponseStatus::NotHandled, payload: b"" },
         ),
         ("response-busy", Message::Response { id: 3, status: ResponseStatus::Busy, payload: b"" }),
+        ("one-way", Message::OneWay { kind: "hint", payload: &[3, 4] }),
     ]
 }
 
@@ -91,7 +92,7 @@ fn first(bytes: &[u8]) -> Result<(), BadFrame> {
 #[test]
 fn lengths_are_checked_before_anything_is_allocated() {
     assert_eq!(first(&[0, 0, 0, 0, 1]), Err(BadFrame::Empty(0)));
-    assert_eq!(first(&[2, 0, 0, 0, 7]), Err(BadFrame::UnknownKind(7)));
+    assert_eq!(first(&[2, 0, 0, 0, 8]), Err(BadFrame::UnknownKind(8)));
     for kind in FrameKind::ALL {
         let cap = kind.cap(MAX_FRAME);
         assert!(cap <= MOST_EVER);
