@@ -59,8 +59,6 @@ struct Session<S> {
     batch: VecDeque<Bytes>,
     /// The task has yielded, so that other tasks can add to this batch.
     gathering: bool,
-    /// Since when the connection takes no more of the batch.
-    blocked_since: Option<std::time::Duration>,
     unflushed: bool,
     write_progress: WriteProgress,
     /// The deadline for its end: goodbye, flush, close, and wait until the other side closes.
@@ -110,7 +108,6 @@ impl Sessions {
             receiving: Receiving::default(),
             batch: VecDeque::new(),
             gathering: false,
-            blocked_since: None,
             unflushed: false,
             write_progress: WriteProgress::default(),
             ending: None,
@@ -168,8 +165,9 @@ where
         // After the write: a peer that reads again keeps its place. One that neither reads nor sends is ended by its silence;
         // one that sends wakes this task.
         let clock = &self.sessions.node.state.clock;
-        if self.write_progress.is_stuck(|| clock.mono()) {
-            let reason = format!("it took nothing of what it was sent for {} s", WRITE_DEADLINE.as_secs());
+        if self.write_progress.is_stuck(|| clock.mono(), || self.io.acked()) {
+            let deadline = WRITE_DEADLINE.as_secs();
+            let reason = format!("write deadline: it took nothing of what it was sent for {deadline} s");
             return Err(over(Initiator::Host, Cause::WriteFailure, reason));
         }
         if let Err(given_up) = self.receiving.poll_deadlines(cx, &self.reader, more, &**clock) {
@@ -364,11 +362,12 @@ where
                     }
                     return match self.flush(cx) {
                         Poll::Ready(flushed) => {
-                            self.write_progress.moved();
+                            self.write_progress.finished();
                             flushed
                         }
                         Poll::Pending => {
-                            self.write_progress.blocked(self.sessions.node.state.clock.mono());
+                            let now = self.sessions.node.state.clock.mono();
+                            self.write_progress.blocked(now, || self.io.acked());
                             Ok(())
                         }
                     };
@@ -384,10 +383,9 @@ where
             match self.write_batch(cx) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => {
-                    let clock = &self.sessions.node.state.clock;
-                    let now = clock.mono();
-                    self.blocked_since.get_or_insert(now);
-                    self.write_progress.blocked(now);
+                    let now = self.sessions.node.state.clock.mono();
+                    self.write_progress.hold_queue(now);
+                    self.write_progress.blocked(now, || self.io.acked());
                     self.place.conn().outbox.wait_for_nudge(cx.waker());
                     return Ok(());
                 }
@@ -409,7 +407,7 @@ where
         let (sessions, conn) = (&self.sessions, self.place.conn());
         let now = || sessions.node.state.clock.mono();
         let taken = conn.outbox.take(&mut self.batch, BATCH_FRAMES, BATCH_BYTES, now, cx.waker());
-        sessions.traffic.counters.taken(&taken, self.blocked_since.take(), now);
+        sessions.traffic.counters.taken(&taken, self.write_progress.release_queue(), now);
         !taken.is_empty()
     }
 
@@ -422,7 +420,7 @@ where
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.place.conn().count_out(written);
-            self.write_progress.moved();
+            self.write_progress.moved(|| self.sessions.node.state.clock.mono());
             self.unflushed = true;
             while let Some(front) = self.batch.front_mut()
                 && written > 0

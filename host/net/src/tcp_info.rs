@@ -1,4 +1,5 @@
-//! The system's own estimate of a TCP connection's round-trip time. Sends nothing.
+//! What the system knows of a TCP connection: its estimate of the round trip, and how much the peer has acknowledged. Sends
+//! nothing.
 
 use std::time::Duration;
 
@@ -6,10 +7,25 @@ use tokio::net::TcpStream;
 
 /// The smoothed round-trip time (RFC 6298) of `stream`, in steps of 1 us; none before the first acknowledgement. One
 /// system call, less than a microsecond.
+pub(crate) fn rtt(stream: &TcpStream) -> Option<Duration> {
+    read(stream).map(|info| info.rtt).filter(|rtt| !rtt.is_zero())
+}
+
+/// Bytes of `stream` that the peer's system has acknowledged since the connection began. One system call.
+pub(crate) fn acked(stream: &TcpStream) -> Option<u64> {
+    read(stream)?.acked
+}
+
+struct TcpInfo {
+    rtt: Duration,
+    /// None before Linux 4.1.
+    acked: Option<u64>,
+}
+
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no library in use wraps the option TCP_INFO")]
-pub(crate) fn rtt(stream: &TcpStream) -> Option<Duration> {
-    use std::mem::{MaybeUninit, size_of};
+fn read(stream: &TcpStream) -> Option<TcpInfo> {
+    use std::mem::{MaybeUninit, offset_of, size_of};
     use std::os::fd::AsRawFd as _;
 
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
@@ -29,17 +45,20 @@ pub(crate) fn rtt(stream: &TcpStream) -> Option<Duration> {
     }
     // SAFETY: all fields are numbers, so zero bytes are valid values; an older system leaves the last fields at zero.
     let info = unsafe { info.assume_init() };
-    (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+    let has_acked = len as usize >= offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
+    let acked = has_acked.then_some(info.tcpi_bytes_acked);
+    Some(TcpInfo { rtt: Duration::from_micros(info.tcpi_rtt.into()), acked })
 }
 
 /// Not known on other systems.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn rtt(_: &TcpStream) -> Option<Duration> {
+fn read(_: &TcpStream) -> Option<TcpInfo> {
     None
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -52,6 +71,20 @@ mod tests {
         for end in [&dialled, &accepted] {
             let rtt = rtt(end).expect("the handshake was measured");
             assert!(rtt > Duration::ZERO && rtt < Duration::from_secs(10), "{rtt:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn acknowledged_bytes_are_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        let before = acked(&dialled).expect("every Linux in use counts them");
+        dialled.write_all(&[7; 10_000]).await.unwrap();
+        accepted.read_exact(&mut [0; 10_000]).await.unwrap();
+        // The acknowledgement may be delayed.
+        while acked(&dialled).unwrap() < before + 10_000 {
+            tokio::task::yield_now().await;
         }
     }
 }

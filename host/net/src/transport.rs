@@ -74,15 +74,24 @@ impl ProvenStream {
     }
 }
 
-/// A stream that may know its round-trip time.
+/// A stream that may know its round-trip time, and how much has arrived.
 pub(crate) trait SessionStream: ByteStream {
     /// The transport's own estimate.
     fn rtt(&self) -> Option<Duration>;
+
+    /// Bytes that the peer has acknowledged.
+    fn acked(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl SessionStream for TlsStream<TcpStream> {
     fn rtt(&self) -> Option<Duration> {
         tcp_info::rtt(self.get_ref().0)
+    }
+
+    fn acked(&self) -> Option<u64> {
+        tcp_info::acked(self.get_ref().0)
     }
 }
 

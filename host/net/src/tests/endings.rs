@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use groundskeeper_base::clock::Clock as _;
 use groundskeeper_pool::journal::{Cause, Initiator};
 use groundskeeper_pool::pool::{Direction, Link, PeerFacts, Removal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
@@ -45,12 +46,56 @@ async fn a_peer_that_sends_and_never_reads_does_not_keep_its_place() {
     let a = node();
     let mut raw = Raw::greeted_by(&a).await;
     fill(&a).await;
-    a.clock.later(WRITE_DEADLINE);
-    raw.say(Message::Ping { nonce: 0 }).await;
+    reads_nothing(&a, &mut raw).await;
+}
+
+/// Time passes while the peer only sends: it is ended.
+async fn reads_nothing(a: &TestNode, raw: &mut Raw) {
+    // What its system took after the node's last look counts once.
+    for _ in 0..2 {
+        minute_passes(a, raw).await;
+    }
     a.is_empty_again().await;
     let ends = a.ends();
     assert_eq!(ends[0].0, Cause::WriteFailure);
-    assert!(ends[0].1.contains("took nothing"), "{ends:?}");
+    assert!(ends[0].1.starts_with("write deadline: it took nothing"), "{ends:?}");
+}
+
+/// After the deadline the peer sends something, and the node has seen it, if the peer is not ended already.
+async fn minute_passes(a: &TestNode, raw: &mut Raw) {
+    let Some(key) = a.pool.find(&raw.identity.peer_id()) else { return };
+    let before = a.clock.coarse();
+    a.clock.later(WRITE_DEADLINE);
+    raw.say(Message::Ping { nonce: 0 }).await;
+    until("it is seen", || a.pool.seen(key).is_none_or(|seen| seen > before)).await;
+    // The deadline is looked at after that, in the same poll.
+    tokio::task::yield_now().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_peer_that_reads_slowly_keeps_its_place_until_it_reads_nothing() {
+    /// Enough that the receiving system opens its window again, and less than makes the node's socket writable.
+    const SLOW: usize = 256 * 1024;
+    let a = node();
+    let mut raw = Raw::greeted_by(&a).await;
+    // A fixed size: otherwise the receiving system makes room for everything once the peer reads.
+    rustix::net::sockopt::set_socket_recv_buffer_size(raw.stream.get_ref().0, SLOW / 2).unwrap();
+    fill(&a).await;
+    let mut bytes = vec![0; 1 << 14];
+    for minute in 0..3 {
+        let arrived = |raw: &Raw| rustix::io::ioctl_fionread(raw.stream.get_ref().0).unwrap() as usize;
+        let (before, mut read) = (arrived(&raw), 0);
+        while read < SLOW {
+            let got = tokio::time::timeout(PATIENCE, raw.stream.read(&mut bytes)).await;
+            read += got.expect("there is more").unwrap();
+        }
+        until("more has arrived", || arrived(&raw) + read > before + SLOW / 4).await;
+        minute_passes(&a, &mut raw).await;
+        assert_eq!((a.pool.live(), a.ends()), (1, vec![]), "after {minute} minutes");
+    }
+    fill(&a).await;
+    reads_nothing(&a, &mut raw).await;
 }
 
 #[tokio::test]
