@@ -87,4 +87,27 @@ mod tests {
             tokio::task::yield_now().await;
         }
     }
+
+    /// Sockets as a large node has them: more than a processor's nearest cache holds.
+    const SOCKETS: usize = 1_000;
+
+    #[tokio::test]
+    #[ignore = "a measurement: run it by its name and with --nocapture"]
+    async fn the_cost_of_one_reading_among_a_thousand_sockets() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut pairs = Vec::new();
+        for _ in 0..SOCKETS {
+            let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            pairs.push((dialled, listener.accept().await.unwrap().0));
+        }
+        let mut costs: Vec<u128> = (0..31)
+            .map(|_| {
+                let begun = std::time::Instant::now();
+                pairs.iter().for_each(|(dialled, _)| assert!(rtt(dialled).is_some()));
+                begun.elapsed().as_nanos() / SOCKETS as u128
+            })
+            .collect();
+        costs.sort_unstable();
+        println!("one reading: {} ns, from {} to {}", costs[15], costs[0], costs[30]);
+    }
 }
