@@ -84,9 +84,12 @@ fn waiting_words(status: &NodeStatus) -> String {
 fn traffic_words(traffic: &TrafficSnapshot) -> String {
     let dropped: u64 = [traffic.full, traffic.refused, traffic.shed].iter().flatten().sum();
     format!(
-        "{} of {} KiB queued, {} frames sent, {} dropped or refused, {} too late; {} requests open",
+        "{} of {} KiB queued, {} of {} KiB being received, {} frames sent, {} dropped or refused, {} too late; \
+         {} requests open",
         traffic.queued_bytes.div_ceil(1024),
         traffic.budget_bytes / 1024,
+        traffic.receiving_bytes.div_ceil(1024),
+        traffic.receiving_budget_bytes / 1024,
         traffic.sent.iter().sum::<u64>(),
         dropped,
         traffic.expired,

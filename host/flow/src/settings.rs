@@ -121,7 +121,7 @@ pub struct Backpressure {
     pub enable_priority: bool,
     /// Fraction of queue_budget above which bulk frames are refused and dropped, and soon after broadcasts.
     pub memory_pressure_threshold: f64,
-    /// Bytes that all send queues together may hold.
+    /// Bytes that all send queues together may hold. Large frames that are being received may hold as much again.
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub queue_budget: usize,

@@ -360,6 +360,10 @@ impl Scrape {
         out.counter(&list::KEY_CONFLICTS, now.key_conflict.map_or(0, |conflict| conflict.signs))?;
         out.gauge(&list::QUEUED, now.queued_bytes as f64)?;
         out.gauge(&list::QUEUE_BUDGET, now.budget_bytes as f64)?;
+        out.gauge(&list::RECEIVING, now.receiving_bytes as f64)?;
+        out.gauge(&list::RECEIVE_BUDGET, now.receiving_budget_bytes as f64)?;
+        out.counter(&list::RECEIVE_PAUSES, now.receiving_pauses)?;
+        out.counter(&list::RECEIVE_GIVEN_UP, now.receiving_given_up)?;
         let fates = [("sent", now.sent), ("full", now.full), ("refused", now.refused), ("shed", now.shed)];
         let frames = fates.into_iter().flat_map(|(fate, counts)| {
             Priority::ALL.map(|priority| ([priority.as_str(), fate], counts[priority as usize]))

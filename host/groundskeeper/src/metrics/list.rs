@@ -97,6 +97,10 @@ metrics! {
     KEY_CONFLICTS = Counter "key_conflicts" by []: "Signs that another process runs with this node's key: it has proven the key to this node, or peers say so";
     QUEUED = Gauge "send_queue_bytes" by []: "Bytes that wait to be sent, over all connections";
     QUEUE_BUDGET = Gauge "send_queue_budget_bytes" by []: "Bytes that may wait to be sent, over all connections";
+    RECEIVING = Gauge "receive_bytes" by []: "Bytes of large frames that are being received or handled, over all connections";
+    RECEIVE_BUDGET = Gauge "receive_budget_bytes" by []: "Bytes of large frames that may be received or handled at once, over all connections";
+    RECEIVE_PAUSES = Counter "receive_pauses" by []: "How often a connection was not read because there was no room for its frame";
+    RECEIVE_GIVEN_UP = Counter "receive_given_up" by []: "Connections ended because of an unfinished frame: it came too slowly, held room that others waited for, or found no room";
     FRAMES = Counter "frames" by ["priority", "fate"]: "Frames by priority and outcome: sent, full (its connection's queue), refused (by the budget), shed (when memory was short)";
     FRAMES_EXPIRED = Counter "frames_expired" by []: "Frames dropped because they had expired before they could be sent";
     REQUESTS_OPEN = Gauge "requests_open" by []: "Requests of this node that wait for an answer";

@@ -42,6 +42,7 @@ impl TrafficReport for Busy {
     fn traffic(&self) -> TrafficSnapshot {
         let mut now = TrafficSnapshot::default();
         (now.queued_bytes, now.shed, now.breakers_opened) = (4096, [0, 0, 5, 7], 2);
+        (now.receiving_bytes, now.receiving_pauses, now.receiving_given_up) = (8192, 6, 3);
         now.newcomers_refused[NewcomerRefusal::Shortage as usize] = 11;
         now.key_conflict = Some(KeyConflict { signs: 4, ..KeyConflict::default() });
         now.slot_waits = LatencySnapshot { count: 3, p99_us: 40_000, ..LatencySnapshot::default() };
@@ -67,6 +68,10 @@ async fn traffic_is_counted_by_priority_and_kind() {
     let text = Arc::new(Metrics::default()).render(&sources(&TokioClock::starting_at(Duration::ZERO)));
     let at = |start| value(&text, start);
     assert_eq!(at("groundskeeper_send_queue_bytes"), 4096.0);
+    assert_eq!(at("groundskeeper_receive_bytes"), 8192.0);
+    assert_eq!(at("groundskeeper_receive_budget_bytes"), 0.0);
+    assert_eq!(at("groundskeeper_receive_pauses_total"), 6.0);
+    assert_eq!(at("groundskeeper_receive_given_up_total"), 3.0);
     assert_eq!(at("groundskeeper_frames_total{priority=\"bulk\",fate=\"shed\"}"), 7.0);
     assert_eq!(at("groundskeeper_requests_total{kind=\"block\",result=\"busy\"}"), 4.0);
     assert_eq!(at("groundskeeper_request_latency_seconds{kind=\"block\",quantile=\"0.99\"}"), 0.0025);
