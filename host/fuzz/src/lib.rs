@@ -3,6 +3,7 @@
 //!
 //! A target fails by a panic. It checks that bytes are refused with a reason, and that what is accepted can be written again.
 
+mod admin;
 mod config;
 mod loader;
 mod recording;
@@ -26,12 +27,14 @@ impl Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "frames", read: groundskeeper::net::wire::fuzz_decode },
     Target { name: "config", read: config::config },
     Target { name: "manifest", read: config::manifest },
     Target { name: "recording", read: recording::recording },
     Target { name: "loader", read: loader::module },
+    Target { name: "book", read: groundskeeper::data::fuzz_decode },
+    Target { name: "admin", read: admin::admin },
 ];
 
 /// The target with this name.

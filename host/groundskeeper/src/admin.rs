@@ -23,6 +23,7 @@ mod client;
 mod connection;
 mod explain;
 mod explain_phase;
+mod fuzz;
 mod journal;
 mod listener;
 mod past;
@@ -37,6 +38,8 @@ mod tap;
 mod tests;
 
 pub use client::{Client, ClientError, path_segment};
+#[doc(hidden)]
+pub use fuzz::fuzz_answer;
 pub use past::Past;
 pub use refusals::ApiRefusals;
 pub(crate) use refusals::{Door, Turned};

@@ -19,6 +19,8 @@ use crate::registry::LastRuns;
 
 mod files;
 #[cfg(feature = "dropin")]
+mod fuzz;
+#[cfg(feature = "dropin")]
 mod generations;
 mod older;
 mod phases;
@@ -28,6 +30,9 @@ mod tests;
 
 #[doc(hidden)]
 pub use files::{DiskFileSystem, FileStamp, FileSystem};
+#[cfg(feature = "dropin")]
+#[doc(hidden)]
+pub use fuzz::fuzz_decode;
 #[cfg(feature = "dropin")]
 #[doc(hidden)]
 pub use generations::Generation;

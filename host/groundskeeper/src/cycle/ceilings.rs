@@ -13,7 +13,7 @@ use crate::pool::ConnKey;
 mod used;
 
 pub(super) use used::Excess;
-use used::UsedAllowance;
+use used::{UsedAllowance, UsedByGuest};
 pub use used::UsedCeilings;
 
 /// A guest may change the health of this many peers within an hour. About 100 bytes each.
@@ -75,10 +75,11 @@ impl Ledger {
 
     /// Continues with what an earlier process kept.
     pub(super) fn restore(&mut self, used: &UsedCeilings, mono: Duration) {
-        self.up_before = Duration::from_secs(used.up_s).saturating_sub(mono);
-        self.all = (&used.all).into();
+        let now = used.up();
+        self.up_before = now.saturating_sub(mono);
+        self.all = used.all.used_by(now);
         for (name, used) in &used.each {
-            self.each.insert((name.as_str().into(), false), used.into());
+            self.each.insert((name.as_str().into(), false), used.used_by(now));
         }
     }
 
@@ -100,6 +101,26 @@ impl Ledger {
         let excess = self.all.lower(node.protected, node.bans);
         self.each.iter_mut().filter(|((_, shadow), _)| !shadow).for_each(|(_, used)| used.forget(&excess));
         excess
+    }
+}
+
+/// For the fuzz target.
+#[cfg(feature = "dropin")]
+impl UsedCeilings {
+    /// What a node that starts with these amounts would save after `up`.
+    pub(crate) fn after(&self, up: Duration) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.restore(self, Duration::ZERO);
+        let now = ledger.up_before + up;
+        ledger.all.begin(1, now);
+        ledger.each.values_mut().for_each(|used| used.begin(1, now));
+        ledger.kept(up)
+    }
+
+    /// Whether nothing but bans is in force. Those may last for longer than an hour.
+    pub(crate) fn has_only_bans(&self) -> bool {
+        let mut all = self.each.values().chain([&self.all]);
+        all.all(UsedByGuest::is_only_bans)
     }
 }
 

@@ -46,11 +46,11 @@ pub(crate) struct GenerationRecord {
     pub lineage: Lineage<()>,
 }
 
-fn head_file(phase: &str) -> StateFile<GenerationRecord> {
+pub(super) fn head_file(phase: &str) -> StateFile<GenerationRecord> {
     StateFile::new(format!("{FOLDER}/{phase}.gk").into(), *b"GKhd", 1)
 }
 
-fn generation_file(digest: &[u8; 32]) -> StateFile<Generation> {
+pub(super) fn generation_file(digest: &[u8; 32]) -> StateFile<Generation> {
     let name = data_encoding::HEXLOWER.encode(digest);
     StateFile::new(format!("{FOLDER}/{name}.gen").into(), *b"GKgn", 1)
 }

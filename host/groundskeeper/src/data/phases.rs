@@ -19,7 +19,7 @@ fn file_name(phase: &str) -> String {
     format!("_{}.gk", data_encoding::HEXLOWER.encode(&digest))
 }
 
-fn file(phase: &str) -> StateFile<KeptPhase> {
+pub(super) fn file(phase: &str) -> StateFile<KeptPhase> {
     StateFile::new(format!("{FOLDER}/{}", file_name(phase)).into(), *b"GKph", 1)
 }
 

@@ -86,7 +86,8 @@ fn checksum(version: u16, content: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-enum StateFileError {
+/// Why bytes are not a state file.
+pub(super) enum StateFileError {
     Newer(u16),
     Corrupt(&'static str),
 }
@@ -114,10 +115,15 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
 
     pub fn encode(&self, value: &T) -> Vec<u8> {
         let content = postcard::to_stdvec(value).expect("plain data in memory has a postcard form");
+        self.with_head(self.version, &content)
+    }
+
+    /// The bytes of a file with this content.
+    pub(super) fn with_head(&self, version: u16, content: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD + content.len());
         bytes.extend(self.magic);
-        bytes.extend(self.version.to_le_bytes());
-        bytes.extend(checksum(self.version, &content).to_le_bytes());
+        bytes.extend(version.to_le_bytes());
+        bytes.extend(checksum(version, content).to_le_bytes());
         bytes.extend(content);
         bytes
     }
@@ -147,7 +153,7 @@ impl<T: Serialize + DeserializeOwned + Default> StateFile<T> {
         }
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<T, StateFileError> {
+    pub(super) fn decode(&self, bytes: &[u8]) -> Result<T, StateFileError> {
         let (head, content) =
             bytes.split_at_checked(HEAD).ok_or(StateFileError::Corrupt("it is too short"))?;
         let (magic, head) = head.split_at(4);

@@ -14,6 +14,9 @@ const HEALTH_KEPT: usize = 1024;
 
 const HOUR_S: u64 = 3600;
 
+/// Up-time that a file may claim: 136 years. Sums with it cannot overflow.
+const MOST_UP_S: u64 = u32::MAX as u64;
+
 /// The amount done in the last hour, by minutes. An amount expires up to a minute late and never early, so a limit holds
 /// for every period of an hour. Keeps at most 62 minutes.
 #[derive(Clone, Default, Debug)]
@@ -102,6 +105,11 @@ impl UsedCeilings {
         };
         self.each.iter().map(|(name, used)| (name.as_str(), sum(used))).collect()
     }
+
+    /// Up-time of the node when this was kept.
+    pub(super) fn up(&self) -> Duration {
+        Duration::from_secs(self.up_s.min(MOST_UP_S))
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -131,15 +139,25 @@ impl From<&UsedAllowance> for UsedByGuest {
     }
 }
 
-impl From<&UsedByGuest> for UsedAllowance {
-    fn from(used: &UsedByGuest) -> Self {
-        let health = used.health.iter().map(|(id, minute, n)| (*id, HourlyCount([(*minute, *n)].into())));
-        let bans = used.bans.iter().map(|(id, until_s)| (*id, Duration::from_secs(*until_s)));
-        Self {
-            disconnects_of_hour: HourlyCount(used.disconnects.iter().copied().collect()),
+impl UsedByGuest {
+    #[cfg(feature = "dropin")]
+    pub(super) fn is_only_bans(&self) -> bool {
+        self.disconnects.is_empty() && self.health.is_empty()
+    }
+
+    /// The amounts at the up-time `now`. What the file dates later counts as used now, so that it expires.
+    pub(super) fn used_by(&self, now: Duration) -> UsedAllowance {
+        let this_minute = now.as_secs() / 60;
+        let count = |minute: u64, n: u32| (minute.min(this_minute), n);
+        let disconnects = self.disconnects.iter().map(|(minute, n)| count(*minute, *n));
+        let health =
+            self.health.iter().map(|(id, minute, n)| (*id, HourlyCount([count(*minute, *n)].into())));
+        let bans = self.bans.iter().map(|(id, until_s)| (*id, Duration::from_secs(*until_s)));
+        UsedAllowance {
+            disconnects_of_hour: HourlyCount(disconnects.collect()),
             health: health.collect(),
             bans: bans.collect(),
-            ..Self::default()
+            ..UsedAllowance::default()
         }
     }
 }
