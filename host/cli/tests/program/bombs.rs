@@ -61,13 +61,18 @@ fn body(locals: usize, code: Vec<u8>) -> Vec<u8> {
 
 /// A core module with these functions, all without parameters. It is no phase, but its functions can be part of one.
 fn module(bodies: &[Vec<u8>]) -> Vec<u8> {
+    module_with(bodies, 1)
+}
+
+/// The same with so many pages of memory.
+fn module_with(bodies: &[Vec<u8>], pages: usize) -> Vec<u8> {
     let types = vector(&[vec![0x60, 0, 0]]);
     let functions = vector(&vec![leb(0); bodies.len()]);
     [
         b"\0asm\x01\0\0\0".to_vec(),
         section(1, types),
         section(3, functions),
-        section(5, vector(&[vec![0, 1]])),
+        section(5, vector(&[op(0, pages)])),
         section(10, vector(bodies)),
     ]
     .concat()
@@ -134,6 +139,21 @@ pub fn all() -> Vec<Bomb> {
         ("40,000 functions", module(&vec![body(0, Vec::new()); 40_000])),
         ("30,000 nested blocks", module(&[body(0, [BLOCK.repeat(30_000), vec![END; 30_000]].concat())])),
     ]
+}
+
+/// No bomb: a module of about `size` bytes, a third of it code and the rest data, as an interpreter with its library has
+/// them. Each version has another first function.
+pub fn large(version: usize, size: usize) -> Vec<u8> {
+    const FUNCTION: usize = 2_000;
+    let add = [op(GET, 0), op(GET, 0), vec![0x28, 2, 0, ADD], op(SET, 0)].concat();
+    let first = body(1, [vec![0x41], signed(version), vec![DROP]].concat());
+    let other = body(1, add.repeat(FUNCTION / add.len()));
+    let mut bodies = vec![other; size / 3 / FUNCTION];
+    bodies.push(first);
+    let data: Vec<u8> = (0..size * 2 / 3).map(|at| (at * at / 7) as u8).collect();
+    let pages = data.len().div_ceil(1 << 16);
+    let segment = [vec![0, 0x41], signed(0), vec![END], sized(data)].concat();
+    [module_with(&bodies, pages), section(11, vector(&[segment]))].concat()
 }
 
 /// A component that holds the module, and exports nothing.

@@ -10,7 +10,6 @@ use groundskeeper::engine::wasm::{
     CompileLimits, Compiler, InspectedBytes, LoadError, UncompiledModule, Wasm,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use crate::bombs;
 use crate::processes::{Proc, Setup};
@@ -44,18 +43,18 @@ fn children_of(task: &Path) -> Vec<Pid> {
 }
 
 /// The compilers of a node.
-fn compilers(node: &Proc) -> Vec<Pid> {
+pub(super) fn compilers(node: &Proc) -> Vec<Pid> {
     let tasks = fs::read_dir(format!("/proc/{}/task", node.child.id())).unwrap();
     tasks.flat_map(|task| children_of(&task.unwrap().path())).collect()
 }
 
 /// Whether a process runs. One that has ended and was not waited for does not.
-fn runs(pid: Pid) -> bool {
+pub(super) fn runs(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn put(folder: &Path, name: &str, module: &[u8]) {
+pub(super) fn put(folder: &Path, name: &str, module: &[u8]) {
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join(format!("{name}.wasm")), module).unwrap();
     let manifest = format!("name = \"{name}\"\nkind = \"wasm\"\n[schedule]\nevery_n_ticks = 1\n");
@@ -147,60 +146,6 @@ fn a_phase_that_is_installed_is_compiled_once_for_command_and_node() {
     assert_eq!(node.stop(), Some(0));
     let told = install(&["--data-dir", data_dir]);
     assert!(told.contains("no node runs"), "{told}");
-}
-
-/// A phase with functions that it never calls: enough for a compiler to need memory.
-fn large(version: usize) -> Vec<u8> {
-    let one = |number: usize| {
-        let adds = "(local.set 0 (i32.add (local.get 0) (i32.load (local.get 0))))".repeat(20);
-        format!(
-            "(func (param i32) (result i32) (local.set 0 (i32.const {})) {adds} (local.get 0))",
-            number + version
-        )
-    };
-    Wat { tail: (0..200).map(one).collect(), ..Wat::default() }.component()
-}
-
-fn resident_kib(node: &Proc) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", node.child.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-#[test]
-fn memory_after_many_installs_is_that_of_a_restarted_node() {
-    /// The address book, the journal and the allocator are not the same in both.
-    const SLACK_KIB: u64 = 8 << 10;
-    let installs = std::env::var("GROUNDSKEEPER_INSTALLS").map_or(6, |count| count.parse().unwrap());
-    let home = tempfile::tempdir().unwrap();
-    let folder = home.path().join("data/phases.d");
-    let setup = Setup::new(home.path(), "100ms");
-    let node = setup.start();
-    let mut before = Value::Null;
-    for version in 0..installs {
-        put(&folder, "large", &large(version));
-        node.until("the new generation runs", || {
-            let list = node.ask(&["phases"]).expect("the node answers");
-            let phases = list["phases"].as_array().unwrap();
-            let runs = |phase: &&Value| {
-                phase["name"] == "large"
-                    && phase["runs"] != 0
-                    && phase["digest"] != before
-                    && phase["candidate"].is_null()
-            };
-            let Some(phase) = phases.iter().find(runs) else { return false };
-            before = phase["digest"].clone();
-            true
-        });
-    }
-    let after_installs = resident_kib(&node);
-    assert_eq!(node.stop(), Some(0));
-    let node = setup.start();
-    node.until("it runs again", || node.tick() >= 5);
-    let restarted = resident_kib(&node);
-    println!("{after_installs} KiB after {installs} installs, {restarted} KiB after a restart");
-    assert!(after_installs <= restarted + restarted / 10 + SLACK_KIB, "{after_installs}, {restarted}");
-    assert_eq!(node.stop(), Some(0));
 }
 
 /// Looks again until `done` or the end of all patience.

@@ -5,6 +5,7 @@ mod cli;
 mod compiling;
 mod descriptors;
 mod explained;
+mod generations;
 mod local_api;
 mod name_servers;
 mod newcomer;

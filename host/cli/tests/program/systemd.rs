@@ -41,7 +41,7 @@ fn a_node_with_long_intervals_is_ready_once_it_has_started_and_feeds_the_watchdo
     let manager = Manager::listen(&at);
     let env = vec![("NOTIFY_SOCKET", at), ("WATCHDOG_USEC", "400000".into())];
     let extra = "[phases.reaper.settings]\nstale_after = \"1h\"\n";
-    let node = Setup { env, extra, ..Setup::new(home.path(), "10m") }.start();
+    let node = Setup { extra, env, ..Setup::new(home.path(), "10m") }.start();
     // The node answered before this test reads: it was ready without a tick.
     assert_eq!(manager.until("READY=1"), [] as [String; 0]);
     for _ in 0..4 {
