@@ -15,6 +15,7 @@ use super::report::{ReloadCounts, ReloadReport};
 use super::scanner::{FolderScan, FolderScanner, FoundFiles};
 use super::slot::PhaseSlot;
 use super::slots::PhaseSlots;
+use super::start::UnreadStart;
 use super::{PhaseFactory, ReloadOptions, ScanKind};
 use crate::clock::{Clock, unix_seconds};
 use crate::cycle::TrialContext;
@@ -37,6 +38,8 @@ pub struct PhaseReloader {
     trouble: Option<String>,
     /// What the node shows as rejected, if that is known.
     shown: Option<Vec<RejectedPhase>>,
+    /// A start that could not read the records of the generations.
+    pub(super) unbegun: Option<UnreadStart>,
 }
 
 impl PhaseReloader {
@@ -57,6 +60,7 @@ impl PhaseReloader {
             compiled: Arc::default(),
             trouble: None,
             shown: None,
+            unbegun: None,
         }
     }
 
@@ -89,7 +93,10 @@ impl PhaseReloader {
 
     /// When to scan again without a hint, as monotonic time: something is not at rest, or a retry is due.
     pub fn next(&self) -> Option<Duration> {
-        self.scanner.next(&self.slots)
+        match &self.unbegun {
+            Some(start) => Some(start.again_at),
+            None => self.scanner.next(&self.slots),
+        }
     }
 
     /// Lets failed bytes of the phase `name` run again.
@@ -101,6 +108,9 @@ impl PhaseReloader {
 
     /// Notes probations that have ended. Does not scan.
     pub fn judge_only(&mut self, ticks: BetweenTicks<'_>) -> ReloadReport {
+        if let Err(report) = self.begin_again(ticks) {
+            return report;
+        }
         if let Some(observed) = exchange::observe(ticks, false) {
             self.judge(observed.verdicts);
             self.slots.save_heads();
@@ -111,6 +121,9 @@ impl PhaseReloader {
 
     /// Scans the folder and applies the changes.
     pub fn scan(&mut self, ticks: BetweenTicks<'_>, kind: ScanKind) -> ReloadReport {
+        if let Err(report) = self.begin_again(ticks) {
+            return report;
+        }
         self.log.counts.looks += 1;
         self.loader.begin_scan();
         let now = self.clock.mono();

@@ -1,10 +1,12 @@
 //! A start: compares the folder with what ran when the last process ended.
 
 use std::io;
+use std::time::Duration;
 
 use super::decide::{self, StartDecision};
 use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::reloader::PhaseReloader;
+use super::report::ReloadReport;
 use super::scanner::{FoundFiles, UnusableFiles};
 use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
@@ -29,6 +31,17 @@ const STARTS_BEFORE_FORMER: u32 = 3;
 /// ... and after this many, nothing from the folder.
 const STARTS_BEFORE_NOTHING: u32 = 6;
 
+/// How soon a start that could not read the records tries again without a tick: a disk that fails over takes seconds.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// A start that could not read the records of the generations. Until it can, nothing may be written over them.
+pub(super) struct UnreadStart {
+    from: StartFrom,
+    last_runs: LastRuns,
+    /// When to try again without a tick, as monotonic time.
+    pub again_at: Duration,
+}
+
 impl StartFrom {
     /// `starts` is the number of starts that failed early, as counted by
     /// [`DataFolder::note_start`](crate::data::DataFolder::note_start).
@@ -46,16 +59,25 @@ impl PhaseReloader {
     /// Only bytes that have not run here before are tried. `last_runs` continues the cadence of an earlier process.
     ///
     /// # Errors
-    /// If the data folder cannot be read.
+    /// If the data folder cannot be read. Each later scan then begins again first, and changes nothing until that succeeds.
     pub fn begin(
         &mut self,
         ticks: BetweenTicks<'_>,
         from: StartFrom,
         last_runs: &LastRuns,
     ) -> Result<(), DataError> {
+        let heads = match self.slots.folder.load_heads() {
+            Ok(heads) => heads,
+            Err(error) => {
+                let again_at = self.clock.mono() + READ_AGAIN;
+                self.unbegun = Some(UnreadStart { from, last_runs: last_runs.clone(), again_at });
+                return Err(error);
+            }
+        };
+        self.unbegun = None;
         let context = exchange::observe(ticks, true).and_then(|observed| observed.context);
         let context = context.map(|context| context.continuing(last_runs));
-        for (name, head) in self.slots.folder.load_heads()? {
+        for (name, head) in heads {
             self.slots.by_name.insert(name, PhaseSlot::new(head));
         }
         if from == StartFrom::Former {
@@ -91,6 +113,21 @@ impl PhaseReloader {
         self.slots.prune_generations();
         // A start is no change: it is logged, but sends no events.
         self.log.events.clear();
+        Ok(())
+    }
+
+    /// Begins, if the start could not.
+    ///
+    /// # Errors
+    /// The report of a scan that changes nothing: the records still cannot be read.
+    pub(super) fn begin_again(&mut self, ticks: BetweenTicks<'_>) -> Result<(), ReloadReport> {
+        let Some(UnreadStart { from, last_runs, .. }) = self.unbegun.take() else { return Ok(()) };
+        self.begin(ticks, from, &last_runs).map_err(|error| {
+            let trouble =
+                format!("cannot read which phases ran, so no phase of the folder is put in: {error}");
+            ReloadReport { trouble: Some(trouble), ..ReloadReport::default() }
+        })?;
+        tracing::info!("read which phases of the drop-in folder ran; they are put in now");
         Ok(())
     }
 

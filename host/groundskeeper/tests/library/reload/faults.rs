@@ -158,6 +158,8 @@ struct Sick {
     error: AtomicI32,
     /// Whether reading is hit too.
     all: std::sync::atomic::AtomicBool,
+    /// Whether the records of the generations cannot be listed.
+    hides_records: std::sync::atomic::AtomicBool,
 }
 
 impl Sick {
@@ -177,6 +179,9 @@ impl FileSystem for Sick {
 
     fn list(&self, folder: &Path) -> io::Result<Vec<(PathBuf, FileStamp)>> {
         self.may(false)?;
+        if self.hides_records.load(Relaxed) && folder.ends_with("generations") {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         DiskFileSystem.list(folder)
     }
 
@@ -270,4 +275,44 @@ fn a_sick_disk_is_told_and_lived_with() {
             "{what}: after a start"
         );
     }
+}
+
+#[test]
+fn records_that_a_start_cannot_read_are_not_written_over() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, dir) = (home.path().join("data"), home.path().join("phases.d"));
+    fs::create_dir(&dir).unwrap();
+    let put = |name: &str, version, behaviour| {
+        fs::write(dir.join(format!("{name}.wasm")), module(version, behaviour)).unwrap();
+        fs::write(dir.join(format!("{name}.toml")), manifest(name, "")).unwrap();
+    };
+    put("alpha", 1, "good");
+    put("beta", 1, "good");
+    let (clock, files) = (Arc::new(Hand::default()), Arc::new(Sick::default()));
+    let mut process = Process::start(&clock, &data, &dir, Arc::clone(&files) as _, StartFrom::Folder);
+    beats(&mut process, 4);
+    drop(process);
+    let record = || fs::read(data.join("generations/alpha.gk")).unwrap();
+    let before = record();
+
+    put("alpha", 2, "trap-run 2");
+    put("beta", 2, "trap-trial");
+    files.hides_records.store(true, Relaxed);
+    let mut process = Process::start(&clock, &data, &dir, Arc::clone(&files) as _, StartFrom::Folder);
+    process.begun.as_ref().unwrap_err();
+    for kind in [ScanKind::Hint, ScanKind::Thorough, ScanKind::Ordered] {
+        clock.advance(60_000);
+        let trouble = process.step(kind).trouble.expect("the scan says why it changes nothing");
+        assert!(trouble.starts_with("cannot read which phases ran"), "{trouble}");
+        beats(&mut process, 1);
+    }
+    assert_eq!((process.runs("alpha"), process.runs("beta")), (None, None));
+    assert_eq!(record(), before);
+
+    files.hides_records.store(false, Relaxed);
+    process.come_to_rest();
+    // Version 2 of "beta" is bad at its trial, that of "alpha" on probation: both have the former one to go back to.
+    assert_eq!((process.runs("alpha"), process.runs("beta")), (Some(2), Some(1)));
+    beats(&mut process, 3);
+    assert_eq!((process.runs("alpha"), process.runs("beta")), (Some(1), Some(1)));
 }
