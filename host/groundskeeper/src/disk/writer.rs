@@ -6,6 +6,7 @@
 //! may have replaced nevertheless is written again when it returns.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ const MOST_ABANDONED: usize = 3;
 /// Waits before a failed write is tried again: the first one, and the longest, doubled in between.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// How often the thread that writes is looked after while it has something to write.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The content of one state file.
 #[derive(Debug)]
@@ -119,8 +123,13 @@ struct Queue {
     is_closed: bool,
 }
 
+/// Starts a thread of this name.
+type SpawnThread = dyn Fn(&str, Box<dyn FnOnce() + Send>) -> io::Result<()> + Send + Sync;
+
 struct Shared {
     folder: Arc<DataFolder>,
+    abandoned_after: Duration,
+    spawn: Box<SpawnThread>,
     queue: Mutex<Queue>,
     changed: Condvar,
     /// `Queue::writer`, for a look without the lock.
@@ -158,8 +167,22 @@ impl Drop for StateWriter {
 }
 
 impl StateWriter {
-    /// Starts the thread.
-    pub(crate) fn start(folder: &Arc<DataFolder>) -> Self {
+    /// Starts the thread that writes, and the one that looks after it.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub(crate) fn start(folder: &Arc<DataFolder>) -> io::Result<Self> {
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+        };
+        Self::start_with(folder, ABANDONED_AFTER, Box::new(spawn))
+    }
+
+    fn start_with(
+        folder: &Arc<DataFolder>,
+        abandoned_after: Duration,
+        spawn: Box<SpawnThread>,
+    ) -> io::Result<Self> {
         let queue = Queue {
             files: BTreeMap::new(),
             writer: 0,
@@ -170,13 +193,21 @@ impl StateWriter {
         };
         let shared = Arc::new(Shared {
             folder: Arc::clone(folder),
+            abandoned_after,
+            spawn,
             queue: Mutex::new(queue),
             changed: Condvar::new(),
             writer: Arc::default(),
             counts: SaveCounters::default(),
         });
-        Shared::spawn_writer(&shared, &mut shared.queue.lock());
-        Self { shared }
+        // Dropped after an error, which ends the threads.
+        let this = Self { shared };
+        let shared = &this.shared;
+        let calls = Arc::clone(&shared.queue.lock().calls);
+        Shared::spawn_writer(shared, &mut shared.queue.lock(), calls)?;
+        let supervised = Arc::clone(shared);
+        (shared.spawn)("gk-state-watch", Box::new(move || supervised.supervise_all()))?;
+        Ok(this)
     }
 
     /// Has `value` written. A value of lower `order` than an earlier one for the same file is older, and ignored.
@@ -202,7 +233,10 @@ impl StateWriter {
             order.unwrap_or_else(|| self.shared.queue.lock().files.get(&key).map_or(0, |entry| entry.order));
         self.put(StateValue::Phase(name, kept), order);
         let mut queue = self.shared.queue.lock();
-        let failures = queue.files.get(&key).map_or(0, |entry| entry.failures);
+        let Some(entry) = queue.files.get_mut(&key) else { return };
+        let failures = entry.failures;
+        entry.try_now();
+        self.shared.changed.notify_all();
         while queue.files.get(&key).is_some_and(|entry| !entry.is_saved && entry.failures == failures) {
             self.shared.changed.wait(&mut queue);
         }
@@ -227,28 +261,6 @@ impl StateWriter {
         }
     }
 
-    /// Logs a write that has not returned, once, and hands over to another thread after a while. To be called from time to
-    /// time; never waits.
-    pub(crate) fn supervise(&self) {
-        let shared = &self.shared;
-        let mut queue = shared.queue.lock();
-        let Some(trouble) = queue.calls.trouble() else {
-            if std::mem::take(&mut queue.is_told) {
-                tracing::info!("the disk of the data folder answers again");
-            }
-            return;
-        };
-        if !std::mem::replace(&mut queue.is_told, true) {
-            tracing::error!("{trouble}; the node goes on, and keeps its state in memory");
-        }
-        if queue.calls.waited() >= ABANDONED_AFTER && queue.abandoned < MOST_ABANDONED {
-            shared.counts.abandoned.fetch_add(1, Ordering::Relaxed);
-            queue.abandoned += 1;
-            queue.calls = DiskCalls::new(DiskUser::State);
-            Shared::spawn_writer(shared, &mut queue);
-        }
-    }
-
     /// Waits, at most this long, until everything is written or has failed once more. Blocks the caller.
     ///
     /// # Errors
@@ -258,12 +270,7 @@ impl StateWriter {
         let mut queue = self.shared.queue.lock();
         let begun: BTreeMap<StateKey, u64> =
             queue.files.iter().map(|(key, entry)| (key.clone(), entry.failures)).collect();
-        for entry in queue.files.values_mut() {
-            // A failed file gets another chance now.
-            if let Some(trouble) = &mut entry.trouble {
-                trouble.again_at = Instant::now();
-            }
-        }
+        queue.files.values_mut().for_each(StateEntry::try_now);
         self.shared.changed.notify_all();
         loop {
             let is_open = |(key, entry): &(&StateKey, &StateEntry)| {
@@ -326,21 +333,60 @@ impl PendingSaves {
 }
 
 impl Shared {
-    fn spawn_writer(shared: &Arc<Self>, queue: &mut Queue) {
-        queue.writer += 1;
-        let number = queue.writer;
-        shared.writer.store(number, Ordering::Release);
-        let (calls, this) = (Arc::clone(&queue.calls), Arc::clone(shared));
-        let current = Arc::clone(&shared.writer);
+    /// Starts a thread that writes from now on, and notes its calls in `calls`.
+    fn spawn_writer(shared: &Arc<Self>, queue: &mut Queue, calls: Arc<DiskCalls>) -> io::Result<()> {
+        let number = queue.writer + 1;
+        let (current, this) = (Arc::clone(&shared.writer), Arc::clone(shared));
         let files = WatchedFileSystem {
             files: Arc::clone(&shared.folder.files),
-            calls,
+            calls: Arc::clone(&calls),
             may_replace: Box::new(move || current.load(Ordering::Acquire) == number),
         };
         let folder = shared.folder.on(Arc::new(files));
-        let thread = std::thread::Builder::new().name("gk-state".into());
-        if let Err(error) = thread.spawn(move || this.write_all(number, &folder)) {
-            tracing::error!(%error, "no thread to save the state of the node");
+        (shared.spawn)("gk-state", Box::new(move || this.write_all(number, &folder)))?;
+        // It waits for the queue, which the caller has locked. Without a thread, the one before stays in charge.
+        (queue.writer, queue.calls) = (number, calls);
+        shared.writer.store(number, Ordering::Release);
+        Ok(())
+    }
+
+    /// Looks after the thread that writes, until the writer is dropped. Not at ticks: they may be ten minutes apart, and
+    /// there are none during a shutdown.
+    fn supervise_all(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        while !queue.is_closed {
+            if queue.files.values().all(|entry| entry.is_saved) && !queue.is_told {
+                self.changed.wait(&mut queue);
+            } else {
+                self.changed.wait_for(&mut queue, LOOK);
+            }
+            self.supervise(&mut queue, self.abandoned_after);
+        }
+    }
+
+    /// Logs a write that has not returned, once, and hands over to another thread `after` a while.
+    fn supervise(self: &Arc<Self>, queue: &mut Queue, after: Duration) {
+        let waited = queue.calls.waited();
+        if waited < PATIENCE.min(after) {
+            if queue.abandoned == 0 && std::mem::take(&mut queue.is_told) {
+                tracing::info!("the disk of the data folder answers again");
+            }
+            return;
+        }
+        if !std::mem::replace(&mut queue.is_told, true)
+            && let Some(trouble) = queue.calls.trouble()
+        {
+            tracing::error!("{trouble}; the node goes on, and keeps its state in memory");
+        }
+        if waited >= after && queue.abandoned < MOST_ABANDONED {
+            // Without a thread, the next look tries again.
+            match Self::spawn_writer(self, queue, DiskCalls::new(DiskUser::State)) {
+                Ok(()) => {
+                    self.counts.abandoned.fetch_add(1, Ordering::Relaxed);
+                    queue.abandoned += 1;
+                }
+                Err(error) => tracing::debug!(%error, "no thread to take over from the one that writes"),
+            }
         }
     }
 
@@ -415,6 +461,15 @@ impl Shared {
                     entry.is_saved = true;
                 }
             }
+        }
+    }
+}
+
+impl StateEntry {
+    /// A failed file gets another chance now.
+    fn try_now(&mut self) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.again_at = Instant::now();
         }
     }
 }

@@ -185,7 +185,9 @@ impl Maintenance {
         #[cfg(feature = "dropin")]
         let data = options.data.take();
         #[cfg(feature = "dropin")]
-        let writer = data.as_ref().map(|data| Arc::new(StateWriter::start(&data.folder)));
+        let writer = data.as_ref().map(|data| StateWriter::start(&data.folder)).transpose();
+        #[cfg(feature = "dropin")]
+        let writer = writer.map_err(StartError::Thread)?.map(Arc::new);
         #[cfg(feature = "dropin")]
         let from = match (&data, &writer) {
             (Some(data), Some(writer)) => restore_phases(&data.folder, writer, &mut phases, &mut options)?,

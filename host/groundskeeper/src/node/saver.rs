@@ -142,6 +142,5 @@ fn saver(writer: Arc<StateWriter>) -> AfterTick {
             writer.put(StateValue::Limits(limits.clone()), order);
             saved_limits = limits;
         }
-        writer.supervise();
     })
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::data::{DiskFileSystem, FileStamp, FileSystem};
@@ -107,16 +108,30 @@ struct Fixture {
     disk: Arc<BadDisk>,
     folder: Arc<DataFolder>,
     writer: StateWriter,
+    /// Threads cannot be started while this is set.
+    has_no_threads: Arc<AtomicBool>,
     _root: tempfile::TempDir,
 }
 
 impl Fixture {
     fn new() -> Self {
+        Self::abandoning_after(ABANDONED_AFTER)
+    }
+
+    fn abandoning_after(after: Duration) -> Self {
         let root = tempfile::tempdir().unwrap();
         let disk = Arc::new(BadDisk::default());
         let folder = Arc::new(DataFolder::open_on(root.path(), Arc::clone(&disk) as _).unwrap());
-        let writer = StateWriter::start(&folder);
-        Self { disk, folder, writer, _root: root }
+        let has_no_threads = Arc::new(AtomicBool::new(false));
+        let fails = Arc::clone(&has_no_threads);
+        let spawn = move |name: &str, run: Box<dyn FnOnce() + Send>| {
+            if fails.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+        };
+        let writer = StateWriter::start_with(&folder, after, Box::new(spawn)).unwrap();
+        Self { disk, folder, writer, has_no_threads, _root: root }
     }
 
     fn put(&self, n: u8, order: u64) {
@@ -127,13 +142,10 @@ impl Fixture {
         self.folder.load_phase("a").unwrap().value
     }
 
-    /// Hands over to another thread at once, as `supervise` does after a while.
+    /// Hands over to another thread at once, as the thread that supervises does after a while.
     fn abandon(&self) {
         let shared = &self.writer.shared;
-        let mut queue = shared.queue.lock();
-        queue.abandoned += 1;
-        queue.calls = DiskCalls::new(DiskUser::State);
-        Shared::spawn_writer(shared, &mut queue);
+        shared.supervise(&mut shared.queue.lock(), Duration::ZERO);
     }
 
     fn until_returned(&self) {
@@ -203,6 +215,66 @@ fn a_write_that_fails_is_reported_and_tried_again() {
     fixture.disk.set(|disk| disk.fails = false);
     fixture.writer.finish(LONGEST).unwrap();
     assert_eq!(fixture.on_disk(), kept(1));
+}
+
+#[test]
+fn a_thread_that_cannot_be_replaced_stays_in_charge_until_it_can() {
+    let fixture = Fixture::new();
+    fixture.disk.set(|disk| disk.hangs = true);
+    fixture.put(1, 1);
+    fixture.disk.until_hanging(1);
+    fixture.has_no_threads.store(true, Ordering::Relaxed);
+    fixture.abandon();
+    assert_eq!(fixture.writer.counts().abandoned, 0);
+    // The disk answers again: the first thread writes on.
+    fixture.put(2, 2);
+    fixture.disk.set(|disk| disk.hangs = false);
+    fixture.writer.finish(LONGEST).unwrap();
+    assert_eq!(fixture.on_disk(), kept(2));
+    // Or it does not: the next look finds a thread.
+    fixture.disk.set(|disk| disk.hangs = true);
+    fixture.put(3, 3);
+    fixture.disk.until_hanging(1);
+    fixture.abandon();
+    fixture.has_no_threads.store(false, Ordering::Relaxed);
+    fixture.abandon();
+    fixture.disk.until_hanging(2);
+    assert_eq!(fixture.writer.counts().abandoned, 1);
+    fixture.disk.set(|disk| disk.hangs = false);
+    fixture.writer.finish(LONGEST).unwrap();
+    assert_eq!(fixture.on_disk(), kept(3));
+}
+
+#[test]
+fn a_write_that_hangs_is_handed_over_without_a_tick() {
+    let fixture = Fixture::abandoning_after(Duration::from_millis(50));
+    fixture.disk.set(|disk| disk.hangs = true);
+    fixture.put(1, 1);
+    fixture.disk.until_hanging(1);
+    // Only the thread of the writer itself looks after it.
+    let mut state = fixture.disk.state.lock();
+    let waited = fixture.disk.changed.wait_while_for(&mut state, |state| state.hanging < 2, LONGEST);
+    assert!(!waited.timed_out(), "no other thread took over");
+    drop(state);
+    fixture.disk.set(|disk| disk.hangs = false);
+}
+
+#[test]
+fn a_caller_that_waits_does_not_wait_for_the_next_retry() {
+    let fixture = Fixture::new();
+    fixture.disk.set(|disk| disk.fails = true);
+    fixture.put(1, 1);
+    fixture.writer.finish(LONGEST).unwrap_err();
+    {
+        let mut queue = fixture.writer.shared.queue.lock();
+        for entry in queue.files.values_mut() {
+            // After many failures, the next retry is far away: here so far that a caller would never return.
+            entry.trouble.as_mut().unwrap().again_at = Instant::now() + Duration::from_secs(1 << 20);
+        }
+    }
+    fixture.disk.set(|disk| disk.fails = false);
+    fixture.writer.put_phase_and_wait("a", kept(2), None);
+    assert_eq!(fixture.on_disk(), kept(2));
 }
 
 #[test]
