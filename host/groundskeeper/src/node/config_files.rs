@@ -9,7 +9,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::empty_config::EmptyConfig;
-use super::reconfigure::Reconfigurer;
+use super::reconfigure::{ConfigReader, Reconfigurer};
 use crate::cycle::BeatReport;
 use crate::data::{DiskFileSystem, FileStamp, FileSystem};
 use crate::disk::{DiskCalls, NoAnswer, WatchedFileSystem};
@@ -40,9 +40,12 @@ pub(super) struct FollowedFiles {
 }
 
 /// What a look at the files found.
+#[derive(Default)]
 struct Look {
     /// Files that have changed and are at rest.
     rested: Vec<PathBuf>,
+    /// Whether the config is to be read now.
+    is_due: bool,
     /// When the next file is at rest, from now on.
     wait: Option<Duration>,
     is_watched: bool,
@@ -77,21 +80,26 @@ impl FollowedFiles {
             .collect()
     }
 
-    fn look(&mut self) -> Look {
+    /// `is_unread`: the config is wanted even if no file has changed.
+    fn look(&mut self, is_unread: bool) -> Look {
         let begun = Instant::now();
         let now = self.begun.elapsed();
         self.tracker.update(self.list(), now);
-        let mut rested = self.tracker.dirty_at_rest(now);
+        let rested = self.tracker.dirty_at_rest(now);
         let config = self.files.config.as_deref();
         let place = config.or(self.files.dir.as_deref()).unwrap_or(Path::new("."));
         let empty = &mut self.empty;
-        let held = self.calls.during("read", place, || empty.hold_back(config, &mut rested, now));
+        let is_change = !rested.is_empty();
+        let is_wanted = is_unread || is_change;
+        let hold_back = || if is_wanted { empty.hold_back(config, is_change, now) } else { None };
+        let held = self.calls.during("read", place, hold_back);
         for watcher in &mut self.watchers {
             let files: Vec<PathBuf> = self.files.config.iter().cloned().collect();
             self.calls.during("watch", place, || watcher.follow(files.iter(), files.iter().cloned()));
         }
         Look {
             rested,
+            is_due: is_wanted && held.is_none(),
             wait: held.or(self.tracker.next().map(|at| at.saturating_sub(now).max(PAUSE))),
             is_watched: self.watchers.iter().all(Watcher::is_complete),
             took: begun.elapsed(),
@@ -116,17 +124,18 @@ pub(super) async fn follow(
     let mut is_unread = true;
     let mut last_look = Instant::now();
     loop {
-        let look = reconfigurer.on_disk(|reader| reader.followed.as_mut().map(FollowedFiles::look)).await;
+        let look = move |reader: &mut ConfigReader| {
+            reader.followed.as_mut().map(|followed| followed.look(is_unread))
+        };
+        let look = reconfigurer.on_disk(look).await;
         let look = match look {
             Ok(Some(look)) => look,
             // Looked at again at the next beat.
-            Ok(None) | Err(NoAnswer::Busy(_)) => {
-                Look { rested: Vec::new(), wait: None, is_watched: false, took: Duration::ZERO }
-            }
+            Ok(None) | Err(NoAnswer::Busy(_)) => Look::default(),
             Err(NoAnswer::Ended) => return,
         };
         last_look = if look.is_watched { Instant::now() } else { last_look };
-        if is_unread || !look.rested.is_empty() {
+        if look.is_due {
             let read = reconfigurer.try_reconfigure(Initiator::Host, "its files have changed").await;
             is_unread = read.is_err();
             if let Ok(report) = read {
@@ -158,5 +167,26 @@ pub(super) async fn follow(
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::DiskUser;
+
+    #[test]
+    fn an_empty_config_that_was_not_read_since_the_start_is_held_back_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        std::fs::write(&path, "").unwrap();
+        let files = ConfigFiles { config: Some(path.clone()), dir: None };
+        let mut followed =
+            FollowedFiles::start(files, &DiskCalls::new(DiskUser::Config), &Arc::new(Notify::new()));
+        let look = followed.look(true);
+        assert!(look.rested.is_empty() && !look.is_due && look.wait.is_some());
+        std::fs::write(&path, "[node]\n").unwrap();
+        assert!(followed.look(true).is_due);
+        assert!(!followed.look(false).is_due, "nothing is at rest yet");
     }
 }

@@ -1,6 +1,6 @@
 //! Tells a config file that is empty during a save from one that is meant to be empty.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use groundskeeper_base::read::read_regular_text;
@@ -18,17 +18,10 @@ pub(super) struct EmptyConfig {
 }
 
 impl EmptyConfig {
-    /// Looks at a `config` that is among the files that have come to `rest`. If it has no key and has not stood long enough,
-    /// takes everything out of `rested`, and returns how long to wait. `now` is the time since any fixed moment.
-    pub fn hold_back(
-        &mut self,
-        config: Option<&Path>,
-        rested: &mut Vec<PathBuf>,
-        now: Duration,
-    ) -> Option<Duration> {
-        if rested.is_empty() {
-            return None;
-        }
+    /// Looks at the `config` before it is read: files have come to rest, or none was read since the start. If it has no key
+    /// and has not stood long enough, returns how long to wait. `now` is the time since any fixed moment. `is_change`: the file
+    /// may have had keys before.
+    pub fn hold_back(&mut self, config: Option<&Path>, is_change: bool, now: Duration) -> Option<Duration> {
         let is_empty = config.is_some_and(|config| {
             read_regular_text(config, MOST_CONFIG_BYTES).is_ok_and(|text| !has_keys(&text))
         });
@@ -36,7 +29,7 @@ impl EmptyConfig {
             self.since = None;
             return None;
         }
-        if self.since.is_none() {
+        if self.since.is_none() && is_change {
             tracing::warn!(
                 "the config file has no key; unless `groundskeeper reload` orders it, it takes effect in {STANDS:?}"
             );
@@ -46,7 +39,6 @@ impl EmptyConfig {
             self.since = None;
             return None;
         }
-        rested.clear();
         Some(left)
     }
 }
@@ -61,10 +53,7 @@ mod tests {
         let path = folder.path().join("node.toml");
         let mut held = EmptyConfig::default();
         let mut hold = |seconds| {
-            let mut rested = vec![path.clone()];
-            let left = held.hold_back(Some(&path), &mut rested, Duration::from_secs(seconds));
-            assert_eq!(left.is_none(), !rested.is_empty());
-            left.map(|left| left.as_secs())
+            held.hold_back(Some(&path), true, Duration::from_secs(seconds)).map(|left| left.as_secs())
         };
         for empty in ["", "\n", "# the first block of a long comment\n"] {
             std::fs::write(&path, empty).unwrap();
