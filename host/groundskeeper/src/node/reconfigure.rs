@@ -139,12 +139,13 @@ impl Reconfigurer {
         if report.changed.is_empty() {
             return Ok(report);
         }
-        if let Err(problem) = self.take(&holds, &new, &report, by).await {
+        // Keys that wait for a start have no part in what is applied.
+        let now = live_part(&holds, new);
+        if let Err(problem) = self.take(&holds, &now, &report, by).await {
             report.changed.clear();
             report.problems.push(problem);
             return Ok(report);
         }
-        let now = live_part(&holds, new);
         *holds = now;
         Ok(report)
     }

@@ -199,3 +199,36 @@ async fn a_long_interval_with_a_reaper_to_match_starts() {
     let node = Node::builder().config(config).data_dir(folder.path()).start().await.unwrap();
     node.shutdown(Duration::from_secs(10)).await;
 }
+
+/// Limits that wait for a start came into force with the next change of another key.
+#[tokio::test]
+async fn a_limit_that_waits_for_a_start_is_not_applied_with_another_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let parse =
+        |pool: &str| Config::parse(&format!("[net]\nlisten = []\n[pool]\n{pool}"), "node.toml").unwrap();
+    let first = parse("max_connections = 16\nmax_per_group = 4\n");
+    let next = Arc::new(Mutex::new(first.clone()));
+    let read = Arc::clone(&next);
+    let source = ConfigSource {
+        file: None,
+        read: Box::new(move || Ok(read.lock().clone())),
+        applied: Box::new(|_| ()),
+    };
+    let builder = Node::builder().config(first).data_dir(folder.path()).config_source(source);
+    let node = builder.start().await.unwrap();
+    let reconfigurer = Arc::clone(node.reconfigurer().expect("it has a source"));
+    let limits = || {
+        let limits = node.state().pool.limits();
+        (limits.capacity, limits.inbound, limits.outbound)
+    };
+    let before = limits();
+
+    *next.lock() = parse("max_connections = 64\nmax_per_group = 4\n");
+    let report = reconfigurer.reconfigure(Initiator::Host, "a test").await;
+    assert_eq!((report.changed.len(), report.restart), (0, vec!["pool.max_connections".to_owned()]));
+    *next.lock() = parse("max_connections = 64\nmax_per_group = 4\nhealthy_above = 42\n");
+    let report = reconfigurer.reconfigure(Initiator::Host, "a test").await;
+    assert_eq!(report.changed, ["pool.healthy_above"]);
+    assert_eq!(limits(), before);
+    node.shutdown(Duration::from_secs(10)).await;
+}
