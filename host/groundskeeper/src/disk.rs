@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{FileStamp, FileSystem};
+use crate::journal::Journal;
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,9 @@ mod writer;
 
 pub(crate) use thread::DiskThread;
 #[cfg(feature = "node")]
-pub(crate) use thread::{NoAnswer, on_own_thread};
+pub(crate) use thread::NoAnswer;
+#[cfg(any(feature = "node", feature = "telemetry"))]
+pub(crate) use thread::on_own_thread;
 #[doc(hidden)]
 pub use writer::PendingSaves;
 #[cfg(feature = "telemetry")]
@@ -41,11 +44,13 @@ pub enum DiskUser {
     Phases,
     /// Reads the config.
     Config,
+    /// Writes the journal's file.
+    Journal,
 }
 
 impl DiskUser {
     /// Every user, for metrics that have one series per user.
-    pub const ALL: [Self; 3] = [Self::State, Self::Phases, Self::Config];
+    pub const ALL: [Self; 4] = [Self::State, Self::Phases, Self::Config, Self::Journal];
 
     /// The name in metrics and JSON.
     pub fn as_str(self) -> &'static str {
@@ -53,6 +58,7 @@ impl DiskUser {
             Self::State => "state",
             Self::Phases => "phases",
             Self::Config => "config",
+            Self::Journal => "journal",
         }
     }
 }
@@ -86,18 +92,36 @@ impl std::fmt::Display for DiskTrouble {
 pub struct DiskHealth {
     calls: Vec<Arc<DiskCalls>>,
     writer: Option<Arc<StateWriter>>,
+    journal: Option<Arc<Journal>>,
 }
 
 impl DiskHealth {
     #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "only operators ask for it"))]
-    pub(crate) fn new(calls: Vec<Arc<DiskCalls>>, writer: Option<Arc<StateWriter>>) -> Self {
-        Self { calls, writer }
+    pub(crate) fn new(
+        calls: Vec<Arc<DiskCalls>>,
+        writer: Option<Arc<StateWriter>>,
+        journal: Arc<Journal>,
+    ) -> Self {
+        Self { calls, writer, journal: Some(journal) }
     }
 
     /// Calls that take longer than a disk should, and saves that keep failing. Takes no lock that is held during a call.
     pub fn troubles(&self) -> Vec<DiskTrouble> {
         let calls = self.calls.iter().filter_map(|calls| calls.trouble());
-        calls.chain(self.writer.iter().flat_map(|writer| writer.troubles())).collect()
+        let saves = self.writer.iter().flat_map(|writer| writer.troubles());
+        calls.chain(saves).chain(self.journal_trouble()).collect()
+    }
+
+    fn journal_trouble(&self) -> Option<DiskTrouble> {
+        let journal = self.journal.as_ref()?;
+        let (file, waited) = (journal.file()?, journal.file_waited());
+        let trouble = || DiskTrouble {
+            user: DiskUser::Journal,
+            what: format!("write {}", file.display()),
+            for_s: waited.as_secs(),
+            error: None,
+        };
+        (waited >= PATIENCE).then(trouble)
     }
 
     #[cfg(feature = "telemetry")]

@@ -552,6 +552,12 @@ impl Journal {
         self.file.as_ref().map(JournalFile::path)
     }
 
+    /// How long the journal's thread has waited for one write to its file; zero if it does not wait.
+    #[doc(hidden)]
+    pub fn file_waited(&self) -> std::time::Duration {
+        self.file.as_ref().map_or(std::time::Duration::ZERO, JournalFile::waited)
+    }
+
     /// How long callers have waited for the journal's lock.
     pub fn lock_waits(&self) -> LockWaits {
         self.rooms.waits()

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::answers::{JournalPast, RunSummary};
 use crate::clock::Clock;
 use crate::cycle::{BeatReport, PhaseRun};
+use crate::disk::on_own_thread;
 use crate::journal::{Journal, JournalHistory, ReadLimits, Record};
 
 /// Runs of each phase in memory: people ask for the last few.
@@ -112,7 +113,8 @@ impl Past {
         let read = async {
             let place = Arc::clone(&self.readings).acquire_owned().await.ok()?;
             let limits = ReadLimits { records, ..ReadLimits::default() };
-            let reading = tokio::task::spawn_blocking(move || {
+            // A runtime that ends waits for its blocking threads: a disk that hangs must not keep the process alive.
+            let reading = on_own_thread("gk-past", move || {
                 let history = JournalHistory::read(&path, limits, keep);
                 drop(place);
                 history
@@ -122,7 +124,7 @@ impl Past {
         match timeout(PATIENCE, read).await {
             Ok(Some(Ok(history))) => Ok(history),
             Ok(Some(Err(error))) => Err(format!("the file cannot be read: {error}")),
-            // The runtime is shutting down, or a record made the reader panic.
+            // The system has no thread left, or a record made the reader panic.
             Ok(None) => Err("the file was not read to its end".to_owned()),
             Err(_) => Err(format!("the file was not read within {} s", PATIENCE.as_secs())),
         }

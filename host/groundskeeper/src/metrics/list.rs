@@ -80,7 +80,7 @@ metrics! {
     LIBRARIES = Gauge "phase_libraries" by []: "Shared libraries of native phases loaded; none is ever unloaded";
     RELOAD_LOOKS = Counter "reload_looks" by []: "Scans of the drop-in folder";
     RELOAD_DIGESTS = Counter "reload_digests" by []: "Modules read and hashed";
-    DISK_TROUBLE = Gauge "disk_trouble" in seconds by ["user"]: "How long a file operation has not returned or saves have failed, for state, phases, config; 0 if the disk works";
+    DISK_TROUBLE = Gauge "disk_trouble" in seconds by ["user"]: "How long a file operation has not returned or saves have failed, for state, phases, config, journal; 0 if the disk works";
     SAVES = Counter "saves" by ["result"]: "Writes of state files: saved, failed, abandoned (did not return in time)";
     POOL_CONNECTIONS = Gauge "pool_connections" by ["state"]: "Connections by state: live, handshaking, closing";
     POOL_DIRECTION = Gauge "pool_live_connections" by ["direction"]: "Live connections by who opened them: inbound, outbound";

@@ -269,7 +269,7 @@ impl Maintenance {
     pub(super) fn disk_health(&self, config: Option<&Arc<DiskCalls>>) -> DiskHealth {
         let reload = self.reload.as_ref().map(|reload| &reload.calls);
         let calls = reload.into_iter().chain(config).cloned().collect();
-        DiskHealth::new(calls, self.writer.clone())
+        DiskHealth::new(calls, self.writer.clone(), Arc::clone(&self.state.journal))
     }
 
     /// The state that answers operators, without network and config.

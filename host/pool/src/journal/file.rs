@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -29,13 +29,18 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Maximum time that dropping a file waits for its lines: a disk that hangs must not hold up the end of a node.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// An open journal file. Dropping it writes the lines that still wait, for at most a second.
+/// An open journal file. Dropping it writes the lines that still wait, for at most a second. After a wait for
+/// its lines, dropping it does not block.
 pub struct JournalFile {
     path: PathBuf,
     lines: Option<SyncSender<JournalJob>>,
     lost: Arc<AtomicU64>,
     /// Disconnected when the writer has ended.
     ended: Mutex<Receiver<()>>,
+    /// Since when the writer has been writing the lines that it has taken.
+    busy_since: Arc<Mutex<Option<Instant>>>,
+    /// The owner has waited for the lines, so dropping need not.
+    is_finished: AtomicBool,
 }
 
 /// Work for the thread that writes.
@@ -57,17 +62,26 @@ impl JournalFile {
         let mut out = JournalOutput::open(path.to_owned(), max_bytes)?;
         let (lines, waiting) = sync_channel(WAITING_LINES);
         let lost = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&lost);
+        let busy_since = Arc::new(Mutex::new(None));
+        let (counter, busy) = (Arc::clone(&lost), Arc::clone(&busy_since));
         let (ended_tx, ended) = channel();
         std::thread::Builder::new().name("gk-journal".into()).spawn(move || {
-            out.drain(&waiting, &counter);
+            out.drain(&waiting, &counter, &busy);
             drop(ended_tx);
         })?;
-        Ok(Self { path: path.to_owned(), lines: Some(lines), lost, ended: Mutex::new(ended) })
+        Ok(Self {
+            path: path.to_owned(),
+            lines: Some(lines),
+            lost,
+            ended: Mutex::new(ended),
+            busy_since,
+            is_finished: AtomicBool::new(false),
+        })
     }
 
     /// Waits, at most this long, until all lines are written. False if they are not.
     pub(super) fn finish(&self, deadline: Duration) -> bool {
+        self.is_finished.store(true, Ordering::Relaxed);
         let Some(lines) = &self.lines else { return true };
         let (mark, written) = channel();
         let until = Instant::now() + deadline;
@@ -98,6 +112,10 @@ impl JournalFile {
         &self.path
     }
 
+    pub(super) fn waited(&self) -> Duration {
+        self.busy_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -106,6 +124,9 @@ impl JournalFile {
 impl Drop for JournalFile {
     fn drop(&mut self) {
         self.lines = None;
+        if *self.is_finished.get_mut() {
+            return;
+        }
         // Ends with an error in any case; if the writer panicked, its panic message has already been printed.
         _ = self.ended.lock().recv_timeout(LAST_WAIT);
     }
@@ -166,12 +187,19 @@ impl JournalOutput {
     }
 
     /// Writes lines until the journal is dropped; flushes whenever no line waits. Marks the places of lost lines.
-    fn drain(&mut self, waiting: &Receiver<JournalJob>, lost: &AtomicU64) {
+    fn drain(
+        &mut self,
+        waiting: &Receiver<JournalJob>,
+        lost: &AtomicU64,
+        busy_since: &Mutex<Option<Instant>>,
+    ) {
         let mut marked = 0;
         let mut written = Vec::new();
         while let Ok(first) = waiting.recv() {
             let mut next = Some(first);
             while let Some(job) = next {
+                // For each line, so that a burst on a slow disk is no call that hangs.
+                *busy_since.lock() = Some(Instant::now());
                 let missing = lost.load(Ordering::Relaxed);
                 if missing > marked && self.write(&LostLines { lines_lost: missing - marked }).is_ok() {
                     marked = missing;
@@ -188,6 +216,7 @@ impl JournalOutput {
             if self.file.flush().is_err() {
                 lost.fetch_add(1, Ordering::Relaxed);
             }
+            *busy_since.lock() = None;
             written.clear();
         }
     }
@@ -240,7 +269,7 @@ mod tests {
         let (mark, written) = channel();
         jobs.send(JournalJob::Mark(mark)).unwrap();
         drop(jobs);
-        out.drain(&waiting, &lost);
+        out.drain(&waiting, &lost, &Mutex::new(None));
         assert_eq!(written.recv(), Err(std::sync::mpsc::RecvError), "everything is written");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"lines_lost\":3}\n");
     }
