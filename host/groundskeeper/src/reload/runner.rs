@@ -1,6 +1,7 @@
 //! When to scan, and what to answer: a scan on a hint, at ticks, and on command. Scans are on a thread of their own: while one
 //! hangs, commands are answered and everything else goes on.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,9 @@ pub(crate) fn good_for(took: Duration) -> Duration {
 /// How often callers that wait for a scan are looked after.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Names that wait for a scan: more than a folder has phases that fail.
+const MOST_FORGIVEN: usize = 256;
+
 /// What the next scan has to do. A later value includes the earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wanted {
@@ -77,6 +81,8 @@ pub(super) struct Runner {
     wanted: Option<Wanted>,
     /// Who waits for the next ordered scan.
     waiting: Vec<oneshot::Sender<ReloadReport>>,
+    /// Phases with failed bytes that may run again, for the next scan.
+    forgiven: BTreeSet<String>,
     /// When the reloader wants the next scan, as monotonic time.
     next: Option<Duration>,
     /// Until when ticks need no list.
@@ -109,6 +115,7 @@ impl Runner {
             // First scan for changes since the node started.
             wanted: Some(Wanted::Scan(ScanKind::Hint)),
             waiting: Vec::new(),
+            forgiven: BTreeSet::new(),
             next: None,
             listed_until: None,
             not_before: None,
@@ -184,9 +191,13 @@ impl Runner {
             Wanted::Scan(ScanKind::Ordered) => std::mem::take(&mut self.waiting),
             _ => Vec::new(),
         };
-        let result = self.thread.give(move |scans| match wanted {
-            Wanted::Judge => scans.judge(),
-            Wanted::Scan(kind) => scans.scan(kind),
+        let forgiven = std::mem::take(&mut self.forgiven);
+        let result = self.thread.give(move |scans| {
+            forgiven.iter().for_each(|name| scans.reloader.forgive(name));
+            match wanted {
+                Wanted::Judge => scans.judge(),
+                Wanted::Scan(kind) => scans.scan(kind),
+            }
         });
         self.scan = Some((result, waiting));
     }
@@ -216,7 +227,12 @@ impl Runner {
                 self.answer_if_stuck();
             }
             ReloadCommand::Forgive(name) => {
-                drop(self.thread.give(move |scans| scans.reloader.forgive(&name)));
+                // Not at once: while a scan hangs, jobs for its thread would pile up.
+                if self.forgiven.len() < MOST_FORGIVEN {
+                    self.forgiven.insert(name);
+                } else {
+                    tracing::warn!(phase = name, "too many phases to forgive at once: it is not");
+                }
                 // No file has changed, so a scan for changes would skip them.
                 self.want(Wanted::Scan(ScanKind::Thorough));
             }
