@@ -43,6 +43,9 @@ const GOODBYE_SHARE: f64 = 0.8;
 /// Files are given this long even if nothing is left of the deadline: usually there is nothing to write.
 const LAST_LOOK: Duration = Duration::from_millis(200);
 
+/// All waits after the deadline together: the process is ended from outside 2 s after it, and a runtime takes half a second.
+const AFTER_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Longest wait for threads that end to release the data folder.
 const FOLDER_RELEASE: Duration = Duration::from_secs(1);
 
@@ -256,13 +259,14 @@ impl Node {
         self.reconfigurer.as_ref()
     }
 
-    /// Stops in numbered steps, within about `deadline`. A step that takes too long is abandoned and reported. Waits for no
+    /// Stops in numbered steps, within `deadline` and a second. A step that takes too long is abandoned and reported. Waits for no
     /// file operation any longer than that.
     pub async fn shutdown(self, deadline: Duration) -> Vec<ShutdownStep> {
         let Self { state, net, maintenance, supply, stop, config_files, .. } = self;
         let Maintenance { handle, ticker, reload, writer, .. } = maintenance;
         let begun = Instant::now();
         let left = || deadline.saturating_sub(begun.elapsed());
+        let left_at_last = || (deadline + AFTER_DEADLINE).saturating_sub(begun.elapsed());
         let mut steps = ShutdownSteps { steps: Vec::new(), since: Instant::now() };
 
         state.pool.refuse_newcomers();
@@ -297,19 +301,20 @@ impl Node {
             Some(writer) => save_all(writer, &state, cycle.as_ref(), tick, left()).await,
             None => Ok(()),
         };
-        let written = write_files(&state, cycle, left().max(LAST_LOOK)).await;
+        let written = write_files(&state, cycle, left().max(LAST_LOOK).min(left_at_last())).await;
         steps.done("save address book, schedule and what phases remember", saved.and(written).err());
 
         #[cfg(feature = "telemetry")]
         if let Some(admin) = self.admin
-            && !admin.stop().await
+            && !tokio::time::timeout(left_at_last(), admin.stop()).await.unwrap_or(false)
         {
             steps.done("end answers to operators", Some("they did not end in time".to_owned()));
         }
         // The threads that read and write files end now, unless they hang. Then another node can use the folder.
         let released = self.folder.released();
         drop(self.folder);
-        _ = tokio::time::timeout(left().clamp(LAST_LOOK, FOLDER_RELEASE), released).await;
+        let patience = left().clamp(LAST_LOOK, FOLDER_RELEASE).min(left_at_last());
+        _ = tokio::time::timeout(patience, released).await;
         steps.steps
     }
 }
