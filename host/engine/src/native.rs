@@ -5,10 +5,11 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::mem::ManuallyDrop;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use groundskeeper_base::read::read_regular;
+use groundskeeper_base::trust;
 use groundskeeper_sdk::abi::{ENTRY, NativePhase, gk_phase};
 use groundskeeper_sdk::host::{Plan, Table};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -27,12 +28,8 @@ const MOST_LIBRARY_BYTES: u64 = 64 << 20;
 pub enum NativeError {
     #[error("{what} {path}: {source}")]
     Io { what: &'static str, path: String, source: std::io::Error },
-    #[error(
-        "{path} can be written by others than its owner, and would run with this node's rights; chmod go-w it"
-    )]
-    OthersWrite { path: String },
-    #[error("{path} belongs to user {owner}, neither root nor this node's; chown it")]
-    Owner { path: String, owner: u32 },
+    #[error("{path} would run with this node's rights, and is not trusted: {why}")]
+    Untrusted { path: String, why: String },
     #[error("{path}: its sha256 is {found}, the manifest pins another")]
     Digest { path: String, found: String },
     #[error("{path} cannot be loaded: {why}")]
@@ -45,7 +42,7 @@ impl NativeError {
         match self {
             Self::Io { source, .. } => shortage::is_shortage([source as &(dyn std::error::Error + 'static)]),
             Self::Load { why, .. } => shortage::names_shortage(why),
-            Self::OthersWrite { .. } | Self::Owner { .. } | Self::Digest { .. } => false,
+            Self::Untrusted { .. } | Self::Digest { .. } => false,
         }
     }
 }
@@ -92,12 +89,8 @@ impl Native {
         let io = |what: &'static str| {
             move |source| NativeError::Io { what, path: path.display().to_string(), source }
         };
-        let meta = fs::metadata(path).map_err(io("cannot read"))?;
-        if meta.mode() & 0o022 != 0 {
-            return Err(NativeError::OthersWrite { path: shown() });
-        }
-        if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(NativeError::Owner { path: shown(), owner: meta.uid() });
+        if let Some(why) = trust::distrust(path) {
+            return Err(NativeError::Untrusted { path: shown(), why });
         }
         let found: [u8; 32] = Sha256::digest(bytes).into();
         if found != digest {
@@ -202,6 +195,22 @@ mod tests {
         cc.args(["-std=c11", "-shared", "-fPIC", "-o", "phase.so", "phase.c"]).current_dir(folder);
         assert!(cc.status().expect("a C compiler, as Rust needs it to link").success());
         folder.join("phase.so")
+    }
+
+    #[test]
+    fn a_file_that_its_own_group_may_write_is_loaded_and_one_of_all_users_is_not() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = library(folder.path(), "");
+        let digest: [u8; 32] = Sha256::digest(fs::read(&path).unwrap()).into();
+        let load = |mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            Native::load(&path, digest, "{}".to_owned(), folder.path()).map(|_| ())
+        };
+        // As files are under an fsGroup of Kubernetes.
+        load(0o664).unwrap();
+        assert!(matches!(load(0o666), Err(NativeError::Untrusted { why, .. }) if why.contains("any user")));
     }
 
     #[test]
