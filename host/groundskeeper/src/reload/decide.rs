@@ -50,9 +50,13 @@ pub(super) fn reads(kind: ScanKind, state: FileState) -> bool {
     }
 }
 
+/// How long the files of a running phase may be missing before it is taken out. Deployment tools unlink a file and write it
+/// again a second later; a phase that was taken out in between would lose its former generation.
+pub(super) const GONE_AFTER: Duration = Duration::from_secs(3);
+
 /// Whether to take out a phase with files missing since that time. One scan may see a folder in the middle of a change.
 pub(super) fn takes_out(kind: ScanKind, missing_since: Duration, now: Duration) -> bool {
-    kind == ScanKind::Ordered || now >= missing_since + super::QUIET
+    kind == ScanKind::Ordered || now >= missing_since + GONE_AFTER
 }
 
 /// Whether to put in the last good generation of the phase although no file asks for it.
@@ -151,7 +155,9 @@ mod tests {
         slot.started();
         assert!(!restores(&slot, ScanKind::Ordered), "it runs");
         assert!(!restores(&PhaseSlot::default(), ScanKind::Ordered), "it never ran");
-        assert!(!takes_out(ScanKind::Hint, ms(100), ms(399)) && takes_out(ScanKind::Hint, ms(100), ms(400)));
+        assert!(
+            !takes_out(ScanKind::Hint, ms(100), ms(3_099)) && takes_out(ScanKind::Hint, ms(100), ms(3_100))
+        );
         assert!(takes_out(ScanKind::Ordered, ms(100), ms(100)));
     }
 

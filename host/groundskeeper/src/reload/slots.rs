@@ -53,7 +53,8 @@ impl PhaseSlots {
     /// When a retry is due, a missing file counts as gone, or a last good generation can be put in.
     pub fn next(&self) -> Option<Duration> {
         let retries = self.by_name.values().filter_map(PhaseSlot::again_at);
-        let missing = self.by_name.values().filter_map(PhaseSlot::missing_since).map(|at| at + super::QUIET);
+        let missing =
+            self.by_name.values().filter_map(PhaseSlot::missing_since).map(|at| at + decide::GONE_AFTER);
         let restores = self.by_name.values().filter_map(PhaseSlot::restores_at);
         retries.chain(missing).chain(restores).min()
     }

@@ -457,7 +457,8 @@ fn a_removal_takes_two_looks() {
     assert_eq!(room.runs("alpha"), Some(1), "it may be on its way");
     room.pass(1);
     assert_eq!(room.runs("alpha"), Some(1), "gone at one look");
-    // Back before the second.
+    room.pass(2_999);
+    // Back before it counts as gone.
     room.write("alpha.toml", &manifest("alpha", ""));
     room.pass(299);
     room.rest();
@@ -479,6 +480,37 @@ fn a_removal_takes_two_looks() {
     room.rest();
     let candidate = room.phase("alpha").candidate.expect("it is shown");
     assert!(candidate.state == PhaseState::Rejected && candidate.why.contains("alpha.wasm"), "{candidate:?}");
+}
+
+/// As deployment tools do: the files are unlinked, and written again a second later.
+#[test]
+fn a_file_that_is_missing_for_a_second_costs_no_run_and_no_former_generation() {
+    for missing in [&["alpha.toml"][..], &["alpha.wasm"], &["alpha.toml", "alpha.wasm"]] {
+        let mut room = Room::new(true);
+        room.beats(4, "alpha");
+        room.take_told();
+        for file in missing {
+            fs::remove_file(room.path(file)).unwrap();
+        }
+        for _ in 0..5 {
+            room.pass(200);
+            assert_eq!(room.runs("alpha"), Some(1), "{missing:?}");
+        }
+        // The new files fail on probation: there is a generation to go back to.
+        room.put("alpha", 2, "trap-run 2", "");
+        room.rest();
+        assert_eq!((room.runs("alpha"), room.applied()), (Some(2), 1), "{missing:?}");
+        room.beats(3, "alpha");
+        assert_eq!(room.runs("alpha"), Some(1), "{missing:?}: it went back");
+        // The manifest alone comes first, and its module a second later.
+        room.put("beta", 2, "good", "");
+        fs::remove_file(room.path("beta.wasm")).unwrap();
+        (0..5).for_each(|_| room.pass(200));
+        assert_eq!(room.runs("beta"), Some(1));
+        room.write("beta.wasm", &module(2, "good"));
+        room.rest();
+        assert_eq!(room.runs("beta"), Some(2));
+    }
 }
 
 /// Ways to be broken: file, what is in it, part of the reason that is shown, failed runs.
