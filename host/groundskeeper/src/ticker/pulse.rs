@@ -41,8 +41,8 @@ impl TickerStats {
         (self.finished() > 0).then(|| Duration::from_millis(self.finished_at_ms.load(Relaxed)))
     }
 
-    /// How long ago the last tick ended, if at `now` that is so long that the ticker has stopped. For a node that started
-    /// at `started`; both in monotonic time.
+    /// Time since the last tick ended, or since the start, if it is more than three intervals: then the ticker has stopped.
+    /// `started` and `now` are monotonic times.
     #[doc(hidden)]
     pub fn overdue(&self, started: Duration, now: Duration) -> Option<Duration> {
         let ago = now.saturating_sub(self.finished_at().unwrap_or(started));
