@@ -185,7 +185,7 @@ impl LargeFrame {
                 } else if now.saturating_sub(began) >= WINDOW && !has_more {
                     return Err(GivenUp::Slow { size, arrived: brought });
                 }
-                // Not in the past, even if more is to be read first.
+                // Not in the past, even if the socket has more.
                 (self.window.0 + WINDOW).max(now + PRESS_AFTER)
             }
         };

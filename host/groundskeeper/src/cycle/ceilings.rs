@@ -13,8 +13,8 @@ use crate::pool::ConnKey;
 mod used;
 
 pub(super) use used::Excess;
-use used::{UsedAllowance, UsedByGuest};
 pub use used::UsedCeilings;
+use used::{UsedAllowance, UsedByGuest};
 
 /// A guest may change the health of this many peers within an hour. About 100 bytes each.
 const HEALTH_PEERS: usize = 16_384;

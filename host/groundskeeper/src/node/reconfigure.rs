@@ -128,7 +128,7 @@ impl Reconfigurer {
     async fn read_again(&self, by: &Initiator) -> Result<ConfigReport, NoAnswer> {
         let mut holds = self.config.lock().await;
         let new = match self.on_disk(|reader| reader.read()).await {
-            Ok(Ok(new)) => new,
+            Ok(Ok(new)) => until_the_start(&holds, new),
             Ok(Err(problems)) => {
                 let problems = problems.iter().map(Problem::to_string).collect();
                 return Ok(ConfigReport { problems, ..ConfigReport::default() });
@@ -241,6 +241,27 @@ pub(super) fn thresholds(config: &Config) -> Thresholds {
 fn live_guests(old: &GuestSettings, new: &GuestSettings) -> GuestSettings {
     let GuestSettings { dir, allow_native, reload_native, require, public_key, .. } = old.clone();
     GuestSettings { dir, allow_native, reload_native, require, public_key, ..new.clone() }
+}
+
+/// `new`, of which limits that nothing but `pool.max_connections` sets wait for the next start with it.
+fn until_the_start(old: &Config, mut new: Config) -> Config {
+    let following = |max_connections| {
+        let pool =
+            PoolSettings { max_connections, max_inbound: None, max_outbound: None, most: None, ..new.pool };
+        pool.resolved(new.net.allow_private)
+    };
+    let (then, now) = (following(new.pool.max_connections), following(old.pool.max_connections));
+    let pool = &mut new.pool;
+    for (key, then, now) in [
+        (&mut pool.max_inbound, then.max_inbound, now.max_inbound),
+        (&mut pool.max_outbound, then.max_outbound, now.max_outbound),
+        (&mut pool.most, then.most, now.most),
+    ] {
+        if *key == then {
+            *key = now;
+        }
+    }
+    new
 }
 
 /// `new` where it can change, `old` elsewhere.

@@ -108,7 +108,8 @@ impl PhaseReloader {
 
     /// Notes probations that have ended. Does not scan.
     pub fn judge_only(&mut self, ticks: BetweenTicks<'_>) -> ReloadReport {
-        if let Err(report) = self.begin_again(ticks) {
+        if let Err(trouble) = self.begin_again(ticks) {
+            let report = ReloadReport { trouble: Some(trouble), ..ReloadReport::default() };
             return report;
         }
         if let Some(observed) = exchange::observe(ticks, false) {
@@ -121,7 +122,8 @@ impl PhaseReloader {
 
     /// Scans the folder and applies the changes.
     pub fn scan(&mut self, ticks: BetweenTicks<'_>, kind: ScanKind) -> ReloadReport {
-        if let Err(report) = self.begin_again(ticks) {
+        if let Err(trouble) = self.begin_again(ticks) {
+            let report = ReloadReport { trouble: Some(trouble), ..ReloadReport::default() };
             return report;
         }
         self.log.counts.looks += 1;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::decide::{self, StartDecision};
 use super::exchange::{self, Batch, BetweenTicks, Replacement};
 use super::reloader::PhaseReloader;
-use super::report::ReloadReport;
 use super::scanner::{FoundFiles, UnusableFiles};
 use super::slot::PhaseSlot;
 use crate::config::ManifestFile;
@@ -119,13 +118,11 @@ impl PhaseReloader {
     /// Begins, if the start could not.
     ///
     /// # Errors
-    /// The report of a scan that changes nothing: the records still cannot be read.
-    pub(super) fn begin_again(&mut self, ticks: BetweenTicks<'_>) -> Result<(), ReloadReport> {
+    /// What to report of a scan that changes nothing: the records still cannot be read.
+    pub(super) fn begin_again(&mut self, ticks: BetweenTicks<'_>) -> Result<(), String> {
         let Some(UnreadStart { from, last_runs, .. }) = self.unbegun.take() else { return Ok(()) };
         self.begin(ticks, from, &last_runs).map_err(|error| {
-            let trouble =
-                format!("cannot read which phases ran, so no phase of the folder is put in: {error}");
-            ReloadReport { trouble: Some(trouble), ..ReloadReport::default() }
+            format!("cannot read which phases ran, so no phase of the folder is put in: {error}")
         })?;
         tracing::info!("read which phases of the drop-in folder ran; they are put in now");
         Ok(())

@@ -135,8 +135,13 @@ impl Party {
         let slow = TimeoutSettings { base: PATIENCE, least: None, most: PATIENCE, adaptive: false };
         let timeouts = [(Performance::ALL_KINDS.to_owned(), slow)].into();
         let performance = Performance { timeouts, ..Performance::default() };
-        let config =
-            NetConfig { network: "stress".into(), listen: Vec::new(), performance, ..NetConfig::default() };
+        let config = NetConfig {
+            network: "stress".into(),
+            listen: Vec::new(),
+            performance,
+            broadcasts_per_second_per_peer: u32::MAX,
+            ..NetConfig::default()
+        };
         let net = Net::start(config, &identity, state.clone(), handlers).expect("it listens nowhere");
         Self { net, state, asked, told }
     }

@@ -219,7 +219,7 @@ async fn a_frame_that_comes_too_slowly_ends_its_connection() {
     a.is_empty_again().await;
 }
 
-/// A node whose budget of one frame is in a handler, and a peer that waits for room. Dropping the gate's permits ends it.
+/// A node whose budget of one frame is in a handler, and a peer that waits for room. Permits of the gate let handlers end.
 async fn with_one_that_waits() -> (TestNode, Arc<Semaphore>, Raw, Raw) {
     let gate = Arc::new(Semaphore::new(0));
     let handlers = Handlers::new().on_request("store", {
@@ -253,6 +253,7 @@ async fn a_peer_that_waits_for_room_is_not_silent() {
         // The other one says nothing, and nothing is asked of it.
         let silent = || a.pool.stats(0, Duration::from_secs(9)).stale;
         until("only the other one is silent", || silent() == 1).await;
+        assert_eq!(a.pool.live(), 2);
     }
     assert_eq!(a.pool.freeze().words().iter().map(|word| word.pings_lost()).max(), Some(0));
     gate.add_permits(2);
