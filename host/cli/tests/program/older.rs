@@ -71,7 +71,7 @@ fn an_older_data_folder_keeps_its_key_addresses_memory_and_generations() {
     fs::write(&config, text).expect("our folder");
     let recording = home.path().join("after.gkrec");
     let run = Command::new(env!("CARGO_BIN_EXE_groundskeeper"))
-        .args(["--json", "run", "--interval", "500ms", "--ticks", "4", "--config"])
+        .args(["--json", "run", "--interval", "500ms", "--ticks", "20", "--config"])
         .arg(&config)
         .arg("--data-dir")
         .arg(&data)
