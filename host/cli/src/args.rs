@@ -15,12 +15,13 @@ use super::{JOURNAL_FILE, journal, usual_data_dir};
 const EXIT_CODES: &str = "\
 Exit codes:
    0  done; healthcheck: healthy
-   1  failed; healthcheck: not healthy, or no node; replay: a run was different
+   1  failed; healthcheck: not healthy, no node, or not allowed; explain: nothing is known; replay, test: a run was
+      different; try: no plan
    2  wrong usage
   69  no node answers, or it is too busy
   73  the data folder or the node's key cannot be used, or no folder is known
   77  not allowed to talk to the node
-  78  the config has problems";
+  78  the config, or a phase that was checked, is wrong or cannot be read";
 
 /// Keeps a peer-to-peer node's connections in order.
 #[derive(Parser, Debug)]
@@ -61,7 +62,7 @@ pub(crate) enum CliCommand {
     Tap(NodeArgs),
     /// Make a running node scan its drop-in folder now, and show what changed; exit code 0 if all of it runs
     Reload {
-        /// Repeat until nothing is pending, for up to 10 s
+        /// Wait for the compiler for up to 90 s, and for pending files for up to 10 s
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
@@ -83,7 +84,8 @@ pub(crate) enum CliCommand {
     Healthcheck {
         #[command(flatten)]
         node: NodeArgs,
-        /// Check whether it is ready: the first tick is done and every built-in phase works
+        /// Check whether it is ready: the first tick is done, built-in phases and the disk work, and there is a peer or an
+        /// address to dial
         #[arg(long)]
         ready: bool,
     },
@@ -190,14 +192,14 @@ pub(crate) struct CheckArgs {
 /// The node to talk to.
 #[derive(Args, Debug)]
 pub(crate) struct NodeArgs {
-    /// The data folder of the node
+    /// The data folder of the node; overrides the config
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The admin socket of the node
     #[arg(long, value_name = "PATH", conflicts_with = "data_dir")]
     pub(crate) socket: Option<PathBuf>,
     /// The config that the node runs with, to find its data folder and socket
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "socket"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     pub(crate) config: Option<PathBuf>,
 }
 

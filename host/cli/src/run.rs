@@ -199,7 +199,11 @@ fn credential(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty())?;
     let file = Path::new(&folder).join(name);
     let is_missing = file.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-    (!is_missing).then_some(file)
+    if is_missing {
+        return None;
+    }
+    tracing::info!(file = %file.display(), "the node's key is read from the credential");
+    Some(file)
 }
 
 /// Shuts the local nodes down in parallel: each would otherwise wait for the goodbyes of the others.

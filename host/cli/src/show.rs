@@ -114,7 +114,11 @@ fn request_table(requests: &[KindSnapshot]) -> String {
 }
 
 pub(super) fn resumed(resumed: &ResumeAnswer) -> String {
-    format!("{} runs again; it was {}\n", printable(&resumed.phase), resumed.was.as_str())
+    let phase = printable(&resumed.phase);
+    match resumed.was.as_str() {
+        "active" => format!("{phase} was active already\n"),
+        was => format!("{phase} runs again; it was {was}\n"),
+    }
 }
 
 pub(super) fn paused(paused: &ResumeAnswer) -> String {

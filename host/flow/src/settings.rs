@@ -48,8 +48,8 @@ pub struct NetSettings {
     #[serde(with = "as_bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub bytes_per_second_per_peer: u64,
-    /// Broadcasts and one-way messages that are taken from one peer per second. The rest is dropped. They may also take up
-    /// to a tenth of each second in the node's handlers.
+    /// Broadcasts and one-way messages that are taken from one peer per second. The rest is dropped. Their digests
+    /// and handlers may use at most a tenth of each second.
     pub broadcasts_per_second_per_peer: u32,
     /// Bytes that may wait to be sent to one peer. At least max_frame.
     #[serde(with = "as_bytes")]

@@ -81,7 +81,7 @@ impl std::fmt::Display for DiskTrouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { what, for_s, error, .. } = self;
         match error {
-            Some(error) => write!(f, "{what} fails since {for_s} s: {error}"),
+            Some(error) => write!(f, "{what} has failed for {for_s} s: {error}"),
             None => write!(f, "{what} has not returned for {for_s} s"),
         }
     }

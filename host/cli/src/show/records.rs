@@ -138,7 +138,7 @@ fn how_far_back(past: &JournalPast) -> String {
     let mut text = String::new();
     if let Some(trouble) = trouble {
         let from = from_unix_ms.map(|from| format!(" before {}", moment(from))).unwrap_or_default();
-        text += &format!("records{from} may be missing: {} ({file})\n", printable(trouble));
+        text += &format!("records{from} may not be listed: {} ({file})\n", printable(trouble));
     }
     if *lost > 0 {
         text += &format!("{lost} records did not reach {file}\n");
@@ -258,7 +258,7 @@ mod tests {
             JournalPast { file: Some("j".into()), unreadable: 2, trouble: Some("slow".into()), ..none };
         assert_eq!(
             how_far_back(&torn),
-            "records may be missing: slow (j)\n2 lines of j are damaged and left out\n"
+            "records may not be listed: slow (j)\n2 lines of j are damaged and left out\n"
         );
         assert_eq!(how_far_back(&JournalPast::default()), "");
     }

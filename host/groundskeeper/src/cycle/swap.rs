@@ -263,10 +263,14 @@ impl Cycle {
             return;
         }
         let digest = rejected.digest.as_ref().map(|digest| format!(" {}", short_digest(digest)));
-        let words = format!("{}{} is rejected", rejected.name, digest.unwrap_or_default());
+        let (what, outcome) = match rejected.is_compiling {
+            true => ("is being compiled", Outcome::Started),
+            false => ("is rejected", Outcome::Refused(rejected.problem.clone())),
+        };
+        let words = format!("{}{} {what}", rejected.name, digest.unwrap_or_default());
         self.runner.world.state.journal.record(NewRecord {
             phase: Some(rejected.name.as_str().into()),
-            outcome: Outcome::Refused(rejected.problem.clone()),
+            outcome,
             ..NewRecord::new(Initiator::Host, ActionKind::Reload, words)
         });
     }

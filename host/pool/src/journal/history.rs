@@ -15,7 +15,7 @@ const BLOCK: usize = 64 * 1024;
 /// A record is below 4 KiB unless a guest writes long reasons. More without a line end is a damaged file.
 const LONGEST_LINE: usize = 256 * 1024;
 
-const MORE_RECORDS: &str = "there may be more records than are listed";
+const MORE_RECORDS: &str = "there may be more than were asked for; `--last N` lists more";
 
 /// How much one reading may cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
