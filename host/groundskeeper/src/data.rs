@@ -22,6 +22,7 @@ mod files;
 mod fuzz;
 #[cfg(feature = "dropin")]
 mod generations;
+mod locked;
 mod older;
 mod phases;
 mod state;
@@ -40,6 +41,7 @@ pub use generations::Generation;
 pub(crate) use generations::GenerationRecord;
 #[doc(hidden)]
 pub use groundskeeper_base::write::write_whole;
+use locked::LockedFileSystem;
 pub use state::LoadedState;
 
 const KEY: &str = "node.key";
@@ -189,6 +191,7 @@ impl DataFolder {
         for folder in [path.to_owned(), path.join(phases::FOLDER), path.join("generations")] {
             remove_temporary_files(&folder);
         }
+        let files = Arc::new(LockedFileSystem::new(files, &lock_path, &lock).map_err(cannot())?);
         let lock = FolderLock { _file: lock, is_held: watch::Sender::new(()) };
         Ok(Self { path: path.to_owned(), files, _lock: Arc::new(lock) })
     }

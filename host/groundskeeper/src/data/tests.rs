@@ -252,3 +252,24 @@ fn another_process_is_named() {
     child.wait().unwrap();
     assert!(DataFolder::open(root.path()).is_ok(), "a killed owner leaves no lock");
 }
+
+/// Without this, a node goes on to write into what is mounted there now, past the lock of another node.
+#[test]
+fn a_folder_that_was_replaced_under_a_running_node_is_not_written_to() {
+    let home = tempfile::tempdir().unwrap();
+    let (path, aside) = (home.path().join("data"), home.path().join("aside"));
+    let first = DataFolder::open(&path).unwrap();
+    first.save_book(&Vec::new()).unwrap();
+    fs::rename(&path, &aside).unwrap();
+    let missing = first.save_book(&Vec::new()).unwrap_err().to_string();
+    assert!(missing.contains("was moved, unmounted or replaced"), "{missing}");
+    assert!(!path.exists());
+    let second = DataFolder::open(&path).unwrap();
+    assert!(first.save_book(&Vec::new()).unwrap_err().to_string().contains("restart the node"));
+    assert!(!path.join("book.gk").exists(), "the folder of another node is left alone");
+    second.save_book(&Vec::new()).unwrap();
+    drop(second);
+    fs::remove_dir_all(&path).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    first.save_book(&Vec::new()).unwrap();
+}
