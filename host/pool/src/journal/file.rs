@@ -161,29 +161,32 @@ struct JournalOutput {
     path: PathBuf,
     max_bytes: u64,
     written: u64,
+    /// A crash or a full disk tore the last line: the next record must not continue it.
+    is_torn: bool,
     file: BufWriter<File>,
 }
 
 impl JournalOutput {
     fn open(path: PathBuf, max_bytes: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        let mut file = open_own(&path, options.read(true).append(true), MODE)?;
+        let file = open_own(&path, options.read(true).append(true), MODE)?;
         let about = file.metadata()?;
         let mode = about.permissions().mode();
         if mode & 0o007 != 0 {
             file.set_permissions(Permissions::from_mode(mode & 0o770))?;
         }
-        let mut written = about.len();
-        let mut last = [b'\n'];
+        let written = about.len();
+        let (mut first, mut last) = ([b'{'], [b'\n']);
         if written > 0 {
+            file.read_exact_at(&mut first, 0)?;
             file.read_exact_at(&mut last, written - 1)?;
         }
-        if last != [b'\n'] {
-            // A crash tore the last line: the next record must not continue it.
-            file.write_all(b"\n")?;
-            written += 1;
+        if first != [b'{'] {
+            let words = "it is no journal and is left as it is; name another file";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, words));
         }
-        Ok(Self { path, max_bytes, written, file: BufWriter::new(file) })
+        let is_torn = last != [b'\n'];
+        Ok(Self { path, max_bytes, written, is_torn, file: BufWriter::new(file) })
     }
 
     /// Writes lines until the journal is dropped; flushes whenever no line waits. Marks the places of lost lines.
@@ -224,12 +227,16 @@ impl JournalOutput {
     fn write(&mut self, record: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
+        if self.is_torn {
+            line.insert(0, b'\n');
+        }
         if self.written > 0 && self.written + line.len() as u64 > self.max_bytes {
             self.file.flush()?;
             std::fs::rename(&self.path, rotated(&self.path))?;
             *self = Self::open(self.path.clone(), self.max_bytes)?;
         }
         self.file.write_all(&line)?;
+        self.is_torn = false;
         self.written += line.len() as u64;
         Ok(())
     }
@@ -272,5 +279,28 @@ mod tests {
         out.drain(&waiting, &lost, &Mutex::new(None));
         assert_eq!(written.recv(), Err(std::sync::mpsc::RecvError), "everything is written");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"lines_lost\":3}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_no_journal_is_refused_and_a_torn_line_ends_with_the_next_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("node.key");
+        std::fs::write(&key, [0x30, 0x51]).unwrap();
+        let refused = JournalFile::open(&key, 2_000).err().expect("a key is no journal").to_string();
+        assert!(refused.contains("no journal and is left as it is"), "{refused}");
+        assert_eq!(std::fs::read(&key).unwrap(), [0x30, 0x51]);
+        let torn = folder.path().join("journal.jsonl");
+        std::fs::write(&torn, "{\"seq\":1").unwrap();
+        let mut out = JournalOutput::open(torn.clone(), 2_000).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&torn).unwrap(),
+            "{\"seq\":1",
+            "a full disk is no reason not to start"
+        );
+        out.write(&LostLines { lines_lost: 1 }).unwrap();
+        out.write(&LostLines { lines_lost: 2 }).unwrap();
+        out.file.flush().unwrap();
+        let lines = "{\"seq\":1\n{\"lines_lost\":1}\n{\"lines_lost\":2}\n";
+        assert_eq!(std::fs::read_to_string(&torn).unwrap(), lines);
     }
 }
