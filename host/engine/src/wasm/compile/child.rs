@@ -216,6 +216,9 @@ fn verdict(
     };
     Err(match signal {
         Signal::XCPU => LoadError::TooCostly(format!("{} s of CPU time", limits.cpu.as_secs())),
+        Signal::XFSZ if inherited_file_limit().is_some_and(|limit| limit < limits.code) => {
+            interrupted("the limit of file sizes (ulimit -f) is lower than what the compiler may write")
+        }
         Signal::XFSZ => LoadError::TooCostly(format!("{} of machine code", mib(limits.code))),
         Signal::ABORT if is_out_of_memory(words) => out_of_memory(limits, granted),
         Signal::ABORT | Signal::SEGV | Signal::BUS | Signal::ILL | Signal::FPE | Signal::TRAP => {
@@ -224,6 +227,11 @@ fn verdict(
         }
         other => interrupted(&format!("signal {} ended the compiler", other.as_raw())),
     })
+}
+
+/// The limit of file sizes that a child of this process cannot raise, in bytes.
+fn inherited_file_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).maximum
 }
 
 /// What the standard library and the system say when memory cannot be had.
