@@ -1,9 +1,9 @@
 //! Puts a module and its manifest into a drop-in folder, so that a node never loads half of the pair.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use groundskeeper::base::write::make_folder;
 use groundskeeper::config::{Manifest, ManifestFile, Runtime};
 use groundskeeper::data::write_whole;
 use groundskeeper::engine::wasm::{Wasm, sha256};
@@ -60,7 +60,8 @@ pub fn install(file: &Path, folder: &Path, wasm: &Wasm) -> Result<InstalledFiles
     if let Err(problems) = Manifest::parse(&text, &shown) {
         bail!("{} is not installed:\n  {}", file.display(), told(&problems, "\n  "));
     }
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // A node refuses folders that others can write to, whatever the umask allows.
+    make_folder(folder, 0o750).with_context(|| format!("cannot make {}", folder.display()))?;
     let (module, manifest) = (folder.join(module), folder.join(shown));
     let replaced = manifest.exists();
     // The manifest pins the module: between the two renames a node sees a module that does not match, and waits.
