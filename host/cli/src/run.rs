@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use groundskeeper::base::text::{printable_json, printable_lines};
 use groundskeeper::clock::SystemClock;
 use groundskeeper::config::{Config, Overrides};
@@ -73,12 +74,44 @@ pub(super) fn run(args: &RunArgs, compiler: Compiler, json: bool) -> anyhow::Res
     let source = ConfigSource { file: args.config.clone(), read: Box::new(move || read(false)), applied };
     // Signals come before the node: from here on a stop signal means an orderly stop, and SIGHUP a reload once it runs.
     let signals = Signals::start(config.shutdown.deadline + LAST_RESORT, log.clone())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run_until_told(args, config, source, compiler, signals, json));
+    enough_threads()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // The runtime panics if it needs a thread for blocking work, has none and gets none. So it keeps the first one.
+        .thread_keep_alive(FOREVER)
+        .build()?;
+    let ended = runtime.block_on(async {
+        tokio::task::spawn_blocking(|| ()).await?;
+        run_until_told(args, config, source, compiler, signals, json).await
+    });
     // A phase or a file operation that never returns keeps a thread; the process does not wait for it.
     runtime.shutdown_timeout(LAST_GRACE);
     log.flush(LAST_GRACE);
     ended
+}
+
+/// Longer than any process runs.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Threads of a node beside the workers of its runtime: for blocking work, the phases, and each disk that may hang.
+const OWN_THREADS: usize = 8;
+
+/// Fails if the system does not give as many threads as a node starts with. The runtime would panic in their place.
+fn enough_threads() -> anyhow::Result<()> {
+    let wanted = std::thread::available_parallelism().map_or(1, usize::from) + OWN_THREADS;
+    let (mut holds, mut threads) = (Vec::new(), Vec::new());
+    let enough = (0..wanted).try_for_each(|_| {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        holds.push(hold);
+        // Ends when `holds` is dropped.
+        threads.push(std::thread::Builder::new().stack_size(64 << 10).spawn(move || _ = held.recv())?);
+        Ok::<(), std::io::Error>(())
+    });
+    drop(holds);
+    threads.into_iter().for_each(|thread| _ = thread.join());
+    enough.with_context(|| {
+        format!("a node starts with {wanted} threads, and the system gives fewer (see ulimit -u)")
+    })
 }
 
 /// What `read` returns, if it returns within `patience`. It may hang: the drop-in folder can be on a mount that is gone.

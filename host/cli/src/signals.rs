@@ -83,8 +83,10 @@ async fn handle(
     ready_tx: oneshot::Sender<std::io::Result<()>>,
     after_stop: Duration,
 ) -> Option<&'static str> {
-    let all = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = all else {
+    // With a handler, a file above the limit of file sizes is an error of the write, as a full disk is. Without one it kills.
+    let too_large = SignalKind::from_raw(Signal::XFSZ.as_raw());
+    let all = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), too_large].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup), Ok(_)] = all else {
         let error =
             all.into_iter().find_map(Result::err).unwrap_or_else(|| std::io::Error::other("no signals"));
         _ = ready_tx.send(Err(error));

@@ -430,6 +430,60 @@ fn files_have_their_modes_whatever_the_umask() {
 }
 
 #[test]
+fn a_phase_that_is_installed_under_any_umask_can_be_run() {
+    for umask in ["000", "022", "077", "0111"] {
+        let home = home();
+        drop_in(home.path(), "slow-peers");
+        let script = format!("umask {umask}; exec \"$0\" install \"$1\" --data-dir data");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, BINARY]).arg("slow-peers.wasm").env_clear().env("HOME", home.path());
+        let installed = command.current_dir(home.path()).output().unwrap();
+        assert!(installed.status.success(), "{umask}: {}", text(&installed.stderr));
+        for folder in ["data", "data/phases.d"] {
+            assert_eq!(mode(&home.path().join(folder)), 0o750, "{folder} under {umask}");
+        }
+        assert_eq!(mode(&home.path().join("data/phases.d/slow-peers.toml")), 0o644, "under {umask}");
+    }
+}
+
+/// Its default action is to end the process.
+#[test]
+fn a_limit_of_file_sizes_ends_no_node() {
+    let home = home();
+    let script = "ulimit -f 1; exec \"$0\" \"$@\"";
+    let args = ["run", "--data-dir", "data", "--local-peers", "2", "--interval", "100ms", "--ticks", "30"];
+    let mut command = Command::new("sh");
+    command.args(["-c", script, BINARY]).args(args).env_clear().env("HOME", home.path());
+    let ran = command.current_dir(home.path()).output().unwrap();
+    let said = text(&ran.stderr);
+    assert!(ran.status.code().is_some(), "{:?}: {said}", ran.status);
+    assert!(said.contains("shutdown step"), "{said}");
+}
+
+/// What the system gives is too little from the start.
+#[test]
+fn a_node_without_enough_threads_says_so_and_ends() {
+    if !is_root() {
+        eprintln!("not run: only root can start a program as a user without processes");
+        return;
+    }
+    let home = home();
+    fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+    chown(home.path(), Some(STRANGER), Some(STRANGER)).unwrap();
+    // The folder of the build may be closed to that user.
+    let program = home.path().join("groundskeeper");
+    fs::copy(BINARY, &program).unwrap();
+    let script = "ulimit -p 4; exec \"$0\" run --data-dir data --ticks 1";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(&program).env_clear().env("HOME", home.path());
+    command.uid(STRANGER).gid(STRANGER);
+    let ran = command.current_dir(home.path()).output().unwrap();
+    let said = text(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
 fn planted_links_are_not_followed() {
     for name in ["lock", "node.key", "journal.jsonl"] {
         let home = home();
