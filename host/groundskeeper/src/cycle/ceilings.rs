@@ -13,8 +13,8 @@ use crate::pool::ConnKey;
 mod used;
 
 pub(super) use used::Excess;
+use used::UsedAllowance;
 pub use used::UsedCeilings;
-use used::{UsedAllowance, UsedByGuest};
 
 /// A guest may change the health of this many peers within an hour. About 100 bytes each.
 const HEALTH_PEERS: usize = 16_384;
@@ -120,7 +120,7 @@ impl UsedCeilings {
     /// Whether nothing but bans is in force. Those may last for longer than an hour.
     pub(crate) fn has_only_bans(&self) -> bool {
         let mut all = self.each.values().chain([&self.all]);
-        all.all(UsedByGuest::is_only_bans)
+        all.all(used::UsedByGuest::is_only_bans)
     }
 }
 
