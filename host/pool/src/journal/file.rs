@@ -139,6 +139,14 @@ pub(super) fn rotated(path: &Path) -> PathBuf {
     aside.into()
 }
 
+/// Whether a line among the first 64 KiB begins as a record does. Lines before it may be damaged.
+fn has_records(file: &File) -> io::Result<bool> {
+    let mut begin = vec![0; 64 << 10];
+    let read = file.read_at(&mut begin, 0)?;
+    let begin = &begin[..read];
+    Ok(begin.starts_with(b"{") || begin.windows(2).any(|pair| pair == b"\n{"))
+}
+
 /// Opens a regular file without waiting and without following a planted link.
 pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -176,12 +184,11 @@ impl JournalOutput {
             file.set_permissions(Permissions::from_mode(mode & 0o770))?;
         }
         let written = about.len();
-        let (mut first, mut last) = ([b'{'], [b'\n']);
+        let mut last = [b'\n'];
         if written > 0 {
-            file.read_exact_at(&mut first, 0)?;
             file.read_exact_at(&mut last, written - 1)?;
         }
-        if first != [b'{'] {
+        if written > 0 && !has_records(&file)? {
             let words = "it is no journal and is left as it is; name another file";
             return Err(io::Error::new(io::ErrorKind::InvalidData, words));
         }

@@ -47,7 +47,7 @@ pub type Input = (std::borrow::Cow<'static, str>, u32);
 pub struct NewRecord {
     /// Who wants the action, even if the host refuses it.
     pub by: Initiator,
-    /// Together with `outcome` it decides which room keeps the record: see [`JournalLimits`].
+    /// Together with `outcome` it decides which room keeps the record: see [`JournalLimits`](super::JournalLimits).
     pub what: ActionKind,
     /// The phase that the action concerns, if that is not its initiator.
     pub phase: Option<Arc<str>>,
