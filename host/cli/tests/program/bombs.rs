@@ -64,7 +64,7 @@ fn module(bodies: &[Vec<u8>]) -> Vec<u8> {
     module_with(bodies, 1)
 }
 
-/// The same with so many pages of memory.
+/// The same with this many pages of memory.
 fn module_with(bodies: &[Vec<u8>], pages: usize) -> Vec<u8> {
     let types = vector(&[vec![0x60, 0, 0]]);
     let functions = vector(&vec![leb(0); bodies.len()]);

@@ -13,7 +13,7 @@ use super::processes::{PASSIVE, Proc, Setup, folder};
 
 const WARNING: &str = "another process runs with this node's key";
 
-/// Two peers that dial nobody.
+/// Two peers that do not dial.
 fn peers(root: &Path) -> (Vec<Proc>, Vec<SocketAddr>) {
     let start = |n| Setup { extra: PASSIVE, ..Setup::new(&root.join(format!("peer-{n}")), "30s") }.start();
     let peers: Vec<Proc> = (0..2).map(start).collect();

@@ -77,7 +77,7 @@ async fn a_node_that_came_back_replaces_its_ghost() {
     let _new = Raw::greeted_with(identity, Hello { boot_nonce: 8, ..hello() }, &b).await;
     let (code, text) = ghost.hear_goodbye().await;
     assert_eq!(code, 7);
-    // Whoever has the key learns where it is used.
+    // Both addresses: the other process has proven the same key.
     let old = ghost.stream.get_ref().0.local_addr().unwrap();
     assert!(
         text.starts_with("the peer came back: 127.0.0.1:") && text.ends_with(&format!(" replaces {old}")),
